@@ -1,0 +1,53 @@
+# The two commands that matter: `make demo` and `make test`. Both install into .venv first.
+
+PYTHON ?= python3
+PROMPT ?= class TestDict(unittest.TestCase):
+CHECKPOINT ?= demo/checkpoint
+WORKERS ?= 2
+ARGS ?=
+
+BIN := .venv/bin
+INSTALLED := .venv/.installed
+
+.PHONY: help install demo serve test check format protos bench clean
+
+help:  ## show this list
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+install: $(INSTALLED)  ## create .venv and install everything, pinned
+
+$(INSTALLED): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	  echo "make: $$($(PYTHON) --version) is too old, Python 3.11 or newer is needed (make PYTHON=python3.12 ...)" >&2; exit 1; }
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch $@
+
+demo: install  ## generate text through gRPC with two Ray expert workers
+	@$(BIN)/expertmesh demo $(CHECKPOINT) --workers $(WORKERS) --prompt "$$PROMPT" $(ARGS)
+demo: export PROMPT := $(PROMPT)
+
+serve: install  ## serve the bundled model on 127.0.0.1:50051
+	$(BIN)/expertmesh serve $(CHECKPOINT) --workers $(WORKERS) $(ARGS)
+
+test: install  ## all tests that need no privileges
+	$(BIN)/python -m pytest $(ARGS)
+
+check: install  ## format, lint, types, stale stubs
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/python scripts/generate_protos.py --check
+
+format: install  ## format and fix what can be fixed
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+protos: install  ## regenerate the gRPC stubs
+	$(BIN)/python scripts/generate_protos.py
+
+bench: install  ## decode and prefill rates of the default 54.6 M model
+	$(BIN)/python -m benchmarks.engine $(ARGS)
+
+clean:  ## remove what make made
+	rm -rf .venv .venv-protos .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info build dist
