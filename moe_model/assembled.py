@@ -1,0 +1,145 @@
+"""AssembledModel: the whole model in one process, without a cache; the oracle for everything else.
+
+Shapes: B batch, S sequence, T = B·S tokens, D d_model, H heads, d head size, V vocabulary.
+"""
+
+import math
+import secrets
+from pathlib import Path
+from typing import Self
+
+import torch
+from torch import Tensor
+
+from moe_model.checkpoint import Checkpoint
+from moe_model.config import ModelConfig
+from moe_model.errors import UserError
+from moe_model.families import family_of
+from moe_model.layers import Attend
+from moe_model.loading import load_local_experts, load_model
+from moe_model.model import Model, Observe
+from moe_model.router import Routing, load_balancing_loss
+from moe_model.sampling import SamplingParams, sample, uniform
+
+
+class AssembledModel:
+    """Shared part and all experts together; `forward` and `generate` are the reference semantics."""
+
+    def __init__(self, model: Model) -> None:
+        self.model = model
+        self.config: ModelConfig = model.config
+
+    @classmethod
+    def from_checkpoint(
+        cls, path: str | Path, dtype: torch.dtype = torch.float32, device: str | torch.device = "cpu"
+    ) -> Self:
+        """Reads a checkpoint of ours. Raises CheckpointError naming the file and the tensor."""
+        checkpoint = Checkpoint.open(path)
+        return cls(load_model(checkpoint, load_local_experts(checkpoint, dtype, device), dtype, device))
+
+    @property
+    def n_params(self) -> int:
+        return family_of(self.config).num_params(self.config)
+
+    @property
+    def n_active_params_per_token(self) -> int:
+        return family_of(self.config).num_active_params_per_token(self.config)
+
+    @torch.inference_mode()
+    def forward(self, input_ids_BS: Tensor, attention_mask_BS: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Returns float32 logits_BSV and the summed load-balancing loss of all layers, a scalar.
+
+        `attention_mask_BS` holds 1 where a token may be attended to, 0 where not. A query with nothing to
+        attend to gets zeros from attention. Raises UserError for ids or lengths the model does not have.
+        """
+        aux_losses: list[Tensor] = []
+
+        def observe(_layer: int, routing: Routing) -> None:
+            aux_losses.append(load_balancing_loss(routing))
+
+        h_BSD = self._hidden(input_ids_BS, attention_mask_BS, observe)
+        return self.model.logits(h_BSD), torch.stack(aux_losses).sum()
+
+    @torch.inference_mode()
+    def generate(
+        self,
+        input_ids: Tensor,
+        max_new_tokens: int = 100,
+        temperature: float = 0.8,
+        top_k: int = 50,
+        top_p: float = 0.9,
+        eos_token_id: int | None = None,
+        seed: int | None = None,
+    ) -> Tensor:
+        """Appends up to `max_new_tokens` tokens to prompt ids [S] or [B, S]; returns ids [B, S + new].
+
+        Each token sees a freshly computed window of the last max_seq_len tokens, positions from 0. Row b
+        draws from the stream (seed, b); no seed means a random one. With `eos_token_id`, B must be 1.
+        """
+        ids_BS = input_ids.unsqueeze(0) if input_ids.dim() == 1 else input_ids
+        if eos_token_id is not None and ids_BS.shape[0] != 1:
+            raise UserError(f"eos_token_id: needs a batch of one sequence, got {ids_BS.shape[0]}")
+        params = SamplingParams(
+            temperature, top_k, top_p, seed=secrets.randbits(64) if seed is None else seed
+        )
+        for _ in range(max_new_tokens):
+            next_B = self._next_tokens(ids_BS, params)
+            ids_BS = torch.cat([ids_BS, next_B.unsqueeze(1).to(ids_BS)], dim=1)
+            if eos_token_id is not None and int(next_B) == eos_token_id:
+                break
+        return ids_BS
+
+    def _next_tokens(self, ids_BS: Tensor, params: SamplingParams) -> Tensor:
+        batch, position = ids_BS.shape
+        h_BSD = self._hidden(ids_BS[:, -self.config.max_seq_len :])
+        logits_BV = self.model.logits(h_BSD[:, -1])
+        uniforms = [uniform(params.seed, row, position) for row in range(batch)]
+        return torch.tensor(sample(logits_BV, [params] * batch, uniforms))
+
+    def _hidden(
+        self, ids_BS: Tensor, attention_mask_BS: Tensor | None = None, observe: Observe | None = None
+    ) -> Tensor:
+        batch, seq_len = self._check_ids(ids_BS)
+        if attention_mask_BS is not None and attention_mask_BS.shape != ids_BS.shape:
+            raise UserError(f"attention_mask: shape {tuple(attention_mask_BS.shape)}, not {(batch, seq_len)}")
+        positions_T = torch.arange(seq_len, device=self.model.device).repeat(batch)
+        ids_T = ids_BS.flatten().to(self.model.device)
+        attend = dense_attention(batch, seq_len, attention_mask_BS)
+        return self.model.forward(ids_T, positions_T, attend, observe).view(batch, seq_len, -1)
+
+    def _check_ids(self, ids_BS: Tensor) -> tuple[int, int]:
+        if ids_BS.dim() != 2 or not ids_BS.numel():
+            raise UserError(f"input_ids: expected a non-empty [B, S], got shape {tuple(ids_BS.shape)}")
+        if ids_BS.shape[1] > self.config.max_seq_len:
+            raise UserError(f"input_ids: {ids_BS.shape[1]} tokens, the model takes {self.config.max_seq_len}")
+        low, high = int(ids_BS.min()), int(ids_BS.max())
+        if low < 0 or high >= self.config.vocab_size:
+            bad = low if low < 0 else high
+            raise UserError(f"input_ids: {bad} is not in [0, {self.config.vocab_size})")
+        return ids_BS.shape[0], ids_BS.shape[1]
+
+
+def dense_attention(batch: int, seq_len: int, attention_mask_BS: Tensor | None) -> Attend:
+    """Causal attention over whole sequences of one length, with an optional padding mask.
+
+    Written out as in Vaswani et al., 2017, section 3.2.1: this is the specification that the paged kernels
+    are compared with.
+    """
+
+    def attend(_layer: int, q_THd: Tensor, k_THd: Tensor, v_THd: Tensor) -> Tensor:
+        q_BHSd, k_BHSd, v_BHSd = (
+            x_THd.view(batch, seq_len, *x_THd.shape[1:]).transpose(1, 2) for x_THd in (q_THd, k_THd, v_THd)
+        )
+        hidden_SS = torch.ones(seq_len, seq_len, dtype=torch.bool, device=q_THd.device).triu(1)
+        scores_BHSS = q_BHSd @ k_BHSd.transpose(-2, -1) / math.sqrt(q_THd.shape[-1])
+        scores_BHSS = scores_BHSS.masked_fill(hidden_SS, float("-inf"))
+        if attention_mask_BS is None:
+            weights_BHSS = scores_BHSS.softmax(dim=-1)
+        else:
+            padding_B11S = (attention_mask_BS == 0)[:, None, None, :].to(q_THd.device)
+            weights_BHSS = (
+                scores_BHSS.masked_fill(padding_B11S, float("-inf")).softmax(dim=-1).nan_to_num(0.0)
+            )
+        return (weights_BHSS @ v_BHSd).transpose(1, 2).reshape(q_THd.shape)
+
+    return attend

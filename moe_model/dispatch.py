@@ -1,0 +1,62 @@
+"""Pure functions around the experts: group (token, expert) pairs, run them, combine by weight.
+
+Shapes: T tokens, D d_model, E experts, K experts per token, P = T·K pairs.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+# One expert module of one layer: x_RD -> y_RD, without the residual.
+Expert = Callable[[Tensor], Tensor]
+ExpertKey = tuple[int, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Groups:
+    """Pairs sorted by expert: `order_P` indexes the flattened [T, K] pairs, `counts_E` are the segments."""
+
+    order_P: Tensor
+    counts_E: list[int]
+
+    @property
+    def segments(self) -> list[tuple[int, int]]:
+        """(expert, number of rows) of the experts that have rows, by expert."""
+        return [(expert, count) for expert, count in enumerate(self.counts_E) if count]
+
+
+def group_by_expert(expert_ids_TK: Tensor, n_experts: int) -> Groups:
+    """Sorts the pairs by expert; within one expert the tokens keep their order."""
+    flat_P = expert_ids_TK.flatten()
+    order_P = torch.argsort(flat_P, stable=True)
+    return Groups(order_P, torch.bincount(flat_P, minlength=n_experts).tolist())
+
+
+def compute_segments(
+    experts: Mapping[ExpertKey, Expert], layer: int, x_PD: Tensor, segments: Sequence[tuple[int, int]]
+) -> Tensor:
+    """Runs each expert over its contiguous rows; returns y_PD in the same order."""
+    if len(segments) == 1:
+        return experts[layer, segments[0][0]](x_PD)
+    rows = torch.split(x_PD, [count for _, count in segments])
+    return torch.cat([experts[layer, expert](x) for (expert, _), x in zip(segments, rows, strict=True)])
+
+
+def scatter_pairs(y_PD: Tensor, order_P: Tensor, num_tokens: int, top_k: int) -> Tensor:
+    """Undoes the sort: y_TKD, where [t, k] is what token t's k-th expert said."""
+    y_TKD = torch.empty_like(y_PD)
+    y_TKD[order_P] = y_PD
+    return y_TKD.view(num_tokens, top_k, -1)
+
+
+def combine(weights_TK: Tensor, y_TKD: Tensor) -> Tensor:
+    """Σ_k weight_k · y_k in float32, in the order of k; returned in y's dtype.
+
+    The order depends on the token alone, so neither placement nor batch can show in the sum.
+    """
+    y_TD = weights_TK[:, 0:1] * y_TKD[:, 0]
+    for k in range(1, y_TKD.shape[1]):
+        y_TD += weights_TK[:, k : k + 1] * y_TKD[:, k]
+    return y_TD.to(y_TKD.dtype)

@@ -1,0 +1,62 @@
+"""The exception tree of the whole product.
+
+    ExpertMeshError
+    ├── UserError              what a caller can cause and mend
+    │   ├── ConfigError          a model configuration or an option
+    │   ├── CheckpointError      a file or folder we were asked to read or write
+    │   └── TokenizerError       a tokenizer file, or text it cannot take
+    └── WorldError             what the world causes
+        ├── ClusterError         Ray cannot be reached or cannot place our workers
+        ├── WorkerStartError     an expert worker could not load what it must hold
+        ├── ReplyError           an expert worker answered with something that is no result
+        └── ExpertsLostError     experts that a step needs have no live holder
+
+Messages are one line and name the thing. The command line prints them as they are.
+"""
+
+
+class ExpertMeshError(Exception):
+    """Any error this product raises on purpose."""
+
+
+class UserError(ExpertMeshError):
+    """The caller can mend it."""
+
+
+class ConfigError(UserError):
+    """A model configuration or an option is not usable."""
+
+
+class CheckpointError(UserError):
+    """A checkpoint or a source of one is missing, broken, hostile or in the way."""
+
+
+class TokenizerError(UserError):
+    """A tokenizer file is missing or not usable."""
+
+
+class WorldError(ExpertMeshError):
+    """Something outside the program failed."""
+
+
+class ClusterError(WorldError):
+    """The Ray cluster cannot be reached or cannot place our workers."""
+
+
+class WorkerStartError(WorldError):
+    """An expert worker could not load its experts."""
+
+
+class ReplyError(WorldError):
+    """An expert worker's reply failed validation; it is never used as data."""
+
+
+class ExpertsLostError(WorldError):
+    """No live worker holds an expert that a step needs.
+
+    `ranks` are the workers that were asked and did not answer in time.
+    """
+
+    def __init__(self, message: str, ranks: tuple[int, ...] = ()) -> None:
+        super().__init__(message)
+        self.ranks = ranks

@@ -1,0 +1,49 @@
+"""What a model family must say about itself. One small module per family."""
+
+from collections.abc import Mapping
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from moe_model.config import ModelConfig
+from moe_model.dispatch import Expert
+from moe_model.layers import SharedModel
+
+Shapes = dict[str, tuple[int, ...]]
+
+
+class Family(Protocol):
+    """Norms, positions, attention shape, expert FFN, router rule and tensor names of one architecture."""
+
+    @property
+    def name(self) -> str:
+        """The `family` of a ModelConfig."""
+
+    @property
+    def architecture(self) -> str:
+        """The class name its own authors use."""
+
+    def shared_shapes(self, config: ModelConfig) -> Shapes:
+        """Names and shapes of the shared part: embedding, attention, norms, routers, head."""
+
+    def expert_shapes(self, config: ModelConfig) -> Shapes:
+        """Names and shapes of one expert module, that is one expert of one layer."""
+
+    def num_params(self, config: ModelConfig) -> int:
+        """Parameters of the whole model as its authors count them."""
+
+    def num_active_params_per_token(self, config: ModelConfig) -> int:
+        """Parameters that one token meets, as its authors count them."""
+
+    def build_shared(self, config: ModelConfig, tensors: Mapping[str, Tensor]) -> SharedModel:
+        """The shared part over the given weights, in their dtype and on their device."""
+
+    def build_expert(self, config: ModelConfig, tensors: Mapping[str, Tensor]) -> Expert:
+        """One expert module over the given weights."""
+
+    def init_shared(self, config: ModelConfig, generator: torch.Generator) -> dict[str, Tensor]:
+        """Random float32 weights of the shared part."""
+
+    def init_expert(self, config: ModelConfig, generator: torch.Generator) -> dict[str, Tensor]:
+        """Random float32 weights of one expert module."""

@@ -1,0 +1,99 @@
+"""The dense parts of a decoder, plain functions of their weights; no state, no requests, no cache.
+
+Shapes: T tokens, D d_model, H heads, d head size, G key/value heads, E experts, V vocabulary, R rows.
+Attention itself is passed in (`Attend`): with or without a cache is not the model's business.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from moe_model.linear import Linear
+from moe_model.router import Routing
+
+Norm = Callable[[Tensor], Tensor]
+Router = Callable[[Tensor], Routing]
+# (layer, q_THd, k_TGd, v_TGd) -> o_THd
+Attend = Callable[[int, Tensor, Tensor, Tensor], Tensor]
+
+
+@dataclass(frozen=True, slots=True)
+class LayerNorm:
+    """Layer normalisation with scale and shift (Ba et al., 2016)."""
+
+    weight: Tensor
+    bias: Tensor
+    eps: float = 1e-5
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return F.layer_norm(x, self.weight.shape, self.weight, self.bias, self.eps)
+
+
+@dataclass(frozen=True, slots=True)
+class Embedding:
+    """Token embedding plus a fixed table of positions (none: the positions act elsewhere)."""
+
+    weight_VD: Tensor
+    positions_SD: Tensor | None = None
+
+    def __call__(self, token_ids_T: Tensor, positions_T: Tensor) -> Tensor:
+        x_TD = F.embedding(token_ids_T, self.weight_VD)
+        if self.positions_SD is None:
+            return x_TD
+        return x_TD + F.embedding(positions_T, self.positions_SD)
+
+
+@dataclass(frozen=True, slots=True)
+class FusedAttention:
+    """Projections of multi-head attention with one [3, H, d] matrix for query, key and value."""
+
+    qkv: Linear
+    out: Linear
+    n_heads: int
+
+    def project(self, x_TD: Tensor, positions_T: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Returns q_THd, k_THd, v_THd. `positions_T` is for families that rotate here."""
+        q_TD, k_TD, v_TD = self.qkv(x_TD).chunk(3, dim=-1)
+        heads = (x_TD.shape[0], self.n_heads, -1)
+        return q_TD.reshape(heads), k_TD.reshape(heads), v_TD.reshape(heads)
+
+    def merge(self, o_THd: Tensor) -> Tensor:
+        return self.out(o_THd.flatten(1))
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """One decoder layer without its experts."""
+
+    attn_norm: Norm
+    attention: FusedAttention
+    ffn_norm: Norm
+    router: Router
+
+
+@dataclass(frozen=True, slots=True)
+class SharedModel:
+    """Everything the coordinator runs: embedding, attention, routers, head."""
+
+    embed: Embedding
+    blocks: Sequence[Block]
+    output_norm: Norm
+    head: Linear
+
+
+def sinusoidal_positions(max_seq_len: int, d_model: int) -> Tensor:
+    """Fixed position table [max_seq_len, d_model]: even columns sine, odd columns cosine, base 10000.
+
+    Source: Vaswani et al., "Attention Is All You Need", 2017, section 3.5. Float32, like the model's origin.
+    """
+    position_S1 = torch.arange(max_seq_len, dtype=torch.float32).unsqueeze(1)
+    rate = torch.exp(torch.arange(0, d_model, 2).float() * (-math.log(10000.0) / d_model))
+    angle = position_S1 * rate
+    table_SD = torch.empty(max_seq_len, d_model)
+    table_SD[:, 0::2] = torch.sin(angle)
+    table_SD[:, 1::2] = torch.cos(angle)[:, : d_model // 2]
+    return table_SD
