@@ -1,0 +1,55 @@
+"""What a pool counts. One thread records, any thread takes a snapshot."""
+
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+
+from expert_workers.transport import FailureReason
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerStats:
+    """`rows` are (token, expert) pairs answered; `compute_seconds` is the worker's own clock."""
+
+    calls: int = 0
+    rows: int = 0
+    compute_seconds: float = 0.0
+    failures: Mapping[FailureReason, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class PoolStats:
+    """`dispatch_seconds` is the wall time of all dispatches, one per layer and step."""
+
+    dispatches: int
+    dispatch_seconds: float
+    workers: Mapping[int, WorkerStats]
+
+
+class StatsRecorder:
+    def __init__(self, num_workers: int) -> None:
+        self._lock = threading.Lock()
+        self._stats = PoolStats(0, 0.0, {rank: WorkerStats() for rank in range(num_workers)})
+
+    def snapshot(self) -> PoolStats:
+        with self._lock:
+            return replace(self._stats, workers=dict(self._stats.workers))
+
+    def dispatched(self, seconds: float) -> None:
+        with self._lock:
+            old = self._stats
+            self._stats = PoolStats(old.dispatches + 1, old.dispatch_seconds + seconds, old.workers)
+
+    def replied(self, rank: int, rows: int, compute_seconds: float) -> None:
+        old = self._stats.workers[rank]
+        seconds = old.compute_seconds + compute_seconds
+        self._put(rank, WorkerStats(old.calls + 1, old.rows + rows, seconds, old.failures))
+
+    def failed(self, rank: int, reason: FailureReason) -> None:
+        old = self._stats.workers[rank]
+        failures = {**old.failures, reason: old.failures.get(reason, 0) + 1}
+        self._put(rank, replace(old, calls=old.calls + 1, failures=failures))
+
+    def _put(self, rank: int, stats: WorkerStats) -> None:
+        with self._lock:
+            self._stats = replace(self._stats, workers={**self._stats.workers, rank: stats})

@@ -1,0 +1,161 @@
+"""Expert workers as Ray actors: starting, finding and ending them. Ray keeps them alive; we watch them.
+
+The actors are detached and named, so they outlive the coordinator that started them, and Ray starts one again
+whose process died: its constructor loads its experts anew.
+"""
+
+import logging
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import replace as replaced
+from typing import Any
+
+import ray
+from ray.exceptions import ActorAlreadyExistsError, RayError
+
+from expert_workers.frame import decode_call, encode_reply
+from expert_workers.ray_transport import RayCallTransport, first_line
+from expert_workers.worker import ExpertWorker, WorkerInfo, WorkerSpec
+from moe_model.errors import ClusterError, WorkerStartError
+
+_log = logging.getLogger(__name__)
+
+
+class ExpertActor:
+    """The process around an ExpertWorker: frames in, frames out.
+
+    Decorated where it is used and not here, so that Ray finds it by its name and does not pickle its code.
+    """
+
+    def __init__(self, spec: WorkerSpec) -> None:
+        self._worker = ExpertWorker.load(spec)
+        self._node_id = ray.get_runtime_context().get_node_id()
+
+    def compute(self, frame: bytes) -> bytes:
+        return encode_reply(self._worker.compute(decode_call(frame)))
+
+    def describe(self) -> WorkerInfo:
+        return replaced(self._worker.describe(), node_id=self._node_id)
+
+
+def actor_name(rank: int) -> str:
+    return f"expert-worker-{rank}"
+
+
+class RayWorkers:
+    """The expert actors of one namespace, by rank."""
+
+    def __init__(self, namespace: str, actors: Mapping[int, Any]) -> None:
+        self.namespace = namespace
+        self._actors = dict(actors)
+
+    @classmethod
+    def start(
+        cls, specs: Sequence[WorkerSpec], *, namespace: str, timeout: float = 120.0, replace: bool = False
+    ) -> "RayWorkers":
+        """Starts one actor per spec, all at once, and waits until each has loaded its experts.
+
+        `replace` ends workers that have the names already. Raises ClusterError when they are taken or Ray
+        cannot run them, WorkerStartError naming the worker, the file and the reason; nothing of ours is left
+        then.
+        """
+        workers = cls(namespace, {})
+        try:
+            for spec in specs:
+                if replace:
+                    _end_existing(spec.rank, namespace)
+                workers._actors[spec.rank] = _launch(spec, namespace)
+            workers._wait_ready(time.monotonic() + timeout, timeout)
+        except BaseException:
+            workers.close()
+            raise
+        return workers
+
+    @classmethod
+    def attach(cls, ranks: Sequence[int], *, namespace: str) -> "RayWorkers":
+        """Finds workers that run already. Raises ClusterError naming the first that does not."""
+        actors = {rank: _find(rank, namespace) for rank in ranks}
+        for rank, actor in actors.items():
+            if actor is None:
+                raise ClusterError(f"no Ray actor {actor_name(rank)!r} in namespace {namespace!r}")
+        return cls(namespace, actors)
+
+    def transport(self) -> RayCallTransport:
+        return RayCallTransport(self._actors)
+
+    def close(self, timeout: float = 10.0) -> None:
+        """Ends the actors and waits until Ray has let them go. Idempotent."""
+        # Asked for anything while it is not connected, Ray would start a new cluster.
+        if not ray.is_initialized():
+            return
+        for actor in self._actors.values():
+            ray.kill(actor, no_restart=True)
+        deadline = time.monotonic() + timeout
+        for rank in self._actors:
+            _wait_unnamed(rank, self.namespace, deadline)
+        self._actors.clear()
+
+    def _wait_ready(self, deadline: float, timeout: float) -> None:
+        waiting = {actor.describe.remote(): rank for rank, actor in self._actors.items()}
+        while waiting:
+            refs = list(waiting)
+            ready, _ = ray.wait(refs, num_returns=1, timeout=max(0.0, deadline - time.monotonic()))
+            if not ready:
+                ranks = ", ".join(map(str, sorted(waiting.values())))
+                raise WorkerStartError(f"worker {ranks}: not ready within {timeout:g} s")
+            rank = waiting.pop(ready[0])
+            try:
+                ray.get(ready[0])
+            except RayError as error:
+                raise WorkerStartError(_start_failure(rank, error)) from None
+
+
+def _launch(spec: WorkerSpec, namespace: str) -> Any:
+    name = actor_name(spec.rank)
+    options = {
+        "name": name,
+        "namespace": namespace,
+        "lifetime": "detached",
+        "max_restarts": -1,
+        "max_task_retries": 0,
+        "num_cpus": 0,
+        "scheduling_strategy": "SPREAD",
+        # Ray would report each call to its dashboard.
+        "enable_task_events": False,
+    }
+    try:
+        return ray.remote(ExpertActor).options(**options).remote(spec)
+    except ActorAlreadyExistsError:
+        taken = f"Ray actor {name!r} exists already in namespace {namespace!r}"
+        raise ClusterError(f"{taken}: use another namespace, or replace the workers that run there") from None
+    except (RayError, ValueError) as error:
+        raise ClusterError(f"worker {spec.rank}: Ray cannot start it: {first_line(error)}") from None
+
+
+def _find(rank: int, namespace: str) -> Any:
+    try:
+        return ray.get_actor(actor_name(rank), namespace=namespace)
+    except ValueError:
+        return None
+
+
+def _end_existing(rank: int, namespace: str) -> None:
+    actor = _find(rank, namespace)
+    if actor is not None:
+        ray.kill(actor, no_restart=True)
+        _wait_unnamed(rank, namespace, time.monotonic() + 10.0)
+
+
+def _wait_unnamed(rank: int, namespace: str, deadline: float) -> None:
+    while _find(rank, namespace) is not None:
+        if time.monotonic() >= deadline:
+            _log.error("Ray still lists actor %s after it was ended", actor_name(rank))
+            return
+        time.sleep(0.01)
+
+
+def _start_failure(rank: int, error: RayError) -> str:
+    """The line that the constructor raised: Ray only has it as the end of a traceback."""
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    _, found, ours = lines[-1].partition(f"{WorkerStartError.__name__}: ")
+    return ours if found else f"worker {rank}: cannot start: {lines[-1].strip()}"
