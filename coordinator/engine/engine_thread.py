@@ -1,0 +1,91 @@
+"""Gives the engine its own thread, the only writer of its state. Everyone else sends it messages."""
+
+import logging
+import queue
+import threading
+from collections.abc import Callable, Sequence
+
+from coordinator.engine.engine import Engine, EngineError, EngineStats
+from coordinator.engine.request import Output, Request
+from moe_model.errors import ExpertMeshError
+
+logger = logging.getLogger(__name__)
+
+# Called on the engine's thread, once per step, with that step's outputs.
+Publish = Callable[[Sequence[Output]], None]
+# Runs on the engine's thread between two steps; returns what it has to publish.
+Command = Callable[[Engine], Sequence[Output]]
+
+
+class EngineThread:
+    """Runs the engine until closed. All methods may be called from any thread."""
+
+    def __init__(self, engine: Engine, publish: Publish) -> None:
+        self._engine = engine
+        self._publish = publish
+        self._inbox: queue.SimpleQueue[Command | None] = queue.SimpleQueue()
+        self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
+        self._stats = engine.stats()
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def close(self, timeout: float) -> bool:
+        """Ends the thread after the step it is in; False when that took longer than `timeout`."""
+        self._inbox.put(None)
+        self._thread.join(timeout)
+        return not self._thread.is_alive()
+
+    def submit(self, request: Request) -> None:
+        """Queues a request; a request that cannot be taken is answered with an Output that has the error."""
+        self._inbox.put(lambda engine: _submit(engine, request))
+
+    def abort(self, request_id: str) -> None:
+        """Ends a request before the next step; nothing happens when it is not running."""
+        self._inbox.put(lambda engine: _abort(engine, request_id))
+
+    def stats(self) -> EngineStats:
+        """The state after the last step."""
+        return self._stats
+
+    def _run(self) -> None:
+        try:
+            self._serve()
+        except Exception:
+            logger.exception("the engine has stopped")
+            self._publish(self._engine.stop(EngineError("the engine has stopped; its log says why")))
+            self._serve()
+
+    def _serve(self) -> None:
+        while self._obey():
+            outputs = self._engine.step() if self._engine.has_work else []
+            self._stats = self._engine.stats()
+            if outputs:
+                self._publish(outputs)
+
+    def _obey(self) -> bool:
+        """Carries out what is in the inbox, waiting only when there is nothing else to do."""
+        while True:
+            try:
+                command = self._inbox.get(block=not self._engine.has_work)
+            except queue.Empty:
+                return True
+            if command is None:
+                return False
+            outputs = command(self._engine)
+            self._stats = self._engine.stats()
+            if outputs:
+                self._publish(outputs)
+
+
+def _submit(engine: Engine, request: Request) -> Sequence[Output]:
+    try:
+        engine.submit(request)
+    except ExpertMeshError as error:
+        return [Output(request.request_id, error=error)]
+    return []
+
+
+def _abort(engine: Engine, request_id: str) -> Sequence[Output]:
+    output = engine.abort(request_id)
+    return [] if output is None else [output]
