@@ -1,0 +1,213 @@
+"""ApiError, and the one table from what can go wrong to what a client is told.
+
+Rows carry the gRPC and the HTTP column; this module imports neither library. Texts never hold prompts,
+paths or tracebacks.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+
+import torch
+
+from coordinator.engine.async_engine import DuplicateRequestError, EngineClosedError
+from coordinator.engine.engine import CapacityError
+from moe_model.errors import (
+    ClusterError,
+    ExpertMeshError,
+    ExpertsLostError,
+    ReplyError,
+    WorkerStartError,
+)
+
+# How much of a caller's own text may come back in a message.
+MAX_ECHO = 80
+
+
+class Code(StrEnum):
+    """gRPC status codes, by name."""
+
+    INVALID_ARGUMENT = "INVALID_ARGUMENT"
+    UNIMPLEMENTED = "UNIMPLEMENTED"
+    FAILED_PRECONDITION = "FAILED_PRECONDITION"
+    NOT_FOUND = "NOT_FOUND"
+    ALREADY_EXISTS = "ALREADY_EXISTS"
+    RESOURCE_EXHAUSTED = "RESOURCE_EXHAUSTED"
+    UNAVAILABLE = "UNAVAILABLE"
+    DEADLINE_EXCEEDED = "DEADLINE_EXCEEDED"
+    INTERNAL = "INTERNAL"
+
+
+class Reason(StrEnum):
+    """What happened; stable, for programs to branch on."""
+
+    INVALID_FIELD = "INVALID_FIELD"
+    TOKEN_ID_OUT_OF_RANGE = "TOKEN_ID_OUT_OF_RANGE"  # noqa: S105
+    CONTEXT_LENGTH_EXCEEDED = "CONTEXT_LENGTH_EXCEEDED"
+    UNSUPPORTED_FEATURE = "UNSUPPORTED_FEATURE"
+    NO_TOKENIZER = "NO_TOKENIZER"
+    KV_CAPACITY_TOO_SMALL = "KV_CAPACITY_TOO_SMALL"
+    MODEL_NOT_FOUND = "MODEL_NOT_FOUND"
+    DUPLICATE_REQUEST_ID = "DUPLICATE_REQUEST_ID"
+    NOT_READY = "NOT_READY"
+    DRAINING = "DRAINING"
+    EXPERT_WORKER_LOST = "EXPERT_WORKER_LOST"
+    OUT_OF_MEMORY = "OUT_OF_MEMORY"
+    DEADLINE_EXCEEDED = "DEADLINE_EXCEEDED"
+    INTERNAL = "INTERNAL"
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """What both fronts say for one reason. `retry_after` is in seconds."""
+
+    code: Code
+    http_status: int
+    http_type: str
+    http_code: str
+    retry_after: float | None = None
+
+
+_BAD_REQUEST = "invalid_request_error"
+
+TABLE: Mapping[Reason, Row] = {
+    Reason.INVALID_FIELD: Row(Code.INVALID_ARGUMENT, 400, _BAD_REQUEST, "invalid_value"),
+    Reason.TOKEN_ID_OUT_OF_RANGE: Row(Code.INVALID_ARGUMENT, 400, _BAD_REQUEST, "invalid_value"),
+    Reason.CONTEXT_LENGTH_EXCEEDED: Row(Code.INVALID_ARGUMENT, 400, _BAD_REQUEST, "context_length_exceeded"),
+    Reason.UNSUPPORTED_FEATURE: Row(Code.UNIMPLEMENTED, 400, _BAD_REQUEST, "unsupported_parameter"),
+    Reason.NO_TOKENIZER: Row(Code.FAILED_PRECONDITION, 400, _BAD_REQUEST, "no_tokenizer"),
+    Reason.KV_CAPACITY_TOO_SMALL: Row(Code.FAILED_PRECONDITION, 400, _BAD_REQUEST, "context_length_exceeded"),
+    Reason.MODEL_NOT_FOUND: Row(Code.NOT_FOUND, 404, _BAD_REQUEST, "model_not_found"),
+    Reason.DUPLICATE_REQUEST_ID: Row(Code.ALREADY_EXISTS, 409, _BAD_REQUEST, "duplicate_request_id"),
+    Reason.NOT_READY: Row(Code.UNAVAILABLE, 503, "server_error", "not_ready", retry_after=1.0),
+    Reason.DRAINING: Row(Code.UNAVAILABLE, 503, "server_error", "not_ready", retry_after=1.0),
+    Reason.EXPERT_WORKER_LOST: Row(
+        Code.UNAVAILABLE, 503, "server_error", "expert_worker_lost", retry_after=5.0
+    ),
+    Reason.OUT_OF_MEMORY: Row(Code.RESOURCE_EXHAUSTED, 503, "server_error", "out_of_memory"),
+    Reason.DEADLINE_EXCEEDED: Row(Code.DEADLINE_EXCEEDED, 504, "server_error", "timeout"),
+    Reason.INTERNAL: Row(Code.INTERNAL, 500, "server_error", "internal"),
+}
+
+# Exceptions of the layers below. What is not here is a bug: INTERNAL.
+_EXCEPTIONS: tuple[tuple[type[BaseException], Reason, str], ...] = (
+    (DuplicateRequestError, Reason.DUPLICATE_REQUEST_ID, "request_id: already running"),
+    (CapacityError, Reason.KV_CAPACITY_TOO_SMALL, "the request does not fit the server's KV cache"),
+    (EngineClosedError, Reason.DRAINING, "the server is shutting down"),
+    (
+        ExpertsLostError,
+        Reason.EXPERT_WORKER_LOST,
+        "experts of this model were lost and not recovered in time",
+    ),
+    (ReplyError, Reason.EXPERT_WORKER_LOST, "an expert worker gave no usable reply"),
+    (ClusterError, Reason.EXPERT_WORKER_LOST, "the expert workers cannot be reached"),
+    (WorkerStartError, Reason.EXPERT_WORKER_LOST, "an expert worker could not be restarted"),
+    (torch.OutOfMemoryError, Reason.OUT_OF_MEMORY, "not enough memory for this request"),
+    (MemoryError, Reason.OUT_OF_MEMORY, "not enough memory for this request"),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Violation:
+    """One thing that is wrong with one field."""
+
+    field: str
+    description: str
+
+
+@dataclass(frozen=True, slots=True)
+class Resource:
+    """What was not found or exists already."""
+
+    kind: str
+    name: str
+
+
+class ApiError(ExpertMeshError):
+    """A request ends with this. `violations` name the fields at fault, the first of them in the message."""
+
+    def __init__(
+        self,
+        code: Code,
+        reason: Reason,
+        message: str,
+        field: str | None = None,
+        metadata: Mapping[str, str] | None = None,
+        retry_after: float | None = None,
+        *,
+        violations: tuple[Violation, ...] = (),
+        resource: Resource | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.code = code
+        self.reason = reason
+        self.message = message
+        self.metadata = dict(metadata or {})
+        self.retry_after = retry_after
+        self.violations = violations or (() if field is None else (Violation(field, message),))
+        self.resource = resource
+
+    @classmethod
+    def of(
+        cls,
+        reason: Reason,
+        message: str,
+        *,
+        field: str | None = None,
+        metadata: Mapping[str, str] | None = None,
+        violations: tuple[Violation, ...] = (),
+        resource: Resource | None = None,
+    ) -> "ApiError":
+        """The error of one row of the table."""
+        row = TABLE[reason]
+        if field is not None:
+            violations, message = (Violation(field, message),), f"{field}: {message}"
+        return cls(
+            row.code,
+            reason,
+            message,
+            None,
+            metadata,
+            row.retry_after,
+            violations=violations,
+            resource=resource,
+        )
+
+    @property
+    def field(self) -> str | None:
+        return self.violations[0].field if self.violations else None
+
+
+def translate(error: BaseException, request_id: str) -> ApiError:
+    """The table's answer to any exception. The exception's own text stays on the server."""
+    if isinstance(error, ApiError):
+        return error
+    for kind, reason, message in _EXCEPTIONS:
+        if isinstance(error, kind):
+            return ApiError.of(
+                reason, message, metadata=_metadata_of(error), resource=_resource(reason, request_id)
+            )
+    return ApiError.of(Reason.INTERNAL, f"internal error, request {request_id}")
+
+
+def duplicate_request_id(request_id: str) -> ApiError:
+    return ApiError.of(
+        Reason.DUPLICATE_REQUEST_ID,
+        f"request_id: {request_id} is already running",
+        resource=Resource("request", request_id),
+    )
+
+
+def echo(text: str) -> str:
+    """A caller's own short text, safe to show: ASCII, quoted, cut."""
+    return ascii(text if len(text) <= MAX_ECHO else text[:MAX_ECHO] + "...")
+
+
+def _metadata_of(error: BaseException) -> dict[str, str]:
+    if isinstance(error, ExpertsLostError) and error.ranks:
+        return {"rank": ",".join(map(str, error.ranks))}
+    return {}
+
+
+def _resource(reason: Reason, request_id: str) -> Resource | None:
+    return Resource("request", request_id) if reason is Reason.DUPLICATE_REQUEST_ID else None

@@ -1,0 +1,138 @@
+"""One gRPC call: its id, its errors, its log line. Knows nothing of what the method does."""
+
+import asyncio
+import logging
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+from uuid import uuid4
+
+import grpc
+from google.protobuf.message import Message
+
+from coordinator.api.errors import ApiError, Code, Reason, translate
+from coordinator.api.gate import Gate, draining
+from coordinator.api.grpc_errors import status_code, status_metadata
+from coordinator.api.violations import REQUEST_ID, Violations
+from moe_model.errors import WorldError
+
+logger = logging.getLogger(__name__)
+
+Context = grpc.aio.ServicerContext[Any, Any]
+
+REQUEST_ID_KEYS = ("x-request-id", "x-correlation-id")
+
+
+class MalformedMessage:
+    """Stands for bytes that are no message of the method's type."""
+
+
+class Call:
+    """What is known of a call while it runs."""
+
+    def __init__(self, method: str, message: Message | MalformedMessage, context: Context) -> None:
+        self.method = method
+        self.context = context
+        self.started = time.monotonic()
+        self.id_field, self.given_id = _given_request_id(message, context)
+        self.request_id = self.given_id if REQUEST_ID.fullmatch(self.given_id) else str(uuid4())
+        self.code = "OK"
+        self.reason = ""
+        # Facts of the method's own for the log line; never a caller's text.
+        self.facts: dict[str, object] = {}
+        self._accepted = False
+
+    def check(self, message: Message | MalformedMessage) -> None:
+        """Refuses what cannot even be looked at. Raises ApiError."""
+        violations = Violations()
+        if isinstance(message, MalformedMessage):
+            violations.add("message", "is not a valid protobuf message of this method, or not UTF-8")
+        if self.id_field != "request_id":
+            violations.check_request_id(self.id_field, self.given_id)
+        violations.raise_if_any()
+        remaining = self.context.time_remaining()
+        if remaining is not None and remaining <= 0:
+            raise ApiError.of(Reason.DEADLINE_EXCEEDED, "the deadline passed before the call began")
+
+    async def accept(self) -> None:
+        """Tells the caller its id, and every proxy on the way that the call is alive."""
+        if not self._accepted:
+            self._accepted = True
+            await self.context.send_initial_metadata((("x-request-id", self.request_id),))
+
+    async def fail(self, error: ApiError) -> None:
+        """Ends the call with the error's status; raises AbortError.
+
+        UNAVAILABLE goes out without initial metadata, for clients retry only while they have seen none.
+        """
+        self.code, self.reason = error.code, error.reason
+        if error.code is not Code.UNAVAILABLE:
+            await self.accept()
+        await self.context.abort(status_code(error), error.message, status_metadata(error, self.request_id))
+
+    def log(self) -> None:
+        facts = "".join(f" {name}={value}" for name, value in self.facts.items())
+        logger.info(
+            "%s id=%s peer=%s code=%s%s%s seconds=%.3f",
+            self.method,
+            self.request_id,
+            self.context.peer(),
+            self.code,
+            f" reason={self.reason}" if self.reason else "",
+            facts,
+            time.monotonic() - self.started,
+        )
+
+
+@asynccontextmanager
+async def rpc(
+    method: str, message: Message | MalformedMessage, context: Context, gate: Gate
+) -> AsyncIterator[Call]:
+    """Wraps a method's body: whatever it raises becomes a status, and the call one line in the log."""
+    call = Call(method, message, context)
+    try:
+        call.check(message)
+        yield call
+    except grpc.aio.AbortError:
+        raise
+    except asyncio.CancelledError:
+        if gate.was_evicted():
+            await call.fail(draining())
+        call.code = _cancel_code(context)
+        raise
+    except grpc.aio.InternalError:
+        # The client went away in the middle of a write.
+        call.code = "CANCELLED"
+        raise
+    except Exception as error:  # noqa: BLE001 - the top of a call: nothing unforeseen may reach the client
+        _log_error(error, call.request_id)
+        await call.fail(translate(error, call.request_id))
+    finally:
+        call.log()
+
+
+def _log_error(error: Exception, request_id: str) -> None:
+    """The details that the client is not told."""
+    if isinstance(error, WorldError):
+        logger.warning("request %s: %s", request_id, error)
+    elif translate(error, request_id).code is Code.INTERNAL:
+        logger.error("request %s: internal error", request_id, exc_info=error)
+
+
+def _cancel_code(context: Context) -> str:
+    remaining = context.time_remaining()
+    return "DEADLINE_EXCEEDED" if remaining is not None and remaining <= 0 else "CANCELLED"
+
+
+def _given_request_id(message: Message | MalformedMessage, context: Context) -> tuple[str, str]:
+    """Where the caller put an id, and what it is; empty when there is none."""
+    own = getattr(message, "request_id", "")
+    if own:
+        return "request_id", own
+    metadata = context.invocation_metadata() or ()
+    values = {key: value for key, value in metadata if isinstance(value, str)}
+    for key in REQUEST_ID_KEYS:
+        if values.get(key):
+            return key, values[key]
+    return "request_id", ""

@@ -1,0 +1,52 @@
+"""Violations: everything that is wrong with one message, so that a caller mends it in one go."""
+
+import re
+from collections.abc import Sequence
+
+from coordinator.api.errors import ApiError, Reason, Violation
+
+MAX_VIOLATIONS = 16
+REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
+
+
+class Violations:
+    """Collects; the first one gives the error its reason and its text."""
+
+    def __init__(self) -> None:
+        self._found: list[Violation] = []
+        self._reason = Reason.INVALID_FIELD
+        self._metadata: dict[str, str] = {}
+        self._count = 0
+
+    def add(self, field: str, description: str, reason: Reason = Reason.INVALID_FIELD) -> None:
+        if not self._found:
+            self._reason = reason
+        if len(self._found) < MAX_VIOLATIONS:
+            self._found.append(Violation(field, description))
+        self._count += 1
+
+    def check(self, fine: bool, field: str, value: float, limits: str) -> None:
+        """`fine` is a comparison that is false for NaN."""
+        if not fine:
+            self.add(field, f"{value} is not in {limits}")
+
+    def check_token_ids(self, field: str, token_ids: Sequence[int], vocab_size: int) -> None:
+        if not token_ids or max(token_ids) < vocab_size:
+            return
+        self._metadata["vocab_size"] = str(vocab_size)
+        for index, token_id in enumerate(token_ids):
+            if token_id >= vocab_size:
+                description = f"{token_id} is not in [0, {vocab_size})"
+                self.add(f"{field}[{index}]", description, Reason.TOKEN_ID_OUT_OF_RANGE)
+
+    def check_request_id(self, field: str, value: str) -> None:
+        if value and not REQUEST_ID.fullmatch(value):
+            self.add(field, "is not 1 to 128 of the characters A-Z a-z 0-9 . _ : -")
+
+    def raise_if_any(self) -> None:
+        if not self._found:
+            return
+        first = self._found[0]
+        more = f" (and {self._count - 1} more)" if self._count > 1 else ""
+        message = f"{first.field}: {first.description}{more}"
+        raise ApiError.of(self._reason, message, metadata=self._metadata, violations=tuple(self._found))

@@ -1,0 +1,88 @@
+"""expertmesh client: streams one generation from a server to the terminal."""
+
+import argparse
+import json
+import sys
+import time
+from contextlib import closing
+
+from coordinator.client import Client, ClientError, Delta, Finished, Summary
+from coordinator.client_messages import GenerateOptions
+from coordinator.commands.generation_arguments import add_generation_arguments, options_of, prompt_of
+
+HELP = "stream a generation from a server"
+MAX_TIMEOUT = 86400.0
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("address", metavar="HOST:PORT", help="gRPC address of the server")
+    add_generation_arguments(parser)
+    parser.add_argument("--model", metavar="NAME", help="served model (default: the server's own)")
+    parser.add_argument(
+        "--timeout", type=_seconds, default=300.0, metavar="S", help="seconds for the whole call (300)"
+    )
+    parser.add_argument(
+        "--json",
+        action="store_true",
+        help="print one JSON object, with token ids, instead of a stream of text",
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Raises ClientError."""
+    options = options_of(args)
+    if args.model is not None:
+        options["model"] = args.model
+    with Client(args.address, timeout=args.timeout) as client:
+        if args.json:
+            options["return_token_ids"] = True
+            print(json.dumps(client.generate(prompt_of(args), **options).to_dict()))
+        else:
+            _print_stream(client, prompt_of(args), options)
+    return 0
+
+
+def _print_stream(client: Client, prompt: str | list[int], options: GenerateOptions) -> None:
+    """Text to stdout as it comes, then one line about it to stderr. An error ends the line of text first."""
+    started = time.monotonic()
+    first_token: float | None = None
+    finish_reason = ""
+    with closing(client.stream(prompt, **options)) as events:
+        try:
+            for event in events:
+                match event:
+                    case Delta(text=text):
+                        first_token = first_token or time.monotonic()
+                        print(text, end="", flush=True)
+                    case Finished(finish_reason=finish_reason):
+                        print(flush=True)
+                    case Summary(usage=usage):
+                        until_first = (first_token or time.monotonic()) - started
+                        total = time.monotonic() - started
+                        print(
+                            _summary(usage.completion_tokens, until_first, total, finish_reason),
+                            file=sys.stderr,
+                        )
+        except (ClientError, KeyboardInterrupt):
+            if first_token is not None:
+                print(flush=True)
+            raise
+
+
+def _summary(num_tokens: int, until_first: float, total: float, finish_reason: str) -> str:
+    """Seconds as seen from here, the network included."""
+    rate = num_tokens / total if total > 0 else 0.0
+    return (
+        f"{num_tokens} tokens, {rate:.1f} tokens/s, first token after {until_first:.3f} s, "
+        f"finished: {finish_reason}"
+    )
+
+
+def _seconds(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0 < value <= MAX_TIMEOUT:
+        raise argparse.ArgumentTypeError(f"{text[:80]!r} is not in (0, {MAX_TIMEOUT:g}] seconds")
+    return value

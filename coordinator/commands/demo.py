@@ -1,0 +1,70 @@
+"""expertmesh demo: a local Ray cluster, expert workers, a coordinator, one prompt through the gRPC client."""
+
+import argparse
+import asyncio
+import logging
+import time
+from pathlib import Path
+
+from coordinator.client import AsyncClient, Delta
+from coordinator.commands.engine_arguments import (
+    add_engine_arguments,
+    add_worker_arguments,
+    engine_config,
+    workers_config,
+)
+from coordinator.config import ServeConfig
+from coordinator.main import configure_process, describe_experts, open_server
+
+HELP = "start everything, stream one generation, say who did what, stop everything"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("checkpoint", type=Path, metavar="CHECKPOINT", help="folder of a checkpoint")
+    parser.add_argument("--prompt", required=True, metavar="TEXT", help="text to continue")
+    parser.add_argument("--max-tokens", type=int, default=120, metavar="N")
+    parser.add_argument("--seed", type=int, default=7, metavar="S")
+    add_worker_arguments(parser, num_workers=2)
+    add_engine_arguments(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Raises ExpertMeshError."""
+    logging.basicConfig(level=logging.WARNING)
+    config = ServeConfig(
+        checkpoint=args.checkpoint,
+        engine=engine_config(args),
+        workers=workers_config(args),
+        grpc_address="127.0.0.1:0",
+    )
+    configure_process(config.engine)
+    asyncio.run(_demo(config, args.prompt, args.max_tokens, args.seed))
+    return 0
+
+
+async def _demo(config: ServeConfig, prompt: str, max_tokens: int, seed: int) -> None:
+    started = time.monotonic()
+    print(f"starting Ray, {config.workers.num_workers} expert workers and the coordinator ...", flush=True)
+    async with open_server(config) as server:
+        print(f"ready at {server.grpc.address} after {time.monotonic() - started:.1f} s\n", flush=True)
+        async with AsyncClient(server.grpc.address) as client:
+            await _stream(client, prompt, max_tokens, seed)
+        print("\n".join(describe_experts(server.experts)))
+        print("stopping ...", flush=True)
+    print(f"stopped; {time.monotonic() - started:.1f} s in all")
+
+
+async def _stream(client: AsyncClient, prompt: str, max_tokens: int, seed: int) -> None:
+    """Rates as the client sees them: the first token apart, the others over the time after it."""
+    sent = time.monotonic()
+    first_token = sent
+    num_tokens = 0
+    print(prompt, end="", flush=True)
+    async for event in client.stream(prompt, max_tokens=max_tokens, seed=seed):
+        if isinstance(event, Delta):
+            first_token = first_token if num_tokens else time.monotonic()
+            num_tokens += event.num_tokens
+            print(event.text, end="", flush=True)
+    decode_seconds = time.monotonic() - first_token
+    rate = (num_tokens - 1) / decode_seconds if num_tokens > 1 else 0.0
+    print(f"\n\n{num_tokens} tokens, {rate:.0f} tokens/s, first token after {first_token - sent:.3f} s")

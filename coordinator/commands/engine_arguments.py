@@ -1,0 +1,126 @@
+"""The arguments that size the engine and its workers, the same for `serve`, `generate` and the benchmarks."""
+
+import argparse
+
+from coordinator.config import EngineConfig, WorkersConfig
+from moe_model.manifest import DTYPES
+
+TRANSPORTS = ("ray", "in-process")
+
+
+def add_engine_arguments(parser: argparse.ArgumentParser) -> None:
+    default = EngineConfig()
+    group = parser.add_argument_group("engine")
+    group.add_argument(
+        "--dtype", choices=DTYPES, default="float32", help="of weights and activations (float32: exact)"
+    )
+    group.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="auto: a GPU if any")
+    group.add_argument("--threads", type=positive, metavar="N", help="torch threads of the coordinator")
+    group.add_argument(
+        "--max-batch", type=positive, default=default.max_num_seqs, metavar="N", help="sequences at once (64)"
+    )
+    group.add_argument(
+        "--max-step-tokens",
+        type=positive,
+        default=default.max_step_tokens,
+        metavar="N",
+        help="token budget of one step; longer prompts are computed in chunks (512)",
+    )
+    group.add_argument(
+        "--kv-cache-mib",
+        type=positive,
+        default=default.kv_cache_bytes >> 20,
+        metavar="N",
+        help="most memory for keys and values, in MiB (1024)",
+    )
+
+
+def add_worker_arguments(parser: argparse.ArgumentParser, num_workers: int) -> None:
+    default = WorkersConfig()
+    group = parser.add_argument_group("expert workers")
+    group.add_argument(
+        "--workers",
+        type=not_negative,
+        default=num_workers,
+        metavar="N",
+        help=f"expert workers; 0 runs all experts in this process ({num_workers})",
+    )
+    group.add_argument(
+        "--replicas", type=positive, default=1, metavar="R", help="workers that hold each expert (1)"
+    )
+    group.add_argument(
+        "--transport", choices=TRANSPORTS, default="ray", help="ray: actors; in-process: for tests"
+    )
+    group.add_argument("--ray-address", metavar="HOST:PORT", help="a running cluster (default: start one)")
+    group.add_argument("--ray-namespace", default=default.ray_namespace, metavar="NAME")
+    group.add_argument(
+        "--replace-workers", action="store_true", help="end workers that an earlier coordinator left behind"
+    )
+    group.add_argument("--worker-threads", type=positive, metavar="N", help="torch threads of each worker")
+    group.add_argument(
+        "--call-timeout",
+        type=positive_seconds,
+        default=default.call_timeout,
+        metavar="S",
+        help="seconds an expert call may take before its worker counts as lost (10)",
+    )
+    group.add_argument(
+        "--start-timeout",
+        type=positive_seconds,
+        default=default.start_timeout,
+        metavar="S",
+        help="seconds the workers may take to load (120)",
+    )
+
+
+def engine_config(args: argparse.Namespace) -> EngineConfig:
+    return EngineConfig(
+        dtype=DTYPES[args.dtype],
+        device=args.device,
+        num_threads=args.threads,
+        kv_cache_bytes=args.kv_cache_mib << 20,
+        max_num_seqs=args.max_batch,
+        max_step_tokens=args.max_step_tokens,
+    )
+
+
+def workers_config(args: argparse.Namespace) -> WorkersConfig:
+    return WorkersConfig(
+        num_workers=args.workers,
+        replicas=args.replicas,
+        transport=args.transport,
+        ray_address=args.ray_address,
+        ray_namespace=args.ray_namespace,
+        replace_workers=args.replace_workers,
+        num_threads=args.worker_threads,
+        call_timeout=args.call_timeout,
+        start_timeout=args.start_timeout,
+    )
+
+
+def positive(text: str) -> int:
+    return _whole_number(text, least=1)
+
+
+def not_negative(text: str) -> int:
+    return _whole_number(text, least=0)
+
+
+def positive_seconds(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0 < value < 1e6:
+        raise argparse.ArgumentTypeError(f"{text[:80]!r} is not a number of seconds above 0")
+    return value
+
+
+def _whole_number(text: str, least: int) -> int:
+    try:
+        value = int(text)
+    except ValueError:
+        value = least - 1
+    if not least <= value < 1 << 31:
+        raise argparse.ArgumentTypeError(f"{text[:80]!r} is not a whole number of at least {least}")
+    return value

@@ -1,0 +1,102 @@
+"""expertmesh generate: one generation from a checkpoint, validated and run as a server would."""
+
+import argparse
+import json
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+from coordinator import client_messages
+from coordinator.api.events import EventWriter, join
+from coordinator.api.validation import Generation, resolve
+from coordinator.commands.engine_arguments import (
+    add_engine_arguments,
+    add_worker_arguments,
+    engine_config,
+    workers_config,
+)
+from coordinator.commands.generation_arguments import add_generation_arguments, options_of, prompt_of
+from coordinator.config import DEFAULT_MAX_OUTPUT_TOKENS
+from coordinator.engine.engine import Engine
+from coordinator.main import build_engine, configure_process, open_experts, served_model
+from moe_model.checkpoint import Checkpoint
+from moe_model.errors import ConfigError
+from protos.expertmesh.v1 import generation_pb2 as pb
+
+HELP = "generate from a checkpoint without a server"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("checkpoint", type=Path, metavar="CHECKPOINT", help="folder of a checkpoint")
+    add_generation_arguments(parser)
+    parser.add_argument(
+        "--json", action="store_true", help="print one JSON object with token ids and timings"
+    )
+    add_engine_arguments(parser)
+    add_worker_arguments(parser, num_workers=0)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Raises ExpertMeshError."""
+    config = engine_config(args)
+    configure_process(config)
+    checkpoint = Checkpoint.open(args.checkpoint)
+    generation, writer = _prepare(args, checkpoint)
+    with open_experts(checkpoint, config, workers_config(args)) as experts:
+        engine = build_engine(checkpoint, config, experts)
+        events = _generate(engine, generation, writer, show=not args.json)
+    if args.json:
+        completion = client_messages.completion(join(events))
+        print(json.dumps(completion.to_dict()))
+    return 0
+
+
+def _prepare(args: argparse.Namespace, checkpoint: Checkpoint) -> tuple[Generation, EventWriter]:
+    """Checks the request before anything is loaded.
+
+    `--max-tokens` is a limit here and not a promise: under STOP the end of the context may come first.
+    """
+    options = options_of(args)
+    most = options.pop("max_tokens", None)
+    if most is not None and most < 1:
+        raise ConfigError(f"--max-tokens: {most} is less than 1")
+    limit = DEFAULT_MAX_OUTPUT_TOKENS if most is None else most
+    served = served_model(checkpoint, checkpoint.path.resolve().name, limit, engine_config(args))
+    message = client_messages.generate_request(prompt_of(args), {**options, "return_token_ids": True})
+    generation = resolve(message, served, "generate", time.monotonic())
+    return generation, EventWriter(generation, served.tokenizer)
+
+
+def _generate(
+    engine: Engine, generation: Generation, writer: EventWriter, *, show: bool
+) -> list[pb.GenerateStreamResponse]:
+    """All events of the generation; text goes to the terminal as it comes. Raises the engine's error."""
+    # Loading is not part of the request: its clock starts here.
+    engine.submit(replace(generation.request, arrival_time=time.monotonic()))
+    events = [writer.prompt()]
+    while engine.has_work:
+        for output in engine.step():
+            if output.error is not None:
+                raise output.error
+            for event in writer.events(output):
+                events.append(event)
+                if show:
+                    _show(event)
+    return events
+
+
+def _show(event: pb.GenerateStreamResponse) -> None:
+    match event.WhichOneof("event"):
+        case "delta":
+            print(event.delta.text, end="", flush=True)
+        case "summary":
+            print(flush=True)
+            print(_summary(event.summary), file=sys.stderr)
+
+
+def _summary(summary: pb.StreamSummary) -> str:
+    num_tokens = summary.usage.completion_tokens
+    total = summary.timings.total_time.ToTimedelta().total_seconds()
+    until_first = summary.timings.time_to_first_token.ToTimedelta().total_seconds()
+    return f"{num_tokens} tokens, {num_tokens / total:.1f} tokens/s, first token after {until_first:.3f} s"

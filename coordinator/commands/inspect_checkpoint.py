@@ -1,0 +1,98 @@
+"""`expertmesh inspect`: what a checkpoint is, for people or as one JSON object."""
+
+import argparse
+import json
+import sys
+from typing import Any
+
+from coordinator.commands.progress import ProgressLine, format_bytes
+from moe_model.checkpoint import Checkpoint
+from moe_model.families import family_of
+from moe_model.manifest import SHARED, TOKENIZER, dtype_name
+
+HELP = "show what a checkpoint holds"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("checkpoint", metavar="CHECKPOINT", help="the checkpoint's folder")
+    parser.add_argument(
+        "--verify", action="store_true", help="read every file and check its SHA-256 and tensors"
+    )
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+
+
+def run(args: argparse.Namespace) -> int:
+    checkpoint = Checkpoint.open(args.checkpoint)
+    if args.verify:
+        _verify(checkpoint)
+    described = describe(checkpoint) | ({"verified": True} if args.verify else {})
+    if args.json:
+        print(json.dumps(described))
+    else:
+        _print(described)
+    return 0
+
+
+def describe(checkpoint: Checkpoint) -> dict[str, Any]:
+    """Everything that is shown, as plain JSON."""
+    family = family_of(checkpoint.config)
+    return {
+        "path": str(checkpoint.path),
+        "architecture": family.architecture,
+        "model": checkpoint.config.to_dict(),
+        "dtype": dtype_name(checkpoint.dtype),
+        "num_parameters": family.num_params(checkpoint.config),
+        "num_active_parameters_per_token": family.num_active_params_per_token(checkpoint.config),
+        "generation": checkpoint.generation.to_dict(),
+        "tokenizer": TOKENIZER if TOKENIZER in checkpoint.files else None,
+        "fingerprint": checkpoint.fingerprint,
+        "num_bytes": sum(entry.size for entry in checkpoint.files.values()),
+        "files": {
+            name: {"size": entry.size, "sha256": entry.sha256}
+            for name, entry in sorted(checkpoint.files.items())
+        },
+    }
+
+
+def _verify(checkpoint: Checkpoint) -> None:
+    done = 0
+
+    def count(name: str) -> None:
+        nonlocal done
+        done += 1
+        progress.update(done, len(checkpoint.files))
+
+    with ProgressLine(sys.stderr, "verifying") as progress:
+        checkpoint.verify(count)
+
+
+def _print(described: dict[str, Any]) -> None:
+    total, active = described["num_parameters"], described["num_active_parameters_per_token"]
+    print(f"{described['path']}: {described['architecture']}")
+    print(
+        f"  parameters  {total:,} ({total / 1e6:.2f} M), {active:,} ({active / 1e6:.2f} M) active per token"
+    )
+    print(f"  dtype       {described['dtype']}")
+    print(f"  tokenizer   {described['tokenizer'] or 'none'}")
+    print(f"  model       {_pairs(described['model'])}")
+    print(f"  generation  {_pairs(described['generation'])}")
+    print(f"  fingerprint {described['fingerprint']}")
+    print(f"  files       {len(described['files'])}, {format_bytes(described['num_bytes'])}")
+    _print_files(described["files"])
+    if "verified" in described:
+        print("  verified    every sum and every tensor")
+
+
+def _print_files(files: dict[str, dict[str, Any]]) -> None:
+    single = [name for name in (SHARED, TOKENIZER) if name in files]
+    width = max(len(name) for name in files)
+    for name in [*single, *(name for name in files if name not in single)]:
+        print(f"    {name:<{width}}  {files[name]['size']:>14,}  {files[name]['sha256'][:16]}")
+
+
+def _pairs(values: dict[str, Any]) -> str:
+    return ", ".join(f"{name} {_plain(value)}" for name, value in values.items())
+
+
+def _plain(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value)

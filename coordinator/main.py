@@ -1,0 +1,266 @@
+"""The composition root: the one place that knows every class and puts them together."""
+
+import asyncio
+import logging
+import os
+import signal
+import sys
+import time
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from dataclasses import dataclass
+
+import torch
+
+from coordinator.api.grpc_server import GrpcServer
+from coordinator.api.served_model import ServedModel
+from coordinator.config import EngineConfig, ServeConfig, WorkersConfig
+from coordinator.engine.async_engine import AsyncEngine
+from coordinator.engine.block_allocator import BlockAllocator
+from coordinator.engine.engine import Engine
+from coordinator.engine.kv_cache import KVCache, num_blocks_for
+from coordinator.engine.model_runner import ModelRunner
+from coordinator.engine.request import ContextOverflow, Request, StopRules
+from coordinator.engine.scheduler import Scheduler
+from expert_workers.in_process import InProcessTransport
+from expert_workers.members import Expected
+from expert_workers.placement import Placement, place
+from expert_workers.pool import ExpertPool, PoolOptions
+from expert_workers.ray_cluster import RayCluster
+from expert_workers.ray_workers import RayWorkers
+from expert_workers.transport import Transport
+from expert_workers.wire import dtype_name
+from expert_workers.worker import ExpertWorker, WorkerSpec
+from moe_model.checkpoint import Checkpoint
+from moe_model.experts import ExpertBackend
+from moe_model.families import family_of
+from moe_model.loading import load_local_experts, load_model
+from moe_model.sampling import SamplingParams
+from moe_model.tokenizer import Tokenizer
+
+logger = logging.getLogger(__name__)
+
+
+def configure_process(config: EngineConfig) -> None:
+    """Settings that belong to the whole process; called once, by the command that owns it."""
+    if config.num_threads is not None:
+        torch.set_num_threads(config.num_threads)
+
+
+def configure_logging() -> None:
+    logging.basicConfig(
+        level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
+    )
+
+
+def num_kv_blocks(checkpoint: Checkpoint, config: EngineConfig) -> int:
+    return num_blocks_for(
+        checkpoint.config, config.block_size, config.dtype, config.max_num_seqs, config.kv_cache_bytes
+    )
+
+
+def build_engine(checkpoint: Checkpoint, config: EngineConfig, experts: ExpertBackend) -> Engine:
+    """Loads the shared part and puts an engine around it. Raises CheckpointError, ConfigError."""
+    num_blocks, device = num_kv_blocks(checkpoint, config), config.resolve_device()
+    cache = KVCache(checkpoint.config, num_blocks, config.block_size, config.dtype, device)
+    model = load_model(checkpoint, experts, config.dtype, device)
+    scheduler = Scheduler(
+        BlockAllocator(num_blocks), config.block_size, config.max_num_seqs, config.max_step_tokens
+    )
+    return Engine(scheduler, ModelRunner(model, cache), checkpoint.config.max_seq_len)
+
+
+def served_model(
+    checkpoint: Checkpoint,
+    name: str,
+    max_output_tokens: int,
+    config: EngineConfig,
+    overflow: ContextOverflow = ContextOverflow.STOP,
+) -> ServedModel:
+    """What the fronts know about the model. Raises CheckpointError, TokenizerError."""
+    tokenizer_json = checkpoint.read_tokenizer()
+    return ServedModel(
+        name=name,
+        config=checkpoint.config,
+        generation=checkpoint.generation,
+        tokenizer=None if tokenizer_json is None else _tokenizer(checkpoint, tokenizer_json),
+        architecture=family_of(checkpoint.config).architecture,
+        max_output_tokens=max_output_tokens,
+        kv_capacity_tokens=num_kv_blocks(checkpoint, config) * config.block_size,
+        default_overflow=overflow,
+    )
+
+
+def _tokenizer(checkpoint: Checkpoint, data: bytes) -> Tokenizer:
+    eos = checkpoint.generation.eos_token_ids
+    return Tokenizer.from_bytes(data, checkpoint.generation.bos_token_id, eos[0] if eos else None)
+
+
+@contextmanager
+def open_experts(
+    checkpoint: Checkpoint, engine: EngineConfig, workers: WorkersConfig
+) -> Iterator[ExpertBackend]:
+    """The experts, in this process or in workers that end with the block."""
+    if workers.num_workers == 0:
+        yield load_local_experts(checkpoint, engine.dtype, engine.resolve_device())
+        return
+    config = checkpoint.config
+    # A second copy on the same worker would save nothing from nothing.
+    replicas = min(workers.replicas, workers.num_workers)
+    placement = place(config.n_layers, config.n_experts, workers.num_workers, replicas)
+    specs = [
+        _worker_spec(checkpoint, placement, rank, engine, workers) for rank in range(workers.num_workers)
+    ]
+    with _open_transport(specs, workers) as transport:
+        options = PoolOptions(call_timeout=workers.call_timeout, start_timeout=workers.start_timeout)
+        expected = Expected(dtype_name(engine.dtype), checkpoint.fingerprint)
+        pool = ExpertPool.connect(placement, transport, options, expected)
+        try:
+            yield pool
+        finally:
+            pool.close()
+
+
+def _worker_spec(
+    checkpoint: Checkpoint, placement: Placement, rank: int, engine: EngineConfig, workers: WorkersConfig
+) -> WorkerSpec:
+    num_threads = workers.num_threads
+    if num_threads is None and workers.ray_address is None:
+        # All on this machine: together no more threads than it has cores.
+        num_threads = max(1, len(os.sched_getaffinity(0)) // workers.num_workers)
+    path = str(checkpoint.path.resolve())
+    return WorkerSpec(rank, path, placement.experts_of(rank), engine.dtype, num_threads=num_threads)
+
+
+@contextmanager
+def _open_transport(specs: Sequence[WorkerSpec], config: WorkersConfig) -> Iterator[Transport]:
+    """Started workers and the way to them; both end with the block."""
+    if config.transport == "in-process":
+        yield InProcessTransport({spec.rank: ExpertWorker.load(spec) for spec in specs})
+        return
+    address = config.ray_address
+    cluster = RayCluster.start_local() if address is None else RayCluster.connect(address)
+    try:
+        actors = RayWorkers.start(
+            specs,
+            namespace=config.ray_namespace,
+            timeout=config.start_timeout,
+            replace=config.replace_workers,
+        )
+        try:
+            yield actors.transport()
+        finally:
+            actors.close()
+    finally:
+        cluster.close()
+
+
+def describe_experts(experts: ExpertBackend) -> list[str]:
+    """One line per worker: who it is, what it holds, what it has done."""
+    if not isinstance(experts, ExpertPool):
+        return ["all experts run in the coordinator's process"]
+    return [
+        f"worker {worker.rank}  {worker.state}  pid {worker.pid}  {worker.device}  "
+        f"{worker.num_bytes / 1e6:.1f} MB  {worker.routed_rows} rows  "
+        + "  ".join(f"layer {layer}: {','.join(map(str, ids))}" for layer, ids in worker.experts.items())
+        for worker in experts.topology()
+    ]
+
+
+@dataclass(frozen=True, slots=True)
+class RunningServer:
+    """A server that can serve."""
+
+    grpc: GrpcServer
+    engine: AsyncEngine
+    experts: ExpertBackend
+    startup_seconds: float
+
+
+async def serve(config: ServeConfig) -> int:
+    """Serves until SIGTERM or SIGINT; returns the exit code. Raises ExpertMeshError when it cannot begin."""
+    stop = _StopSignals()
+    async with open_server(config) as server:
+        stop.listen()
+        if not stop.first.is_set():
+            _announce(config, server)
+        await stop.first.wait()
+        logger.info("draining %d calls, for at most %.0f s", server.grpc.num_calls, config.drain_timeout)
+        await _drain(server.grpc, stop, config.drain_timeout)
+    logger.info("stopped")
+    return 0
+
+
+@asynccontextmanager
+async def open_server(config: ServeConfig) -> AsyncIterator[RunningServer]:
+    """A whole server, ready; everything it started ends with the block. Raises ExpertMeshError.
+
+    The port is taken first, so that a taken one shows before anything costly starts. Loading runs on other
+    threads, so that health checks are answered and a signal is heard meanwhile.
+    """
+    started = time.monotonic()
+    grpc_server = GrpcServer(config.grpc_address)
+    grpc_server.bind()
+    async with AsyncExitStack() as stack:
+        stack.push_async_callback(grpc_server.close)
+        await grpc_server.start()
+        checkpoint = await asyncio.to_thread(Checkpoint.open, config.checkpoint)
+        name = config.model_name or checkpoint.path.resolve().name
+        limits = (config.max_output_tokens, config.engine, config.context_overflow)
+        model = await asyncio.to_thread(served_model, checkpoint, name, *limits)
+        opened = open_experts(checkpoint, config.engine, config.workers)
+        experts = await asyncio.to_thread(opened.__enter__)
+        stack.push_async_callback(asyncio.to_thread, opened.__exit__, None, None, None)
+        engine = AsyncEngine(await asyncio.to_thread(build_engine, checkpoint, config.engine, experts))
+        stack.push_async_callback(engine.close)
+        await _warm_up(engine)
+        await grpc_server.set_ready(model, engine)
+        yield RunningServer(grpc_server, engine, experts, time.monotonic() - started)
+
+
+async def _warm_up(engine: AsyncEngine) -> None:
+    """One token through everything, so that READY means it works. Raises the request's error."""
+    rules = StopRules(max_tokens=1, context_overflow=ContextOverflow.SLIDE)
+    async for _ in engine.stream(Request("warm-up", (0,), SamplingParams(temperature=0), rules)):
+        pass
+
+
+class _StopSignals:
+    """SIGTERM and SIGINT, heard from its creation on: the first asks to drain, the second to hurry."""
+
+    def __init__(self) -> None:
+        self.first = asyncio.Event()
+        self.second = asyncio.Event()
+        self.listen()
+
+    def listen(self) -> None:
+        """Takes the signals, from whoever has them: Ray's own handler reports a stop as a crash."""
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._hear)
+
+    def _hear(self) -> None:
+        (self.second if self.first.is_set() else self.first).set()
+
+
+async def _drain(server: GrpcServer, stop: _StopSignals, timeout: float) -> None:
+    """Waits for the admitted calls; a second signal ends the wait."""
+    tasks = [asyncio.ensure_future(server.drain(timeout)), asyncio.ensure_future(stop.second.wait())]
+    await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def _announce(config: ServeConfig, server: RunningServer) -> None:
+    """The one line on stdout that says the server can serve; where the experts are goes to the log."""
+    device = config.engine.resolve_device()
+    dtype = str(config.engine.dtype).removeprefix("torch.")
+    sys.stdout.write(
+        f"READY grpc={server.grpc.address} workers={config.workers.num_workers} "
+        f"replicas={config.workers.replicas} dtype={dtype} device={device} "
+        f"startup_seconds={server.startup_seconds:.2f}\n"
+    )
+    sys.stdout.flush()
+    for line in describe_experts(server.experts):
+        logger.info("%s", line)
