@@ -1,0 +1,57 @@
+"""Fixtures that several folders use."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from moe_model import AssembledModel
+from moe_model.importer import import_checkpoint
+from moe_model.tokenizer import Tokenizer
+from tests.models import GOLDEN
+
+
+@pytest.fixture(scope="session")
+def golden_dir() -> Path:
+    """A small model in all of ModularForge's own file formats, and what ModularForge said about it."""
+    return GOLDEN
+
+
+@pytest.fixture(scope="session")
+def golden() -> Mapping[str, Tensor]:
+    return load_file(GOLDEN / "expected.safetensors")
+
+
+@pytest.fixture(scope="session")
+def golden_facts() -> dict[str, Any]:
+    facts: dict[str, Any] = json.loads((GOLDEN / "expected.json").read_text(encoding="utf-8"))
+    return facts
+
+
+@pytest.fixture(scope="session")
+def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The golden model as a checkpoint of ours. Nobody writes to it."""
+    dest = tmp_path_factory.mktemp("checkpoint") / "modularforge-tiny"
+    import_checkpoint(GOLDEN / "assembled_model.pt", dest)
+    return dest
+
+
+@pytest.fixture(scope="session")
+def golden_model(tiny_checkpoint: Path) -> AssembledModel:
+    return AssembledModel.from_checkpoint(tiny_checkpoint, dtype=torch.float32)
+
+
+@pytest.fixture(scope="session")
+def golden_tokenizer() -> Tokenizer:
+    return Tokenizer.from_bytes((GOLDEN / "tokenizer.json").read_bytes())
+
+
+@pytest.fixture(autouse=True)
+def _fixed_numbers() -> None:
+    """A test that draws its own numbers draws the same ones in every run."""
+    torch.manual_seed(0)

@@ -1,0 +1,185 @@
+"""A scripted engine, a small served model, and a real server around them."""
+
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, replace
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import grpc
+from google.protobuf.message import Message
+from google.rpc import error_details_pb2, status_pb2
+
+from coordinator.api.grpc_server import GrpcServer
+from coordinator.api.served_model import ServedModel
+from coordinator.engine.request import FinishReason, Output, Request, RequestTimings
+from moe_model.checkpoint import GenerationDefaults
+from moe_model.config import ModelConfig
+from moe_model.tokenizer import Tokenizer
+from protos.expertmesh.v1 import generation_pb2_grpc
+
+TOKENIZER_FILE = Path(__file__).parents[2] / "data" / "modularforge-tiny" / "tokenizer.json"
+TIMINGS = RequestTimings(queue_time=0.25, time_to_first_token=0.5, total_time=1.5)
+BOS, EOS = 2, 3
+# Long enough for a busy machine; a test that waits so long has failed.
+PATIENCE = 20.0
+
+Step = Output | BaseException | asyncio.Event
+Script = Callable[[Request], Iterable[Step]]
+
+
+@cache
+def tiny_tokenizer() -> Tokenizer:
+    return Tokenizer.from_bytes(TOKENIZER_FILE.read_bytes())
+
+
+def served_model(**changes: Any) -> ServedModel:
+    model = ServedModel(
+        name="tiny",
+        config=ModelConfig(
+            d_model=64, n_heads=4, n_layers=3, d_ff=96, n_experts=5, top_k=2, vocab_size=320, max_seq_len=32
+        ),
+        generation=GenerationDefaults(
+            temperature=0.8, top_k=50, top_p=0.9, bos_token_id=BOS, eos_token_ids=(EOS,), pad_token_id=0
+        ),
+        tokenizer=tiny_tokenizer(),
+        architecture="AssembledMoEModel",
+        max_output_tokens=40,
+        kv_capacity_tokens=1024,
+        aliases=("default",),
+    )
+    return replace(model, **changes)
+
+
+def tokens(*token_ids: int) -> Output:
+    return Output("", token_ids)
+
+
+def last(*token_ids: int, reason: FinishReason = FinishReason.LENGTH, stop: int | None = None) -> Output:
+    return Output("", token_ids, reason, stop, timings=TIMINGS)
+
+
+class FakeEngine:
+    """Plays a script for each request. An Event in the script holds it up; an exception is raised."""
+
+    def __init__(self, *script: Step, play: Script | None = None) -> None:
+        steps = script or (tokens(40), tokens(41), last(42))
+        self._play = play or (lambda request: steps)
+        self.requests: list[Request] = []
+        self.aborted: list[str] = []
+        self.num_running = 0
+        self.started = asyncio.Event()
+        self.abort_seen = asyncio.Event()
+
+    async def stream(self, request: Request) -> AsyncGenerator[Output, None]:
+        self.requests.append(request)
+        self.num_running += 1
+        self.started.set()
+        done = False
+        try:
+            for step in self._play(request):
+                if isinstance(step, asyncio.Event):
+                    await step.wait()
+                elif isinstance(step, BaseException):
+                    done = True
+                    raise step
+                else:
+                    done = step.is_last
+                    yield replace(step, request_id=request.request_id)
+        finally:
+            self.num_running -= 1
+            if not done:
+                self.aborted.append(request.request_id)
+                self.abort_seen.set()
+
+
+@dataclass
+class Running:
+    """A server on a port of its own, and a stub and channel to it."""
+
+    server: GrpcServer
+    engine: FakeEngine
+    channel: grpc.aio.Channel
+    stub: Any
+
+
+@asynccontextmanager
+async def running(
+    engine: FakeEngine | None = None, model: ServedModel | None = None, *, ready: bool = True
+) -> AsyncIterator[Running]:
+    engine = engine or FakeEngine()
+    server = GrpcServer("127.0.0.1:0")
+    server.bind()
+    await server.start()
+    try:
+        if ready:
+            await server.set_ready(model or served_model(), engine)
+        async with grpc.aio.insecure_channel(server.address) as channel:
+            stub: Any = generation_pb2_grpc.GenerationServiceStub(channel)  # type: ignore[no-untyped-call]
+            yield Running(server, engine, channel, stub)
+    finally:
+        await server.close()
+
+
+@dataclass
+class Failure:
+    """A failed call, with its google.rpc details by type."""
+
+    code: str
+    message: str
+    details: dict[str, Any]
+    initial_metadata: dict[str, Any]
+    trailing_metadata: dict[str, Any]
+    details_size: int
+
+    @property
+    def reason(self) -> str:
+        return str(self.details["ErrorInfo"].reason)
+
+    @property
+    def metadata(self) -> dict[str, str]:
+        return dict(self.details["ErrorInfo"].metadata)
+
+    @property
+    def fields(self) -> list[str]:
+        bad_request = self.details.get("BadRequest")
+        return [violation.field for violation in bad_request.field_violations] if bad_request else []
+
+
+def failure(error: grpc.aio.AioRpcError) -> Failure:
+    trailing = dict(error.trailing_metadata() or ())
+    data: Any = trailing.get("grpc-status-details-bin", b"")
+    return Failure(
+        error.code().name,
+        error.details() or "",
+        unpack(data),
+        dict(error.initial_metadata() or ()),
+        trailing,
+        len(data),
+    )
+
+
+def unpack(data: bytes) -> dict[str, Any]:
+    status = status_pb2.Status.FromString(data)
+    details: dict[str, Any] = {}
+    for packed in status.details:
+        kind = packed.type_url.rsplit(".", 1)[1]
+        detail: Message = getattr(error_details_pb2, kind)()
+        assert packed.Unpack(detail)
+        details[kind] = detail
+    return details
+
+
+async def failure_of(call: Any) -> Failure:
+    """Awaits a unary call, or reads a stream, that must fail."""
+    try:
+        if hasattr(call, "__aiter__"):
+            async for _ in call:
+                pass
+        else:
+            await call
+    except grpc.aio.AioRpcError as error:
+        return failure(error)
+    raise AssertionError("the call did not fail")

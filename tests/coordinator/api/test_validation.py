@@ -1,0 +1,327 @@
+"""Each limit at its edge and one past it, defaults, and the order of refusals."""
+
+import math
+from typing import Any
+
+import pytest
+from google.protobuf import text_format
+
+from coordinator.api import validation
+from coordinator.api.errors import ApiError, Code, Reason
+from coordinator.api.served_model import ServedModel
+from coordinator.api.validation import Generation, resolve
+from coordinator.engine.request import ContextOverflow
+from moe_model.checkpoint import GenerationDefaults
+from protos.expertmesh.v1 import generation_pb2 as pb
+from tests.coordinator.api.fakes import BOS, EOS, served_model, tiny_tokenizer
+
+
+def resolved(text: str, model: ServedModel | None = None) -> Generation:
+    """`text` is the request in text format; the prompt defaults to one token."""
+    message = text_format.Parse(text, pb.GenerateRequest())
+    if message.WhichOneof("prompt") is None:
+        message.token_ids.ids.append(5)
+    return resolve(message, model or served_model(), "id", 12.5)
+
+
+def refused(text: str, model: ServedModel | None = None) -> ApiError:
+    with pytest.raises(ApiError) as caught:
+        resolved(text, model)
+    return caught.value
+
+
+def ids(count: int, token_id: int = 5) -> str:
+    return "token_ids { " + f"ids: {token_id} " * count + "}"
+
+
+FINE = [
+    "sampling { temperature: 0 }",
+    "sampling { temperature: 2 }",
+    "sampling { top_p: 5e-324 }",
+    "sampling { top_p: 1 }",
+    "sampling { top_k: 0 }",
+    "sampling { top_k: 320 }",
+    "sampling { min_p: 0 }",
+    "sampling { min_p: 1 }",
+    "sampling { seed: 18446744073709551615 }",
+    "stopping { max_tokens: 1 }",
+    "stopping { max_tokens: 31 }",
+    "stopping { max_tokens: 40 context_overflow: CONTEXT_OVERFLOW_SLIDE }",
+    "stopping { max_tokens: 3 min_tokens: 3 }",
+    "stopping { min_tokens: 31 }",
+    "stopping { stop_token_ids: 319 stop_token_ids: 0 }",
+    "stopping { " + "stop_token_ids: 7 " * 64 + "}",
+    "token_ids { ids: 0 ids: 319 }",
+    ids(31),
+    ids(2000) + " stopping { context_overflow: CONTEXT_OVERFLOW_SLIDE }",
+    'model: "tiny"',
+    'model: "default"',
+    'request_id: "' + "a" * 128 + '"',
+    'request_id: "A-z_0.9:"',
+]
+
+BROKEN = [
+    ("sampling { temperature: -0.001 }", "sampling.temperature"),
+    ("sampling { temperature: 2.001 }", "sampling.temperature"),
+    ("sampling { temperature: nan }", "sampling.temperature"),
+    ("sampling { temperature: inf }", "sampling.temperature"),
+    ("sampling { top_p: 0 }", "sampling.top_p"),
+    ("sampling { top_p: 1.0000001 }", "sampling.top_p"),
+    ("sampling { top_p: nan }", "sampling.top_p"),
+    ("sampling { top_k: 321 }", "sampling.top_k"),
+    ("sampling { min_p: -1e-9 }", "sampling.min_p"),
+    ("sampling { min_p: 1.0000001 }", "sampling.min_p"),
+    ("sampling { min_p: nan }", "sampling.min_p"),
+    ("stopping { max_tokens: 0 }", "stopping.max_tokens"),
+    ("stopping { max_tokens: 41 context_overflow: CONTEXT_OVERFLOW_SLIDE }", "stopping.max_tokens"),
+    ("stopping { max_tokens: 4294967295 }", "stopping.max_tokens"),
+    ("stopping { max_tokens: 3 min_tokens: 4 }", "stopping.min_tokens"),
+    ("stopping { min_tokens: 32 }", "stopping.min_tokens"),
+    ("stopping { min_tokens: 41 }", "stopping.min_tokens"),
+    ("stopping { " + "stop_token_ids: 7 " * 65 + "}", "stopping.stop_token_ids"),
+    ("token_ids {}", "prompt.token_ids"),
+    ('text: ""', "prompt.text"),
+    ('request_id: "' + "a" * 129 + '"', "request_id"),
+    ('request_id: "a b"', "request_id"),
+    ('request_id: "a\\n"', "request_id"),
+]
+
+
+@pytest.mark.parametrize("text", FINE)
+def test_takes_the_edge(text: str) -> None:
+    resolved(text)
+
+
+@pytest.mark.parametrize(("text", "field"), BROKEN)
+def test_refuses_one_past_the_edge(text: str, field: str) -> None:
+    error = refused(text)
+    assert (error.code, error.reason) == (Code.INVALID_ARGUMENT, Reason.INVALID_FIELD)
+    assert [violation.field for violation in error.violations] == [field]
+    assert error.message.startswith(f"{field}: ")
+    assert "\n" not in error.message
+
+
+@pytest.mark.parametrize(
+    ("text", "field"),
+    [
+        ("token_ids { ids: 1 ids: 320 }", "prompt.token_ids[1]"),
+        ("stopping { stop_token_ids: [1, 2, 3, 320] }", "stopping.stop_token_ids[3]"),
+    ],
+)
+def test_a_token_id_out_of_the_vocabulary_is_named_by_index(text: str, field: str) -> None:
+    error = refused(text)
+    assert (error.code, error.reason) == (Code.INVALID_ARGUMENT, Reason.TOKEN_ID_OUT_OF_RANGE)
+    assert error.field == field
+    assert error.metadata == {"vocab_size": "320"}
+
+
+def test_names_everything_that_is_wrong_at_once() -> None:
+    error = refused(
+        'request_id: "?" text: "" sampling { top_p: 2 min_p: 2 } stopping { max_tokens: 0 stop_token_ids: 999 }'
+    )
+    assert [violation.field for violation in error.violations] == [
+        "request_id",
+        "prompt.text",
+        "sampling.top_p",
+        "sampling.min_p",
+        "stopping.max_tokens",
+        "stopping.stop_token_ids[0]",
+    ]
+    assert error.message.endswith("(and 5 more)")
+
+
+def test_at_most_sixteen_violations_are_named() -> None:
+    error = refused(ids(1000, token_id=1000))
+    assert len(error.violations) == 16
+    assert error.message.endswith("(and 999 more)")
+
+
+def test_a_prompt_is_required() -> None:
+    with pytest.raises(ApiError) as caught:
+        resolve(pb.GenerateRequest(), served_model(), "id", 0.0)
+    assert (caught.value.code, caught.value.field) == (Code.INVALID_ARGUMENT, "prompt")
+
+
+def test_an_unknown_enum_value_is_refused() -> None:
+    message = pb.GenerateRequest(text="x")
+    message.stopping.context_overflow = 7  # type: ignore[assignment]
+    with pytest.raises(ApiError) as caught:
+        resolve(message, served_model(), "id", 0.0)
+    assert caught.value.field == "stopping.context_overflow"
+
+
+def test_an_unknown_model_is_not_found() -> None:
+    error = refused('model: "other"')
+    assert (error.code, error.reason) == (Code.NOT_FOUND, Reason.MODEL_NOT_FOUND)
+    assert error.resource is not None
+    assert error.resource.kind == "model"
+
+
+def test_a_text_limit_counts_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(validation, "MAX_TEXT_BYTES", 6)
+    resolved('text: "東京"')
+    error = refused('text: "東京!"')
+    assert (error.field, error.reason) == ("prompt.text", Reason.INVALID_FIELD)
+    assert "東" not in error.message
+
+
+def test_a_sliding_prompt_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(validation, "MAX_PROMPT_TOKENS", 100)
+    slide = " stopping { context_overflow: CONTEXT_OVERFLOW_SLIDE }"
+    resolved(ids(100) + slide)
+    assert refused(ids(101) + slide).field == "prompt.token_ids"
+    resolved('text: "' + "~" * 99 + '"' + slide)
+    assert refused('text: "' + "~" * 100 + '"' + slide).field == "prompt.text"
+
+
+def test_text_gets_bos_and_no_eos() -> None:
+    prompt_ids = resolved('text: "Hello world"').request.prompt_ids
+    assert prompt_ids == (BOS, *tiny_tokenizer().encode("Hello world", add_bos=False))
+    assert prompt_ids[-1] != EOS
+
+
+def test_token_ids_are_used_as_given() -> None:
+    assert resolved("token_ids { ids: [9, 8, 7] }").request.prompt_ids == (9, 8, 7)
+
+
+def test_unset_fields_take_the_checkpoints_defaults() -> None:
+    generation = resolved("")
+    sampling, stop = generation.request.sampling, generation.request.stop
+    assert (sampling.temperature, sampling.top_k, sampling.top_p, sampling.min_p) == (0.8, 50, 0.9, 0.0)
+    assert stop.eos_token_ids == {EOS}
+    assert (stop.max_tokens, stop.min_tokens, stop.ignore_eos) == (31, 0, False)
+    assert stop.context_overflow is ContextOverflow.STOP
+    assert (generation.return_text, generation.return_token_ids) == (True, False)
+    assert generation.request.arrival_time == 12.5
+
+
+def test_given_fields_win_over_the_defaults_even_when_zero() -> None:
+    text = "sampling { temperature: 0 top_k: 0 top_p: 1 min_p: 0.5 seed: 0 }"
+    sampling = resolved(text).request.sampling
+    assert (sampling.temperature, sampling.top_k, sampling.top_p, sampling.min_p) == (0.0, 0, 1.0, 0.5)
+    assert sampling.seed == 0
+
+
+@pytest.mark.parametrize(
+    ("given", "used"), [(0.0, 0.0), (1e-300, 0.01), (0.0099, 0.01), (0.01, 0.01), (0.02, 0.02)]
+)
+def test_tiny_temperatures_are_raised_and_zero_is_not(given: float, used: float) -> None:
+    assert resolved(f"sampling {{ temperature: {given} }}").request.sampling.temperature == used
+
+
+def test_a_drawn_seed_is_reported_and_differs() -> None:
+    first, second = resolved(""), resolved("")
+    assert first.seed == first.request.sampling.seed
+    assert first.seed != second.seed
+    assert resolved("sampling { seed: 7 }").seed == 7
+
+
+@pytest.mark.parametrize("text", ["sampling { temperature: 0 }", "sampling { temperature: 0 seed: 7 }"])
+def test_greedy_decoding_reports_no_seed(text: str) -> None:
+    assert resolved(text).seed is None
+
+
+def test_a_greedy_checkpoint_is_greedy() -> None:
+    model = served_model(generation=GenerationDefaults(temperature=0.0))
+    assert resolved("", model).seed is None
+
+
+@pytest.mark.parametrize(
+    ("text", "model", "limit"),
+    [
+        (ids(1), {}, 31),
+        (ids(31), {}, 1),
+        (ids(1), {"max_output_tokens": 5}, 5),
+        (ids(8), {"kv_capacity_tokens": 16}, 8),
+        (ids(1) + " stopping { context_overflow: CONTEXT_OVERFLOW_SLIDE }", {}, 40),
+        (ids(500) + " stopping { context_overflow: CONTEXT_OVERFLOW_SLIDE }", {}, 40),
+        (ids(8) + " stopping { context_overflow: CONTEXT_OVERFLOW_SLIDE }", {"kv_capacity_tokens": 16}, 8),
+        (ids(500), {"default_overflow": ContextOverflow.SLIDE}, 40),
+    ],
+)
+def test_unset_max_tokens_is_all_that_fits(text: str, model: dict[str, Any], limit: int) -> None:
+    assert resolved(text, served_model(**model)).request.stop.max_tokens == limit
+
+
+@pytest.mark.parametrize(
+    ("text", "field", "metadata"),
+    [
+        (ids(32), "prompt.token_ids", {"prompt_tokens": "32", "max_tokens": "1"}),
+        ('text: "' + "~" * 31 + '"', "prompt.text", {"prompt_tokens": "32", "max_tokens": "1"}),
+        (
+            ids(10) + " stopping { max_tokens: 23 }",
+            "stopping.max_tokens",
+            {"prompt_tokens": "10", "max_tokens": "23"},
+        ),
+    ],
+)
+def test_what_exceeds_the_context_is_refused(text: str, field: str, metadata: dict[str, str]) -> None:
+    error = refused(text)
+    assert (error.code, error.reason) == (Code.INVALID_ARGUMENT, Reason.CONTEXT_LENGTH_EXCEEDED)
+    assert error.field == field
+    assert error.metadata == {**metadata, "max_context_length": "32"}
+
+
+def test_what_fills_the_context_exactly_is_taken() -> None:
+    assert resolved(ids(10) + " stopping { max_tokens: 22 }").request.stop.max_tokens == 22
+
+
+def test_a_server_that_slides_can_be_told_to_stop() -> None:
+    model = served_model(default_overflow=ContextOverflow.SLIDE)
+    assert refused(ids(32) + " stopping { context_overflow: CONTEXT_OVERFLOW_STOP }", model).field
+
+
+@pytest.mark.parametrize("slide", ["", " stopping { context_overflow: CONTEXT_OVERFLOW_SLIDE }"])
+def test_what_can_never_fit_the_cache_is_refused(slide: str) -> None:
+    model = served_model(kv_capacity_tokens=16)
+    resolved(ids(15) + slide, model)
+    error = refused(ids(16) + slide, model)
+    assert (error.code, error.reason) == (Code.FAILED_PRECONDITION, Reason.KV_CAPACITY_TOO_SMALL)
+    assert error.metadata["capacity"] == "16"
+
+
+def test_asking_for_more_than_the_cache_holds_is_refused() -> None:
+    model = served_model(kv_capacity_tokens=16)
+    resolved(ids(8) + " stopping { max_tokens: 8 }", model)
+    assert refused(ids(8) + " stopping { max_tokens: 9 }", model).reason is Reason.KV_CAPACITY_TOO_SMALL
+
+
+def test_a_sliding_window_needs_no_more_than_the_context() -> None:
+    model = served_model(kv_capacity_tokens=32)
+    resolved(ids(500) + " stopping { max_tokens: 40 context_overflow: CONTEXT_OVERFLOW_SLIDE }", model)
+
+
+def test_without_a_tokenizer_token_ids_work() -> None:
+    generation = resolved(ids(3), served_model(tokenizer=None))
+    assert not generation.return_text
+    assert not resolved(ids(3) + " response { return_text: false }", served_model(tokenizer=None)).return_text
+
+
+@pytest.mark.parametrize(
+    ("text", "field"),
+    [('text: "x"', "prompt.text"), (ids(1) + " response { return_text: true }", "response.return_text")],
+)
+def test_without_a_tokenizer_text_is_refused(text: str, field: str) -> None:
+    error = refused(text, served_model(tokenizer=None))
+    assert (error.code, error.reason, error.field) == (Code.FAILED_PRECONDITION, Reason.NO_TOKENIZER, field)
+
+
+def test_a_tokenizer_larger_than_the_model_is_no_crash() -> None:
+    small = served_model()
+    config = type(small.config)(**{**small.config.to_dict(), "vocab_size": 100})
+    error = refused('text: "東"', served_model(config=config, generation=GenerationDefaults()))
+    assert (error.reason, error.field) == (Reason.TOKEN_ID_OUT_OF_RANGE, "prompt.text")
+
+
+def test_scoring_alone_may_ask_for_no_tokens() -> None:
+    error = refused("stopping { max_tokens: 0 } response { prompt_logprobs: 0 }")
+    assert (error.reason, error.field) == (Reason.UNSUPPORTED_FEATURE, "response.prompt_logprobs")
+
+
+def test_nan_is_caught_by_every_float_check() -> None:
+    message = pb.GenerateRequest(text="x")
+    for name in ("temperature", "top_p", "min_p"):
+        setattr(message.sampling, name, math.nan)
+    with pytest.raises(ApiError) as caught:
+        resolve(message, served_model(), "id", 0.0)
+    assert len(caught.value.violations) == 3

@@ -1,0 +1,139 @@
+"""Workers over experts made in memory, and a transport whose workers misbehave when told to.
+
+Shapes: T tokens, D d_model, E experts, K experts per token.
+"""
+
+from collections import defaultdict, deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import cache
+from typing import Any, TypeVar, cast
+
+import torch
+
+from expert_workers.in_process import InProcessTransport
+from expert_workers.members import Expected
+from expert_workers.placement import Placement, place
+from expert_workers.pool import ExpertPool, PoolOptions
+from expert_workers.transport import Failure, FailureReason, Pending
+from expert_workers.wire import ExpertCall, ExpertReply, dtype_name
+from expert_workers.worker import ExpertWorker, Loaded, WorkerInfo, WorkerSpec
+from moe_model.config import ModelConfig
+from moe_model.dispatch import Expert, ExpertKey
+from moe_model.experts import LocalExperts
+from moe_model.families import family_of
+from moe_model.router import Routing
+
+T = TypeVar("T")
+Fault = Callable[[ExpertCall, ExpertReply], ExpertReply | Failure]
+
+
+def make_config(n_layers: int = 2, n_experts: int = 5) -> ModelConfig:
+    return ModelConfig(
+        d_model=16, n_heads=2, n_layers=n_layers, d_ff=24, n_experts=n_experts, top_k=1, vocab_size=32
+    )
+
+
+@cache
+def make_experts(config: ModelConfig, dtype: torch.dtype = torch.float32) -> dict[ExpertKey, Expert]:
+    family, generator = family_of(config), torch.Generator().manual_seed(7)
+    return {
+        (layer, expert): family.build_expert(
+            config, {name: t.to(dtype) for name, t in family.init_expert(config, generator).items()}
+        )
+        for layer in range(config.n_layers)
+        for expert in range(config.n_experts)
+    }
+
+
+def make_worker(
+    config: ModelConfig, placement: Placement, rank: int, dtype: torch.dtype = torch.float32
+) -> ExpertWorker:
+    keys = placement.experts_of(rank)
+    experts = {key: make_experts(config, dtype)[key] for key in keys}
+    return ExpertWorker(WorkerSpec(rank, "", keys, dtype), Loaded(experts, 0, config.d_model, "sums", 0.0))
+
+
+def make_routing(num_tokens: int, n_experts: int, top_k: int, seed: int = 0) -> Routing:
+    generator = torch.Generator().manual_seed(seed)
+    logits_TE = torch.randn(num_tokens, n_experts, generator=generator)
+    top_TK, expert_ids_TK = logits_TE.topk(top_k, dim=-1)
+    return Routing(torch.softmax(top_TK, dim=-1), expert_ids_TK, logits_TE)
+
+
+def make_rows(num_tokens: int, config: ModelConfig, dtype: torch.dtype = torch.float32) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(num_tokens)
+    return torch.randn(num_tokens, config.d_model, generator=generator).to(dtype)
+
+
+def make_local(config: ModelConfig, dtype: torch.dtype = torch.float32) -> LocalExperts:
+    return LocalExperts(make_experts(config, dtype), config.n_experts)
+
+
+@dataclass(frozen=True)
+class FakePending:
+    rank: int
+    outcome: Any
+
+
+class FakeTransport:
+    """Real workers behind scripted faults: each call of a rank uses up its next fault, if there is one."""
+
+    def __init__(self, workers: dict[int, ExpertWorker]) -> None:
+        self._inner = InProcessTransport(workers)
+        self.faults: dict[int, deque[Fault]] = defaultdict(deque)
+        self.describes: dict[int, Callable[[WorkerInfo], WorkerInfo | Failure]] = {}
+        self.calls: list[tuple[int, ExpertCall]] = []
+        self.num_describes = 0
+        self.deadlines: list[float] = []
+
+    @property
+    def ranks(self) -> Sequence[int]:
+        return self._inner.ranks
+
+    def send(self, rank: int, call: ExpertCall) -> Pending[ExpertReply]:
+        self.calls.append((rank, call))
+        [outcome] = self._inner.gather([self._inner.send(rank, call)], 0.0)
+        if self.faults[rank] and isinstance(outcome, ExpertReply):
+            return FakePending(rank, self.faults[rank].popleft()(call, outcome))
+        return FakePending(rank, outcome)
+
+    def describe(self, rank: int) -> Pending[WorkerInfo]:
+        self.num_describes += 1
+        [outcome] = self._inner.gather([self._inner.describe(rank)], 0.0)
+        assert isinstance(outcome, WorkerInfo)
+        return FakePending(rank, self.describes.get(rank, _as_it_is)(outcome))
+
+    def gather(self, pendings: Sequence[Pending[T]], deadline: float) -> list[T | Failure]:
+        self.deadlines.append(deadline)
+        return [cast("FakePending", pending).outcome for pending in pendings]
+
+    def close(self) -> None:
+        pass
+
+
+def _as_it_is(info: WorkerInfo) -> WorkerInfo:
+    return info
+
+
+def fails(reason: FailureReason) -> Fault:
+    return lambda call, reply: Failure(reason, f"told to be {reason}")
+
+
+def changes(**fields: Any) -> Fault:
+    return lambda call, reply: replace(reply, **fields)
+
+
+def make_pool(
+    config: ModelConfig,
+    num_workers: int,
+    replicas: int,
+    dtype: torch.dtype = torch.float32,
+    retry_interval: float = 60.0,
+) -> tuple[ExpertPool, FakeTransport]:
+    placement = place(config.n_layers, config.n_experts, num_workers, replicas)
+    workers = {rank: make_worker(config, placement, rank, dtype) for rank in range(num_workers)}
+    transport = FakeTransport(workers)
+    options = PoolOptions(retry_interval=retry_interval)
+    expected = Expected(dtype_name(dtype), "sums")
+    return ExpertPool.connect(placement, transport, options, expected), transport

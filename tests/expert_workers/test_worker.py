@@ -1,0 +1,126 @@
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from expert_workers.placement import place
+from expert_workers.wire import ExpertCall
+from expert_workers.worker import ExpertWorker, WorkerSpec
+from moe_model.checkpoint import Checkpoint
+from moe_model.config import ModelConfig
+from moe_model.dispatch import compute_segments
+from moe_model.errors import ReplyError, WorkerStartError
+from moe_model.initialise import initialise_checkpoint
+from tests.expert_workers.fakes import make_config, make_experts, make_worker
+
+CONFIG = make_config()
+PLACEMENT = place(2, 5, 2)
+
+
+def make_call(**changes: Any) -> ExpertCall:
+    rows = np.linspace(-1, 1, 3 * CONFIG.d_model, dtype=np.float32).reshape(3, CONFIG.d_model)
+    return replace(ExpertCall(1, 0, 0, ((0, 2), (2, 1)), None, rows, "float32"), **changes)
+
+
+@pytest.fixture
+def worker() -> ExpertWorker:
+    return make_worker(CONFIG, PLACEMENT, 0)
+
+
+@pytest.fixture(scope="module")
+def checkpoint_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("worker") / "checkpoint"
+    initialise_checkpoint(path, CONFIG)
+    return path
+
+
+def test_it_computes_the_segments(worker: ExpertWorker) -> None:
+    call = make_call()
+    expected = compute_segments(make_experts(CONFIG), 0, torch.from_numpy(call.x_RD), call.segments)
+    reply = worker.compute(call)
+    assert (reply.call_id, reply.epoch, reply.dtype) == (1, 0, "float32")
+    assert np.array_equal(reply.y_PD, expected.numpy())
+
+
+def test_a_row_index_repeats_rows(worker: ExpertWorker) -> None:
+    index = np.array([0, 2, 2], np.int32)
+    reply = worker.compute(make_call(row_index_P=index))
+    assert np.array_equal(reply.y_PD, worker.compute(make_call(x_RD=make_call().x_RD[index])).y_PD)
+
+
+def test_rows_may_be_read_only(worker: ExpertWorker) -> None:
+    call = make_call()
+    rows = np.frombuffer(call.x_RD.tobytes(), np.float32).reshape(call.x_RD.shape)
+    assert np.array_equal(worker.compute(make_call(x_RD=rows)).y_PD, worker.compute(call).y_PD)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"segments": ((1, 3),)}, "worker 0: does not hold expert 1 of layer 0"),
+        ({"layer": 9}, "worker 0: does not hold expert 0 of layer 9"),
+        ({"segments": ()}, "no segment"),
+        ({"segments": ((0, 3), (2, 0))}, "one without rows"),
+        ({"segments": ((0, 4),)}, "3 pairs where the segments have 4"),
+        ({"row_index_P": np.array([0, 1], np.int32)}, "2 pairs where the segments have 3"),
+        ({"row_index_P": np.array([0, 1, 3], np.int32)}, "row index outside the 3 rows"),
+        ({"row_index_P": np.array([0, 1, -1], np.int32)}, "row index outside the 3 rows"),
+        ({"dtype": "bfloat16"}, "rows are bfloat16, the experts are float32"),
+        ({"x_RD": np.ones((3, 5), np.float32)}, r"rows have shape \(3, 5\), expected \(rows, 16\)"),
+        ({"x_RD": np.ones(3, np.float32)}, r"rows have shape \(3,\)"),
+    ],
+)
+def test_a_bad_call_is_refused(worker: ExpertWorker, changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ReplyError, match=message):
+        worker.compute(make_call(**changes))
+
+
+def test_it_loads_only_its_experts_and_says_so(checkpoint_path: Path) -> None:
+    checkpoint = Checkpoint.open(checkpoint_path)
+    keys = PLACEMENT.experts_of(1)
+    for layer, expert in set(PLACEMENT.keys) - set(keys):
+        assert (checkpoint_path / f"experts/layer_{layer:04d}/expert_{expert:04d}.safetensors").exists()
+    worker = ExpertWorker.load(WorkerSpec(1, str(checkpoint_path), keys, fingerprint=checkpoint.fingerprint))
+    info = worker.describe()
+    assert (info.rank, info.keys, info.dtype, info.device) == (1, keys, "float32", "cpu")
+    assert info.fingerprint == checkpoint.fingerprint
+    assert info.num_bytes == len(keys) * num_expert_bytes(CONFIG)
+    assert info.rss_bytes > 1 << 20
+    assert info.load_seconds > 0
+
+
+def test_it_counts_the_rows_it_routed(worker: ExpertWorker) -> None:
+    worker.compute(make_call())
+    worker.compute(make_call())
+    assert worker.describe().routed_rows == 6
+
+
+def test_a_worker_without_experts_is_possible(checkpoint_path: Path) -> None:
+    assert ExpertWorker.load(WorkerSpec(6, str(checkpoint_path), ())).describe().num_bytes == 0
+
+
+def test_a_broken_file_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "checkpoint"
+    initialise_checkpoint(path, CONFIG)
+    file = path / "experts" / "layer_0001" / "expert_0000.safetensors"
+    file.write_bytes(file.read_bytes()[:-1] + b"!")
+    with pytest.raises(WorkerStartError, match=r"^worker 1: .*layer_0001/expert_0000.safetensors"):
+        ExpertWorker.load(WorkerSpec(1, str(path), ((0, 1), (1, 0))))
+
+
+def test_a_missing_checkpoint_is_named(tmp_path: Path) -> None:
+    with pytest.raises(WorkerStartError, match=r"^worker 3: .*nowhere"):
+        ExpertWorker.load(WorkerSpec(3, str(tmp_path / "nowhere"), ((0, 0),)))
+
+
+def test_another_checkpoint_at_the_same_path_is_refused(checkpoint_path: Path) -> None:
+    with pytest.raises(WorkerStartError, match="not the checkpoint that the coordinator has opened"):
+        ExpertWorker.load(WorkerSpec(0, str(checkpoint_path), (), fingerprint="other"))
+
+
+def num_expert_bytes(config: ModelConfig) -> int:
+    d, f = config.d_model, config.d_ff
+    return 4 * (2 * d + f * d + f + d * f + d)

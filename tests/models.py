@@ -1,0 +1,168 @@
+"""Small models in memory for any shape, engines over them, and where the golden data is."""
+
+from dataclasses import dataclass
+from math import sqrt
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from coordinator.engine.block_allocator import BlockAllocator
+from coordinator.engine.engine import Engine
+from coordinator.engine.kv_cache import KVCache
+from coordinator.engine.model_runner import ModelRunner
+from coordinator.engine.request import ContextOverflow, Output, Request, StopRules
+from coordinator.engine.scheduler import Scheduler
+from moe_model import AssembledModel, ModelConfig
+from moe_model.checkpoint import CheckpointWriter, GenerationDefaults
+from moe_model.dispatch import Expert, ExpertKey
+from moe_model.experts import LocalExperts
+from moe_model.families import family_of
+from moe_model.model import Model
+from moe_model.sampling import SamplingParams
+
+GOLDEN = Path(__file__).parent / "data" / "modularforge-tiny"
+
+TINY = ModelConfig(
+    d_model=16,
+    n_heads=2,
+    n_layers=2,
+    d_ff=24,
+    n_experts=4,
+    top_k=2,
+    vocab_size=50,
+    max_seq_len=12,
+    tie_embedding=False,
+)
+
+
+@dataclass(frozen=True)
+class Weights:
+    """All tensors of a model under our names."""
+
+    shared: dict[str, Tensor]
+    experts: dict[ExpertKey, dict[str, Tensor]]
+
+
+def random_weights(config: ModelConfig, seed: int = 0) -> Weights:
+    """Every tensor random, norms and biases too, so that a mix-up of any two shows."""
+    generator = torch.Generator().manual_seed(seed)
+    family = family_of(config)
+    keys = [(layer, expert) for layer in range(config.n_layers) for expert in range(config.n_experts)]
+    return Weights(
+        _randoms(family.shared_shapes(config), generator),
+        {key: _randoms(family.expert_shapes(config), generator) for key in keys},
+    )
+
+
+def _randoms(shapes: dict[str, tuple[int, ...]], generator: torch.Generator) -> dict[str, Tensor]:
+    return {name: _random(name, shape, generator) for name, shape in shapes.items()}
+
+
+def _random(name: str, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
+    noise = torch.randn(shape, generator=generator)
+    if len(shape) == 1:
+        return 0.2 * noise + (1.0 if name.endswith("weight") else 0.0)
+    return noise if name == "embedding.weight" else noise * (2 / sqrt(shape[1]))
+
+
+def build_experts(config: ModelConfig, weights: Weights) -> dict[ExpertKey, Expert]:
+    family = family_of(config)
+    return {key: family.build_expert(config, tensors) for key, tensors in weights.experts.items()}
+
+
+def build_model(config: ModelConfig, weights: Weights) -> Model:
+    shared = family_of(config).build_shared(config, weights.shared)
+    return Model(config, shared, LocalExperts(build_experts(config, weights), config.n_experts))
+
+
+def random_model(config: ModelConfig = TINY, seed: int = 0) -> Model:
+    return build_model(config, random_weights(config, seed))
+
+
+def random_reference(config: ModelConfig = TINY, seed: int = 0) -> AssembledModel:
+    return AssembledModel(random_model(config, seed))
+
+
+def write_checkpoint(
+    dest: Path, config: ModelConfig = TINY, seed: int = 0, dtype: torch.dtype = torch.float32
+) -> Path:
+    """A random model as a checkpoint of ours, without a tokenizer."""
+    weights = random_weights(config, seed)
+    with CheckpointWriter(dest, config, dtype, GenerationDefaults()) as writer:
+        writer.write_shared({name: tensor.to(dtype) for name, tensor in weights.shared.items()})
+        for (layer, expert), tensors in weights.experts.items():
+            writer.write_expert(layer, expert, {name: tensor.to(dtype) for name, tensor in tensors.items()})
+    return dest
+
+
+def tiny_engine(
+    model: Model,
+    num_blocks: int = 64,
+    block_size: int = 4,
+    max_num_seqs: int = 8,
+    max_step_tokens: int = 64,
+    runner: ModelRunner | None = None,
+) -> Engine:
+    """An engine over a small cache; `runner` takes the place of the real one."""
+    cache = KVCache(model.config, num_blocks, block_size)
+    scheduler = Scheduler(BlockAllocator(num_blocks), block_size, max_num_seqs, max_step_tokens)
+    return Engine(scheduler, runner or ModelRunner(model, cache), model.config.max_seq_len)
+
+
+def make_request(
+    request_id: str = "r",
+    prompt_ids: tuple[int, ...] = (1, 2, 3),
+    max_tokens: int = 4,
+    sampling: SamplingParams = SamplingParams(temperature=0),
+    overflow: ContextOverflow = ContextOverflow.SLIDE,
+) -> Request:
+    return Request(
+        request_id, prompt_ids, sampling, StopRules(max_tokens=max_tokens, context_overflow=overflow)
+    )
+
+
+@dataclass
+class Collected:
+    """All that an engine said about one request."""
+
+    token_ids: list[int]
+    last: Output | None = None
+
+
+def collect(outputs: list[Output], into: dict[str, Collected]) -> None:
+    """Appends a step's outputs; nothing may follow a request's last."""
+    for output in outputs:
+        collected = into.setdefault(output.request_id, Collected([]))
+        assert collected.last is None, f"an output after the last of {output.request_id}"
+        collected.token_ids += output.token_ids
+        if output.is_last:
+            collected.last = output
+
+
+def drain(engine: Engine, max_steps: int = 2000) -> dict[str, Collected]:
+    """Steps until there is no work."""
+    result: dict[str, Collected] = {}
+    for _ in range(max_steps):
+        if not engine.has_work:
+            return result
+        collect(engine.step(), result)
+    raise AssertionError(f"still working after {max_steps} steps: {engine.stats()}")
+
+
+def expected_tokens(reference: AssembledModel, request: Request) -> list[int]:
+    """What the oracle generates for a request that only max_tokens ends. Sequence index 0."""
+    count = request.stop.max_tokens
+    if request.stop.context_overflow is ContextOverflow.STOP:
+        count = min(count, reference.config.max_seq_len - len(request.prompt_ids))
+    sampling = request.sampling
+    ids = reference.generate(
+        torch.tensor(request.prompt_ids),
+        max_new_tokens=count,
+        temperature=sampling.temperature,
+        top_k=sampling.top_k,
+        top_p=sampling.top_p,
+        seed=sampling.seed,
+    )
+    new_ids: list[int] = ids[0, len(request.prompt_ids) :].tolist()
+    return new_ids
