@@ -81,7 +81,7 @@ class Client:
     def __init__(self, address: str, *, timeout: float = DEFAULT_TIMEOUT) -> None:
         """`timeout`, in seconds, is for a whole call, where the call itself gives none."""
         self.address = address
-        self._timeout = timeout
+        self._timeout = _checked(timeout)
         self._channel = grpc.insecure_channel(address, options=OPTIONS)
         self._stub: Any = generation_pb2_grpc.GenerationServiceStub(self._channel)  # type: ignore[no-untyped-call]
 
@@ -97,7 +97,7 @@ class Client:
     ) -> Generator[Event, None, None]:
         """Generates and yields Started, Delta ..., Finished, Summary as they come."""
         request = messages.generate_request(prompt, options)
-        call = self._stub.GenerateStream(request, timeout=self._timeout if timeout is None else timeout)
+        call = self._stub.GenerateStream(request, timeout=self._seconds(timeout))
         complete = False
         try:
             for response in call:
@@ -156,9 +156,12 @@ class Client:
     ) -> None:
         self.close()
 
+    def _seconds(self, timeout: float | None) -> float:
+        return self._timeout if timeout is None else _checked(timeout)
+
     def _call(self, method: Callable[..., R], request: Message, timeout: float | None) -> R:
         try:
-            return method(request, timeout=self._timeout if timeout is None else timeout)
+            return method(request, timeout=self._seconds(timeout))
         except grpc.RpcError as error:
             raise _client_error(error) from None
 
@@ -169,7 +172,7 @@ class AsyncClient:
     def __init__(self, address: str, *, timeout: float = DEFAULT_TIMEOUT) -> None:
         """`timeout`, in seconds, is for a whole call, where the call itself gives none."""
         self.address = address
-        self._timeout = timeout
+        self._timeout = _checked(timeout)
         self._channel = grpc.aio.insecure_channel(address, options=OPTIONS)
         self._stub: Any = generation_pb2_grpc.GenerationServiceStub(self._channel)  # type: ignore[no-untyped-call]
 
@@ -185,7 +188,7 @@ class AsyncClient:
     ) -> AsyncGenerator[Event, None]:
         """Generates and yields Started, Delta ..., Finished, Summary as they come."""
         request = messages.generate_request(prompt, options)
-        call = self._stub.GenerateStream(request, timeout=self._timeout if timeout is None else timeout)
+        call = self._stub.GenerateStream(request, timeout=self._seconds(timeout))
         complete = False
         try:
             async for response in call:
@@ -247,11 +250,21 @@ class AsyncClient:
     ) -> None:
         await self.close()
 
+    def _seconds(self, timeout: float | None) -> float:
+        return self._timeout if timeout is None else _checked(timeout)
+
     async def _call(self, method: Callable[..., Awaitable[R]], request: Message, timeout: float | None) -> R:
         try:
-            return await method(request, timeout=self._timeout if timeout is None else timeout)
+            return await method(request, timeout=self._seconds(timeout))
         except grpc.RpcError as error:
             raise _client_error(error) from None
+
+
+def _checked(timeout: float) -> float:
+    """grpc takes 0 for no deadline at all."""
+    if not 0 < timeout < float("inf"):
+        raise ClientError("INVALID_ARGUMENT", f"timeout: {timeout} is not a number of seconds > 0")
+    return timeout
 
 
 def _client_error(error: Any) -> ClientError:

@@ -25,18 +25,17 @@ def encode_call(call: ExpertCall) -> bytes:
     has_index = call.row_index_P is not None
     sizes = (call.layer, len(call.segments), num_rows, call.num_pairs, width, 0.0)
     tags = (_MAGIC, _VERSION, _CALL, _DTYPE_NAMES.index(call.dtype), has_index)
-    parts = [_HEADER.pack(*tags, call.call_id, call.epoch, *sizes), np.array(call.segments, "<u4").tobytes()]
-    if call.row_index_P is not None:
-        parts.append(call.row_index_P.astype("<i4", copy=False).tobytes())
-    parts.append(call.x_RD.tobytes())
-    return b"".join(parts)
+    header = _HEADER.pack(*tags, call.call_id, call.epoch, *sizes)
+    index = b"" if call.row_index_P is None else call.row_index_P.astype("<i4", copy=False).data
+    # Arrays are joined as they are: the frame is the only copy.
+    return b"".join((header, np.array(call.segments, "<u4").data, index, call.x_RD.data))
 
 
 def encode_reply(reply: ExpertReply) -> bytes:
     num_pairs, width = reply.y_PD.shape
     tags = (_MAGIC, _VERSION, _REPLY, _DTYPE_NAMES.index(reply.dtype), False)
     sizes = (0, 0, 0, num_pairs, width, reply.compute_seconds)
-    return _HEADER.pack(*tags, reply.call_id, reply.epoch, *sizes) + reply.y_PD.tobytes()
+    return b"".join((_HEADER.pack(*tags, reply.call_id, reply.epoch, *sizes), reply.y_PD.data))
 
 
 def decode_call(frame: bytes) -> ExpertCall:

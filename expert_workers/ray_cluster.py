@@ -3,6 +3,7 @@
 Knows no experts. What `start_local` started, `close` ends: processes, temporary files and all.
 """
 
+import atexit
 import logging
 import os
 import shutil
@@ -12,12 +13,14 @@ import tempfile
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, Self
 
 import ray
+from ray._private import services as ray_services
 from ray._private import worker as ray_private_worker
-from ray._private.services import canonicalize_bootstrap_address
+from ray._private.utils import detect_fate_sharing_support
 from ray.exceptions import RayError
 
 from expert_workers.processes import descendants, kill_and_wait
@@ -31,6 +34,8 @@ _END_TIMEOUT = 10.0
 # The HTTP/2 client preface with an empty SETTINGS frame; a server's first frame is one too (RFC 9113, 3.4).
 _HTTP2_HELLO = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes((0, 0, 0, 4, 0, 0, 0, 0, 0))
 _HTTP2_SETTINGS = 4
+# The name by which Ray's launcher of processes is known in its module.
+_POPEN = "ConsolePopen"
 
 _log = logging.getLogger(__name__)
 
@@ -47,7 +52,10 @@ class RayCluster:
     def start_local(
         cls, *, num_cpus: int | None = None, object_store_bytes: int = _OBJECT_STORE_BYTES
     ) -> Self:
-        """Starts a Ray of our own on this machine, which ends with us. Raises ClusterError."""
+        """Starts a Ray of our own on this machine, which ends with us. Raises ClusterError.
+
+        On Linux the kernel ends it with the thread that started it: call this from one that stays.
+        """
         temp_dir = _make_temp_dir()
         try:
             address = _init(
@@ -68,7 +76,7 @@ class RayCluster:
     def connect(cls, address: str, *, tls: bool = False) -> Self:
         """Joins the Ray at HOST:PORT, or at "auto", this machine's. Raises ClusterError within 5 s."""
         host, port = _resolve(address)
-        _require_grpc_server(host, port, tls)
+        _require_grpc_server(address, host, port, tls)
         return cls(_init(address=f"{host}:{port}"), None)
 
     def close(self) -> None:
@@ -76,15 +84,30 @@ class RayCluster:
         if not self._is_open:
             return
         self._is_open = False
-        # Ray's own shutdown leaves a stopped worker process behind, with its memory.
+        # Ray's shutdown ends these, stopped ones too; but there may be no Ray left that could.
         ours = descendants(os.getpid(), "raylet") if self._temp_dir else frozenset()
-        ray.shutdown(wait_for_processes=True)
+        if is_reachable():
+            ray.shutdown(wait_for_processes=True)
+        else:
+            # Without its head, Ray's shutdown waits for a minute and then aborts the process.
+            _log.error("Ray at %s is gone: leaving without saying goodbye", self.address)
+            atexit.unregister(ray_private_worker.shutdown)
         if self._temp_dir is None:
             return
         left = kill_and_wait(ours, _END_TIMEOUT)
         if left:
             _log.error("still running after SIGKILL: %s", ", ".join(str(process.pid) for process in left))
         shutil.rmtree(self._temp_dir, ignore_errors=True)
+
+
+def is_reachable() -> bool:
+    """Whether the head of the Ray that this process is connected to still listens."""
+    host, _, port = ray.get_runtime_context().gcs_address.rpartition(":")
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), _CONNECT_TIMEOUT).close()
+    except OSError:
+        return False
+    return True
 
 
 def _init(**options: Any) -> str:
@@ -94,7 +117,7 @@ def _init(**options: Any) -> str:
     ray_private_worker._worker_logs_enabled = False
     logging.getLogger("ray").setLevel(logging.ERROR)
     try:
-        with _signals_kept(), _private_files():
+        with _signals_kept(), _private_files(), _own_process_groups():
             ray.init(namespace=NAMESPACE, log_to_driver=False, configure_logging=False, **options)
     except (RayError, OSError, RuntimeError, ValueError) as error:
         ray.shutdown()
@@ -122,6 +145,21 @@ def _signals_kept() -> Iterator[None]:
 
 
 @contextmanager
+def _own_process_groups() -> Iterator[None]:
+    """Keeps a signal that is meant for us and sent to our process group from ending Ray under our feet.
+
+    Only where the kernel ends Ray's processes with us; elsewhere Ray finds them by our group.
+    """
+    popen = ray_services.ConsolePopen
+    if detect_fate_sharing_support():  # type: ignore[no-untyped-call]
+        setattr(ray_services, _POPEN, partial(popen, process_group=0))
+    try:
+        yield
+    finally:
+        setattr(ray_services, _POPEN, popen)
+
+
+@contextmanager
 def _private_files() -> Iterator[None]:
     """Whoever reads Ray's token may run code on the cluster, and Ray makes that file readable for all."""
     old = os.umask(0o077)
@@ -133,7 +171,7 @@ def _private_files() -> Iterator[None]:
 
 def _resolve(address: str) -> tuple[str, int]:
     try:
-        found = canonicalize_bootstrap_address(address)
+        found = ray_services.canonicalize_bootstrap_address(address)
     except (ConnectionError, ValueError, OSError) as error:
         raise ClusterError(f"Ray address {address}: {first_line(error)}") from None
     host, _, port = (found or "").rpartition(":")
@@ -142,7 +180,7 @@ def _resolve(address: str) -> tuple[str, int]:
     return host.strip("[]"), int(port)
 
 
-def _require_grpc_server(host: str, port: int, tls: bool) -> None:
+def _require_grpc_server(address: str, host: str, port: int, tls: bool) -> None:
     """Ray itself would try for 80 seconds and then end the process."""
     try:
         with socket.create_connection((host, port), _CONNECT_TIMEOUT) as connection:
@@ -152,6 +190,6 @@ def _require_grpc_server(host: str, port: int, tls: bool) -> None:
             connection.sendall(_HTTP2_HELLO)
             head = connection.recv(9, socket.MSG_WAITALL)
     except (OSError, OverflowError) as error:
-        raise ClusterError(f"Ray at {host}:{port} cannot be reached: {first_line(error)}") from None
+        raise ClusterError(f"Ray at {address} cannot be reached: {first_line(error)}") from None
     if len(head) < 9 or head[3] != _HTTP2_SETTINGS:
-        raise ClusterError(f"Ray at {host}:{port} cannot be used: something else listens there")
+        raise ClusterError(f"Ray at {address} cannot be used: something else listens there")

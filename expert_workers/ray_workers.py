@@ -14,6 +14,7 @@ import ray
 from ray.exceptions import ActorAlreadyExistsError, RayError
 
 from expert_workers.frame import decode_call, encode_reply
+from expert_workers.ray_cluster import is_reachable
 from expert_workers.ray_transport import RayCallTransport, first_line
 from expert_workers.worker import ExpertWorker, WorkerInfo, WorkerSpec
 from moe_model.errors import ClusterError, WorkerStartError
@@ -85,8 +86,8 @@ class RayWorkers:
 
     def close(self, timeout: float = 10.0) -> None:
         """Ends the actors and waits until Ray has let them go. Idempotent."""
-        # Asked for anything while it is not connected, Ray would start a new cluster.
-        if not ray.is_initialized():
+        # Asked for anything while it is not connected, Ray would start a new cluster; without its head, hang.
+        if not ray.is_initialized() or not is_reachable():
             return
         for actor in self._actors.values():
             ray.kill(actor, no_restart=True)

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from moe_model.checkpoint import Checkpoint
 from moe_model.config import ModelConfig
-from moe_model.errors import UserError
+from moe_model.errors import NumericError, UserError
 from moe_model.families import family_of
 from moe_model.layers import Attend
 from moe_model.loading import load_local_experts, load_model
@@ -45,7 +45,7 @@ class AssembledModel:
     def n_active_params_per_token(self) -> int:
         return family_of(self.config).num_active_params_per_token(self.config)
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def forward(self, input_ids_BS: Tensor, attention_mask_BS: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Returns float32 logits_BSV and the summed load-balancing loss of all layers, a scalar.
 
@@ -60,7 +60,7 @@ class AssembledModel:
         h_BSD = self._hidden(input_ids_BS, attention_mask_BS, observe)
         return self.model.logits(h_BSD), torch.stack(aux_losses).sum()
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def generate(
         self,
         input_ids: Tensor,
@@ -93,6 +93,8 @@ class AssembledModel:
         batch, position = ids_BS.shape
         h_BSD = self._hidden(ids_BS[:, -self.config.max_seq_len :])
         logits_BV = self.model.logits(h_BSD[:, -1])
+        if not logits_BV.isfinite().all():
+            raise NumericError(f"the model's logits for token {position} are not finite")
         uniforms = [uniform(params.seed, row, position) for row in range(batch)]
         return torch.tensor(sample(logits_BV, [params] * batch, uniforms))
 

@@ -8,6 +8,7 @@
     └── WorldError             what the world causes
         ├── ClusterError         Ray cannot be reached or cannot place our workers
         ├── WorkerStartError     an expert worker could not load what it must hold
+        ├── NumericError         the model produced numbers that are none
         ├── ReplyError           an expert worker answered with something that is no result
         └── ExpertsLostError     experts that a step needs have no live holder
 
@@ -45,6 +46,10 @@ class ClusterError(WorldError):
 
 class WorkerStartError(WorldError):
     """An expert worker could not load its experts."""
+
+
+class NumericError(WorldError):
+    """The model produced numbers that are none: NaN or infinite logits."""
 
 
 class ReplyError(WorldError):

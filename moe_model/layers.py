@@ -12,8 +12,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from moe_model.errors import ConfigError
 from moe_model.linear import Linear
 from moe_model.router import Routing
+
+# 1 GiB of float32: the one large thing whose size comes from two numbers in a config and from no file.
+MAX_POSITION_VALUES = 1 << 28
 
 Norm = Callable[[Tensor], Tensor]
 Router = Callable[[Tensor], Routing]
@@ -89,7 +93,10 @@ def sinusoidal_positions(max_seq_len: int, d_model: int) -> Tensor:
     """Fixed position table [max_seq_len, d_model]: even columns sine, odd columns cosine, base 10000.
 
     Source: Vaswani et al., "Attention Is All You Need", 2017, section 3.5. Float32, like the model's origin.
+    Raises ConfigError for a table that no file could have vouched for.
     """
+    if max_seq_len * d_model > MAX_POSITION_VALUES:
+        raise ConfigError(f"max_seq_len: {max_seq_len} positions of {d_model} are more than can be held")
     position_S1 = torch.arange(max_seq_len, dtype=torch.float32).unsqueeze(1)
     rate = torch.exp(torch.arange(0, d_model, 2).float() * (-math.log(10000.0) / d_model))
     angle = position_S1 * rate

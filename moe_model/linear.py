@@ -1,8 +1,7 @@
 """The one place where a matrix product of the model is made.
 
-On a CPU the weights are packed once into the layout of oneDNN's kernels: about twice as fast as the plain
-product for a few rows, and a row's result does not depend on how many rows are computed with it. That keeps
-batching invisible to the last bit.
+On a CPU the weights are packed once into the layout of oneDNN's kernels: faster than the plain product for a
+few rows, and for most shapes a row's result does not depend, to the last bit, on the rows computed with it.
 """
 
 from typing import Literal

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from hypothesis import settings
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -14,6 +15,12 @@ from moe_model import AssembledModel
 from moe_model.importer import import_checkpoint
 from moe_model.tokenizer import Tokenizer
 from tests.models import GOLDEN
+
+# No deadline: a shared machine pauses. The same examples every time, so that a red run is red again; look
+# for new ones with `pytest --hypothesis-profile=explore`.
+settings.register_profile("expertmesh", deadline=None, derandomize=True)
+settings.register_profile("explore", deadline=None)
+settings.load_profile("expertmesh")
 
 
 @pytest.fixture(scope="session")
@@ -49,6 +56,12 @@ def golden_model(tiny_checkpoint: Path) -> AssembledModel:
 @pytest.fixture(scope="session")
 def golden_tokenizer() -> Tokenizer:
     return Tokenizer.from_bytes((GOLDEN / "tokenizer.json").read_bytes())
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _one_thread() -> None:
+    """Small products gain nothing from more, and on a busy machine each waits for the slowest."""
+    torch.set_num_threads(1)
 
 
 @pytest.fixture(autouse=True)

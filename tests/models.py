@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from coordinator.engine.block_allocator import BlockAllocator
-from coordinator.engine.engine import Engine
+from coordinator.engine.engine import Engine, Runner
 from coordinator.engine.kv_cache import KVCache
 from coordinator.engine.model_runner import ModelRunner
 from coordinator.engine.request import ContextOverflow, Output, Request, StopRules
@@ -102,7 +102,7 @@ def tiny_engine(
     block_size: int = 4,
     max_num_seqs: int = 8,
     max_step_tokens: int = 64,
-    runner: ModelRunner | None = None,
+    runner: Runner | None = None,
 ) -> Engine:
     """An engine over a small cache; `runner` takes the place of the real one."""
     cache = KVCache(model.config, num_blocks, block_size)
@@ -110,11 +110,14 @@ def tiny_engine(
     return Engine(scheduler, runner or ModelRunner(model, cache), model.config.max_seq_len)
 
 
+GREEDY = SamplingParams(temperature=0)
+
+
 def make_request(
     request_id: str = "r",
     prompt_ids: tuple[int, ...] = (1, 2, 3),
     max_tokens: int = 4,
-    sampling: SamplingParams = SamplingParams(temperature=0),
+    sampling: SamplingParams = GREEDY,
     overflow: ContextOverflow = ContextOverflow.SLIDE,
 ) -> Request:
     return Request(

@@ -58,7 +58,8 @@ class AsyncEngine:
                 if output.token_ids:
                     # They were drawn before the error and came merged with it.
                     yield Output(request.request_id, output.token_ids)
-                raise output.error
+                # One error may end many requests: each raises it with a trace of its own.
+                raise output.error.with_traceback(None)
         finally:
             del self._streams[key], self._keys[request.request_id]
             if not done:
@@ -77,6 +78,10 @@ class AsyncEngine:
 
     def stats(self) -> EngineStats:
         return self._thread.stats()
+
+    async def check_integrity(self) -> None:
+        """Raises AssertionError when the engine has lost a block or a sequence."""
+        await asyncio.wrap_future(self._thread.check_integrity())
 
     async def close(self, timeout: float = 10.0) -> bool:
         """Ends every stream with EngineClosedError and the thread; False when a step outlasts `timeout`."""

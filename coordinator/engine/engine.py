@@ -3,22 +3,18 @@
 import logging
 import time
 from dataclasses import dataclass
+from typing import Protocol
 
-from coordinator.engine.model_runner import ModelRunner
 from coordinator.engine.request import FinishReason, Output, Request
 from coordinator.engine.scheduler import Scheduler, Step
 from coordinator.engine.sequence import Sequence, max_output_tokens
-from moe_model.errors import ExpertMeshError, UserError, WorldError
+from moe_model.errors import ExpertMeshError, NumericError, UserError, WorldError
 
 logger = logging.getLogger(__name__)
 
 
 class CapacityError(UserError):
     """A request can never fit the KV cache."""
-
-
-class NumericError(WorldError):
-    """The model produced numbers that are none."""
 
 
 class EngineError(WorldError):
@@ -37,10 +33,17 @@ class EngineStats:
     num_preemptions: int = 0
 
 
+class Runner(Protocol):
+    """Turns a step into tokens; ModelRunner, or a test's own."""
+
+    def run(self, step: Step) -> list[int | None]:
+        """Returns the next token of each of `step.sampling`; None where the logits are not finite."""
+
+
 class Engine:
     """Schedules, runs, updates."""
 
-    def __init__(self, scheduler: Scheduler, runner: ModelRunner, max_seq_len: int) -> None:
+    def __init__(self, scheduler: Scheduler, runner: Runner, max_seq_len: int) -> None:
         self._scheduler = scheduler
         self._runner = runner
         self._max_seq_len = max_seq_len

@@ -4,6 +4,7 @@ import logging
 import queue
 import threading
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future
 
 from coordinator.engine.engine import Engine, EngineError, EngineStats
 from coordinator.engine.request import Output, Request
@@ -47,6 +48,22 @@ class EngineThread:
     def stats(self) -> EngineStats:
         """The state after the last step."""
         return self._stats
+
+    def check_integrity(self) -> Future[None]:
+        """Engine.check_integrity between two steps; the future has its AssertionError."""
+        result: Future[None] = Future()
+
+        def command(engine: Engine) -> Sequence[Output]:
+            try:
+                engine.check_integrity()
+            except AssertionError as error:
+                result.set_exception(error)
+            else:
+                result.set_result(None)
+            return []
+
+        self._inbox.put(command)
+        return result
 
     def _run(self) -> None:
         try:

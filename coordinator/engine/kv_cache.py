@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from moe_model.config import ModelConfig
+from moe_model.errors import ConfigError
 
 DEFAULT_BLOCK_SIZE = 16
 
@@ -44,7 +45,9 @@ def block_bytes(config: ModelConfig, block_size: int, dtype: torch.dtype) -> int
 def num_blocks_for(
     config: ModelConfig, block_size: int, dtype: torch.dtype, max_num_seqs: int, max_bytes: int
 ) -> int:
-    """Enough for `max_num_seqs` full contexts, within `max_bytes`, and never less than one context."""
+    """Enough for `max_num_seqs` full contexts, within `max_bytes`; ConfigError if not one block is."""
     per_sequence = -(-config.max_seq_len // block_size)
     affordable = max_bytes // block_bytes(config, block_size, dtype)
-    return max(per_sequence, min(max_num_seqs * per_sequence, affordable))
+    if affordable < 1:
+        raise ConfigError(f"kv cache: {max_bytes} bytes hold not one block of {block_size} tokens")
+    return min(max_num_seqs * per_sequence, affordable)

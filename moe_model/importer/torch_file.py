@@ -11,7 +11,7 @@ import torch
 from moe_model.errors import CheckpointError
 from moe_model.files import reason
 
-_FOREIGN = re.compile(r"unsupported global:?(?: global)? ([\w.]+)", re.IGNORECASE)
+_FOREIGN = re.compile(r"unsupported global:?(?: global)? (\w+(?:\.\w+)+)", re.IGNORECASE)
 _ZIP_MAGIC = b"PK\x03\x04"
 # What the unpickler and torch raise on bytes that are no file of theirs, found by feeding them such bytes.
 _UNREADABLE = (

@@ -1,5 +1,6 @@
 import time
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -93,7 +94,7 @@ def test_a_worker_that_now_holds_something_else_does_not_come_back() -> None:
 
 
 def test_a_closed_revive_returns_at_once() -> None:
-    members, transport = make_members(retry_interval=60.0)
+    members, _ = make_members(retry_interval=60.0)
     members.lose(1, DIED)
     members.close()
     assert members.revive(time.monotonic() + 60) == frozenset()
@@ -107,15 +108,15 @@ def test_a_worker_that_does_not_answer_fails_the_start() -> None:
 
 
 @pytest.mark.parametrize(
-    ("field", "value", "message"),
+    ("change", "message"),
     [
-        ("rank", 4, "worker 1: says it is worker 4"),
-        ("keys", (), "worker 1: holds other experts than its placement says"),
-        ("dtype", "bfloat16", "worker 1: computes in bfloat16, expected float32"),
-        ("fingerprint", "other", "worker 1: has loaded another checkpoint"),
+        ({"rank": 4}, "worker 1: says it is worker 4"),
+        ({"keys": ()}, "worker 1: holds other experts than its placement says"),
+        ({"dtype": "bfloat16"}, "worker 1: computes in bfloat16, expected float32"),
+        ({"fingerprint": "other"}, "worker 1: has loaded another checkpoint"),
     ],
 )
-def test_each_mismatch_is_named(field: str, value: object, message: str) -> None:
+def test_each_mismatch_is_named(change: dict[str, Any], message: str) -> None:
     info = make_worker(CONFIG, PLACEMENT, 1).describe()
     assert mismatch(PLACEMENT, EXPECTED, 1, info) == ""
-    assert mismatch(PLACEMENT, EXPECTED, 1, replace(info, **{field: value})) == message
+    assert mismatch(PLACEMENT, EXPECTED, 1, replace(info, **change)) == message

@@ -1,14 +1,16 @@
 """A scripted engine, a small served model, and a real server around them."""
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable
-from contextlib import asynccontextmanager
+import logging
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import grpc
+from google.protobuf import text_format
 from google.protobuf.message import Message
 from google.rpc import error_details_pb2, status_pb2
 
@@ -18,6 +20,7 @@ from coordinator.engine.request import FinishReason, Output, Request, RequestTim
 from moe_model.checkpoint import GenerationDefaults
 from moe_model.config import ModelConfig
 from moe_model.tokenizer import Tokenizer
+from protos.expertmesh.v1 import generation_pb2 as pb
 from protos.expertmesh.v1 import generation_pb2_grpc
 
 TOKENIZER_FILE = Path(__file__).parents[2] / "data" / "modularforge-tiny" / "tokenizer.json"
@@ -72,8 +75,14 @@ class FakeEngine:
         self.num_running = 0
         self.started = asyncio.Event()
         self.abort_seen = asyncio.Event()
+        # Kept, so that only whoever closes a stream ends it, and never the garbage collector.
+        self._streams: list[AsyncGenerator[Output, None]] = []
 
-    async def stream(self, request: Request) -> AsyncGenerator[Output, None]:
+    def stream(self, request: Request) -> AsyncGenerator[Output, None]:
+        self._streams.append(self._stream(request))
+        return self._streams[-1]
+
+    async def _stream(self, request: Request) -> AsyncGenerator[Output, None]:
         self.requests.append(request)
         self.num_running += 1
         self.started.set()
@@ -183,3 +192,34 @@ async def failure_of(call: Any) -> Failure:
     except grpc.aio.AioRpcError as error:
         return failure(error)
     raise AssertionError("the call did not fail")
+
+
+@contextmanager
+def logged(text: str) -> Iterator[asyncio.Event]:
+    """An event that is set when a call's log line holds the text."""
+    event = asyncio.Event()
+    logger = logging.getLogger("coordinator.api.grpc_call")
+    handler = _Watcher(text, event)
+    level = logger.level
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    try:
+        yield event
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(level)
+
+
+class _Watcher(logging.Handler):
+    def __init__(self, text: str, event: asyncio.Event) -> None:
+        super().__init__()
+        self._text, self._event = text, event
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if self._text in record.getMessage():
+            self._event.set()
+
+
+def generate_request(text: str = "", prompt: str = "hello") -> pb.GenerateRequest:
+    """A request from text format."""
+    return text_format.Parse(text, pb.GenerateRequest(text=prompt))

@@ -1,4 +1,4 @@
-"""The stream grammar as a state machine: prompt+, (delta | finished)* per sequence, one summary, nothing more."""
+"""The stream grammar as a state machine: prompt+, (delta | finished)* per sequence, one summary, no more."""
 
 from collections.abc import Iterable
 

@@ -5,12 +5,13 @@ import torch
 
 from coordinator.api.errors import TABLE, ApiError, Code, Reason, echo, translate
 from coordinator.engine.async_engine import DuplicateRequestError, EngineClosedError
-from coordinator.engine.engine import CapacityError, EngineError, NumericError
+from coordinator.engine.engine import CapacityError, EngineError
 from moe_model.errors import (
     CheckpointError,
     ClusterError,
     ConfigError,
     ExpertsLostError,
+    NumericError,
     ReplyError,
     WorkerStartError,
 )

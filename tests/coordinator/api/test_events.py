@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import pytest
 from google.protobuf import text_format
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from coordinator.api.events import EventWriter, join
@@ -121,6 +121,7 @@ def test_a_character_cut_off_by_the_end_shows_as_one_replacement() -> None:
     assert join(written([*(tokens(token_id) for token_id in ids), last()])).outputs[0].text == "a\ufffd"
 
 
+@settings(deadline=None)
 @given(st.lists(st.lists(st.integers(0, 319), max_size=4), max_size=12))
 def test_how_outputs_are_cut_changes_nothing(chunks: list[list[int]]) -> None:
     """A reader that lags gets merged outputs: text and ids must not depend on it."""

@@ -42,6 +42,8 @@ async def test_waits_for_the_last_call(gate: Gate) -> None:
 
     task = asyncio.create_task(call())
     await inside.wait()
+    with gate.call():
+        assert gate.num_calls == 2
     assert not await gate.wait_idle(0.01)
     release.set()
     assert await gate.wait_idle(5)

@@ -1,7 +1,7 @@
 """Status details by row, and their bounds."""
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from coordinator.api.errors import TABLE, ApiError, Reason, Resource, Violation
@@ -36,9 +36,19 @@ def test_violations_resource_and_metadata_come_along() -> None:
     assert details["ResourceInfo"].resource_type == "request"
 
 
+def test_what_does_not_fit_is_left_out_from_the_end() -> None:
+    found = tuple(Violation(f"{index}" + "🙂" * 300, "🙂" * 500) for index in range(20))
+    data = status_details(ApiError.of(Reason.INVALID_FIELD, "🙂" * 5000, violations=found), "i" * 128)
+    assert len(data) <= MAX_DETAILS_BYTES
+    named = unpack(data)["BadRequest"].field_violations
+    assert named
+    assert [violation.field[0] for violation in named] == [str(index) for index in range(len(named))]
+
+
 violations = st.lists(st.builds(Violation, st.text(max_size=300), st.text(max_size=500)), max_size=40)
 
 
+@settings(deadline=None)
 @given(violations, st.text(max_size=5000))
 def test_details_stay_bounded(found: list[Violation], message: str) -> None:
     error = ApiError.of(Reason.INVALID_FIELD, message, violations=tuple(found))

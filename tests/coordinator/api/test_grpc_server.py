@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-import logging
 import socket
 from collections.abc import AsyncIterator
 from typing import Any
@@ -22,6 +21,7 @@ from tests.coordinator.api.fakes import (
     Running,
     failure_of,
     last,
+    logged,
     running,
     served_model,
     tokens,
@@ -163,7 +163,8 @@ async def test_drain_lets_the_running_finish_and_refuses_the_new() -> None:
     hold = asyncio.Event()
     async with running(FakeEngine(tokens(40), hold, last(41))) as service:
         call = service.stub.GenerateStream(request())
-        events = [await call.read(), await call.read()]
+        reader = aiter(call)
+        events = [await anext(reader), await anext(reader)]
         drain = asyncio.create_task(service.server.drain(PATIENCE))
         stub: Any = health_pb2_grpc.HealthStub(service.channel)
         async for response in stub.Watch(health_pb2.HealthCheckRequest(), timeout=PATIENCE):
@@ -174,7 +175,7 @@ async def test_drain_lets_the_running_finish_and_refuses_the_new() -> None:
         assert await status(service, "liveness") == SERVING
         assert not drain.done()
         hold.set()
-        check_grammar([*events, *[event async for event in call]])
+        check_grammar([*events, *[event async for event in reader]])
         assert await drain
     assert service.engine.aborted == []
 
@@ -207,31 +208,13 @@ async def test_a_client_that_retries_gets_through_once_the_server_is_ready() -> 
     policy = {"maxAttempts": 5, "initialBackoff": "0.3s", "maxBackoff": "1s", "backoffMultiplier": 1}
     method = {"name": [{}], "retryPolicy": {**policy, "retryableStatusCodes": ["UNAVAILABLE"]}}
     options = [("grpc.service_config", json.dumps({"methodConfig": [method]}))]
-    async with running(ready=False) as service:
-        refused = asyncio.Event()
-        handler = _Notify(refused)
-        logger = logging.getLogger("coordinator.api.grpc_call")
-        logger.addHandler(handler)
-        logger.setLevel(logging.INFO)
-        try:
-            async with grpc.aio.insecure_channel(service.server.address, options) as channel:
-                stub: Any = generation_pb2_grpc.GenerationServiceStub(channel)  # type: ignore[no-untyped-call]
-                call = asyncio.ensure_future(stub.Generate(request()))
-                await asyncio.wait_for(refused.wait(), PATIENCE)
-                await service.server.set_ready(served_model(), service.engine)
-                assert (await asyncio.wait_for(call, PATIENCE)).usage.completion_tokens == 3
-        finally:
-            logger.removeHandler(handler)
-            logger.setLevel(logging.NOTSET)
-
-
-class _Notify(logging.Handler):
-    """Sets an event when a call has been logged as refused."""
-
-    def __init__(self, event: asyncio.Event) -> None:
-        super().__init__()
-        self._event = event
-
-    def emit(self, record: logging.LogRecord) -> None:
-        if "NOT_READY" in record.getMessage():
-            self._event.set()
+    async with (
+        running(ready=False) as service,
+        grpc.aio.insecure_channel(service.server.address, options) as channel,
+    ):
+        stub: Any = generation_pb2_grpc.GenerationServiceStub(channel)  # type: ignore[no-untyped-call]
+        with logged("NOT_READY") as refused:
+            call = asyncio.ensure_future(stub.Generate(request()))
+            await asyncio.wait_for(refused.wait(), PATIENCE)
+        await service.server.set_ready(served_model(), service.engine)
+        assert (await asyncio.wait_for(call, PATIENCE)).usage.completion_tokens == 3

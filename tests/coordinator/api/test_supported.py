@@ -4,7 +4,6 @@ import math
 from typing import Any
 
 import pytest
-from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import Message
 
 from coordinator.api.errors import ApiError, Code, Reason
@@ -16,10 +15,11 @@ from tests.coordinator.api.fakes import served_model
 GROUPS = ("sampling", "stopping", "response")
 
 
-def all_fields() -> dict[str, tuple[str | None, FieldDescriptor]]:
+def all_fields() -> dict[str, tuple[str | None, Any]]:
     """Path -> (group or None, field) of every field a caller can set."""
-    paths: dict[str, tuple[str | None, FieldDescriptor]] = {}
-    for field in pb.GenerateRequest.DESCRIPTOR.fields:
+    paths: dict[str, tuple[str | None, Any]] = {}
+    descriptor: Any = pb.GenerateRequest.DESCRIPTOR
+    for field in descriptor.fields:
         if field.name in GROUPS:
             for inner in field.message_type.fields:
                 paths[f"{field.name}.{inner.name}"] = (field.name, inner)
@@ -56,16 +56,19 @@ def test_the_supported_fields_exist() -> None:
 
 
 def test_what_this_server_is_known_not_to_build() -> None:
-    assert NOT_BUILT == sorted(
-        [
-            *("add_special_tokens", "constraint", "experts", "prompt.chat", "truncate_prompt_tokens"),
-            *(f"response.{name}" for name in ("logprobs", "min_tokens_per_message", "prompt_logprobs")),
-            *(f"response.return_{name}" for name in ("prompt_token_ids", "routed_experts")),
-            "response.skip_special_tokens",
-            *(f"sampling.{name}_penalty" for name in ("frequency", "presence", "repetition")),
-            *("sampling.logit_bias", "sampling.num_sequences"),
-            *("stopping.include_stop_in_output", "stopping.stop_sequences", "stopping.time_limit"),
-        ]
+    assert (
+        sorted(
+            [
+                *("add_special_tokens", "constraint", "experts", "prompt.chat", "truncate_prompt_tokens"),
+                *(f"response.{name}" for name in ("logprobs", "min_tokens_per_message", "prompt_logprobs")),
+                *(f"response.return_{name}" for name in ("prompt_token_ids", "routed_experts")),
+                "response.skip_special_tokens",
+                *(f"sampling.{name}_penalty" for name in ("frequency", "presence", "repetition")),
+                *("sampling.logit_bias", "sampling.num_sequences"),
+                *("stopping.include_stop_in_output", "stopping.stop_sequences", "stopping.time_limit"),
+            ]
+        )
+        == NOT_BUILT
     )
 
 

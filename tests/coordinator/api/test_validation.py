@@ -1,38 +1,17 @@
 """Each limit at its edge and one past it, defaults, and the order of refusals."""
 
 import math
-from typing import Any
 
 import pytest
-from google.protobuf import text_format
 
 from coordinator.api import validation
 from coordinator.api.errors import ApiError, Code, Reason
-from coordinator.api.served_model import ServedModel
-from coordinator.api.validation import Generation, resolve
+from coordinator.api.validation import resolve
 from coordinator.engine.request import ContextOverflow
 from moe_model.checkpoint import GenerationDefaults
 from protos.expertmesh.v1 import generation_pb2 as pb
 from tests.coordinator.api.fakes import BOS, EOS, served_model, tiny_tokenizer
-
-
-def resolved(text: str, model: ServedModel | None = None) -> Generation:
-    """`text` is the request in text format; the prompt defaults to one token."""
-    message = text_format.Parse(text, pb.GenerateRequest())
-    if message.WhichOneof("prompt") is None:
-        message.token_ids.ids.append(5)
-    return resolve(message, model or served_model(), "id", 12.5)
-
-
-def refused(text: str, model: ServedModel | None = None) -> ApiError:
-    with pytest.raises(ApiError) as caught:
-        resolved(text, model)
-    return caught.value
-
-
-def ids(count: int, token_id: int = 5) -> str:
-    return "token_ids { " + f"ids: {token_id} " * count + "}"
-
+from tests.coordinator.api.requests import ids, refused, resolved
 
 FINE = [
     "sampling { temperature: 0 }",
@@ -117,7 +96,8 @@ def test_a_token_id_out_of_the_vocabulary_is_named_by_index(text: str, field: st
 
 def test_names_everything_that_is_wrong_at_once() -> None:
     error = refused(
-        'request_id: "?" text: "" sampling { top_p: 2 min_p: 2 } stopping { max_tokens: 0 stop_token_ids: 999 }'
+        'request_id: "?" text: "" sampling { top_p: 2 min_p: 2 } '
+        "stopping { max_tokens: 0 stop_token_ids: 999 }"
     )
     assert [violation.field for violation in error.violations] == [
         "request_id",
@@ -224,77 +204,6 @@ def test_greedy_decoding_reports_no_seed(text: str) -> None:
 def test_a_greedy_checkpoint_is_greedy() -> None:
     model = served_model(generation=GenerationDefaults(temperature=0.0))
     assert resolved("", model).seed is None
-
-
-@pytest.mark.parametrize(
-    ("text", "model", "limit"),
-    [
-        (ids(1), {}, 31),
-        (ids(31), {}, 1),
-        (ids(1), {"max_output_tokens": 5}, 5),
-        (ids(8), {"kv_capacity_tokens": 16}, 8),
-        (ids(1) + " stopping { context_overflow: CONTEXT_OVERFLOW_SLIDE }", {}, 40),
-        (ids(500) + " stopping { context_overflow: CONTEXT_OVERFLOW_SLIDE }", {}, 40),
-        (ids(8) + " stopping { context_overflow: CONTEXT_OVERFLOW_SLIDE }", {"kv_capacity_tokens": 16}, 8),
-        (ids(500), {"default_overflow": ContextOverflow.SLIDE}, 40),
-    ],
-)
-def test_unset_max_tokens_is_all_that_fits(text: str, model: dict[str, Any], limit: int) -> None:
-    assert resolved(text, served_model(**model)).request.stop.max_tokens == limit
-
-
-@pytest.mark.parametrize(
-    ("text", "field", "metadata"),
-    [
-        (ids(32), "prompt.token_ids", {"prompt_tokens": "32", "max_tokens": "1"}),
-        ('text: "' + "~" * 31 + '"', "prompt.text", {"prompt_tokens": "32", "max_tokens": "1"}),
-        (
-            ids(10) + " stopping { max_tokens: 23 }",
-            "stopping.max_tokens",
-            {"prompt_tokens": "10", "max_tokens": "23"},
-        ),
-    ],
-)
-def test_what_exceeds_the_context_is_refused(text: str, field: str, metadata: dict[str, str]) -> None:
-    error = refused(text)
-    assert (error.code, error.reason) == (Code.INVALID_ARGUMENT, Reason.CONTEXT_LENGTH_EXCEEDED)
-    assert error.field == field
-    assert error.metadata == {**metadata, "max_context_length": "32"}
-
-
-def test_what_fills_the_context_exactly_is_taken() -> None:
-    assert resolved(ids(10) + " stopping { max_tokens: 22 }").request.stop.max_tokens == 22
-
-
-def test_a_server_that_slides_can_be_told_to_stop() -> None:
-    model = served_model(default_overflow=ContextOverflow.SLIDE)
-    assert refused(ids(32) + " stopping { context_overflow: CONTEXT_OVERFLOW_STOP }", model).field
-
-
-@pytest.mark.parametrize("slide", ["", " stopping { context_overflow: CONTEXT_OVERFLOW_SLIDE }"])
-def test_what_can_never_fit_the_cache_is_refused(slide: str) -> None:
-    model = served_model(kv_capacity_tokens=16)
-    resolved(ids(15) + slide, model)
-    error = refused(ids(16) + slide, model)
-    assert (error.code, error.reason) == (Code.FAILED_PRECONDITION, Reason.KV_CAPACITY_TOO_SMALL)
-    assert error.metadata["capacity"] == "16"
-
-
-def test_asking_for_more_than_the_cache_holds_is_refused() -> None:
-    model = served_model(kv_capacity_tokens=16)
-    resolved(ids(8) + " stopping { max_tokens: 8 }", model)
-    assert refused(ids(8) + " stopping { max_tokens: 9 }", model).reason is Reason.KV_CAPACITY_TOO_SMALL
-
-
-def test_a_sliding_window_needs_no_more_than_the_context() -> None:
-    model = served_model(kv_capacity_tokens=32)
-    resolved(ids(500) + " stopping { max_tokens: 40 context_overflow: CONTEXT_OVERFLOW_SLIDE }", model)
-
-
-def test_without_a_tokenizer_token_ids_work() -> None:
-    generation = resolved(ids(3), served_model(tokenizer=None))
-    assert not generation.return_text
-    assert not resolved(ids(3) + " response { return_text: false }", served_model(tokenizer=None)).return_text
 
 
 @pytest.mark.parametrize(

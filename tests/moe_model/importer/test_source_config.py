@@ -75,13 +75,16 @@ def test_refuses_a_bad_model_and_names_the_key(model: object, reason: str) -> No
         ("c.json", b'{"model": 1, "model": 2}', "duplicate key 'model'"),
     ],
 )
-def test_refuses_a_file_that_is_no_configuration(tmp_path: Path, name: str, text: bytes, reason: str) -> None:
+def test_refuses_a_file_that_is_no_configuration(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, text: bytes, reason: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
     (tmp_path / name).write_bytes(text)
     with pytest.raises(CheckpointError, match=reason) as raised:
         read_config_file(tmp_path / name)
     assert name in str(raised.value)
     assert "\n" not in str(raised.value)
-    assert not Path("marker").exists()
+    assert not (tmp_path / "marker").exists()
 
 
 def test_a_few_lines_that_would_grow_to_billions(tmp_path: Path) -> None:

@@ -15,7 +15,10 @@ from hypothesis import strategies as st
 from moe_model.errors import CheckpointError
 from moe_model.importer.torch_file import load_torch_file
 
-PLAIN = {"model_state_dict": {"a": torch.arange(6.0).view(2, 3)}, "config": {"model": {"d_model": 8}}}
+PLAIN: dict[str, Any] = {
+    "model_state_dict": {"a": torch.arange(6.0).view(2, 3)},
+    "config": {"model": {"d_model": 8}},
+}
 
 
 class Evil:
@@ -39,7 +42,7 @@ def test_reads_both_formats(tmp_path: Path, zipped: bool) -> None:
     path = tmp_path / "x.pt"
     path.write_bytes(saved(PLAIN, zipped=zipped))
     loaded: Any = load_torch_file(path)
-    assert torch.equal(loaded["model_state_dict"]["a"], PLAIN["model_state_dict"]["a"])  # type: ignore[arg-type]
+    assert torch.equal(loaded["model_state_dict"]["a"], PLAIN["model_state_dict"]["a"])
     assert loaded["config"] == PLAIN["config"]
 
 
@@ -70,6 +73,15 @@ def test_garbage_is_one_clear_line(tmp_path: Path, data: bytes) -> None:
     (tmp_path / "x.pt").write_bytes(data)
     with pytest.raises(CheckpointError, match=r"x\.pt: is not a readable PyTorch file, or is cut short$"):
         load_torch_file(tmp_path / "x.pt")
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_every_cut_is_found(tmp_path: Path, zipped: bool) -> None:
+    data = saved(PLAIN, zipped=zipped)
+    for length in range(0, len(data), 1 + 10 * zipped):
+        (tmp_path / "x.pt").write_bytes(data[:length])
+        with pytest.raises(CheckpointError, match=r"x\.pt: (is not|holds)"):
+            load_torch_file(tmp_path / "x.pt")
 
 
 def test_a_path_that_is_no_file(tmp_path: Path) -> None:

@@ -1,0 +1,104 @@
+"""What one call does that a real client can hardly provoke."""
+
+import asyncio
+from typing import Any
+
+import grpc
+import pytest
+
+from coordinator.api.errors import ApiError, Reason
+from coordinator.api.gate import Gate
+from coordinator.api.grpc_call import rpc
+from protos.expertmesh.v1 import generation_pb2 as pb
+
+
+class FakeContext:
+    """As much of a ServicerContext as a call uses."""
+
+    def __init__(self, remaining: float | None = None) -> None:
+        self.remaining = remaining
+        self.code: grpc.StatusCode | None = None
+        self.sent: list[Any] = []
+
+    def time_remaining(self) -> float | None:
+        return self.remaining
+
+    def peer(self) -> str:
+        return "peer"
+
+    def invocation_metadata(self) -> tuple[tuple[str, str | bytes], ...]:
+        return (("x-request-id", "a"), ("x-other-bin", b"\xff"))
+
+    async def send_initial_metadata(self, metadata: Any) -> None:
+        self.sent.append(metadata)
+
+    async def abort(self, code: grpc.StatusCode, details: str, trailing_metadata: Any) -> None:
+        self.code = code
+        raise grpc.aio.AbortError(details)
+
+
+async def run(context: Any, body: BaseException | None = None) -> str:
+    """Runs a call whose body raises; returns the code that its log line has."""
+    call = None
+    try:
+        async with rpc("Method", pb.GenerateRequest(), context, Gate()) as call:
+            if body is not None:
+                raise body
+    finally:
+        assert call is None or call.request_id == "a"
+    return call.code
+
+
+@pytest.mark.parametrize("remaining", [0.0, -3.0])
+async def test_a_deadline_that_has_passed_starts_nothing(remaining: float) -> None:
+    context = FakeContext(remaining)
+    entered = False
+    with pytest.raises(grpc.aio.AbortError):
+        async with rpc("Method", pb.GenerateRequest(), context, Gate()):  # type: ignore[arg-type]
+            entered = True
+    assert not entered
+    assert context.code is grpc.StatusCode.DEADLINE_EXCEEDED
+
+
+@pytest.mark.parametrize(
+    "error", [grpc.aio.AbortError("theirs"), grpc.aio.InternalError("gone"), asyncio.CancelledError()]
+)
+async def test_what_is_grpcs_own_is_left_to_grpc(error: BaseException) -> None:
+    context = FakeContext()
+    with pytest.raises(type(error)) as caught:
+        await run(context, error)
+    assert caught.value is error
+    assert context.code is None
+
+
+@pytest.mark.parametrize(
+    ("remaining", "code"), [(None, "CANCELLED"), (5.0, "CANCELLED"), (-0.1, "DEADLINE_EXCEEDED")]
+)
+async def test_the_log_tells_a_deadline_from_a_cancel(
+    remaining: float | None, code: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", logger="coordinator.api")
+    context = FakeContext()
+
+    async def cancelled() -> None:
+        async with rpc("Method", pb.GenerateRequest(), context, Gate()):  # type: ignore[arg-type]
+            context.remaining = remaining
+            raise asyncio.CancelledError
+
+    with pytest.raises(asyncio.CancelledError):
+        await cancelled()
+    assert f"code={code}" in caplog.text
+
+
+@pytest.mark.parametrize(("reason", "initial"), [(Reason.NOT_READY, 0), (Reason.INVALID_FIELD, 1)])
+async def test_only_what_can_be_retried_goes_out_without_initial_metadata(
+    reason: Reason, initial: int
+) -> None:
+    context = FakeContext()
+    with pytest.raises(grpc.aio.AbortError):
+        await run(context, ApiError.of(reason, "no"))
+    assert len(context.sent) == initial
+
+
+async def test_a_call_that_ends_well() -> None:
+    assert await run(FakeContext(10.0)) == "OK"

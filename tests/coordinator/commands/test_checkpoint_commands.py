@@ -1,0 +1,167 @@
+"""`import`, `init` and `inspect`, from their arguments to what they print."""
+
+import argparse
+import io
+import json
+import re
+import shutil
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+import torch
+
+from coordinator.commands import import_checkpoint, init_checkpoint, inspect_checkpoint
+from coordinator.commands.progress import ProgressLine, format_bytes
+from moe_model.checkpoint import Checkpoint
+from moe_model.config import ModelConfig
+from moe_model.errors import CheckpointError, ConfigError
+
+FACTS = {"num_parameters": 261472, "num_active_parameters_per_token": 147904}
+
+
+def run(command: ModuleType, *argv: object) -> int:
+    parser = argparse.ArgumentParser()
+    command.add_arguments(parser)
+    code: int = command.run(parser.parse_args([str(arg) for arg in argv]))
+    return code
+
+
+def inspected(capsys: pytest.CaptureFixture[str], *argv: object) -> dict[str, Any]:
+    assert run(inspect_checkpoint, *argv, "--json") == 0
+    printed: dict[str, Any] = json.loads(capsys.readouterr().out)
+    return printed
+
+
+def test_import_says_what_it_took(
+    golden_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(import_checkpoint, golden_dir / "assembled_model.pt", tmp_path / "new") == 0
+    out = capsys.readouterr().out.splitlines()
+    assert out[0] == "note: took assembled_model.pt"
+    said = rf"imported .*assembled_model\.pt as float32: 17 files, 1\.1 MB, [\d.]+ s -> {tmp_path}/new"
+    assert re.fullmatch(said, out[1])
+    Checkpoint.open(tmp_path / "new").verify()
+
+
+def test_import_passes_every_option_on(golden_dir: Path, tmp_path: Path) -> None:
+    source = tmp_path / "parts"
+    source.mkdir()
+    for path in golden_dir.glob("*.pt"):
+        if not path.name.startswith("assembled"):
+            shutil.copy(path, source)
+    given = ["--config", golden_dir / "config.yaml", "--router", "kaiming", "--dtype", "bfloat16"]
+    run(import_checkpoint, source, tmp_path / "a", *given)
+    run(import_checkpoint, source, tmp_path / "b", *given, "--seed", "5")
+    a, b = Checkpoint.open(tmp_path / "a"), Checkpoint.open(tmp_path / "b")
+    assert a.dtype == torch.bfloat16
+    gate = "blocks.0.router.weight"
+    assert not torch.equal(a.read_shared()[gate], b.read_shared()[gate])
+    with pytest.raises(CheckpointError, match="exists already"):
+        run(import_checkpoint, source, tmp_path / "a", *given)
+    run(import_checkpoint, source, tmp_path / "a", *given, "--seed", "5", "--force")
+    assert Checkpoint.open(tmp_path / "a").fingerprint == b.fingerprint
+
+
+def test_inspect_for_programs(tiny_checkpoint: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    printed = inspected(capsys, tiny_checkpoint)
+    assert printed.items() >= FACTS.items()
+    assert printed["architecture"] == "AssembledMoEModel"
+    assert printed["dtype"] == "float32"
+    assert printed["tokenizer"] == "tokenizer.json"
+    assert "verified" not in printed
+    checkpoint = Checkpoint.open(tiny_checkpoint)
+    assert printed["model"] == checkpoint.config.to_dict()
+    assert printed["fingerprint"] == checkpoint.fingerprint
+    sizes = {name: (tiny_checkpoint / name).stat().st_size for name in checkpoint.files}
+    assert {name: entry["size"] for name, entry in printed["files"].items()} == sizes
+    assert printed["num_bytes"] == sum(sizes.values())
+
+
+def test_inspect_for_people(tiny_checkpoint: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(inspect_checkpoint, tiny_checkpoint, "--verify") == 0
+    out = capsys.readouterr().out
+    for text in (
+        "AssembledMoEModel",
+        "261,472 (0.26 M), 147,904 (0.15 M) active per token",
+        "float32",
+        "top_k 2, vocab_size 320",
+        "temperature 0.8, top_k 50, top_p 0.9, bos_token_id 2, eos_token_ids [3], pad_token_id 0",
+        "17, 1.1 MB",
+        "experts/layer_0002/expert_0004.safetensors          50,736",
+        "verified",
+    ):
+        assert text in out
+    assert all(len(line) == len(line.rstrip()) for line in out.splitlines())
+
+
+def test_inspect_verifies_only_when_told_to(
+    tiny_checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(tiny_checkpoint, copy)
+    assert inspected(capsys, copy, "--verify")["verified"] is True
+    data = bytearray((copy / "shared.safetensors").read_bytes())
+    data[-1] ^= 1
+    (copy / "shared.safetensors").write_bytes(data)
+    assert run(inspect_checkpoint, copy) == 0
+    with pytest.raises(CheckpointError, match=r"shared\.safetensors: SHA-256"):
+        run(inspect_checkpoint, copy, "--verify")
+
+
+def test_init_takes_its_sizes_from_a_file(
+    golden_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, seed in (("a", "3"), ("b", "3"), ("c", "4")):
+        options = ["--config", golden_dir / "config.yaml", "--seed", seed, "--dtype", "bfloat16"]
+        assert run(init_checkpoint, tmp_path / name, *options) == 0
+    assert capsys.readouterr().out.startswith("initialised with seed 3 as bfloat16: 16 files, ")
+    a, b, c = (Checkpoint.open(tmp_path / name) for name in "abc")
+    assert a.fingerprint == b.fingerprint != c.fingerprint
+    assert a.dtype == torch.bfloat16
+    printed = inspected(capsys, tmp_path / "a")
+    assert printed.items() >= FACTS.items()
+    assert printed["tokenizer"] is None
+    with pytest.raises(CheckpointError, match="exists already"):
+        run(init_checkpoint, tmp_path / "a")
+    run(init_checkpoint, tmp_path / "a", *options, "--force")
+
+
+def test_init_is_the_model_of_54_million_parameters_by_default(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run(init_checkpoint, tmp_path / "new", "--dtype", "bfloat16")
+    capsys.readouterr()
+    printed = inspected(capsys, tmp_path / "new")
+    assert printed["model"] == ModelConfig().to_dict()
+    assert printed["num_parameters"] == 54_631_424
+    assert printed["num_active_parameters_per_token"] == 29_418_496
+
+
+def test_init_names_what_is_wrong_with_its_sizes(tmp_path: Path) -> None:
+    (tmp_path / "c.yaml").write_text("model: {n_experts: 0}")
+    with pytest.raises(ConfigError, match=r"c\.yaml: model: n_experts: 0 is not in"):
+        run(init_checkpoint, tmp_path / "new", "--config", tmp_path / "c.yaml")
+    assert not (tmp_path / "new").exists()
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_progress_is_one_line_of_a_terminal_and_is_gone_at_the_end() -> None:
+    for stream, expected in ((Terminal(), "\r\x1b[Kgoing: file 1 of 9\r\x1b[K"), (io.StringIO(), "")):
+        with ProgressLine(stream, "going") as progress:
+            progress.update(1, 9)
+            progress.update(2, 9)  # too soon after the first
+        assert stream.getvalue() == expected
+
+
+@pytest.mark.parametrize(
+    ("num_bytes", "text"),
+    [(0, "0 B"), (999, "999 B"), (1000, "1.0 kB"), (218_480_000, "218.5 MB"), (3 * 10**12, "3.0 TB")],
+)
+def test_bytes_for_people(num_bytes: int, text: str) -> None:
+    assert format_bytes(num_bytes) == text

@@ -1,0 +1,61 @@
+"""Runners that need no model."""
+
+import threading
+from collections.abc import Callable
+
+from coordinator.engine.block_allocator import BlockAllocator
+from coordinator.engine.engine import Engine, Runner
+from coordinator.engine.scheduler import Scheduler, Step
+
+
+class CountingRunner:
+    """The next token of a sequence is its length; keeps the steps it has seen."""
+
+    def __init__(self) -> None:
+        self.steps: list[Step] = []
+
+    def run(self, step: Step) -> list[int | None]:
+        self.steps.append(step)
+        return [len(chunk.sequence.token_ids) for chunk in step.sampling]
+
+
+class ScriptedRunner(CountingRunner):
+    """Calls `before` with the number of each step, from 1; what it raises is the step's failure."""
+
+    def __init__(self, before: Callable[[int, Step], None]) -> None:
+        super().__init__()
+        self._before = before
+
+    def run(self, step: Step) -> list[int | None]:
+        tokens = super().run(step)
+        self._before(len(self.steps), step)
+        return tokens
+
+
+class GatedRunner(CountingRunner):
+    """Each step waits for a permit; `entered` is released when a step has begun."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.entered = threading.Semaphore(0)
+        self._permits = threading.Semaphore(0)
+
+    def permit(self, num_steps: int = 1) -> None:
+        self._permits.release(num_steps)
+
+    def run(self, step: Step) -> list[int | None]:
+        self.entered.release()
+        assert self._permits.acquire(timeout=30), "no permit for this step"
+        return super().run(step)
+
+
+def engine_over(
+    runner: Runner,
+    max_seq_len: int = 12,
+    num_blocks: int = 32,
+    block_size: int = 4,
+    max_num_seqs: int = 8,
+    max_step_tokens: int = 64,
+) -> Engine:
+    scheduler = Scheduler(BlockAllocator(num_blocks), block_size, max_num_seqs, max_step_tokens)
+    return Engine(scheduler, runner, max_seq_len)

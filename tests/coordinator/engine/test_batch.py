@@ -1,0 +1,79 @@
+"""build_batch: every token's id, position and slot, and the rows that are sampled."""
+
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from coordinator.engine.batch import Batch, build_batch
+from coordinator.engine.request import Request, StopRules
+from coordinator.engine.scheduler import Chunk, Step
+from coordinator.engine.sequence import Sequence
+from moe_model.sampling import SamplingParams
+
+BLOCK_SIZE = 4
+
+
+@st.composite
+def chunks(draw: st.DrawFn) -> list[Chunk]:
+    """Chunks of different sequences in any order, with blocks of their own."""
+    free = draw(st.permutations(range(1, 40)))
+    result, used = [], 0
+    for name in range(draw(st.integers(1, 6))):
+        length = draw(st.integers(1, 20))
+        ids = tuple(draw(st.lists(st.integers(0, 99), min_size=length, max_size=length)))
+        sequence = Sequence(Request(str(name), ids, SamplingParams(), StopRules(1)), draw(st.integers(1, 20)))
+        start = draw(st.integers(0, sequence.context_len - 1))
+        count = draw(st.integers(1, sequence.context_len - start))
+        num_blocks = -(-sequence.context_len // BLOCK_SIZE)
+        sequence.block_ids = list(free[used : used + num_blocks])
+        used += num_blocks
+        result.append(Chunk(sequence, start, count, start + count == sequence.context_len))
+    return result
+
+
+def slot(chunk: Chunk, position: int) -> int:
+    block, offset = divmod(position, BLOCK_SIZE)
+    return chunk.sequence.block_ids[block] * BLOCK_SIZE + offset
+
+
+@given(chunks())
+def test_every_token_is_where_it_belongs(picked: list[Chunk]) -> None:
+    batch = build_batch(Step(tuple(picked)), BLOCK_SIZE, torch.device("cpu"))
+    ordered = [c for c in picked if c.num_tokens == 1] + [c for c in picked if c.num_tokens > 1]
+    rows = [(c, c.start + i) for c in ordered for i in range(c.num_tokens)]
+    assert batch.token_ids_T.tolist() == [c.sequence.context(p, 1)[0] for c, p in rows]
+    assert batch.positions_T.tolist() == [p for _, p in rows]
+    assert batch.slots_T.tolist() == [slot(c, p) for c, p in rows]
+    last_row = {id(c): row for row, (c, _) in enumerate(rows)}
+    assert batch.sample_rows.tolist() == [last_row[id(c)] for c in picked if c.samples]
+    _check_decode(batch, [c for c in ordered if c.num_tokens == 1])
+    _check_prefills(batch, ordered)
+
+
+def _check_decode(batch: Batch, singles: list[Chunk]) -> None:
+    if not singles:
+        assert batch.decode is None
+        return
+    assert batch.decode is not None
+    longest = max(c.start + 1 for c in singles)
+    assert batch.decode.slots_RS.shape == batch.decode.mask_RS.shape == (len(singles), longest)
+    for chunk, slots, mask in zip(
+        singles, batch.decode.slots_RS.tolist(), batch.decode.mask_RS.tolist(), strict=True
+    ):
+        length = chunk.start + 1
+        assert mask == [True] * length + [False] * (longest - length)
+        assert slots[:length] == [slot(chunk, position) for position in range(length)]
+        assert slots[length:] == [0] * (longest - length), "padding reads the slot that nobody writes"
+
+
+def _check_prefills(batch: Batch, ordered: list[Chunk]) -> None:
+    spans = iter(batch.prefills)
+    row = 0
+    for chunk in ordered:
+        if chunk.num_tokens > 1:
+            span = next(spans)
+            assert (span.first_row, span.num_tokens, span.start) == (row, chunk.num_tokens, chunk.start)
+            end = chunk.start + chunk.num_tokens
+            assert span.slots_C.tolist() == [slot(chunk, position) for position in range(end)]
+        row += chunk.num_tokens
+    assert next(spans, None) is None

@@ -1,0 +1,127 @@
+"""Running the command as a user does: real processes, real signals, real ports."""
+
+import os
+import re
+import selectors
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+COMMAND = [sys.executable, "-m", "coordinator.cli"]
+DEMO_CHECKPOINT = Path(__file__).parents[2] / "demo" / "checkpoint"
+
+
+def run_command(
+    *arguments: str, timeout: float = 120.0, env: dict[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
+    """Runs `expertmesh ARGUMENTS` to its end."""
+    return subprocess.run(
+        [*COMMAND, *arguments],
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        env={**os.environ, **(env or {})},
+        check=False,
+    )
+
+
+def assert_one_line_error(result: subprocess.CompletedProcess[str], *parts: str) -> None:
+    """A clear error: one line that names the thing, a code that is not 0, no traceback."""
+    assert result.returncode != 0, result.stdout
+    lines = result.stderr.strip().splitlines()
+    assert len(lines) == 1, result.stderr
+    assert ": error: " in lines[0]
+    for part in parts:
+        assert part in lines[0], lines[0]
+
+
+class Server:
+    """`expertmesh serve` in a process of its own."""
+
+    def __init__(self, *arguments: str, log: Path, env: dict[str, str] | None = None) -> None:
+        self._log_path = log
+        self._log_file = log.open("wb")
+        self.process = subprocess.Popen(
+            [*COMMAND, "serve", *arguments, "--grpc-address", "127.0.0.1:0"],
+            stdout=subprocess.PIPE,
+            stderr=self._log_file,
+            env={**os.environ, **(env or {})},
+        )
+        self.ready_line = ""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self.process.poll() is None:
+            self.stop()
+        self._log_file.close()
+        assert self.process.stdout is not None
+        self.process.stdout.close()
+
+    @property
+    def log(self) -> str:
+        return self._log_path.read_text(encoding="utf-8", errors="replace")
+
+    @property
+    def address(self) -> str:
+        found = re.search(r"grpc=(\S+)", self.ready_line)
+        assert found, self.ready_line
+        return found[1]
+
+    def wait_ready(self, timeout: float = 90.0) -> str:
+        """Waits for the READY line; fails with the log when the process ends first."""
+        assert self.process.stdout is not None
+        with selectors.DefaultSelector() as selector:
+            selector.register(self.process.stdout, selectors.EVENT_READ)
+            assert selector.select(timeout), f"not ready after {timeout} s:\n{self.log}"
+        self.ready_line = self.process.stdout.readline().decode()
+        assert self.ready_line.startswith("READY "), f"{self.ready_line!r}\n{self.log}"
+        return self.ready_line
+
+    def stop(self, timeout: float = 60.0) -> int:
+        """SIGTERM, and the exit code."""
+        self.process.send_signal(signal.SIGTERM)
+        return self.process.wait(timeout)
+
+
+def children(pid: int) -> set[int]:
+    """All processes below a process, by pid."""
+    parents: dict[int, list[int]] = {}
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            fields = stat.read_text().rpartition(")")[2].split()
+        except OSError:
+            continue
+        parents.setdefault(int(fields[1]), []).append(int(stat.parent.name))
+    found: set[int] = set()
+    todo = [pid]
+    while todo:
+        below = parents.get(todo.pop(), [])
+        found.update(below)
+        todo += below
+    return found
+
+
+def wait_gone(pids: Sequence[int] | set[int], timeout: float = 10.0) -> set[int]:
+    """Waits until none of the processes runs; returns those that still do."""
+    deadline = time.monotonic() + timeout
+    while True:
+        left = {pid for pid in pids if _is_running(pid)}
+        if not left or time.monotonic() > deadline:
+            return left
+        time.sleep(0.02)
+
+
+def _is_running(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+    except OSError:
+        return False

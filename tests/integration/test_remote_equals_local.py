@@ -1,0 +1,131 @@
+"""The headline: the same tokens for any number of workers and replicas, alone or together."""
+
+import random
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import pytest
+import torch
+
+from coordinator.config import EngineConfig
+from coordinator.engine.engine import Engine
+from coordinator.engine.request import ContextOverflow, Request, StopRules
+from coordinator.main import build_engine
+from expert_workers.placement import place
+from expert_workers.pool import ExpertPool
+from expert_workers.ray_cluster import RayCluster
+from expert_workers.ray_workers import RayWorkers
+from expert_workers.worker import WorkerSpec
+from moe_model import AssembledModel
+from moe_model.checkpoint import Checkpoint
+from moe_model.experts import ExpertBackend
+from moe_model.loading import load_local_experts
+from moe_model.sampling import SamplingParams
+from tests.models import drain, expected_tokens
+
+MATRIX = [(1, 1), (2, 1), (2, 2), (3, 1), (3, 2), (5, 1), (5, 2), (7, 1), (7, 2)]
+NUM_REQUESTS = 16
+CONFIG = EngineConfig(block_size=4, max_num_seqs=6, max_step_tokens=24)
+
+
+def mixed_requests(vocab_size: int, max_seq_len: int) -> list[Request]:
+    """Greedy and seeded, short and long, some past the window's end."""
+    rng = random.Random(5)
+    requests = []
+    for index in range(NUM_REQUESTS):
+        slides = index % 3 == 0
+        length = rng.randint(1, max_seq_len + 6 if slides else max_seq_len // 2)
+        greedy = SamplingParams(temperature=0)
+        seeded = SamplingParams(0.9, top_k=rng.choice([0, 20]), top_p=rng.choice([1.0, 0.9]), seed=index)
+        requests.append(
+            Request(
+                f"r{index}",
+                tuple(rng.randrange(vocab_size) for _ in range(length)),
+                greedy if index % 2 else seeded,
+                StopRules(
+                    rng.randint(4, 12),
+                    context_overflow=ContextOverflow.SLIDE if slides else ContextOverflow.STOP,
+                ),
+            )
+        )
+    return requests
+
+
+def run_together(engine: Engine, requests: Sequence[Request]) -> dict[str, list[int]]:
+    for request in requests:
+        engine.submit(request)
+    results = drain(engine)
+    engine.check_integrity()
+    assert engine.stats().num_free_blocks == engine.stats().num_blocks
+    assert all(result.last is not None and result.last.error is None for result in results.values())
+    return {request_id: result.token_ids for request_id, result in results.items()}
+
+
+def run_alone(engine: Engine, requests: Sequence[Request]) -> dict[str, list[int]]:
+    return {r.request_id: run_together(engine, [r])[r.request_id] for r in requests}
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[RayCluster]:
+    cluster = RayCluster.start_local()
+    yield cluster
+    cluster.close()
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tiny_checkpoint: Path) -> Checkpoint:
+    return Checkpoint.open(tiny_checkpoint)
+
+
+@pytest.fixture(scope="module")
+def requests(checkpoint: Checkpoint) -> list[Request]:
+    return mixed_requests(checkpoint.config.vocab_size, checkpoint.config.max_seq_len)
+
+
+@pytest.fixture(scope="module")
+def oracle(golden_model: AssembledModel, requests: list[Request]) -> dict[str, list[int]]:
+    return {request.request_id: expected_tokens(golden_model, request) for request in requests}
+
+
+@contextmanager
+def ray_experts(checkpoint: Checkpoint, num_workers: int, replicas: int) -> Iterator[ExpertBackend]:
+    config = checkpoint.config
+    placement = place(config.n_layers, config.n_experts, num_workers, replicas)
+    specs = [
+        WorkerSpec(rank, str(checkpoint.path), placement.experts_of(rank), torch.float32, num_threads=1)
+        for rank in range(num_workers)
+    ]
+    with ExitStack() as stack:
+        workers = RayWorkers.start(specs, namespace=f"matrix-{num_workers}-{replicas}")
+        stack.callback(workers.close)
+        pool = ExpertPool.connect(placement, workers.transport())
+        stack.callback(pool.close)
+        yield pool
+
+
+def test_one_process_equals_the_oracle(checkpoint: Checkpoint, oracle: dict[str, list[int]]) -> None:
+    from_local = build_engine(checkpoint, CONFIG, _local(checkpoint))
+    requests = mixed_requests(checkpoint.config.vocab_size, checkpoint.config.max_seq_len)
+    assert run_together(from_local, requests) == oracle
+    assert run_alone(from_local, requests) == oracle
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize(("num_workers", "replicas"), MATRIX)
+def test_ray_workers_equal_the_oracle(
+    cluster: RayCluster,
+    checkpoint: Checkpoint,
+    requests: list[Request],
+    oracle: dict[str, list[int]],
+    num_workers: int,
+    replicas: int,
+) -> None:
+    with ray_experts(checkpoint, num_workers, replicas) as experts:
+        engine = build_engine(checkpoint, CONFIG, experts)
+        assert run_together(engine, requests) == oracle
+        assert run_alone(engine, requests[:4]) == {r.request_id: oracle[r.request_id] for r in requests[:4]}
+
+
+def _local(checkpoint: Checkpoint) -> ExpertBackend:
+    return load_local_experts(checkpoint, torch.float32, "cpu")

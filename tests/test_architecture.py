@@ -1,0 +1,270 @@
+"""The house rules that a program can check, read from the syntax trees of every file."""
+
+import ast
+import subprocess
+from collections.abc import Callable, Iterator
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+PRODUCT = ("moe_model", "expert_workers", "coordinator")
+WITHOUT_TESTS = (*PRODUCT, "benchmarks", "demo", "scripts")
+ALL = (*WITHOUT_TESTS, "tests")
+MAX_FILE_LINES = 400
+MAX_FUNCTION_LINES = 50
+
+
+@cache
+def files(*rooms: str) -> tuple[Path, ...]:
+    found = (path for room in rooms for path in (ROOT / room).rglob("*.py"))
+    return tuple(sorted(path.relative_to(ROOT) for path in found))
+
+
+@cache
+def tree(path: Path) -> ast.Module:
+    return ast.parse((ROOT / path).read_text(encoding="utf-8"), str(path))
+
+
+def imports(path: Path) -> Iterator[tuple[str, ast.stmt]]:
+    """The full name of every module or object that a file imports, wherever in the file."""
+    for node in ast.walk(tree(path)):
+        if isinstance(node, ast.Import):
+            yield from ((alias.name, node) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}:{node.lineno}: relative import"
+            yield from ((f"{node.module}.{alias.name}", node) for alias in node.names)
+
+
+def importers(package: str, *rooms: str) -> dict[str, list[str]]:
+    """Which files import a package, and what of it."""
+    found: dict[str, list[str]] = {}
+    for path in files(*rooms):
+        names = [name for name, _ in imports(path) if name == package or name.startswith(f"{package}.")]
+        if names:
+            found[path.as_posix()] = names
+    return found
+
+
+def names(path: Path) -> Iterator[tuple[str, ast.expr]]:
+    """Every dotted name that a file uses, such as `os.environ`."""
+    for node in ast.walk(tree(path)):
+        if isinstance(node, ast.Attribute | ast.Name):
+            yield ast.unparse(node), node
+
+
+def calls(path: Path) -> Iterator[tuple[str, ast.Call]]:
+    for node in ast.walk(tree(path)):
+        if isinstance(node, ast.Call):
+            yield ast.unparse(node.func), node
+
+
+def test_there_is_something_to_check() -> None:
+    assert len(files(*PRODUCT)) > 30
+    assert Path("coordinator/engine/engine.py") in files("coordinator")
+
+
+def test_the_model_knows_nothing_of_the_rest() -> None:
+    for package in ("coordinator", "expert_workers", "protos", "ray", "grpc"):
+        assert importers(package, "moe_model") == {}
+
+
+def test_coordinator_and_workers_meet_only_in_main() -> None:
+    assert importers("coordinator", "expert_workers") == {}
+    assert set(importers("expert_workers", "coordinator")) <= {"coordinator/main.py"}
+
+
+def test_ray_is_in_few_files() -> None:
+    assert all(path.startswith("expert_workers/ray_") for path in importers("ray", *PRODUCT)), importers(
+        "ray", *PRODUCT
+    )
+
+
+@pytest.mark.parametrize("package", ["grpc", "grpc_health", "grpc_reflection", "protos", "google"])
+def test_grpc_is_at_the_edge(package: str) -> None:
+    inside = [path for path in importers(package, *PRODUCT) if not path.startswith("coordinator/")]
+    assert inside == []
+    engine = [path for path in importers(package, "coordinator") if path.startswith("coordinator/engine/")]
+    assert engine == []
+
+
+def test_grpc_itself_is_in_the_grpc_files() -> None:
+    allowed = ("coordinator/api/grpc_", "coordinator/client")
+    assert [path for path in importers("grpc", *PRODUCT) if not path.startswith(allowed)] == []
+
+
+def test_the_engine_knows_no_front() -> None:
+    paths = [path for path in files("coordinator") if path.parts[1] == "engine"]
+    for path in paths:
+        bad = [n for n, _ in imports(path) if n.startswith(("coordinator.", "http")) and ".engine." not in n]
+        assert bad == [], path
+
+
+def test_nothing_imports_tests_or_benchmarks() -> None:
+    for package in ("tests", "benchmarks", "demo", "scripts"):
+        assert importers(package, *PRODUCT) == {}
+
+
+def test_no_import_inside_a_function() -> None:
+    inside = [
+        f"{path}:{node.lineno}"
+        for path in files(*ALL)
+        for function in ast.walk(tree(path))
+        if isinstance(function, ast.FunctionDef | ast.AsyncFunctionDef)
+        for node in ast.walk(function)
+        if isinstance(node, ast.Import | ast.ImportFrom)
+    ]
+    assert inside == []
+
+
+def test_lazy_loading_is_where_it_is_known() -> None:
+    assert set(importers("importlib", *PRODUCT)) <= {"moe_model/__init__.py", "coordinator/cli.py"} | {
+        path
+        for path, found in importers("importlib", *PRODUCT).items()
+        if set(found) == {"importlib.metadata"}
+    }
+
+
+ENVIRONMENT = ("os.environ", "os.getenv", "os.environb", "os.putenv", "environ", "getenv")
+
+
+def test_the_environment_is_read_in_main() -> None:
+    readers = {path.as_posix() for path in files(*PRODUCT) if any(n in ENVIRONMENT for n, _ in names(path))}
+    assert readers <= {"coordinator/main.py", "coordinator/cli.py"}
+
+
+def test_torch_load_runs_no_code() -> None:
+    found = []
+    for path in files(*WITHOUT_TESTS):
+        for name, call in calls(path):
+            if name.endswith("torch.load") or name == "torch.jit.load":
+                found.append(path.as_posix())
+                only = [k.value for k in call.keywords if k.arg == "weights_only"]
+                assert [ast.unparse(value) for value in only] == ["True"], f"{path}:{call.lineno}"
+    assert set(found) <= {"moe_model/importer/torch_file.py"}
+
+
+FORBIDDEN_CALLS = {
+    "eval": "runs text",
+    "exec": "runs text",
+    "compile": "runs text",
+    "__import__": "imports by name",
+    "yaml.load": "builds objects",
+    "yaml.unsafe_load": "builds objects",
+    "yaml.full_load": "builds objects",
+    "os.system": "runs a shell",
+    "os.popen": "runs a shell",
+    "np.load": "may unpickle",
+    "numpy.load": "may unpickle",
+}
+FORBIDDEN_PACKAGES = ("cloudpickle", "marshal", "shelve", "dill", "joblib")
+SLEEPS = ("time.sleep", "asyncio.sleep", "sleep")
+# These poll what lies outside the process and offers nothing to wait on: a server that is not there yet, a
+# process that is not our child.
+POLLERS = (
+    "coordinator/client.py",
+    "expert_workers/processes.py",
+    "expert_workers/ray_workers.py",
+    "tests/integration/",
+)
+
+
+def test_nothing_runs_what_it_reads() -> None:
+    for package in FORBIDDEN_PACKAGES:
+        assert importers(package, *PRODUCT) == {}
+    # The importer names the error that torch's own restricted unpickler raises.
+    assert set(importers("pickle", *PRODUCT)) <= {"moe_model/importer/torch_file.py"}
+    uses = {n for n, _ in names(Path("moe_model/importer/torch_file.py")) if n.startswith("pickle.")}
+    assert uses <= {"pickle.UnpicklingError"}
+    assert _found(*PRODUCT, wanted=lambda name, call: name in FORBIDDEN_CALLS or _uses_a_shell(call)) == []
+
+
+def test_nobody_sleeps() -> None:
+    found = _found(*PRODUCT, "tests", wanted=lambda name, _: name in SLEEPS)
+    assert [place for place in found if not place.startswith(POLLERS)] == []
+
+
+def _uses_a_shell(call: ast.Call) -> bool:
+    return any(k.arg == "shell" and ast.unparse(k.value) != "False" for k in call.keywords)
+
+
+def _found(*rooms: str, wanted: Callable[[str, ast.Call], bool]) -> list[str]:
+    return [
+        f"{path}:{call.lineno}: {name}"
+        for path in files(*rooms)
+        for name, call in calls(path)
+        if wanted(name, call)
+    ]
+
+
+def test_only_commands_print() -> None:
+    printing = _found(*PRODUCT, wanted=lambda name, _: name == "print")
+    assert [place for place in printing if not place.startswith("coordinator/commands/")] == []
+
+
+def test_files_are_short() -> None:
+    lengths = {p.as_posix(): len((ROOT / p).read_text(encoding="utf-8").splitlines()) for p in files(*ALL)}
+    assert {path: n for path, n in lengths.items() if n >= MAX_FILE_LINES} == {}
+
+
+def test_functions_are_short() -> None:
+    long = [
+        f"{path}:{node.lineno}: {node.name}"
+        for path in files(*PRODUCT)
+        for node in ast.walk(tree(path))
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+        and (node.end_lineno or 0) - node.lineno >= MAX_FUNCTION_LINES
+    ]
+    assert long == []
+
+
+def test_every_module_says_what_it_is() -> None:
+    silent = [str(p) for p in files(*WITHOUT_TESTS) if tree(p).body and ast.get_docstring(tree(p)) is None]
+    assert silent == []
+
+
+def test_only_a_threads_top_catches_everything() -> None:
+    """Each one is marked for ruff with its reason, or logs with its trace."""
+    bad = []
+    for path in files(*PRODUCT):
+        lines = (ROOT / path).read_text(encoding="utf-8").splitlines()
+        for node in ast.walk(tree(path)):
+            if isinstance(node, ast.ExceptHandler) and _catches_all(node):
+                body = ast.unparse(node)
+                if "BLE001" not in lines[node.lineno - 1] and not _has_trace(body) and not _raises(node):
+                    bad.append(f"{path}:{node.lineno}")
+    assert bad == []
+
+
+def _catches_all(node: ast.ExceptHandler) -> bool:
+    return node.type is None or ast.unparse(node.type) in ("Exception", "BaseException")
+
+
+def _has_trace(body: str) -> bool:
+    return ".exception(" in body or "exc_info" in body
+
+
+def _raises(node: ast.ExceptHandler) -> bool:
+    return isinstance(node.body[-1], ast.Raise)
+
+
+def test_no_path_of_a_machine_is_in_a_file() -> None:
+    listed = subprocess.run(
+        ["git", "ls-files", "--cached", "--others", "--exclude-standard"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    ).stdout.splitlines()
+    texts = [
+        name for name in listed if Path(name).suffix in (".py", ".md", ".toml", ".yaml", ".txt", ".proto", "")
+    ]
+    marks = ["/" + "work/", "/" + "home/", "/" + "root/"]
+    found = []
+    for name in texts:
+        path = ROOT / name
+        if path.is_file() and not path.is_symlink():
+            text = path.read_text(encoding="utf-8", errors="replace")
+            found += [f"{name}: {mark}" for mark in marks if mark in text]
+    assert found == []
