@@ -36,11 +36,13 @@ class ModelConfig:
 
     def __post_init__(self) -> None:
         if not isinstance(self.family, str):
-            raise ConfigError(f"family: expected a string, got {self.family!r}")
+            raise ConfigError(f"family: expected a string, got {type(self.family).__name__}")
         for name, limit in LIMITS.items():
             _check_count(name, getattr(self, name), limit)
         if not isinstance(self.tie_embedding, bool):
-            raise ConfigError(f"tie_embedding: expected true or false, got {self.tie_embedding!r}")
+            raise ConfigError(
+                f"tie_embedding: expected true or false, got {type(self.tie_embedding).__name__}"
+            )
         if self.top_k > self.n_experts:
             raise ConfigError(f"top_k: {self.top_k} is more than n_experts {self.n_experts}")
         if self.d_model % self.n_heads:
@@ -72,7 +74,9 @@ class ModelConfig:
 
 
 def _check_count(name: str, value: object, limit: int) -> None:
+    # A value is shown only once it is known to be small: it may come from a hostile file.
     if not isinstance(value, int) or isinstance(value, bool):
-        raise ConfigError(f"{name}: expected a whole number, got {str(value)[:80]!r}")
+        raise ConfigError(f"{name}: expected a whole number, got {type(value).__name__}")
     if not 1 <= value <= limit:
-        raise ConfigError(f"{name}: {str(value)[:80]} is not in [1, {limit}]")
+        shown = value if abs(value) < 1 << 64 else "a number of more than 64 bits"
+        raise ConfigError(f"{name}: {shown} is not in [1, {limit}]")

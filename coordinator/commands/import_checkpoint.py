@@ -6,6 +6,7 @@ import time
 from pathlib import Path
 
 from coordinator.commands.progress import ProgressLine, summary
+from coordinator.commands.termination import sigterm_exits
 from moe_model.importer import ImportOptions, import_checkpoint
 from moe_model.manifest import DTYPES, dtype_name
 
@@ -46,7 +47,7 @@ def run(args: argparse.Namespace) -> int:
         seed=args.seed,
         force=args.force,
     )
-    with ProgressLine(sys.stderr, "importing") as progress:
+    with sigterm_exits(), ProgressLine(sys.stderr, "importing") as progress:
         report = import_checkpoint(args.source, args.dest, options, progress.update)
     for note in report.notes:
         print(f"note: {note}")

@@ -6,6 +6,7 @@ import time
 from pathlib import Path
 
 from coordinator.commands.progress import ProgressLine, summary
+from coordinator.commands.termination import sigterm_exits
 from moe_model.config import ModelConfig
 from moe_model.importer import read_model_config
 from moe_model.initialise import initialise_checkpoint
@@ -30,7 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     started = time.monotonic()
     config = ModelConfig() if args.config is None else read_model_config(args.config)
-    with ProgressLine(sys.stderr, "initialising") as progress:
+    with sigterm_exits(), ProgressLine(sys.stderr, "initialising") as progress:
         initialise_checkpoint(
             args.dest,
             config,
