@@ -3,7 +3,6 @@
 import asyncio
 import logging
 import os
-import signal
 import sys
 import time
 from collections.abc import AsyncIterator, Iterator, Sequence
@@ -177,20 +176,6 @@ class RunningServer:
     startup_seconds: float
 
 
-async def serve(config: ServeConfig) -> int:
-    """Serves until SIGTERM or SIGINT; returns the exit code. Raises ExpertMeshError when it cannot begin."""
-    stop = _StopSignals()
-    async with open_server(config) as server:
-        stop.listen()
-        if not stop.first.is_set():
-            _announce(config, server)
-        await stop.first.wait()
-        logger.info("draining %d calls, for at most %.0f s", server.grpc.num_calls, config.drain_timeout)
-        await _drain(server.grpc, stop, config.drain_timeout)
-    logger.info("stopped")
-    return 0
-
-
 @asynccontextmanager
 async def open_server(config: ServeConfig) -> AsyncIterator[RunningServer]:
     """A whole server, ready; everything it started ends with the block. Raises ExpertMeshError.
@@ -223,44 +208,3 @@ async def _warm_up(engine: AsyncEngine) -> None:
     rules = StopRules(max_tokens=1, context_overflow=ContextOverflow.SLIDE)
     async for _ in engine.stream(Request("warm-up", (0,), SamplingParams(temperature=0), rules)):
         pass
-
-
-class _StopSignals:
-    """SIGTERM and SIGINT, heard from its creation on: the first asks to drain, the second to hurry."""
-
-    def __init__(self) -> None:
-        self.first = asyncio.Event()
-        self.second = asyncio.Event()
-        self.listen()
-
-    def listen(self) -> None:
-        """Takes the signals, from whoever has them: Ray's own handler reports a stop as a crash."""
-        loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, self._hear)
-
-    def _hear(self) -> None:
-        (self.second if self.first.is_set() else self.first).set()
-
-
-async def _drain(server: GrpcServer, stop: _StopSignals, timeout: float) -> None:
-    """Waits for the admitted calls; a second signal ends the wait."""
-    tasks = [asyncio.ensure_future(server.drain(timeout)), asyncio.ensure_future(stop.second.wait())]
-    await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-    for task in tasks:
-        task.cancel()
-    await asyncio.gather(*tasks, return_exceptions=True)
-
-
-def _announce(config: ServeConfig, server: RunningServer) -> None:
-    """The one line on stdout that says the server can serve; where the experts are goes to the log."""
-    device = config.engine.resolve_device()
-    dtype = str(config.engine.dtype).removeprefix("torch.")
-    sys.stdout.write(
-        f"READY grpc={server.grpc.address} workers={config.workers.num_workers} "
-        f"replicas={config.workers.replicas} dtype={dtype} device={device} "
-        f"startup_seconds={server.startup_seconds:.2f}\n"
-    )
-    sys.stdout.flush()
-    for line in describe_experts(server.experts):
-        logger.info("%s", line)

@@ -14,7 +14,8 @@ from coordinator.commands.engine_arguments import (
 )
 from coordinator.config import DEFAULT_MAX_OUTPUT_TOKENS, ServeConfig
 from coordinator.engine.request import ContextOverflow
-from coordinator.main import configure_logging, configure_process, serve
+from coordinator.main import configure_logging, configure_process
+from coordinator.serving import serve
 
 HELP = "serve a checkpoint with Ray expert workers over gRPC"
 DEFAULT_ADDRESS = "127.0.0.1:50051"
