@@ -127,8 +127,14 @@ def _worker_spec(
     if num_threads is None and workers.ray_address is None:
         # All on this machine: together no more threads than it has cores.
         num_threads = max(1, len(os.sched_getaffinity(0)) // workers.num_workers)
-    path = str(checkpoint.path.resolve())
-    return WorkerSpec(rank, path, placement.experts_of(rank), engine.dtype, num_threads=num_threads)
+    return WorkerSpec(
+        rank,
+        str(checkpoint.path.resolve()),
+        placement.experts_of(rank),
+        engine.dtype,
+        num_threads=num_threads,
+        fingerprint=checkpoint.fingerprint,
+    )
 
 
 @contextmanager

@@ -45,8 +45,15 @@ def until_draining(client: Client, timeout: float = 20.0) -> None:
     raise AssertionError("the server does not drain")
 
 
-def left_in_temp() -> set[str]:
-    return {name for name in os.listdir(tempfile.gettempdir()) if name.startswith("em-")}
+@pytest.fixture
+def temp() -> Iterator[Path]:
+    """A folder for all temporary files of a server; with a short name, as Ray puts sockets there."""
+    with tempfile.TemporaryDirectory(prefix="t-", ignore_cleanup_errors=True) as folder:
+        yield Path(folder)
+
+
+def temp_env(temp: Path) -> dict[str, str]:
+    return {"TMPDIR": str(temp)}
 
 
 def test_ready_line_says_what_is_served(server: Server) -> None:
@@ -114,16 +121,15 @@ def test_a_taken_port_is_one_line(server: Server) -> None:
     assert not result.stdout
 
 
-def test_sigterm_leaves_nothing(tmp_path: Path) -> None:
-    before = left_in_temp()
-    with Server(str(DEMO_CHECKPOINT), log=tmp_path / "log") as server:
+def test_sigterm_leaves_nothing(tmp_path: Path, temp: Path) -> None:
+    with Server(str(DEMO_CHECKPOINT), log=tmp_path / "log", env=temp_env(temp)) as server:
         server.wait_ready()
         started = children(server.process.pid)
         assert len(started) > 4, "Ray runs as processes of its own"
-        assert left_in_temp() - before, "Ray has a folder of its own"
+        assert os.listdir(temp), "Ray has a folder of its own"
         assert server.stop() == 0
         assert wait_gone(started) == set()
-    assert left_in_temp() == before
+    assert os.listdir(temp) == []
     assert "Traceback" not in server.log
 
 
@@ -157,9 +163,8 @@ def test_a_second_sigterm_ends_a_long_request(tmp_path: Path) -> None:
         assert server.process.wait(20) == 0, "well before the drain timeout"
 
 
-def test_sigterm_while_loading_leaves_nothing(tmp_path: Path) -> None:
-    before = left_in_temp()
-    with Server(str(DEMO_CHECKPOINT), log=tmp_path / "log") as server:
+def test_sigterm_while_loading_leaves_nothing(tmp_path: Path, temp: Path) -> None:
+    with Server(str(DEMO_CHECKPOINT), log=tmp_path / "log", env=temp_env(temp)) as server:
         while not children(server.process.pid):
             assert server.process.poll() is None
         started = children(server.process.pid)
@@ -167,7 +172,7 @@ def test_sigterm_while_loading_leaves_nothing(tmp_path: Path) -> None:
         assert wait_gone(started) == set()
         assert server.process.stdout is not None
         assert server.process.stdout.read() == b""
-    assert left_in_temp() == before
+    assert os.listdir(temp) == []
 
 
 def test_an_unreachable_ray_is_one_line() -> None:
@@ -186,7 +191,7 @@ def test_a_checkpoint_that_is_none_is_one_line(tmp_path: Path) -> None:
     assert_one_line_error(result, "nothing")
 
 
-def test_a_broken_expert_is_named_and_nothing_stays(tmp_path: Path) -> None:
+def test_a_broken_expert_is_named_and_nothing_stays(tmp_path: Path, temp: Path) -> None:
     """A worker finds it, in its own process; the start ends with the file's name."""
     broken = tmp_path / "broken"
     broken.mkdir()
@@ -200,7 +205,6 @@ def test_a_broken_expert_is_named_and_nothing_stays(tmp_path: Path) -> None:
     data = bytearray(victim.read_bytes())
     data[-1] ^= 1
     victim.write_bytes(data)
-    before = left_in_temp()
-    result = run_command("serve", str(broken), "--grpc-address", "127.0.0.1:0")
+    result = run_command("serve", str(broken), "--grpc-address", "127.0.0.1:0", env=temp_env(temp))
     assert_one_line_error(result, "worker ", "layer_0002/expert_0003.safetensors")
-    assert left_in_temp() == before
+    assert os.listdir(temp) == []
