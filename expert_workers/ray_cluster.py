@@ -121,7 +121,8 @@ def _init(**options: Any) -> str:
             ray.init(namespace=NAMESPACE, log_to_driver=False, configure_logging=False, **options)
     except (RayError, OSError, RuntimeError, ValueError) as error:
         ray.shutdown()
-        raise ClusterError(f"Ray at {options['address']} cannot be used: {first_line(error)}") from None
+        hint = "" if options["address"] == "local" else " (if it wants a token, set RAY_AUTH_MODE=token)"
+        raise ClusterError(f"Ray at {options['address']} cannot be used: {first_line(error)}{hint}") from None
     return str(ray.get_runtime_context().gcs_address)
 
 

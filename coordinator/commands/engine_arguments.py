@@ -51,8 +51,17 @@ def add_worker_arguments(parser: argparse.ArgumentParser, num_workers: int) -> N
     group.add_argument(
         "--transport", choices=TRANSPORTS, default="ray", help="ray: actors; in-process: for tests"
     )
-    group.add_argument("--ray-address", metavar="HOST:PORT", help="a running cluster (default: start one)")
-    group.add_argument("--ray-namespace", default=default.ray_namespace, metavar="NAME")
+    group.add_argument(
+        "--ray-address",
+        metavar="HOST:PORT",
+        help="a running cluster, `auto` for the one on this machine (default: start one and end it)",
+    )
+    group.add_argument(
+        "--ray-namespace",
+        default=default.ray_namespace,
+        metavar="NAME",
+        help="where the workers' names live (expertmesh)",
+    )
     group.add_argument(
         "--replace-workers", action="store_true", help="end workers that an earlier coordinator left behind"
     )
