@@ -18,7 +18,7 @@ import torch
 from benchmarks.physics import Machine, decode_floor_seconds, measure_machine
 from coordinator.config import EngineConfig, WorkersConfig
 from coordinator.engine.engine import Engine
-from coordinator.engine.request import Request, StopRules
+from coordinator.engine.request import Output, Request, StopRules
 from coordinator.main import build_engine, configure_process, open_experts
 from moe_model.assembled import AssembledModel
 from moe_model.checkpoint import Checkpoint
@@ -61,16 +61,22 @@ def _run(engine: Engine, vocab_size: int, batch: int, load: Load) -> tuple[float
         prompt = tuple((37 * index + 11 * i) % (vocab_size - 4) + 4 for i in range(load.prompt_tokens))
         engine.submit(Request(f"bench-{index}", prompt, SamplingParams(temperature=0), rules))
     started = time.perf_counter()
-    waiting = batch
-    while waiting:
-        waiting -= len(engine.step())
+    started_ids: set[str] = set()
+    while len(started_ids) < batch:
+        started_ids |= {output.request_id for output in _step(engine)}
     prefilled = time.perf_counter()
     while engine.has_work:
-        outputs = engine.step()
-        errors = [output.error for output in outputs if output.error is not None]
-        if errors:
-            raise errors[0]
+        _step(engine)
     return prefilled - started, time.perf_counter() - prefilled
+
+
+def _step(engine: Engine) -> Sequence[Output]:
+    """Raises the first error of a step's outputs."""
+    outputs = engine.step()
+    for output in outputs:
+        if output.error is not None:
+            raise output.error
+    return outputs
 
 
 def measure_origin(checkpoint: Checkpoint, dtype: torch.dtype, load: Load) -> float:
@@ -89,7 +95,8 @@ def run(checkpoint: Checkpoint, config: EngineConfig, args: argparse.Namespace) 
     _print_physics(machine, floor, config.dtype)
     load = Load(args.prompt_tokens, args.new_tokens, args.repeats)
     # One chunk per batch, so that "prefill" is one step.
-    config = replace(config, max_step_tokens=max(args.batches) * args.prompt_tokens)
+    largest = max(args.batches)
+    config = replace(config, max_step_tokens=largest * args.prompt_tokens + 1, max_num_seqs=largest + 1)
     rates = []
     origin = measure_origin(checkpoint, config.dtype, load)
     print(f"\norigin (no cache), batch 1: {origin:.1f} tokens/s\n")

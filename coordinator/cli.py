@@ -6,6 +6,7 @@ it is asked for, so that a client does not wait for torch and Ray.
 
 import argparse
 import importlib
+import io
 import os
 import sys
 from collections.abc import Sequence
@@ -45,6 +46,9 @@ class OneLineParser(argparse.ArgumentParser):
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command; returns its exit code (1 for our errors, 2 for usage, 130 for Ctrl-C)."""
     args = list(sys.argv[1:] if argv is None else argv)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # A model writes any character; a terminal that cannot show one gets a question mark.
+        sys.stdout.reconfigure(errors="replace")
     if not args or args[0] not in COMMANDS:
         return _top_level(args)
     # grpc reads these when it is imported. It writes lines of its own about ports and forks; what matters
@@ -71,10 +75,17 @@ def _run(command: Command, args: argparse.Namespace, prog: str) -> int:
         return _complain(prog, f"{error.filename}: {error.strerror}" if error.filename else str(error))
     except ExpertMeshError as error:
         return _complain(prog, str(error))
+    except (MemoryError, RuntimeError) as error:
+        # torch has no type of its own for memory that a CPU does not have.
+        if isinstance(error, RuntimeError) and "allocate memory" not in str(error):
+            raise
+        return _complain(prog, "not enough memory")
 
 
 def _complain(prog: str, message: str) -> int:
-    sys.stderr.write(f"{prog}: error: {' '.join(message.split())}\n")
+    # A name from outside may hold anything, also what moves a terminal's cursor.
+    shown = "".join(char if char.isprintable() else "?" for char in " ".join(message.split()))
+    sys.stderr.write(f"{prog}: error: {shown}\n")
     return 1
 
 

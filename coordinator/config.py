@@ -50,7 +50,13 @@ class WorkersConfig:
     replace_workers: bool = False
     num_threads: int | None = None
     call_timeout: float = 10.0
+    expert_wait_timeout: float = 30.0
     start_timeout: float = 120.0
+
+    @property
+    def num_replicas(self) -> int:
+        """As asked for, as far as there are workers: a second copy on one worker saves nothing."""
+        return min(self.replicas, self.num_workers)
 
 
 @dataclass(frozen=True, slots=True)

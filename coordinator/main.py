@@ -5,7 +5,7 @@ import logging
 import os
 import sys
 import time
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 
@@ -39,6 +39,8 @@ from moe_model.tokenizer import Tokenizer
 
 logger = logging.getLogger(__name__)
 
+EXPERT_WAIT_TURN = 0.2
+
 
 def configure_process(config: EngineConfig) -> None:
     """Settings that belong to the whole process; called once, by the command that owns it."""
@@ -58,15 +60,31 @@ def num_kv_blocks(checkpoint: Checkpoint, config: EngineConfig) -> int:
     )
 
 
-def build_engine(checkpoint: Checkpoint, config: EngineConfig, experts: ExpertBackend) -> Engine:
-    """Loads the shared part and puts an engine around it. Raises CheckpointError, ConfigError."""
+def build_engine(
+    checkpoint: Checkpoint, config: EngineConfig, experts: ExpertBackend, expert_wait_timeout: float = 0.0
+) -> Engine:
+    """Loads the shared part and puts an engine around it. Raises CheckpointError, ConfigError.
+
+    Steps whose experts are lost are tried again for `expert_wait_timeout` seconds.
+    """
     num_blocks, device = num_kv_blocks(checkpoint, config), config.resolve_device()
     cache = KVCache(checkpoint.config, num_blocks, config.block_size, config.dtype, device)
     model = load_model(checkpoint, experts, config.dtype, device)
     scheduler = Scheduler(
         BlockAllocator(num_blocks), config.block_size, config.max_num_seqs, config.max_step_tokens
     )
-    return Engine(scheduler, ModelRunner(model, cache), checkpoint.config.max_seq_len)
+    wait = _wait_for_experts(experts) if isinstance(experts, ExpertPool) else None
+    runner = ModelRunner(model, cache)
+    return Engine(scheduler, runner, checkpoint.config.max_seq_len, wait, expert_wait_timeout)
+
+
+def _wait_for_experts(pool: ExpertPool) -> Callable[[], None]:
+    """In short turns, so that the engine hears its callers between them."""
+
+    def wait() -> None:
+        pool.revive(time.monotonic() + EXPERT_WAIT_TURN)
+
+    return wait
 
 
 def served_model(
@@ -104,8 +122,9 @@ def open_experts(
         yield load_local_experts(checkpoint, engine.dtype, engine.resolve_device())
         return
     config = checkpoint.config
-    # A second copy on the same worker would save nothing from nothing.
-    replicas = min(workers.replicas, workers.num_workers)
+    replicas = workers.num_replicas
+    if replicas < workers.replicas:
+        logger.warning("%d replicas asked for, %d workers can hold %d", workers.replicas, replicas, replicas)
     placement = place(config.n_layers, config.n_experts, workers.num_workers, replicas)
     specs = [
         _worker_spec(checkpoint, placement, rank, engine, workers) for rank in range(workers.num_workers)
@@ -144,7 +163,8 @@ def _open_transport(specs: Sequence[WorkerSpec], config: WorkersConfig) -> Itera
         yield InProcessTransport({spec.rank: ExpertWorker.load(spec) for spec in specs})
         return
     address = config.ray_address
-    cluster = RayCluster.start_local() if address is None else RayCluster.connect(address)
+    tls = os.environ.get("RAY_USE_TLS", "0").lower() in ("1", "true")
+    cluster = RayCluster.start_local() if address is None else RayCluster.connect(address, tls=tls)
     try:
         actors = RayWorkers.start(
             specs,
@@ -202,7 +222,9 @@ async def open_server(config: ServeConfig) -> AsyncIterator[RunningServer]:
         opened = open_experts(checkpoint, config.engine, config.workers)
         experts = await asyncio.to_thread(opened.__enter__)
         stack.push_async_callback(asyncio.to_thread, opened.__exit__, None, None, None)
-        engine = AsyncEngine(await asyncio.to_thread(build_engine, checkpoint, config.engine, experts))
+        wait_timeout = config.workers.expert_wait_timeout
+        core = await asyncio.to_thread(build_engine, checkpoint, config.engine, experts, wait_timeout)
+        engine = AsyncEngine(core)
         stack.push_async_callback(engine.close)
         await _warm_up(engine)
         await grpc_server.set_ready(model, engine)

@@ -27,7 +27,7 @@ async def serve(config: ServeConfig) -> int:
 
 
 class _StopSignals:
-    """SIGTERM and SIGINT, heard from its creation on: the first asks to drain, the second to hurry."""
+    """SIGTERM, SIGINT, SIGHUP, heard from its creation on: the first asks to drain, the second to hurry."""
 
     def __init__(self) -> None:
         self.first = asyncio.Event()
@@ -37,7 +37,7 @@ class _StopSignals:
     def listen(self) -> None:
         """Takes the signals, from whoever has them: Ray's own handler reports a stop as a crash."""
         loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGINT):
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             loop.add_signal_handler(number, self._hear)
 
     def _hear(self) -> None:
@@ -59,7 +59,7 @@ def _announce(config: ServeConfig, server: RunningServer) -> None:
     dtype = str(config.engine.dtype).removeprefix("torch.")
     sys.stdout.write(
         f"READY grpc={server.grpc.address} workers={config.workers.num_workers} "
-        f"replicas={config.workers.replicas} dtype={dtype} device={device} "
+        f"replicas={config.workers.num_replicas} dtype={dtype} device={device} "
         f"startup_seconds={server.startup_seconds:.2f}\n"
     )
     sys.stdout.flush()

@@ -51,7 +51,10 @@ class WorkerRecord:
 
 
 class ExpertPool:
-    """Runs the experts of a layer in workers; equal, bit for bit, to LocalExperts over the same experts."""
+    """Runs the experts of a layer in workers; equal to LocalExperts over the same experts.
+
+    To the last bit where CPUs and numbers of threads are the same.
+    """
 
     def __init__(
         self,

@@ -74,7 +74,7 @@ class RayCluster:
 
     @classmethod
     def connect(cls, address: str, *, tls: bool = False) -> Self:
-        """Joins the Ray at HOST:PORT, or at "auto", this machine's. Raises ClusterError within 5 s."""
+        """Joins the Ray at HOST:PORT, or at "auto" this machine's. ClusterError; soon, if none is there."""
         host, port = _resolve(address)
         _require_grpc_server(address, host, port, tls)
         return cls(_init(address=f"{host}:{port}"), None)

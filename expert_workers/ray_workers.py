@@ -5,12 +5,14 @@ whose process died: its constructor loads its experts anew.
 """
 
 import logging
+import os
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace as replaced
 from typing import Any
 
 import ray
+import torch
 from ray.exceptions import ActorAlreadyExistsError, RayError
 
 from expert_workers.frame import decode_call, encode_reply
@@ -29,6 +31,8 @@ class ExpertActor:
     """
 
     def __init__(self, spec: WorkerSpec) -> None:
+        # Ray tells an actor without CPUs of its own to use one thread.
+        torch.set_num_threads(spec.num_threads or len(os.sched_getaffinity(0)))
         self._worker = ExpertWorker.load(spec)
         self._node_id = ray.get_runtime_context().get_node_id()
 
@@ -39,8 +43,11 @@ class ExpertActor:
         return replaced(self._worker.describe(), node_id=self._node_id)
 
 
+_NAME = "expert-worker-"
+
+
 def actor_name(rank: int) -> str:
-    return f"expert-worker-{rank}"
+    return f"{_NAME}{rank}"
 
 
 class RayWorkers:
@@ -56,15 +63,15 @@ class RayWorkers:
     ) -> "RayWorkers":
         """Starts one actor per spec, all at once, and waits until each has loaded its experts.
 
-        `replace` ends workers that have the names already. Raises ClusterError when they are taken or Ray
-        cannot run them, WorkerStartError naming the worker, the file and the reason; nothing of ours is left
-        then.
+        `replace` first ends all workers that run in the namespace, whatever their number. Raises ClusterError
+        when names are taken or Ray cannot run the workers, WorkerStartError naming the worker, the file and
+        the reason; nothing of ours is left then.
         """
         workers = cls(namespace, {})
         try:
+            if replace:
+                _end_existing(namespace)
             for spec in specs:
-                if replace:
-                    _end_existing(spec.rank, namespace)
                 workers._actors[spec.rank] = _launch(spec, namespace)
             workers._wait_ready(time.monotonic() + timeout, timeout)
         except BaseException:
@@ -140,10 +147,15 @@ def _find(rank: int, namespace: str) -> Any:
         return None
 
 
-def _end_existing(rank: int, namespace: str) -> None:
-    actor = _find(rank, namespace)
-    if actor is not None:
-        ray.kill(actor, no_restart=True)
+def _end_existing(namespace: str) -> None:
+    named = ray.util.list_named_actors(all_namespaces=True)
+    names = [actor["name"] for actor in named if actor["namespace"] == namespace]
+    ranks = [int(name.removeprefix(_NAME)) for name in names if name.startswith(_NAME)]
+    for rank in ranks:
+        actor = _find(rank, namespace)
+        if actor is not None:
+            ray.kill(actor, no_restart=True)
+    for rank in ranks:
         _wait_unnamed(rank, namespace, time.monotonic() + 10.0)
 
 

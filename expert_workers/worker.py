@@ -24,7 +24,8 @@ from moe_model.families import family_of
 class WorkerSpec:
     """What one worker must hold and how it computes.
 
-    `num_threads` None leaves torch's own choice; `fingerprint` None takes any checkpoint at the path.
+    `num_threads` is for a worker with a process of its own, None: all cores of its machine; `fingerprint`
+    None takes any checkpoint at the path.
     """
 
     rank: int
@@ -75,8 +76,6 @@ class ExpertWorker:
     @classmethod
     def load(cls, spec: WorkerSpec) -> Self:
         """Reads the spec's experts, one at a time. Raises WorkerStartError naming rank, file and reason."""
-        if spec.num_threads is not None:
-            torch.set_num_threads(spec.num_threads)
         try:
             return cls(spec, _read(spec))
         except (ExpertMeshError, OSError) as error:

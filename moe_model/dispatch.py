@@ -13,6 +13,9 @@ from torch import Tensor
 Expert = Callable[[Tensor], Tensor]
 ExpertKey = tuple[int, int]
 
+# Bytes; torch allocates on this boundary.
+CACHE_LINE = 64
+
 
 @dataclass(frozen=True, slots=True)
 class Groups:
@@ -38,10 +41,15 @@ def compute_segments(
     experts: Mapping[ExpertKey, Expert], layer: int, x_PD: Tensor, segments: Sequence[tuple[int, int]]
 ) -> Tensor:
     """Runs each expert over its contiguous rows; returns y_PD in the same order."""
-    if len(segments) == 1:
-        return experts[layer, segments[0][0]](x_PD)
-    rows = torch.split(x_PD, [count for _, count in segments])
-    return torch.cat([experts[layer, expert](x) for (expert, _), x in zip(segments, rows, strict=True)])
+    parts = torch.split(x_PD, [count for _, count in segments])
+    y_parts = [experts[layer, e](_aligned(x_RD)) for (e, _), x_RD in zip(segments, parts, strict=True)]
+    return y_parts[0] if len(y_parts) == 1 else torch.cat(y_parts)
+
+
+def _aligned(x_RD: Tensor) -> Tensor:
+    """The rows at the start of a cache line: a product's last bits may depend on where its operands begin,
+    and the same rows begin elsewhere in another worker's slice."""
+    return x_RD if x_RD.data_ptr() % CACHE_LINE == 0 else x_RD.clone()
 
 
 def scatter_pairs(y_PD: Tensor, order_P: Tensor, num_tokens: int, top_k: int) -> Tensor:

@@ -1,7 +1,8 @@
 """The one place where a matrix product of the model is made.
 
-On a CPU the weights are packed once into the layout of oneDNN's kernels: faster than the plain product for a
-few rows, and for most shapes a row's result does not depend, to the last bit, on the rows computed with it.
+On a CPU, bfloat16 weights are packed once into the layout of oneDNN's kernels, which is faster for few rows.
+float32 keeps the plain product: it is there for exactness, and the packed one adds up in an order whose error
+is three to ten times larger (benchmarks/LOG.md).
 """
 
 from typing import Literal
@@ -42,7 +43,7 @@ class Linear:
 def _can_pack(weight_OI: Tensor) -> bool:
     return (
         weight_OI.device.type == "cpu"
-        and weight_OI.dtype in (torch.float32, torch.bfloat16)
+        and weight_OI.dtype == torch.bfloat16
         and torch._C._has_mkldnn
         and hasattr(torch.ops.mkldnn, "_linear_pointwise")
     )

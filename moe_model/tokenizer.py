@@ -66,7 +66,7 @@ class Tokenizer:
         Raises TokenizerError for text with half a surrogate pair, which is no Unicode.
         """
         try:
-            ids = self._backend.encode(text, add_special_tokens=False).ids
+            ids = self._backend.encode_batch_fast([text], add_special_tokens=False)[0].ids
         except TypeError:
             raise TokenizerError("text: has a lone surrogate, which is not Unicode") from None
         if add_bos and self._bos is not None:

@@ -16,6 +16,10 @@ from moe_model.importer import import_checkpoint
 from moe_model.tokenizer import Tokenizer
 from tests.models import GOLDEN
 
+# Small products gain nothing from more threads, and on a busy machine each waits for the slowest. Set before
+# any test module computes what it expects: the number of threads shows in a float32 product's last bit.
+torch.set_num_threads(1)
+
 # No deadline: a shared machine pauses. The same examples every time, so that a red run is red again; look
 # for new ones with `pytest --hypothesis-profile=explore`.
 settings.register_profile("expertmesh", deadline=None, derandomize=True)
@@ -56,12 +60,6 @@ def golden_model(tiny_checkpoint: Path) -> AssembledModel:
 @pytest.fixture(scope="session")
 def golden_tokenizer() -> Tokenizer:
     return Tokenizer.from_bytes((GOLDEN / "tokenizer.json").read_bytes())
-
-
-@pytest.fixture(scope="session", autouse=True)
-def _one_thread() -> None:
-    """Small products gain nothing from more, and on a busy machine each waits for the slowest."""
-    torch.set_num_threads(1)
 
 
 @pytest.fixture(autouse=True)

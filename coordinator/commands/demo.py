@@ -7,12 +7,14 @@ import time
 from pathlib import Path
 
 from coordinator.client import AsyncClient, Delta
+from coordinator.client_messages import generate_request
 from coordinator.commands.engine_arguments import (
     add_engine_arguments,
     add_worker_arguments,
     engine_config,
     workers_config,
 )
+from coordinator.commands.termination import sigterm_exits
 from coordinator.config import ServeConfig
 from coordinator.main import configure_process, describe_experts, open_server
 
@@ -24,7 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--prompt", required=True, metavar="TEXT", help="text to continue")
     parser.add_argument("--max-tokens", type=int, default=120, metavar="N")
     parser.add_argument("--seed", type=int, default=7, metavar="S")
-    add_worker_arguments(parser, num_workers=2)
+    add_worker_arguments(parser, default_workers=2)
     add_engine_arguments(parser)
 
 
@@ -38,6 +40,8 @@ def run(args: argparse.Namespace) -> int:
         grpc_address="127.0.0.1:0",
     )
     configure_process(config.engine)
+    # Refused here, before anything starts, if it is no text.
+    generate_request(args.prompt, {"max_tokens": args.max_tokens, "seed": args.seed})
     asyncio.run(_demo(config, args.prompt, args.max_tokens, args.seed))
     return 0
 
@@ -47,8 +51,10 @@ async def _demo(config: ServeConfig, prompt: str, max_tokens: int, seed: int) ->
     print(f"starting Ray, {config.workers.num_workers} expert workers and the coordinator ...", flush=True)
     async with open_server(config) as server:
         print(f"ready at {server.grpc.address} after {time.monotonic() - started:.1f} s\n", flush=True)
-        async with AsyncClient(server.grpc.address) as client:
-            await _stream(client, prompt, max_tokens, seed)
+        # From here on: Ray, while it started, took the signal for itself.
+        with sigterm_exits():
+            async with AsyncClient(server.grpc.address) as client:
+                await _stream(client, prompt, max_tokens, seed)
         print("\n".join(describe_experts(server.experts)))
         print("stopping ...", flush=True)
     print(f"stopped; {time.monotonic() - started:.1f} s in all")

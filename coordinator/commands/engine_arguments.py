@@ -6,6 +6,9 @@ from coordinator.config import EngineConfig, WorkersConfig
 from moe_model.manifest import DTYPES
 
 TRANSPORTS = ("ray", "in-process")
+# More would not be slow but end the process, or the machine.
+MAX_THREADS = 1024
+MAX_WORKERS = 1024
 
 
 def add_engine_arguments(parser: argparse.ArgumentParser) -> None:
@@ -14,36 +17,45 @@ def add_engine_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--dtype", choices=DTYPES, default="float32", help="of weights and activations (float32: exact)"
     )
-    group.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="auto: a GPU if any")
-    group.add_argument("--threads", type=positive, metavar="N", help="torch threads of the coordinator")
     group.add_argument(
-        "--max-batch", type=positive, default=default.max_num_seqs, metavar="N", help="sequences at once (64)"
+        "--device",
+        choices=("auto", "cpu", "cuda"),
+        default="auto",
+        help="the coordinator's; workers use CPUs",
+    )
+    group.add_argument("--threads", type=num_threads, metavar="N", help="torch threads of the coordinator")
+    group.add_argument(
+        "--max-batch",
+        type=positive,
+        default=default.max_num_seqs,
+        metavar="N",
+        help=f"sequences at once ({default.max_num_seqs})",
     )
     group.add_argument(
         "--max-step-tokens",
         type=positive,
         default=default.max_step_tokens,
         metavar="N",
-        help="token budget of one step; longer prompts are computed in chunks (512)",
+        help=f"token budget of one step; longer prompts are computed in chunks ({default.max_step_tokens})",
     )
     group.add_argument(
         "--kv-cache-mib",
         type=positive,
         default=default.kv_cache_bytes >> 20,
         metavar="N",
-        help="most memory for keys and values, in MiB (1024)",
+        help=f"most memory for keys and values, in MiB ({default.kv_cache_bytes >> 20})",
     )
 
 
-def add_worker_arguments(parser: argparse.ArgumentParser, num_workers: int) -> None:
+def add_worker_arguments(parser: argparse.ArgumentParser, default_workers: int) -> None:
     default = WorkersConfig()
     group = parser.add_argument_group("expert workers")
     group.add_argument(
         "--workers",
-        type=not_negative,
-        default=num_workers,
+        type=num_workers,
+        default=default_workers,
         metavar="N",
-        help=f"expert workers; 0 runs all experts in this process ({num_workers})",
+        help=f"expert workers; 0 runs all experts in this process ({default_workers})",
     )
     group.add_argument(
         "--replicas", type=positive, default=1, metavar="R", help="workers that hold each expert (1)"
@@ -51,6 +63,12 @@ def add_worker_arguments(parser: argparse.ArgumentParser, num_workers: int) -> N
     group.add_argument(
         "--transport", choices=TRANSPORTS, default="ray", help="ray: actors; in-process: for tests"
     )
+    group.add_argument("--worker-threads", type=num_threads, metavar="N", help="torch threads of each worker")
+    _add_ray_arguments(group, default)
+    _add_worker_times(group, default)
+
+
+def _add_ray_arguments(group: argparse._ArgumentGroup, default: WorkersConfig) -> None:
     group.add_argument(
         "--ray-address",
         metavar="HOST:PORT",
@@ -60,25 +78,35 @@ def add_worker_arguments(parser: argparse.ArgumentParser, num_workers: int) -> N
         "--ray-namespace",
         default=default.ray_namespace,
         metavar="NAME",
-        help="where the workers' names live (expertmesh)",
+        help=f"where the workers' names live ({default.ray_namespace})",
     )
     group.add_argument(
         "--replace-workers", action="store_true", help="end workers that an earlier coordinator left behind"
     )
-    group.add_argument("--worker-threads", type=positive, metavar="N", help="torch threads of each worker")
+
+
+def _add_worker_times(group: argparse._ArgumentGroup, default: WorkersConfig) -> None:
     group.add_argument(
         "--call-timeout",
         type=positive_seconds,
         default=default.call_timeout,
         metavar="S",
-        help="seconds an expert call may take before its worker counts as lost (10)",
+        help=f"seconds an expert call may take before its worker counts as lost ({default.call_timeout:g})",
+    )
+    group.add_argument(
+        "--expert-wait-timeout",
+        type=positive_seconds,
+        default=default.expert_wait_timeout,
+        metavar="S",
+        help="seconds that requests wait for lost experts before they end UNAVAILABLE "
+        f"({default.expert_wait_timeout:g})",
     )
     group.add_argument(
         "--start-timeout",
         type=positive_seconds,
         default=default.start_timeout,
         metavar="S",
-        help="seconds the workers may take to load (120)",
+        help=f"seconds the workers may take to load ({default.start_timeout:g})",
     )
 
 
@@ -103,16 +131,21 @@ def workers_config(args: argparse.Namespace) -> WorkersConfig:
         replace_workers=args.replace_workers,
         num_threads=args.worker_threads,
         call_timeout=args.call_timeout,
+        expert_wait_timeout=args.expert_wait_timeout,
         start_timeout=args.start_timeout,
     )
 
 
 def positive(text: str) -> int:
-    return _whole_number(text, least=1)
+    return _whole_number(text, 1, (1 << 31) - 1)
 
 
-def not_negative(text: str) -> int:
-    return _whole_number(text, least=0)
+def num_threads(text: str) -> int:
+    return _whole_number(text, 1, MAX_THREADS)
+
+
+def num_workers(text: str) -> int:
+    return _whole_number(text, 0, MAX_WORKERS)
 
 
 def positive_seconds(text: str) -> float:
@@ -125,11 +158,11 @@ def positive_seconds(text: str) -> float:
     return value
 
 
-def _whole_number(text: str, least: int) -> int:
+def _whole_number(text: str, least: int, most: int) -> int:
     try:
         value = int(text)
     except ValueError:
         value = least - 1
-    if not least <= value < 1 << 31:
-        raise argparse.ArgumentTypeError(f"{text[:80]!r} is not a whole number of at least {least}")
+    if not least <= value <= most:
+        raise argparse.ArgumentTypeError(f"{text[:80]!r} is not a whole number in [{least}, {most}]")
     return value

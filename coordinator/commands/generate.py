@@ -17,6 +17,7 @@ from coordinator.commands.engine_arguments import (
     workers_config,
 )
 from coordinator.commands.generation_arguments import add_generation_arguments, options_of, prompt_of
+from coordinator.commands.termination import sigterm_exits
 from coordinator.config import DEFAULT_MAX_OUTPUT_TOKENS
 from coordinator.engine.engine import Engine
 from coordinator.main import build_engine, configure_process, open_experts, served_model
@@ -34,7 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--json", action="store_true", help="print one JSON object with token ids and timings"
     )
     add_engine_arguments(parser)
-    add_worker_arguments(parser, num_workers=0)
+    add_worker_arguments(parser, default_workers=0)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -43,8 +44,9 @@ def run(args: argparse.Namespace) -> int:
     configure_process(config)
     checkpoint = Checkpoint.open(args.checkpoint)
     generation, writer = _prepare(args, checkpoint)
-    with open_experts(checkpoint, config, workers_config(args)) as experts:
-        engine = build_engine(checkpoint, config, experts)
+    workers = workers_config(args)
+    with sigterm_exits(), open_experts(checkpoint, config, workers) as experts:
+        engine = build_engine(checkpoint, config, experts, workers.expert_wait_timeout)
         events = _generate(engine, generation, writer, show=not args.json)
     if args.json:
         completion = client_messages.completion(join(events))
@@ -82,14 +84,16 @@ def _generate(
             for event in writer.events(output):
                 events.append(event)
                 if show:
-                    _show(event)
+                    _show(event, generation.return_text)
     return events
 
 
-def _show(event: pb.GenerateStreamResponse) -> None:
+def _show(event: pb.GenerateStreamResponse, as_text: bool) -> None:
+    """A model without a tokenizer has only token ids to show."""
     match event.WhichOneof("event"):
         case "delta":
-            print(event.delta.text, end="", flush=True)
+            shown = event.delta.text if as_text else "".join(f"{i} " for i in event.delta.token_ids)
+            print(shown, end="", flush=True)
         case "summary":
             print(flush=True)
             print(_summary(event.summary), file=sys.stderr)

@@ -52,7 +52,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="S",
         help="seconds that running requests get after SIGTERM (30)",
     )
-    add_worker_arguments(parser, num_workers=2)
+    add_worker_arguments(parser, default_workers=2)
     add_engine_arguments(parser)
 
 

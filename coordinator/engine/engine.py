@@ -2,13 +2,14 @@
 
 import logging
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
 from coordinator.engine.request import FinishReason, Output, Request
 from coordinator.engine.scheduler import Scheduler, Step
 from coordinator.engine.sequence import Sequence, max_output_tokens
-from moe_model.errors import ExpertMeshError, NumericError, UserError, WorldError
+from moe_model.errors import ExpertMeshError, ExpertsLostError, NumericError, UserError, WorldError
 
 logger = logging.getLogger(__name__)
 
@@ -43,10 +44,21 @@ class Runner(Protocol):
 class Engine:
     """Schedules, runs, updates."""
 
-    def __init__(self, scheduler: Scheduler, runner: Runner, max_seq_len: int) -> None:
+    def __init__(
+        self,
+        scheduler: Scheduler,
+        runner: Runner,
+        max_seq_len: int,
+        wait_for_experts: Callable[[], None] | None = None,
+        expert_wait_timeout: float = 0.0,
+    ) -> None:
+        """`wait_for_experts` returns when lost experts are back, or after a moment in any case."""
         self._scheduler = scheduler
         self._runner = runner
         self._max_seq_len = max_seq_len
+        self._wait_for_experts = wait_for_experts
+        self._expert_wait_timeout = expert_wait_timeout
+        self._lost_since: float | None = None
         self._sequences: dict[str, Sequence] = {}
         self._num_steps = 0
         self._stopped: EngineError | None = None
@@ -101,18 +113,25 @@ class Engine:
         return outputs
 
     def step(self) -> list[Output]:
-        """Runs one step. A step that fails ends the requests in it with the error, and nothing else."""
+        """Runs one step. A step that fails ends the requests in it with the error, and nothing else.
+
+        A step that lost its experts moved nothing: it returns nothing and is scheduled again, until the
+        experts are back or `expert_wait_timeout` is over.
+        """
         step = self._scheduler.schedule()
         self._mark_scheduled(step)
         self._num_steps += 1
         try:
             tokens = self._runner.run(step)
+        except ExpertsLostError as error:
+            return [] if self._waited() else self._fail(step, error)
         except ExpertMeshError as error:
             logger.warning("step %d failed: %s", self._num_steps, error)
             return self._fail(step, error)
         except Exception:
             logger.exception("step %d failed", self._num_steps)
             return self._fail(step, EngineError("a step of the engine failed"))
+        self._lost_since = None
         self._scheduler.update(step, tokens)
         now = time.monotonic()
         return [self._output(c.sequence, token, now) for c, token in zip(step.sampling, tokens, strict=True)]
@@ -122,6 +141,19 @@ class Engine:
         self._scheduler.check_integrity()
         known = {id(sequence) for sequence in self._sequences.values()}
         assert known == {id(s) for s in [*self._scheduler.running, *self._scheduler.waiting]}
+
+    def _waited(self) -> bool:
+        """Whether there was time left to wait for the experts; once over, only a good step resets it."""
+        if self._wait_for_experts is None:
+            return False
+        now = time.monotonic()
+        if self._lost_since is None:
+            self._lost_since = now
+            logger.warning("experts lost; waiting at most %.0f s for them", self._expert_wait_timeout)
+        if now - self._lost_since >= self._expert_wait_timeout:
+            return False
+        self._wait_for_experts()
+        return True
 
     def _mark_scheduled(self, step: Step) -> None:
         now = time.monotonic()

@@ -27,8 +27,12 @@ class KVCache:
         self.block_size = block_size
         shape = (config.n_layers, (num_blocks + 1) * block_size, config.n_heads, config.head_dim)
         # Left empty: memory is mapped as blocks are first written, and only written slots are ever read.
-        self.keys = torch.empty(shape, dtype=dtype, device=device)
-        self.values = torch.empty(shape, dtype=dtype, device=device)
+        try:
+            self.keys = torch.empty(shape, dtype=dtype, device=device)
+            self.values = torch.empty(shape, dtype=dtype, device=device)
+        except RuntimeError:
+            num_bytes = (num_blocks + 1) * block_bytes(config, block_size, dtype)
+            raise ConfigError(f"kv cache: {num_bytes >> 20} MiB cannot be had on {device}") from None
         self.keys[:, :block_size] = 0
         self.values[:, :block_size] = 0
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import socket
 import tempfile
@@ -31,6 +32,15 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     with Server(str(DEMO_CHECKPOINT), log=tmp_path_factory.mktemp("serve") / "log") as server:
         server.wait_ready()
         yield server
+
+
+KILLED = [2, 5, 6, 7]
+
+
+def worker_pid(log: str, rank: int) -> int:
+    found = re.search(rf"worker {rank}  ready  pid (\d+)", log)
+    assert found, log
+    return int(found[1])
 
 
 def until_draining(client: Client, timeout: float = 20.0) -> None:
@@ -105,6 +115,22 @@ def test_the_client_command_streams(server: Server) -> None:
     answer = json.loads(result.stdout)
     assert answer["usage"]["completion_tokens"] == 5
     assert answer["finish_reason"] == "length"
+
+
+@pytest.mark.parametrize("replicas", ["1", "2"])
+def test_a_killed_worker_costs_no_request_and_changes_no_token(tmp_path: Path, replicas: str) -> None:
+    """With a replica the rows go there; without one the step waits until Ray has started the worker again."""
+    with Server(str(DEMO_CHECKPOINT), "--replicas", replicas, log=tmp_path / "log") as server:
+        server.wait_ready()
+        with Client(server.address) as client:
+            expected = client.generate(KILLED, max_tokens=60, seed=3, ignore_eos=True, return_token_ids=True)
+            stream = client.stream(KILLED, max_tokens=60, seed=3, ignore_eos=True, return_token_ids=True)
+            events = [next(stream), next(stream)]
+            os.kill(worker_pid(server.log, rank=1), signal.SIGKILL)
+            events += stream
+        got = [i for event in events if isinstance(event, Delta) for i in event.token_ids]
+        assert tuple(got) == expected.token_ids
+        assert "worker 1 lost" in server.log, "the fault happened"
 
 
 def test_bad_input_is_refused_and_the_server_lives(server: Server) -> None:

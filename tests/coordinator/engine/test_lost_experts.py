@@ -1,0 +1,103 @@
+"""A step that lost its experts is scheduled again: no request, no token, no random number is lost."""
+
+import pytest
+
+from coordinator.engine.block_allocator import BlockAllocator
+from coordinator.engine.engine import Engine
+from coordinator.engine.request import Request
+from coordinator.engine.scheduler import Scheduler, Step
+from moe_model.errors import ExpertsLostError
+from moe_model.sampling import SamplingParams
+from tests.coordinator.engine.fakes import ScriptedRunner
+from tests.models import Collected, collect, drain, make_request, random_model, tiny_engine
+
+
+class Lossy:
+    """Experts that are lost until they have been waited for `turns` times."""
+
+    def __init__(self, turns: int) -> None:
+        self.turns = turns
+        self.waits = 0
+
+    def check(self, number: int, _step: Step) -> None:
+        if number > 1 and self.waits < self.turns:
+            raise ExpertsLostError("no live worker holds expert 0", (1,))
+
+    def wait(self) -> None:
+        self.waits += 1
+
+
+def lossy_engine(lossy: Lossy, timeout: float) -> Engine:
+    scheduler = Scheduler(BlockAllocator(32), 4, max_num_seqs=8, max_step_tokens=64)
+    return Engine(scheduler, ScriptedRunner(lossy.check), 12, lossy.wait, timeout)
+
+
+def test_requests_wait_and_lose_nothing() -> None:
+    lossy = Lossy(turns=3)
+    engine = lossy_engine(lossy, timeout=60.0)
+    for name in "abc":
+        engine.submit(make_request(name, max_tokens=4))
+    results = drain(engine)
+    assert all(result.token_ids == [3, 4, 5, 6] for result in results.values())
+    assert lossy.waits == 3
+    engine.check_integrity()
+
+
+def test_what_comes_while_it_waits_is_heard() -> None:
+    lossy = Lossy(turns=1000)
+    engine = lossy_engine(lossy, timeout=60.0)
+    engine.submit(make_request("r", max_tokens=4))
+    engine.step()
+    assert engine.step() == []
+    assert engine.abort("r") is not None
+    assert not engine.has_work
+    assert engine.stats().num_free_blocks == engine.stats().num_blocks
+
+
+def test_when_the_time_is_over_requests_end_with_the_error_until_a_step_succeeds() -> None:
+    lossy = Lossy(turns=1000)
+    engine = lossy_engine(lossy, timeout=1e-9)
+    results: dict[str, Collected] = {}
+    engine.submit(make_request("first", max_tokens=4))
+    while engine.has_work:
+        collect(engine.step(), results)
+    last = results["first"].last
+    assert last is not None
+    assert isinstance(last.error, ExpertsLostError)
+    waited = lossy.waits
+    engine.submit(make_request("second"))
+    (output,) = engine.step()
+    assert isinstance(output.error, ExpertsLostError), "no second wait while nothing has changed"
+    assert lossy.waits == waited
+    lossy.turns = 0
+    engine.submit(make_request("third", max_tokens=2))
+    assert drain(engine)["third"].token_ids == [3, 4]
+
+
+@pytest.mark.parametrize("temperature", [0.0, 0.9])
+def test_a_step_that_runs_again_draws_the_same_tokens(temperature: float) -> None:
+    """Over the real model: the step fails after the cache was written, then runs again."""
+    model = random_model()
+    request = make_request(max_tokens=8, sampling=SamplingParams(temperature, seed=5))
+    expected = _generate(tiny_engine(model), request)
+    runner = tiny_engine(model)._runner
+
+    class FailsAfterwards:
+        def __init__(self) -> None:
+            self.calls = 0
+
+        def run(self, step: Step) -> list[int | None]:
+            tokens = runner.run(step)
+            self.calls += 1
+            if self.calls % 2:
+                raise ExpertsLostError("lost after the work was done")
+            return list(tokens)
+
+    scheduler = Scheduler(BlockAllocator(64), 4, max_num_seqs=8, max_step_tokens=64)
+    again = Engine(scheduler, FailsAfterwards(), 12, lambda: None, 60.0)
+    assert _generate(again, request) == expected
+
+
+def _generate(engine: Engine, request: Request) -> list[int]:
+    engine.submit(request)
+    return drain(engine)["r"].token_ids
