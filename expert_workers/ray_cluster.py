@@ -21,7 +21,6 @@ import ray
 from ray._private import services as ray_services
 from ray._private import worker as ray_private_worker
 from ray._private.utils import detect_fate_sharing_support
-from ray.exceptions import RayError
 
 from expert_workers.processes import descendants, kill_and_wait
 from expert_workers.ray_transport import first_line
@@ -119,7 +118,7 @@ def _init(**options: Any) -> str:
     try:
         with _signals_kept(), _private_files(), _own_process_groups():
             ray.init(namespace=NAMESPACE, log_to_driver=False, configure_logging=False, **options)
-    except (RayError, OSError, RuntimeError, ValueError) as error:
+    except Exception as error:  # noqa: BLE001 - Ray raises bare ones, as for a node that does not start
         ray.shutdown()
         hint = "" if options["address"] == "local" else " (if it wants a token, set RAY_AUTH_MODE=token)"
         raise ClusterError(f"Ray at {options['address']} cannot be used: {first_line(error)}{hint}") from None
