@@ -52,7 +52,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not args or args[0] not in COMMANDS:
         return _top_level(args)
     # grpc reads these when it is imported. It writes lines of its own about ports, whose meaning comes as
-    # our errors; and its handlers around a fork, as Ray's start has them, can wait for its own threads for ever.
+    # our errors; and its handlers around a fork, which Ray's start is, can wait for its threads for ever.
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
     module, _ = COMMANDS[args[0]]

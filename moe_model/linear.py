@@ -1,8 +1,11 @@
-"""The one place where a matrix product of the model is made.
+"""The one place where a matrix product of the model is made, in the way its weights and rows want it.
 
 On a CPU, bfloat16 weights are packed once into the layout of oneDNN's kernels, which is faster for few rows.
-float32 keeps the plain product: it is there for exactness, and the packed one adds up in an order whose error
-is three to ten times larger (benchmarks/LOG.md).
+float32 keeps the plain product: it is there for exactness, and the packed one has two to three times its
+error. For a few rows it is computed as (W xᵀ)ᵀ, which reads the weights at the speed of the memory where
+x Wᵀ does not. Both were measured: benchmarks/LOG.md.
+
+Shapes: R rows, I inputs, O outputs.
 """
 
 from typing import Literal
@@ -12,6 +15,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 Activation = Literal["none", "gelu"]
+
+FEW_ROWS = 8
 
 
 class Linear:
@@ -23,6 +28,7 @@ class Linear:
         self._bias_O = bias_O
         self._activation = activation
         self._is_packed = _can_pack(weight_OI)
+        self._prefers_few = weight_OI.device.type == "cpu" and weight_OI.dtype == torch.float32
         self._weight_OI = (
             torch.ops.mkldnn._reorder_linear_weight(weight_OI.contiguous(), None)
             if self._is_packed
@@ -36,8 +42,17 @@ class Linear:
                 x, self._weight_OI, self._bias_O, self._activation, [], "none"
             )
             return y
-        y = F.linear(x, self._weight_OI, self._bias_O)
+        if self._prefers_few and x.dim() == 2 and len(x) <= FEW_ROWS:
+            y = self._few_rows(x)
+        else:
+            y = F.linear(x, self._weight_OI, self._bias_O)
         return F.gelu(y) if self._activation == "gelu" else y
+
+    def _few_rows(self, x_RI: Tensor) -> Tensor:
+        # One row alone would be a matrix-vector product, which is slow again.
+        pair_RI = x_RI.repeat(2, 1) if len(x_RI) == 1 else x_RI
+        y_RO = (self._weight_OI @ pair_RI.t()).t()[: len(x_RI)]
+        return y_RO.contiguous() if self._bias_O is None else torch.add(y_RO, self._bias_O).contiguous()
 
 
 def _can_pack(weight_OI: Tensor) -> bool:
