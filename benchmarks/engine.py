@@ -24,7 +24,7 @@ from moe_model.assembled import AssembledModel
 from moe_model.checkpoint import Checkpoint
 from moe_model.config import ModelConfig
 from moe_model.initialise import initialise_checkpoint
-from moe_model.manifest import DTYPES
+from moe_model.manifest import DTYPES, dtype_name
 from moe_model.sampling import SamplingParams
 
 
@@ -114,7 +114,7 @@ def run(checkpoint: Checkpoint, config: EngineConfig, args: argparse.Namespace) 
 def _print_physics(machine: Machine, floor: float, dtype: torch.dtype) -> None:
     print(
         f"{machine.num_threads} threads read {machine.read_bytes_per_second / 1e9:.1f} GB/s and multiply "
-        f"{machine.flops_per_second / 1e9:.0f} GFLOP/s in {str(dtype).removeprefix('torch.')}; "
+        f"{machine.flops_per_second / 1e9:.0f} GFLOP/s in {dtype_name(dtype)}; "
         f"one token of one sequence reads every active weight once: at least {1e3 * floor:.2f} ms, "
         f"at most {1 / floor:.0f} tokens/s"
     )
@@ -134,7 +134,7 @@ def _summary(
 ) -> dict[str, object]:
     return {
         "benchmark": "engine",
-        "dtype": str(config.dtype).removeprefix("torch."),
+        "dtype": dtype_name(config.dtype),
         "machine": asdict(machine),
         "decode_floor_tokens_per_second": 1 / floor,
         "load": asdict(load),

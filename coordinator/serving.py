@@ -8,6 +8,7 @@ import sys
 from coordinator.api.grpc_server import GrpcServer
 from coordinator.config import ServeConfig
 from coordinator.main import RunningServer, describe_experts, open_server
+from moe_model.manifest import dtype_name
 
 logger = logging.getLogger(__name__)
 
@@ -56,7 +57,7 @@ async def _drain(server: GrpcServer, stop: _StopSignals, timeout: float) -> None
 def _announce(config: ServeConfig, server: RunningServer) -> None:
     """The one line on stdout that says the server can serve; where the experts are goes to the log."""
     device = config.engine.resolve_device()
-    dtype = str(config.engine.dtype).removeprefix("torch.")
+    dtype = dtype_name(config.engine.dtype)
     sys.stdout.write(
         f"READY grpc={server.grpc.address} workers={config.workers.num_workers} "
         f"replicas={config.workers.num_replicas} dtype={dtype} device={device} "

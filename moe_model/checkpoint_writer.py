@@ -4,7 +4,7 @@ import hashlib
 import os
 import re
 import stat
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -36,6 +36,9 @@ from moe_model.safetensors_file import serialise
 _OURS = re.compile(
     r"manifest\.json|shared\.safetensors|tokenizer\.json|experts(/layer_\d{4}(/expert_\d{4}\.safetensors)?)?"
 )
+
+# (files done, files in all)
+Progress = Callable[[int, int], None]
 
 
 class CheckpointWriter:

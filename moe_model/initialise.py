@@ -1,18 +1,14 @@
 """A randomly initialised checkpoint, written one expert at a time."""
 
 import hashlib
-from collections.abc import Callable
 from pathlib import Path
 
 import torch
 
-from moe_model.checkpoint_writer import CheckpointWriter
+from moe_model.checkpoint_writer import CheckpointWriter, Progress
 from moe_model.config import ModelConfig
 from moe_model.families import family_of
 from moe_model.manifest import GenerationDefaults
-
-# (files done, files in all)
-Progress = Callable[[int, int], None]
 
 
 def module_generator(seed: int, kind: str, layer: int = 0, expert: int = 0) -> torch.Generator:

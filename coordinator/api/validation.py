@@ -15,6 +15,7 @@ from coordinator.api.supported import check_supported
 from coordinator.api.violations import Violations
 from coordinator.engine.request import ContextOverflow, Request, StopRules
 from moe_model.errors import TokenizerError
+from moe_model.manifest import MAX_TEMPERATURE
 from moe_model.sampling import SamplingParams
 from protos.expertmesh.v1 import generation_pb2 as pb
 
@@ -22,7 +23,6 @@ MAX_TEXT_BYTES = 4 << 20
 # A sliding prompt may exceed the context; this bounds what it may cost to hold and to check.
 MAX_PROMPT_TOKENS = 1 << 20
 MAX_STOP_TOKEN_IDS = 64
-MAX_TEMPERATURE = 2.0
 # Smaller temperatures divide logits into infinities.
 MIN_TEMPERATURE = 0.01
 

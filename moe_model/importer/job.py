@@ -1,6 +1,6 @@
 """One import from beginning to end. Memory: one expert and the shared part, whatever the model's size."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from moe_model.checkpoint_writer import CheckpointWriter, require_free
+from moe_model.checkpoint_writer import CheckpointWriter, Progress, require_free
 from moe_model.config import ModelConfig
 from moe_model.errors import CheckpointError, ConfigError
 from moe_model.importer.locate import Located, locate
@@ -18,9 +18,6 @@ from moe_model.importer.sources import AssembledSource, PartsSource, Source
 from moe_model.importer.tables import SAFETENSORS_SUFFIX, DictTable, SafetensorsTable, TensorTable
 from moe_model.importer.tokenizer_file import read_tokenizer, with_token_ids
 from moe_model.importer.torch_file import load_torch_file
-
-# (files done, files in all)
-Progress = Callable[[int, int], None]
 
 _CONFIG_FILE = "config.yaml"
 
