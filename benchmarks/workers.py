@@ -11,8 +11,9 @@ import tempfile
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from coordinator.config import EngineConfig, ServeConfig, WorkersConfig
-from coordinator.main import configure_process, open_server
+from coordinator.config import Addresses, EngineConfig, ServeConfig, WorkersConfig
+from coordinator.main import configure_process
+from coordinator.server import open_server
 from expert_workers.pool import ExpertPool
 from moe_model.config import ModelConfig
 from moe_model.initialise import initialise_checkpoint
@@ -43,7 +44,7 @@ async def measure(checkpoint: Path, engine: EngineConfig, num_workers: int) -> l
         checkpoint=checkpoint,
         engine=engine,
         workers=WorkersConfig(num_workers=num_workers),
-        grpc_address="127.0.0.1:0",
+        addresses=Addresses("127.0.0.1:0", control=None, http=None),
     )
     async with open_server(config) as server:
         assert isinstance(server.experts, ExpertPool)

@@ -16,10 +16,12 @@ from typing import NoReturn, Protocol, cast
 from moe_model.errors import ExpertMeshError
 
 COMMANDS = {
-    "serve": ("serve", "serve a checkpoint with Ray expert workers over gRPC"),
+    "serve": ("serve", "serve a checkpoint with Ray expert workers over gRPC and HTTP"),
     "generate": ("generate", "generate from a checkpoint without a server"),
     "demo": ("demo", "start everything, stream one generation, stop everything"),
     "client": ("client", "stream a generation from a server"),
+    "top": ("top", "show a server's load, workers, experts and rates, live"),
+    "keys": ("keys", "make API keys"),
     "import": ("import_checkpoint", "turn ModularForge files into a checkpoint"),
     "inspect": ("inspect_checkpoint", "show what a checkpoint holds, and verify it"),
     "init": ("init_checkpoint", "write a randomly initialised checkpoint"),

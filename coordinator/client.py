@@ -7,7 +7,6 @@ Every call has a timeout and raises ClientError. Closing a stream before its end
 """
 
 import asyncio
-import json
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Sequence
 from types import TracebackType
@@ -18,6 +17,8 @@ from google.protobuf.message import Message
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from coordinator import client_messages as messages
+from coordinator import client_requests as requests
+from coordinator.client_connection import Connection
 from coordinator.client_messages import (
     ClientError,
     Completion,
@@ -26,6 +27,7 @@ from coordinator.client_messages import (
     Finished,
     GenerateOptions,
     ModelInfo,
+    Prompt,
     Started,
     Summary,
 )
@@ -37,6 +39,7 @@ __all__ = [
     "Client",
     "ClientError",
     "Completion",
+    "Connection",
     "Delta",
     "Event",
     "Finished",
@@ -49,26 +52,6 @@ __all__ = [
 R = TypeVar("R")
 
 DEFAULT_TIMEOUT = 300.0
-# Refused calls may be sent again; grpc does so only while nothing of an answer has come.
-_RETRY_POLICY = {
-    "maxAttempts": 4,
-    "initialBackoff": "0.1s",
-    "maxBackoff": "2s",
-    "backoffMultiplier": 2,
-    "retryableStatusCodes": ["UNAVAILABLE"],
-}
-_SERVICE_CONFIG = {
-    "methodConfig": [
-        {"name": [{"service": "expertmesh.v1.GenerationService"}], "retryPolicy": _RETRY_POLICY},
-    ]
-}
-OPTIONS = (
-    ("grpc.max_send_message_length", 16 << 20),
-    ("grpc.max_receive_message_length", 64 << 20),
-    ("grpc.keepalive_time_ms", 20_000),
-    ("grpc.keepalive_timeout_ms", 10_000),
-    ("grpc.service_config", json.dumps(_SERVICE_CONFIG)),
-)
 _DETAILS_KEY = "grpc-status-details-bin"
 _SERVING = health_pb2.HealthCheckResponse.SERVING
 # Between two attempts to watch a server that went away.
@@ -78,26 +61,30 @@ _WATCH_BACKOFF = 0.1
 class Client:
     """Blocking. Safe to share between threads."""
 
-    def __init__(self, address: str, *, timeout: float = DEFAULT_TIMEOUT) -> None:
+    def __init__(
+        self, address: str, *, timeout: float = DEFAULT_TIMEOUT, connection: Connection | None = None
+    ) -> None:
         """`timeout`, in seconds, is for a whole call, where the call itself gives none."""
         self.address = address
         self._timeout = _checked(timeout)
-        self._channel = grpc.insecure_channel(address, options=OPTIONS)
+        connection = connection or Connection()
+        self._metadata = connection.metadata
+        self._channel = connection.open(address)
         self._stub: Any = generation_pb2_grpc.GenerationServiceStub(self._channel)  # type: ignore[no-untyped-call]
 
     def generate(
-        self, prompt: str | Sequence[int], *, timeout: float | None = None, **options: Unpack[GenerateOptions]
+        self, prompt: Prompt, *, timeout: float | None = None, **options: Unpack[GenerateOptions]
     ) -> Completion:
         """Generates from a text or from token ids and returns the whole result."""
-        request = messages.generate_request(prompt, options)
+        request = requests.generate_request(prompt, options)
         return messages.completion(self._call(self._stub.Generate, request, timeout))
 
     def stream(
-        self, prompt: str | Sequence[int], *, timeout: float | None = None, **options: Unpack[GenerateOptions]
+        self, prompt: Prompt, *, timeout: float | None = None, **options: Unpack[GenerateOptions]
     ) -> Generator[Event, None, None]:
         """Generates and yields Started, Delta ..., Finished, Summary as they come."""
-        request = messages.generate_request(prompt, options)
-        call = self._stub.GenerateStream(request, timeout=self._seconds(timeout))
+        request = requests.generate_request(prompt, options)
+        call = self._stub.GenerateStream(request, timeout=self._seconds(timeout), metadata=self._metadata)
         complete = False
         try:
             for response in call:
@@ -106,7 +93,7 @@ class Client:
                 if event is not None:
                     yield event
         except grpc.RpcError as error:
-            raise _client_error(error) from None
+            raise client_error(error) from None
         finally:
             call.cancel()
         if not complete:
@@ -115,13 +102,13 @@ class Client:
     def tokenize(
         self, text: str, *, add_special_tokens: bool = True, timeout: float | None = None
     ) -> tuple[int, ...]:
-        request = messages.tokenize_request(text, add_special_tokens)
+        request = requests.tokenize_request(text, add_special_tokens)
         return tuple(self._call(self._stub.Tokenize, request, timeout).token_ids)
 
     def detokenize(
         self, token_ids: Sequence[int], *, skip_special_tokens: bool = False, timeout: float | None = None
     ) -> str:
-        request = messages.detokenize_request(token_ids, skip_special_tokens)
+        request = requests.detokenize_request(token_ids, skip_special_tokens)
         text: str = self._call(self._stub.Detokenize, request, timeout).text
         return text
 
@@ -161,34 +148,38 @@ class Client:
 
     def _call(self, method: Callable[..., R], request: Message, timeout: float | None) -> R:
         try:
-            return method(request, timeout=self._seconds(timeout))
+            return method(request, timeout=self._seconds(timeout), metadata=self._metadata)
         except grpc.RpcError as error:
-            raise _client_error(error) from None
+            raise client_error(error) from None
 
 
 class AsyncClient:
     """For one event loop."""
 
-    def __init__(self, address: str, *, timeout: float = DEFAULT_TIMEOUT) -> None:
+    def __init__(
+        self, address: str, *, timeout: float = DEFAULT_TIMEOUT, connection: Connection | None = None
+    ) -> None:
         """`timeout`, in seconds, is for a whole call, where the call itself gives none."""
         self.address = address
         self._timeout = _checked(timeout)
-        self._channel = grpc.aio.insecure_channel(address, options=OPTIONS)
+        connection = connection or Connection()
+        self._metadata = connection.metadata
+        self._channel = connection.open_async(address)
         self._stub: Any = generation_pb2_grpc.GenerationServiceStub(self._channel)  # type: ignore[no-untyped-call]
 
     async def generate(
-        self, prompt: str | Sequence[int], *, timeout: float | None = None, **options: Unpack[GenerateOptions]
+        self, prompt: Prompt, *, timeout: float | None = None, **options: Unpack[GenerateOptions]
     ) -> Completion:
         """Generates from a text or from token ids and returns the whole result."""
-        request = messages.generate_request(prompt, options)
+        request = requests.generate_request(prompt, options)
         return messages.completion(await self._call(self._stub.Generate, request, timeout))
 
     async def stream(
-        self, prompt: str | Sequence[int], *, timeout: float | None = None, **options: Unpack[GenerateOptions]
+        self, prompt: Prompt, *, timeout: float | None = None, **options: Unpack[GenerateOptions]
     ) -> AsyncGenerator[Event, None]:
         """Generates and yields Started, Delta ..., Finished, Summary as they come."""
-        request = messages.generate_request(prompt, options)
-        call = self._stub.GenerateStream(request, timeout=self._seconds(timeout))
+        request = requests.generate_request(prompt, options)
+        call = self._stub.GenerateStream(request, timeout=self._seconds(timeout), metadata=self._metadata)
         complete = False
         try:
             async for response in call:
@@ -197,7 +188,7 @@ class AsyncClient:
                 if event is not None:
                     yield event
         except grpc.RpcError as error:
-            raise _client_error(error) from None
+            raise client_error(error) from None
         finally:
             call.cancel()
         if not complete:
@@ -206,14 +197,14 @@ class AsyncClient:
     async def tokenize(
         self, text: str, *, add_special_tokens: bool = True, timeout: float | None = None
     ) -> tuple[int, ...]:
-        request = messages.tokenize_request(text, add_special_tokens)
+        request = requests.tokenize_request(text, add_special_tokens)
         response: pb.TokenizeResponse = await self._call(self._stub.Tokenize, request, timeout)
         return tuple(response.token_ids)
 
     async def detokenize(
         self, token_ids: Sequence[int], *, skip_special_tokens: bool = False, timeout: float | None = None
     ) -> str:
-        request = messages.detokenize_request(token_ids, skip_special_tokens)
+        request = requests.detokenize_request(token_ids, skip_special_tokens)
         response: pb.DetokenizeResponse = await self._call(self._stub.Detokenize, request, timeout)
         return response.text
 
@@ -255,9 +246,9 @@ class AsyncClient:
 
     async def _call(self, method: Callable[..., Awaitable[R]], request: Message, timeout: float | None) -> R:
         try:
-            return await method(request, timeout=self._seconds(timeout))
+            return await method(request, timeout=self._seconds(timeout), metadata=self._metadata)
         except grpc.RpcError as error:
-            raise _client_error(error) from None
+            raise client_error(error) from None
 
 
 def _checked(timeout: float) -> float:
@@ -267,7 +258,7 @@ def _checked(timeout: float) -> float:
     return timeout
 
 
-def _client_error(error: Any) -> ClientError:
+def client_error(error: Any) -> ClientError:
     """From grpc's own error, which both flavours raise as an RpcError that is also a Call."""
     trailing = dict(error.trailing_metadata() or ())
     return messages.error(error.code().name, error.details() or "", trailing.get(_DETAILS_KEY))
@@ -276,7 +267,7 @@ def _client_error(error: Any) -> ClientError:
 def _raise_unless_passing(error: Any) -> None:
     """While waiting, a server that is away or slow is no error; one without health checks is."""
     if error.code() not in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED):
-        raise _client_error(error) from None
+        raise client_error(error) from None
 
 
 def _not_ready(address: str, timeout: float) -> ClientError:

@@ -1,16 +1,15 @@
-"""What the client sends and gets, as plain typed values. Knows the .proto messages and no transport."""
+"""What the client gets, and what it may ask for, as plain typed values. Knows no transport."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, TypedDict
 
-from google.protobuf.message import DecodeError, Message
+from google.protobuf.message import DecodeError
 from google.rpc import error_details_pb2, status_pb2
 
 from moe_model.errors import ExpertMeshError
 from protos.expertmesh.v1 import generation_pb2 as pb
 
-OVERFLOWS = {"stop": pb.CONTEXT_OVERFLOW_STOP, "slide": pb.CONTEXT_OVERFLOW_SLIDE}
 FINISH_REASONS = {
     pb.FINISH_REASON_STOP: "stop",
     pb.FINISH_REASON_LENGTH: "length",
@@ -35,18 +34,58 @@ class GenerateOptions(TypedDict, total=False):
 
     request_id: str
     model: str
+    truncate_prompt_tokens: int
+    add_special_tokens: bool
     temperature: float
     top_p: float
     top_k: int
     min_p: float
+    presence_penalty: float
+    frequency_penalty: float
+    repetition_penalty: float
     seed: int
+    num_sequences: int
+    logit_bias: Mapping[int, float]
     max_tokens: int
     min_tokens: int
+    stop_sequences: Sequence[str]
     stop_token_ids: Sequence[int]
     ignore_eos: bool
+    include_stop_in_output: bool
+    time_limit: float
     context_overflow: Literal["stop", "slide"]
     return_text: bool
     return_token_ids: bool
+    return_prompt_token_ids: bool
+    logprobs: int
+    prompt_logprobs: int
+    skip_special_tokens: bool
+    return_routed_experts: bool
+    min_tokens_per_message: int
+    json_schema: str
+    json_object: bool
+    regex: str
+    choices: Sequence[str]
+    grammar: str
+    allowed_experts: Sequence[int]
+    denied_experts: Sequence[int]
+    experts_per_token: int
+
+
+# Messages of a conversation: {"role": ..., "content": ...} each.
+Chat = Sequence[Mapping[str, str]]
+Prompt = str | Sequence[int] | Chat
+
+
+@dataclass(frozen=True, slots=True)
+class TokenLogprob:
+    """A token's natural log probability and rank, and (token id, logprob) of the best. None: not known."""
+
+    token_id: int
+    token_bytes: bytes
+    logprob: float | None
+    rank: int | None
+    top: tuple[tuple[int, float], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,15 +124,17 @@ class Delta:
     num_tokens: int
     token_ids: tuple[int, ...] = ()
     index: int = 0
+    logprobs: tuple[TokenLogprob, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Finished:
-    """The end of one sequence, and the token it stopped at, if one did."""
+    """The end of one sequence, and the token or text it stopped at, if it did."""
 
     finish_reason: str
     stop_token_id: int | None = None
     index: int = 0
+    stop_sequence: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,8 +149,21 @@ Event = Started | Delta | Finished | Summary
 
 
 @dataclass(frozen=True, slots=True)
+class Output:
+    """One whole sequence."""
+
+    index: int
+    text: str
+    token_ids: tuple[int, ...]
+    finish_reason: str
+    stop_token_id: int | None
+    stop_sequence: str | None
+    logprobs: tuple[TokenLogprob, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Completion:
-    """A whole result."""
+    """A whole result: its first sequence, and all of them in `outputs`."""
 
     request_id: str
     model: str
@@ -120,9 +174,12 @@ class Completion:
     seed: int | None
     usage: Usage
     timings: Timings
+    outputs: tuple[Output, ...] = ()
+    prompt_logprobs: tuple[TokenLogprob, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
-        return asdict(self)
+        plain: dict[str, Any] = _plain(asdict(self))
+        return plain
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,58 +199,19 @@ class ModelInfo:
     num_moe_layers: int
     num_experts: int
     experts_per_token: int
+    has_chat_template: bool = False
+    max_num_sequences: int = 1
+    supported_constraints: tuple[str, ...] = ()
+    supports_routed_experts: bool = False
 
 
-# Where each option stands in the request.
-_GROUPS = {
-    "sampling": ("temperature", "top_p", "top_k", "min_p", "seed"),
-    "stopping": ("max_tokens", "min_tokens", "stop_token_ids", "ignore_eos", "context_overflow"),
-    "response": ("return_text", "return_token_ids"),
-}
-_GROUP_OF = {name: group for group, names in _GROUPS.items() for name in names}
-
-
-def generate_request(prompt: str | Sequence[int], options: GenerateOptions) -> pb.GenerateRequest:
-    """Raises ClientError for a value that the message cannot hold; the server checks all others."""
-    request = pb.GenerateRequest()
-    if isinstance(prompt, str):
-        _put(request, "text", prompt, "prompt.text")
-    else:
-        request.token_ids.SetInParent()
-        _put(request.token_ids, "ids", prompt, "prompt.token_ids")
-    for name, value in options.items():
-        group = _GROUP_OF.get(name)
-        if name == "context_overflow" and isinstance(value, str):
-            value = OVERFLOWS.get(value, value)
-        target = getattr(request, group) if group else request
-        _put(target, name, value, f"{group}.{name}" if group else name)
-    return request
-
-
-def tokenize_request(text: str, add_special_tokens: bool) -> pb.TokenizeRequest:
-    """Raises ClientError."""
-    request = pb.TokenizeRequest(add_special_tokens=add_special_tokens)
-    _put(request, "text", text, "text")
-    return request
-
-
-def detokenize_request(token_ids: Sequence[int], skip_special_tokens: bool) -> pb.DetokenizeRequest:
-    """Raises ClientError."""
-    request = pb.DetokenizeRequest(skip_special_tokens=skip_special_tokens)
-    _put(request, "token_ids", token_ids, "token_ids")
-    return request
-
-
-def _put(message: Message, name: str, value: Any, field: str) -> None:
-    try:
-        if isinstance(value, Sequence) and not isinstance(value, str):
-            getattr(message, name).extend(value)
-        else:
-            setattr(message, name, value)
-    except (ValueError, TypeError, AttributeError):
-        # protobuf's own text has several lines and names nothing.
-        text = f"{field}: {str(value)[:80]!r} is not a value of this field"
-        raise ClientError("INVALID_ARGUMENT", text, "INVALID_FIELD", field) from None
+def _plain(value: Any) -> Any:
+    """As JSON takes it: the bytes of tokens as text."""
+    if isinstance(value, dict):
+        return {name: _plain(each) for name, each in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(each) for each in value]
+    return value.decode(errors="replace") if isinstance(value, bytes) else value
 
 
 def completion(response: pb.GenerateResponse) -> Completion:
@@ -208,6 +226,33 @@ def completion(response: pb.GenerateResponse) -> Completion:
         seed=_seed(response.prompt),
         usage=_usage(response.usage),
         timings=_timings(response.timings),
+        outputs=tuple(map(_output, response.outputs)),
+        prompt_logprobs=_logprobs(response.prompt.logprobs),
+    )
+
+
+def _output(output: pb.SequenceOutput) -> Output:
+    return Output(
+        index=output.index,
+        text=output.text,
+        token_ids=tuple(output.token_ids),
+        finish_reason=FINISH_REASONS.get(output.finish_reason, "unspecified"),
+        stop_token_id=_stop_token_id(output.stop_match),
+        stop_sequence=output.stop_match.stop_sequence or None,
+        logprobs=_logprobs(output.logprobs),
+    )
+
+
+def _logprobs(logprobs: Iterable[pb.TokenLogprob]) -> tuple[TokenLogprob, ...]:
+    return tuple(
+        TokenLogprob(
+            each.token_id,
+            each.token_bytes,
+            each.logprob if each.HasField("logprob") else None,
+            each.rank if each.HasField("rank") else None,
+            tuple((top.token_id, top.logprob) for top in each.top),
+        )
+        for each in logprobs
     )
 
 
@@ -216,14 +261,19 @@ def event(response: pb.GenerateStreamResponse) -> Event | None:
     match response.WhichOneof("event"):
         case "prompt":
             info = response.prompt
+            if not info.request_id:
+                # More details of a prompt that has been told of.
+                return None
             return Started(info.request_id, info.model, info.prompt_tokens, _seed(info))
         case "delta":
             delta = response.delta
-            return Delta(delta.text, delta.num_tokens, tuple(delta.token_ids), delta.index)
+            logprobs = _logprobs(delta.logprobs)
+            return Delta(delta.text, delta.num_tokens, tuple(delta.token_ids), delta.index, logprobs)
         case "finished":
             end = response.finished
             reason = FINISH_REASONS.get(end.finish_reason, "unspecified")
-            return Finished(reason, _stop_token_id(end.stop_match), end.index)
+            stop_sequence = end.stop_match.stop_sequence or None
+            return Finished(reason, _stop_token_id(end.stop_match), end.index, stop_sequence)
         case "summary":
             return Summary(_usage(response.summary.usage), _timings(response.summary.timings))
     return None
@@ -244,6 +294,10 @@ def model_info(response: pb.GetModelInfoResponse) -> ModelInfo:
         num_moe_layers=response.num_moe_layers,
         num_experts=response.num_experts,
         experts_per_token=response.experts_per_token,
+        has_chat_template=response.has_chat_template,
+        max_num_sequences=response.max_num_sequences,
+        supported_constraints=tuple(response.supported_constraints),
+        supports_routed_experts=response.supports_routed_experts,
     )
 
 

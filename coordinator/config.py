@@ -5,6 +5,10 @@ from pathlib import Path
 
 import torch
 
+from coordinator.api.admission import AdmissionConfig
+from coordinator.api.readiness import ReadinessConfig
+from coordinator.api.security import SecurityConfig
+from coordinator.api.served_model import GenerationConfig
 from coordinator.engine.kv_cache import DEFAULT_BLOCK_SIZE
 from coordinator.engine.request import ContextOverflow
 from moe_model.errors import ConfigError
@@ -23,6 +27,7 @@ class EngineConfig:
     kv_cache_bytes: int = 1 << 30
     max_num_seqs: int = 64
     max_step_tokens: int = 512
+    prefix_caching: bool = True
 
     def __post_init__(self) -> None:
         for name in ("block_size", "kv_cache_bytes", "max_num_seqs", "max_step_tokens"):
@@ -60,14 +65,58 @@ class WorkersConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class ModelOptions:
+    """How a checkpoint is served. `chat_template` is a file that takes the place of the checkpoint's own."""
+
+    name: str | None = None
+    aliases: tuple[str, ...] = ()
+    max_output_tokens: int = DEFAULT_MAX_OUTPUT_TOKENS
+    max_num_sequences: int = 8
+    context_overflow: ContextOverflow = ContextOverflow.STOP
+    generation_config: GenerationConfig = GenerationConfig.MODEL
+    chat_template: Path | None = None
+    allow_routed_experts: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Addresses:
+    """Where a server listens, as HOST:PORT; None: not at all. Metrics are on the HTTP port as well."""
+
+    grpc: str = "127.0.0.1:50051"
+    control: str | None = "127.0.0.1:50052"
+    http: str | None = "127.0.0.1:8000"
+    metrics: str | None = None
+
+    def all(self) -> dict[str, str]:
+        """By what listens there."""
+        found = {"grpc": self.grpc, "control": self.control, "http": self.http, "metrics": self.metrics}
+        return {name: address for name, address in found.items() if address is not None}
+
+
+@dataclass(frozen=True, slots=True)
+class ObservabilityConfig:
+    """Logs, metrics and traces. `otlp_endpoint` None: no traces."""
+
+    log_format: str = "text"
+    log_level: str = "info"
+    vllm_names: bool = False
+    otlp_endpoint: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class ServeConfig:
-    """A whole server."""
+    """A whole server. `api_key` is one more key, from the environment."""
 
     checkpoint: Path
     engine: EngineConfig = field(default_factory=EngineConfig)
     workers: WorkersConfig = field(default_factory=WorkersConfig)
-    grpc_address: str = "127.0.0.1:50051"
-    model_name: str | None = None
-    max_output_tokens: int = DEFAULT_MAX_OUTPUT_TOKENS
-    context_overflow: ContextOverflow = ContextOverflow.STOP
+    model: ModelOptions = field(default_factory=ModelOptions)
+    addresses: Addresses = field(default_factory=Addresses)
+    security: SecurityConfig = field(default_factory=SecurityConfig)
+    api_key: str | None = None
+    admission: AdmissionConfig = field(default_factory=AdmissionConfig)
+    readiness: ReadinessConfig = field(default_factory=ReadinessConfig)
+    observability: ObservabilityConfig = field(default_factory=ObservabilityConfig)
+    write_stall_timeout: float = 60.0
+    withdrawal_grace: float = 0.0
     drain_timeout: float = 30.0

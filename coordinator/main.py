@@ -1,45 +1,47 @@
 """The composition root: the one place that knows every class and puts them together."""
 
-import asyncio
 import logging
 import os
 import sys
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 
-from coordinator.api.grpc_server import GrpcServer
+from coordinator.api import logging_setup
+from coordinator.api.chat_template import ChatTemplate
+from coordinator.api.operations import WorkerState, WorkerView
 from coordinator.api.served_model import ServedModel
-from coordinator.config import EngineConfig, ServeConfig, WorkersConfig
-from coordinator.engine.async_engine import AsyncEngine
+from coordinator.config import EngineConfig, ModelOptions, ObservabilityConfig, WorkersConfig
 from coordinator.engine.block_allocator import BlockAllocator
-from coordinator.engine.engine import Engine
+from coordinator.engine.engine import Engine, ExpertWatch
 from coordinator.engine.kv_cache import KVCache, num_blocks_for
 from coordinator.engine.model_runner import ModelRunner
-from coordinator.engine.request import ContextOverflow, Request, StopRules
+from coordinator.engine.observer import EngineObserver
 from coordinator.engine.scheduler import Scheduler
+from coordinator.structured.compiler import ConstraintCompiler
 from expert_workers.in_process import InProcessTransport
 from expert_workers.members import Expected
 from expert_workers.placement import Placement, place
 from expert_workers.pool import ExpertPool, PoolOptions
+from expert_workers.pool_stats import PoolObserver, PoolObservers
 from expert_workers.ray_cluster import RayCluster
 from expert_workers.ray_workers import RayWorkers
 from expert_workers.transport import Transport
 from expert_workers.wire import dtype_name
 from expert_workers.worker import ExpertWorker, WorkerSpec
-from moe_model.checkpoint import Checkpoint
+from moe_model.checkpoint import MAX_CHAT_TEMPLATE_BYTES, Checkpoint
 from moe_model.experts import ExpertBackend
 from moe_model.families import family_of
+from moe_model.files import read_file
 from moe_model.loading import load_local_experts, load_model
-from moe_model.sampling import SamplingParams
 from moe_model.tokenizer import Tokenizer
 
 logger = logging.getLogger(__name__)
 
 EXPERT_WAIT_TURN = 0.2
+API_KEY_VARIABLE = "EXPERTMESH_API_KEY"
 
 
 def configure_process(config: EngineConfig) -> None:
@@ -48,10 +50,14 @@ def configure_process(config: EngineConfig) -> None:
         torch.set_num_threads(config.num_threads)
 
 
-def configure_logging() -> None:
-    logging.basicConfig(
-        level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
-    )
+def api_key() -> str | None:
+    """The key that the environment may hold."""
+    return os.environ.get(API_KEY_VARIABLE) or None
+
+
+def configure_logging(config: ObservabilityConfig) -> None:
+    """For the process; called once, by the command that owns it."""
+    logging_setup.configure(sys.stderr, config.log_format, config.log_level)
 
 
 def num_kv_blocks(checkpoint: Checkpoint, config: EngineConfig) -> int:
@@ -61,7 +67,11 @@ def num_kv_blocks(checkpoint: Checkpoint, config: EngineConfig) -> int:
 
 
 def build_engine(
-    checkpoint: Checkpoint, config: EngineConfig, experts: ExpertBackend, expert_wait_timeout: float = 0.0
+    checkpoint: Checkpoint,
+    config: EngineConfig,
+    experts: ExpertBackend,
+    expert_wait_timeout: float = 0.0,
+    observer: EngineObserver | None = None,
 ) -> Engine:
     """Loads the shared part and puts an engine around it. Raises CheckpointError, ConfigError.
 
@@ -71,41 +81,72 @@ def build_engine(
     cache = KVCache(checkpoint.config, num_blocks, config.block_size, config.dtype, device)
     model = load_model(checkpoint, experts, config.dtype, device)
     scheduler = Scheduler(
-        BlockAllocator(num_blocks), config.block_size, config.max_num_seqs, config.max_step_tokens
+        BlockAllocator(num_blocks),
+        config.block_size,
+        config.max_num_seqs,
+        config.max_step_tokens,
+        prefix_caching=config.prefix_caching,
     )
-    wait = _wait_for_experts(experts) if isinstance(experts, ExpertPool) else None
-    runner = ModelRunner(model, cache)
-    return Engine(scheduler, runner, checkpoint.config.max_seq_len, wait, expert_wait_timeout)
+    watch = _watch(experts, expert_wait_timeout) if isinstance(experts, ExpertPool) else None
+    return Engine(scheduler, ModelRunner(model, cache), checkpoint.config.max_seq_len, watch, observer)
 
 
-def _wait_for_experts(pool: ExpertPool) -> Callable[[], None]:
-    """In short turns, so that the engine hears its callers between them."""
+def _watch(pool: ExpertPool, timeout: float) -> ExpertWatch:
+    """Waits in short turns, so that the engine hears its callers between them."""
 
     def wait() -> None:
         pool.revive(time.monotonic() + EXPERT_WAIT_TURN)
 
-    return wait
+    return ExpertWatch(wait, timeout, pool.watch)
 
 
-def served_model(
-    checkpoint: Checkpoint,
-    name: str,
-    max_output_tokens: int,
-    config: EngineConfig,
-    overflow: ContextOverflow = ContextOverflow.STOP,
-) -> ServedModel:
-    """What the fronts know about the model. Raises CheckpointError, TokenizerError."""
+def served_model(checkpoint: Checkpoint, options: ModelOptions, config: EngineConfig) -> ServedModel:
+    """What the fronts know about the model. Raises CheckpointError, TokenizerError, ConfigError."""
     tokenizer_json = checkpoint.read_tokenizer()
+    tokenizer = None if tokenizer_json is None else _tokenizer(checkpoint, tokenizer_json)
     return ServedModel(
-        name=name,
+        name=options.name or checkpoint.path.resolve().name,
         config=checkpoint.config,
         generation=checkpoint.generation,
-        tokenizer=None if tokenizer_json is None else _tokenizer(checkpoint, tokenizer_json),
+        tokenizer=tokenizer,
         architecture=family_of(checkpoint.config).architecture,
-        max_output_tokens=max_output_tokens,
+        max_output_tokens=options.max_output_tokens,
         kv_capacity_tokens=num_kv_blocks(checkpoint, config) * config.block_size,
-        default_overflow=overflow,
+        aliases=options.aliases,
+        default_overflow=options.context_overflow,
+        chat_template=_chat_template(checkpoint, options, tokenizer),
+        constraints=_constraints(checkpoint, tokenizer),
+        max_num_sequences=options.max_num_sequences,
+        allow_routed_experts=options.allow_routed_experts,
+        generation_config=options.generation_config,
     )
+
+
+def _constraints(checkpoint: Checkpoint, tokenizer: Tokenizer | None) -> ConstraintCompiler | None:
+    if tokenizer is None:
+        return None
+    return ConstraintCompiler(tokenizer, checkpoint.config.vocab_size, checkpoint.generation.eos_token_ids)
+
+
+def _chat_template(
+    checkpoint: Checkpoint, options: ModelOptions, tokenizer: Tokenizer | None
+) -> ChatTemplate | None:
+    """The file that was named, else the checkpoint's own."""
+    if options.chat_template is not None:
+        data = read_file(options.chat_template, max_size=MAX_CHAT_TEMPLATE_BYTES, follow_links=True)
+        source: str | None = data.decode(errors="replace")
+    else:
+        source = checkpoint.read_chat_template()
+    if source is None or tokenizer is None:
+        return None
+    special = {"bos_token": checkpoint.generation.bos_token_id}
+    special["eos_token"] = next(iter(checkpoint.generation.eos_token_ids), None)
+    texts = {name: _text_of(tokenizer, token_id) for name, token_id in special.items()}
+    return ChatTemplate(source, **texts)
+
+
+def _text_of(tokenizer: Tokenizer, token_id: int | None) -> str:
+    return "" if token_id is None else tokenizer.token_bytes(token_id).decode(errors="replace")
 
 
 def _tokenizer(checkpoint: Checkpoint, data: bytes) -> Tokenizer:
@@ -115,7 +156,10 @@ def _tokenizer(checkpoint: Checkpoint, data: bytes) -> Tokenizer:
 
 @contextmanager
 def open_experts(
-    checkpoint: Checkpoint, engine: EngineConfig, workers: WorkersConfig
+    checkpoint: Checkpoint,
+    engine: EngineConfig,
+    workers: WorkersConfig,
+    observers: Sequence[PoolObserver] = (),
 ) -> Iterator[ExpertBackend]:
     """The experts, in this process or in workers that end with the block."""
     if workers.num_workers == 0:
@@ -132,7 +176,7 @@ def open_experts(
     with _open_transport(specs, workers) as transport:
         options = PoolOptions(call_timeout=workers.call_timeout, start_timeout=workers.start_timeout)
         expected = Expected(dtype_name(engine.dtype), checkpoint.fingerprint)
-        pool = ExpertPool.connect(placement, transport, options, expected)
+        pool = ExpertPool.connect(placement, transport, options, expected, PoolObservers(observers))
         try:
             yield pool
         finally:
@@ -192,47 +236,27 @@ def describe_experts(experts: ExpertBackend) -> list[str]:
     ]
 
 
-@dataclass(frozen=True, slots=True)
-class RunningServer:
-    """A server that can serve."""
+def topology_of(experts: ExpertBackend) -> Callable[[], Sequence[WorkerView]]:
+    """What operators are shown of the workers; nobody where the experts run in this process."""
+    if not isinstance(experts, ExpertPool):
+        return tuple
 
-    grpc: GrpcServer
-    engine: AsyncEngine
-    experts: ExpertBackend
-    startup_seconds: float
+    def topology() -> Sequence[WorkerView]:
+        return [
+            WorkerView(
+                rank=worker.rank,
+                node_id=worker.node_id,
+                device=worker.device,
+                state=WorkerState(worker.state.value),
+                routed_tokens=worker.routed_rows,
+                experts=worker.experts,
+            )
+            for worker in experts.topology()
+        ]
 
-
-@asynccontextmanager
-async def open_server(config: ServeConfig) -> AsyncIterator[RunningServer]:
-    """A whole server, ready; everything it started ends with the block. Raises ExpertMeshError.
-
-    The port is taken first, so that a taken one shows before anything costly starts. Loading runs on other
-    threads, so that health checks are answered and a signal is heard meanwhile.
-    """
-    started = time.monotonic()
-    grpc_server = GrpcServer(config.grpc_address)
-    grpc_server.bind()
-    async with AsyncExitStack() as stack:
-        stack.push_async_callback(grpc_server.close)
-        await grpc_server.start()
-        checkpoint = await asyncio.to_thread(Checkpoint.open, config.checkpoint)
-        name = config.model_name or checkpoint.path.resolve().name
-        limits = (config.max_output_tokens, config.engine, config.context_overflow)
-        model = await asyncio.to_thread(served_model, checkpoint, name, *limits)
-        opened = open_experts(checkpoint, config.engine, config.workers)
-        experts = await asyncio.to_thread(opened.__enter__)
-        stack.push_async_callback(asyncio.to_thread, opened.__exit__, None, None, None)
-        wait_timeout = config.workers.expert_wait_timeout
-        core = await asyncio.to_thread(build_engine, checkpoint, config.engine, experts, wait_timeout)
-        engine = AsyncEngine(core)
-        stack.push_async_callback(engine.close)
-        await _warm_up(engine)
-        await grpc_server.set_ready(model, engine)
-        yield RunningServer(grpc_server, engine, experts, time.monotonic() - started)
+    return topology
 
 
-async def _warm_up(engine: AsyncEngine) -> None:
-    """One token through everything, so that READY means it works. Raises the request's error."""
-    rules = StopRules(max_tokens=1, context_overflow=ContextOverflow.SLIDE)
-    async for _ in engine.stream(Request("warm-up", (0,), SamplingParams(temperature=0), rules)):
-        pass
+def missing_experts_of(experts: ExpertBackend) -> Callable[[], int]:
+    """How many experts nobody can compute at the moment."""
+    return experts.missing_experts if isinstance(experts, ExpertPool) else int

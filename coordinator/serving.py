@@ -5,9 +5,10 @@ import logging
 import signal
 import sys
 
-from coordinator.api.grpc_server import GrpcServer
 from coordinator.config import ServeConfig
-from coordinator.main import RunningServer, describe_experts, open_server
+from coordinator.fronts import Fronts
+from coordinator.main import describe_experts
+from coordinator.server import RunningServer, open_server
 from moe_model.manifest import dtype_name
 
 logger = logging.getLogger(__name__)
@@ -21,8 +22,9 @@ async def serve(config: ServeConfig) -> int:
         if not stop.first.is_set():
             _announce(config, server)
         await stop.first.wait()
-        logger.info("draining %d calls, for at most %.0f s", server.grpc.num_calls, config.drain_timeout)
-        await _drain(server.grpc, stop, config.drain_timeout)
+        num_calls = server.fronts.gate.num_calls
+        logger.info("draining %d calls, for at most %.0f s", num_calls, config.drain_timeout)
+        await _drain(server.fronts, stop, config)
     logger.info("stopped")
     return 0
 
@@ -45,9 +47,10 @@ class _StopSignals:
         (self.second if self.first.is_set() else self.first).set()
 
 
-async def _drain(server: GrpcServer, stop: _StopSignals, timeout: float) -> None:
+async def _drain(fronts: Fronts, stop: _StopSignals, config: ServeConfig) -> None:
     """Waits for the admitted calls; a second signal ends the wait."""
-    tasks = [asyncio.ensure_future(server.drain(timeout)), asyncio.ensure_future(stop.second.wait())]
+    drained = fronts.drain(config.withdrawal_grace, config.drain_timeout)
+    tasks = [asyncio.ensure_future(drained), asyncio.ensure_future(stop.second.wait())]
     await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
     for task in tasks:
         task.cancel()
@@ -59,7 +62,7 @@ def _announce(config: ServeConfig, server: RunningServer) -> None:
     device = config.engine.resolve_device()
     dtype = dtype_name(config.engine.dtype)
     sys.stdout.write(
-        f"READY grpc={server.grpc.address} workers={config.workers.num_workers} "
+        f"READY {server.fronts.describe()} workers={config.workers.num_workers} "
         f"replicas={config.workers.num_replicas} dtype={dtype} device={device} "
         f"startup_seconds={server.startup_seconds:.2f}\n"
     )

@@ -59,6 +59,10 @@ class Members:
         self._probes: dict[int, Pending[WorkerInfo]] = {}
         self._probe_at: dict[int, float] = {}
         self._live = frozenset(infos)
+        # Of `watch`: who has been asked, since when, and when the next round is due.
+        self._checks: dict[int, Pending[WorkerInfo]] = {}
+        self._checked_at = 0.0
+        self._check_at = 0.0
 
     @property
     def live(self) -> frozenset[int]:
@@ -100,7 +104,34 @@ class Members:
             self._closed.wait(max(0.0, min(turn, self._next_probe()) - time.monotonic()))
         return frozenset()
 
+    def watch(self, timeout: float) -> tuple[list[tuple[int, Failure]], frozenset[int]]:
+        """Asks everybody, now and then, and looks at what has been answered since; returns those found to be
+        gone, who are still to be `lose`d, and those that are back."""
+        back = self.poll()
+        now = time.monotonic()
+        if now >= self._check_at and not self._checks:
+            self._check_at = now + self._retry_interval
+            self._checks = {rank: self._transport.describe(rank) for rank in sorted(self._live)}
+            self._checked_at = now
+        return self._gone(now, timeout), back
+
+    def _gone(self, now: float, timeout: float) -> list[tuple[int, Failure]]:
+        if not self._checks:
+            return []
+        checks, self._checks = self._checks, {}
+        outcomes = self._transport.gather(list(checks.values()), now)
+        gone = []
+        for (rank, pending), outcome in zip(checks.items(), outcomes, strict=True):
+            if not isinstance(outcome, Failure) or rank not in self._live:
+                continue
+            if outcome.reason is FailureReason.LATE and now - self._checked_at < timeout:
+                self._checks[rank] = pending
+            else:
+                gone.append((rank, outcome))
+        return gone
+
     def close(self) -> None:
+        self._checks.clear()
         self._closed.set()
         self._probes.clear()
 

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from expert_workers.members import Expected, Members, WorkerState, introduce
 from expert_workers.placement import Placement
-from expert_workers.pool_stats import PoolStats, StatsRecorder
+from expert_workers.pool_stats import DispatchRecord, Exchange, PoolObserver, PoolStats, StatsRecorder
 from expert_workers.slices import RowSlice, cut
 from expert_workers.transport import Failure, FailureReason, Transport
 from expert_workers.wire import Array, ExpertCall, ExpertReply, dtype_name, tensor_to_array, validate_reply
@@ -63,7 +63,9 @@ class ExpertPool:
         infos: Mapping[int, WorkerInfo],
         options: PoolOptions,
         expected: Expected,
+        observer: PoolObserver | None = None,
     ) -> None:
+        self._observer = observer
         self._placement = placement
         self._transport = transport
         self._options = options
@@ -79,24 +81,31 @@ class ExpertPool:
         transport: Transport,
         options: PoolOptions | None = None,
         expected: Expected | None = None,
+        observer: PoolObserver | None = None,
     ) -> Self:
         """Asks the workers what they hold. Raises WorkerStartError unless it is what the placement says."""
         options, expected = options or PoolOptions(), expected or Expected()
         infos = introduce(placement, transport, expected, time.monotonic() + options.start_timeout)
-        return cls(placement, transport, infos, options, expected)
+        return cls(placement, transport, infos, options, expected, observer)
 
     def forward(self, layer: int, x_TD: Tensor, routing: Routing) -> Tensor:
         """As ExpertBackend. Raises ExpertsLostError when no live worker holds an expert the rows need."""
-        started = time.perf_counter()
+        start_ns, started = time.time_ns(), time.perf_counter()
         self._take_back(self._members.poll())
         num_tokens, top_k = routing.expert_ids_TK.shape
         groups = group_by_expert(routing.expert_ids_TK.cpu(), self._placement.n_experts)
         x_cpu_TD = x_TD.detach().cpu().contiguous()
-        y_PD = x_cpu_TD.new_empty(num_tokens * top_k, x_cpu_TD.shape[1])
-        self._compute(layer, x_cpu_TD, groups, top_k, y_PD)
+        y_PD = x_cpu_TD.new_empty(len(groups.order_P), x_cpu_TD.shape[1])
+        exchange = Exchange()
+        self._compute(layer, x_cpu_TD, groups, top_k, y_PD, exchange)
+        computed = time.perf_counter()
         y_TKD = scatter_pairs(y_PD, groups.order_P, num_tokens, top_k)
         y_TD = combine(routing.weights_TK.cpu(), y_TKD).to(x_TD.device)
-        self._stats.dispatched(time.perf_counter() - started)
+        ended = time.perf_counter()
+        self._stats.dispatched(ended - started)
+        if self._observer is not None:
+            record = _record(layer, start_ns, ended - started, ended - computed, exchange)
+            self._observer.dispatched(record)
         return y_TD
 
     def revive(self, deadline: float) -> frozenset[int]:
@@ -104,6 +113,21 @@ class ExpertPool:
         back = self._members.revive(deadline)
         self._take_back(back)
         return back
+
+    def watch(self) -> None:
+        """For when nothing is dispatched: finds out who is gone and who is back. Waits for nobody."""
+        lost, back = self._members.watch(self._options.call_timeout)
+        for rank, failure in lost:
+            self._lose(rank, failure)
+        self._take_back(back)
+
+    def missing_experts(self) -> int:
+        """How many experts, counted per layer, no live worker holds. Any thread may ask."""
+        live = self._members.live
+        if len(live) == self._placement.num_workers:
+            return 0
+        held = {key for rank in live for key in self._placement.experts_of(rank)}
+        return self._placement.n_layers * self._placement.n_experts - len(held)
 
     @property
     def lost(self) -> frozenset[int]:
@@ -133,7 +157,9 @@ class ExpertPool:
         self._members.close()
         self._transport.close()
 
-    def _compute(self, layer: int, x_TD: Tensor, groups: Groups, top_k: int, y_PD: Tensor) -> None:
+    def _compute(
+        self, layer: int, x_TD: Tensor, groups: Groups, top_k: int, y_PD: Tensor, exchange: Exchange
+    ) -> None:
         """Fills y_PD, the sorted pairs, sending again to replicas what a worker did not answer."""
         dtype = dtype_name(x_TD.dtype)
         x, y = tensor_to_array(x_TD), tensor_to_array(y_PD)
@@ -143,7 +169,7 @@ class ExpertPool:
             segments = self._placement.assign(layer, left_E, self._members.live)
             slices = {rank: cut(x, token_P, groups.counts_E, segments[rank]) for rank in segments}
             calls = {rank: self._call(layer, part, dtype) for rank, part in slices.items()}
-            for rank, reply in self._exchange(calls).items():
+            for rank, reply in self._exchange(calls, exchange).items():
                 _put(y, slices[rank], reply.y_PD)
                 for expert, _ in slices[rank].segments:
                     left_E[expert] = 0
@@ -152,7 +178,7 @@ class ExpertPool:
         index, rows = part.row_index, part.x_RD
         return ExpertCall(next(self._call_ids), self._epoch, layer, part.segments, index, rows, dtype)
 
-    def _exchange(self, calls: Mapping[int, ExpertCall]) -> dict[int, ExpertReply]:
+    def _exchange(self, calls: Mapping[int, ExpertCall], exchange: Exchange) -> dict[int, ExpertReply]:
         """Sends all, gathers once, and returns the valid replies. The others' workers are lost."""
         deadline = time.monotonic() + self._options.call_timeout
         pendings = [self._transport.send(rank, call) for rank, call in calls.items()]
@@ -162,8 +188,11 @@ class ExpertPool:
             checked = _checked(rank, call, outcome)
             if isinstance(checked, Failure):
                 self._lose(rank, checked)
+                exchange.failed(checked.reason)
             else:
                 self._stats.replied(rank, call.num_pairs, checked.compute_seconds)
+                sent, received = call.x_RD.nbytes, checked.y_PD.nbytes
+                exchange.replied(rank, call.num_pairs, checked.compute_seconds, sent, received)
                 replies[rank] = checked
         return replies
 
@@ -175,6 +204,23 @@ class ExpertPool:
     def _take_back(self, ranks: frozenset[int]) -> None:
         for rank in sorted(ranks):
             _log.info("worker %d is back", rank)
+
+
+def _record(
+    layer: int, start_ns: int, seconds: float, combine_seconds: float, exchange: Exchange
+) -> DispatchRecord:
+    return DispatchRecord(
+        layer=layer,
+        start_ns=start_ns,
+        end_ns=start_ns + int(seconds * 1e9),
+        seconds=seconds,
+        combine_seconds=combine_seconds,
+        bytes_sent=exchange.bytes_sent,
+        bytes_received=exchange.bytes_received,
+        rows=exchange.rows,
+        compute_seconds=exchange.compute_seconds,
+        retries=exchange.retries,
+    )
 
 
 def _checked(rank: int, call: ExpertCall, outcome: ExpertReply | Failure) -> ExpertReply | Failure:

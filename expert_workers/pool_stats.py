@@ -1,8 +1,9 @@
 """What a pool counts. One thread records, any thread takes a snapshot."""
 
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Protocol
 
 from expert_workers.transport import FailureReason
 
@@ -24,6 +25,63 @@ class PoolStats:
     dispatches: int
     dispatch_seconds: float
     workers: Mapping[int, WorkerStats]
+
+
+@dataclass(frozen=True, slots=True)
+class DispatchRecord:
+    """One layer of one step. Times are `time.time_ns()`, for spans; seconds are by the monotonic clock.
+
+    `rows` are (token, expert) pairs per rank, `compute_seconds` the workers' own clocks; bytes are those of
+    rows and replies; `retries` are the calls that had to be made again, by why.
+    """
+
+    layer: int
+    start_ns: int
+    end_ns: int
+    seconds: float
+    combine_seconds: float
+    bytes_sent: int
+    bytes_received: int
+    rows: Mapping[int, int]
+    compute_seconds: Mapping[int, float]
+    retries: Mapping[FailureReason, int]
+
+
+class PoolObserver(Protocol):
+    """Called on the thread that dispatches; must be quick and must not raise."""
+
+    def dispatched(self, record: DispatchRecord) -> None: ...
+
+
+class PoolObservers:
+    """Tells each in turn."""
+
+    def __init__(self, observers: Sequence[PoolObserver]) -> None:
+        self._observers = tuple(observers)
+
+    def dispatched(self, record: DispatchRecord) -> None:
+        for observer in self._observers:
+            observer.dispatched(record)
+
+
+class Exchange:
+    """What one dispatch sums up, call by call."""
+
+    def __init__(self) -> None:
+        self.bytes_sent = 0
+        self.bytes_received = 0
+        self.rows: dict[int, int] = {}
+        self.compute_seconds: dict[int, float] = {}
+        self.retries: dict[FailureReason, int] = {}
+
+    def replied(self, rank: int, rows: int, compute_seconds: float, sent: int, received: int) -> None:
+        self.rows[rank] = self.rows.get(rank, 0) + rows
+        self.compute_seconds[rank] = self.compute_seconds.get(rank, 0.0) + compute_seconds
+        self.bytes_sent += sent
+        self.bytes_received += received
+
+    def failed(self, reason: FailureReason) -> None:
+        self.retries[reason] = self.retries.get(reason, 0) + 1
 
 
 class StatsRecorder:

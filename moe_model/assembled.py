@@ -18,7 +18,7 @@ from moe_model.families import family_of
 from moe_model.layers import Attend
 from moe_model.loading import load_local_experts, load_model
 from moe_model.model import Model, Observe
-from moe_model.router import Routing, load_balancing_loss
+from moe_model.router import ExpertSelection, Routing, load_balancing_loss, row_selection
 from moe_model.sampling import SamplingParams, sample, uniform
 
 
@@ -70,11 +70,13 @@ class AssembledModel:
         top_p: float = 0.9,
         eos_token_id: int | None = None,
         seed: int | None = None,
+        selection: ExpertSelection | None = None,
     ) -> Tensor:
         """Appends up to `max_new_tokens` tokens to prompt ids [S] or [B, S]; returns ids [B, S + new].
 
         Each token sees a freshly computed window of the last max_seq_len tokens, positions from 0. Row b
         draws from the stream (seed, b); no seed means a random one. With `eos_token_id`, B must be 1.
+        `selection` restricts the experts, in every layer and for every token.
         """
         ids_BS = input_ids.unsqueeze(0) if input_ids.dim() == 1 else input_ids
         if eos_token_id is not None and ids_BS.shape[0] != 1:
@@ -83,15 +85,17 @@ class AssembledModel:
             temperature, top_k, top_p, seed=secrets.randbits(64) if seed is None else seed
         )
         for _ in range(max_new_tokens):
-            next_B = self._next_tokens(ids_BS, params)
+            next_B = self._next_tokens(ids_BS, params, selection)
             ids_BS = torch.cat([ids_BS, next_B.unsqueeze(1).to(ids_BS)], dim=1)
             if eos_token_id is not None and int(next_B) == eos_token_id:
                 break
         return ids_BS
 
-    def _next_tokens(self, ids_BS: Tensor, params: SamplingParams) -> Tensor:
+    def _next_tokens(
+        self, ids_BS: Tensor, params: SamplingParams, selection: ExpertSelection | None
+    ) -> Tensor:
         batch, position = ids_BS.shape
-        h_BSD = self._hidden(ids_BS[:, -self.config.max_seq_len :])
+        h_BSD = self._hidden(ids_BS[:, -self.config.max_seq_len :], selection=selection)
         logits_BV = self.model.logits(h_BSD[:, -1])
         if not logits_BV.isfinite().all():
             raise NumericError(f"the model's logits for token {position} are not finite")
@@ -99,7 +103,11 @@ class AssembledModel:
         return torch.tensor(sample(logits_BV, [params] * batch, uniforms))
 
     def _hidden(
-        self, ids_BS: Tensor, attention_mask_BS: Tensor | None = None, observe: Observe | None = None
+        self,
+        ids_BS: Tensor,
+        attention_mask_BS: Tensor | None = None,
+        observe: Observe | None = None,
+        selection: ExpertSelection | None = None,
     ) -> Tensor:
         batch, seq_len = self._check_ids(ids_BS)
         if attention_mask_BS is not None and attention_mask_BS.shape != ids_BS.shape:
@@ -107,7 +115,11 @@ class AssembledModel:
         positions_T = torch.arange(seq_len, device=self.model.device).repeat(batch)
         ids_T = ids_BS.flatten().to(self.model.device)
         attend = dense_attention(batch, seq_len, attention_mask_BS)
-        return self.model.forward(ids_T, positions_T, attend, observe).view(batch, seq_len, -1)
+        config = self.config
+        rows = row_selection(
+            [(selection, batch * seq_len)], config.n_experts, config.top_k, self.model.device
+        )
+        return self.model.forward(ids_T, positions_T, attend, observe, rows).view(batch, seq_len, -1)
 
     def _check_ids(self, ids_BS: Tensor) -> tuple[int, int]:
         if ids_BS.dim() != 2 or not ids_BS.numel():

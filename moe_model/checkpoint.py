@@ -4,6 +4,7 @@ manifest.json                                   what the model is; size and SHA-
 shared.safetensors                              embedding, attention, norms, routers, head
 experts/layer_0000/expert_0000.safetensors      one file per expert module of one layer
 tokenizer.json                                  optional
+chat_template.jinja                             optional
 """
 
 import hashlib
@@ -22,6 +23,7 @@ from moe_model.errors import CheckpointError, ConfigError
 from moe_model.families import Shapes, family_of
 from moe_model.files import read_file, require_folder, require_regular_file
 from moe_model.manifest import (
+    CHAT_TEMPLATE,
     MANIFEST,
     MAX_MANIFEST_BYTES,
     SHARED,
@@ -35,6 +37,9 @@ from moe_model.manifest import (
 __all__ = ["Checkpoint", "CheckpointWriter", "FileEntry", "GenerationDefaults"]
 
 MAX_TOKENIZER_BYTES = 128 << 20
+MAX_CHAT_TEMPLATE_BYTES = 1 << 20
+# The files that hold no tensors, and how large they may be.
+_TEXTS = {TOKENIZER: MAX_TOKENIZER_BYTES, CHAT_TEMPLATE: MAX_CHAT_TEMPLATE_BYTES}
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,10 +99,19 @@ class Checkpoint:
         """The bytes of tokenizer.json, None without one. Raises CheckpointError."""
         return bytes(self._read_file(TOKENIZER)) if TOKENIZER in self.files else None
 
+    def read_chat_template(self) -> str | None:
+        """The text of chat_template.jinja, None without one. Raises CheckpointError."""
+        if CHAT_TEMPLATE not in self.files:
+            return None
+        try:
+            return self._read_file(CHAT_TEMPLATE).decode()
+        except UnicodeDecodeError:
+            raise CheckpointError(f"{self.path / CHAT_TEMPLATE}: is not UTF-8") from None
+
     def verify(self, on_file: Callable[[str], None] | None = None) -> None:
         """Reads every file, as it would be read for use. Raises CheckpointError for the first bad one."""
         for name in self.files:
-            if name == TOKENIZER:
+            if name in _TEXTS:
                 self._read_file(name)
             else:
                 self._parse_file(name, self._shapes_of(name))
@@ -113,8 +127,8 @@ class Checkpoint:
             if folder.parent != self.path:
                 require_folder(folder.parent)
         for name, entry in self.files.items():
-            if name == TOKENIZER:
-                fits = entry.size <= MAX_TOKENIZER_BYTES
+            if name in _TEXTS:
+                fits = entry.size <= _TEXTS[name]
             else:
                 num_bytes = safetensors_file.num_data_bytes(self._shapes_of(name), self.dtype)
                 fits = num_bytes < entry.size <= num_bytes + 8 + safetensors_file.MAX_HEADER_BYTES

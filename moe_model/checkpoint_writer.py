@@ -19,6 +19,7 @@ from moe_model.errors import CheckpointError
 from moe_model.families import family_of
 from moe_model.files import read_file, reason
 from moe_model.manifest import (
+    CHAT_TEMPLATE,
     FORMAT,
     MANIFEST,
     MAX_MANIFEST_BYTES,
@@ -34,7 +35,7 @@ from moe_model.manifest import (
 from moe_model.safetensors_file import serialise
 
 _OURS = re.compile(
-    r"manifest\.json|shared\.safetensors|tokenizer\.json|experts(/layer_\d{4}(/expert_\d{4}\.safetensors)?)?"
+    r"manifest\.json|shared\.safetensors|tokenizer\.json|chat_template\.jinja|experts(/layer_\d{4}(/expert_\d{4}\.safetensors)?)?"
 )
 
 # (files done, files in all)
@@ -100,6 +101,9 @@ class CheckpointWriter:
 
     def write_tokenizer(self, data: bytes) -> None:
         self._write(TOKENIZER, data)
+
+    def write_chat_template(self, text: str) -> None:
+        self._write(CHAT_TEMPLATE, text.encode())
 
     def _write_manifest(self) -> None:
         missing = next((name for name in tensor_files(self._config) if name not in self._files), None)

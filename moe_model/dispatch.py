@@ -19,7 +19,10 @@ CACHE_LINE = 64
 
 @dataclass(frozen=True, slots=True)
 class Groups:
-    """Pairs sorted by expert: `order_P` indexes the flattened [T, K] pairs, `counts_E` are the segments."""
+    """Pairs sorted by expert: `order_P` indexes the flattened [T, K] pairs, `counts_E` are the segments.
+
+    Absent pairs, those of expert id E, are in neither.
+    """
 
     order_P: Tensor
     counts_E: list[int]
@@ -34,7 +37,11 @@ def group_by_expert(expert_ids_TK: Tensor, n_experts: int) -> Groups:
     """Sorts the pairs by expert; within one expert the tokens keep their order."""
     flat_P = expert_ids_TK.flatten()
     order_P = torch.argsort(flat_P, stable=True)
-    return Groups(order_P, torch.bincount(flat_P, minlength=n_experts).tolist())
+    counts_E: list[int] = torch.bincount(flat_P, minlength=n_experts).tolist()
+    if len(counts_E) > n_experts:
+        num_absent = counts_E.pop()
+        order_P = order_P[: len(order_P) - num_absent]
+    return Groups(order_P, counts_E)
 
 
 def compute_segments(
@@ -53,8 +60,10 @@ def _aligned(x_RD: Tensor) -> Tensor:
 
 
 def scatter_pairs(y_PD: Tensor, order_P: Tensor, num_tokens: int, top_k: int) -> Tensor:
-    """Undoes the sort: y_TKD, where [t, k] is what token t's k-th expert said."""
-    y_TKD = torch.empty_like(y_PD)
+    """Undoes the sort: y_TKD, where [t, k] is what token t's k-th expert said; zeros for an absent one."""
+    num_places = num_tokens * top_k
+    make = torch.empty if len(order_P) == num_places else torch.zeros
+    y_TKD = make(num_places, y_PD.shape[1], dtype=y_PD.dtype, device=y_PD.device)
     y_TKD[order_P] = y_PD
     return y_TKD.view(num_tokens, top_k, -1)
 

@@ -7,6 +7,7 @@ Attention itself is passed in (`Attend`): with or without a cache is not the mod
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 import torch.nn.functional as F
@@ -14,15 +15,20 @@ from torch import Tensor
 
 from moe_model.errors import ConfigError
 from moe_model.linear import Linear
-from moe_model.router import Routing
+from moe_model.router import Routing, RowSelection
 
 # 1 GiB of float32: the one large thing whose size comes from two numbers in a config and from no file.
 MAX_POSITION_VALUES = 1 << 28
 
 Norm = Callable[[Tensor], Tensor]
-Router = Callable[[Tensor], Routing]
 # (layer, q_THd, k_TGd, v_TGd) -> o_THd
 Attend = Callable[[int, Tensor, Tensor, Tensor], Tensor]
+
+
+class Router(Protocol):
+    """Which experts each row goes to."""
+
+    def __call__(self, x_TD: Tensor, selection: RowSelection | None = None) -> Routing: ...
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,6 +23,7 @@ FORMAT_VERSION = 1
 MANIFEST = "manifest.json"
 SHARED = "shared.safetensors"
 TOKENIZER = "tokenizer.json"
+CHAT_TEMPLATE = "chat_template.jinja"
 DTYPES: Mapping[str, torch.dtype] = MappingProxyType({"float32": torch.float32, "bfloat16": torch.bfloat16})
 MAX_MANIFEST_BYTES = 64 << 20
 MAX_FILE_BYTES = 1 << 50
@@ -158,12 +159,13 @@ def _parse_files(data: object, config: ModelConfig, *, has_tokenizer: bool) -> M
     if not isinstance(data, dict):
         raise ConfigError("files: expected an object")
     # The config is still only a claim: count before anything of its size is made.
-    num_expected = 1 + config.n_layers * config.n_experts + has_tokenizer
+    extras = [TOKENIZER] * has_tokenizer + [CHAT_TEMPLATE] * (CHAT_TEMPLATE in data)
+    num_expected = 1 + config.n_layers * config.n_experts + len(extras)
     if len(data) > num_expected:
-        known = {*tensor_files(config), *([TOKENIZER] if has_tokenizer else [])}
+        known = {*tensor_files(config), *extras}
         raise ConfigError(f"files: unknown name {min(set(data) - known)[:200]!r}")
     files: dict[str, FileEntry] = {}
-    for name in [TOKENIZER] * has_tokenizer:
+    for name in extras:
         files[name] = _parse_entry(name, data)
     for name in tensor_files(config):
         files[name] = _parse_entry(name, data)

@@ -11,7 +11,7 @@ from torch import Tensor
 from moe_model.config import ModelConfig
 from moe_model.experts import ExpertBackend
 from moe_model.layers import Attend, SharedModel
-from moe_model.router import Routing
+from moe_model.router import Routing, RowSelection
 
 # Called with (layer, routing) after each router, for those who want to watch.
 Observe = Callable[[int, Routing], None]
@@ -34,7 +34,12 @@ class Model:
         return self._shared.embed.weight_VD.device
 
     def forward(
-        self, token_ids_T: Tensor, positions_T: Tensor, attend: Attend, observe: Observe | None = None
+        self,
+        token_ids_T: Tensor,
+        positions_T: Tensor,
+        attend: Attend,
+        observe: Observe | None = None,
+        selection: RowSelection | None = None,
     ) -> Tensor:
         """Returns the last hidden states h_TD, before the output norm."""
         x_TD = self._shared.embed(token_ids_T, positions_T)
@@ -42,7 +47,7 @@ class Model:
             q_THd, k_TGd, v_TGd = block.attention.project(block.attn_norm(x_TD), positions_T)
             x_TD = x_TD + block.attention.merge(attend(layer, q_THd, k_TGd, v_TGd))
             n_TD = block.ffn_norm(x_TD)
-            routing = block.router(n_TD)
+            routing = block.router(n_TD, selection)
             if observe is not None:
                 observe(layer, routing)
             x_TD = x_TD + self._experts.forward(layer, n_TD, routing)

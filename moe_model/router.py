@@ -3,6 +3,7 @@
 Shapes: T tokens, D d_model, E experts, K experts per token.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -13,11 +14,56 @@ from moe_model.linear import Linear
 
 @dataclass(frozen=True, slots=True)
 class Routing:
-    """The router's choice for T tokens: best expert first, weights summing to 1 over K."""
+    """The router's choice for T tokens: best expert first, weights summing to 1 over K.
+
+    A token with fewer than K experts has expert id E, of weight 0, in the places that are left: absent.
+    """
 
     weights_TK: Tensor
     expert_ids_TK: Tensor
     logits_TE: Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class ExpertSelection:
+    """Which experts may serve a request, in every layer, and how many per token; None leaves as it is.
+
+    `allowed` is sorted and not empty.
+    """
+
+    allowed: tuple[int, ...] | None = None
+    top_k: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class RowSelection:
+    """A selection for each row of a batch: which experts, `allowed_TE`, and how many, `top_k_T`."""
+
+    allowed_TE: Tensor
+    top_k_T: Tensor
+
+
+def row_selection(
+    selections: Sequence[tuple[ExpertSelection | None, int]],
+    n_experts: int,
+    top_k: int,
+    device: torch.device | str = "cpu",
+) -> RowSelection | None:
+    """Of runs of rows, each with its selection and its length; None when no row selects anything."""
+    if all(selection is None for selection, _ in selections):
+        return None
+    allowed_CE = torch.zeros(len(selections), n_experts, dtype=torch.bool)
+    top_k_C = torch.full((len(selections),), top_k)
+    for run, (selection, _) in enumerate(selections):
+        allowed = None if selection is None else selection.allowed
+        allowed_CE[run, slice(None) if allowed is None else list(allowed)] = True
+        num_wanted = top_k if selection is None else selection.top_k or top_k
+        top_k_C[run] = min(num_wanted, int(allowed_CE[run].sum()))
+    counts_C = torch.tensor([count for _, count in selections])
+    return RowSelection(
+        allowed_CE.repeat_interleave(counts_C, dim=0).to(device),
+        top_k_C.repeat_interleave(counts_C).to(device),
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,10 +76,31 @@ class TopKRouter:
     gate: Linear
     top_k: int
 
-    def __call__(self, x_TD: Tensor) -> Routing:
+    def __call__(self, x_TD: Tensor, selection: RowSelection | None = None) -> Routing:
         logits_TE = self.gate(x_TD.float())
+        if selection is not None:
+            return _route_selected(logits_TE, selection)
         top_TK, expert_ids_TK = logits_TE.topk(self.top_k, dim=-1)
         return Routing(torch.softmax(top_TK, dim=-1), expert_ids_TK, logits_TE)
+
+
+def _route_selected(logits_TE: Tensor, selection: RowSelection) -> Routing:
+    """K is that of the row that wants most; where a row has fewer, the rest are absent."""
+    n_experts = logits_TE.shape[-1]
+    masked_TE = logits_TE.masked_fill(~selection.allowed_TE, float("-inf"))
+    top_TK, expert_ids_TK = masked_TE.topk(int(selection.top_k_T.max()), dim=-1)
+    absent_TK = torch.arange(top_TK.shape[1], device=top_TK.device) >= selection.top_k_T.unsqueeze(1)
+    weights_TK = _softmax_of_first(top_TK, selection.top_k_T).masked_fill(absent_TK, 0.0)
+    return Routing(weights_TK, expert_ids_TK.masked_fill(absent_TK, n_experts), logits_TE)
+
+
+def _softmax_of_first(top_TK: Tensor, top_k_T: Tensor) -> Tensor:
+    """Softmax over each row's own K: one call per K, so that no row's bits depend on another's K."""
+    weights_TK = torch.zeros_like(top_TK)
+    for top_k in sorted(set(top_k_T.tolist())):
+        rows_T = top_k_T == top_k
+        weights_TK[rows_T, :top_k] = torch.softmax(top_TK[rows_T, :top_k], dim=-1)
+    return weights_TK
 
 
 def load_balancing_loss(routing: Routing, weight: float = 0.01) -> Tensor:

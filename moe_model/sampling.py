@@ -6,15 +6,19 @@ in the batch nor a step that ran twice can change it.
 Shapes: R rows, V vocabulary, C candidates.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from moe_model.errors import ConfigError
 
 _MASK64 = (1 << 64) - 1
+# How many of the best columns are looked at first; with top_k, so many more, for equals of the k-th.
+MIN_CANDIDATES, MAX_CANDIDATES, TIES = 256, 1024, 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +27,8 @@ class SamplingParams:
 
     temperature 0 is greedy and ignores the filters; top_k 0, top_p 1 and min_p 0 are off.
     The filters act in this order on logits / temperature: top_k, top_p, min_p.
+    `logit_bias` holds (token id, bias); penalties act on what was generated, `repetition_penalty` on the
+    prompt as well.
     """
 
     temperature: float = 1.0
@@ -30,6 +36,10 @@ class SamplingParams:
     top_p: float = 1.0
     min_p: float = 0.0
     seed: int = 0
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    repetition_penalty: float = 1.0
+    logit_bias: tuple[tuple[int, float], ...] = ()
 
     def __post_init__(self) -> None:
         if not 0 <= self.temperature < float("inf"):
@@ -40,6 +50,13 @@ class SamplingParams:
             raise ConfigError(f"top_p: {self.top_p} is not in (0, 1]")
         if not 0 <= self.min_p <= 1:
             raise ConfigError(f"min_p: {self.min_p} is not in [0, 1]")
+        for name in ("presence_penalty", "frequency_penalty"):
+            if not math.isfinite(getattr(self, name)):
+                raise ConfigError(f"{name}: {getattr(self, name)} is not a number")
+        if not 0 < self.repetition_penalty < float("inf"):
+            raise ConfigError(f"repetition_penalty: {self.repetition_penalty} is not a number > 0")
+        if not all(token_id >= 0 and math.isfinite(bias) for token_id, bias in self.logit_bias):
+            raise ConfigError("logit_bias: has a negative token id or a bias that is no number")
         if not 0 <= self.seed <= _MASK64:
             raise ConfigError(f"seed: {self.seed} is not in [0, 2**64)")
 
@@ -54,6 +71,19 @@ def uniform(seed: int, sequence: int, position: int) -> float:
     for part in (seed, sequence, position):
         state = _mix64((state ^ part) + 0x9E3779B97F4A7C15)
     return (state >> 11) * 2.0**-53
+
+
+def uniforms(seeds: Sequence[int], sequences: Sequence[int], positions: Sequence[int]) -> list[float]:
+    """`uniform` of many tokens at once."""
+    state_R = np.zeros(len(seeds), dtype=np.uint64)
+    with np.errstate(over="ignore"):
+        for part in (seeds, sequences, positions):
+            state_R = (state_R ^ np.array(part, dtype=np.uint64)) + np.uint64(0x9E3779B97F4A7C15)
+            state_R = (state_R ^ (state_R >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+            state_R = (state_R ^ (state_R >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+            state_R ^= state_R >> np.uint64(31)
+    result: list[float] = ((state_R >> np.uint64(11)) * 2.0**-53).tolist()
+    return result
 
 
 def _mix64(value: int) -> int:
@@ -101,8 +131,11 @@ def draw(logits_RV: Tensor, uniform_R: Tensor) -> Tensor:
 
 
 def sample(logits_RV: Tensor, params: Sequence[SamplingParams], uniforms: Sequence[float]) -> list[int]:
-    """Returns one token id per row. `uniforms` holds each row's number in [0, 1)."""
-    rows_of: dict[Callable[..., Tensor], list[int]] = {}
+    """Returns one token id per row. `uniforms` holds each row's number in [0, 1).
+
+    Penalties and biases are the caller's: they change the logits before (penalties.py).
+    """
+    rows_of: dict[_Method, list[int]] = {}
     for row, p in enumerate(params):
         rows_of.setdefault(_method(p), []).append(row)
     if len(rows_of) == 1:
@@ -117,10 +150,15 @@ def sample(logits_RV: Tensor, params: Sequence[SamplingParams], uniforms: Sequen
     return result
 
 
-def _method(p: SamplingParams) -> Callable[[Tensor, Sequence[SamplingParams], Sequence[float]], Tensor]:
+_Method = Callable[[Tensor, Sequence[SamplingParams], Sequence[float]], Tensor]
+
+
+def _method(p: SamplingParams) -> _Method:
     if p.temperature == 0:
         return _greedy
-    return _among_top_k if p.top_k else _among_all
+    if 0 < p.top_k <= MAX_CANDIDATES - TIES or (p.top_k == 0 and p.top_p < 1):
+        return _among_best
+    return _among_all
 
 
 def _greedy(logits_RV: Tensor, params: Sequence[SamplingParams], uniforms: Sequence[float]) -> Tensor:
@@ -128,6 +166,11 @@ def _greedy(logits_RV: Tensor, params: Sequence[SamplingParams], uniforms: Seque
 
 
 def _among_all(logits_RV: Tensor, params: Sequence[SamplingParams], uniforms: Sequence[float]) -> Tensor:
+    """The definition, over the whole vocabulary."""
+    if any(p.top_k for p in params):
+        vocab = logits_RV.shape[-1]
+        top_k_R = torch.tensor([min(p.top_k, vocab) for p in params], device=logits_RV.device)
+        logits_RV = filter_top_k(logits_RV, top_k_R)
     scaled_RV = _scale(logits_RV, _doubles([p.temperature for p in params], logits_RV))
     if any(p.top_p < 1 for p in params):
         scaled_RV = filter_top_p(scaled_RV, _doubles([p.top_p for p in params], logits_RV))
@@ -142,15 +185,49 @@ def _scale(logits_RV: Tensor, temperature_R: Tensor) -> Tensor:
     return (logits_RV.double() - best_R1) / temperature_R.unsqueeze(1)
 
 
-def _among_top_k(logits_RV: Tensor, params: Sequence[SamplingParams], uniforms: Sequence[float]) -> Tensor:
-    """The same as `_among_all` after `filter_top_k`, over the few columns that survive it."""
-    vocab = logits_RV.shape[-1]
-    top_k_R = torch.tensor([min(p.top_k, vocab) for p in params], device=logits_RV.device)
-    kept_RV = filter_top_k(logits_RV, top_k_R)
-    num_candidates = int((kept_RV > float("-inf")).sum(dim=-1).max())
-    ids_RC = kept_RV.topk(max(num_candidates, 1), dim=-1).indices.sort(dim=-1).values
-    picked_R = _among_all(kept_RV.gather(1, ids_RC), params, uniforms)
-    return ids_RC.gather(1, picked_R.unsqueeze(1)).squeeze(1)
+def _among_best(logits_RV: Tensor, params: Sequence[SamplingParams], uniforms: Sequence[float]) -> Tensor:
+    """The same as `_among_all`, over the few best columns where those hold all that the filters keep.
+
+    A full sort of a vocabulary costs more than everything else that is done for a token.
+    """
+    vocab, device = logits_RV.shape[-1], logits_RV.device
+    num_best = min(vocab, max(MIN_CANDIDATES, max(p.top_k for p in params) + TIES))
+    logits_RC, ids_RC = _best_columns(logits_RV, num_best)
+    top_k_R = torch.tensor([p.top_k for p in params], device=device)
+    temperature_R = _doubles([p.temperature for p in params], logits_RV)
+    top_p_R1 = _doubles([p.top_p for p in params], logits_RV).unsqueeze(1)
+    scaled_RC = (logits_RC.double() - logits_RC[:, :1]) / temperature_R.unsqueeze(1)
+    kth_R1 = logits_RC.gather(1, (top_k_R - 1).clamp(0, num_best - 1).unsqueeze(1))
+    scaled_RC = scaled_RC.masked_fill((top_k_R > 0).unsqueeze(1) & (logits_RC < kth_R1), float("-inf"))
+    exp_RC = scaled_RC.exp()
+    # What the mass is a part of: the row's k best, or the row as a whole.
+    total_R = exp_RC.sum(dim=-1)
+    if any(p.top_k == 0 for p in params):
+        total_R = torch.where(top_k_R > 0, total_R, _scale(logits_RV, temperature_R).exp().sum(dim=-1))
+    mass_RC = exp_RC / total_R.unsqueeze(1)
+    drop_RC = (mass_RC.cumsum(dim=-1) - mass_RC >= top_p_R1) & (top_p_R1 < 1)
+    drop_RC[:, 0] = False
+    scaled_RC = scaled_RC.masked_fill(drop_RC, float("-inf"))
+    if any(p.min_p > 0 for p in params):
+        scaled_RC = filter_min_p(scaled_RC, _doubles([p.min_p for p in params], logits_RV))
+    by_id = ids_RC.sort(dim=-1)
+    picked_R = draw(scaled_RC.gather(1, by_id.indices), _doubles(uniforms, logits_RV))
+    result_R = by_id.values.gather(1, picked_R.unsqueeze(1)).squeeze(1)
+    # Of the columns that equal the last one some may be missing: none of those may have been kept.
+    last_kept_R1 = logits_RC.masked_fill(scaled_RC == float("-inf"), float("inf")).amin(dim=-1)
+    unsure = (last_kept_R1 <= logits_RC[:, -1]).nonzero().squeeze(1).tolist() if num_best < vocab else []
+    if unsure:
+        result_R[unsure] = _among_all(
+            logits_RV[unsure], [params[r] for r in unsure], [uniforms[r] for r in unsure]
+        )
+    return result_R
+
+
+def _best_columns(logits_RV: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """Values and ids of the largest, best first; equals in the order of their ids."""
+    ids_RC = logits_RV.topk(count, dim=-1, sorted=False).indices.sort(dim=-1).values
+    best = logits_RV.gather(1, ids_RC).sort(dim=-1, descending=True, stable=True)
+    return best.values, ids_RC.gather(1, best.indices)
 
 
 def _doubles(values: Sequence[float], like: Tensor) -> Tensor:

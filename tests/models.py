@@ -1,6 +1,6 @@
 """Small models in memory for any shape, engines over them, and where the golden data is."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import sqrt
 from pathlib import Path
 
@@ -127,18 +127,21 @@ def make_request(
 
 @dataclass
 class Collected:
-    """All that an engine said about one request."""
+    """All that an engine said about one sequence."""
 
     token_ids: list[int]
     last: Output | None = None
+    outputs: list[Output] = field(default_factory=list)
 
 
 def collect(outputs: list[Output], into: dict[str, Collected]) -> None:
-    """Appends a step's outputs; nothing may follow a request's last."""
+    """Appends a step's outputs; nothing may follow a sequence's last. Sequence i > 0 of r is r#i."""
     for output in outputs:
-        collected = into.setdefault(output.request_id, Collected([]))
-        assert collected.last is None, f"an output after the last of {output.request_id}"
+        name = output.request_id + (f"#{output.index}" if output.index else "")
+        collected = into.setdefault(name, Collected([]))
+        assert collected.last is None, f"an output after the last of {name}"
         collected.token_ids += output.token_ids
+        collected.outputs.append(output)
         if output.is_last:
             collected.last = output
 

@@ -90,8 +90,24 @@ def test_grpc_is_at_the_edge(package: str) -> None:
 
 
 def test_grpc_itself_is_in_the_grpc_files() -> None:
-    allowed = ("coordinator/api/grpc_", "coordinator/client")
+    allowed = ("coordinator/api/grpc_", "coordinator/client", "coordinator/control_client")
     assert [path for path in importers("grpc", *PRODUCT) if not path.startswith(allowed)] == []
+
+
+@pytest.mark.parametrize(
+    ("package", "place"),
+    [
+        ("starlette", "coordinator/api/http_"),
+        ("uvicorn", "coordinator/api/http_"),
+        ("prometheus_client", "coordinator/api/metrics"),
+        ("opentelemetry", "coordinator/api/tracing"),
+        ("jinja2", "coordinator/api/chat_template.py"),
+        ("llguidance", "coordinator/structured/"),
+        ("rich", "coordinator/commands/"),
+    ],
+)
+def test_a_library_has_one_place(package: str, place: str) -> None:
+    assert [path for path in importers(package, *PRODUCT) if not path.startswith(place)] == []
 
 
 def test_the_engine_knows_no_front() -> None:
@@ -160,10 +176,12 @@ FORBIDDEN_CALLS = {
 }
 FORBIDDEN_PACKAGES = ("cloudpickle", "marshal", "shelve", "dill", "joblib")
 SLEEPS = ("time.sleep", "asyncio.sleep", "sleep")
-# These poll what lies outside the process and offers nothing to wait on: a server that is not there yet, a
-# process that is not our child.
+# These poll what offers nothing to wait on: a server that is not there yet, a process that is not our child,
+# the state of an engine that may be stuck.
 POLLERS = (
+    "coordinator/api/readiness.py",
     "coordinator/client.py",
+    "coordinator/commands/top.py",
     "expert_workers/processes.py",
     "expert_workers/ray_workers.py",
     "tests/integration/",

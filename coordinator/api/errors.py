@@ -7,11 +7,13 @@ paths or tracebacks.
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import TypedDict, Unpack
 
 import torch
 
-from coordinator.engine.async_engine import DuplicateRequestError, EngineClosedError
-from coordinator.engine.engine import CapacityError
+from coordinator.engine.async_engine import DuplicateRequestError, EngineClosedError, SlowConsumerError
+from coordinator.engine.engine import CapacityError, StepMemoryError
+from coordinator.structured.errors import ConstraintError
 from moe_model.errors import (
     ClusterError,
     ExpertMeshError,
@@ -30,6 +32,8 @@ class Code(StrEnum):
     INVALID_ARGUMENT = "INVALID_ARGUMENT"
     UNIMPLEMENTED = "UNIMPLEMENTED"
     FAILED_PRECONDITION = "FAILED_PRECONDITION"
+    UNAUTHENTICATED = "UNAUTHENTICATED"
+    PERMISSION_DENIED = "PERMISSION_DENIED"
     NOT_FOUND = "NOT_FOUND"
     ALREADY_EXISTS = "ALREADY_EXISTS"
     RESOURCE_EXHAUSTED = "RESOURCE_EXHAUSTED"
@@ -44,11 +48,20 @@ class Reason(StrEnum):
     INVALID_FIELD = "INVALID_FIELD"
     TOKEN_ID_OUT_OF_RANGE = "TOKEN_ID_OUT_OF_RANGE"  # noqa: S105
     CONTEXT_LENGTH_EXCEEDED = "CONTEXT_LENGTH_EXCEEDED"
+    INVALID_CONSTRAINT = "INVALID_CONSTRAINT"
     UNSUPPORTED_FEATURE = "UNSUPPORTED_FEATURE"
+    NO_CHAT_TEMPLATE = "NO_CHAT_TEMPLATE"
     NO_TOKENIZER = "NO_TOKENIZER"
     KV_CAPACITY_TOO_SMALL = "KV_CAPACITY_TOO_SMALL"
     MODEL_NOT_FOUND = "MODEL_NOT_FOUND"
     DUPLICATE_REQUEST_ID = "DUPLICATE_REQUEST_ID"
+    MISSING_API_KEY = "MISSING_API_KEY"
+    INVALID_API_KEY = "INVALID_API_KEY"
+    NOT_ALLOWED = "NOT_ALLOWED"
+    QUEUE_FULL = "QUEUE_FULL"
+    QUOTA_EXCEEDED = "QUOTA_EXCEEDED"
+    SLOW_CONSUMER = "SLOW_CONSUMER"
+    REQUEST_TOO_LARGE = "REQUEST_TOO_LARGE"
     NOT_READY = "NOT_READY"
     DRAINING = "DRAINING"
     EXPERT_WORKER_LOST = "EXPERT_WORKER_LOST"
@@ -59,41 +72,59 @@ class Reason(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """What both fronts say for one reason. `retry_after` is in seconds."""
+    """What both fronts say for one reason. `retry_after` is in seconds.
+
+    `should_retry` is for OpenAI's clients, which otherwise send again after any 409, 429 and 5xx.
+    """
 
     code: Code
     http_status: int
     http_type: str
     http_code: str
     retry_after: float | None = None
+    should_retry: bool | None = None
 
 
 _BAD_REQUEST = "invalid_request_error"
+
+_SERVER, _RATE = "server_error", "rate_limit_error"
 
 TABLE: Mapping[Reason, Row] = {
     Reason.INVALID_FIELD: Row(Code.INVALID_ARGUMENT, 400, _BAD_REQUEST, "invalid_value"),
     Reason.TOKEN_ID_OUT_OF_RANGE: Row(Code.INVALID_ARGUMENT, 400, _BAD_REQUEST, "invalid_value"),
     Reason.CONTEXT_LENGTH_EXCEEDED: Row(Code.INVALID_ARGUMENT, 400, _BAD_REQUEST, "context_length_exceeded"),
+    Reason.INVALID_CONSTRAINT: Row(Code.INVALID_ARGUMENT, 400, _BAD_REQUEST, "invalid_value"),
     Reason.UNSUPPORTED_FEATURE: Row(Code.UNIMPLEMENTED, 400, _BAD_REQUEST, "unsupported_parameter"),
+    Reason.NO_CHAT_TEMPLATE: Row(Code.FAILED_PRECONDITION, 400, _BAD_REQUEST, "no_chat_template"),
     Reason.NO_TOKENIZER: Row(Code.FAILED_PRECONDITION, 400, _BAD_REQUEST, "no_tokenizer"),
     Reason.KV_CAPACITY_TOO_SMALL: Row(Code.FAILED_PRECONDITION, 400, _BAD_REQUEST, "context_length_exceeded"),
     Reason.MODEL_NOT_FOUND: Row(Code.NOT_FOUND, 404, _BAD_REQUEST, "model_not_found"),
-    Reason.DUPLICATE_REQUEST_ID: Row(Code.ALREADY_EXISTS, 409, _BAD_REQUEST, "duplicate_request_id"),
-    Reason.NOT_READY: Row(Code.UNAVAILABLE, 503, "server_error", "not_ready", retry_after=1.0),
-    Reason.DRAINING: Row(Code.UNAVAILABLE, 503, "server_error", "not_ready", retry_after=1.0),
-    Reason.EXPERT_WORKER_LOST: Row(
-        Code.UNAVAILABLE, 503, "server_error", "expert_worker_lost", retry_after=5.0
+    Reason.DUPLICATE_REQUEST_ID: Row(
+        Code.ALREADY_EXISTS, 409, _BAD_REQUEST, "duplicate_request_id", should_retry=False
     ),
-    Reason.OUT_OF_MEMORY: Row(Code.RESOURCE_EXHAUSTED, 503, "server_error", "out_of_memory"),
-    Reason.DEADLINE_EXCEEDED: Row(Code.DEADLINE_EXCEEDED, 504, "server_error", "timeout"),
-    Reason.INTERNAL: Row(Code.INTERNAL, 500, "server_error", "internal"),
+    Reason.MISSING_API_KEY: Row(Code.UNAUTHENTICATED, 401, "authentication_error", "invalid_api_key"),
+    Reason.INVALID_API_KEY: Row(Code.UNAUTHENTICATED, 401, "authentication_error", "invalid_api_key"),
+    Reason.NOT_ALLOWED: Row(Code.PERMISSION_DENIED, 403, "permission_error", "not_allowed"),
+    Reason.QUEUE_FULL: Row(Code.RESOURCE_EXHAUSTED, 429, _RATE, "queue_full", retry_after=1.0),
+    Reason.QUOTA_EXCEEDED: Row(Code.RESOURCE_EXHAUSTED, 429, _RATE, "quota_exceeded", retry_after=1.0),
+    Reason.SLOW_CONSUMER: Row(Code.RESOURCE_EXHAUSTED, 503, _SERVER, "slow_consumer", should_retry=False),
+    Reason.REQUEST_TOO_LARGE: Row(Code.RESOURCE_EXHAUSTED, 413, _BAD_REQUEST, "request_too_large"),
+    Reason.NOT_READY: Row(Code.UNAVAILABLE, 503, _SERVER, "not_ready", retry_after=1.0),
+    Reason.DRAINING: Row(Code.UNAVAILABLE, 503, _SERVER, "not_ready", retry_after=1.0),
+    Reason.EXPERT_WORKER_LOST: Row(Code.UNAVAILABLE, 503, _SERVER, "expert_worker_lost", retry_after=5.0),
+    Reason.OUT_OF_MEMORY: Row(Code.RESOURCE_EXHAUSTED, 503, _SERVER, "out_of_memory"),
+    Reason.DEADLINE_EXCEEDED: Row(Code.DEADLINE_EXCEEDED, 504, _SERVER, "timeout", should_retry=False),
+    Reason.INTERNAL: Row(Code.INTERNAL, 500, _SERVER, "internal", should_retry=False),
 }
 
 # Exceptions of the layers below. What is not here is a bug: INTERNAL.
 _EXCEPTIONS: tuple[tuple[type[BaseException], Reason, str], ...] = (
     (DuplicateRequestError, Reason.DUPLICATE_REQUEST_ID, "request_id: already running"),
+    (ConstraintError, Reason.INVALID_CONSTRAINT, "the constraint cannot be followed by this model's tokens"),
     (CapacityError, Reason.KV_CAPACITY_TOO_SMALL, "the request does not fit the server's KV cache"),
     (EngineClosedError, Reason.DRAINING, "the server is shutting down"),
+    (SlowConsumerError, Reason.SLOW_CONSUMER, "more output waits to be read than one request may hold"),
+    (StepMemoryError, Reason.OUT_OF_MEMORY, "not enough memory for this request"),
     (
         ExpertsLostError,
         Reason.EXPERT_WORKER_LOST,
@@ -123,55 +154,61 @@ class Resource:
     name: str
 
 
+@dataclass(frozen=True, slots=True)
+class Quota:
+    """Which limit was reached, and whose it is."""
+
+    subject: str
+    description: str
+
+
+class ErrorDetails(TypedDict, total=False):
+    """What an ApiError may carry besides its reason and message."""
+
+    metadata: Mapping[str, str] | None
+    retry_after: float | None
+    violations: tuple[Violation, ...]
+    resource: Resource | None
+    quota: Quota | None
+
+
 class ApiError(ExpertMeshError):
     """A request ends with this. `violations` name the fields at fault, the first of them in the message."""
 
     def __init__(
         self,
-        code: Code,
         reason: Reason,
         message: str,
-        field: str | None = None,
+        *,
         metadata: Mapping[str, str] | None = None,
         retry_after: float | None = None,
-        *,
         violations: tuple[Violation, ...] = (),
         resource: Resource | None = None,
+        quota: Quota | None = None,
     ) -> None:
         super().__init__(message)
-        self.code = code
+        self.row = TABLE[reason]
         self.reason = reason
         self.message = message
         self.metadata = dict(metadata or {})
-        self.retry_after = retry_after
-        self.violations = violations or (() if field is None else (Violation(field, message),))
+        self.retry_after = self.row.retry_after if retry_after is None else retry_after
+        self.violations = violations
         self.resource = resource
+        self.quota = quota
 
     @classmethod
     def of(
-        cls,
-        reason: Reason,
-        message: str,
-        *,
-        field: str | None = None,
-        metadata: Mapping[str, str] | None = None,
-        violations: tuple[Violation, ...] = (),
-        resource: Resource | None = None,
+        cls, reason: Reason, message: str, *, field: str | None = None, **details: Unpack[ErrorDetails]
     ) -> "ApiError":
-        """The error of one row of the table."""
-        row = TABLE[reason]
+        """The error of one row of the table; with a field, that is the one at fault."""
         if field is not None:
-            violations, message = (Violation(field, message),), f"{field}: {message}"
-        return cls(
-            row.code,
-            reason,
-            message,
-            None,
-            metadata,
-            row.retry_after,
-            violations=violations,
-            resource=resource,
-        )
+            details["violations"] = (Violation(field, message),)
+            message = f"{field}: {message}"
+        return cls(reason, message, **details)
+
+    @property
+    def code(self) -> Code:
+        return self.row.code
 
     @property
     def field(self) -> str | None:

@@ -1,15 +1,29 @@
-"""Engine outputs -> the events of one response: prompt, delta*, finished, summary.
+"""Engine outputs -> the events of one response: prompt+, then delta* and finished of each sequence, summary.
 
-The unary answer is the same events, joined. Knows no transport, so every front shares it.
+Knows no transport, so every front shares it. The unary answer is the same events, joined (event_join.py).
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterator, Sequence
 from datetime import timedelta
 
+from coordinator.api.event_details import LogprobWriter, in_pieces, routed_pieces
+from coordinator.api.text_stream import TextStream
+from coordinator.api.validate_stopping import VisibleBytes
 from coordinator.api.validation import Generation
-from coordinator.engine.request import FinishReason, Output, RequestTimings, StopRules
-from moe_model.tokenizer import IncrementalDecoder, Tokenizer
+from coordinator.engine.request import (
+    FinishReason,
+    Output,
+    PromptDetails,
+    RequestTimings,
+    RoutedExperts,
+    Stop,
+    StopRules,
+    TokenLogprobs,
+)
+from moe_model.tokenizer import Tokenizer
 from protos.expertmesh.v1 import generation_pb2 as pb
+
+Event = pb.GenerateStreamResponse
 
 FINISH_REASONS = {
     FinishReason.STOP: pb.FINISH_REASON_STOP,
@@ -23,116 +37,193 @@ class EventWriter:
     """Turns the outputs of one generation into events. `done` once the summary is out."""
 
     def __init__(self, generation: Generation, tokenizer: Tokenizer | None) -> None:
-        wants_text = generation.return_text and tokenizer is not None
-        self._decoder = IncrementalDecoder(tokenizer) if wants_text and tokenizer else None
         self._generation = generation
+        request = generation.request
+        self._logprobs = LogprobWriter(tokenizer.token_bytes if tokenizer else _no_bytes)
+        self._sequences = [_SequenceWriter(generation, tokenizer, i) for i in range(request.num_sequences)]
+        self._open = set(range(request.num_sequences))
+        self._timings: list[RequestTimings] = []
+        # Deltas of the others wait here while sequence 0 still has to tell of the prompt.
+        self._details_due = request.returns.needs_whole_prompt
+        self._early: list[Output] = []
+        self.num_cached = 0
         self.num_tokens = 0
-        self.done = False
 
-    def prompt(self) -> pb.GenerateStreamResponse:
-        """The first event; it can go out before there is any output."""
-        request = self._generation.request
+    @property
+    def done(self) -> bool:
+        return not self._open
+
+    def prompt(self) -> list[Event]:
+        """The first events; they can go out before there is any output."""
+        generation, request = self._generation, self._generation.request
         info = pb.PromptInfo(
             request_id=request.request_id,
-            model=self._generation.model,
+            model=generation.model,
             prompt_tokens=len(request.prompt_ids),
-            seed=self._generation.seed,
+            seed=generation.seed,
+            token_ids=request.prompt_ids if generation.return_prompt_token_ids else (),
         )
-        return pb.GenerateStreamResponse(prompt=info)
+        if request.returns.prompt_logprobs is not None:
+            info.logprobs.append(self._logprobs.first(request.prompt_ids[0]))
+        return list(_split_ids(info))
 
-    def events(self, output: Output) -> list[pb.GenerateStreamResponse]:
-        """What one output says; the last output also ends the sequence and the request."""
+    def events(self, output: Output) -> list[Event]:
+        """What one output says; the last one also ends the request."""
         assert not self.done, "an output after the last one"
+        found: list[Event] = []
+        if output.prompt is not None:
+            found += self._prompt_events(output.prompt)
+        if self._details_due and output.index != 0:
+            self._early.append(output)
+            return found
+        if self._details_due and (output.token_ids or output.is_last):
+            self._details_due = False
+            found += self._told(output)
+            for early in self._early:
+                found += self._told(early)
+            self._early = []
+        else:
+            found += self._told(output)
+        if self.done:
+            found.append(Event(summary=self._summary()))
+        return found
+
+    def _told(self, output: Output) -> list[Event]:
         self.num_tokens += len(output.token_ids)
-        delta = self._delta(output)
-        events = []
-        if delta.num_tokens or delta.text:
-            events.append(pb.GenerateStreamResponse(delta=delta))
+        found = self._sequences[output.index].events(output)
         if output.finish_reason is not None:
-            self.done = True
-            events.append(pb.GenerateStreamResponse(finished=self._finished(output)))
-            events.append(pb.GenerateStreamResponse(summary=self._summary(output)))
-        return events
+            self._open.discard(output.index)
+            if output.timings is not None:
+                self._timings.append(output.timings)
+        return found
 
-    def _delta(self, output: Output) -> pb.SequenceDelta:
-        return pb.SequenceDelta(
-            index=self._generation.request.sequence_index,
-            text=self._text(output),
-            num_tokens=len(output.token_ids),
-            token_ids=output.token_ids if self._generation.return_token_ids else (),
-        )
+    def _prompt_events(self, details: PromptDetails) -> list[Event]:
+        self.num_cached += details.num_cached
+        messages = [self._logprobs.message(each) for each in details.logprobs]
+        found = [Event(prompt=pb.PromptInfo(logprobs=piece)) for piece in in_pieces(messages)]
+        pieces = routed_pieces(details.routed_experts)
+        return found + [Event(prompt=pb.PromptInfo(routed_experts=piece)) for piece in pieces]
 
-    def _text(self, output: Output) -> str:
-        """The token that ended the sequence is counted but is no text."""
-        if self._decoder is None:
-            return ""
-        shown = output.token_ids if output.stop_token_id is None else output.token_ids[:-1]
-        text = self._decoder.push(shown)
-        return text if output.finish_reason is None else text + self._decoder.flush()
-
-    def _finished(self, output: Output) -> pb.SequenceFinished:
-        assert output.finish_reason is not None
-        return pb.SequenceFinished(
-            index=self._generation.request.sequence_index,
-            finish_reason=FINISH_REASONS[output.finish_reason],
-            stop_match=stop_match(output.stop_token_id, self._generation.request.stop),
-        )
-
-    def _summary(self, output: Output) -> pb.StreamSummary:
+    def _summary(self) -> pb.StreamSummary:
         usage = pb.Usage(
-            prompt_tokens=len(self._generation.request.prompt_ids), completion_tokens=self.num_tokens
+            prompt_tokens=len(self._generation.request.prompt_ids),
+            completion_tokens=self.num_tokens,
+            cached_prompt_tokens=self.num_cached,
         )
-        return pb.StreamSummary(usage=usage, timings=timings_message(output.timings))
+        return pb.StreamSummary(usage=usage, timings=timings_message(self._timings))
 
 
-def stop_match(stop_token_id: int | None, rules: StopRules) -> pb.StopMatch | None:
+class _SequenceWriter:
+    """Deltas and the end of one sequence."""
+
+    def __init__(self, generation: Generation, tokenizer: Tokenizer | None, index: int) -> None:
+        self._generation = generation
+        self._index = index
+        self._logprobs = LogprobWriter(tokenizer.token_bytes if tokenizer else _no_bytes)
+        self._text = _text_stream(generation, tokenizer)
+        self._unsent: list[int] = []
+        self._unsent_logprobs: list[TokenLogprobs] = []
+        self._unsent_traces: list[RoutedExperts] = []
+
+    def events(self, output: Output) -> list[Event]:
+        self._unsent += output.token_ids
+        self._unsent_logprobs += output.logprobs
+        self._unsent_traces += output.routed_experts
+        if output.finish_reason is None:
+            if len(self._unsent) < self._generation.min_tokens_per_message:
+                return []
+            return self._deltas(self._text.push(self._unsent) if self._text else "")
+        found = self._deltas(self._last_text(output.stop))
+        finished = pb.SequenceFinished(
+            index=self._index,
+            finish_reason=FINISH_REASONS[output.finish_reason],
+            stop_match=stop_match(output.stop, self._generation.request.stop),
+        )
+        return [*found, Event(finished=finished)]
+
+    def _last_text(self, stop: Stop | None) -> str:
+        """The token that ended the sequence is counted, but is text only where the caller wants it."""
+        if self._text is None:
+            return ""
+        shown = self._unsent
+        if stop is not None and stop.token_id is not None and not self._generation.include_stop:
+            shown = shown[:-1]
+        return self._text.finish(shown, None if stop is None else stop.text)
+
+    def _deltas(self, text: str) -> list[Event]:
+        """All that is unsent, in as many deltas as its size takes."""
+        token_ids, self._unsent = self._unsent, []
+        logprobs, self._unsent_logprobs = self._unsent_logprobs, []
+        traces, self._unsent_traces = self._unsent_traces, []
+        if not (token_ids or text or traces):
+            return []
+        deltas = list(self._token_deltas(token_ids, logprobs))
+        deltas[-1].text = text
+        for piece in routed_pieces(traces):
+            if deltas[-1].HasField("routed_experts") or piece.ByteSize() > 1 << 16:
+                deltas.append(pb.SequenceDelta(index=self._index))
+            deltas[-1].routed_experts.CopyFrom(piece)
+        return [Event(delta=delta) for delta in deltas]
+
+    def _token_deltas(
+        self, token_ids: Sequence[int], logprobs: Sequence[TokenLogprobs]
+    ) -> Iterator[pb.SequenceDelta]:
+        messages = [self._logprobs.message(each) for each in logprobs]
+        start = 0
+        for piece in in_pieces(messages) if messages else [[]]:
+            count = len(piece) if messages else len(token_ids)
+            ids = token_ids[start : start + count]
+            yield pb.SequenceDelta(
+                index=self._index,
+                num_tokens=count,
+                token_ids=ids if self._generation.return_token_ids else (),
+                logprobs=piece,
+            )
+            start += count
+
+
+def stop_match(stop: Stop | None, rules: StopRules) -> pb.StopMatch | None:
     """What a sequence stopped at. A token that is both EOS and the caller's counts as EOS while EOS acts."""
-    if stop_token_id is None:
+    if stop is None:
         return None
-    if stop_token_id in rules.eos_token_ids and not rules.ignore_eos:
-        return pb.StopMatch(eos_token_id=stop_token_id)
-    return pb.StopMatch(stop_token_id=stop_token_id)
+    if stop.text is not None:
+        return pb.StopMatch(stop_sequence=stop.text.text.decode())
+    if stop.token_id in rules.eos_token_ids and not rules.ignore_eos:
+        return pb.StopMatch(eos_token_id=stop.token_id)
+    return pb.StopMatch(stop_token_id=stop.token_id)
 
 
-def timings_message(timings: RequestTimings | None) -> pb.Timings | None:
-    if timings is None:
+def timings_message(timings: Sequence[RequestTimings]) -> pb.Timings | None:
+    """Of a request: from its first sequence to begin to its last one to end."""
+    if not timings:
         return None
     return pb.Timings(
-        queue_time=timedelta(seconds=timings.queue_time),
-        time_to_first_token=timedelta(seconds=timings.time_to_first_token),
-        total_time=timedelta(seconds=timings.total_time),
+        queue_time=timedelta(seconds=min(t.queue_time for t in timings)),
+        time_to_first_token=timedelta(seconds=min(t.time_to_first_token for t in timings)),
+        total_time=timedelta(seconds=max(t.total_time for t in timings)),
     )
 
 
-def join(events: Iterable[pb.GenerateStreamResponse]) -> pb.GenerateResponse:
-    """The whole response that a complete stream amounts to."""
-    response = pb.GenerateResponse()
-    outputs: dict[int, pb.SequenceOutput] = {}
-    texts: dict[int, list[str]] = {}
-    for event in events:
-        match event.WhichOneof("event"):
-            case "prompt":
-                response.prompt.MergeFrom(event.prompt)
-            case "delta":
-                delta = event.delta
-                output = outputs.setdefault(delta.index, pb.SequenceOutput(index=delta.index))
-                output.token_ids.extend(delta.token_ids)
-                texts.setdefault(delta.index, []).append(delta.text)
-            case "finished":
-                _finish(outputs, event.finished)
-            case "summary":
-                response.usage.CopyFrom(event.summary.usage)
-                response.timings.CopyFrom(event.summary.timings)
-    for index, output in sorted(outputs.items()):
-        output.text = "".join(texts.get(index, ()))
-        response.outputs.append(output)
-    response.request_id = response.prompt.request_id
-    response.model = response.prompt.model
-    return response
+def _text_stream(generation: Generation, tokenizer: Tokenizer | None) -> TextStream | None:
+    if not generation.return_text or tokenizer is None:
+        return None
+    stop_text = generation.request.stop.stop_text
+    return TextStream(
+        VisibleBytes(tokenizer, generation.skip_special_tokens),
+        () if stop_text is None else stop_text.sequences,
+        include_stop=generation.include_stop,
+    )
 
 
-def _finish(outputs: dict[int, pb.SequenceOutput], finished: pb.SequenceFinished) -> None:
-    output = outputs.setdefault(finished.index, pb.SequenceOutput(index=finished.index))
-    output.finish_reason = finished.finish_reason
-    if finished.HasField("stop_match"):
-        output.stop_match.CopyFrom(finished.stop_match)
+def _split_ids(info: pb.PromptInfo) -> Iterator[Event]:
+    """A prompt of a million ids is five megabytes."""
+    per_message = 1 << 17
+    token_ids = list(info.token_ids)
+    del info.token_ids[per_message:]
+    yield Event(prompt=info)
+    for start in range(per_message, len(token_ids), per_message):
+        yield Event(prompt=pb.PromptInfo(token_ids=token_ids[start : start + per_message]))
+
+
+def _no_bytes(_token_id: int) -> bytes:
+    return b""

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Protocol
 
+from coordinator.api.admission import Admission
 from coordinator.api.errors import ApiError, Reason, duplicate_request_id
 from coordinator.api.served_model import ServedModel
 from coordinator.engine.request import Output, Request
@@ -31,7 +32,8 @@ class Backend:
 class Gate:
     """Admits calls while open; counts, waits for and ends the admitted ones when the server stops."""
 
-    def __init__(self) -> None:
+    def __init__(self, admission: Admission | None = None) -> None:
+        self.admission = admission or Admission()
         self._backend: Backend | None = None
         self._draining = False
         self._calls: set[asyncio.Task[object]] = set()

@@ -11,11 +11,11 @@ from moe_model.errors import ConfigError
 _ADDRESS = re.compile(r"(?:\[(?P<v6>[0-9A-Fa-f:.%a-z]+)\]|(?P<host>[^\s:\[\]/]+)):(?P<port>[0-9]{1,5})")
 
 
-def parse_address(address: str) -> tuple[str, int]:
+def parse_address(address: str, what: str = "grpc") -> tuple[str, int]:
     """Host and port of HOST:PORT or [IPV6]:PORT. Raises ConfigError."""
     match = _ADDRESS.fullmatch(address)
     if match is None or int(match["port"]) > 65535:
-        raise ConfigError(f"grpc address {address[:80]!r}: expected HOST:PORT with a port in [0, 65535]")
+        raise ConfigError(f"{what} address {address[:80]!r}: expected HOST:PORT with a port in [0, 65535]")
     return match["v6"] or match["host"], int(match["port"])
 
 
@@ -30,12 +30,12 @@ def is_loopback(host: str) -> bool:
         return host == "localhost"
 
 
-def check_free(host: str, port: int) -> None:
+def check_free(host: str, port: int, what: str = "grpc") -> None:
     """Raises ConfigError when no server can listen there.
 
     grpc itself says why only on stderr, and takes part of a name's addresses when another part is taken.
     """
-    where = f"grpc address {format_address(host, port)}"
+    where = f"{what} address {format_address(host, port)}"
     try:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     except (OSError, UnicodeError):

@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 from uuid import uuid4
@@ -22,6 +22,10 @@ logger = logging.getLogger(__name__)
 Context = grpc.aio.ServicerContext[Any, Any]
 
 REQUEST_ID_KEYS = ("x-request-id", "x-correlation-id")
+TRACE_KEYS = ("traceparent", "tracestate")
+
+# (what the call failed with, whether its caller went away).
+OnEnd = Callable[[ApiError | None, bool], None]
 
 
 class MalformedMessage:
@@ -42,6 +46,16 @@ class Call:
         # Facts of the method's own for the log line; never a caller's text.
         self.facts: dict[str, object] = {}
         self._accepted = False
+        self._error: ApiError | None = None
+        self._on_end: OnEnd | None = None
+
+    @property
+    def peer(self) -> str:
+        return str(self.context.peer())
+
+    def on_end(self, listener: OnEnd) -> None:
+        """`listener` is told how the call ended, instead of a line in the log."""
+        self._on_end = listener
 
     def check(self, message: Message | MalformedMessage) -> None:
         """Refuses what cannot even be looked at. Raises ApiError."""
@@ -66,18 +80,25 @@ class Call:
 
         UNAVAILABLE goes out without initial metadata, for clients retry only while they have seen none.
         """
-        self.code, self.reason = error.code, error.reason
+        self.code, self.reason, self._error = error.code, error.reason, error
         if error.code is not Code.UNAVAILABLE:
             await self.accept()
         await self.context.abort(status_code(error), error.message, status_metadata(error, self.request_id))
 
-    def log(self) -> None:
+    def end(self) -> None:
+        """Told once, whatever happened."""
+        if self._on_end is None:
+            self._log()
+        else:
+            self._on_end(self._error, self._error is None and self.code != "OK")
+
+    def _log(self) -> None:
         facts = "".join(f" {name}={value}" for name, value in self.facts.items())
         logger.info(
             "%s id=%s peer=%s code=%s%s%s seconds=%.3f",
             self.method,
             self.request_id,
-            self.context.peer(),
+            self.peer,
             self.code,
             f" reason={self.reason}" if self.reason else "",
             facts,
@@ -109,7 +130,13 @@ async def rpc(
         _log_error(error, call.request_id)
         await call.fail(translate(error, call.request_id))
     finally:
-        call.log()
+        call.end()
+
+
+def trace_parent(context: Context) -> dict[str, str]:
+    """The W3C trace headers that came with a call."""
+    metadata = context.invocation_metadata() or ()
+    return {key: value for key, value in metadata if key in TRACE_KEYS and isinstance(value, str)}
 
 
 def _log_error(error: Exception, request_id: str) -> None:

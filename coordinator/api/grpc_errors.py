@@ -7,7 +7,7 @@ from google.protobuf import any_pb2
 from google.protobuf.message import Message
 from google.rpc import error_details_pb2, status_pb2
 
-from coordinator.api.errors import ApiError, Code
+from coordinator.api.errors import ApiError, Code, Quota
 from coordinator.api.violations import MAX_VIOLATIONS
 
 DOMAIN = "expertmesh"
@@ -56,6 +56,8 @@ def _details(error: ApiError, request_id: str, num_violations: int) -> list[Mess
         details.append(
             error_details_pb2.ResourceInfo(resource_type=resource.kind, resource_name=resource.name)
         )
+    if error.quota is not None:
+        details.append(_quota_failure(error.quota))
     if error.code is Code.FAILED_PRECONDITION:
         details.append(_precondition_failure(error))
     return details
@@ -69,6 +71,14 @@ def _bad_request(error: ApiError, num_violations: int) -> Message:
         for violation in error.violations[:num_violations]
     ]
     detail: Message = error_details_pb2.BadRequest(field_violations=violations)
+    return detail
+
+
+def _quota_failure(quota: Quota) -> Message:
+    violation = error_details_pb2.QuotaFailure.Violation(
+        subject=quota.subject, description=quota.description[:MAX_DESCRIPTION]
+    )
+    detail: Message = error_details_pb2.QuotaFailure(violations=[violation])
     return detail
 
 

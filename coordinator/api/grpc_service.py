@@ -1,26 +1,26 @@
-"""GenerationService on grpc.aio: validation in front of the engine, its outputs as messages."""
+"""GenerationService on grpc.aio: messages in front of what all fronts share."""
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Callable
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from contextlib import aclosing, asynccontextmanager
 from typing import Any, TypeVar
 
-import grpc
-from google.protobuf.message import DecodeError, Message
-from google.protobuf.message_factory import GetMessageClass
+from google.protobuf.message import Message
 
 from coordinator.api import tokenization
-from coordinator.api.events import EventWriter, join
-from coordinator.api.gate import Gate
-from coordinator.api.grpc_call import Call, Context, MalformedMessage, rpc
+from coordinator.api.auth import current_identity
+from coordinator.api.errors import ApiError, Reason
+from coordinator.api.event_join import join
+from coordinator.api.generations import Caller, Facts, Front, off_loop, run
+from coordinator.api.grpc_call import Call, Context, rpc, trace_parent
+from coordinator.api.grpc_methods import Behaviours
 from coordinator.api.served_model import ServedModel
-from coordinator.api.validation import resolve
 from protos.expertmesh.v1 import generation_pb2 as pb
 
 SERVICE = pb.DESCRIPTOR.services_by_name["GenerationService"]
-# Larger messages are checked and tokenized off the event loop.
-MAX_INLINE_BYTES = 16 << 10
+# How long one message may wait for its reader.
+WRITE_STALL_TIMEOUT = 60.0
 
 M = TypeVar("M", bound=Message)
 R = TypeVar("R")
@@ -29,24 +29,33 @@ R = TypeVar("R")
 class GenerationService:
     """One method per RPC. Everything a call holds is given back when it ends, however it ends."""
 
-    def __init__(self, gate: Gate) -> None:
-        self._gate = gate
+    def __init__(self, front: Front, *, write_stall_timeout: float = WRITE_STALL_TIMEOUT) -> None:
+        self._front = front
+        self._gate = front.gate
+        self._write_stall_timeout = write_stall_timeout
 
     async def generate(self, message: pb.GenerateRequest, context: Context) -> pb.GenerateResponse:
-        async with (
-            rpc("Generate", message, context, self._gate) as call,
-            aclosing(self._events(message, call)) as events,
-        ):
-            return join([event async for event in events])
+        async with _generation("Generate", message, context, self._front) as (call, events):
+            collected = []
+            async for event in events:
+                await call.accept()
+                collected.append(event)
+            return join(collected)
 
     async def generate_stream(self, message: pb.GenerateRequest, context: Context) -> None:
         # Written here and not yielded: a failing write ends this body at once, and with it the request.
-        async with (
-            rpc("GenerateStream", message, context, self._gate) as call,
-            aclosing(self._events(message, call)) as events,
-        ):
+        async with _generation("GenerateStream", message, context, self._front) as (call, events):
             async for event in events:
+                await call.accept()
+                await self._write(context, event)
+
+    async def _write(self, context: Context, event: pb.GenerateStreamResponse) -> None:
+        try:
+            async with asyncio.timeout(self._write_stall_timeout):
                 await context.write(event)
+        except TimeoutError:
+            message = f"the client has read nothing for {self._write_stall_timeout:.0f} s"
+            raise ApiError.of(Reason.SLOW_CONSUMER, message) from None
 
     async def tokenize(self, message: pb.TokenizeRequest, context: Context) -> pb.TokenizeResponse:
         return await self._answer("Tokenize", tokenization.tokenize, message, context)
@@ -64,73 +73,53 @@ class GenerationService:
     ) -> R:
         async with rpc(name, message, context, self._gate) as call:
             with self._gate.call() as backend:
-                response = await _off_loop(message, function, message, backend.model)
+                response = await off_loop(message, function, message, backend.model)
                 await call.accept()
                 return response
 
-    async def _events(
-        self, message: pb.GenerateRequest, call: Call
-    ) -> AsyncGenerator[pb.GenerateStreamResponse, None]:
-        """The one source of both generating methods. Closing it aborts what still runs."""
-        with self._gate.call() as backend, self._gate.claim(call.request_id):
-            model = backend.model
-            arrival_time = time.monotonic()
-            generation = await _off_loop(message, resolve, message, model, call.request_id, arrival_time)
-            await call.accept()
-            writer = EventWriter(generation, model.tokenizer)
-            call.facts["prompt_tokens"] = len(generation.request.prompt_ids)
-            yield writer.prompt()
-            try:
-                async with aclosing(backend.engine.stream(generation.request)) as outputs:
-                    async for output in outputs:
-                        for event in writer.events(output):
-                            yield event
-                        if output.finish_reason is not None:
-                            call.facts["finish"] = output.finish_reason
-            finally:
-                call.facts["tokens"] = writer.num_tokens
-            assert writer.done, "the engine's stream ended without a last output"
+
+@asynccontextmanager
+async def _generation(
+    name: str, message: pb.GenerateRequest, context: Context, front: Front
+) -> AsyncIterator[tuple[Call, AsyncGenerator[pb.GenerateStreamResponse, None]]]:
+    """A call with its events. However it ends, its observer is told once."""
+    facts = Facts()
+    started = time.monotonic()
+    async with rpc(name, message, context, front.gate) as call:
+        caller = _caller(call, context, streams=name == "GenerateStream")
+        call.on_end(lambda error, cancelled: _tell(front, caller, facts, started, error, cancelled))
+        async with aclosing(run(message, caller, front, facts)) as events:
+            yield call, events
 
 
-def method_handlers(service: GenerationService) -> grpc.GenericRpcHandler:
-    """The service as the server takes it. Bytes that do not parse reach the method as MalformedMessage."""
-    behaviours: dict[str, Callable[..., Any]] = {
+def _tell(
+    front: Front, caller: Caller, facts: Facts, started: float, error: ApiError | None, cancelled: bool
+) -> None:
+    facts.total_time = time.monotonic() - started
+    front.observer.finished(caller, facts, error, cancelled=cancelled)
+
+
+def _caller(call: Call, context: Context, *, streams: bool) -> Caller:
+    identity = current_identity.get()
+    remaining = context.time_remaining()
+    return Caller(
+        request_id=call.request_id,
+        peer=call.peer,
+        key_id="" if identity is None else identity.key_id,
+        transport="grpc",
+        streams=streams,
+        trace_parent=trace_parent(context),
+        deadline=None if remaining is None else time.monotonic() + remaining,
+    )
+
+
+def behaviours(service: GenerationService) -> Behaviours:
+    """The methods by name, as grpc_methods.py takes them."""
+    methods: dict[str, Callable[..., Any]] = {
         "Generate": service.generate,
         "GenerateStream": service.generate_stream,
         "Tokenize": service.tokenize,
         "Detokenize": service.detokenize,
         "GetModelInfo": service.get_model_info,
     }
-    handlers = {}
-    for method in SERVICE.methods:
-        streams = method.server_streaming
-        make = grpc.unary_stream_rpc_method_handler if streams else grpc.unary_unary_rpc_method_handler
-        handlers[method.name] = make(
-            behaviours[method.name],
-            request_deserializer=_parser(GetMessageClass(method.input_type)),
-            response_serializer=_serialize,
-        )
-    return grpc.method_handlers_generic_handler(SERVICE.full_name, handlers)
-
-
-def _serialize(message: Message) -> bytes:
-    return message.SerializeToString()
-
-
-def _parser(kind: type[Message]) -> Callable[[bytes], Message | MalformedMessage]:
-    """grpc would send the text of a parser's exception to the client."""
-
-    def parse(data: bytes) -> Message | MalformedMessage:
-        try:
-            return kind.FromString(data)
-        except (DecodeError, UnicodeDecodeError):
-            return MalformedMessage()
-
-    return parse
-
-
-async def _off_loop(message: Message, function: Callable[..., R], *arguments: object) -> R:
-    """Calls a function that takes as long as the message is large."""
-    if message.ByteSize() <= MAX_INLINE_BYTES:
-        return function(*arguments)
-    return await asyncio.to_thread(function, *arguments)
+    return methods

@@ -8,8 +8,9 @@ from coordinator.engine.request import ContextOverflow
 def check_context(served: ServedModel, num_prompt: int, max_tokens: int | None, prompt_field: str) -> None:
     """Raises CONTEXT_LENGTH_EXCEEDED unless the prompt and at least one token, or what was asked for, fit."""
     context = served.max_context
-    if num_prompt > context - 1:
-        field, message = prompt_field, f"{num_prompt} tokens are more than {context - 1}"
+    most = context if max_tokens == 0 else context - 1
+    if num_prompt > most:
+        field, message = prompt_field, f"{num_prompt} tokens are more than {most}"
     elif max_tokens is not None and num_prompt + max_tokens > context:
         field = "stopping.max_tokens"
         message = f"{max_tokens} after a prompt of {num_prompt} tokens is more than the context of {context}"
@@ -17,7 +18,7 @@ def check_context(served: ServedModel, num_prompt: int, max_tokens: int | None, 
         return
     metadata = {
         "prompt_tokens": str(num_prompt),
-        "max_tokens": str(max_tokens or 1),
+        "max_tokens": str(1 if max_tokens is None else max_tokens),
         "max_context_length": str(context),
     }
     raise ApiError.of(Reason.CONTEXT_LENGTH_EXCEEDED, message, field=field, metadata=metadata)

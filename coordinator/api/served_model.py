@@ -1,12 +1,36 @@
 """ServedModel: everything the fronts need to know about the model behind them. Knows no weights."""
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from enum import StrEnum
+from typing import Protocol
 
+from coordinator.api.chat_template import ChatTemplate
 from coordinator.api.errors import ApiError, Reason, Resource, echo
+from coordinator.engine.constraint import Constraint
 from coordinator.engine.request import ContextOverflow
 from moe_model.checkpoint import GenerationDefaults
 from moe_model.config import ModelConfig
 from moe_model.tokenizer import Tokenizer
+
+
+class GenerationConfig(StrEnum):
+    """Where the defaults of sampling come from: the checkpoint, or nowhere."""
+
+    MODEL = "model"
+    NONE = "none"
+
+
+class ConstraintCompiler(Protocol):
+    """Makes constraints of what requests ask for; `kinds` are field names of OutputConstraint."""
+
+    @property
+    def kinds(self) -> Sequence[str]: ...
+
+    def compile(self, kind: str, value: str | Sequence[str]) -> Constraint:
+        """Raises ConstraintError. May be called from several threads."""
+
+    def close(self) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +46,19 @@ class ServedModel:
     kv_capacity_tokens: int
     aliases: tuple[str, ...] = ()
     default_overflow: ContextOverflow = ContextOverflow.STOP
+    chat_template: ChatTemplate | None = None
+    constraints: ConstraintCompiler | None = None
+    max_num_sequences: int = 8
+    max_logprobs: int = 20
+    allow_routed_experts: bool = False
+    generation_config: GenerationConfig = GenerationConfig.MODEL
+
+    @property
+    def sampling_defaults(self) -> GenerationDefaults:
+        """What unset fields of sampling mean."""
+        if self.generation_config is GenerationConfig.MODEL:
+            return self.generation
+        return replace(self.generation, temperature=1.0, top_k=0, top_p=1.0)
 
     @property
     def max_context(self) -> int:

@@ -1,8 +1,8 @@
 """Tokenize, Detokenize and GetModelInfo: answers that need no engine."""
 
-from coordinator.api.errors import ApiError, Reason
 from coordinator.api.served_model import ServedModel
-from coordinator.api.validation import check_text, check_token_list, encode, raise_temperature
+from coordinator.api.validate_prompt import check_chat, check_text, check_token_list, encode, encode_chat
+from coordinator.api.validate_sampling import raise_temperature
 from coordinator.api.violations import Violations
 from protos.expertmesh.v1 import generation_pb2 as pb
 
@@ -16,12 +16,15 @@ def tokenize(message: pb.TokenizeRequest, served: ServedModel) -> pb.TokenizeRes
         violations.add("input", "exactly one of text and chat is required")
     elif kind == "text":
         check_text("text", message.text, violations, least=0)
+    else:
+        check_chat("chat", message.chat, violations)
     violations.raise_if_any()
     if kind == "chat":
-        raise ApiError.of(Reason.UNSUPPORTED_FEATURE, "is not supported by this server", field="chat")
-    add_bos = message.add_special_tokens if message.HasField("add_special_tokens") else True
-    token_ids = encode("text", message.text, served, add_bos=add_bos)
-    tokenizer = served.require_tokenizer("text")
+        token_ids = encode_chat("chat", message.chat, served)
+    else:
+        add_bos = message.add_special_tokens if message.HasField("add_special_tokens") else True
+        token_ids = encode("text", message.text, served, add_bos=add_bos)
+    tokenizer = served.require_tokenizer(kind or "input")
     token_bytes = map(tokenizer.token_bytes, token_ids) if message.return_token_bytes else ()
     return pb.TokenizeResponse(
         token_ids=token_ids, token_bytes=token_bytes, max_context_length=served.max_context
@@ -41,9 +44,9 @@ def detokenize(message: pb.DetokenizeRequest, served: ServedModel) -> pb.Detoken
 
 
 def model_info(message: pb.GetModelInfoRequest, served: ServedModel) -> pb.GetModelInfoResponse:
-    """What is not built yet is reported as a limit of 0, 1 or false. Raises ApiError."""
+    """Limits, defaults and what is to be had here. Raises ApiError."""
     served.check_name(message.model)
-    config, defaults = served.config, served.generation
+    config, defaults = served.config, served.sampling_defaults
     return pb.GetModelInfoResponse(
         model=served.name,
         aliases=served.aliases,
@@ -51,15 +54,25 @@ def model_info(message: pb.GetModelInfoRequest, served: ServedModel) -> pb.GetMo
         max_context_length=served.max_context,
         max_output_tokens=served.max_output_tokens,
         vocab_size=config.vocab_size,
-        eos_token_ids=defaults.eos_token_ids,
+        eos_token_ids=served.generation.eos_token_ids,
+        has_chat_template=served.chat_template is not None,
         default_sampling=pb.SamplingParams(
             temperature=raise_temperature(defaults.temperature),
             top_p=defaults.top_p,
             top_k=defaults.top_k,
             min_p=0.0,
         ),
-        max_num_sequences=1,
+        max_logprobs=served.max_logprobs,
+        max_num_sequences=served.max_num_sequences,
+        supported_constraints=_constraint_kinds(served),
+        supports_routed_experts=served.allow_routed_experts,
         num_moe_layers=config.n_layers,
         num_experts=config.n_experts,
         experts_per_token=config.top_k,
     )
+
+
+def _constraint_kinds(served: ServedModel) -> tuple[str, ...]:
+    if served.constraints is None or served.tokenizer is None:
+        return ()
+    return tuple(served.constraints.kinds)

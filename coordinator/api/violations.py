@@ -33,11 +33,13 @@ class Violations:
     def check_token_ids(self, field: str, token_ids: Sequence[int], vocab_size: int) -> None:
         if not token_ids or max(token_ids) < vocab_size:
             return
-        self._metadata["vocab_size"] = str(vocab_size)
         for index, token_id in enumerate(token_ids):
             if token_id >= vocab_size:
-                description = f"{token_id} is not in [0, {vocab_size})"
-                self.add(f"{field}[{index}]", description, Reason.TOKEN_ID_OUT_OF_RANGE)
+                self.add_token_id(f"{field}[{index}]", token_id, vocab_size)
+
+    def add_token_id(self, field: str, token_id: int, vocab_size: int) -> None:
+        self._metadata["vocab_size"] = str(vocab_size)
+        self.add(field, f"{token_id} is not in [0, {vocab_size})", Reason.TOKEN_ID_OUT_OF_RANGE)
 
     def check_request_id(self, field: str, value: str) -> None:
         if value and not REQUEST_ID.fullmatch(value):

@@ -7,7 +7,8 @@ import time
 from contextlib import closing
 
 from coordinator.client import Client, ClientError, Delta, Finished, Summary
-from coordinator.client_messages import GenerateOptions
+from coordinator.client_messages import GenerateOptions, Prompt
+from coordinator.commands.connection_arguments import add_connection_arguments, connection
 from coordinator.commands.generation_arguments import add_generation_arguments, options_of, prompt_of
 
 HELP = "stream a generation from a server"
@@ -17,6 +18,7 @@ MAX_TIMEOUT = 86400.0
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("address", metavar="HOST:PORT", help="gRPC address of the server")
     add_generation_arguments(parser)
+    add_connection_arguments(parser)
     parser.add_argument("--model", metavar="NAME", help="served model (default: the server's own)")
     parser.add_argument(
         "--timeout", type=_seconds, default=300.0, metavar="S", help="seconds for the whole call (300)"
@@ -33,7 +35,7 @@ def run(args: argparse.Namespace) -> int:
     options = options_of(args)
     if args.model is not None:
         options["model"] = args.model
-    with Client(args.address, timeout=args.timeout) as client:
+    with Client(args.address, timeout=args.timeout, connection=connection(args)) as client:
         if args.json:
             options["return_token_ids"] = True
             print(json.dumps(client.generate(prompt_of(args), **options).to_dict()))
@@ -42,20 +44,21 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _print_stream(client: Client, prompt: str | list[int], options: GenerateOptions) -> None:
+def _print_stream(client: Client, prompt: Prompt, options: GenerateOptions) -> None:
     """Text to stdout as it comes, then one line about it to stderr. An error ends the line of text first."""
     started = time.monotonic()
     first_token: float | None = None
     finish_reason = ""
+    shown = _Shown(options.get("num_sequences", 1))
     with closing(client.stream(prompt, **options)) as events:
         try:
             for event in events:
                 match event:
-                    case Delta(text=text):
+                    case Delta(text=text, index=index):
                         first_token = first_token or time.monotonic()
-                        print(text, end="", flush=True)
-                    case Finished(finish_reason=finish_reason):
-                        print(flush=True)
+                        shown.show(index, text)
+                    case Finished(finish_reason=finish_reason, index=index):
+                        shown.end(index)
                     case Summary(usage=usage):
                         until_first = (first_token or time.monotonic()) - started
                         total = time.monotonic() - started
@@ -67,6 +70,26 @@ def _print_stream(client: Client, prompt: str | list[int], options: GenerateOpti
             if first_token is not None:
                 print(flush=True)
             raise
+
+
+class _Shown:
+    """One sequence as it comes; several, which come interleaved, each when it is complete."""
+
+    def __init__(self, num_sequences: int) -> None:
+        self._is_single = num_sequences == 1
+        self._texts: dict[int, list[str]] = {}
+
+    def show(self, index: int, text: str) -> None:
+        if self._is_single:
+            print(text, end="", flush=True)
+        else:
+            self._texts.setdefault(index, []).append(text)
+
+    def end(self, index: int) -> None:
+        if self._is_single:
+            print(flush=True)
+        else:
+            print(f"--- {index}\n{''.join(self._texts.pop(index, []))}", flush=True)
 
 
 def _summary(num_tokens: int, until_first: float, total: float, finish_reason: str) -> str:

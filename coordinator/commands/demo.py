@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 
 from coordinator.client import AsyncClient, Delta
-from coordinator.client_messages import generate_request
+from coordinator.client_requests import generate_request
 from coordinator.commands.engine_arguments import (
     add_engine_arguments,
     add_worker_arguments,
@@ -15,8 +15,9 @@ from coordinator.commands.engine_arguments import (
     workers_config,
 )
 from coordinator.commands.termination import sigterm_exits
-from coordinator.config import ServeConfig
-from coordinator.main import configure_process, describe_experts, open_server
+from coordinator.config import Addresses, ServeConfig
+from coordinator.main import configure_process, describe_experts
+from coordinator.server import open_server
 
 HELP = "start everything, stream one generation, say who did what, stop everything"
 
@@ -37,7 +38,7 @@ def run(args: argparse.Namespace) -> int:
         checkpoint=args.checkpoint,
         engine=engine_config(args),
         workers=workers_config(args),
-        grpc_address="127.0.0.1:0",
+        addresses=Addresses("127.0.0.1:0", control=None, http=None),
     )
     configure_process(config.engine)
     # Refused here, before anything starts, if it is no text.
@@ -50,10 +51,10 @@ async def _demo(config: ServeConfig, prompt: str, max_tokens: int, seed: int) ->
     started = time.monotonic()
     print(f"starting Ray, {config.workers.num_workers} expert workers and the coordinator ...", flush=True)
     async with open_server(config) as server:
-        print(f"ready at {server.grpc.address} after {time.monotonic() - started:.1f} s\n", flush=True)
+        print(f"ready at {server.fronts.grpc.address} after {time.monotonic() - started:.1f} s\n", flush=True)
         # From here on: Ray, while it started, took the signal for itself.
         with sigterm_exits():
-            async with AsyncClient(server.grpc.address) as client:
+            async with AsyncClient(server.fronts.grpc.address) as client:
                 await _stream(client, prompt, max_tokens, seed)
         print("\n".join(describe_experts(server.experts)))
         print("stopping ...", flush=True)

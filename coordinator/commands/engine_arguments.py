@@ -45,6 +45,12 @@ def add_engine_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help=f"most memory for keys and values, in MiB ({default.kv_cache_bytes >> 20})",
     )
+    group.add_argument(
+        "--prefix-caching",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="compute what prompts have in common once (on)",
+    )
 
 
 def add_worker_arguments(parser: argparse.ArgumentParser, default_workers: int) -> None:
@@ -118,6 +124,7 @@ def engine_config(args: argparse.Namespace) -> EngineConfig:
         kv_cache_bytes=args.kv_cache_mib << 20,
         max_num_seqs=args.max_batch,
         max_step_tokens=args.max_step_tokens,
+        prefix_caching=args.prefix_caching,
     )
 
 

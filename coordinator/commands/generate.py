@@ -7,8 +7,9 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
-from coordinator import client_messages
-from coordinator.api.events import EventWriter, join
+from coordinator import client_messages, client_requests
+from coordinator.api.event_join import join
+from coordinator.api.events import EventWriter
 from coordinator.api.validation import Generation, resolve
 from coordinator.commands.engine_arguments import (
     add_engine_arguments,
@@ -18,7 +19,7 @@ from coordinator.commands.engine_arguments import (
 )
 from coordinator.commands.generation_arguments import add_generation_arguments, options_of, prompt_of
 from coordinator.commands.termination import sigterm_exits
-from coordinator.config import DEFAULT_MAX_OUTPUT_TOKENS
+from coordinator.config import DEFAULT_MAX_OUTPUT_TOKENS, ModelOptions
 from coordinator.engine.engine import Engine
 from coordinator.main import build_engine, configure_process, open_experts, served_model
 from moe_model.checkpoint import Checkpoint
@@ -64,8 +65,8 @@ def _prepare(args: argparse.Namespace, checkpoint: Checkpoint) -> tuple[Generati
     if most is not None and most < 1:
         raise ConfigError(f"--max-tokens: {most} is less than 1")
     limit = DEFAULT_MAX_OUTPUT_TOKENS if most is None else most
-    served = served_model(checkpoint, checkpoint.path.resolve().name, limit, engine_config(args))
-    message = client_messages.generate_request(prompt_of(args), {**options, "return_token_ids": True})
+    served = served_model(checkpoint, ModelOptions(max_output_tokens=limit), engine_config(args))
+    message = client_requests.generate_request(prompt_of(args), {**options, "return_token_ids": True})
     generation = resolve(message, served, "generate", time.monotonic())
     return generation, EventWriter(generation, served.tokenizer)
 
@@ -76,7 +77,7 @@ def _generate(
     """All events of the generation; text goes to the terminal as it comes. Raises the engine's error."""
     # Loading is not part of the request: its clock starts here.
     engine.submit(replace(generation.request, arrival_time=time.monotonic()))
-    events = [writer.prompt()]
+    events = writer.prompt()
     while engine.has_work:
         for output in engine.step():
             if output.error is not None:

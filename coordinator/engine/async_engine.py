@@ -6,8 +6,9 @@ import itertools
 from collections.abc import AsyncGenerator, Sequence
 from dataclasses import replace
 
-from coordinator.engine.engine import Engine, EngineStats
+from coordinator.engine.engine import Engine, EngineError, EngineStats
 from coordinator.engine.engine_thread import EngineThread
+from coordinator.engine.output_stream import OutputStream
 from coordinator.engine.request import Output, Request
 from moe_model.errors import UserError, WorldError
 
@@ -20,6 +21,10 @@ class EngineClosedError(WorldError):
     """The engine has been closed."""
 
 
+class SlowConsumerError(UserError):
+    """More output waits to be read than one request may hold."""
+
+
 class AsyncEngine:
     """Owns the engine's thread. Made, used and closed on one event loop."""
 
@@ -27,8 +32,8 @@ class AsyncEngine:
         self._loop = asyncio.get_running_loop()
         self._serial = itertools.count()
         self._keys: dict[str, str] = {}
-        self._streams: dict[str, _OutputStream] = {}
-        self._thread = EngineThread(engine, self._publish)
+        self._streams: dict[str, OutputStream] = {}
+        self._thread = EngineThread(engine, self._publish, self._stopped)
         self._closed = False
         self._thread.start()
 
@@ -45,31 +50,35 @@ class AsyncEngine:
         # The engine knows a request by a key of its own: an output of an ended request that is still on
         # its way can then never reach a new request with the same id.
         key = self._keys[request.request_id] = f"{request.request_id}/{next(self._serial)}"
-        stream = self._streams[key] = _OutputStream()
-        done = False
+        stream = self._streams[key] = OutputStream()
+        num_open = request.num_sequences
         try:
             self._thread.submit(replace(request, request_id=key))
-            while not done:
-                output = await stream.get()
-                done = output.is_last
-                if output.error is None:
+            while num_open:
+                for output in await stream.get():
+                    if output.error is not None:
+                        num_open = 0
+                        # One error may end many requests: each raises it with a trace of its own.
+                        raise output.error.with_traceback(None)
+                    num_open -= output.is_last
                     yield replace(output, request_id=request.request_id)
-                    continue
-                if output.token_ids:
-                    # They were drawn before the error and came merged with it.
-                    yield Output(request.request_id, output.token_ids)
-                # One error may end many requests: each raises it with a trace of its own.
-                raise output.error.with_traceback(None)
         finally:
             del self._streams[key], self._keys[request.request_id]
-            if not done:
+            if num_open:
                 self._thread.abort(key)
 
-    def abort(self, request_id: str) -> None:
-        """Ends a request with FinishReason.ABORT; nothing happens when it is not running."""
+    def abort(self, request_id: str) -> bool:
+        """Ends a request with FinishReason.ABORT; False when it is not running."""
         key = self._keys.get(request_id)
-        if key is not None:
-            self._thread.abort(key)
+        if key is None:
+            return False
+        self._thread.abort(key)
+        return True
+
+    @property
+    def request_ids(self) -> list[str]:
+        """The requests whose streams are open."""
+        return list(self._keys)
 
     @property
     def num_requests(self) -> int:
@@ -97,30 +106,18 @@ class AsyncEngine:
         with contextlib.suppress(RuntimeError):
             self._loop.call_soon_threadsafe(self._deliver, outputs)
 
+    def _stopped(self, error: EngineError) -> None:
+        with contextlib.suppress(RuntimeError):
+            self._loop.call_soon_threadsafe(self._end_all, error)
+
+    def _end_all(self, error: EngineError) -> None:
+        for key, stream in self._streams.items():
+            stream.put(Output(key, error=error))
+
     def _deliver(self, outputs: Sequence[Output]) -> None:
         for output in outputs:
             stream = self._streams.get(output.request_id)
-            if stream is not None:
-                stream.put(output)
-
-
-class _OutputStream:
-    """Holds at most one output: what has not been read is merged with what comes."""
-
-    def __init__(self) -> None:
-        self._pending: Output | None = None
-        self._ready = asyncio.Event()
-
-    def put(self, output: Output) -> None:
-        if self._pending is None:
-            self._pending = output
-        elif not self._pending.is_last:
-            self._pending = replace(output, token_ids=[*self._pending.token_ids, *output.token_ids])
-        self._ready.set()
-
-    async def get(self) -> Output:
-        await self._ready.wait()
-        self._ready.clear()
-        assert self._pending is not None
-        output, self._pending = self._pending, None
-        return output
+            if stream is not None and not stream.put(output):
+                error = SlowConsumerError("more output waits to be read than one request may hold")
+                stream.put(Output(output.request_id, error=error))
+                self._thread.abort(output.request_id)

@@ -35,8 +35,10 @@ class PrefillSpan:
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Inputs of one forward pass."""
+    """Inputs of one forward pass. `chunks` are in the order of their rows, the first at `first_rows`."""
 
+    chunks: tuple[Chunk, ...]
+    first_rows: tuple[int, ...]
     token_ids_T: Tensor
     positions_T: Tensor
     slots_T: Tensor
@@ -57,6 +59,8 @@ def build_batch(step: Step, block_size: int, device: torch.device) -> Batch:
         return torch.from_numpy(array).to(device, non_blocking=True)
 
     return Batch(
+        chunks=tuple(chunks),
+        first_rows=tuple(first_rows[:-1].tolist()),
         token_ids_T=to_device(_concat([c.sequence.context(c.start, c.num_tokens) for c in chunks])),
         positions_T=to_device(_concat([np.arange(c.start, c.start + c.num_tokens) for c in chunks])),
         slots_T=to_device(_concat([_chunk_slots(c, block_size) for c in chunks])),

@@ -1,5 +1,14 @@
-"""Which blocks of the KV cache are free. Integers only; knows no tensors and no requests."""
+"""Which blocks of the KV cache are free, shared or remembered. Integers and keys only; knows no tensors.
 
+    free ----allocate----> used (1 owner or more) ----free----> free, or remembered where it has a key
+      ^                      ^                                      |           |
+      |                      +---------------share------------------+           |
+      +-----------------evicted by allocate, oldest first----------<------------+
+
+A key names the tokens of a block and all that stand before it, so equal keys mean equal contents.
+"""
+
+from collections import Counter
 from collections.abc import Iterable
 
 
@@ -9,33 +18,90 @@ class BlockAllocator:
     def __init__(self, num_blocks: int) -> None:
         self.num_blocks = num_blocks
         self._free = list(range(num_blocks, 0, -1))
-        self._used: set[int] = set()
+        self._owners: dict[int, int] = {}
+        self._block_of: dict[bytes, int] = {}
+        self._key_of: dict[int, bytes] = {}
+        # Remembered blocks without an owner, the one that was freed first in front.
+        self._idle: dict[int, None] = {}
 
     @property
     def num_free(self) -> int:
-        return len(self._free)
+        """Blocks that can be allocated, remembered ones included."""
+        return len(self._free) + len(self._idle)
 
     @property
     def num_used(self) -> int:
-        return len(self._used)
+        return len(self._owners)
 
     def allocate(self, count: int) -> list[int]:
         """Takes `count` blocks; the caller has checked `num_free`."""
         assert count <= self.num_free, f"{count} blocks wanted, {self.num_free} free"
-        blocks = [self._free.pop() for _ in range(count)]
-        self._used.update(blocks)
+        blocks = [self._free.pop() if self._free else self._evict() for _ in range(count)]
+        for block in blocks:
+            self._owners[block] = 1
         return blocks
 
-    def free(self, blocks: Iterable[int]) -> None:
-        """Gives blocks back. Freeing a block twice is our bug and raises AssertionError."""
+    def find(self, keys: Iterable[bytes]) -> list[int]:
+        """The remembered blocks of the first keys, up to the first that is unknown."""
+        found = []
+        for key in keys:
+            block = self._block_of.get(key)
+            if block is None:
+                break
+            found.append(block)
+        return found
+
+    def num_idle(self, blocks: Iterable[int]) -> int:
+        """How many of the blocks have no owner: sharing them takes as many free ones."""
+        return sum(block in self._idle for block in blocks)
+
+    def share(self, blocks: Iterable[int]) -> None:
+        """Adds an owner to blocks that `find` has returned."""
         for block in blocks:
-            assert block in self._used, f"block {block} is not in use"
-            self._used.remove(block)
-            self._free.append(block)
+            self._idle.pop(block, None)
+            self._owners[block] = self._owners.get(block, 0) + 1
+
+    def remember(self, block: int, key: bytes) -> None:
+        """Lets others find a block whose contents are written. The first block of a key stays its block."""
+        assert block in self._owners, f"block {block} is not in use"
+        if key not in self._block_of and block not in self._key_of:
+            self._block_of[key] = block
+            self._key_of[block] = key
+
+    def forget(self, blocks: Iterable[int]) -> None:
+        """Makes blocks unfindable; whoever shares them keeps them."""
+        for block in blocks:
+            if block in self._key_of:
+                del self._block_of[self._key_of.pop(block)]
+                if block in self._idle:
+                    del self._idle[block]
+                    self._free.append(block)
+
+    def free(self, blocks: Iterable[int]) -> None:
+        """Gives blocks back. Freeing a block more often than it has owners raises AssertionError."""
+        for block in blocks:
+            assert block in self._owners, f"block {block} is not in use"
+            self._owners[block] -= 1
+            if self._owners[block]:
+                continue
+            del self._owners[block]
+            if block in self._key_of:
+                self._idle[block] = None
+            else:
+                self._free.append(block)
 
     def check_integrity(self, owned: Iterable[Iterable[int]] = ()) -> None:
-        """Raises AssertionError unless every block is free or owned by exactly one of `owned`."""
-        in_use = [block for blocks in owned for block in blocks]
-        assert len(in_use) == len(set(in_use)), "a block has two owners"
-        assert set(in_use) == self._used, "a block is in use without an owner, or owned while free"
-        assert sorted(in_use + self._free) == list(range(1, self.num_blocks + 1)), "blocks lost or doubled"
+        """Raises AssertionError unless every block is free, remembered, or used by as many of `owned` as
+        it has owners."""
+        owners = Counter(block for blocks in owned for block in blocks)
+        assert owners == Counter(self._owners), "a block's owners are not those that hold it"
+        everything = sorted([*self._owners, *self._free, *self._idle])
+        assert everything == list(range(1, self.num_blocks + 1)), "blocks lost or doubled"
+        assert {block: key for key, block in self._block_of.items()} == self._key_of, "a key is misplaced"
+        assert not any(block in self._key_of for block in self._free), "a free block has a key"
+
+    def _evict(self) -> int:
+        block = next(iter(self._idle))
+        del self._idle[block]
+        del self._block_of[self._key_of.pop(block)]
+        return block

@@ -2,13 +2,19 @@
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from itertools import count
 from typing import Protocol
 
+import torch
+
+from coordinator.engine.observer import EngineObserver, StepRecord
+from coordinator.engine.outputs import OutputWriter
 from coordinator.engine.request import FinishReason, Output, Request
-from coordinator.engine.scheduler import Scheduler, Step
+from coordinator.engine.scheduler import Chunk, Scheduler, Step
 from coordinator.engine.sequence import Sequence, max_output_tokens
+from coordinator.engine.step_result import StepResult
 from moe_model.errors import ExpertMeshError, ExpertsLostError, NumericError, UserError, WorldError
 
 logger = logging.getLogger(__name__)
@@ -22,9 +28,13 @@ class EngineError(WorldError):
     """A step failed for a reason nobody foresaw; the log has it."""
 
 
+class StepMemoryError(EngineError):
+    """There was not enough memory for a step."""
+
+
 @dataclass(frozen=True, slots=True)
 class EngineStats:
-    """A snapshot between two steps."""
+    """A snapshot between two steps. Running and waiting are sequences; `prefix_*` count prompt tokens."""
 
     num_running: int = 0
     num_waiting: int = 0
@@ -32,13 +42,31 @@ class EngineStats:
     num_blocks: int = 0
     num_steps: int = 0
     num_preemptions: int = 0
+    prefix_queries: int = 0
+    prefix_hits: int = 0
+    stopped: bool = False
 
 
 class Runner(Protocol):
     """Turns a step into tokens; ModelRunner, or a test's own."""
 
-    def run(self, step: Step) -> list[int | None]:
-        """Returns the next token of each of `step.sampling`; None where the logits are not finite."""
+    def run(self, step: Step) -> StepResult: ...
+
+    def forget(self, key: int) -> None:
+        """The sequence of this key is gone."""
+
+
+@dataclass(frozen=True, slots=True)
+class ExpertWatch:
+    """How the engine deals with experts that can be lost.
+
+    `wait` returns when lost ones are back, or after a moment in any case; a step whose experts stay away
+    for `timeout` seconds fails. `idle` is called now and then while there is nothing to do.
+    """
+
+    wait: Callable[[], None]
+    timeout: float
+    idle: Callable[[], None]
 
 
 class Engine:
@@ -49,110 +77,188 @@ class Engine:
         scheduler: Scheduler,
         runner: Runner,
         max_seq_len: int,
-        wait_for_experts: Callable[[], None] | None = None,
-        expert_wait_timeout: float = 0.0,
+        experts: ExpertWatch | None = None,
+        observer: EngineObserver | None = None,
     ) -> None:
-        """`wait_for_experts` returns when lost experts are back, or after a moment in any case."""
         self._scheduler = scheduler
         self._runner = runner
         self._max_seq_len = max_seq_len
-        self._wait_for_experts = wait_for_experts
-        self._expert_wait_timeout = expert_wait_timeout
+        self._experts = experts
+        self._observer = observer
         self._lost_since: float | None = None
-        self._sequences: dict[str, Sequence] = {}
+        self._requests: dict[str, list[Sequence]] = {}
+        self._timed: dict[str, Request] = {}
+        self._keys = count()
+        self._writer = OutputWriter()
         self._num_steps = 0
         self._stopped: EngineError | None = None
 
     @property
     def has_work(self) -> bool:
-        return bool(self._sequences)
+        return bool(self._requests)
 
     def stats(self) -> EngineStats:
         scheduler = self._scheduler
+        stopped = self._stopped is not None
         return EngineStats(
-            num_running=len(scheduler.running),
-            num_waiting=len(scheduler.waiting),
+            num_running=0 if stopped else len(scheduler.running),
+            num_waiting=0 if stopped else len(scheduler.waiting),
             num_free_blocks=scheduler.allocator.num_free,
             num_blocks=scheduler.allocator.num_blocks,
             num_steps=self._num_steps,
             num_preemptions=scheduler.num_preemptions,
+            prefix_queries=scheduler.prefix_cache.num_queries,
+            prefix_hits=scheduler.prefix_cache.num_hits,
+            stopped=stopped,
         )
 
     def submit(self, request: Request) -> None:
         """Queues a request. Raises CapacityError when it can never fit the cache, UserError, EngineError."""
-        assert request.request_id not in self._sequences, f"request {request.request_id} is running"
+        assert request.request_id not in self._requests, f"request {request.request_id} is running"
         if self._stopped is not None:
             raise self._stopped
-        max_output = max_output_tokens(request, self._max_seq_len)
-        if not request.prompt_ids:
-            raise UserError("prompt: is empty")
-        if max_output < 1:
-            raise UserError(f"max_tokens: no token fits after a prompt of {len(request.prompt_ids)}")
-        longest = len(request.prompt_ids) + max_output
-        capacity = self._scheduler.allocator.num_blocks * self._scheduler.block_size
-        if min(longest, self._max_seq_len) > capacity:
-            raise CapacityError(f"request needs {longest} tokens of KV cache, there are {capacity}")
-        sequence = Sequence(request, self._max_seq_len)
-        self._sequences[request.request_id] = sequence
-        self._scheduler.add(sequence)
+        self._check(request)
+        block_size = self._scheduler.block_size
+        sequences = [
+            Sequence(request, self._max_seq_len, block_size, index, next(self._keys))
+            for index in range(request.num_sequences)
+        ]
+        self._requests[request.request_id] = sequences
+        if request.stop.time_limit is not None:
+            self._timed[request.request_id] = request
+        for sequence in sequences:
+            self._scheduler.add(sequence)
 
-    def abort(self, request_id: str) -> Output | None:
-        """Ends a request and frees what it held; None when it is not running."""
-        sequence = self._sequences.get(request_id)
-        if sequence is None:
-            return None
-        self._drop(sequence)
-        return sequence.last_output(time.monotonic(), reason=FinishReason.ABORT)
+    def abort(self, request_id: str) -> list[Output]:
+        """Ends what runs of a request and frees what it held."""
+        return self._end(request_id, FinishReason.ABORT)
 
     def stop(self, error: EngineError) -> list[Output]:
         """Ends every request with the error and takes no more: for a bookkeeping that can't be trusted."""
         self._stopped = error
         now = time.monotonic()
-        outputs = [sequence.last_output(now, error=error) for sequence in self._sequences.values()]
-        self._sequences.clear()
+        outputs = [self._writer.failed(sequences[0], error, now) for sequences in self._requests.values()]
+        self._requests.clear()
+        self._timed.clear()
         return outputs
 
     def step(self) -> list[Output]:
-        """Runs one step. A step that fails ends the requests in it with the error, and nothing else.
+        """Runs one step. A request that makes it fail ends with the error, and no other does.
 
-        A step that lost its experts moved nothing: it returns nothing and is scheduled again, until the
-        experts are back or `expert_wait_timeout` is over.
+        A step that lost its experts moved nothing: it is scheduled again, until the experts are back or
+        their time is over.
         """
+        outputs = self._end_timed()
+        if not self._requests:
+            return outputs
         step = self._scheduler.schedule()
         self._mark_scheduled(step)
         self._num_steps += 1
         try:
-            tokens = self._runner.run(step)
+            result = self._run(step)
         except ExpertsLostError as error:
-            return [] if self._waited() else self._fail(step, error)
-        except ExpertMeshError as error:
-            logger.warning("step %d failed: %s", self._num_steps, error)
-            return self._fail(step, error)
-        except Exception:
-            logger.exception("step %d failed", self._num_steps)
-            return self._fail(step, EngineError("a step of the engine failed"))
-        self._lost_since = None
-        self._scheduler.update(step, tokens)
-        now = time.monotonic()
-        return [self._output(c.sequence, token, now) for c, token in zip(step.sampling, tokens, strict=True)]
+            return outputs if self._waited() else outputs + self._fail(step.chunks, error)
+        except Exception as error:  # noqa: BLE001 - the top of the engine's thread
+            if len(step.chunks) > 1:
+                logger.warning(
+                    "step %d failed; its %d parts run one by one", self._num_steps, len(step.chunks)
+                )
+                return outputs + self._run_apart(step)
+            return outputs + self._fail(step.chunks, self._foreseen(error))
+        return outputs + self._move(step, result)
+
+    def idle(self) -> None:
+        """For when there is nothing to do: looks after the experts."""
+        if self._experts is not None:
+            self._experts.idle()
 
     def check_integrity(self) -> None:
         """Raises AssertionError when blocks or sequences are lost."""
         self._scheduler.check_integrity()
-        known = {id(sequence) for sequence in self._sequences.values()}
+        known = {id(sequence) for sequences in self._requests.values() for sequence in sequences}
         assert known == {id(s) for s in [*self._scheduler.running, *self._scheduler.waiting]}
+        assert self._timed.keys() <= self._requests.keys(), "a request that is gone has a time limit"
+
+    def _check(self, request: Request) -> None:
+        num_prompt, max_output = len(request.prompt_ids), max_output_tokens(request, self._max_seq_len)
+        if not num_prompt:
+            raise UserError("prompt: is empty")
+        if max_output < 1 and request.stop.max_tokens > 0:
+            raise UserError(f"max_tokens: no token fits after a prompt of {num_prompt}")
+        longest = num_prompt + max_output
+        capacity = self._scheduler.allocator.num_blocks * self._scheduler.block_size
+        if min(longest, self._max_seq_len) > capacity:
+            raise CapacityError(f"request needs {longest} tokens of KV cache, there are {capacity}")
+
+    def _run(self, step: Step) -> StepResult:
+        """Moves nothing, so that a step that raises can be run again."""
+        start_ns, started = time.time_ns(), time.perf_counter()
+        result = self._runner.run(step)
+        seconds = time.perf_counter() - started
+        self._lost_since = None
+        if self._observer is not None:
+            self._observer.step(_record(step, start_ns, seconds))
+        return result
+
+    def _move(self, step: Step, result: StepResult) -> list[Output]:
+        """Takes over what a step has found. What it raises is about our own bookkeeping, and for `stop`."""
+        self._scheduler.update(step, result.token_ids)
+        return self._outputs(step, result)
+
+    def _run_apart(self, step: Step) -> list[Output]:
+        """Each sequence of a failed step alone: only those that fail alone as well end with an error."""
+        outputs: list[Output] = []
+        for chunk in step.chunks:
+            if chunk.sequence.request.request_id not in self._requests:
+                continue
+            alone = Step((chunk,))
+            try:
+                result = self._run(alone)
+            except ExpertsLostError:
+                # The next step meets them again, and waits.
+                continue
+            except Exception as error:  # noqa: BLE001 - the top of the engine's thread
+                outputs += self._fail((chunk,), self._foreseen(error))
+            else:
+                outputs += self._move(alone, result)
+        return outputs
+
+    def _foreseen(self, error: Exception) -> ExpertMeshError:
+        """What the request ends with; the log has what nobody foresaw."""
+        if isinstance(error, ExpertMeshError):
+            logger.warning("step %d failed: %s", self._num_steps, error)
+            return error
+        logger.error("step %d failed", self._num_steps, exc_info=error)
+        if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
+            return StepMemoryError("not enough memory for a step")
+        return EngineError("a step of the engine failed")
+
+    def _outputs(self, step: Step, result: StepResult) -> list[Output]:
+        now = time.monotonic()
+        outputs: list[Output] = []
+        failed = [c for c, token in zip(step.sampling, result.token_ids, strict=True) if token is None]
+        for chunk in failed:
+            # Whatever broke its numbers may stand in its blocks.
+            self._scheduler.distrust(chunk.sequence)
+        outputs += self._fail(failed, NumericError("the model's logits are not finite"))
+        for output, sequence in self._writer.write(step, result, now):
+            if sequence.request.request_id in self._requests:
+                outputs.append(output)
+                if output.is_last:
+                    self._drop(sequence)
+        return outputs
 
     def _waited(self) -> bool:
         """Whether there was time left to wait for the experts; once over, only a good step resets it."""
-        if self._wait_for_experts is None:
+        if self._experts is None:
             return False
         now = time.monotonic()
         if self._lost_since is None:
             self._lost_since = now
-            logger.warning("experts lost; waiting at most %.0f s for them", self._expert_wait_timeout)
-        if now - self._lost_since >= self._expert_wait_timeout:
+            logger.warning("experts lost; waiting at most %.0f s for them", self._experts.timeout)
+        if now - self._lost_since >= self._experts.timeout:
             return False
-        self._wait_for_experts()
+        self._experts.wait()
         return True
 
     def _mark_scheduled(self, step: Step) -> None:
@@ -161,24 +267,58 @@ class Engine:
             if chunk.sequence.first_scheduled is None:
                 chunk.sequence.first_scheduled = now
 
-    def _output(self, sequence: Sequence, token_id: int | None, now: float) -> Output:
-        if token_id is None:
-            self._drop(sequence)
-            return sequence.last_output(now, error=NumericError("the model's logits are not finite"))
-        if sequence.first_token is None:
-            sequence.first_token = now
-        reason, stop_token_id = sequence.finish_reason()
-        if reason is None:
-            return Output(sequence.request.request_id, (token_id,))
-        self._drop(sequence)
-        return sequence.last_output(now, (token_id,), reason, stop_token_id)
-
-    def _fail(self, step: Step, error: ExpertMeshError) -> list[Output]:
+    def _end_timed(self) -> list[Output]:
+        """Ends the requests whose time is over, waiting or running."""
+        if not self._timed:
+            return []
         now = time.monotonic()
-        for chunk in step.chunks:
-            self._drop(chunk.sequence)
-        return [chunk.sequence.last_output(now, error=error) for chunk in step.chunks]
+        late = [name for name, request in self._timed.items() if is_late(request, now)]
+        return [output for name in late for output in self._end(name, FinishReason.TIME_LIMIT)]
+
+    def _end(self, request_id: str, reason: FinishReason) -> list[Output]:
+        now = time.monotonic()
+        sequences = list(self._requests.get(request_id, ()))
+        outputs = [self._writer.ended(sequence, reason, now) for sequence in sequences]
+        for sequence in sequences:
+            self._drop(sequence)
+        return outputs
+
+    def _fail(self, chunks: Iterable[Chunk], error: ExpertMeshError) -> list[Output]:
+        """Ends the chunks' requests, each as a whole, with one output."""
+        now = time.monotonic()
+        outputs = []
+        for request_id in dict.fromkeys(chunk.sequence.request.request_id for chunk in chunks):
+            sequences = list(self._requests[request_id])
+            outputs.append(self._writer.failed(sequences[0], error, now))
+            for sequence in sequences:
+                self._drop(sequence)
+        return outputs
 
     def _drop(self, sequence: Sequence) -> None:
-        del self._sequences[sequence.request.request_id]
+        request_id = sequence.request.request_id
+        siblings = self._requests[request_id]
+        siblings.remove(sequence)
+        if not siblings:
+            del self._requests[request_id]
+            self._timed.pop(request_id, None)
         self._scheduler.remove(sequence)
+        self._runner.forget(sequence.key)
+
+
+def is_late(request: Request, now: float) -> bool:
+    limit = request.stop.time_limit
+    return limit is not None and now - request.arrival_time >= limit
+
+
+def _record(step: Step, start_ns: int, seconds: float) -> StepRecord:
+    traces = {id(t): t for c in step.chunks if (t := c.sequence.request.trace) is not None}
+    return StepRecord(
+        start_ns=start_ns,
+        end_ns=time.time_ns(),
+        seconds=seconds,
+        num_tokens=step.num_tokens,
+        num_prefill_tokens=sum(c.num_tokens for c in step.chunks if c.num_tokens > 1 or not c.completes),
+        num_sequences=len(step.chunks),
+        num_new_tokens=len(step.sampling),
+        traces=tuple(traces.values()),
+    )

@@ -12,6 +12,9 @@ from moe_model.errors import ExpertMeshError
 
 logger = logging.getLogger(__name__)
 
+# Seconds between two looks at the experts while there is nothing else to do.
+IDLE_INTERVAL = 0.5
+
 # Called on the engine's thread, once per step, with that step's outputs.
 Publish = Callable[[Sequence[Output]], None]
 # Runs on the engine's thread between two steps; returns what it has to publish.
@@ -21,7 +24,9 @@ Command = Callable[[Engine], Sequence[Output]]
 class EngineThread:
     """Runs the engine until closed. All methods may be called from any thread."""
 
-    def __init__(self, engine: Engine, publish: Publish) -> None:
+    def __init__(self, engine: Engine, publish: Publish, stopped: Callable[[EngineError], None]) -> None:
+        """`stopped` is called on the engine's thread when the engine's own bookkeeping has failed."""
+        self._stopped = stopped
         self._engine = engine
         self._publish = publish
         self._inbox: queue.SimpleQueue[Command | None] = queue.SimpleQueue()
@@ -43,7 +48,7 @@ class EngineThread:
 
     def abort(self, request_id: str) -> None:
         """Ends a request before the next step; nothing happens when it is not running."""
-        self._inbox.put(lambda engine: _abort(engine, request_id))
+        self._inbox.put(lambda engine: engine.abort(request_id))
 
     def stats(self) -> EngineStats:
         """The state after the last step."""
@@ -70,7 +75,11 @@ class EngineThread:
             self._serve()
         except Exception:
             logger.exception("the engine has stopped")
-            self._publish(self._engine.stop(EngineError("the engine has stopped; its log says why")))
+            error = EngineError("the engine has stopped; its log says why")
+            self._publish(self._engine.stop(error))
+            self._stats = self._engine.stats()
+            # Of what was lost with the bookkeeping, nobody else would hear.
+            self._stopped(error)
             self._serve()
 
     def _serve(self) -> None:
@@ -84,7 +93,7 @@ class EngineThread:
         """Carries out what is in the inbox, waiting only when there is nothing else to do."""
         while True:
             try:
-                command = self._inbox.get(block=not self._engine.has_work)
+                command = self._next_command()
             except queue.Empty:
                 return True
             if command is None:
@@ -94,15 +103,22 @@ class EngineThread:
             if outputs:
                 self._publish(outputs)
 
+    def _next_command(self) -> Command | None:
+        """Raises queue.Empty when there is none and the engine has work."""
+        while not self._engine.has_work:
+            try:
+                return self._inbox.get(timeout=IDLE_INTERVAL)
+            except queue.Empty:
+                self._engine.idle()
+        return self._inbox.get(block=False)
+
 
 def _submit(engine: Engine, request: Request) -> Sequence[Output]:
     try:
         engine.submit(request)
     except ExpertMeshError as error:
         return [Output(request.request_id, error=error)]
+    except Exception:
+        logger.exception("a request could not be taken")
+        return [Output(request.request_id, error=EngineError("a request could not be taken"))]
     return []
-
-
-def _abort(engine: Engine, request_id: str) -> Sequence[Output]:
-    output = engine.abort(request_id)
-    return [] if output is None else [output]

@@ -1,14 +1,23 @@
-"""Runs one step through the model and draws tokens. Owns the cache tensors; moves no progress."""
+"""Runs one step through the model and draws tokens. Owns the cache tensors; moves no progress.
+
+Shapes: T tokens of the step, D d_model, R rows that sample, V vocabulary.
+"""
 
 import torch
 from torch import Tensor
 
 from coordinator.engine.attention import paged_attention
-from coordinator.engine.batch import build_batch
+from coordinator.engine.batch import Batch, build_batch
 from coordinator.engine.kv_cache import KVCache
+from coordinator.engine.logprobs import token_logprobs
+from coordinator.engine.prompt_scores import score_prompts
+from coordinator.engine.request import TokenLogprobs
+from coordinator.engine.routing_trace import RoutingTrace, wants_trace
+from coordinator.engine.sampler import Sampler, SamplingRow
 from coordinator.engine.scheduler import Chunk, Step
+from coordinator.engine.step_result import StepResult
 from moe_model.model import Model
-from moe_model.sampling import sample, uniform
+from moe_model.router import RowSelection, row_selection
 
 
 class ModelRunner:
@@ -17,33 +26,61 @@ class ModelRunner:
     def __init__(self, model: Model, cache: KVCache) -> None:
         self._model = model
         self._cache = cache
+        self._sampler = Sampler(model.config.vocab_size, model.device)
 
     @torch.inference_mode()
-    def run(self, step: Step) -> list[int | None]:
-        """Returns the next token of each of `step.sampling`; None where the logits are not finite.
-
-        Running a step twice gives the same tokens: the cache is written by position, the draw by counter.
-        """
+    def run(self, step: Step) -> StepResult:
+        """Running a step twice gives the same: the cache is written by position, the draw is by counter."""
         batch = build_batch(step, self._cache.block_size, self._model.device)
+        trace = RoutingTrace(self._model.config) if any(map(wants_trace, batch.chunks)) else None
         attend = paged_attention(self._cache, batch)
-        h_TD = self._model.forward(batch.token_ids_T, batch.positions_T, attend)
-        sampling = step.sampling
-        if not sampling:
-            return []
-        return _draw(self._model.logits(h_TD[batch.sample_rows]), sampling)
+        h_TD = self._model.forward(
+            batch.token_ids_T,
+            batch.positions_T,
+            attend,
+            None if trace is None else trace.observe,
+            self._selection(batch),
+        )
+        token_ids, logprobs = self._draw(h_TD, batch, step.sampling)
+        return StepResult(
+            token_ids,
+            logprobs,
+            score_prompts(self._model, h_TD, batch),
+            {} if trace is None else trace.chunks(batch),
+        )
+
+    @torch.inference_mode()
+    def forget(self, key: int) -> None:
+        """For a sequence that will not come again."""
+        self._sampler.forget(key)
+
+    def _selection(self, batch: Batch) -> RowSelection | None:
+        selections = [(chunk.sequence.request.experts, chunk.num_tokens) for chunk in batch.chunks]
+        config = self._model.config
+        return row_selection(selections, config.n_experts, config.top_k, self._model.device)
+
+    def _draw(
+        self, h_TD: Tensor, batch: Batch, chunks: list[Chunk]
+    ) -> tuple[list[int | None], list[TokenLogprobs | None]]:
+        if not chunks:
+            return [], []
+        logits_RV = self._model.logits(h_TD[batch.sample_rows])
+        token_ids = self._sampler.draw(logits_RV, [_sampling_row(chunk) for chunk in chunks]).token_ids
+        wanted = [chunk.sequence.request.returns.logprobs for chunk in chunks]
+        if all(num_top is None for num_top in wanted):
+            return token_ids, []
+        # A row without a token ends its request; what its logprobs are is all the same.
+        drawn = [0 if token_id is None else token_id for token_id in token_ids]
+        return token_ids, token_logprobs(logits_RV, drawn, wanted)
 
 
-def _draw(logits_RV: Tensor, chunks: list[Chunk]) -> list[int | None]:
-    # The maximum is not finite as soon as one entry is NaN or +inf, and costs one pass over the row.
-    finite_R = logits_RV.amax(dim=-1).isfinite()
-    requests = [chunk.sequence.request for chunk in chunks]
-    uniforms = [
-        uniform(r.sampling.seed, r.sequence_index, len(c.sequence.token_ids))
-        for r, c in zip(requests, chunks, strict=True)
-    ]
-    all_finite = bool(finite_R.all())
-    safe_RV = logits_RV if all_finite else logits_RV.nan_to_num()
-    ids = sample(safe_RV, [r.sampling for r in requests], uniforms)
-    if all_finite:
-        return list(ids)
-    return [token if ok else None for token, ok in zip(ids, finite_R.tolist(), strict=True)]
+def _sampling_row(chunk: Chunk) -> SamplingRow:
+    sequence = chunk.sequence
+    return SamplingRow(
+        key=sequence.key,
+        params=sequence.request.sampling,
+        sequence_index=sequence.index,
+        token_ids=sequence.token_ids,
+        num_prompt=len(sequence.request.prompt_ids),
+        matcher=sequence.matcher,
+    )

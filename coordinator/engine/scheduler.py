@@ -13,6 +13,7 @@ from collections.abc import Sequence as Seq
 from dataclasses import dataclass
 
 from coordinator.engine.block_allocator import BlockAllocator
+from coordinator.engine.prefix_cache import PrefixCache
 from coordinator.engine.sequence import Sequence
 
 
@@ -20,13 +21,17 @@ from coordinator.engine.sequence import Sequence
 class Chunk:
     """`num_tokens` tokens of a sequence's window, from position `start`.
 
-    `samples`: the sequence has caught up after this chunk, so that its next token can be drawn.
+    `completes`: the sequence has caught up after this chunk; `samples`: its next token is then drawn.
     """
 
     sequence: Sequence
     start: int
     num_tokens: int
-    samples: bool
+    completes: bool
+
+    @property
+    def samples(self) -> bool:
+        return self.completes and self.sequence.draws
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,10 +53,17 @@ class Scheduler:
     """Continuous batching under a token budget over a paged cache."""
 
     def __init__(
-        self, allocator: BlockAllocator, block_size: int, max_num_seqs: int, max_step_tokens: int
+        self,
+        allocator: BlockAllocator,
+        block_size: int,
+        max_num_seqs: int,
+        max_step_tokens: int,
+        *,
+        prefix_caching: bool = True,
     ) -> None:
         self.allocator = allocator
         self.block_size = block_size
+        self.prefix_cache = PrefixCache(allocator, block_size, enabled=prefix_caching)
         self.waiting: deque[Sequence] = deque()
         self.running: list[Sequence] = []
         self.num_preemptions = 0
@@ -71,6 +83,10 @@ class Scheduler:
             self.waiting.remove(sequence)
         self._release(sequence)
 
+    def distrust(self, sequence: Sequence) -> None:
+        """Lets nobody share what a sequence has computed."""
+        self.allocator.forget(sequence.block_ids)
+
     def schedule(self) -> Step:
         """Reserves blocks and picks chunks; at least one when there is any sequence."""
         self._num_steps += 1
@@ -83,14 +99,17 @@ class Scheduler:
         """Moves progress: `token_ids` are the drawn tokens of `step.sampling`, None where none was drawn."""
         for chunk in step.chunks:
             chunk.sequence.num_computed += chunk.num_tokens
+            self.prefix_cache.remember(chunk.sequence)
         for chunk, token_id in zip(step.sampling, token_ids, strict=True):
-            if token_id is not None:
-                chunk.sequence.append(token_id)
+            if token_id is not None and chunk.sequence.append(token_id):
+                # Shared blocks must not be written again: the next window gets blocks of its own.
+                self._release(chunk.sequence)
 
     def check_integrity(self) -> None:
         """Raises AssertionError when blocks are lost, shared, or owned by a sequence that waits."""
         self.allocator.check_integrity(sequence.block_ids for sequence in self.running)
         assert not any(sequence.block_ids for sequence in self.waiting), "a waiting sequence owns blocks"
+        self.prefix_cache.check_integrity(self.running)
 
     def _grow_running(self) -> bool:
         """Gives every running sequence blocks for its whole context, oldest first.
@@ -108,12 +127,20 @@ class Scheduler:
         return preempted
 
     def _admit(self) -> None:
+        """Takes in whoever waits, in order. Who would compute what another is computing right now is
+        passed over until it can be shared."""
+        held: list[Sequence] = []
         while self.waiting and len(self.running) < self._max_num_seqs:
-            if self._num_missing(self.waiting[0]) > self.allocator.num_free:
-                return
             sequence = self.waiting.popleft()
+            if self.prefix_cache.is_coming(sequence):
+                held.append(sequence)
+                continue
+            if not self.prefix_cache.attach(sequence, self._num_missing(sequence)):
+                self.waiting.appendleft(sequence)
+                break
             self._reserve(sequence)
             self.running.append(sequence)
+        self.waiting.extendleft(reversed(held))
 
     def _pick_chunks(self) -> list[Chunk]:
         """Single tokens first, then whoever waited longest: a long window cannot starve the others."""
@@ -138,13 +165,15 @@ class Scheduler:
             sequence.block_ids += self.allocator.allocate(missing)
 
     def _preempt(self, sequence: Sequence) -> None:
-        """Back to the head of the queue; what it had computed is computed again."""
+        """Back to the head of the queue; what has been evicted till then is computed again."""
         self.running.remove(sequence)
         self._release(sequence)
         self.waiting.appendleft(sequence)
         self.num_preemptions += 1
 
     def _release(self, sequence: Sequence) -> None:
-        self.allocator.free(sequence.block_ids)
+        self.prefix_cache.detach(sequence)
+        # The end first: what stands at the beginning of a context is worth remembering longest.
+        self.allocator.free(reversed(sequence.block_ids))
         sequence.block_ids = []
         sequence.num_computed = 0

@@ -16,7 +16,7 @@ from moe_model.importer.routers import Routers, make_routers
 from moe_model.importer.source_config import generation_defaults, model_config, read_config_file
 from moe_model.importer.sources import AssembledSource, PartsSource, Source
 from moe_model.importer.tables import SAFETENSORS_SUFFIX, DictTable, SafetensorsTable, TensorTable
-from moe_model.importer.tokenizer_file import read_tokenizer, with_token_ids
+from moe_model.importer.tokenizer_file import read_chat_template, read_tokenizer, with_token_ids
 from moe_model.importer.torch_file import load_torch_file
 
 _CONFIG_FILE = "config.yaml"
@@ -75,6 +75,7 @@ def _run(
         notes.append(f"no tokenizer.json in {located.folder}: the checkpoint takes and gives token ids only")
     else:
         generation = with_token_ids(generation, tokenizer, config.vocab_size)
+    chat_template = read_chat_template(located.folder)
     with CheckpointWriter(dest, config, dtype, generation, force=options.force) as writer:
         writer.write_shared(model.shared(dtype, routers.tensors))
         for layer, expert, tensors in model.experts(dtype):
@@ -83,6 +84,8 @@ def _run(
             writer.write_expert(layer, expert, tensors)
         if tokenizer is not None:
             writer.write_tokenizer(tokenizer)
+        if chat_template is not None:
+            writer.write_chat_template(chat_template)
     return ImportReport(config, dtype, (*notes, *ignored))
 
 

@@ -1,15 +1,16 @@
 """The tokenizer that comes along, and what its special tokens say about generation."""
 
+import json
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
 import tokenizers
 
-from moe_model.checkpoint import MAX_TOKENIZER_BYTES
-from moe_model.errors import TokenizerError
+from moe_model.checkpoint import MAX_CHAT_TEMPLATE_BYTES, MAX_TOKENIZER_BYTES
+from moe_model.errors import CheckpointError, TokenizerError
 from moe_model.files import read_file
-from moe_model.manifest import TOKENIZER, GenerationDefaults
+from moe_model.manifest import CHAT_TEMPLATE, TOKENIZER, GenerationDefaults
 from moe_model.tokenizer import Tokenizer
 
 
@@ -24,6 +25,32 @@ def read_tokenizer(folder: Path) -> bytes | None:
     except TokenizerError as error:
         raise TokenizerError(f"{path.parent}: {error}") from None
     return data
+
+
+def read_chat_template(folder: Path) -> str | None:
+    """chat_template.jinja in `folder`, or what tokenizer_config.json has under `chat_template`.
+
+    None without either. Raises CheckpointError.
+    """
+    path = folder / CHAT_TEMPLATE
+    if path.exists():
+        return _text(path)
+    config = folder / "tokenizer_config.json"
+    if not config.exists():
+        return None
+    try:
+        data = json.loads(_text(config))
+    except (ValueError, RecursionError):
+        raise CheckpointError(f"{config}: is not JSON") from None
+    template = data.get("chat_template") if isinstance(data, dict) else None
+    return template if isinstance(template, str) else None
+
+
+def _text(path: Path) -> str:
+    try:
+        return read_file(path, max_size=MAX_CHAT_TEMPLATE_BYTES, follow_links=True).decode()
+    except UnicodeDecodeError:
+        raise CheckpointError(f"{path}: is not UTF-8") from None
 
 
 def with_token_ids(defaults: GenerationDefaults, tokenizer: bytes, vocab_size: int) -> GenerationDefaults:

@@ -7,7 +7,6 @@ from typing import Any
 import grpc
 import pytest
 
-from coordinator.api.supported import SUPPORTED
 from coordinator.client import (
     AsyncClient,
     Client,
@@ -20,7 +19,7 @@ from coordinator.client import (
     Started,
     Summary,
 )
-from coordinator.client_messages import generate_request
+from coordinator.client_requests import generate_request
 from coordinator.engine.request import FinishReason
 from moe_model.errors import ExpertsLostError
 from protos.expertmesh.v1 import generation_pb2 as pb
@@ -82,9 +81,15 @@ def flavour(request: pytest.FixtureRequest) -> Any:
     return request.param
 
 
-def test_the_options_are_the_fields_that_the_server_supports() -> None:
-    leaves = {path.split(".")[-1] for path in SUPPORTED} - {"text", "token_ids"}
-    assert set(GenerateOptions.__annotations__) == leaves
+def test_the_options_are_the_fields_of_a_request() -> None:
+    groups = ("sampling", "stopping", "response", "constraint", "experts")
+    top = {field.name for field in pb.GenerateRequest.DESCRIPTOR.fields}
+    leaves = top - {*groups, "text", "token_ids", "chat"}
+    for group in groups:
+        kind = pb.GenerateRequest.DESCRIPTOR.fields_by_name[group].message_type
+        assert kind is not None
+        leaves |= {field.name for field in kind.fields}
+    assert set(GenerateOptions.__annotations__) == leaves - {"choice"} | {"choices"}
 
 
 def test_every_option_reaches_its_field() -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+PORTS = [f"--{name}-address=127.0.0.1:0" for name in ("grpc", "http", "control")]
 COMMAND = [sys.executable, "-m", "coordinator.cli"]
 DEMO_CHECKPOINT = Path(__file__).parents[2] / "demo" / "checkpoint"
 
@@ -47,7 +48,7 @@ class Server:
         self._log_path = log
         self._log_file = log.open("wb")
         self.process = subprocess.Popen(
-            [*COMMAND, "serve", *arguments, "--grpc-address", "127.0.0.1:0"],
+            [*COMMAND, "serve", *PORTS, *arguments],
             stdout=subprocess.PIPE,
             stderr=self._log_file,
             env={**os.environ, **(env or {})},
@@ -72,7 +73,11 @@ class Server:
 
     @property
     def address(self) -> str:
-        found = re.search(r"grpc=(\S+)", self.ready_line)
+        return self.address_of("grpc")
+
+    def address_of(self, name: str) -> str:
+        """HOST:PORT of grpc, http or control."""
+        found = re.search(rf"\b{name}=(\S+)", self.ready_line)
         assert found, self.ready_line
         return found[1]
 

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from coordinator.client import AsyncClient, ClientError, Delta
-from coordinator.config import EngineConfig, ServeConfig, WorkersConfig
-from coordinator.main import RunningServer, open_server
+from coordinator.config import Addresses, EngineConfig, ServeConfig, WorkersConfig
+from coordinator.server import RunningServer, open_server
 from tests.integration.processes import COMMAND
 
 # Few blocks, so that requests preempt each other.
@@ -23,7 +23,7 @@ async def server(tiny_checkpoint: Path) -> AsyncIterator[RunningServer]:
         checkpoint=tiny_checkpoint,
         engine=ENGINE,
         workers=WorkersConfig(num_workers=2, transport="in-process"),
-        grpc_address="127.0.0.1:0",
+        addresses=Addresses("127.0.0.1:0", control=None, http=None),
         max_output_tokens=1 << 20,
     )
     async with open_server(config) as server:
@@ -43,7 +43,7 @@ async def assert_all_free(server: RunningServer) -> None:
     stats = server.engine.stats()
     assert stats.num_free_blocks == stats.num_blocks
     assert server.engine.num_requests == 0
-    assert server.grpc.num_calls == 0
+    assert server.fronts.grpc.num_calls == 0
 
 
 async def test_a_killed_client_frees_its_blocks(server: RunningServer) -> None:
@@ -57,7 +57,12 @@ async def test_a_killed_client_frees_its_blocks(server: RunningServer) -> None:
         "--ignore-eos",
     ]
     client = await asyncio.create_subprocess_exec(
-        *COMMAND, "client", server.grpc.address, *endless, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+        *COMMAND,
+        "client",
+        server.fronts.grpc.address,
+        *endless,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
     )
     assert client.stdout is not None
     assert await client.stdout.read(10), "the stream runs"
@@ -70,7 +75,7 @@ async def test_a_killed_client_frees_its_blocks(server: RunningServer) -> None:
 async def test_two_hundred_requests_that_end_in_every_way(server: RunningServer) -> None:
     """Finished, cancelled before and after the first token, past their deadline, broken off by the client."""
     rng = random.Random(3)
-    async with AsyncClient(server.grpc.address) as client:
+    async with AsyncClient(server.fronts.grpc.address) as client:
         ends = await asyncio.gather(*(_one_request(client, rng.randrange(1 << 30)) for _ in range(200)))
         assert {"finished", "cancelled", "deadline", "left"} == set(ends), "every way was taken"
         await assert_all_free(server)

@@ -14,9 +14,12 @@ from google.protobuf import text_format
 from google.protobuf.message import Message
 from google.rpc import error_details_pb2, status_pb2
 
+from coordinator.api.gate import Gate
+from coordinator.api.generations import Front
 from coordinator.api.grpc_server import GrpcServer
+from coordinator.api.request_log import RequestLog
 from coordinator.api.served_model import ServedModel
-from coordinator.engine.request import FinishReason, Output, Request, RequestTimings
+from coordinator.engine.request import FinishReason, Output, Request, RequestTimings, Stop
 from moe_model.checkpoint import GenerationDefaults
 from moe_model.config import ModelConfig
 from moe_model.tokenizer import Tokenizer
@@ -61,7 +64,7 @@ def tokens(*token_ids: int) -> Output:
 
 
 def last(*token_ids: int, reason: FinishReason = FinishReason.LENGTH, stop: int | None = None) -> Output:
-    return Output("", token_ids, reason, stop, timings=TIMINGS)
+    return Output("", token_ids, reason, None if stop is None else Stop(stop), timings=TIMINGS)
 
 
 class FakeEngine:
@@ -119,7 +122,7 @@ async def running(
     engine: FakeEngine | None = None, model: ServedModel | None = None, *, ready: bool = True
 ) -> AsyncIterator[Running]:
     engine = engine or FakeEngine()
-    server = GrpcServer("127.0.0.1:0")
+    server = GrpcServer("127.0.0.1:0", Front(Gate(), observer=RequestLog()))
     server.bind()
     await server.start()
     try:
@@ -198,7 +201,7 @@ async def failure_of(call: Any) -> Failure:
 def logged(text: str) -> Iterator[asyncio.Event]:
     """An event that is set when a call's log line holds the text."""
     event = asyncio.Event()
-    logger = logging.getLogger("coordinator.api.grpc_call")
+    logger = logging.getLogger("coordinator.api")
     handler = _Watcher(text, event)
     level = logger.level
     logger.addHandler(handler)

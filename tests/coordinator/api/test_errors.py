@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from coordinator.api.errors import TABLE, ApiError, Code, Reason, echo, translate
-from coordinator.engine.async_engine import DuplicateRequestError, EngineClosedError
-from coordinator.engine.engine import CapacityError, EngineError
+from coordinator.engine.async_engine import DuplicateRequestError, EngineClosedError, SlowConsumerError
+from coordinator.engine.engine import CapacityError, EngineError, StepMemoryError
 from moe_model.errors import (
     CheckpointError,
     ClusterError,
@@ -25,7 +25,14 @@ def test_every_reason_has_a_row() -> None:
 
 def test_only_what_may_be_tried_again_says_when() -> None:
     retried = {reason for reason, row in TABLE.items() if row.retry_after is not None}
-    assert retried == {reason for reason, row in TABLE.items() if row.code is Code.UNAVAILABLE}
+    unavailable = {reason for reason, row in TABLE.items() if row.code is Code.UNAVAILABLE}
+    assert retried == unavailable | {Reason.QUEUE_FULL, Reason.QUOTA_EXCEEDED}
+    assert all(TABLE[reason].http_status in (429, 503) for reason in retried)
+
+
+def test_clients_that_send_again_are_told_when_it_is_of_no_use() -> None:
+    told = {reason for reason, row in TABLE.items() if row.should_retry is False}
+    assert {TABLE[reason].http_status for reason in told} == {409, 500, 503, 504}
 
 
 @pytest.mark.parametrize(
@@ -40,6 +47,8 @@ def test_only_what_may_be_tried_again_says_when() -> None:
         (WorkerStartError(SECRET), Reason.EXPERT_WORKER_LOST),
         (torch.OutOfMemoryError(SECRET), Reason.OUT_OF_MEMORY),
         (MemoryError(SECRET), Reason.OUT_OF_MEMORY),
+        (StepMemoryError(SECRET), Reason.OUT_OF_MEMORY),
+        (SlowConsumerError(SECRET), Reason.SLOW_CONSUMER),
         (EngineError(SECRET), Reason.INTERNAL),
         (NumericError(SECRET), Reason.INTERNAL),
         (ConfigError(SECRET), Reason.INTERNAL),
@@ -64,7 +73,7 @@ def test_lost_experts_name_the_ranks() -> None:
 
 
 def test_an_api_error_passes_as_it_is() -> None:
-    error = ApiError(Code.NOT_FOUND, Reason.MODEL_NOT_FOUND, "no", "model", {"a": "b"}, 1.5)
+    error = ApiError.of(Reason.MODEL_NOT_FOUND, "no", field="model", metadata={"a": "b"}, retry_after=1.5)
     assert translate(error, "id") is error
     assert (error.field, error.metadata, error.retry_after) == ("model", {"a": "b"}, 1.5)
 

@@ -7,7 +7,8 @@ from google.protobuf import text_format
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from coordinator.api.events import EventWriter, join
+from coordinator.api.event_join import join
+from coordinator.api.events import EventWriter
 from coordinator.api.validation import resolve
 from coordinator.engine.request import FinishReason, Output
 from protos.expertmesh.v1 import generation_pb2 as pb
@@ -23,7 +24,7 @@ def written(
     message = text_format.Parse("token_ids { ids: [5, 6] } " + request, pb.GenerateRequest())
     model = served_model() if has_tokenizer else served_model(tokenizer=None)
     writer = EventWriter(resolve(message, model, "id", 0.0), model.tokenizer)
-    events = [writer.prompt()]
+    events = writer.prompt()
     for output in outputs:
         assert not writer.done
         events += writer.events(output)

@@ -17,7 +17,7 @@ def test_every_row_has_its_details(reason: Reason) -> None:
     assert details["RequestInfo"].request_id == "id-1"
     code = TABLE[reason].code.name
     assert status_code(ApiError.of(reason, "")).name == code
-    assert ("RetryInfo" in details) == (code == "UNAVAILABLE")
+    assert ("RetryInfo" in details) == (TABLE[reason].retry_after is not None)
     assert ("PreconditionFailure" in details) == (code == "FAILED_PRECONDITION")
 
 

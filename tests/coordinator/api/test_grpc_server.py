@@ -3,6 +3,7 @@
 import asyncio
 import json
 import socket
+import time
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -11,17 +12,22 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
-from coordinator.api.grpc_server import OPTIONS, GrpcServer
+from coordinator.api.errors import ApiError
+from coordinator.api.gate import Gate
+from coordinator.api.generations import Caller, Facts, Front, NullObserver
+from coordinator.api.grpc_port import OPTIONS
+from coordinator.api.grpc_server import GrpcServer
 from moe_model.errors import ConfigError
 from protos.expertmesh.v1 import generation_pb2 as pb
 from protos.expertmesh.v1 import generation_pb2_grpc
 from tests.coordinator.api.fakes import (
     PATIENCE,
+    Failure,
     FakeEngine,
     Running,
+    failure,
     failure_of,
     last,
-    logged,
     running,
     served_model,
     tokens,
@@ -106,13 +112,6 @@ async def test_the_port_is_free_again_after_close() -> None:
 def test_a_bad_address_is_refused_before_anything(address: str) -> None:
     with pytest.raises(ConfigError):
         GrpcServer(address)
-
-
-async def test_warns_when_others_can_reach_it(caplog: pytest.LogCaptureFixture) -> None:
-    server = GrpcServer("0.0.0.0:0")
-    server.bind()
-    await server.close()
-    assert "reachable from other machines" in caplog.text
 
 
 async def test_not_ready_until_told() -> None:
@@ -208,13 +207,97 @@ async def test_a_client_that_retries_gets_through_once_the_server_is_ready() -> 
     policy = {"maxAttempts": 5, "initialBackoff": "0.3s", "maxBackoff": "1s", "backoffMultiplier": 1}
     method = {"name": [{}], "retryPolicy": {**policy, "retryableStatusCodes": ["UNAVAILABLE"]}}
     options = [("grpc.service_config", json.dumps({"methodConfig": [method]}))]
-    async with (
-        running(ready=False) as service,
-        grpc.aio.insecure_channel(service.server.address, options) as channel,
-    ):
+    observer = Refusals()
+    server = GrpcServer("127.0.0.1:0", Front(Gate(), observer))
+    server.bind()
+    await server.start()
+    async with grpc.aio.insecure_channel(server.address, options) as channel:
         stub: Any = generation_pb2_grpc.GenerationServiceStub(channel)  # type: ignore[no-untyped-call]
-        with logged("NOT_READY") as refused:
-            call = asyncio.ensure_future(stub.Generate(request()))
-            await asyncio.wait_for(refused.wait(), PATIENCE)
-        await service.server.set_ready(served_model(), service.engine)
+        call = asyncio.ensure_future(stub.Generate(request()))
+        await asyncio.wait_for(observer.refused.wait(), PATIENCE)
+        assert observer.reasons == ["NOT_READY"]
+        await server.set_ready(served_model(), FakeEngine())
         assert (await asyncio.wait_for(call, PATIENCE)).usage.completion_tokens == 3
+    await server.close()
+
+
+class Refusals(NullObserver):
+    """Hears of requests that end with an error."""
+
+    def __init__(self) -> None:
+        self.refused = asyncio.Event()
+        self.reasons: list[str] = []
+
+    def finished(self, caller: Caller, facts: Facts, error: ApiError | None, *, cancelled: bool) -> None:
+        if error is not None:
+            self.reasons.append(error.reason)
+            self.refused.set()
+
+
+async def test_during_the_grace_new_calls_are_admitted_and_health_says_go_away() -> None:
+    hold = asyncio.Event()
+    async with running(FakeEngine(tokens(40), hold, last(41))) as service:
+        drain = asyncio.create_task(service.server.drain(PATIENCE, grace=3600))
+        await _until_not_serving(service)
+        assert await statuses(service) == [NOT_SERVING, NOT_SERVING, SERVING]
+        late = service.stub.GenerateStream(request())
+        assert (await anext(aiter(late))).prompt.model
+        # A second signal: the grace is given up.
+        drain.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await drain
+        # Whoever watches readiness cannot undo it.
+        await service.server.set_serving(True)
+        assert await status(service, "") == NOT_SERVING
+
+
+async def test_after_the_grace_new_calls_are_refused() -> None:
+    hold = asyncio.Event()
+    async with running(FakeEngine(tokens(40), hold, last(41))) as service:
+        early = service.stub.GenerateStream(request())
+        reader = aiter(early)
+        events = [await anext(reader), await anext(reader)]
+        began = time.monotonic()
+        drain = asyncio.create_task(service.server.drain(PATIENCE, grace=0.2))
+        await _until_not_serving(service)
+        refused = await _until_refused(service)
+        assert (refused.code, refused.reason) == ("UNAVAILABLE", "DRAINING")
+        assert time.monotonic() - began >= 0.2
+        assert not drain.done()
+        hold.set()
+        check_grammar([*events, *[event async for event in reader]])
+        assert await drain
+
+
+async def _until_refused(service: Running) -> Failure:
+    while True:
+        try:
+            await service.stub.GetModelInfo(pb.GetModelInfoRequest())
+        except grpc.aio.AioRpcError as error:
+            return failure(error)
+
+
+async def _until_not_serving(service: Running) -> None:
+    stub: Any = health_pb2_grpc.HealthStub(service.channel)
+    async for response in stub.Watch(health_pb2.HealthCheckRequest(), timeout=PATIENCE):
+        if response.status == NOT_SERVING:
+            return
+
+
+async def test_fronts_that_share_a_gate_drain_together() -> None:
+    gate = Gate()
+    servers = [GrpcServer("127.0.0.1:0", Front(gate)) for _ in range(2)]
+    engine = FakeEngine(tokens(40), asyncio.Event())
+    for server in servers:
+        server.bind()
+        await server.start()
+    await servers[0].set_ready(served_model(), engine)
+    async with grpc.aio.insecure_channel(servers[1].address) as channel:
+        stub: Any = generation_pb2_grpc.GenerationServiceStub(channel)  # type: ignore[no-untyped-call]
+        call = stub.GenerateStream(request(request_id="a"))
+        await asyncio.wait_for(engine.started.wait(), PATIENCE)
+        assert servers[0].num_calls == servers[1].num_calls == 1
+        assert not await servers[0].drain(0.05)
+        assert (await failure_of(call)).reason == "DRAINING"
+    for server in servers:
+        await server.close()

@@ -152,11 +152,11 @@ async def test_an_id_in_flight_twice() -> None:
         ('model: "no"', "x", "NOT_FOUND", "MODEL_NOT_FOUND", None),
         ("", "x" * 500, "INVALID_ARGUMENT", "CONTEXT_LENGTH_EXCEEDED", "prompt.text"),
         (
-            "sampling { num_sequences: 1 }",
+            "response { return_routed_experts: true }",
             "x",
             "UNIMPLEMENTED",
             "UNSUPPORTED_FEATURE",
-            "sampling.num_sequences",
+            "response.return_routed_experts",
         ),
         (
             "stopping { stop_token_ids: [1, 999] }",
@@ -255,7 +255,7 @@ async def test_one_log_line_for_each_call_without_its_prompt(caplog: pytest.LogC
         )
     lines = [record.getMessage() for record in caplog.records]
     assert len(lines) == 2
-    for part in ("Generate id=a", "code=OK", "tokens=3", "finish=length", "peer=", "seconds="):
+    for part in ("id=a", "code=OK", "tokens=3", "finish=length", "peer=", "seconds=", "front=grpc"):
         assert part in lines[0]
     assert "id=b" in lines[1]
     assert "code=INVALID_ARGUMENT reason=INVALID_FIELD" in lines[1]

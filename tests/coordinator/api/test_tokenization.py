@@ -36,7 +36,7 @@ async def test_tokenize_and_detokenize() -> None:
     ("method", "message", "code", "field"),
     [
         ("Tokenize", pb.TokenizeRequest(), "INVALID_ARGUMENT", "input"),
-        ("Tokenize", pb.TokenizeRequest(chat=pb.ChatPrompt()), "UNIMPLEMENTED", "chat"),
+        ("Tokenize", pb.TokenizeRequest(chat=pb.ChatPrompt()), "INVALID_ARGUMENT", "chat.messages"),
         ("Tokenize", pb.TokenizeRequest(text="x", model="no"), "NOT_FOUND", None),
         ("Tokenize", pb.TokenizeRequest(text="x" * ((4 << 20) + 1)), "INVALID_ARGUMENT", "text"),
         ("Detokenize", pb.DetokenizeRequest(token_ids=[1, 320]), "INVALID_ARGUMENT", "token_ids[1]"),
@@ -76,7 +76,7 @@ async def test_model_info() -> None:
     assert (info.default_sampling.temperature, info.default_sampling.top_k) == (0.8, 50)
     assert (info.default_sampling.top_p, info.default_sampling.min_p) == (0.9, 0.0)
     assert (info.num_moe_layers, info.num_experts, info.experts_per_token) == (3, 5, 2)
-    assert (info.max_num_sequences, info.max_logprobs) == (1, 0)
+    assert (info.max_num_sequences, info.max_logprobs) == (8, 20)
     assert not info.has_chat_template
     assert not info.supports_routed_experts
     assert not info.supported_constraints

@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from coordinator.api import validation
+from coordinator.api import validate_prompt
 from coordinator.api.errors import ApiError, Code, Reason
 from coordinator.api.validation import resolve
 from coordinator.engine.request import ContextOverflow
@@ -138,7 +138,7 @@ def test_an_unknown_model_is_not_found() -> None:
 
 
 def test_a_text_limit_counts_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(validation, "MAX_TEXT_BYTES", 6)
+    monkeypatch.setattr(validate_prompt, "MAX_TEXT_BYTES", 6)
     resolved('text: "東京"')
     error = refused('text: "東京!"')
     assert (error.field, error.reason) == ("prompt.text", Reason.INVALID_FIELD)
@@ -146,7 +146,7 @@ def test_a_text_limit_counts_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_sliding_prompt_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(validation, "MAX_PROMPT_TOKENS", 100)
+    monkeypatch.setattr(validate_prompt, "MAX_PROMPT_TOKENS", 100)
     slide = " stopping { context_overflow: CONTEXT_OVERFLOW_SLIDE }"
     resolved(ids(100) + slide)
     assert refused(ids(101) + slide).field == "prompt.token_ids"
@@ -223,8 +223,13 @@ def test_a_tokenizer_larger_than_the_model_is_no_crash() -> None:
 
 
 def test_scoring_alone_may_ask_for_no_tokens() -> None:
-    error = refused("stopping { max_tokens: 0 } response { prompt_logprobs: 0 }")
-    assert (error.reason, error.field) == (Reason.UNSUPPORTED_FEATURE, "response.prompt_logprobs")
+    generation = resolved("stopping { max_tokens: 0 } response { prompt_logprobs: 0 }")
+    assert generation.request.stop.max_tokens == 0
+    assert generation.request.returns.prompt_logprobs == 0
+    scoring = "stopping { max_tokens: 0 } response { prompt_logprobs: 0 } "
+    assert refused(scoring + "sampling { num_sequences: 2 }").field == "sampling.num_sequences"
+    assert refused(scoring + "constraint { json_object {} }").field == "constraint"
+    assert refused("stopping { max_tokens: 0 }").field == "stopping.max_tokens"
 
 
 def test_nan_is_caught_by_every_float_check() -> None:

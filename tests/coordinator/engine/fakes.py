@@ -6,6 +6,7 @@ from collections.abc import Callable
 from coordinator.engine.block_allocator import BlockAllocator
 from coordinator.engine.engine import Engine, Runner
 from coordinator.engine.scheduler import Scheduler, Step
+from coordinator.engine.step_result import StepResult
 
 
 class CountingRunner:
@@ -13,10 +14,14 @@ class CountingRunner:
 
     def __init__(self) -> None:
         self.steps: list[Step] = []
+        self.forgotten: list[int] = []
 
-    def run(self, step: Step) -> list[int | None]:
+    def run(self, step: Step) -> StepResult:
         self.steps.append(step)
-        return [len(chunk.sequence.token_ids) for chunk in step.sampling]
+        return StepResult([len(chunk.sequence.token_ids) for chunk in step.sampling])
+
+    def forget(self, key: int) -> None:
+        self.forgotten.append(key)
 
 
 class ScriptedRunner(CountingRunner):
@@ -26,7 +31,7 @@ class ScriptedRunner(CountingRunner):
         super().__init__()
         self._before = before
 
-    def run(self, step: Step) -> list[int | None]:
+    def run(self, step: Step) -> StepResult:
         tokens = super().run(step)
         self._before(len(self.steps), step)
         return tokens
@@ -43,7 +48,7 @@ class GatedRunner(CountingRunner):
     def permit(self, num_steps: int = 1) -> None:
         self._permits.release(num_steps)
 
-    def run(self, step: Step) -> list[int | None]:
+    def run(self, step: Step) -> StepResult:
         self.entered.release()
         assert self._permits.acquire(timeout=30), "no permit for this step"
         return super().run(step)
@@ -56,6 +61,9 @@ def engine_over(
     block_size: int = 4,
     max_num_seqs: int = 8,
     max_step_tokens: int = 64,
+    *,
+    prefix_caching: bool = True,
 ) -> Engine:
-    scheduler = Scheduler(BlockAllocator(num_blocks), block_size, max_num_seqs, max_step_tokens)
+    allocator = BlockAllocator(num_blocks)
+    scheduler = Scheduler(allocator, block_size, max_num_seqs, max_step_tokens, prefix_caching=prefix_caching)
     return Engine(scheduler, runner, max_seq_len)

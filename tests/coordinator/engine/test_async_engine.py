@@ -8,7 +8,7 @@ from contextlib import aclosing, suppress
 import pytest
 
 from coordinator.engine.async_engine import AsyncEngine, DuplicateRequestError, EngineClosedError
-from coordinator.engine.engine import CapacityError, Engine
+from coordinator.engine.engine import CapacityError, Engine, EngineError
 from coordinator.engine.request import FinishReason, Output, Request
 from coordinator.engine.scheduler import Step
 from moe_model.errors import ExpertsLostError
@@ -234,3 +234,33 @@ def test_a_loop_that_ends_first_harms_nobody() -> None:
     front = asyncio.run(leave())
     runner.permit(5)
     assert front._thread.close(WAIT)
+
+
+async def test_an_engine_that_loses_its_bookkeeping_ends_every_stream() -> None:
+    """The request whose end fails is in no list of the engine's any more; its caller must hear of it."""
+
+    class Forgetful(CountingRunner):
+        def forget(self, key: int) -> None:
+            raise RuntimeError("boom")
+
+    engine = AsyncEngine(engine_over(Forgetful()))
+    try:
+        readers = [
+            asyncio.ensure_future(anext_until_the_end(engine, make_request(name, max_tokens=n)))
+            for name, n in (("a", 2), ("b", 200))
+        ]
+        for error in await asyncio.gather(*readers):
+            assert isinstance(error, EngineError)
+        assert engine.stats().stopped
+        assert isinstance(await anext_until_the_end(engine, make_request("c")), EngineError)
+    finally:
+        assert await engine.close()
+
+
+async def anext_until_the_end(engine: AsyncEngine, request: Request) -> BaseException | None:
+    try:
+        async for _ in engine.stream(request):
+            pass
+    except EngineError as error:
+        return error
+    return None

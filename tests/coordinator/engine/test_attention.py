@@ -65,7 +65,7 @@ def _step(
 
 
 def _sequence(index: int, length: int) -> Sequence:
-    sequence = Sequence(Request(str(index), (0,) * length, SamplingParams(), StopRules(1)), 10**6)
+    sequence = Sequence(Request(str(index), (0,) * length, SamplingParams(), StopRules(1)), 10**6, 16)
     # Blocks of different sequences lie mixed, from the end of the cache to its start.
     sequence.block_ids = [40 - 4 * n - index for n in range(-(-length // BLOCK_SIZE))]
     return sequence

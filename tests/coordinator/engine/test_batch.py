@@ -21,7 +21,9 @@ def chunks(draw: st.DrawFn) -> list[Chunk]:
     for name in range(draw(st.integers(1, 6))):
         length = draw(st.integers(1, 20))
         ids = tuple(draw(st.lists(st.integers(0, 99), min_size=length, max_size=length)))
-        sequence = Sequence(Request(str(name), ids, SamplingParams(), StopRules(1)), draw(st.integers(1, 20)))
+        sequence = Sequence(
+            Request(str(name), ids, SamplingParams(), StopRules(1)), draw(st.integers(1, 20)), 4
+        )
         start = draw(st.integers(0, sequence.context_len - 1))
         count = draw(st.integers(1, sequence.context_len - start))
         num_blocks = -(-sequence.context_len // BLOCK_SIZE)

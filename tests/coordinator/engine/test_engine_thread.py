@@ -23,7 +23,8 @@ class Harness:
         self.engine = engine
         self.outputs: queue.Queue[Output] = queue.Queue()
         self.published_on: set[str] = set()
-        self.thread = EngineThread(engine, self._publish)
+        self.stopped: list[EngineError] = []
+        self.thread = EngineThread(engine, self._publish, self.stopped.append)
         self.thread.start()
 
     def _publish(self, outputs: Sequence[Output]) -> None:

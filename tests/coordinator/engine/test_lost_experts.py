@@ -3,9 +3,10 @@
 import pytest
 
 from coordinator.engine.block_allocator import BlockAllocator
-from coordinator.engine.engine import Engine
+from coordinator.engine.engine import Engine, ExpertWatch
 from coordinator.engine.request import Request
 from coordinator.engine.scheduler import Scheduler, Step
+from coordinator.engine.step_result import StepResult
 from moe_model.errors import ExpertsLostError
 from moe_model.sampling import SamplingParams
 from tests.coordinator.engine.fakes import ScriptedRunner
@@ -29,7 +30,7 @@ class Lossy:
 
 def lossy_engine(lossy: Lossy, timeout: float) -> Engine:
     scheduler = Scheduler(BlockAllocator(32), 4, max_num_seqs=8, max_step_tokens=64)
-    return Engine(scheduler, ScriptedRunner(lossy.check), 12, lossy.wait, timeout)
+    return Engine(scheduler, ScriptedRunner(lossy.check), 12, ExpertWatch(lossy.wait, timeout, lambda: None))
 
 
 def test_requests_wait_and_lose_nothing() -> None:
@@ -49,7 +50,7 @@ def test_what_comes_while_it_waits_is_heard() -> None:
     engine.submit(make_request("r", max_tokens=4))
     engine.step()
     assert engine.step() == []
-    assert engine.abort("r") is not None
+    assert engine.abort("r")
     assert not engine.has_work
     assert engine.stats().num_free_blocks == engine.stats().num_blocks
 
@@ -86,15 +87,18 @@ def test_a_step_that_runs_again_draws_the_same_tokens(temperature: float) -> Non
         def __init__(self) -> None:
             self.calls = 0
 
-        def run(self, step: Step) -> list[int | None]:
-            tokens = runner.run(step)
+        def run(self, step: Step) -> StepResult:
+            result = runner.run(step)
             self.calls += 1
             if self.calls % 2:
                 raise ExpertsLostError("lost after the work was done")
-            return list(tokens)
+            return result
+
+        def forget(self, key: int) -> None:
+            runner.forget(key)
 
     scheduler = Scheduler(BlockAllocator(64), 4, max_num_seqs=8, max_step_tokens=64)
-    again = Engine(scheduler, FailsAfterwards(), 12, lambda: None, 60.0)
+    again = Engine(scheduler, FailsAfterwards(), 12, ExpertWatch(lambda: None, 60.0, lambda: None))
     assert _generate(again, request) == expected
 
 

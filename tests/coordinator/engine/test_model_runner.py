@@ -1,6 +1,7 @@
 """ModelRunner: tokens of a step against the oracle; a step that runs twice; rows that are not finite."""
 
 import math
+from itertools import count
 
 import torch
 
@@ -12,6 +13,8 @@ from coordinator.engine.sequence import Sequence
 from moe_model.sampling import SamplingParams, sample, uniform
 from tests.models import TINY, build_model, make_request, random_reference, random_weights
 
+KEYS = count()
+
 
 def _setup(max_step_tokens: int = 64) -> tuple[Scheduler, ModelRunner]:
     model = random_reference().model
@@ -21,7 +24,7 @@ def _setup(max_step_tokens: int = 64) -> tuple[Scheduler, ModelRunner]:
 
 def _add(scheduler: Scheduler, name: str, prompt: tuple[int, ...], seed: int) -> Sequence:
     sampling = SamplingParams(temperature=1.0, seed=seed)
-    sequence = Sequence(make_request(name, prompt, sampling=sampling), TINY.max_seq_len)
+    sequence = Sequence(make_request(name, prompt, sampling=sampling), TINY.max_seq_len, 4, key=next(KEYS))
     scheduler.add(sequence)
     return sequence
 
@@ -32,7 +35,7 @@ def test_draws_with_the_counter_of_each_sequence() -> None:
     for seed, (name, prompt) in enumerate(prompts.items()):
         _add(scheduler, name, prompt, seed)
     step = scheduler.schedule()
-    tokens = runner.run(step)
+    tokens = runner.run(step).token_ids
     assert {chunk.sequence.request.request_id for chunk in step.sampling} == set(prompts)
     for chunk, token in zip(step.sampling, tokens, strict=True):
         request = chunk.sequence.request
@@ -47,15 +50,15 @@ def test_a_step_that_runs_twice_gives_the_same_tokens() -> None:
         _add(scheduler, name, (1, 2, 3, ord(name) % 50), seed=ord(name))
     for _ in range(12):
         step = scheduler.schedule()
-        tokens = runner.run(step)
-        assert runner.run(step) == tokens
+        tokens = runner.run(step).token_ids
+        assert runner.run(step).token_ids == tokens
         scheduler.update(step, tokens)
 
 
 def test_a_step_without_a_caught_up_sequence_draws_nothing() -> None:
     scheduler, runner = _setup(max_step_tokens=3)
     _add(scheduler, "a", (1, 2, 3, 4, 5, 6), 0)
-    assert runner.run(scheduler.schedule()) == []
+    assert runner.run(scheduler.schedule()).token_ids == []
 
 
 def _poisoned_runner(token: int, value: float) -> ModelRunner:
@@ -68,9 +71,10 @@ def _poisoned_runner(token: int, value: float) -> ModelRunner:
 def test_only_the_row_that_is_not_finite_draws_none() -> None:
     scheduler, runner = _setup()
     _add(scheduler, "good", (1, 2, 3), 5)
-    expected = runner.run(scheduler.schedule())
+    expected = runner.run(scheduler.schedule()).token_ids
     for value in (math.nan, math.inf):
         scheduler, _ = _setup()
         _add(scheduler, "bad", (1, 7, 3), 5)
         _add(scheduler, "good", (1, 2, 3), 5)
-        assert _poisoned_runner(7, value).run(scheduler.schedule()) == [None, *expected]
+        result = _poisoned_runner(7, value).run(scheduler.schedule())
+        assert result.token_ids == [None, *expected]

@@ -1,6 +1,7 @@
 """Scheduler: budgets, fairness, preemption, and that nothing is ever lost. No model anywhere."""
 
 from dataclasses import dataclass, field
+from itertools import count
 
 import pytest
 from hypothesis import given
@@ -13,6 +14,8 @@ from coordinator.engine.sequence import Sequence
 from moe_model.sampling import SamplingParams
 
 WINDOW = 12
+# Different prompts, so that nothing is shared; what sharing does is test_prefix_cache.py's.
+KEYS = count()
 
 
 def scheduler(
@@ -23,7 +26,9 @@ def scheduler(
 
 def sequence(name: str, prompt_len: int = 3) -> Sequence:
     rules = StopRules(max_tokens=1000, context_overflow=ContextOverflow.SLIDE)
-    return Sequence(Request(name, tuple(range(prompt_len)), SamplingParams(), rules), WINDOW)
+    first = 1000 * next(KEYS)
+    prompt = tuple(range(first, first + prompt_len))
+    return Sequence(Request(name, prompt, SamplingParams(), rules), WINDOW, 4, key=first)
 
 
 def added(target: Scheduler, *sequences: Sequence) -> None:

@@ -1,0 +1,108 @@
+"""Clients for the service benchmarks: one request and what became of it, many at once."""
+
+import asyncio
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import grpc
+
+from protos.expertmesh.v1 import generation_pb2 as pb
+from protos.expertmesh.v1 import generation_pb2_grpc
+
+if TYPE_CHECKING:
+    Call = grpc.aio.UnaryStreamCall[pb.GenerateRequest, pb.GenerateStreamResponse]
+
+# More streams on one connection would measure HTTP/2's fairness, not the server's.
+STREAMS_PER_CHANNEL = 100
+
+OPTIONS = (("grpc.use_local_subchannel_pool", 1),)
+
+
+@dataclass(slots=True)
+class Result:
+    """One request as its client saw it. Times are seconds since it was sent."""
+
+    code: str = "OK"
+    decided: float = 0.0
+    first_token: float = 0.0
+    total: float = 0.0
+    token_ids: list[int] = field(default_factory=list)
+    cached: int = 0
+    has_retry_info: bool = False
+    sent_at: float = 0.0
+
+    @property
+    def is_complete(self) -> bool:
+        return self.code == "OK"
+
+
+class Clients:
+    """Channels to one server, used in turns."""
+
+    def __init__(self, address: str, num_streams: int) -> None:
+        count = max(1, -(-num_streams // STREAMS_PER_CHANNEL))
+        self._channels = [grpc.aio.insecure_channel(address, options=OPTIONS) for _ in range(count)]
+        self._stubs = [generation_pb2_grpc.GenerationServiceStub(c) for c in self._channels]  # type: ignore[no-untyped-call]
+        self._turn = 0
+        self._unread: list[Call] = []
+
+    async def connect(self) -> None:
+        await asyncio.gather(*(channel.channel_ready() for channel in self._channels))
+
+    def leave_unread(self, request: pb.GenerateRequest) -> None:
+        """Sends a request and never reads a message of its answer; `close` ends it."""
+        self._unread.append(self.open(request, 600.0))
+
+    async def all_begun(self) -> None:
+        """Waits until the server has answered every unread request with metadata."""
+        await asyncio.gather(*(call.initial_metadata() for call in self._unread))
+
+    async def close(self) -> None:
+        for call in self._unread:
+            call.cancel()
+        await asyncio.gather(*(channel.close() for channel in self._channels))
+
+    def open(self, request: pb.GenerateRequest, timeout: float) -> "Call":
+        self._turn += 1
+        stub = self._stubs[self._turn % len(self._stubs)]
+        call: Call = stub.GenerateStream(request, timeout=timeout)
+        return call
+
+    async def run(self, request: pb.GenerateRequest, timeout: float = 600.0) -> Result:
+        """Sends, reads everything, never raises for a status."""
+        started = time.perf_counter()
+        result = Result(sent_at=started)
+        call = self.open(request, timeout)
+        try:
+            async for event in call:
+                now = time.perf_counter() - started
+                result.decided = result.decided or now
+                if event.WhichOneof("event") == "delta":
+                    result.first_token = result.first_token or now
+                    result.token_ids += event.delta.token_ids
+                elif event.WhichOneof("event") == "summary":
+                    result.cached = event.summary.usage.cached_prompt_tokens
+        except grpc.aio.AioRpcError as error:
+            result.code = error.code().name
+            details = dict(error.trailing_metadata() or ()).get("grpc-status-details-bin", b"")
+            result.has_retry_info = b"RetryInfo" in details
+        result.total = time.perf_counter() - started
+        result.decided = result.decided or result.total
+        return result
+
+
+def request(prompt: Sequence[int], new_tokens: int) -> pb.GenerateRequest:
+    """Exactly `new_tokens` greedy tokens."""
+    return pb.GenerateRequest(
+        token_ids=pb.TokenIds(ids=prompt),
+        sampling=pb.SamplingParams(temperature=0.0),
+        stopping=pb.StoppingParams(max_tokens=new_tokens, ignore_eos=True),
+        response=pb.ResponseOptions(return_token_ids=True, return_text=False),
+    )
+
+
+def prompt_of(index: int, length: int, vocab_size: int = 4096) -> list[int]:
+    """Different for every index from its first token on, so that nothing is cached by accident."""
+    return [(7919 * index + 31 * i * (index + 1)) % (vocab_size - 4) + 4 for i in range(length)]

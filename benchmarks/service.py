@@ -1,0 +1,248 @@
+"""The service under stress, from outside: many streams, readers that never read, overload, shared prefixes.
+
+    python -m benchmarks.service streams|readers|overload|prefix
+
+Each prints what it found for people and one JSON line for machines.
+"""
+
+import argparse
+import asyncio
+import json
+import statistics
+import tempfile
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from benchmarks.load import Clients, Result, prompt_of, request
+from benchmarks.server_process import ServerProcess, serving
+
+DEMO = Path(__file__).parents[1] / "demo" / "checkpoint"
+Scenario = Callable[[ServerProcess, argparse.Namespace], Awaitable[dict[str, object]]]
+
+
+async def streams(server: ServerProcess, args: argparse.Namespace) -> dict[str, object]:
+    """Opens many streams at once: each is admitted or refused, and what was admitted is right."""
+    alone = Clients(server.address, 1)
+    kinds = [prompt_of(i, 16) for i in range(16)]
+    expected = [(await alone.run(request(prompt, args.new_tokens))).token_ids for prompt in kinds]
+    idle = server.rss_bytes()
+    clients = Clients(server.address, args.streams)
+    await clients.connect()
+    results = await asyncio.gather(
+        *(clients.run(request(kinds[i % 16], args.new_tokens)) for i in range(args.streams))
+    )
+    peak, num_fds = server.peak_rss_bytes(), server.num_fds()
+    after = await alone.run(request(kinds[0], args.new_tokens))
+    await clients.close()
+    await alone.close()
+    complete = [r for r in results if r.is_complete]
+    wrong = sum(r.token_ids != expected[i % 16] for i, r in enumerate(results) if r.is_complete)
+    return {
+        "streams": args.streams,
+        "complete": len(complete),
+        "refused": sum(r.code == "RESOURCE_EXHAUSTED" and r.has_retry_info for r in results),
+        "other": sorted({r.code for r in results} - {"OK", "RESOURCE_EXHAUSTED"}),
+        "wrong": wrong,
+        "slowest_decision_seconds": max(r.decided for r in results),
+        "slowest_refusal_seconds": max((r.decided for r in results if not r.is_complete), default=0.0),
+        "slowest_total_seconds": max(r.total for r in results),
+        "idle_rss_mib": idle >> 20,
+        "peak_rss_mib": peak >> 20,
+        "open_files": num_fds,
+        "correct_afterwards": after.token_ids == expected[0],
+    }
+
+
+async def readers(server: ServerProcess, args: argparse.Namespace) -> dict[str, object]:
+    """The same load twice: its background reads what it is sent, and then it never does."""
+    rates = {}
+    memory = {}
+    for name in ("reading", "never_reading"):
+        reading = name == "reading"
+        rates[name] = await _beside(server, args, reading=reading)
+        memory[name] = server.peak_rss_bytes() >> 20
+    return {
+        "background": args.readers,
+        "tokens_per_second": rates,
+        "slowdown": 1 - rates["never_reading"] / rates["reading"],
+        "peak_rss_mib": memory,
+    }
+
+
+async def _beside(server: ServerProcess, args: argparse.Namespace, *, reading: bool) -> float:
+    """Tokens per second of 16 closed-loop clients beside the background."""
+    background = Clients(server.address, args.readers)
+    await background.connect()
+    tasks: list[asyncio.Task[Result]] = []
+    for index in range(args.readers):
+        message = request(prompt_of(1000 + index, 16), 450)
+        if reading:
+            tasks.append(asyncio.ensure_future(background.run(message)))
+        else:
+            background.leave_unread(message)
+    await background.all_begun()
+    clients = Clients(server.address, 16)
+    rate = await _closed_loop(clients, 16, args.seconds, args.new_tokens)
+    await clients.close()
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+    await background.close()
+    return rate
+
+
+async def _closed_loop(clients: Clients, num_clients: int, seconds: float, new_tokens: int) -> float:
+    """Tokens per second of complete requests, while each client sends one after the other."""
+    end = time.perf_counter() + seconds
+    started = time.perf_counter()
+    num_tokens = 0
+
+    async def client(number: int) -> None:
+        nonlocal num_tokens
+        turn = 0
+        while time.perf_counter() < end:
+            turn += 1
+            result = await clients.run(request(prompt_of(10_000 * number + turn, 16), new_tokens))
+            if result.is_complete:
+                num_tokens += len(result.token_ids)
+
+    await asyncio.gather(*(client(number) for number in range(num_clients)))
+    return num_tokens / (time.perf_counter() - started)
+
+
+async def overload(server: ServerProcess, args: argparse.Namespace) -> dict[str, object]:
+    """Finds the peak with closed-loop clients, then sends three times as much, whatever comes back."""
+    clients = Clients(server.address, 400)
+    await clients.connect()
+    await _closed_loop(clients, 64, 3.0, args.new_tokens)
+    quiet = await _first_tokens(clients, args.new_tokens)
+    peak = await _closed_loop(clients, 64, args.seconds / 3, args.new_tokens)
+    results = await _open_loop(clients, 3 * peak / args.new_tokens, args.seconds, args.new_tokens)
+    started, ended = results[0].sent_at, results[0].sent_at + args.seconds
+    in_time = [r for r in results if r.is_complete and started <= r.sent_at + r.total <= ended]
+    goodput = sum(len(r.token_ids) for r in in_time) / args.seconds
+    last = max(r.sent_at + r.total for r in results)
+    recovery = await _recovery(clients, quiet, ended, args.new_tokens)
+    await clients.close()
+    complete = [r.first_token for r in results if r.is_complete]
+    refused = [r.decided for r in results if r.code == "RESOURCE_EXHAUSTED"]
+    return {
+        "seconds": args.seconds,
+        "peak_tokens_per_second": peak,
+        "offered_tokens_per_second": 3 * peak,
+        "goodput_tokens_per_second": goodput,
+        "goodput_over_peak": goodput / peak,
+        "sent": len(results),
+        "complete": len(complete),
+        "refused": len(refused),
+        "other": sorted({r.code for r in results} - {"OK", "RESOURCE_EXHAUSTED"}),
+        "refusal_p99_seconds": _percentile(refused, 99),
+        "first_token_p50_seconds": _percentile(complete, 50),
+        "first_token_p99_seconds": _percentile(complete, 99),
+        "drained_seconds": max(0.0, last - ended),
+        "recovery_seconds": recovery,
+        "peak_rss_mib": server.peak_rss_bytes() >> 20,
+    }
+
+
+async def _open_loop(
+    clients: Clients, requests_per_second: float, seconds: float, new_tokens: int
+) -> list[Result]:
+    started = time.perf_counter()
+    tasks: list[asyncio.Task[Result]] = []
+    while (now := time.perf_counter() - started) < seconds:
+        while len(tasks) < now * requests_per_second:
+            message = request(prompt_of(len(tasks), 16), new_tokens)
+            tasks.append(asyncio.ensure_future(clients.run(message)))
+        await asyncio.sleep(0.005)
+    return await asyncio.gather(*tasks)
+
+
+async def _first_tokens(clients: Clients, new_tokens: int) -> float:
+    """The median time to the first token of a request that is alone."""
+    runs = [await clients.run(request(prompt_of(i, 16), new_tokens)) for i in range(9)]
+    return statistics.median(r.first_token for r in runs)
+
+
+async def _recovery(clients: Clients, quiet: float, ended: float, new_tokens: int) -> float:
+    """Seconds after the load's end until a first token comes as fast as before, twice over at most."""
+    turn = 0
+    while time.perf_counter() - ended < 60:
+        turn += 1
+        result = await clients.run(request(prompt_of(500_000 + turn, 16), new_tokens))
+        if result.is_complete and result.first_token <= max(2 * quiet, quiet + 0.02):
+            return max(0.0, result.sent_at - ended)
+    return float("inf")
+
+
+async def prefix(server: ServerProcess, args: argparse.Namespace) -> dict[str, object]:
+    """Time to the first token of 400 tokens and 16 more: a new prefix each time, then one that is known."""
+    clients = Clients(server.address, 1)
+    common = prompt_of(77, 400)
+    await clients.run(request([*common, *prompt_of(78, 16)], 1))
+    cold, warm = [], []
+    for turn in range(args.repeats):
+        fresh = [*prompt_of(1000 + turn, 400), *prompt_of(turn, 16)]
+        cold.append(await clients.run(request(fresh, 1)))
+        warm.append(await clients.run(request([*common, *prompt_of(2000 + turn, 16)], 1)))
+    await clients.close()
+    cold_seconds = statistics.median(r.first_token for r in cold)
+    warm_seconds = statistics.median(r.first_token for r in warm)
+    return {
+        "cold_seconds": cold_seconds,
+        "warm_seconds": warm_seconds,
+        "ratio": cold_seconds / warm_seconds,
+        "cached_tokens": [statistics.median(r.cached for r in runs) for runs in (cold, warm)],
+    }
+
+
+def _percentile(values: Sequence[float], percent: int) -> float:
+    if not values:
+        return 0.0
+    ordered = sorted(values)
+    return ordered[min(len(ordered) - 1, len(ordered) * percent // 100)]
+
+
+@dataclass(frozen=True, slots=True)
+class Benchmark:
+    run: Scenario
+    serve_arguments: tuple[str, ...] = ()
+
+
+BENCHMARKS = {
+    "streams": Benchmark(streams),
+    "readers": Benchmark(readers, ("--max-queue-requests", "512")),
+    "overload": Benchmark(overload),
+    "prefix": Benchmark(prefix),
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("scenario", choices=BENCHMARKS)
+    parser.add_argument("--checkpoint", type=Path, default=DEMO)
+    parser.add_argument("--workers", type=int, default=0)
+    parser.add_argument("--streams", type=int, default=1000)
+    parser.add_argument("--readers", type=int, default=200)
+    parser.add_argument("--new-tokens", type=int, default=20)
+    parser.add_argument("--seconds", type=float, default=60.0)
+    parser.add_argument("--repeats", type=int, default=15)
+    args = parser.parse_args()
+    chosen = BENCHMARKS[args.scenario]
+    with tempfile.TemporaryDirectory(prefix="expertmesh-bench-") as folder:
+        arguments = ["--workers", str(args.workers), *chosen.serve_arguments]
+        with serving(args.checkpoint, arguments, Path(folder) / "log") as server:
+            found = asyncio.run(_run(chosen.run, server, args))
+    for name, value in found.items():
+        print(f"{name:<32} {value}")
+    print(json.dumps({"benchmark": f"service.{args.scenario}", **found}))
+
+
+async def _run(scenario: Scenario, server: ServerProcess, args: argparse.Namespace) -> dict[str, object]:
+    return await scenario(server, args)
+
+
+if __name__ == "__main__":
+    main()

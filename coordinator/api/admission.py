@@ -1,0 +1,82 @@
+"""Admission: how much may run and wait. Whoever does not fit is refused at once. Lives on one event loop."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from coordinator.api.errors import ApiError, Quota, Reason
+
+DEFAULT_MAX_REQUESTS = 256
+DEFAULT_MAX_TOKENS = 1 << 18
+
+
+@dataclass(frozen=True, slots=True)
+class AdmissionConfig:
+    """`max_requests` bounds sequences that run or wait, `max_tokens` the prompt tokens of those that wait."""
+
+    max_requests: int = DEFAULT_MAX_REQUESTS
+    max_tokens: int = DEFAULT_MAX_TOKENS
+
+
+class Ticket:
+    """One request's place. Grows as more becomes known of the request, and shrinks when it has begun."""
+
+    def __init__(self, admission: "Admission") -> None:
+        self._admission = admission
+        self._num_sequences = 0
+        self._num_tokens = 0
+
+    def take_sequences(self, count: int) -> None:
+        """Raises QUEUE_FULL unless there is room for all of them."""
+        self._admission.add_sequences(count)
+        self._num_sequences += count
+
+    def wait_with(self, num_tokens: int) -> None:
+        """Counts the prompt as waiting. Raises QUEUE_FULL when too much waits already."""
+        self._admission.add_tokens(num_tokens)
+        self._num_tokens = num_tokens
+
+    def started(self) -> None:
+        """Its first output is there: the prompt waits no longer."""
+        self._admission.add_tokens(-self._num_tokens)
+        self._num_tokens = 0
+
+    def release(self) -> None:
+        self.started()
+        self._admission.add_sequences(-self._num_sequences)
+        self._num_sequences = 0
+
+
+class Admission:
+    """Counts what runs and waits."""
+
+    def __init__(self, config: AdmissionConfig | None = None) -> None:
+        self._config = config or AdmissionConfig()
+        self.num_sequences = 0
+        self.num_waiting_tokens = 0
+
+    @contextmanager
+    def ticket(self) -> Iterator[Ticket]:
+        ticket = Ticket(self)
+        try:
+            yield ticket
+        finally:
+            ticket.release()
+
+    def add_sequences(self, count: int) -> None:
+        most = self._config.max_requests
+        if count > 0 and self.num_sequences + count > most:
+            raise _full("requests", f"{self.num_sequences} of {most} sequences run or wait")
+        self.num_sequences += count
+
+    def add_tokens(self, count: int) -> None:
+        """A prompt longer than the limit is taken when no other waits: it can never become shorter."""
+        most = self._config.max_tokens
+        if count > 0 and self.num_waiting_tokens and self.num_waiting_tokens + count > most:
+            raise _full("tokens", f"{self.num_waiting_tokens} of {most} prompt tokens wait")
+        self.num_waiting_tokens += count
+
+
+def _full(subject: str, description: str) -> ApiError:
+    message = f"the queue is full: {description}; try again later"
+    return ApiError.of(Reason.QUEUE_FULL, message, quota=Quota(subject, description))

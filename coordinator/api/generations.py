@@ -1,0 +1,193 @@
+"""One generation from message to events, for every front: admission, validation, engine, facts."""
+
+import asyncio
+import time
+from collections.abc import AsyncGenerator, Callable, Mapping
+from contextlib import ExitStack, aclosing
+from dataclasses import dataclass, field, replace
+from typing import Protocol, TypeVar
+
+from google.protobuf.message import Message
+
+from coordinator.api.errors import ApiError, Reason
+from coordinator.api.events import EventWriter
+from coordinator.api.gate import Gate
+from coordinator.api.quotas import NoQuotas, Quotas
+from coordinator.api.validation import Generation, resolve
+from coordinator.engine.request import Output
+from protos.expertmesh.v1 import generation_pb2 as pb
+
+# Larger messages, and those whose checks take long whatever their size, are checked off the event loop.
+MAX_INLINE_BYTES = 16 << 10
+
+R = TypeVar("R")
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Who asks. `key_id` is the name of an API key; it also keeps cached prompts apart. `deadline` is by
+    `time.monotonic()`."""
+
+    request_id: str
+    peer: str = ""
+    key_id: str = ""
+    transport: str = "grpc"
+    streams: bool = False
+    trace_parent: Mapping[str, str] = field(default_factory=dict)
+    deadline: float | None = None
+
+
+@dataclass(slots=True)
+class Facts:
+    """What becomes known of one request, for the log, the metrics and the trace. Times are in seconds.
+
+    `gaps` are (seconds per token, tokens) between outputs of one sequence.
+    """
+
+    generation: Generation | None = None
+    model: str = ""
+    cached_tokens: int = 0
+    completion_tokens: int = 0
+    finish_reasons: dict[int, str] = field(default_factory=dict)
+    queue_time: float | None = None
+    time_to_first_token: float | None = None
+    total_time: float = 0.0
+    gaps: list[tuple[float, int]] = field(default_factory=list)
+
+    @property
+    def prompt_tokens(self) -> int:
+        return 0 if self.generation is None else len(self.generation.request.prompt_ids)
+
+
+class RequestObserver(Protocol):
+    """Told of every request that is looked at. Lives on the event loop; must be quick and must not raise."""
+
+    def started(self, caller: Caller, facts: Facts) -> object | None:
+        """A valid request goes to the engine; what this returns becomes its `Request.trace`."""
+
+    def finished(self, caller: Caller, facts: Facts, error: ApiError | None, *, cancelled: bool) -> None: ...
+
+
+class NullObserver:
+    """Tells nobody."""
+
+    def started(self, caller: Caller, facts: Facts) -> object | None:
+        return None
+
+    def finished(self, caller: Caller, facts: Facts, error: ApiError | None, *, cancelled: bool) -> None:
+        return None
+
+
+@dataclass(frozen=True, slots=True)
+class Front:
+    """What all fronts share. `max_seconds` ends a request that nobody else ends."""
+
+    gate: Gate
+    observer: RequestObserver = field(default_factory=NullObserver)
+    quotas: Quotas = field(default_factory=NoQuotas)
+    max_seconds: float = 3600.0
+
+
+async def run(
+    message: pb.GenerateRequest,
+    caller: Caller,
+    front: Front,
+    facts: Facts,
+) -> AsyncGenerator[pb.GenerateStreamResponse, None]:
+    """Yields the events of a response; closing it aborts what still runs. Raises ApiError and whatever the
+    engine raises.
+
+    The first event comes at admission, before any work is done.
+    """
+    arrival_time = time.monotonic()
+    num_sequences = max(1, message.sampling.num_sequences)
+    with ExitStack() as held:
+        backend = held.enter_context(front.gate.call())
+        held.enter_context(front.gate.claim(caller.request_id))
+        held.enter_context(front.quotas.enter(caller.key_id))
+        ticket = held.enter_context(front.gate.admission.ticket())
+        ticket.take_sequences(min(num_sequences, backend.model.max_num_sequences))
+        salt = caller.key_id.encode()
+        arguments = (message, backend.model, caller.request_id, arrival_time, salt)
+        generation = await off_loop(message, resolve, *arguments)
+        facts.generation, facts.model = generation, generation.model
+        ticket.wait_with(facts.prompt_tokens)
+        check_deadline(caller)
+        request = replace(generation.request, trace=front.observer.started(caller, facts))
+        writer = EventWriter(generation, backend.model.tokenizer)
+        for event in writer.prompt():
+            yield event
+        clock = _Clock(facts, arrival_time)
+        try:
+            async with aclosing(backend.engine.stream(request)) as outputs:
+                async for output in _until(outputs, front.max_seconds):
+                    ticket.started()
+                    clock.saw(output)
+                    for event in writer.events(output):
+                        yield event
+        finally:
+            facts.cached_tokens = writer.num_cached
+            front.quotas.spent(caller.key_id, facts.prompt_tokens + facts.completion_tokens)
+        assert writer.done, "the engine's stream ended without a last output"
+
+
+async def off_loop(message: Message, function: Callable[..., R], *arguments: object) -> R:
+    """Calls a function that takes as long as the message is large; in a thread where that is long."""
+    if message.ByteSize() <= MAX_INLINE_BYTES and not _is_costly(message):
+        return function(*arguments)
+    return await asyncio.to_thread(function, *arguments)
+
+
+def check_deadline(caller: Caller) -> None:
+    if caller.deadline is not None and time.monotonic() >= caller.deadline:
+        raise ApiError.of(Reason.DEADLINE_EXCEEDED, "the deadline passed before the request could begin")
+
+
+async def _until(outputs: AsyncGenerator[Output, None], seconds: float) -> AsyncGenerator[Output, None]:
+    """Passes outputs on. The time limit covers the waits for them and never what their reader does."""
+    end = asyncio.get_running_loop().time() + seconds
+    while True:
+        try:
+            async with asyncio.timeout_at(end):
+                output = await anext(outputs)
+        except StopAsyncIteration:
+            return
+        except TimeoutError:
+            raise _too_old(seconds) from None
+        yield output
+
+
+def _too_old(seconds: float) -> ApiError:
+    return ApiError.of(Reason.DEADLINE_EXCEEDED, f"a request may take {seconds:.0f} s on this server")
+
+
+def _is_costly(message: Message) -> bool:
+    """Compiling a constraint and rendering a template take long for short messages as well."""
+    if not isinstance(message, pb.GenerateRequest):
+        return isinstance(message, pb.TokenizeRequest) and message.WhichOneof("input") == "chat"
+    return message.HasField("constraint") or message.WhichOneof("prompt") == "chat"
+
+
+class _Clock:
+    """Writes times and counts into the facts, output by output."""
+
+    def __init__(self, facts: Facts, arrival_time: float) -> None:
+        self._facts = facts
+        self._arrival_time = arrival_time
+        self._last: dict[int, float] = {}
+
+    def saw(self, output: Output) -> None:
+        facts, now, count = self._facts, time.monotonic(), len(output.token_ids)
+        if count:
+            facts.completion_tokens += count
+            if facts.time_to_first_token is None:
+                facts.time_to_first_token = now - self._arrival_time
+            before = self._last.get(output.index)
+            if before is not None:
+                facts.gaps.append(((now - before) / count, count))
+            self._last[output.index] = now
+        if output.finish_reason is not None:
+            facts.finish_reasons[output.index] = output.finish_reason.value
+        if output.timings is not None:
+            queue_time = output.timings.queue_time
+            facts.queue_time = queue_time if facts.queue_time is None else min(facts.queue_time, queue_time)

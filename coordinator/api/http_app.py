@@ -1,0 +1,306 @@
+"""The OpenAI-compatible HTTP API: routes, ids, keys and errors. What the routes do is in http_*.py."""
+
+import json
+import logging
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from importlib import metadata
+from typing import Any
+from uuid import uuid4
+
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from coordinator.api import http_chat, http_completions, tokenization
+from coordinator.api.auth import Authenticator, single
+from coordinator.api.errors import ApiError, Reason, translate
+from coordinator.api.generations import Caller, Front
+from coordinator.api.http_answer import Asked, Shape, StreamOptions
+from coordinator.api.http_errors import error_response, plain_error
+from coordinator.api.http_json import Body, integers, invalid, read_object
+from coordinator.api.http_parameters import UnknownFields
+from coordinator.api.http_respond import Job, respond
+from coordinator.api.http_shapes import token_text
+from coordinator.api.served_model import ServedModel
+from coordinator.api.violations import REQUEST_ID, Violations
+from protos.expertmesh.v1 import generation_pb2 as pb
+
+logger = logging.getLogger(__name__)
+
+Handler = Callable[[Request, "_Call"], Awaitable[Response]]
+
+
+@dataclass(frozen=True, slots=True)
+class HttpServices:
+    """What the routes need. `readiness` gives reasons against, `metrics` a text and its content type;
+    `observed` is told path, method, status and seconds of every request."""
+
+    front: Front
+    authenticator: Authenticator
+    readiness: Callable[[], Sequence[str]]
+    metrics: Callable[[], tuple[bytes, str]]
+    observed: Callable[[str, str, int, float], None]
+    write_stall_timeout: float = 60.0
+
+
+@dataclass(slots=True)
+class _Call:
+    """One request: who asks, under which id."""
+
+    request_id: str
+    key_id: str = ""
+    is_chat: bool = False
+
+
+class HttpApi:
+    """The routes' handlers."""
+
+    def __init__(self, services: HttpServices) -> None:
+        self._services = services
+        self._unknown = UnknownFields()
+        self._created = int(time.time())
+
+    def app(self) -> Starlette:
+        open_routes: dict[str, tuple[str, Handler]] = {
+            "/health": ("GET", self._health),
+            "/readyz": ("GET", self._health),
+            "/livez": ("GET", self._alive),
+        }
+        closed_routes: dict[str, tuple[str, Handler]] = {
+            "/v1/completions": ("POST", self._completions),
+            "/v1/chat/completions": ("POST", self._chat),
+            "/v1/models": ("GET", self._models),
+            "/v1/models/{model:path}": ("GET", self._model),
+            "/tokenize": ("POST", self._tokenize),
+            "/detokenize": ("POST", self._detokenize),
+            "/tokenizer_info": ("GET", self._tokenizer_info),
+            "/metrics": ("GET", self._metrics),
+            "/version": ("GET", self._version),
+        }
+        routes = [
+            Route(path, self._endpoint(path, handler, needs_key=routes is closed_routes), methods=[method])
+            for routes in (open_routes, closed_routes)
+            for path, (method, handler) in routes.items()
+        ]
+        return Starlette(routes=routes, exception_handlers={HTTPException: self._not_found})
+
+    def _endpoint(
+        self, path: str, handler: Handler, *, needs_key: bool
+    ) -> Callable[[Request], Awaitable[Response]]:
+        """A handler behind the key check, whose every exception is an error response."""
+
+        async def endpoint(request: Request) -> Response:
+            started = time.monotonic()
+            call = _Call(_header_id(request) or str(uuid4()))
+            try:
+                if needs_key:
+                    call.key_id = self._identify(request)
+                response = await handler(request, call)
+            except Exception as error:  # noqa: BLE001 - the top of a request
+                response = _failed(error, call)
+            response.headers.setdefault("x-request-id", call.request_id)
+            status = response.status_code
+            self._services.observed(path, request.method, status, time.monotonic() - started)
+            return response
+
+        return endpoint
+
+    def _identify(self, request: Request) -> str:
+        authorization = single(request.headers.getlist("authorization"))
+        return self._services.authenticator.check(authorization, _peer(request)).key_id
+
+    async def _not_found(self, request: Request, error: Exception) -> Response:
+        """Also behind the key: whether a path exists is nobody's business without one."""
+        assert isinstance(error, HTTPException)
+        call = _Call(str(uuid4()))
+        try:
+            self._identify(request)
+        except ApiError as refused:
+            return error_response(refused, call.request_id)
+        finally:
+            self._services.observed("unknown", "unknown", error.status_code, 0.0)
+        if error.status_code == 405:
+            return plain_error(405, "this method is not allowed here", "method_not_allowed")
+        return plain_error(404, "there is no such path", "not_found")
+
+    async def _completions(self, request: Request, call: _Call) -> Response:
+        body = Body(await read_object(request))
+        model = self._model_named(body)
+        asked = http_completions.parse(body, model, _streaming(body))
+        return await self._respond(asked, http_completions.CompletionShape(asked.wants), body, request, call)
+
+    async def _chat(self, request: Request, call: _Call) -> Response:
+        call.is_chat = True
+        body = Body(await read_object(request))
+        self._model_named(body)
+        asked = http_chat.parse(body, _streaming(body))
+        return await self._respond(asked, http_chat.ChatShape(asked.wants), body, request, call)
+
+    async def _respond(
+        self, asked: Asked, shape: Shape, body: Body, request: Request, call: _Call
+    ) -> Response:
+        services = self._services
+        call.request_id = _request_id(body, request) or call.request_id
+        self._unknown.seen(body.unread)
+        caller = Caller(
+            request_id=call.request_id,
+            peer=_peer(request),
+            key_id=call.key_id,
+            transport="http",
+            streams=asked.streaming.stream,
+            trace_parent={k: v for k, v in request.headers.items() if k in ("traceparent", "tracestate")},
+        )
+        model = self._served().name
+        job = Job(asked, shape, caller, services.front, model, services.write_stall_timeout)
+        return await respond(job, request)
+
+    def _served(self) -> ServedModel:
+        """Raises NOT_READY, DRAINING."""
+        with self._services.front.gate.call() as backend:
+            return backend.model
+
+    def _model_named(self, body: Body) -> ServedModel:
+        served = self._served()
+        served.check_name(body.text("model") or "")
+        return served
+
+    async def _models(self, request: Request, call: _Call) -> Response:
+        served = self._served()
+        names = (served.name, *served.aliases)
+        return _json({"object": "list", "data": [self._model_object(served, name) for name in names]})
+
+    async def _model(self, request: Request, call: _Call) -> Response:
+        served, name = self._served(), str(request.path_params["model"])
+        served.check_name(name)
+        return _json(self._model_object(served, name))
+
+    def _model_object(self, served: ServedModel, name: str) -> dict[str, Any]:
+        return {
+            "id": name,
+            "object": "model",
+            "created": self._created,
+            "owned_by": "expertmesh",
+            "root": served.name,
+            "max_model_len": served.max_context,
+        }
+
+    async def _tokenize(self, request: Request, call: _Call) -> Response:
+        body = Body(await read_object(request))
+        served = self._model_named(body)
+        message = pb.TokenizeRequest(return_token_bytes=True)
+        messages = body.array("messages")
+        if messages is None:
+            prompt = body.text("prompt")
+            if prompt is None:
+                raise invalid("prompt", "is required")
+            message.text = prompt
+        else:
+            http_chat.fill_chat(messages, message.chat)
+        add_special = body.boolean("add_special_tokens")
+        if add_special is not None:
+            message.add_special_tokens = add_special
+        found = tokenization.tokenize(message, served)
+        return _json(
+            {
+                "count": len(found.token_ids),
+                "max_model_len": found.max_context_length,
+                "tokens": list(found.token_ids),
+                "token_strs": [token_text(each) for each in found.token_bytes],
+            }
+        )
+
+    async def _detokenize(self, request: Request, call: _Call) -> Response:
+        body = Body(await read_object(request))
+        served = self._model_named(body)
+        tokens = body.array("tokens")
+        if tokens is None:
+            raise invalid("tokens", "is required")
+        message = pb.DetokenizeRequest(token_ids=integers(tokens, "tokens"))
+        return _json({"prompt": tokenization.detokenize(message, served).text})
+
+    async def _tokenizer_info(self, request: Request, call: _Call) -> Response:
+        served = self._served()
+        tokenizer, generation = served.require_tokenizer("tokenizer"), served.generation
+        eos = generation.eos_token_ids[0] if generation.eos_token_ids else None
+        return _json(
+            {
+                "tokenizer_class": "ByteLevelBPE",
+                "vocab_size": served.config.vocab_size,
+                "model_max_length": served.max_context,
+                "bos_token": _special(tokenizer.token_bytes, generation.bos_token_id),
+                "eos_token": _special(tokenizer.token_bytes, eos),
+                "pad_token": _special(tokenizer.token_bytes, generation.pad_token_id),
+                "chat_template": None if served.chat_template is None else served.chat_template.source,
+            }
+        )
+
+    async def _metrics(self, request: Request, call: _Call) -> Response:
+        text, content_type = self._services.metrics()
+        return Response(text, headers={"content-type": content_type})
+
+    async def _version(self, request: Request, call: _Call) -> Response:
+        return _json({"version": metadata.version("expertmesh")})
+
+    async def _health(self, request: Request, call: _Call) -> Response:
+        reasons = list(self._services.readiness())
+        if not reasons:
+            return _json({})
+        return _json({"status": "not ready", "reasons": reasons}, 503)
+
+    async def _alive(self, request: Request, call: _Call) -> Response:
+        return _json({})
+
+
+def _failed(error: Exception, call: _Call) -> Response:
+    found = translate(error, call.request_id)
+    if found.reason is Reason.INTERNAL:
+        logger.error("request %s: internal error", call.request_id, exc_info=error)
+    return error_response(found, call.request_id, is_chat=call.is_chat)
+
+
+def _streaming(body: Body) -> StreamOptions:
+    options = body.mapping("stream_options")
+    stream = bool(body.boolean("stream"))
+    if options is None:
+        return StreamOptions(stream)
+    if not stream:
+        raise invalid("stream_options", "needs stream to be true")
+    inner = Body(options, "stream_options.")
+    return StreamOptions(
+        stream, bool(inner.boolean("include_usage")), bool(inner.boolean("continuous_usage_stats"))
+    )
+
+
+def _header_id(request: Request) -> str:
+    for name in ("x-request-id", "x-correlation-id"):
+        value = request.headers.get(name, "")
+        if REQUEST_ID.fullmatch(value):
+            return value
+    return ""
+
+
+def _request_id(body: Body, request: Request) -> str:
+    """The caller's own id: in the body, else in a header. Raises ApiError for one that is none."""
+    given = body.text("request_id") or ""
+    for name in ("x-request-id", "x-correlation-id"):
+        given = given or request.headers.get(name, "")
+    violations = Violations()
+    violations.check_request_id("request_id", given)
+    violations.raise_if_any()
+    return given
+
+
+def _peer(request: Request) -> str:
+    return "" if request.client is None else f"{request.client.host}:{request.client.port}"
+
+
+def _special(token_bytes: Callable[[int], bytes], token_id: int | None) -> str | None:
+    return None if token_id is None else token_text(token_bytes(token_id))
+
+
+def _json(value: object, status: int = 200) -> Response:
+    return Response(json.dumps(value), status, media_type="application/json")

@@ -1,0 +1,117 @@
+"""Metrics of the expert workers, from one record per dispatch."""
+
+import statistics
+from collections.abc import Mapping, Sequence
+from enum import StrEnum
+from typing import Protocol
+
+from prometheus_client import CollectorRegistry, Counter, Histogram
+
+from coordinator.api import metrics_names as names
+from coordinator.api.metrics_names import PREFIX
+
+
+class Dispatch(Protocol):
+    """What is read of a dispatch; a pool's DispatchRecord has it."""
+
+    @property
+    def seconds(self) -> float: ...
+    @property
+    def combine_seconds(self) -> float: ...
+    @property
+    def bytes_sent(self) -> int: ...
+    @property
+    def bytes_received(self) -> int: ...
+    @property
+    def rows(self) -> Mapping[int, int]: ...
+    @property
+    def compute_seconds(self) -> Mapping[int, float]: ...
+    @property
+    def retries(self) -> Mapping[StrEnum, int]: ...
+
+
+class ExpertMetrics:
+    """Told on the engine's thread."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self._registry = registry
+        self._is_open = False
+
+    def open(self, model: str, ranks: Sequence[int]) -> None:
+        self._model = model
+        self._seconds = self._histogram("expert_dispatch_seconds", "One layer's dispatch and answer.")
+        self._combine = self._histogram("expert_combine_seconds", "Combining a layer's answers.")
+        self._straggler = self._histogram("expert_straggler_seconds", "Slowest worker less the median.")
+        compute = Histogram(
+            f"{PREFIX}expert_compute_seconds",
+            "A worker's own time for one call.",
+            ["model_name", "rank"],
+            registry=self._registry,
+            buckets=names.SHORT_SECONDS,
+        )
+        self._compute = {rank: compute.labels(model, str(rank)) for rank in ranks}
+        self._open_counters(model, ranks)
+        self._is_open = True
+
+    def _open_counters(self, model: str, ranks: Sequence[int]) -> None:
+        tokens = self._counter("expert_tokens", "Token-expert pairs computed.", "rank")
+        self._tokens = {rank: tokens.labels(model, str(rank)) for rank in ranks}
+        num_bytes = self._counter("expert_bytes", "Bytes of rows and answers.", "direction")
+        self._sent = num_bytes.labels(model, "dispatch")
+        self._received = num_bytes.labels(model, "combine")
+        self._retries = self._counter("expert_retries", "Calls that were made again.", "reason")
+        self._restarts = self._counter("expert_worker_restarts", "Workers that came back anew.", "reason")
+        for reason in ("late", "died", "raised", "invalid"):
+            self._retries.labels(model, reason)
+        self._restarts.labels(model, "died")
+        for stem, text in (
+            ("expert_dropped_tokens", "Pairs that nobody computed; stays 0."),
+            ("expert_rebalances", "Changes of the placement."),
+        ):
+            Counter(f"{PREFIX}{stem}", text, ["model_name"], registry=self._registry).labels(model)
+        self._histogram("expert_rebalance_seconds", "One change of the placement.")
+        balance = Histogram(
+            f"{PREFIX}expert_balancedness",
+            "Mean over maximum of pairs per worker and layer; 1 is even.",
+            ["model_name", "phase"],
+            registry=self._registry,
+            buckets=names.BALANCEDNESS,
+        )
+        self._balance = {phase: balance.labels(model, phase) for phase in ("prefill", "decode")}
+
+    def dispatched(self, record: Dispatch) -> None:
+        if not self._is_open:
+            return
+        self._seconds.observe(record.seconds)
+        self._combine.observe(record.combine_seconds)
+        self._sent.inc(record.bytes_sent)
+        self._received.inc(record.bytes_received)
+        for rank, rows in record.rows.items():
+            self._tokens[rank].inc(rows)
+        for rank, seconds in record.compute_seconds.items():
+            self._compute[rank].observe(seconds)
+        times = list(record.compute_seconds.values())
+        if times:
+            self._straggler.observe(max(times) - statistics.median(times))
+        total = sum(record.rows.values())
+        if total:
+            even = total / len(self._tokens) / max(record.rows.values())
+            # A layer of more pairs than a batch can have rows is one of a prompt.
+            self._balance["prefill" if total > _DECODE_PAIRS else "decode"].observe(even)
+        for reason, count in record.retries.items():
+            self._retries.labels(self._model, reason.value).inc(count)
+
+    def _histogram(self, stem: str, text: str) -> Histogram:
+        return Histogram(
+            f"{PREFIX}{stem}",
+            text,
+            ["model_name"],
+            registry=self._registry,
+            buckets=names.SHORT_SECONDS,
+        ).labels(self._model)
+
+    def _counter(self, stem: str, text: str, label: str) -> Counter:
+        return Counter(f"{PREFIX}{stem}", text, ["model_name", label], registry=self._registry)
+
+
+_DECODE_PAIRS = 256

@@ -1,0 +1,81 @@
+"""Operations: what a running server tells and lets do to itself. Knows no transport."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+
+from coordinator.api.errors import ApiError, Reason
+from coordinator.api.violations import REQUEST_ID
+from coordinator.engine.async_engine import AsyncEngine
+
+# As many as can run, and some that have just ended.
+MAX_ABORTS = 4096
+
+
+class WorkerState(StrEnum):
+    STARTING = "starting"
+    READY = "ready"
+    LOST = "lost"
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerView:
+    """One expert worker. `experts` is layer -> expert ids; `routed_tokens` are summed over layers."""
+
+    rank: int
+    node_id: str
+    device: str
+    state: WorkerState
+    routed_tokens: int
+    experts: Mapping[int, tuple[int, ...]]
+
+
+@dataclass(frozen=True, slots=True)
+class ServerFacts:
+    """What does not change while a server runs."""
+
+    version: str
+    instance_id: str
+    models: tuple[str, ...]
+    num_workers: int
+    kv_capacity_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """`kv_usage` is the part of the KV cache in use, in [0, 1]."""
+
+    num_running: int
+    num_waiting: int
+    kv_usage: float
+    kv_capacity_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class Operations:
+    """A running server from its operator's side."""
+
+    facts: ServerFacts
+    engine: AsyncEngine
+    topology: Callable[[], Sequence[WorkerView]]
+
+    def load(self) -> Load:
+        stats = self.engine.stats()
+        used = stats.num_blocks - stats.num_free_blocks
+        usage = used / stats.num_blocks if stats.num_blocks else 0.0
+        return Load(stats.num_running, stats.num_waiting, usage, self.facts.kv_capacity_tokens)
+
+    def abort(self, request_ids: Sequence[str], *, everything: bool) -> tuple[list[str], list[str]]:
+        """Ends requests; returns those that ran and those that did not. Raises ApiError."""
+        if everything == bool(request_ids):
+            raise ApiError.of(Reason.INVALID_FIELD, "either this or all is required", field="request_ids")
+        if len(request_ids) > MAX_ABORTS:
+            message = f"{len(request_ids)} ids are more than {MAX_ABORTS}"
+            raise ApiError.of(Reason.INVALID_FIELD, message, field="request_ids")
+        for index, request_id in enumerate(request_ids):
+            if not REQUEST_ID.fullmatch(request_id):
+                message = "is not 1 to 128 of the characters A-Z a-z 0-9 . _ : -"
+                raise ApiError.of(Reason.INVALID_FIELD, message, field=f"request_ids[{index}]")
+        wanted = self.engine.request_ids if everything else list(dict.fromkeys(request_ids))
+        aborted = [request_id for request_id in wanted if self.engine.abort(request_id)]
+        return aborted, [request_id for request_id in wanted if request_id not in set(aborted)]

@@ -1,0 +1,49 @@
+"""One line in the log for every request: who, what came of it, and how long it took. Never what it said."""
+
+import logging
+
+from coordinator.api.errors import ApiError
+from coordinator.api.generations import Caller, Facts
+
+logger = logging.getLogger(__name__)
+
+
+class RequestLog:
+    """A RequestObserver. The fields are also on the record, for logs that are JSON."""
+
+    def started(self, caller: Caller, facts: Facts) -> object | None:
+        return None
+
+    def finished(self, caller: Caller, facts: Facts, error: ApiError | None, *, cancelled: bool) -> None:
+        fields = request_fields(caller, facts, error, cancelled=cancelled)
+        text = " ".join(f"{name}={value}" for name, value in fields.items())
+        logger.info("request %s", text, extra={"fields": fields})
+
+
+def request_fields(
+    caller: Caller, facts: Facts, error: ApiError | None, *, cancelled: bool
+) -> dict[str, object]:
+    """What is logged; nothing in it can hold a prompt, an output or a key."""
+    code = error.code.value if error is not None else "CANCELLED" if cancelled else "OK"
+    fields: dict[str, object] = {
+        "id": caller.request_id,
+        "peer": caller.peer,
+        "front": caller.transport,
+        "streams": caller.streams,
+        "key": caller.key_id,
+        "model": facts.model,
+        "code": code,
+        "reason": "" if error is None else error.reason.value,
+        "finish": ",".join(facts.finish_reasons[index] for index in sorted(facts.finish_reasons)),
+        "prompt_tokens": facts.prompt_tokens,
+        "cached_tokens": facts.cached_tokens,
+        "tokens": facts.completion_tokens,
+        "queue_seconds": _rounded(facts.queue_time),
+        "first_token_seconds": _rounded(facts.time_to_first_token),
+        "seconds": _rounded(facts.total_time),
+    }
+    return {name: value for name, value in fields.items() if value not in ("", None)}
+
+
+def _rounded(seconds: float | None) -> float | None:
+    return None if seconds is None else round(seconds, 4)

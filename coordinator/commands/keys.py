@@ -1,0 +1,39 @@
+"""expertmesh keys new NAME: makes an API key. The key is shown once; a server only ever has its hash."""
+
+import argparse
+import sys
+
+from coordinator.api.api_keys import Limits, key_of, new_secret, parse_limits
+from moe_model.errors import ConfigError
+
+HELP = "make API keys"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    actions = parser.add_subparsers(dest="action", required=True, metavar="new")
+    new = actions.add_parser("new", help="make a key and the line for the key file")
+    new.add_argument("name", metavar="NAME", help="who uses it; shown in logs")
+    new.add_argument("--admin", action="store_true", help="may use the control service")
+    new.add_argument(
+        "--limits",
+        type=key_limits,
+        default=Limits(),
+        metavar="LIMITS",
+        help="rps=N,concurrent=N,tokens_per_minute=N (those of --key-limits)",
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Raises ConfigError for a name that is none."""
+    secret = new_secret()
+    key = key_of(args.name, secret, is_admin=args.admin, limits=args.limits)
+    sys.stdout.write(f"key, shown this once:   {secret}\nline for the key file:  {key.line()}\n")
+    return 0
+
+
+def key_limits(text: str) -> Limits:
+    """An argument's limits, the same for `serve`."""
+    try:
+        return parse_limits(text)
+    except ConfigError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None

@@ -1,0 +1,31 @@
+"""The arguments that say what a server tells of itself."""
+
+import argparse
+
+from coordinator.api.logging_setup import FORMATS
+from coordinator.config import ObservabilityConfig
+
+LEVELS = ("debug", "info", "warning", "error")
+
+
+def add_observability_arguments(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("logs, metrics and traces")
+    group.add_argument(
+        "--log-format", choices=FORMATS, default="text", help="json: one object per line (text)"
+    )
+    group.add_argument("--log-level", choices=LEVELS, default="info", help="(info)")
+    group.add_argument(
+        "--metrics-compat", choices=("vllm",), help="tell vLLM's metrics under vLLM's names as well"
+    )
+    group.add_argument(
+        "--otlp-endpoint", metavar="URL", help="send traces there over OTLP/gRPC (needs expertmesh[tracing])"
+    )
+
+
+def observability_config(args: argparse.Namespace) -> ObservabilityConfig:
+    return ObservabilityConfig(
+        log_format=args.log_format,
+        log_level=args.log_level,
+        vllm_names=args.metrics_compat == "vllm",
+        otlp_endpoint=args.otlp_endpoint,
+    )

@@ -1,0 +1,68 @@
+"""ControlClient: a running server from its operator's side, over ControlService.
+
+with ControlClient("127.0.0.1:50052") as control:
+    print(control.load().running_requests)
+"""
+
+from collections.abc import Sequence
+from types import TracebackType
+from typing import Any, Self
+
+import grpc
+
+from coordinator.client import client_error
+from coordinator.client_connection import Connection
+from protos.expertmesh.v1 import control_pb2 as pb
+from protos.expertmesh.v1 import control_pb2_grpc
+
+DEFAULT_TIMEOUT = 10.0
+
+
+class ControlClient:
+    """Blocking. Every call has a timeout and raises ClientError."""
+
+    def __init__(
+        self, address: str, *, timeout: float = DEFAULT_TIMEOUT, connection: Connection | None = None
+    ) -> None:
+        self.address = address
+        self._timeout = timeout
+        connection = connection or Connection()
+        self._metadata = connection.metadata
+        self._channel = connection.open(address)
+        self._stub: Any = control_pb2_grpc.ControlServiceStub(self._channel)  # type: ignore[no-untyped-call]
+
+    def server_info(self) -> pb.GetServerInfoResponse:
+        response: pb.GetServerInfoResponse = self._call(self._stub.GetServerInfo, pb.GetServerInfoRequest())
+        return response
+
+    def load(self) -> pb.GetLoadResponse:
+        response: pb.GetLoadResponse = self._call(self._stub.GetLoad, pb.GetLoadRequest())
+        return response
+
+    def topology(self, *, include_experts: bool = False) -> Sequence[pb.ExpertWorker]:
+        request = pb.GetTopologyRequest(include_experts=include_experts)
+        return tuple(self._call(self._stub.GetTopology, request).workers)
+
+    def abort(
+        self, request_ids: Sequence[str] = (), *, everything: bool = False
+    ) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        """Ends requests; returns the ids of those that ran and of those that did not."""
+        response = self._call(self._stub.Abort, pb.AbortRequest(request_ids=request_ids, all=everything))
+        return tuple(response.aborted_request_ids), tuple(response.unknown_request_ids)
+
+    def close(self) -> None:
+        self._channel.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _call(self, method: Any, request: Any) -> Any:
+        try:
+            return method(request, timeout=self._timeout, metadata=self._metadata)
+        except grpc.RpcError as error:
+            raise client_error(error) from None

@@ -1,0 +1,93 @@
+"""Draws one token for each row of a batch, whatever each row wants. Owns what it has counted of each.
+
+A row whose parameters ask for nothing costs nothing; the others are changed together, in a few operations.
+
+Shapes: R rows, V vocabulary, W int32 words of a mask, S slots.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from coordinator.engine.constraint import Matcher
+from coordinator.engine.token_counts import TokenCounts
+from moe_model.penalties import add_bias, is_penalized, penalize
+from moe_model.sampling import SamplingParams, sample, uniforms
+
+
+@dataclass(frozen=True, slots=True)
+class SamplingRow:
+    """What a row is drawn from. `token_ids` are prompt and output so far; `key` is the sequence's own."""
+
+    key: int
+    params: SamplingParams
+    sequence_index: int
+    token_ids: list[int]
+    num_prompt: int
+    matcher: Matcher | None
+
+
+@dataclass(frozen=True, slots=True)
+class Drawn:
+    """One token per row; None where the logits are not finite."""
+
+    token_ids: list[int | None]
+
+
+class Sampler:
+    """Belongs to the engine's thread. Drawing twice gives the same tokens."""
+
+    def __init__(self, vocab_size: int, device: torch.device | str = "cpu") -> None:
+        self._vocab_size = vocab_size
+        self._counts = TokenCounts(vocab_size, device)
+
+    def draw(self, logits_RV: Tensor, rows: Sequence[SamplingRow]) -> Drawn:
+        """Leaves `logits_RV` as they are."""
+        # The maximum is not finite as soon as one entry is NaN or +inf, and costs one pass over the row.
+        finite_R = logits_RV.amax(dim=-1).isfinite()
+        all_finite = bool(finite_R.all())
+        safe_RV = logits_RV if all_finite else logits_RV.nan_to_num()
+        numbers = uniforms(
+            [row.params.seed for row in rows],
+            [row.sequence_index for row in rows],
+            [len(row.token_ids) for row in rows],
+        )
+        ids = sample(self._changed(safe_RV, rows), [row.params for row in rows], numbers)
+        if all_finite:
+            return Drawn(list(ids))
+        return Drawn([i if fine else None for i, fine in zip(ids, finite_R.tolist(), strict=True)])
+
+    def forget(self, key: int) -> None:
+        """The sequence is gone."""
+        self._counts.forget(key)
+
+    def _changed(self, logits_RV: Tensor, rows: Sequence[SamplingRow]) -> Tensor:
+        """The logits after biases, penalties and constraints; the same tensor where there are none."""
+        biased = [i for i, row in enumerate(rows) if row.params.logit_bias]
+        penalized = [i for i, row in enumerate(rows) if is_penalized(row.params)]
+        constrained = [i for i, row in enumerate(rows) if row.matcher is not None]
+        if not (biased or penalized or constrained):
+            return logits_RV
+        logits_RV = logits_RV.clone()
+        if biased:
+            add_bias(logits_RV, biased, [rows[i].params for i in biased])
+        if penalized:
+            chosen = [rows[i] for i in penalized]
+            counts_RV, seen_RV = self._counts.of([(row.key, row.token_ids, row.num_prompt) for row in chosen])
+            params = [row.params for row in chosen]
+            logits_RV[penalized] = penalize(logits_RV[penalized], counts_RV, seen_RV, params)
+        if constrained:
+            allowed_RV = self._allowed([rows[i].matcher for i in constrained]).to(logits_RV.device)
+            logits_RV[constrained] = logits_RV[constrained].masked_fill(~allowed_RV, float("-inf"))
+        return logits_RV
+
+    def _allowed(self, matchers: Sequence[Matcher | None]) -> Tensor:
+        mask_RW = np.zeros((len(matchers), -(-self._vocab_size // 32)), dtype="<i4")
+        for mask_W, matcher in zip(mask_RW, matchers, strict=True):
+            assert matcher is not None
+            matcher.fill_mask(mask_W)
+        bits_RV = np.unpackbits(mask_RW.view(np.uint8), axis=1, bitorder="little", count=self._vocab_size)
+        return torch.from_numpy(bits_RV.astype(np.bool_))

@@ -1,0 +1,142 @@
+"""Fronts: every port of a server, in front of one gate. Knows no engine and no experts.
+
+STARTING --open--> OPEN --withdraw--> WITHDRAWN --drain--> DRAINED --close--> CLOSED
+"""
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+
+from coordinator.api.admission import Admission
+from coordinator.api.gate import Backend, Gate
+from coordinator.api.generations import Front, RequestObserver
+from coordinator.api.grpc_auth import AuthInterceptor
+from coordinator.api.grpc_control import SERVICE as CONTROL
+from coordinator.api.grpc_control import ControlService
+from coordinator.api.grpc_control import behaviours as control_behaviours
+from coordinator.api.grpc_methods import method_handlers
+from coordinator.api.grpc_metrics import MetricsInterceptor
+from coordinator.api.grpc_port import FLUSH_SECONDS, GrpcPort
+from coordinator.api.grpc_server import GrpcServer
+from coordinator.api.grpc_tls import server_credentials
+from coordinator.api.http_app import HttpApi, HttpServices
+from coordinator.api.http_server import HttpServer
+from coordinator.api.metrics import Metrics
+from coordinator.api.operations import Operations
+from coordinator.api.readiness import Readiness, Sources
+from coordinator.api.security import Security
+from coordinator.api.tls import server_context
+from coordinator.config import ServeConfig
+
+logger = logging.getLogger(__name__)
+
+
+class Fronts:
+    """gRPC and its control port."""
+
+    def __init__(self, config: ServeConfig, metrics: Metrics, observer: RequestObserver) -> None:
+        """Raises ConfigError for what must not or cannot be listened to."""
+        security = Security.open(config.security, config.api_key)
+        security.check_addresses(config.addresses.all())
+        self.gate = Gate(Admission(config.admission))
+        self.readiness = Readiness(config.readiness)
+        self._config = config
+        self._metrics = metrics
+        self._front = Front(
+            self.gate,
+            observer=observer,
+            quotas=security.quotas,
+            max_seconds=config.security.max_request_seconds,
+        )
+        self.grpc = GrpcServer(
+            config.addresses.grpc,
+            self._front,
+            credentials=None if security.tls is None else server_credentials(security.tls),
+            interceptors=[MetricsInterceptor(metrics.fronts), AuthInterceptor(security.authenticator)],
+            with_reflection=security.with_reflection,
+        )
+        self.http = self._http_server(security)
+        self._control_service = ControlService(self.gate)
+        self.control = self._control_port(security)
+
+    def _http_server(self, security: Security) -> HttpServer | None:
+        address = self._config.addresses.http
+        if address is None:
+            return None
+        services = HttpServices(
+            front=self._front,
+            authenticator=security.authenticator,
+            readiness=lambda: self.readiness.reasons,
+            metrics=self._metrics.render,
+            observed=self._metrics.fronts.http_observed,
+            write_stall_timeout=self._config.write_stall_timeout,
+        )
+        tls = None if security.tls is None else server_context(security.tls)
+        return HttpServer(address, HttpApi(services).app(), tls)
+
+    def _control_port(self, security: Security) -> GrpcPort | None:
+        address = self._config.addresses.control
+        if address is None:
+            return None
+        return GrpcPort(
+            address,
+            {CONTROL.full_name: method_handlers(CONTROL, control_behaviours(self._control_service))},
+            credentials=None if security.tls is None else server_credentials(security.tls),
+            interceptors=[
+                MetricsInterceptor(self._metrics.fronts),
+                AuthInterceptor(security.authenticator, needs_admin=True),
+            ],
+            with_reflection=security.with_reflection,
+        )
+
+    def bind(self) -> None:
+        """Takes all ports, so that a taken one shows before anything costly begins. Raises ConfigError."""
+        for port in self._ports:
+            port.bind()
+
+    @asynccontextmanager
+    async def serving(self) -> AsyncIterator[None]:
+        """Answers health checks; every other call is refused as NOT_READY until `open`."""
+        async with AsyncExitStack() as stack:
+            for port in self._ports:
+                stack.push_async_callback(port.close)
+                await port.start()
+                self.readiness.listen(port.set_serving)
+            watcher = asyncio.ensure_future(self.readiness.watch())
+            stack.push_async_callback(_ended, watcher)
+            yield
+
+    async def open(self, backend: Backend, operations: Operations, sources: Sources) -> None:
+        """Lets callers in."""
+        self.gate.open(backend)
+        self._control_service.open(operations)
+        await self.readiness.open(sources)
+
+    async def drain(self, grace: float, timeout: float) -> bool:
+        """Says that it is not ready, goes on for `grace` seconds for those who have not heard it, refuses
+        whoever comes then and waits for the others; False when it had to end some of them."""
+        await self.readiness.drain()
+        await self.grpc.withdraw(grace)
+        self.gate.drain()
+        if await self.gate.wait_idle(timeout):
+            return True
+        logger.warning("ending %d calls that outlasted the drain timeout", self.gate.num_calls)
+        self.gate.evict()
+        await self.gate.wait_idle(FLUSH_SECONDS)
+        return False
+
+    def describe(self) -> str:
+        """Where it listens, as name=HOST:PORT."""
+        ports = {"grpc": self.grpc, "http": self.http, "control": self.control}
+        return " ".join(f"{name}={port.address}" for name, port in ports.items() if port is not None)
+
+    @property
+    def _ports(self) -> list[GrpcPort | HttpServer]:
+        return [port for port in (self.grpc, self.http, self.control) if port is not None]
+
+
+async def _ended(task: asyncio.Task[None]) -> None:
+    task.cancel()
+    with suppress(asyncio.CancelledError):
+        await task

@@ -1,0 +1,109 @@
+"""A whole server: all fronts around one engine, in the order in which they open and close.
+
+The ports are taken first, so that a taken one shows before anything costly starts; loading runs on other
+threads, so that health checks are answered and a signal is heard meanwhile.
+"""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from importlib import metadata
+from uuid import uuid4
+
+from coordinator.api.gate import Backend
+from coordinator.api.metrics import Metrics, MetricSources
+from coordinator.api.observers import RequestObservers
+from coordinator.api.operations import Operations, ServerFacts
+from coordinator.api.readiness import Sources
+from coordinator.api.request_log import RequestLog
+from coordinator.api.served_model import ServedModel
+from coordinator.api.tracing import Tracing
+from coordinator.config import ObservabilityConfig, ServeConfig
+from coordinator.engine.async_engine import AsyncEngine
+from coordinator.engine.observer import EngineObservers
+from coordinator.engine.request import ContextOverflow, Request, StopRules
+from coordinator.fronts import Fronts
+from coordinator.main import build_engine, missing_experts_of, open_experts, served_model, topology_of
+from moe_model.checkpoint import Checkpoint
+from moe_model.experts import ExpertBackend
+from moe_model.sampling import SamplingParams
+
+
+@dataclass(frozen=True, slots=True)
+class RunningServer:
+    """A server that can serve."""
+
+    fronts: Fronts
+    engine: AsyncEngine
+    experts: ExpertBackend
+    startup_seconds: float
+
+
+@asynccontextmanager
+async def open_server(config: ServeConfig) -> AsyncIterator[RunningServer]:
+    """A whole server, ready; everything it started ends with the block. Raises ExpertMeshError."""
+    started = time.monotonic()
+    watchers = _Watchers(config.observability)
+    fronts = Fronts(config, watchers.metrics, watchers.requests)
+    fronts.bind()
+    async with AsyncExitStack() as stack:
+        stack.callback(watchers.close)
+        await stack.enter_async_context(fronts.serving())
+        checkpoint = await asyncio.to_thread(Checkpoint.open, config.checkpoint)
+        model = await asyncio.to_thread(served_model, checkpoint, config.model, config.engine)
+        if model.constraints is not None:
+            stack.callback(model.constraints.close)
+        opened = open_experts(checkpoint, config.engine, config.workers, watchers.pools)
+        experts = await asyncio.to_thread(opened.__enter__)
+        stack.push_async_callback(asyncio.to_thread, opened.__exit__, None, None, None)
+        wait_timeout = config.workers.expert_wait_timeout
+        core = await asyncio.to_thread(
+            build_engine, checkpoint, config.engine, experts, wait_timeout, watchers.engine
+        )
+        engine = AsyncEngine(core)
+        stack.push_async_callback(engine.close)
+        await _warm_up(engine)
+        topology = topology_of(experts)
+        metric_sources = MetricSources(engine.stats, topology, config.engine.block_size)
+        watchers.metrics.open(model.name, model.max_context, metric_sources)
+        operations = Operations(_facts(config, model), engine, topology)
+        sources = Sources(engine.stats, missing_experts_of(experts))
+        await fronts.open(Backend(model, engine), operations, sources)
+        yield RunningServer(fronts, engine, experts, time.monotonic() - started)
+
+
+class _Watchers:
+    """Whoever is told of requests, steps and dispatches."""
+
+    def __init__(self, config: ObservabilityConfig) -> None:
+        """Raises ConfigError when traces are asked for and cannot be had."""
+        self.metrics = Metrics(vllm_names=config.vllm_names)
+        endpoint = config.otlp_endpoint
+        self._tracing = None if endpoint is None else Tracing.to_endpoint(endpoint)
+        tracing = () if self._tracing is None else (self._tracing,)
+        self.requests = RequestObservers([*tracing, self.metrics.requests, RequestLog()])
+        self.engine = EngineObservers([*tracing, self.metrics.requests])
+        self.pools = [*tracing, self.metrics.experts]
+
+    def close(self) -> None:
+        if self._tracing is not None:
+            self._tracing.close()
+
+
+def _facts(config: ServeConfig, model: ServedModel) -> ServerFacts:
+    return ServerFacts(
+        version=metadata.version("expertmesh"),
+        instance_id=str(uuid4()),
+        models=(model.name, *model.aliases),
+        num_workers=config.workers.num_workers,
+        kv_capacity_tokens=model.kv_capacity_tokens,
+    )
+
+
+async def _warm_up(engine: AsyncEngine) -> None:
+    """One token through everything, so that READY means it works. Raises the request's error."""
+    rules = StopRules(max_tokens=1, context_overflow=ContextOverflow.SLIDE)
+    async for _ in engine.stream(Request("warm-up", (0,), SamplingParams(temperature=0), rules)):
+        pass

@@ -1,0 +1,96 @@
+"""From a request's constraint to the text that the library builds from. Pure; knows no vocabulary."""
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from llguidance import LLMatcher
+
+from coordinator.structured.ebnf import is_ebnf, to_lark
+from coordinator.structured.errors import ConstraintError
+from coordinator.structured.json_schema import parse_schema
+
+MAX_BYTES = 64 * 1024
+
+# Without it the library allows only its own split into tokens where the text is certain. The mask shall hold
+# every token that fits, and a long certain text must not be looked at as a whole.
+OPTIONS = '%llguidance {"no_forcing": true}'
+
+# How JSON is written. A model could otherwise go on with white space for ever.
+JSON_OPTIONS = {"whitespace_pattern": r"[\x20\x0A\x0D\x09]{1,64}", "lenient": False, "coerce_one_of": False}
+
+Value = str | Sequence[str]
+
+
+@dataclass(frozen=True, slots=True)
+class LibraryGrammar:
+    """What the library builds from; `is_verbatim` where lines and columns are those of the caller's text."""
+
+    text: str
+    is_verbatim: bool = False
+
+
+def library_grammar(kind: str, value: Value) -> LibraryGrammar:
+    """Raises ConstraintError; the message does not name the kind."""
+    texts = [value] if isinstance(value, str) else list(value)
+    try:
+        num_bytes = sum(len(text.encode()) for text in texts)
+    except UnicodeEncodeError:
+        raise ConstraintError("has a lone surrogate, which is not Unicode") from None
+    if num_bytes > MAX_BYTES:
+        raise ConstraintError(f"has {num_bytes} bytes, more than {MAX_BYTES}")
+    if kind == "choice":
+        return _choice(texts)
+    if kind not in _WRITERS or not isinstance(value, str):
+        raise ConstraintError(f"{kind!r} is no kind of constraint with such a value")
+    return _WRITERS[kind](value)
+
+
+def _json_schema(text: str) -> LibraryGrammar:
+    return _json(parse_schema(text))
+
+
+def _json_object(text: str) -> LibraryGrammar:
+    """The value says nothing."""
+    return _json({"type": "object"})
+
+
+def _json(schema: Mapping[str, Any]) -> LibraryGrammar:
+    named = {"name": "json", "json_schema": {**schema, "x-guidance": JSON_OPTIONS}}
+    return _grammars(f"start: @json\n{OPTIONS}", named)
+
+
+def _regex(text: str) -> LibraryGrammar:
+    lark = json.loads(LLMatcher.grammar_from_regex(text))["grammars"][0]["lark_grammar"]
+    return _grammars(f"{lark}\n{OPTIONS}")
+
+
+def _choice(choices: Sequence[str]) -> LibraryGrammar:
+    if not choices:
+        raise ConstraintError("has no choices")
+    alternatives = " | ".join(json.dumps(choice, ensure_ascii=False) for choice in dict.fromkeys(choices))
+    return _grammars(f"start: CHOICE\nCHOICE: {alternatives}\n{OPTIONS}")
+
+
+def _grammar(text: str) -> LibraryGrammar:
+    if is_ebnf(text):
+        return _grammars(f"{to_lark(text)}\n{OPTIONS}")
+    return replace(_grammars(f"{text}\n{OPTIONS}"), is_verbatim=True)
+
+
+def _grammars(lark: str, *others: Mapping[str, Any]) -> LibraryGrammar:
+    try:
+        return LibraryGrammar(json.dumps({"grammars": [{"lark_grammar": lark}, *others]}, allow_nan=False))
+    except ValueError:
+        raise ConstraintError("has a number that is too large") from None
+
+
+_WRITERS: dict[str, Callable[[str], LibraryGrammar]] = {
+    "json_schema": _json_schema,
+    "json_object": _json_object,
+    "regex": _regex,
+    "grammar": _grammar,
+}
+
+KINDS = (*_WRITERS, "choice")

@@ -1,0 +1,102 @@
+"""The helper process: replaced when it is gone, ended with its owner."""
+
+import gc
+import json
+import os
+import signal
+import threading
+import time
+
+import pytest
+
+from coordinator.structured.compiler import CompilerLimits, ConstraintCompiler
+from coordinator.structured.errors import ConstraintError, ProbeError
+from coordinator.structured.probe import Probe
+from tests.coordinator.structured.walks import EOS, TINY, load_tokenizer
+
+GOOD = json.dumps({"grammars": [{"lark_grammar": 'start: "a"\n%llguidance {"no_forcing": true}'}]})
+BAD = json.dumps({"grammars": [{"lark_grammar": "start: b"}]})
+TOKENS = [bytes([byte]) for byte in range(256)]
+
+
+def children() -> set[int]:
+    with open(f"/proc/{os.getpid()}/task/{threading.main_thread().native_id}/children") as file:
+        return {int(pid) for pid in file.read().split()}
+
+
+def test_it_starts_when_needed_and_ends_when_closed() -> None:
+    before = children()
+    probe = Probe(TOKENS)
+    assert children() == before
+    probe.check(GOOD)
+    with pytest.raises(ConstraintError, match="unknown name"):
+        probe.check(BAD)
+    assert len(children() - before) == 1
+    probe.close()
+    probe.close()
+    assert children() == before
+
+
+def test_it_ends_with_its_owner() -> None:
+    before = children()
+    probe = Probe(TOKENS)
+    probe.check(GOOD)
+    del probe
+    gc.collect()
+    assert children() == before
+
+
+def test_a_killed_process_is_replaced() -> None:
+    before = children()
+    probe = Probe(TOKENS)
+    probe.check(GOOD)
+    (pid,) = children() - before
+    os.kill(pid, signal.SIGKILL)
+    os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
+    probe.check(GOOD)
+    assert children() - before != {pid}
+    probe.close()
+
+
+def test_what_was_tried_is_known_and_the_oldest_forgotten() -> None:
+    before = children()
+    compiler = ConstraintCompiler(load_tokenizer(TINY), 320, [EOS], CompilerLimits(cache_entries=2))
+    compiler.compile("regex", "a")
+    compiler.compile("regex", "b")
+    compiler.compile("regex", "a")
+    compiler.compile("choice", ["a"])
+    compiler.close()
+    assert compiler.compile("regex", "a") is not compiler.compile("regex", "a")
+    assert compiler.compile("choice", ["a"])
+    assert children() == before
+    assert compiler.compile("regex", "b")
+    assert children() != before
+    compiler.close()
+
+
+def compile_until_refused(compiler: ConstraintCompiler) -> None:
+    deadline = time.monotonic() + 10
+    while time.monotonic() < deadline:
+        compiler.compile("regex", f"new {time.monotonic_ns()}")
+
+
+def test_waiting_for_a_turn_is_bounded() -> None:
+    limits = CompilerLimits(compile_seconds=2, wait_seconds=0.05)
+    compiler = ConstraintCompiler(load_tokenizer(TINY), 320, [EOS], limits)
+    compiler.compile("regex", "known")
+    patterns = [{"properties": {"p": {"type": "string", "pattern": f"a{i}.*b{i}"}}} for i in range(200)]
+    refused: list[str] = []
+
+    def hog() -> None:
+        with pytest.raises(ConstraintError) as caught:
+            compiler.compile("json_schema", json.dumps({"allOf": patterns}))
+        refused.append(str(caught.value))
+
+    thread = threading.Thread(target=hog)
+    thread.start()
+    with pytest.raises(ProbeError, match="too many"):
+        compile_until_refused(compiler)
+    assert compiler.compile("regex", "known")
+    thread.join()
+    assert refused == ["takes more than 2 s to compile"]
+    compiler.close()
