@@ -213,9 +213,11 @@ def _among_best(logits_RV: Tensor, params: Sequence[SamplingParams], uniforms: S
     by_id = ids_RC.sort(dim=-1)
     picked_R = draw(scaled_RC.gather(1, by_id.indices), _doubles(uniforms, logits_RV))
     result_R = by_id.values.gather(1, picked_R.unsqueeze(1)).squeeze(1)
-    # Of the columns that equal the last one some may be missing: none of those may have been kept.
-    last_kept_R1 = logits_RC.masked_fill(scaled_RC == float("-inf"), float("inf")).amin(dim=-1)
-    unsure = (last_kept_R1 <= logits_RC[:, -1]).nonzero().squeeze(1).tolist() if num_best < vocab else []
+    # Of the columns that equal the last one some may be missing: none of those may have been kept, nor have
+    # been a part of the mass.
+    last_kept_R = logits_RC.masked_fill(scaled_RC == float("-inf"), float("inf")).amin(dim=-1)
+    cut_R = torch.where(top_k_R > 0, torch.minimum(last_kept_R, kth_R1.squeeze(1)), last_kept_R)
+    unsure = (cut_R <= logits_RC[:, -1]).nonzero().squeeze(1).tolist() if num_best < vocab else []
     if unsure:
         result_R[unsure] = _among_all(
             logits_RV[unsure], [params[r] for r in unsure], [uniforms[r] for r in unsure]

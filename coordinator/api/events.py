@@ -99,6 +99,8 @@ class EventWriter:
 
     def _prompt_events(self, details: PromptDetails) -> list[Event]:
         self.num_cached += details.num_cached
+        if not self._generation.request.returns.needs_whole_prompt:
+            return []
         messages = [self._logprobs.message(each) for each in details.logprobs]
         found = [Event(prompt=pb.PromptInfo(logprobs=piece)) for piece in in_pieces(messages)]
         pieces = routed_pieces(details.routed_experts)

@@ -17,6 +17,8 @@ def configure(stream: TextIO, log_format: str, level: str) -> None:
         root.removeHandler(old)
     root.addHandler(handler)
     root.setLevel(level.upper())
+    # Its comings and goings are ours to tell.
+    logging.getLogger("uvicorn").setLevel(logging.WARNING)
 
 
 def harmless(text: str) -> str:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from coordinator.client import AsyncClient, ClientError, Delta
-from coordinator.config import Addresses, EngineConfig, ServeConfig, WorkersConfig
+from coordinator.config import Addresses, EngineConfig, ModelOptions, ServeConfig, WorkersConfig
 from coordinator.server import RunningServer, open_server
 from tests.integration.processes import COMMAND
 
@@ -24,7 +24,7 @@ async def server(tiny_checkpoint: Path) -> AsyncIterator[RunningServer]:
         engine=ENGINE,
         workers=WorkersConfig(num_workers=2, transport="in-process"),
         addresses=Addresses("127.0.0.1:0", control=None, http=None),
-        max_output_tokens=1 << 20,
+        model=ModelOptions(max_output_tokens=1 << 20),
     )
     async with open_server(config) as server:
         yield server

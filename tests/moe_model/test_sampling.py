@@ -17,12 +17,14 @@ from torch import Tensor
 from moe_model.errors import ConfigError
 from moe_model.sampling import (
     SamplingParams,
+    _among_all,
     draw,
     filter_min_p,
     filter_top_k,
     filter_top_p,
     sample,
     uniform,
+    uniforms,
 )
 
 LAST_UNIFORM = 1 - 2**-53
@@ -243,3 +245,32 @@ def test_golden_top_k_filter(golden: dict[str, Tensor]) -> None:
     logits_RV = golden["filter.logits"]
     filtered_RV = filter_top_k(logits_RV, torch.full((len(logits_RV),), 7))
     assert torch.equal(filtered_RV, golden["filter.top_k_7"])
+
+
+@given(st.lists(st.tuples(*[st.integers(0, 2**64 - 1)] * 3), max_size=20))
+def test_many_numbers_are_the_same_as_one_by_one(parts: list[tuple[int, int, int]]) -> None:
+    columns = list(zip(*parts, strict=True)) if parts else [(), (), ()]
+    assert uniforms(*columns) == [uniform(*part) for part in parts]
+
+
+@settings(deadline=None, max_examples=150)
+@given(
+    st.integers(0, 10_000),
+    st.sampled_from([30, 300, 2000]),
+    st.sampled_from([0, 1, 5, 250, 1000]),
+    st.sampled_from([1.0, 0.999, 0.9, 0.5, 0.01]),
+    st.sampled_from([0.0, 0.05]),
+    st.booleans(),
+)
+def test_looking_at_the_best_columns_changes_nothing(
+    seed: int, vocab: int, top_k: int, top_p: float, min_p: float, has_ties: bool
+) -> None:
+    """The definition looks at all of them; equals stand at every cut."""
+    generator = torch.Generator().manual_seed(seed)
+    logits_RV = torch.randn(4, vocab, generator=generator) * (3 if seed % 2 else 0.1)
+    if has_ties:
+        logits_RV = logits_RV.round(decimals=1)
+    params = [SamplingParams(0.8, min(top_k, vocab), top_p, min_p, row) for row in range(4)]
+    numbers = torch.rand(4, generator=generator).tolist()
+    expected = _among_all(logits_RV, params, numbers).tolist()
+    assert sample(logits_RV, params, numbers) == expected

@@ -5,10 +5,12 @@ from typing import Any, cast
 
 import grpc
 import pytest
+from google.protobuf import duration_pb2
 from google.protobuf.message import Message
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from coordinator.api.chat_template import ChatTemplate
 from coordinator.api.errors import ApiError, Code
 from coordinator.api.served_model import ServedModel
 from coordinator.api.validation import Generation, resolve
@@ -38,6 +40,8 @@ sampling = message(
     min_p=double,
     seed=st.integers(0, 2**64 - 1),
     presence_penalty=double,
+    frequency_penalty=double,
+    repetition_penalty=double,
     num_sequences=uint32,
     logit_bias=st.dictionaries(uint32, double, max_size=3),
 )
@@ -48,16 +52,53 @@ stopping = message(
     stop_sequences=st.lists(st.text(max_size=5), max_size=2),
     stop_token_ids=st.lists(uint32, max_size=70),
     ignore_eos=st.booleans(),
+    include_stop_in_output=st.booleans(),
+    time_limit=st.builds(
+        duration_pb2.Duration,
+        seconds=st.integers(-(2**63), 2**63 - 1),
+        nanos=st.integers(-(2**31), 2**31 - 1),
+    ),
     context_overflow=st.integers(0, 5),
 )
 response = message(
-    pb.ResponseOptions, return_text=st.booleans(), return_token_ids=st.booleans(), logprobs=uint32
+    pb.ResponseOptions,
+    return_text=st.booleans(),
+    return_token_ids=st.booleans(),
+    return_prompt_token_ids=st.booleans(),
+    logprobs=uint32,
+    prompt_logprobs=uint32,
+    skip_special_tokens=st.booleans(),
+    return_routed_experts=st.booleans(),
+    min_tokens_per_message=uint32,
 )
+constraint = st.one_of(
+    message(pb.OutputConstraint, json_schema=st.text(max_size=30)),
+    message(pb.OutputConstraint, regex=st.text(max_size=30)),
+    message(pb.OutputConstraint, grammar=st.text(max_size=30)),
+    st.lists(st.text(max_size=5), max_size=3).map(
+        lambda choices: pb.OutputConstraint(choice=pb.OutputConstraint.Choice(choices=choices))
+    ),
+    st.just(pb.OutputConstraint(json_object=pb.OutputConstraint.JsonObject())),
+)
+experts = message(
+    pb.ExpertSelection,
+    allowed_experts=st.lists(uint32, max_size=7),
+    denied_experts=st.lists(uint32, max_size=7),
+    experts_per_token=uint32,
+)
+chat = st.lists(
+    st.builds(
+        pb.ChatPrompt.Message,
+        role=st.one_of(st.sampled_from(["user", "system"]), st.text(max_size=5)),
+        content=st.text(max_size=9),
+    ),
+    max_size=3,
+).map(lambda messages: pb.ChatPrompt(messages=messages))
 prompt: st.SearchStrategy[dict[str, Any]] = st.one_of(
     st.just({}),
     st.fixed_dictionaries({"text": st.text(max_size=60)}),
     st.fixed_dictionaries({"token_ids": token_list.map(lambda ids: pb.TokenIds(ids=ids))}),
-    st.just({"chat": pb.ChatPrompt()}),
+    st.fixed_dictionaries({"chat": chat}),
 )
 
 
@@ -67,6 +108,10 @@ def requests(draw: st.DrawFn) -> pb.GenerateRequest:
         "sampling": sampling,
         "stopping": stopping,
         "response": response,
+        "constraint": constraint,
+        "experts": experts,
+        "truncate_prompt_tokens": uint32,
+        "add_special_tokens": st.booleans(),
     }
     chosen: dict[str, Any] = draw(
         st.fixed_dictionaries({}, optional={"request_id": name, "model": name, **parts})
@@ -84,7 +129,8 @@ def resolved_or_refused(request: pb.GenerateRequest, model: ServedModel) -> Gene
 @settings(max_examples=300, deadline=None)
 @given(requests())
 def test_validation_refuses_or_gives_what_the_engine_may_rely_on(request: pb.GenerateRequest) -> None:
-    model = served_model()
+    template = ChatTemplate("{% for m in messages %}{{ m.role }}: {{ m.content }}{% endfor %}")
+    model = served_model(chat_template=template, allow_routed_experts=True)
     result = resolved_or_refused(request, model)
     if isinstance(result, ApiError):
         assert result.code in (Code.INVALID_ARGUMENT, Code.UNIMPLEMENTED, Code.NOT_FOUND)
@@ -95,7 +141,11 @@ def test_validation_refuses_or_gives_what_the_engine_may_rely_on(request: pb.Gen
     assert prompt_ids
     assert all(0 <= token_id < 320 for token_id in (*prompt_ids, *stop.stop_token_ids))
     assert 0 <= stop.min_tokens <= stop.max_tokens <= model.max_output_tokens
-    assert stop.max_tokens >= 1
+    assert stop.max_tokens >= 1 or generation.request.returns.prompt_logprobs is not None
+    assert 1 <= generation.request.num_sequences <= 8
+    assert 1 <= generation.min_tokens_per_message <= 64
+    chosen = generation.request.experts
+    assert chosen is None or chosen.allowed is None or 0 < len(chosen.allowed) < 5
     if stop.context_overflow == "stop":
         assert len(prompt_ids) + stop.max_tokens <= model.max_context
 
