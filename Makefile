@@ -5,14 +5,15 @@ PROMPT ?= class TestDict(unittest.TestCase):
 CHECKPOINT ?= demo/checkpoint
 WORKERS ?= 2
 ARGS ?=
+SECONDS ?= 60
 
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 
-.PHONY: help install demo serve test check format protos bench clean
+.PHONY: help install demo serve test check format protos bench bench-service fuzz examples clean
 
 help:  ## show this list
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
 install: $(INSTALLED)  ## create .venv and install everything, pinned
 
@@ -49,5 +50,15 @@ protos: install  ## regenerate the gRPC stubs
 bench: install  ## decode and prefill rates of the default 54.6 M model
 	$(BIN)/python -m benchmarks.engine $(ARGS)
 
+bench-service: install  ## many streams, slow readers, overload, shared prefixes: a few minutes
+	@for scenario in streams prefix readers overload; do $(BIN)/python -m benchmarks.service $$scenario $(ARGS); done
+
+fuzz: install  ## coverage-guided fuzzing of decoding and validation, for SECONDS
+	@mkdir -p .fuzz
+	$(BIN)/python -m tests.fuzz.fuzz_request .fuzz -max_total_time=$(SECONDS) -max_len=4096 $(ARGS)
+
+examples:  ## what the Node example in docs/ needs
+	npm install --no-save --silent @grpc/grpc-js @grpc/proto-loader
+
 clean:  ## remove what make made
-	rm -rf .venv .venv-protos .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info build dist
+	rm -rf .venv .venv-protos .fuzz node_modules .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info build dist

@@ -213,7 +213,7 @@ class Benchmark:
 
 BENCHMARKS = {
     "streams": Benchmark(streams),
-    "readers": Benchmark(readers, ("--max-queue-requests", "512")),
+    "readers": Benchmark(readers, ("--max-queue-requests", "512", "--max-batch", "256")),
     "overload": Benchmark(overload),
     "prefix": Benchmark(prefix),
 }
