@@ -1,6 +1,7 @@
 """The one place where a matrix product of the model is made, in the way its weights and rows want it.
 
-On a CPU, bfloat16 weights are packed once into the layout of oneDNN's kernels, which is faster for few rows.
+On a CPU, bfloat16 weights are packed once into the layout of oneDNN's kernels, which is faster for few rows;
+where the processor has none of its instructions, oneDNN refuses to pack and the plain product serves.
 float32 keeps the plain product: it is there for exactness, and the packed one has two to three times its
 error. For a few rows it is computed as (W xᵀ)ᵀ, which reads the weights at the speed of the memory where
 x Wᵀ does not. Both were measured: benchmarks/LOG.md.
@@ -55,10 +56,10 @@ class Linear:
         return y_RO.contiguous() if self._bias_O is None else torch.add(y_RO, self._bias_O).contiguous()
 
 
+def has_fast_bfloat16() -> bool:
+    """Whether this processor's bfloat16 products are fast; they work on any."""
+    return torch._C._has_mkldnn and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+
+
 def _can_pack(weight_OI: Tensor) -> bool:
-    return (
-        weight_OI.device.type == "cpu"
-        and weight_OI.dtype == torch.bfloat16
-        and torch._C._has_mkldnn
-        and hasattr(torch.ops.mkldnn, "_linear_pointwise")
-    )
+    return weight_OI.device.type == "cpu" and weight_OI.dtype == torch.bfloat16 and has_fast_bfloat16()

@@ -1,6 +1,7 @@
 """Fixtures that several folders use."""
 
 import json
+import signal
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,9 @@ from tests.models import GOLDEN
 # Small products gain nothing from more threads, and on a busy machine each waits for the slowest. Set before
 # any test module computes what it expects: the number of threads shows in a float32 product's last bit.
 torch.set_num_threads(1)
+
+# A shell's background job ignores Ctrl-C and hands that on; the processes that tests start and stop must not.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # No deadline: a shared machine pauses. The same examples every time, so that a red run is red again; look
 # for new ones with `pytest --hypothesis-profile=explore`.

@@ -49,10 +49,7 @@ class Metrics:
 
     def render(self) -> tuple[bytes, str]:
         """The text, and its content type."""
-        registry: CollectorRegistry | _Both = self._registry
-        if self._vllm_names:
-            registry = _Both(self._registry)
-        return generate_latest(registry), CONTENT_TYPE_LATEST
+        return generate_latest(_View(self._registry, self._vllm_names)), CONTENT_TYPE_LATEST
 
     def _read(self) -> Iterator[Metric]:
         if self._sources is None:
@@ -102,17 +99,20 @@ class _Reader:
         return self._read()
 
 
-class _Both:
-    """A registry's metrics, and the compatible ones a second time under vLLM's names."""
+class _View:
+    """A registry's metrics without the times at which they were made, which double the series and which
+    nobody reads; and on request the compatible ones a second time under vLLM's names."""
 
-    def __init__(self, registry: CollectorRegistry) -> None:
+    def __init__(self, registry: CollectorRegistry, vllm_names: bool) -> None:
         self._registry = registry
+        self._vllm_names = vllm_names
 
     def collect(self) -> Iterator[Metric]:
         for metric in self._registry.collect():
+            metric.samples = [sample for sample in metric.samples if not sample.name.endswith("_created")]
             yield metric
             stem = metric.name.removeprefix(PREFIX)
-            if metric.name.startswith(PREFIX) and stem in COMPATIBLE:
+            if self._vllm_names and metric.name.startswith(PREFIX) and stem in COMPATIBLE:
                 yield _renamed(metric, f"vllm:{stem}")
 
 

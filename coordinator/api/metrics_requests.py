@@ -97,8 +97,9 @@ class RequestMetrics:
         if num_gaps:
             mean = sum(gap * count for gap, count in facts.gaps) / num_gaps
             seen["request_time_per_output_token_seconds"].observe(mean)
-        for gap, _ in facts.gaps:
-            seen["inter_token_latency_seconds"].observe(gap)
+        for gap, count in facts.gaps:
+            for _ in range(count):
+                seen["inter_token_latency_seconds"].observe(gap)
 
 
 _COUNTERS: tuple[tuple[str, str, tuple[str, ...]], ...] = (

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Sequence
+from itertools import islice
 
 from coordinator.api.errors import ApiError, Reason, Violation
 
@@ -17,6 +18,7 @@ class Violations:
         self._reason = Reason.INVALID_FIELD
         self._metadata: dict[str, str] = {}
         self._count = 0
+        self._counted_all = True
 
     def add(self, field: str, description: str, reason: Reason = Reason.INVALID_FIELD) -> None:
         if not self._found:
@@ -31,11 +33,11 @@ class Violations:
             self.add(field, f"{value} is not in {limits}")
 
     def check_token_ids(self, field: str, token_ids: Sequence[int], vocab_size: int) -> None:
-        if not token_ids or max(token_ids) < vocab_size:
-            return
-        for index, token_id in enumerate(token_ids):
-            if token_id >= vocab_size:
-                self.add_token_id(f"{field}[{index}]", token_id, vocab_size)
+        """Looks no further than for what can be shown: the list may be a million ids long."""
+        wrong = ((index, token_id) for index, token_id in enumerate(token_ids) if token_id >= vocab_size)
+        for index, token_id in islice(wrong, MAX_VIOLATIONS):
+            self.add_token_id(f"{field}[{index}]", token_id, vocab_size)
+        self._counted_all &= next(wrong, None) is None
 
     def add_token_id(self, field: str, token_id: int, vocab_size: int) -> None:
         self._metadata["vocab_size"] = str(vocab_size)
@@ -49,6 +51,7 @@ class Violations:
         if not self._found:
             return
         first = self._found[0]
-        more = f" (and {self._count - 1} more)" if self._count > 1 else ""
+        least = "" if self._counted_all else "at least "
+        more = f" (and {least}{self._count - 1} more)" if self._count > 1 else ""
         message = f"{first.field}: {first.description}{more}"
         raise ApiError.of(self._reason, message, metadata=self._metadata, violations=tuple(self._found))
