@@ -10,7 +10,7 @@ SECONDS ?= 60
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 
-.PHONY: help install demo serve test check format protos bench bench-service fuzz examples clean
+.PHONY: help install demo serve test test-slow check format protos bench bench-service fuzz examples clean
 
 help:  ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -31,8 +31,11 @@ demo: export PROMPT := $(PROMPT)
 serve: install  ## serve the bundled model on 127.0.0.1:50051
 	$(BIN)/expertmesh serve $(CHECKPOINT) --workers $(WORKERS) $(ARGS)
 
-test: install  ## all tests that need no privileges
+test: install  ## all tests but the slow ones; none needs privileges
 	$(BIN)/python -m pytest $(ARGS)
+
+test-slow: install  ## the tests that take a minute each
+	$(BIN)/python -m pytest -m slow $(ARGS)
 
 check: install  ## format, lint, types, stale stubs
 	$(BIN)/ruff format --check .

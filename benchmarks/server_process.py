@@ -40,7 +40,7 @@ def serving(checkpoint: Path, arguments: Sequence[str], log: Path) -> Iterator[S
     """`expertmesh serve` until the block ends; RuntimeError with its log's end when it does not start."""
     command = [sys.executable, "-m", "coordinator.cli", "serve", str(checkpoint)]
     command += [f"--{name}-address=127.0.0.1:0" for name in ("grpc", "http", "control")]
-    command += arguments
+    command += ["--withdrawal-grace=0", *arguments]
     with log.open("wb") as stderr:
         process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=stderr)
         try:

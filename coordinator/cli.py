@@ -97,7 +97,9 @@ def _top_level(args: Sequence[str]) -> int:
         prog="expertmesh",
         description="Distributed expert-parallel inference for mixture-of-experts language models.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        epilog="commands:\n" + "\n".join(f"  {name:<10}{text}" for name, (_, text) in COMMANDS.items()),
+        epilog="commands:\n"
+        + "\n".join(f"  {name:<10}{text}" for name, (_, text) in COMMANDS.items())
+        + "\n\n`expertmesh COMMAND --help` has its options.",
     )
     parser.add_argument("--version", action="version", version=metadata.version("expertmesh"))
     parser.add_argument("command", choices=COMMANDS, metavar="command", help="one of those below")

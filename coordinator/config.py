@@ -118,5 +118,5 @@ class ServeConfig:
     readiness: ReadinessConfig = field(default_factory=ReadinessConfig)
     observability: ObservabilityConfig = field(default_factory=ObservabilityConfig)
     write_stall_timeout: float = 60.0
-    withdrawal_grace: float = 0.0
+    withdrawal_grace: float = 5.0
     drain_timeout: float = 30.0

@@ -21,7 +21,7 @@ from coordinator.api.grpc_port import FLUSH_SECONDS, GrpcPort
 from coordinator.api.grpc_server import GrpcServer
 from coordinator.api.grpc_tls import server_credentials
 from coordinator.api.http_app import HttpApi, HttpServices
-from coordinator.api.http_server import HttpServer
+from coordinator.api.http_server import App, HttpServer
 from coordinator.api.metrics import Metrics
 from coordinator.api.operations import Operations
 from coordinator.api.readiness import Readiness, Sources
@@ -33,7 +33,7 @@ logger = logging.getLogger(__name__)
 
 
 class Fronts:
-    """gRPC and its control port."""
+    """gRPC and HTTP, the control port, and the metrics' own."""
 
     def __init__(self, config: ServeConfig, metrics: Metrics, observer: RequestObserver) -> None:
         """Raises ConfigError for what must not or cannot be listened to."""
@@ -55,15 +55,15 @@ class Fronts:
             credentials=None if security.tls is None else server_credentials(security.tls),
             interceptors=[MetricsInterceptor(metrics.fronts), AuthInterceptor(security.authenticator)],
             with_reflection=security.with_reflection,
+            write_stall_timeout=config.write_stall_timeout,
         )
-        self.http = self._http_server(security)
+        api = self._http_api(security)
+        self.http = _http_server("http", config.addresses.http, api.app(), security)
+        self.metrics = _http_server("metrics", config.addresses.metrics, api.metrics_app(), security)
         self._control_service = ControlService(self.gate)
         self.control = self._control_port(security)
 
-    def _http_server(self, security: Security) -> HttpServer | None:
-        address = self._config.addresses.http
-        if address is None:
-            return None
+    def _http_api(self, security: Security) -> HttpApi:
         services = HttpServices(
             front=self._front,
             authenticator=security.authenticator,
@@ -72,8 +72,7 @@ class Fronts:
             observed=self._metrics.fronts.http_observed,
             write_stall_timeout=self._config.write_stall_timeout,
         )
-        tls = None if security.tls is None else server_context(security.tls)
-        return HttpServer(address, HttpApi(services).app(), tls)
+        return HttpApi(services)
 
     def _control_port(self, security: Security) -> GrpcPort | None:
         address = self._config.addresses.control
@@ -82,6 +81,7 @@ class Fronts:
         return GrpcPort(
             address,
             {CONTROL.full_name: method_handlers(CONTROL, control_behaviours(self._control_service))},
+            name="control",
             credentials=None if security.tls is None else server_credentials(security.tls),
             interceptors=[
                 MetricsInterceptor(self._metrics.fronts),
@@ -128,12 +128,20 @@ class Fronts:
 
     def describe(self) -> str:
         """Where it listens, as name=HOST:PORT."""
-        ports = {"grpc": self.grpc, "http": self.http, "control": self.control}
+        ports = {"grpc": self.grpc, "http": self.http, "control": self.control, "metrics": self.metrics}
         return " ".join(f"{name}={port.address}" for name, port in ports.items() if port is not None)
 
     @property
     def _ports(self) -> list[GrpcPort | HttpServer]:
-        return [port for port in (self.grpc, self.http, self.control) if port is not None]
+        ports = (self.grpc, self.http, self.control, self.metrics)
+        return [port for port in ports if port is not None]
+
+
+def _http_server(name: str, address: str | None, app: App, security: Security) -> HttpServer | None:
+    if address is None:
+        return None
+    tls = None if security.tls is None else server_context(security.tls)
+    return HttpServer(address, app, tls, name=name)
 
 
 async def _ended(task: asyncio.Task[None]) -> None:

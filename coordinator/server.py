@@ -84,7 +84,7 @@ class _Watchers:
         self._tracing = None if endpoint is None else Tracing.to_endpoint(endpoint)
         tracing = () if self._tracing is None else (self._tracing,)
         self.requests = RequestObservers([*tracing, self.metrics.requests, RequestLog()])
-        self.engine = EngineObservers([*tracing, self.metrics.requests])
+        self.engine = EngineObservers([*tracing, self.metrics.requests, self.metrics.experts])
         self.pools = [*tracing, self.metrics.experts]
 
     def close(self) -> None:

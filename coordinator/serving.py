@@ -30,26 +30,35 @@ async def serve(config: ServeConfig) -> int:
 
 
 class _StopSignals:
-    """SIGTERM, SIGINT, SIGHUP, heard from its creation on: the first asks to drain, the second to hurry."""
+    """SIGTERM, SIGINT, SIGHUP, heard from its creation on: the first asks to drain, the second to hurry.
+
+    `is_terminal`: the first was Ctrl-C, so somebody waits for the prompt, and no balancer has to hear of it.
+    """
 
     def __init__(self) -> None:
         self.first = asyncio.Event()
         self.second = asyncio.Event()
+        self.is_terminal = False
         self.listen()
 
     def listen(self) -> None:
         """Takes the signals, from whoever has them: Ray's own handler reports a stop as a crash."""
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-            loop.add_signal_handler(number, self._hear)
+            loop.add_signal_handler(number, self._hear, number)
 
-    def _hear(self) -> None:
-        (self.second if self.first.is_set() else self.first).set()
+    def _hear(self, number: signal.Signals) -> None:
+        if self.first.is_set():
+            self.second.set()
+        else:
+            self.is_terminal = number is signal.SIGINT
+            self.first.set()
 
 
 async def _drain(fronts: Fronts, stop: _StopSignals, config: ServeConfig) -> None:
     """Waits for the admitted calls; a second signal ends the wait."""
-    drained = fronts.drain(config.withdrawal_grace, config.drain_timeout)
+    grace = 0.0 if stop.is_terminal else config.withdrawal_grace
+    drained = fronts.drain(grace, config.drain_timeout)
     tasks = [asyncio.ensure_future(drained), asyncio.ensure_future(stop.second.wait())]
     await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
     for task in tasks:

@@ -71,6 +71,8 @@ class ExpertPool:
         self._options = options
         self._members = Members(placement, transport, infos, expected, options.retry_interval)
         self._stats = StatsRecorder(placement.num_workers)
+        self._processes = {rank: _process(info) for rank, info in infos.items()}
+        self._reasons: dict[int, FailureReason] = {}
         self._call_ids = count(1)
         self._epoch = 0
 
@@ -199,11 +201,20 @@ class ExpertPool:
     def _lose(self, rank: int, failure: Failure) -> None:
         _log.warning("worker %d lost (%s): %s", rank, failure.reason, failure.message)
         self._members.lose(rank, failure)
+        self._reasons[rank] = failure.reason
         self._stats.failed(rank, failure.reason)
 
     def _take_back(self, ranks: frozenset[int]) -> None:
         for rank in sorted(ranks):
             _log.info("worker %d is back", rank)
+            process = _process(self._members.infos[rank])
+            if process != self._processes[rank] and self._observer is not None:
+                self._observer.restarted(rank, self._reasons[rank])
+            self._processes[rank] = process
+
+
+def _process(info: WorkerInfo) -> tuple[str, int]:
+    return info.node_id, info.pid
 
 
 def _record(

@@ -52,6 +52,9 @@ class PoolObserver(Protocol):
 
     def dispatched(self, record: DispatchRecord) -> None: ...
 
+    def restarted(self, rank: int, reason: FailureReason) -> None:
+        """A worker that was lost is back as another process; `reason` is why it was lost."""
+
 
 class PoolObservers:
     """Tells each in turn."""
@@ -62,6 +65,10 @@ class PoolObservers:
     def dispatched(self, record: DispatchRecord) -> None:
         for observer in self._observers:
             observer.dispatched(record)
+
+    def restarted(self, rank: int, reason: FailureReason) -> None:
+        for observer in self._observers:
+            observer.restarted(rank, reason)
 
 
 class Exchange:

@@ -27,22 +27,22 @@ class Ticket:
         self._num_tokens = 0
 
     def take_sequences(self, count: int) -> None:
-        """Raises QUEUE_FULL unless there is room for all of them."""
+        """Raises QUEUE_FULL unless there is room for all of them, INVALID_FIELD where there never is."""
         self._admission.add_sequences(count)
         self._num_sequences += count
 
     def wait_with(self, num_tokens: int) -> None:
-        """Counts the prompt as waiting. Raises QUEUE_FULL when too much waits already."""
+        """Counts the prompts as waiting. Raises QUEUE_FULL when too much waits already."""
         self._admission.add_tokens(num_tokens)
         self._num_tokens = num_tokens
 
-    def started(self) -> None:
-        """Its first output is there: the prompt waits no longer."""
-        self._admission.add_tokens(-self._num_tokens)
-        self._num_tokens = 0
+    def started(self, num_tokens: int) -> None:
+        """The first output of a prompt is there: so many tokens wait no longer."""
+        self._admission.add_tokens(-num_tokens)
+        self._num_tokens -= num_tokens
 
     def release(self) -> None:
-        self.started()
+        self.started(self._num_tokens)
         self._admission.add_sequences(-self._num_sequences)
         self._num_sequences = 0
 
@@ -65,9 +65,17 @@ class Admission:
 
     def add_sequences(self, count: int) -> None:
         most = self._config.max_requests
+        if count > most:
+            message = f"{count} sequences are more than this server ever takes, {most}"
+            raise ApiError.of(Reason.INVALID_FIELD, message, field="sampling.num_sequences")
         if count > 0 and self.num_sequences + count > most:
             raise _full("requests", f"{self.num_sequences} of {most} sequences run or wait")
         self.num_sequences += count
+
+    def check_room(self) -> None:
+        """Raises QUEUE_FULL where not even one more sequence fits: for before anything costs anything."""
+        self.add_sequences(1)
+        self.add_sequences(-1)
 
     def add_tokens(self, count: int) -> None:
         """A prompt longer than the limit is taken when no other waits: it can never become shorter."""

@@ -1,19 +1,21 @@
-"""One generation from message to events, for every front: admission, validation, engine, facts."""
+"""From messages to events, for every front: admission, validation, engine, facts."""
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Callable, Mapping
-from contextlib import ExitStack, aclosing
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
+from contextlib import ExitStack, aclosing, asynccontextmanager
 from dataclasses import dataclass, field, replace
 from typing import Protocol, TypeVar
 
 from google.protobuf.message import Message
 
+from coordinator.api.admission import Ticket
 from coordinator.api.errors import ApiError, Reason
 from coordinator.api.events import EventWriter
-from coordinator.api.gate import Gate
+from coordinator.api.gate import Backend, Gate
 from coordinator.api.quotas import NoQuotas, Quotas
 from coordinator.api.validation import Generation, resolve
+from coordinator.engine.async_engine import PART
 from coordinator.engine.request import Output
 from protos.expertmesh.v1 import generation_pb2 as pb
 
@@ -53,6 +55,8 @@ class Facts:
     time_to_first_token: float | None = None
     total_time: float = 0.0
     gaps: list[tuple[float, int]] = field(default_factory=list)
+    # Its last event has been read.
+    is_complete: bool = False
 
     @property
     def prompt_tokens(self) -> int:
@@ -88,46 +92,73 @@ class Front:
     max_seconds: float = 3600.0
 
 
-async def run(
-    message: pb.GenerateRequest,
-    caller: Caller,
-    front: Front,
-    facts: Facts,
-) -> AsyncGenerator[pb.GenerateStreamResponse, None]:
-    """Yields the events of a response; closing it aborts what still runs. Raises ApiError and whatever the
-    engine raises.
+@asynccontextmanager
+async def admitted(
+    messages: Sequence[pb.GenerateRequest], caller: Caller, front: Front, facts: Sequence[Facts]
+) -> AsyncIterator[list["Work"]]:
+    """Holds the place of one request, which may have several prompts: its id, its key's quota, and room for
+    all of its sequences. Every prompt is valid before any begins. Raises ApiError.
 
-    The first event comes at admission, before any work is done.
+    `facts` has one entry per message, filled as the request goes on.
     """
     arrival_time = time.monotonic()
-    num_sequences = max(1, message.sampling.num_sequences)
     with ExitStack() as held:
         backend = held.enter_context(front.gate.call())
         held.enter_context(front.gate.claim(caller.request_id))
         held.enter_context(front.quotas.enter(caller.key_id))
         ticket = held.enter_context(front.gate.admission.ticket())
-        ticket.take_sequences(min(num_sequences, backend.model.max_num_sequences))
-        salt = caller.key_id.encode()
-        arguments = (message, backend.model, caller.request_id, arrival_time, salt)
-        generation = await off_loop(message, resolve, *arguments)
-        facts.generation, facts.model = generation, generation.model
-        ticket.wait_with(facts.prompt_tokens)
+        most = backend.model.max_num_sequences
+        ticket.take_sequences(sum(min(max(1, m.sampling.num_sequences), most) for m in messages))
+        works = []
+        for number, (message, known) in enumerate(zip(messages, facts, strict=True)):
+            own = caller if len(messages) == 1 else replace(caller, request_id=part(caller, number))
+            arguments = (message, backend.model, own.request_id, arrival_time, caller.key_id.encode())
+            known.generation = await off_loop(message, resolve, *arguments)
+            known.model = known.generation.model
+            works.append(Work(own, front, backend, ticket, known.generation, known))
+        ticket.wait_with(sum(known.prompt_tokens for known in facts))
         check_deadline(caller)
-        request = replace(generation.request, trace=front.observer.started(caller, facts))
-        writer = EventWriter(generation, backend.model.tokenizer)
+        yield works
+
+
+def part(caller: Caller, number: int) -> str:
+    """The id of one prompt of several. No caller can choose one like it: a slash is not for them."""
+    return f"{caller.request_id}{PART}{number}"
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """One prompt of an admitted request."""
+
+    caller: Caller
+    front: Front
+    backend: Backend
+    ticket: Ticket
+    generation: Generation
+    facts: Facts
+
+    async def events(self) -> AsyncGenerator[pb.GenerateStreamResponse, None]:
+        """The events of its response; closing it aborts what still runs. Raises whatever the engine raises.
+
+        The first event comes at once, before any work is done.
+        """
+        front, facts, waiting = self.front, self.facts, self.facts.prompt_tokens
+        request = replace(self.generation.request, trace=front.observer.started(self.caller, facts))
+        writer = EventWriter(self.generation, self.backend.model.tokenizer)
         for event in writer.prompt():
             yield event
-        clock = _Clock(facts, arrival_time)
+        clock = _Clock(facts, request.arrival_time)
         try:
-            async with aclosing(backend.engine.stream(request)) as outputs:
+            async with aclosing(self.backend.engine.stream(request)) as outputs:
                 async for output in _until(outputs, front.max_seconds):
-                    ticket.started()
+                    self.ticket.started(waiting)
+                    waiting = 0
                     clock.saw(output)
                     for event in writer.events(output):
                         yield event
         finally:
             facts.cached_tokens = writer.num_cached
-            front.quotas.spent(caller.key_id, facts.prompt_tokens + facts.completion_tokens)
+            front.quotas.spent(self.caller.key_id, facts.prompt_tokens + facts.completion_tokens)
         assert writer.done, "the engine's stream ended without a last output"
 
 

@@ -63,7 +63,7 @@ class _Check:
     @property
     def refuses(self) -> bool:
         """Whether there is nothing that could still let the call in."""
-        return isinstance(self._who, ApiError)
+        return isinstance(self._who, ApiError) or (self._needs_admin and not self._who.is_admin)
 
     async def enter(self, context: Context) -> None:
         """Ends the call with a status, or leaves its identity to the method. Raises AbortError."""

@@ -85,6 +85,14 @@ class Call:
             await self.accept()
         await self.context.abort(status_code(error), error.message, status_metadata(error, self.request_id))
 
+    def left(self) -> None:
+        """Its caller went away, or its deadline passed, which grpc tells the caller itself."""
+        remaining = self.context.time_remaining()
+        self.code = "CANCELLED"
+        if remaining is not None and remaining <= 0:
+            self._error = ApiError.of(Reason.DEADLINE_EXCEEDED, "the deadline passed")
+            self.code, self.reason = self._error.code, self._error.reason
+
     def end(self) -> None:
         """Told once, whatever happened."""
         if self._on_end is None:
@@ -120,7 +128,7 @@ async def rpc(
     except asyncio.CancelledError:
         if gate.was_evicted():
             await call.fail(draining())
-        call.code = _cancel_code(context)
+        call.left()
         raise
     except grpc.aio.InternalError:
         # The client went away in the middle of a write.
@@ -145,11 +153,6 @@ def _log_error(error: Exception, request_id: str) -> None:
         logger.warning("request %s: %s", request_id, error)
     elif translate(error, request_id).code is Code.INTERNAL:
         logger.error("request %s: internal error", request_id, exc_info=error)
-
-
-def _cancel_code(context: Context) -> str:
-    remaining = context.time_remaining()
-    return "DEADLINE_EXCEEDED" if remaining is not None and remaining <= 0 else "CANCELLED"
 
 
 def _given_request_id(message: Message | MalformedMessage, context: Context) -> tuple[str, str]:

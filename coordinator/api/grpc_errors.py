@@ -16,6 +16,7 @@ MAX_DETAILS_BYTES = 4096
 MAX_MESSAGE = 500
 MAX_DESCRIPTION = 200
 MAX_FIELD = 100
+_TYPE_URL = "type.googleapis.com/"
 
 
 def status_code(error: ApiError) -> grpc.StatusCode:
@@ -91,6 +92,4 @@ def _precondition_failure(error: ApiError) -> Message:
 
 
 def _packed(detail: Message) -> any_pb2.Any:
-    packed = any_pb2.Any()
-    packed.Pack(detail)
-    return packed
+    return any_pb2.Any(type_url=_TYPE_URL + detail.DESCRIPTOR.full_name, value=detail.SerializeToString())

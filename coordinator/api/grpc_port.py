@@ -38,7 +38,7 @@ class GrpcPort:
     """bind, start, set_serving, withdraw, close; in this order, on one event loop. close may come any time.
 
     `services` are handlers by their service's full name. The first interceptor sees a call first. Without
-    credentials the port speaks plain text.
+    credentials the port speaks plain text. `name` is what errors call the address.
     """
 
     def __init__(
@@ -46,11 +46,13 @@ class GrpcPort:
         address: str,
         services: Services,
         *,
+        name: str = "grpc",
         credentials: grpc.ServerCredentials | None = None,
         interceptors: Sequence[grpc.aio.ServerInterceptor] = (),
         with_reflection: bool = True,
     ) -> None:
-        self._host, self._port = parse_address(address)
+        self._name = name
+        self._host, self._port = parse_address(address, name)
         self._credentials = credentials
         self._readiness = ("", *services)
         self._withdrawn = False
@@ -70,14 +72,14 @@ class GrpcPort:
 
     def bind(self) -> str:
         """Takes the port, so that a taken one shows before anything costly begins. Raises ConfigError."""
-        check_free(self._host, self._port)
+        check_free(self._host, self._port, self._name)
         try:
             if self._credentials is None:
                 self._port = self._server.add_insecure_port(self.address)
             else:
                 self._port = self._server.add_secure_port(self.address, self._credentials)
         except RuntimeError:
-            raise ConfigError(f"grpc address {self.address}: cannot listen there") from None
+            raise ConfigError(f"{self._name} address {self.address}: cannot listen there") from None
         return self.address
 
     async def start(self) -> None:

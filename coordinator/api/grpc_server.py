@@ -9,7 +9,7 @@ from coordinator.api.gate import Backend, EngineFront, Gate
 from coordinator.api.generations import Front
 from coordinator.api.grpc_methods import method_handlers
 from coordinator.api.grpc_port import FLUSH_SECONDS, GrpcPort
-from coordinator.api.grpc_service import SERVICE, GenerationService, behaviours
+from coordinator.api.grpc_service import SERVICE, WRITE_STALL_TIMEOUT, GenerationService, behaviours
 from coordinator.api.served_model import ServedModel
 
 logger = logging.getLogger(__name__)
@@ -29,10 +29,11 @@ class GrpcServer(GrpcPort):
         credentials: grpc.ServerCredentials | None = None,
         interceptors: Sequence[grpc.aio.ServerInterceptor] = (),
         with_reflection: bool = True,
+        write_stall_timeout: float = WRITE_STALL_TIMEOUT,
     ) -> None:
         front = front or Front(Gate())
         self._gate = front.gate
-        service = GenerationService(front)
+        service = GenerationService(front, write_stall_timeout=write_stall_timeout)
         super().__init__(
             address,
             {SERVICE.full_name: method_handlers(SERVICE, behaviours(service))},

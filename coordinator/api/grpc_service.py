@@ -12,7 +12,7 @@ from coordinator.api import tokenization
 from coordinator.api.auth import current_identity
 from coordinator.api.errors import ApiError, Reason
 from coordinator.api.event_join import join
-from coordinator.api.generations import Caller, Facts, Front, off_loop, run
+from coordinator.api.generations import Caller, Facts, Front, admitted, off_loop
 from coordinator.api.grpc_call import Call, Context, rpc, trace_parent
 from coordinator.api.grpc_methods import Behaviours
 from coordinator.api.served_model import ServedModel
@@ -88,7 +88,7 @@ async def _generation(
     async with rpc(name, message, context, front.gate) as call:
         caller = _caller(call, context, streams=name == "GenerateStream")
         call.on_end(lambda error, cancelled: _tell(front, caller, facts, started, error, cancelled))
-        async with aclosing(run(message, caller, front, facts)) as events:
+        async with admitted([message], caller, front, [facts]) as (work,), aclosing(work.events()) as events:
             yield call, events
 
 

@@ -1,7 +1,7 @@
 """One request of the completions or chat route: what it asks, and how its answer is written."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -25,8 +25,8 @@ class Wants:
     echo: bool = False
     token_ids: bool = False
     prompt_logprobs: bool = False
-    # The prompts as text, where they are echoed.
-    prompt_texts: Sequence[str] = ()
+    # A prompt as text, for echo: made when it is shown, for by then it is known to be valid.
+    prompt_text: Callable[[int], str] = lambda prompt: ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,12 +18,12 @@ from starlette.routing import Route
 from coordinator.api import http_chat, http_completions, tokenization
 from coordinator.api.auth import Authenticator, single
 from coordinator.api.errors import ApiError, Reason, translate
-from coordinator.api.generations import Caller, Front
+from coordinator.api.generations import Caller, Facts, Front, off_loop
 from coordinator.api.http_answer import Asked, Shape, StreamOptions
 from coordinator.api.http_errors import error_response, plain_error
-from coordinator.api.http_json import Body, integers, invalid, read_object
+from coordinator.api.http_json import Body, BodyReader, integers, invalid
 from coordinator.api.http_parameters import UnknownFields
-from coordinator.api.http_respond import Job, respond
+from coordinator.api.http_respond import EventStream, Job, respond
 from coordinator.api.http_shapes import token_text
 from coordinator.api.served_model import ServedModel
 from coordinator.api.violations import REQUEST_ID, Violations
@@ -32,6 +32,8 @@ from protos.expertmesh.v1 import generation_pb2 as pb
 logger = logging.getLogger(__name__)
 
 Handler = Callable[[Request, "_Call"], Awaitable[Response]]
+# Path -> method and handler.
+_Routes = dict[str, tuple[str, Handler]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +56,8 @@ class _Call:
     request_id: str
     key_id: str = ""
     is_chat: bool = False
+    # It is told to the observer, even where it ends before there is a generation.
+    is_observed: bool = False
 
 
 class HttpApi:
@@ -62,15 +66,12 @@ class HttpApi:
     def __init__(self, services: HttpServices) -> None:
         self._services = services
         self._unknown = UnknownFields()
+        self._bodies = BodyReader()
         self._created = int(time.time())
 
     def app(self) -> Starlette:
-        open_routes: dict[str, tuple[str, Handler]] = {
-            "/health": ("GET", self._health),
-            "/readyz": ("GET", self._health),
-            "/livez": ("GET", self._alive),
-        }
-        closed_routes: dict[str, tuple[str, Handler]] = {
+        """All routes."""
+        closed_routes: _Routes = {
             "/v1/completions": ("POST", self._completions),
             "/v1/chat/completions": ("POST", self._chat),
             "/v1/models": ("GET", self._models),
@@ -81,12 +82,28 @@ class HttpApi:
             "/metrics": ("GET", self._metrics),
             "/version": ("GET", self._version),
         }
+        return self._app(closed_routes)
+
+    def metrics_app(self) -> Starlette:
+        """Metrics and health, for a port of their own."""
+        return self._app({"/metrics": ("GET", self._metrics)})
+
+    def _app(self, closed_routes: _Routes) -> Starlette:
+        """The routes that need a key, beside those that never do."""
+        open_routes: _Routes = {
+            "/health": ("GET", self._health),
+            "/readyz": ("GET", self._health),
+            "/livez": ("GET", self._alive),
+        }
         routes = [
             Route(path, self._endpoint(path, handler, needs_key=routes is closed_routes), methods=[method])
             for routes in (open_routes, closed_routes)
             for path, (method, handler) in routes.items()
         ]
-        return Starlette(routes=routes, exception_handlers={HTTPException: self._not_found})
+        app = Starlette(routes=routes, exception_handlers={HTTPException: self._not_found})
+        # A redirect would tell which paths there are, before any key is asked for.
+        app.router.redirect_slashes = False
+        return app
 
     def _endpoint(
         self, path: str, handler: Handler, *, needs_key: bool
@@ -96,18 +113,44 @@ class HttpApi:
         async def endpoint(request: Request) -> Response:
             started = time.monotonic()
             call = _Call(_header_id(request) or str(uuid4()))
+
+            def observed(status: int) -> None:
+                self._services.observed(path, request.method, status, time.monotonic() - started)
+
             try:
                 if needs_key:
                     call.key_id = self._identify(request)
                 response = await handler(request, call)
             except Exception as error:  # noqa: BLE001 - the top of a request
-                response = _failed(error, call)
+                response = self._failed(error, path, request, call)
             response.headers.setdefault("x-request-id", call.request_id)
-            status = response.status_code
-            self._services.observed(path, request.method, status, time.monotonic() - started)
+            if isinstance(response, EventStream):
+                response.on_end = observed
+            else:
+                observed(response.status_code)
             return response
 
         return endpoint
+
+    def _failed(self, error: Exception, path: str, request: Request, call: _Call) -> Response:
+        """What ends before there is a generation, and is logged here."""
+        found = translate(error, call.request_id)
+        if found.reason is Reason.INTERNAL:
+            logger.error("request %s: internal error", call.request_id, exc_info=error)
+        if call.is_observed:
+            caller = Caller(call.request_id, _peer(request), call.key_id, transport="http")
+            self._services.front.observer.finished(caller, Facts(), found, cancelled=False)
+        else:
+            logger.info(
+                "%s id=%s peer=%s%s code=%s reason=%s",
+                path,
+                call.request_id,
+                _peer(request),
+                f" key={call.key_id}" if call.key_id else "",
+                found.code.value,
+                found.reason.value,
+            )
+        return error_response(found, call.request_id, is_chat=call.is_chat)
 
     def _identify(self, request: Request) -> str:
         authorization = single(request.headers.getlist("authorization"))
@@ -119,26 +162,31 @@ class HttpApi:
         call = _Call(str(uuid4()))
         try:
             self._identify(request)
+            response = _nothing_there(error)
         except ApiError as refused:
-            return error_response(refused, call.request_id)
-        finally:
-            self._services.observed("unknown", "unknown", error.status_code, 0.0)
-        if error.status_code == 405:
-            return plain_error(405, "this method is not allowed here", "method_not_allowed")
-        return plain_error(404, "there is no such path", "not_found")
+            response = self._failed(refused, "unknown", request, call)
+        response.headers.setdefault("x-request-id", call.request_id)
+        self._services.observed("unknown", "unknown", response.status_code, 0.0)
+        return response
 
     async def _completions(self, request: Request, call: _Call) -> Response:
-        body = Body(await read_object(request))
+        body = await self._asked_for(request, call)
         model = self._model_named(body)
         asked = http_completions.parse(body, model, _streaming(body))
         return await self._respond(asked, http_completions.CompletionShape(asked.wants), body, request, call)
 
     async def _chat(self, request: Request, call: _Call) -> Response:
         call.is_chat = True
-        body = Body(await read_object(request))
+        body = await self._asked_for(request, call)
         self._model_named(body)
         asked = http_chat.parse(body, _streaming(body))
         return await self._respond(asked, http_chat.ChatShape(asked.wants), body, request, call)
+
+    async def _asked_for(self, request: Request, call: _Call) -> Body:
+        """The body of a request for a generation; a full server does not read it."""
+        call.is_observed = True
+        self._services.front.gate.admission.check_room()
+        return Body(await self._bodies.read_object(request))
 
     async def _respond(
         self, asked: Asked, shape: Shape, body: Body, request: Request, call: _Call
@@ -175,6 +223,8 @@ class HttpApi:
 
     async def _model(self, request: Request, call: _Call) -> Response:
         served, name = self._served(), str(request.path_params["model"])
+        if not name:
+            raise ApiError.of(Reason.MODEL_NOT_FOUND, "model: no name is given")
         served.check_name(name)
         return _json(self._model_object(served, name))
 
@@ -189,7 +239,7 @@ class HttpApi:
         }
 
     async def _tokenize(self, request: Request, call: _Call) -> Response:
-        body = Body(await read_object(request))
+        body = Body(await self._bodies.read_object(request))
         served = self._model_named(body)
         message = pb.TokenizeRequest(return_token_bytes=True)
         messages = body.array("messages")
@@ -203,7 +253,7 @@ class HttpApi:
         add_special = body.boolean("add_special_tokens")
         if add_special is not None:
             message.add_special_tokens = add_special
-        found = tokenization.tokenize(message, served)
+        found = await off_loop(message, tokenization.tokenize, message, served)
         return _json(
             {
                 "count": len(found.token_ids),
@@ -214,13 +264,14 @@ class HttpApi:
         )
 
     async def _detokenize(self, request: Request, call: _Call) -> Response:
-        body = Body(await read_object(request))
+        body = Body(await self._bodies.read_object(request))
         served = self._model_named(body)
         tokens = body.array("tokens")
         if tokens is None:
             raise invalid("tokens", "is required")
         message = pb.DetokenizeRequest(token_ids=integers(tokens, "tokens"))
-        return _json({"prompt": tokenization.detokenize(message, served).text})
+        found = await off_loop(message, tokenization.detokenize, message, served)
+        return _json({"prompt": found.text})
 
     async def _tokenizer_info(self, request: Request, call: _Call) -> Response:
         served = self._served()
@@ -255,11 +306,13 @@ class HttpApi:
         return _json({})
 
 
-def _failed(error: Exception, call: _Call) -> Response:
-    found = translate(error, call.request_id)
-    if found.reason is Reason.INTERNAL:
-        logger.error("request %s: internal error", call.request_id, exc_info=error)
-    return error_response(found, call.request_id, is_chat=call.is_chat)
+def _nothing_there(error: HTTPException) -> Response:
+    if error.status_code == 405:
+        response = plain_error(405, "this method is not allowed here", "method_not_allowed")
+    else:
+        response = plain_error(404, "there is no such path", "not_found")
+    response.headers.update(error.headers or {})
+    return response
 
 
 def _streaming(body: Body) -> StreamOptions:

@@ -6,7 +6,7 @@ from typing import Any
 from coordinator.api.http_answer import Asked, StreamOptions, Wants
 from coordinator.api.http_json import Body, checked_text, invalid, unsupported
 from coordinator.api.http_parameters import fill_request
-from coordinator.api.http_shapes import chat_logprobs, finish, prompt_logprobs, routed_experts
+from coordinator.api.http_shapes import chat_logprobs, finish, prompt_details, routed_experts
 from protos.expertmesh.v1 import generation_pb2 as pb
 
 ROLES = {"developer": "system"}
@@ -57,19 +57,18 @@ class ChatShape:
             "message": {"role": "assistant", "content": output.text, "refusal": None},
             "logprobs": self._logprobs(list(output.logprobs)),
             **finish(output.finish_reason, match),
+            **prompt_details(self._wants, info),
         }
         if self._wants.token_ids:
             choice["token_ids"] = list(output.token_ids)
-            choice["prompt_token_ids"] = list(info.token_ids)
-        if self._wants.prompt_logprobs:
-            choice["prompt_logprobs"] = prompt_logprobs(info.logprobs)
         if output.HasField("routed_experts"):
             choice["routed_experts"] = routed_experts(output.routed_experts)
         return choice
 
     def first(self, index: int, prompt: int, info: pb.PromptInfo) -> dict[str, Any] | None:
         delta = {"role": "assistant", "content": ""}
-        return {"index": index, "delta": delta, "logprobs": None, "finish_reason": None}
+        details = prompt_details(self._wants, info)
+        return {"index": index, "delta": delta, "logprobs": None, "finish_reason": None, **details}
 
     def delta(self, index: int, delta: pb.SequenceDelta) -> dict[str, Any]:
         choice = {

@@ -8,7 +8,7 @@ from coordinator.api.http_parameters import fill_request
 from coordinator.api.http_shapes import (
     completion_logprobs,
     finish,
-    prompt_logprobs,
+    prompt_details,
     routed_experts,
 )
 from coordinator.api.served_model import ServedModel
@@ -36,7 +36,7 @@ def parse(body: Body, served: ServedModel, streaming: StreamOptions) -> Asked:
         echo=echo,
         token_ids=bool(body.boolean("return_token_ids")),
         prompt_logprobs=asked_prompt_logprobs,
-        prompt_texts=[_text_of(message, served) for message in messages] if echo else (),
+        prompt_text=lambda prompt: _text_of(messages[prompt], served),
     )
     if wants.token_ids:
         for message in messages:
@@ -54,20 +54,20 @@ class CompletionShape:
 
     def __init__(self, wants: Wants) -> None:
         self._wants = wants
-        # Of a stream: how much text each choice has had.
-        self._lengths: dict[int, int] = {}
+        # Of a stream: where the text of each choice's next token begins.
+        self._offsets: dict[int, int] = {}
 
     def choice(
         self, index: int, prompt: int, output: pb.SequenceOutput, info: pb.PromptInfo
     ) -> dict[str, Any]:
-        echoed = self._wants.prompt_texts[prompt] if self._wants.echo else ""
+        echoed = self._wants.prompt_text(prompt) if self._wants.echo else ""
         match = output.stop_match if output.HasField("stop_match") else None
         choice = {
             "index": index,
             "text": echoed + output.text,
-            "logprobs": self._logprobs([*self._echoed(info), *output.logprobs], 0),
+            "logprobs": self._logprobs([*self._echoed(info), *output.logprobs], index),
             **finish(output.finish_reason, match),
-            **self._prompt(info),
+            **prompt_details(self._wants, info),
         }
         if self._wants.token_ids:
             choice["token_ids"] = list(output.token_ids)
@@ -76,21 +76,19 @@ class CompletionShape:
         return choice
 
     def first(self, index: int, prompt: int, info: pb.PromptInfo) -> dict[str, Any] | None:
-        """With echo, the prompt comes first."""
-        if not self._wants.echo:
+        """What is told of the prompt, and with echo the prompt itself."""
+        details = prompt_details(self._wants, info)
+        if not self._wants.echo and not details:
             return None
-        text = self._wants.prompt_texts[prompt]
-        self._lengths[index] = len(text)
-        logprobs = self._logprobs(self._echoed(info), 0)
-        return {"index": index, "text": text, "logprobs": logprobs, "finish_reason": None}
+        text = self._wants.prompt_text(prompt) if self._wants.echo else ""
+        logprobs = self._logprobs(self._echoed(info), index)
+        return {"index": index, "text": text, "logprobs": logprobs, "finish_reason": None, **details}
 
     def delta(self, index: int, delta: pb.SequenceDelta) -> dict[str, Any]:
-        offset = self._lengths.get(index, 0)
-        self._lengths[index] = offset + len(delta.text)
         choice = {
             "index": index,
             "text": delta.text,
-            "logprobs": self._logprobs(list(delta.logprobs), offset),
+            "logprobs": self._logprobs(list(delta.logprobs), index),
             "finish_reason": None,
         }
         if self._wants.token_ids:
@@ -106,17 +104,12 @@ class CompletionShape:
     def _echoed(self, info: pb.PromptInfo) -> list[pb.TokenLogprob]:
         return list(info.logprobs) if self._wants.echo and self._wants.logprobs is not None else []
 
-    def _logprobs(self, logprobs: list[pb.TokenLogprob], offset: int) -> dict[str, Any] | None:
-        return None if self._wants.logprobs is None else completion_logprobs(logprobs, offset)
-
-    def _prompt(self, info: pb.PromptInfo) -> dict[str, Any]:
-        found: dict[str, Any] = {}
-        if self._wants.prompt_logprobs:
-            found["prompt_logprobs"] = prompt_logprobs(info.logprobs)
-        if self._wants.token_ids:
-            found["prompt_token_ids"] = list(info.token_ids)
-        if info.HasField("routed_experts"):
-            found["prompt_routed_experts"] = routed_experts(info.routed_experts)
+    def _logprobs(self, logprobs: list[pb.TokenLogprob], index: int) -> dict[str, Any] | None:
+        if self._wants.logprobs is None:
+            return None
+        offset = self._offsets.get(index, 0)
+        found = completion_logprobs(logprobs, offset)
+        self._offsets[index] = offset + sum(map(len, found["tokens"]))
         return found
 
 

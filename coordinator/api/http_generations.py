@@ -1,18 +1,15 @@
-"""The generations behind one HTTP request: one per prompt, side by side, as one stream of their events.
-
-Whoever leaves ends them all; what they raise comes out as an ApiError.
-"""
+"""The generations behind one HTTP request: one per prompt, side by side, as one stream of their events."""
 
 import asyncio
 import logging
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import aclosing, asynccontextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field
 
 from coordinator.api.errors import ApiError, Code, translate
 from coordinator.api.gate import draining
-from coordinator.api.generations import Caller, Facts, Front, run
+from coordinator.api.generations import Caller, Facts, Front, Work, admitted
 from moe_model.errors import WorldError
 from protos.expertmesh.v1 import generation_pb2 as pb
 
@@ -30,19 +27,61 @@ class PromptEvent:
     event: pb.GenerateStreamResponse
 
 
-_Item = PromptEvent | ApiError | None
+_Item = PromptEvent | Exception | None
 
 
 @asynccontextmanager
 async def generations(
     messages: Sequence[pb.GenerateRequest], caller: Caller, front: Front
 ) -> AsyncIterator[AsyncIterator[PromptEvent]]:
-    """The events of all messages. Iterating raises ApiError; leaving the block ends what still runs."""
+    """The events of all messages. Leaving the block ends what still runs.
+
+    Raises ApiError, whatever happened in the block or behind it; the observer is told once of each prompt.
+    """
+    end = _End(front, caller, [Facts() for _ in messages])
+    try:
+        async with admitted(messages, caller, front, end.facts) as works:
+            end.works = works
+            async with _side_by_side(works) as events:
+                yield events
+    except asyncio.CancelledError:
+        if not front.gate.was_evicted():
+            raise
+        end.error = draining()
+        raise end.error from None
+    except Exception as unforeseen:  # noqa: BLE001 - the top of a request
+        end.error = translate(unforeseen, caller.request_id)
+        _log(unforeseen, end.error, caller)
+        raise end.error from None
+    finally:
+        end.tell()
+
+
+@dataclass(slots=True)
+class _End:
+    """How a request ended, for its observer."""
+
+    front: Front
+    caller: Caller
+    facts: Sequence[Facts]
+    works: Sequence[Work] = ()
+    error: ApiError | None = None
+    started: float = field(default_factory=time.monotonic)
+
+    def tell(self) -> None:
+        """Of every prompt; of a request that was not admitted, once."""
+        callers = [work.caller for work in self.works] or [self.caller]
+        for caller, facts in zip(callers, self.facts, strict=False):
+            facts.total_time = facts.total_time or time.monotonic() - self.started
+            error = None if facts.is_complete else self.error
+            cancelled = error is None and not facts.is_complete
+            self.front.observer.finished(caller, facts, error, cancelled=cancelled)
+
+
+@asynccontextmanager
+async def _side_by_side(works: Sequence[Work]) -> AsyncIterator[AsyncIterator[PromptEvent]]:
     queue: asyncio.Queue[_Item] = asyncio.Queue(MAX_WAITING)
-    tasks = [
-        asyncio.create_task(_feed(queue, number, message, _caller_of(caller, number, len(messages)), front))
-        for number, message in enumerate(messages)
-    ]
+    tasks = [asyncio.create_task(_feed(queue, number, work)) for number, work in enumerate(works)]
     try:
         yield _events(queue, len(tasks))
     finally:
@@ -54,7 +93,7 @@ async def generations(
 async def _events(queue: asyncio.Queue[_Item], num_open: int) -> AsyncIterator[PromptEvent]:
     while num_open:
         item = await queue.get()
-        if isinstance(item, ApiError):
+        if isinstance(item, Exception):
             raise item
         if item is None:
             num_open -= 1
@@ -62,44 +101,18 @@ async def _events(queue: asyncio.Queue[_Item], num_open: int) -> AsyncIterator[P
             yield item
 
 
-async def _feed(
-    queue: asyncio.Queue[_Item], number: int, message: pb.GenerateRequest, caller: Caller, front: Front
-) -> None:
-    """One prompt's events into the queue, then None, or the error that ended it."""
+async def _feed(queue: asyncio.Queue[_Item], number: int, work: Work) -> None:
+    """One prompt's events into the queue, then None, or what ended it."""
     try:
-        async with aclosing(_observed(message, caller, front)) as events:
+        async with aclosing(work.events()) as events:
             async for event in events:
                 await queue.put(PromptEvent(number, event))
-    except ApiError as error:
+        work.facts.total_time = time.monotonic() - work.generation.request.arrival_time
+        work.facts.is_complete = True
+    except Exception as error:  # noqa: BLE001 - it is raised again where the events are read
         await queue.put(error)
     else:
         await queue.put(None)
-
-
-async def _observed(
-    message: pb.GenerateRequest, caller: Caller, front: Front
-) -> AsyncGenerator[pb.GenerateStreamResponse, None]:
-    """`run`, with its observer told once how it ended, and every exception turned into ours."""
-    facts, started = Facts(), time.monotonic()
-    error: ApiError | None = None
-    complete = False
-    try:
-        async with aclosing(run(message, caller, front, facts)) as events:
-            async for event in events:
-                complete = event.WhichOneof("event") == "summary"
-                yield event
-    except asyncio.CancelledError:
-        if not front.gate.was_evicted():
-            raise
-        error = draining()
-        raise error from None
-    except Exception as unforeseen:  # noqa: BLE001 - the top of a request
-        error = translate(unforeseen, caller.request_id)
-        _log(unforeseen, error, caller)
-        raise error from None
-    finally:
-        facts.total_time = time.monotonic() - started
-        front.observer.finished(caller, facts, error, cancelled=error is None and not complete)
 
 
 def _log(unforeseen: Exception, error: ApiError, caller: Caller) -> None:
@@ -108,10 +121,3 @@ def _log(unforeseen: Exception, error: ApiError, caller: Caller) -> None:
         logger.warning("request %s: %s", caller.request_id, unforeseen)
     elif error.code is Code.INTERNAL:
         logger.error("request %s: internal error", caller.request_id, exc_info=unforeseen)
-
-
-def _caller_of(caller: Caller, number: int, count: int) -> Caller:
-    """Each prompt of several is a request of its own."""
-    if count == 1:
-        return caller
-    return replace(caller, request_id=f"{caller.request_id[:120]}-{number}")

@@ -8,7 +8,10 @@ import logging
 from collections.abc import Mapping
 from typing import Any
 
-from coordinator.api.http_json import Body, checked_integer, invalid, unsupported
+from coordinator.api.http_json import Body, checked_integer, checked_text, invalid, unsupported
+from coordinator.api.validate_response import MAX_EXPERT_IDS
+from coordinator.api.validate_sampling import MAX_BIASES
+from coordinator.api.validate_stopping import MAX_STOP_SEQUENCES, MAX_STOP_TOKEN_IDS
 from protos.expertmesh.v1 import generation_pb2 as pb
 
 logger = logging.getLogger(__name__)
@@ -28,13 +31,11 @@ _NAMES = {
 }
 _GROUPS = ("sampling.", "stopping.", "response.")
 
+_NUMBERS = ("temperature", "top_p", "min_p", "presence_penalty", "frequency_penalty", "repetition_penalty")
+
 # What OpenAI has and we have not: only the values that change nothing.
 _NEUTRAL: Mapping[str, tuple[object, ...]] = {
     "suffix": (None, ""),
-    "tools": (None, []),
-    "tool_choice": (None, "none"),
-    "functions": (None, []),
-    "function_call": (None, "none"),
     "modalities": (None, ["text"]),
     "audio": (None,),
     "prediction": (None,),
@@ -46,7 +47,7 @@ _IGNORED = frozenset(
     {"user", "store", "metadata", "service_tier", "parallel_tool_calls", "safety_identifier"}
     | {"prompt_cache_key", "prompt_cache_retention", "verbosity", "stream", "stream_options", "best_of"}
 )
-MAX_LOGGED_NAMES = 256
+MAX_LOGGED_NAMES, MAX_LOGGED_AT_ONCE = 256, 8
 
 
 def parameter_of(field: str, *, is_chat: bool) -> str:
@@ -85,7 +86,7 @@ class UnknownFields:
         self._names: set[str] = set()
 
     def seen(self, names: set[str]) -> None:
-        for name in sorted(names - _IGNORED - self._names):
+        for name in sorted(names - _IGNORED - self._names)[:MAX_LOGGED_AT_ONCE]:
             if len(self._names) >= MAX_LOGGED_NAMES:
                 return
             self._names.add(name)
@@ -93,6 +94,12 @@ class UnknownFields:
 
 
 def _refuse_unknown_features(body: Body) -> None:
+    for tools, choice in (("tools", "tool_choice"), ("functions", "function_call")):
+        has_tools, how = bool(body.raw(tools)), body.raw(choice)
+        if has_tools and how != "none":
+            raise unsupported(tools)
+        if how not in (None, "none", "auto"):
+            raise unsupported(choice)
     for name, neutral in _NEUTRAL.items():
         if body.raw(name) not in neutral:
             raise unsupported(name)
@@ -102,9 +109,7 @@ def _refuse_unknown_features(body: Body) -> None:
 
 
 def _fill_sampling(body: Body, sampling: pb.SamplingParams) -> None:
-    for name in (
-        *("temperature", "top_p", "min_p", "presence_penalty", "frequency_penalty", "repetition_penalty"),
-    ):
+    for name in _NUMBERS:
         value = body.number(name)
         if value is not None:
             setattr(sampling, name, value)
@@ -118,9 +123,11 @@ def _fill_sampling(body: Body, sampling: pb.SamplingParams) -> None:
     n = body.integer("n")
     if n is not None:
         sampling.num_sequences = n
-    for key, bias in (body.mapping("logit_bias") or {}).items():
-        path = "logit_bias"
-        if not key.isascii() or not key.isdigit() or int(key[:11]) >= 1 << 32:
+    biases, path = body.mapping("logit_bias") or {}, "logit_bias"
+    if len(biases) > MAX_BIASES:
+        raise invalid(path, f"{len(biases)} entries are more than {MAX_BIASES}")
+    for key, bias in biases.items():
+        if not key.isascii() or not key.isdigit() or len(key) > 10 or int(key) >= 1 << 32:
             raise invalid(path, "has a key that is no token id")
         if isinstance(bias, bool) or not isinstance(bias, (int, float)) or abs(bias) > 1e9:
             raise invalid(f"{path}[{int(key)}]", "is not a number in [-100, 100]")
@@ -132,8 +139,9 @@ def _fill_stopping(body: Body, stopping: pb.StoppingParams) -> None:
     if min_tokens is not None:
         stopping.min_tokens = min_tokens
     stop = body.raw("stop")
-    stopping.stop_sequences.extend([stop] if isinstance(stop, str) else body.texts("stop") or ())
-    stopping.stop_token_ids.extend(body.integers("stop_token_ids") or ())
+    stops = [checked_text(stop, "stop")] if isinstance(stop, str) else body.texts("stop", MAX_STOP_SEQUENCES)
+    stopping.stop_sequences.extend(stops or ())
+    stopping.stop_token_ids.extend(body.integers("stop_token_ids", MAX_STOP_TOKEN_IDS) or ())
     for theirs, ours in (
         ("ignore_eos", "ignore_eos"),
         ("include_stop_str_in_output", "include_stop_in_output"),
@@ -204,12 +212,12 @@ def _set_constraint(constraint: pb.OutputConstraint, kind: str, value: Any) -> N
         if not isinstance(value, list) or not all(isinstance(each, str) for each in value):
             raise invalid("response_format", "choice is not an array of strings")
         constraint.choice.SetInParent()
-        constraint.choice.choices.extend(value)
+        constraint.choice.choices.extend(checked_text(each, "response_format") for each in value)
     else:
         text = json.dumps(value) if kind == "json_schema" and not isinstance(value, str) else value
         if not isinstance(text, str):
             raise invalid("response_format", f"{kind} is not a string")
-        setattr(constraint, kind, text)
+        setattr(constraint, kind, checked_text(text, "response_format"))
 
 
 def _fill_experts(body: Body, message: pb.GenerateRequest) -> None:
@@ -217,8 +225,8 @@ def _fill_experts(body: Body, message: pb.GenerateRequest) -> None:
     if data is None:
         return
     experts = Body(data, "experts.")
-    message.experts.allowed_experts.extend(experts.integers("allowed_experts") or ())
-    message.experts.denied_experts.extend(experts.integers("denied_experts") or ())
+    message.experts.allowed_experts.extend(experts.integers("allowed_experts", MAX_EXPERT_IDS) or ())
+    message.experts.denied_experts.extend(experts.integers("denied_experts", MAX_EXPERT_IDS) or ())
     per_token = experts.raw("experts_per_token")
     if per_token is not None:
         path = experts.path("experts_per_token")

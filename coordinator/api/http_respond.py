@@ -3,7 +3,7 @@
 import asyncio
 import json
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -77,10 +77,14 @@ async def _whole(job: Job) -> Response:
 
 
 class EventStream(Response):
-    """Server-sent events. The status is sent with the first event, so that a refusal still has its own."""
+    """Server-sent events. The status is sent with the first event, so that a refusal still has its own.
+
+    `on_end` is told the status once everything is over.
+    """
 
     def __init__(self, job: Job) -> None:
         super().__init__()
+        self.on_end: Callable[[int], None] | None = None
         self._job = job
         self._began = False
 
@@ -96,6 +100,8 @@ class EventStream(Response):
             for task in (work, gone):
                 task.cancel()
             await asyncio.gather(work, gone, return_exceptions=True)
+            if self.on_end is not None:
+                self.on_end(self.status_code if work.done() and not work.cancelled() else CLIENT_CLOSED)
 
     async def _send_all(self, scope: Scope, receive: Receive, send: Send) -> None:
         job = self._job
@@ -110,6 +116,7 @@ class EventStream(Response):
         except ApiError as error:
             if not self._began:
                 response = error_response(error, job.caller.request_id, is_chat=job.asked.is_chat)
+                self.status_code = response.status_code
                 await response(scope, receive, send)
                 return
             if error.reason is Reason.SLOW_CONSUMER:
@@ -185,8 +192,9 @@ class _Chunks:
                 yield self._chunk(choice)
 
     def _waits_for_details(self) -> bool:
-        """Echoed logprobs are known when the prompt has been computed."""
-        return any(message.response.HasField("prompt_logprobs") for message in self.job.asked.messages)
+        """Logprobs and routing of the prompt are known when it has been computed."""
+        responses = [message.response for message in self.job.asked.messages]
+        return any(each.HasField("prompt_logprobs") or each.return_routed_experts for each in responses)
 
     def _chunk(self, choice: dict[str, Any]) -> dict[str, Any]:
         streaming = self.job.asked.streaming

@@ -9,7 +9,10 @@ import uvicorn
 from starlette.types import ASGIApp
 
 from coordinator.api.grpc_address import check_free, format_address, parse_address
+from coordinator.api.http_protocol import BoundedProtocol
 from moe_model.errors import ConfigError
+
+App = ASGIApp
 
 # Seconds that a quiet connection is kept, and that a closing server waits for its last answers.
 KEEP_ALIVE_SECONDS = 5
@@ -34,15 +37,19 @@ class _Server(uvicorn.Server):
 class HttpServer:
     """bind, start, close; in this order, on one event loop. close may come at any time."""
 
-    def __init__(self, address: str, app: ASGIApp, tls: ssl.SSLContext | None = None) -> None:
-        self._host, self._port = parse_address(address, "http")
+    def __init__(
+        self, address: str, app: App, tls: ssl.SSLContext | None = None, *, name: str = "http"
+    ) -> None:
+        """`name` is what errors call the address."""
+        self._name = name
+        self._host, self._port = parse_address(address, name)
         config = uvicorn.Config(
             app,
             log_config=None,
             access_log=False,
             server_header=False,
             date_header=False,
-            http="h11",
+            http=BoundedProtocol,
             ws="none",
             lifespan="off",
             h11_max_incomplete_event_size=16 << 10,
@@ -62,7 +69,7 @@ class HttpServer:
 
     def bind(self) -> str:
         """Takes the port. Raises ConfigError."""
-        check_free(self._host, self._port, "http")
+        check_free(self._host, self._port, self._name)
         family = socket.AF_INET6 if ":" in self._host else socket.AF_INET
         self._socket = socket.socket(family, socket.SOCK_STREAM)
         self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -70,7 +77,7 @@ class HttpServer:
             self._socket.bind((self._host, self._port))
         except OSError as error:
             self._socket.close()
-            raise ConfigError(f"http address {self.address}: {error.strerror}") from None
+            raise ConfigError(f"{self._name} address {self.address}: {error.strerror}") from None
         self._socket.set_inheritable(False)
         self._port = self._socket.getsockname()[1]
         return self.address

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from coordinator.api.http_answer import Wants
 from protos.expertmesh.v1 import generation_pb2 as pb
 
 # JSON has no infinity; vLLM's clients know this number.
@@ -102,6 +103,18 @@ def prompt_logprobs(logprobs: Sequence[pb.TokenLogprob]) -> list[dict[str, Any] 
             "decoded_token": token_text(each.token_bytes),
         }
         found.append(entries)
+    return found
+
+
+def prompt_details(wants: Wants, info: pb.PromptInfo) -> dict[str, Any]:
+    """vLLM's fields for what was asked of the prompt; none where nothing was."""
+    found: dict[str, Any] = {}
+    if wants.prompt_logprobs:
+        found["prompt_logprobs"] = prompt_logprobs(info.logprobs)
+    if wants.token_ids:
+        found["prompt_token_ids"] = list(info.token_ids)
+    if info.HasField("routed_experts"):
+        found["prompt_routed_experts"] = routed_experts(info.routed_experts)
     return found
 
 

@@ -23,6 +23,8 @@ def configure(stream: TextIO, log_format: str, level: str) -> None:
 
 def harmless(text: str) -> str:
     """The text without what moves a cursor, starts a line or turns its direction."""
+    if text.isprintable():
+        return text
     return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in text)
 
 

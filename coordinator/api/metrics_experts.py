@@ -1,14 +1,20 @@
 """Metrics of the expert workers, from one record per dispatch."""
 
 import statistics
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from enum import StrEnum
 from typing import Protocol
 
-from prometheus_client import CollectorRegistry, Counter, Histogram
+from prometheus_client import CollectorRegistry, Histogram
+from prometheus_client import Counter as CounterMetric
 
 from coordinator.api import metrics_names as names
 from coordinator.api.metrics_names import PREFIX
+from coordinator.engine.observer import StepRecord
+
+# Why a worker can be lost.
+REASONS = ("late", "died", "raised", "invalid")
 
 
 class Dispatch(Protocol):
@@ -31,10 +37,11 @@ class Dispatch(Protocol):
 
 
 class ExpertMetrics:
-    """Told on the engine's thread."""
+    """Told on the engine's thread, of each dispatch and then of the step that they were part of."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self._registry = registry
+        self._step_rows: Counter[int] = Counter()
         self._is_open = False
 
     def open(self, model: str, ranks: Sequence[int]) -> None:
@@ -61,18 +68,19 @@ class ExpertMetrics:
         self._received = num_bytes.labels(model, "combine")
         self._retries = self._counter("expert_retries", "Calls that were made again.", "reason")
         self._restarts = self._counter("expert_worker_restarts", "Workers that came back anew.", "reason")
-        for reason in ("late", "died", "raised", "invalid"):
+        for reason in REASONS:
             self._retries.labels(model, reason)
-        self._restarts.labels(model, "died")
+        for reason in REASONS:
+            self._restarts.labels(model, reason)
         for stem, text in (
             ("expert_dropped_tokens", "Pairs that nobody computed; stays 0."),
             ("expert_rebalances", "Changes of the placement."),
         ):
-            Counter(f"{PREFIX}{stem}", text, ["model_name"], registry=self._registry).labels(model)
+            CounterMetric(f"{PREFIX}{stem}", text, ["model_name"], registry=self._registry).labels(model)
         self._histogram("expert_rebalance_seconds", "One change of the placement.")
         balance = Histogram(
             f"{PREFIX}expert_balancedness",
-            "Mean over maximum of pairs per worker and layer; 1 is even.",
+            "Mean over maximum of pairs per worker and step; 1 is even.",
             ["model_name", "phase"],
             registry=self._registry,
             buckets=names.BALANCEDNESS,
@@ -93,13 +101,20 @@ class ExpertMetrics:
         times = list(record.compute_seconds.values())
         if times:
             self._straggler.observe(max(times) - statistics.median(times))
-        total = sum(record.rows.values())
-        if total:
-            even = total / len(self._tokens) / max(record.rows.values())
-            # A layer of more pairs than a batch can have rows is one of a prompt.
-            self._balance["prefill" if total > _DECODE_PAIRS else "decode"].observe(even)
+        self._step_rows.update(record.rows)
         for reason, count in record.retries.items():
             self._retries.labels(self._model, reason.value).inc(count)
+
+    def restarted(self, rank: int, reason: StrEnum) -> None:
+        if self._is_open:
+            self._restarts.labels(self._model, reason.value).inc()
+
+    def step(self, record: StepRecord) -> None:
+        """What was dispatched since the last one was this step's."""
+        rows, self._step_rows = self._step_rows, Counter()
+        if self._is_open and rows:
+            even = rows.total() / len(self._tokens) / max(rows.values())
+            self._balance[record.phase].observe(even)
 
     def _histogram(self, stem: str, text: str) -> Histogram:
         return Histogram(
@@ -110,8 +125,5 @@ class ExpertMetrics:
             buckets=names.SHORT_SECONDS,
         ).labels(self._model)
 
-    def _counter(self, stem: str, text: str, label: str) -> Counter:
-        return Counter(f"{PREFIX}{stem}", text, ["model_name", label], registry=self._registry)
-
-
-_DECODE_PAIRS = 256
+    def _counter(self, stem: str, text: str, label: str) -> CounterMetric:
+        return CounterMetric(f"{PREFIX}{stem}", text, ["model_name", label], registry=self._registry)

@@ -5,12 +5,14 @@ from collections.abc import Sequence
 from prometheus_client import CollectorRegistry, Counter, Histogram
 
 from coordinator.api import metrics_names as names
-from coordinator.api.errors import ApiError
+from coordinator.api.errors import ApiError, Reason
 from coordinator.api.generations import Caller, Facts
 from coordinator.api.metrics_names import PREFIX
 from coordinator.engine.observer import StepRecord
 from coordinator.engine.request import FinishReason
 
+# What turns a request away that might have been served at another time.
+REFUSALS = frozenset({Reason.QUEUE_FULL, Reason.QUOTA_EXCEEDED, Reason.NOT_READY, Reason.DRAINING})
 # vLLM's gauge of concurrency has no more.
 MAX_EDGE_CONTEXT = 1 << 20
 
@@ -49,10 +51,9 @@ class RequestMetrics:
         return None
 
     def step(self, record: StepRecord) -> None:
-        """A step with prompt tokens in it counts as prefill."""
         if not self._model:
             return
-        self._steps["prefill" if record.num_prefill_tokens else "decode"].observe(record.seconds)
+        self._steps[record.phase].observe(record.seconds)
         self._histograms["iteration_tokens_total"].observe(record.num_tokens)
 
     def finished(self, caller: Caller, facts: Facts, error: ApiError | None, *, cancelled: bool) -> None:
@@ -70,7 +71,7 @@ class RequestMetrics:
 
     def _failed(self, error: ApiError) -> None:
         self._counters["request_errors"].labels(self._model, error.code.value, error.reason.value).inc()
-        if error.row.http_status in (429, 503):
+        if error.reason in REFUSALS:
             self._counters["requests_rejected"].labels(self._model, error.reason.value).inc()
 
     def _count(self, facts: Facts) -> None:
@@ -86,13 +87,15 @@ class RequestMetrics:
         seen["request_params_n"].observe(request.num_sequences)
 
     def _time(self, facts: Facts, first_token: float) -> None:
-        seen, queued = self._histograms, facts.queue_time or 0.0
+        seen, queued = self._histograms, facts.queue_time
         seen["time_to_first_token_seconds"].observe(first_token)
         seen["e2e_request_latency_seconds"].observe(facts.total_time)
-        seen["request_queue_time_seconds"].observe(queued)
-        seen["request_prefill_time_seconds"].observe(max(0.0, first_token - queued))
         seen["request_decode_time_seconds"].observe(max(0.0, facts.total_time - first_token))
-        seen["request_inference_time_seconds"].observe(max(0.0, facts.total_time - queued))
+        # Told with the last output, so of a request that was left nobody knows.
+        if queued is not None:
+            seen["request_queue_time_seconds"].observe(queued)
+            seen["request_prefill_time_seconds"].observe(max(0.0, first_token - queued))
+            seen["request_inference_time_seconds"].observe(max(0.0, facts.total_time - queued))
         num_gaps = sum(count for _, count in facts.gaps)
         if num_gaps:
             mean = sum(gap * count for gap, count in facts.gaps) / num_gaps

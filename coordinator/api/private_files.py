@@ -12,7 +12,7 @@ from moe_model.errors import ConfigError
 CHECK_INTERVAL = 1.0
 MAX_FILE_BYTES = 1 << 20
 
-Signature = tuple[tuple[int, int, int] | None, ...]
+Signature = tuple[tuple[int, int, int, int] | None, ...]
 
 
 def check_private(path: Path, what: str) -> None:
@@ -92,10 +92,13 @@ class FileWatch:
         return tuple(_signature(path) for path in self._paths)
 
 
-def _signature(path: Path) -> tuple[int, int, int] | None:
-    """A file's time, identity and size, of what a link points to; None when there is none."""
+def _signature(path: Path) -> tuple[int, int, int, int] | None:
+    """A file's times, identity and size, of what a link points to; None when there is none.
+
+    Its second time moves with its mode and owner: a file that was open to others is read once it is not.
+    """
     try:
         found = path.stat()
     except OSError:
         return None
-    return found.st_mtime_ns, found.st_ino, found.st_size
+    return found.st_mtime_ns, found.st_ctime_ns, found.st_ino, found.st_size

@@ -6,6 +6,7 @@ An optional extra. Without the packages nothing here does anything, and asking f
 import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from enum import StrEnum
 from typing import Any, Protocol
 
 from coordinator.api.errors import ApiError
@@ -70,7 +71,8 @@ class Tracing:
         self._provider.add_span_processor(processor)
         self._tracer = self._provider.get_tracer("expertmesh")
         self._propagator = TraceContextTextMapPropagator()
-        self._spans: dict[str, RequestSpan] = {}
+        # By their facts: a request with an id that is taken must not end the other's span.
+        self._spans: dict[int, RequestSpan] = {}
         self._pending = _Pending()
         # Steps end on the engine's thread, requests on the event loop.
         self._lock = threading.Lock()
@@ -94,11 +96,11 @@ class Tracing:
             attributes=started_attributes(caller, facts.generation),
         )
         handle = RequestSpan(span)
-        self._spans[caller.request_id] = handle
+        self._spans[id(facts)] = handle
         return handle if span.is_recording() else None
 
     def finished(self, caller: Caller, facts: Facts, error: ApiError | None, *, cancelled: bool) -> None:
-        handle = self._spans.pop(caller.request_id, None)
+        handle = self._spans.pop(id(facts), None)
         if handle is None:
             return
         with self._lock:
@@ -111,6 +113,9 @@ class Tracing:
 
     def dispatched(self, record: Dispatched) -> None:
         self._pending.dispatches.append(record)
+
+    def restarted(self, rank: int, reason: StrEnum) -> None:
+        """Part of no request."""
 
     def step(self, record: StepRecord) -> None:
         dispatches, self._pending.dispatches = self._pending.dispatches, []

@@ -34,6 +34,10 @@ def started_attributes(caller: Caller, generation: Generation) -> dict[str, Valu
         "gen_ai.response.id": caller.request_id,
         "gen_ai.response.model": generation.model,
     }
+    if stop.stop_text is not None:
+        found["gen_ai.request.stop_sequences"] = [
+            sequence.decode(errors="replace") for sequence in stop.stop_text.sequences
+        ]
     if generation.seed is not None:
         # As text: an attribute's integers have a sign.
         found["gen_ai.request.seed"] = str(generation.seed)

@@ -65,7 +65,7 @@ def check_constraint(message: pb.GenerateRequest, violations: Violations) -> Non
         fine = 1 <= num_bytes <= MAX_CONSTRAINT_BYTES
         violations.check(fine, field, num_bytes, f"[1, {MAX_CONSTRAINT_BYTES}] bytes")
     stopping = message.stopping
-    for name in ("stop_sequences", "stop_token_ids", "ignore_eos", "min_tokens"):
+    for name in ("stop_sequences", "stop_token_ids", "min_tokens"):
         if getattr(stopping, name):
             violations.add(f"stopping.{name}", "cannot be combined with a constraint, which ends the output")
 

@@ -56,7 +56,8 @@ def stop_rules(
         min_tokens=stopping.min_tokens,
         stop_token_ids=frozenset(stopping.stop_token_ids),
         eos_token_ids=frozenset(served.generation.eos_token_ids),
-        ignore_eos=stopping.ignore_eos,
+        # A constraint lets EOS in only where the output is complete.
+        ignore_eos=stopping.ignore_eos and message.constraint.WhichOneof("constraint") is None,
         context_overflow=overflow_of(stopping, served),
         stop_text=_stop_text(stopping, served, skip_special_tokens=skip_special_tokens),
         time_limit=_nanoseconds(stopping) / 1e9 if stopping.HasField("time_limit") else None,

@@ -10,6 +10,7 @@ from coordinator.client import Client, ClientError, Delta, Finished, Summary
 from coordinator.client_messages import GenerateOptions, Prompt
 from coordinator.commands.connection_arguments import add_connection_arguments, connection
 from coordinator.commands.generation_arguments import add_generation_arguments, options_of, prompt_of
+from coordinator.commands.shown import Shown
 
 HELP = "stream a generation from a server"
 MAX_TIMEOUT = 86400.0
@@ -49,7 +50,7 @@ def _print_stream(client: Client, prompt: Prompt, options: GenerateOptions) -> N
     started = time.monotonic()
     first_token: float | None = None
     finish_reason = ""
-    shown = _Shown(options.get("num_sequences", 1))
+    shown = Shown(options.get("num_sequences", 1))
     with closing(client.stream(prompt, **options)) as events:
         try:
             for event in events:
@@ -70,26 +71,6 @@ def _print_stream(client: Client, prompt: Prompt, options: GenerateOptions) -> N
             if first_token is not None:
                 print(flush=True)
             raise
-
-
-class _Shown:
-    """One sequence as it comes; several, which come interleaved, each when it is complete."""
-
-    def __init__(self, num_sequences: int) -> None:
-        self._is_single = num_sequences == 1
-        self._texts: dict[int, list[str]] = {}
-
-    def show(self, index: int, text: str) -> None:
-        if self._is_single:
-            print(text, end="", flush=True)
-        else:
-            self._texts.setdefault(index, []).append(text)
-
-    def end(self, index: int) -> None:
-        if self._is_single:
-            print(flush=True)
-        else:
-            print(f"--- {index}\n{''.join(self._texts.pop(index, []))}", flush=True)
 
 
 def _summary(num_tokens: int, until_first: float, total: float, finish_reason: str) -> str:

@@ -25,8 +25,8 @@ HELP = "start everything, stream one generation, say who did what, stop everythi
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("checkpoint", type=Path, metavar="CHECKPOINT", help="folder of a checkpoint")
     parser.add_argument("--prompt", required=True, metavar="TEXT", help="text to continue")
-    parser.add_argument("--max-tokens", type=int, default=120, metavar="N")
-    parser.add_argument("--seed", type=int, default=7, metavar="S")
+    parser.add_argument("--max-tokens", type=int, default=120, metavar="N", help="tokens to generate (120)")
+    parser.add_argument("--seed", type=int, default=7, metavar="S", help="of the random numbers (7)")
     add_worker_arguments(parser, default_workers=2)
     add_engine_arguments(parser)
 

@@ -15,15 +15,20 @@ def add_engine_arguments(parser: argparse.ArgumentParser) -> None:
     default = EngineConfig()
     group = parser.add_argument_group("engine")
     group.add_argument(
-        "--dtype", choices=DTYPES, default="float32", help="of weights and activations (float32: exact)"
+        "--dtype",
+        choices=DTYPES,
+        default="float32",
+        help="of weights and activations; float32 is exact (float32)",
     )
     group.add_argument(
         "--device",
         choices=("auto", "cpu", "cuda"),
         default="auto",
-        help="the coordinator's; workers use CPUs",
+        help="where the coordinator computes; workers use CPUs (auto: a GPU if there is one)",
     )
-    group.add_argument("--threads", type=num_threads, metavar="N", help="torch threads of the coordinator")
+    group.add_argument(
+        "--threads", type=num_threads, metavar="N", help="torch threads of the coordinator (torch's choice)"
+    )
     group.add_argument(
         "--max-batch",
         type=positive,
@@ -67,9 +72,17 @@ def add_worker_arguments(parser: argparse.ArgumentParser, default_workers: int) 
         "--replicas", type=positive, default=1, metavar="R", help="workers that hold each expert (1)"
     )
     group.add_argument(
-        "--transport", choices=TRANSPORTS, default="ray", help="ray: actors; in-process: for tests"
+        "--transport",
+        choices=TRANSPORTS,
+        default="ray",
+        help="ray: Ray actors; in-process: in this one, for tests (ray)",
     )
-    group.add_argument("--worker-threads", type=num_threads, metavar="N", help="torch threads of each worker")
+    group.add_argument(
+        "--worker-threads",
+        type=num_threads,
+        metavar="N",
+        help="torch threads of each worker (its share of this machine's cores; on a running cluster, all)",
+    )
     _add_ray_arguments(group, default)
     _add_worker_times(group, default)
 

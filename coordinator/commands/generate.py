@@ -18,6 +18,7 @@ from coordinator.commands.engine_arguments import (
     workers_config,
 )
 from coordinator.commands.generation_arguments import add_generation_arguments, options_of, prompt_of
+from coordinator.commands.shown import Shown
 from coordinator.commands.termination import sigterm_exits
 from coordinator.config import DEFAULT_MAX_OUTPUT_TOKENS, ModelOptions
 from coordinator.engine.engine import Engine
@@ -78,6 +79,7 @@ def _generate(
     # Loading is not part of the request: its clock starts here.
     engine.submit(replace(generation.request, arrival_time=time.monotonic()))
     events = writer.prompt()
+    shown = Shown(generation.request.num_sequences)
     while engine.has_work:
         for output in engine.step():
             if output.error is not None:
@@ -85,18 +87,19 @@ def _generate(
             for event in writer.events(output):
                 events.append(event)
                 if show:
-                    _show(event, generation.return_text)
+                    _show(event, shown, generation.return_text)
     return events
 
 
-def _show(event: pb.GenerateStreamResponse, as_text: bool) -> None:
+def _show(event: pb.GenerateStreamResponse, shown: Shown, as_text: bool) -> None:
     """A model without a tokenizer has only token ids to show."""
     match event.WhichOneof("event"):
         case "delta":
-            shown = event.delta.text if as_text else "".join(f"{i} " for i in event.delta.token_ids)
-            print(shown, end="", flush=True)
+            text = event.delta.text if as_text else "".join(f"{i} " for i in event.delta.token_ids)
+            shown.show(event.delta.index, text)
+        case "finished":
+            shown.end(event.finished.index)
         case "summary":
-            print(flush=True)
             print(_summary(event.summary), file=sys.stderr)
 
 

@@ -53,17 +53,17 @@ def add_generation_arguments(parser: argparse.ArgumentParser) -> None:
     number("--top-p", type=float, metavar="P", help="draw from the most likely tokens of mass P; 1 is off")
     number("--min-p", type=float, metavar="P", help="leave out tokens less likely than P times the best")
     number("--seed", type=int, metavar="S", help="fixes the random numbers (default: drawn)")
-    number("--presence-penalty", type=float, metavar="P", help="subtracted from what has been generated")
-    number("--frequency-penalty", type=float, metavar="P", help="subtracted for each time it was generated")
-    number("--repetition-penalty", type=float, metavar="P", help="divides what prompt and output have")
+    number("--presence-penalty", type=float, metavar="P", help="subtracted from tokens in the output (0)")
+    number("--frequency-penalty", type=float, metavar="P", help="subtracted for each time in the output (0)")
+    number("--repetition-penalty", type=float, metavar="P", help="divides tokens of prompt and output (1)")
     number("--n", dest="num_sequences", type=int, metavar="N", help="sequences to generate (1)")
-    number("--logprobs", type=int, metavar="N", help="log probabilities, and of the N best (with --json)")
+    number("--logprobs", type=int, metavar="N", help="log probabilities, also of the N best (--json)")
 
 
 def _add_stopping(parser: argparse.ArgumentParser) -> None:
     number = parser.add_argument
     number("--max-tokens", type=int, metavar="N", help="most tokens to generate (default: what fits)")
-    number("--min-tokens", type=int, metavar="N", help="tokens before any stop acts")
+    number("--min-tokens", type=int, metavar="N", help="tokens before EOS or any stop acts (0)")
     number("--stop-token-ids", type=token_ids, metavar="1,2", help="end after any of these tokens")
     number(
         "--stop",
@@ -72,9 +72,15 @@ def _add_stopping(parser: argparse.ArgumentParser) -> None:
         metavar="TEXT",
         help="end before this text; may be repeated",
     )
-    number("--include-stop", dest="include_stop_in_output", action="store_true", default=None, help="keep it")
+    number(
+        "--include-stop",
+        dest="include_stop_in_output",
+        action="store_true",
+        default=None,
+        help="leave what it stopped at in the output",
+    )
     number("--time-limit", type=float, metavar="S", help="end with what there is after so many seconds")
-    number("--ignore-eos", action="store_true", default=None, help="go on after end of text")
+    number("--ignore-eos", action="store_true", default=None, help="go on after the end of the text")
     number(
         "--context-overflow",
         choices=OVERFLOWS,
@@ -83,7 +89,7 @@ def _add_stopping(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_shaping(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_argument_group("what the output must be, and who may compute it")
+    group = parser.add_argument_group("what the output must be, and which experts may compute it")
     kind = group.add_mutually_exclusive_group()
     kind.add_argument("--json-schema", type=text_of, metavar="FILE", help="JSON that fits this schema")
     kind.add_argument("--json-object", action="store_true", default=None, help="any JSON object")
@@ -93,8 +99,8 @@ def _add_shaping(parser: argparse.ArgumentParser) -> None:
     )
     kind.add_argument("--grammar", type=text_of, metavar="FILE", help="text of this grammar (Lark or EBNF)")
     number = group.add_argument
-    number("--allow-experts", dest="allowed_experts", type=token_ids, metavar="0,1", help="only these")
-    number("--deny-experts", dest="denied_experts", type=token_ids, metavar="0,1", help="never these")
+    number("--allow-experts", dest="allowed_experts", type=token_ids, metavar="0,1", help="use no others")
+    number("--deny-experts", dest="denied_experts", type=token_ids, metavar="0,1", help="use these never")
     number("--experts-per-token", type=int, metavar="K", help="instead of the model's own number")
 
 

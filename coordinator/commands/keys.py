@@ -11,9 +11,10 @@ HELP = "make API keys"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     actions = parser.add_subparsers(dest="action", required=True, metavar="new")
-    new = actions.add_parser("new", help="make a key and the line for the key file")
+    what = "make a key, and the line for the file that `serve --api-key-file` reads"
+    new = actions.add_parser("new", help=what, description=what)
     new.add_argument("name", metavar="NAME", help="who uses it; shown in logs")
-    new.add_argument("--admin", action="store_true", help="may use the control service")
+    new.add_argument("--admin", action="store_true", help="may also use the control service")
     new.add_argument(
         "--limits",
         type=key_limits,

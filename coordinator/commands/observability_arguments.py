@@ -13,12 +13,14 @@ def add_observability_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--log-format", choices=FORMATS, default="text", help="json: one object per line (text)"
     )
-    group.add_argument("--log-level", choices=LEVELS, default="info", help="(info)")
+    group.add_argument("--log-level", choices=LEVELS, default="info", help="the least that is shown (info)")
     group.add_argument(
         "--metrics-compat", choices=("vllm",), help="tell vLLM's metrics under vLLM's names as well"
     )
     group.add_argument(
-        "--otlp-endpoint", metavar="URL", help="send traces there over OTLP/gRPC (needs expertmesh[tracing])"
+        "--otlp-endpoint",
+        metavar="URL",
+        help="send traces to http://HOST:4317 over OTLP/gRPC (needs expertmesh[tracing])",
     )
 
 

@@ -14,10 +14,13 @@ def add_security_arguments(parser: argparse.ArgumentParser) -> None:
     default = SecurityConfig()
     group = parser.add_argument_group(
         "security",
-        "Addresses other than loopback need TLS and API keys; EXPERTMESH_API_KEY may hold one key.",
+        "Addresses other than loopback need TLS and API keys. EXPERTMESH_API_KEY may hold one more key.",
     )
     group.add_argument(
-        "--api-key-file", type=Path, metavar="FILE", help="hashes of keys, from `expertmesh keys new NAME`"
+        "--api-key-file",
+        type=Path,
+        metavar="FILE",
+        help="a line for each key, from `expertmesh keys new NAME`; mode 600",
     )
     group.add_argument(
         "--key-limits",
@@ -39,7 +42,7 @@ def add_security_arguments(parser: argparse.ArgumentParser) -> None:
         "--reflection",
         action=argparse.BooleanOptionalAction,
         default=None,
-        help="grpc reflection (on without API keys)",
+        help="let clients of gRPC ask for the methods (on without API keys)",
     )
     group.add_argument(
         "--max-request-seconds",

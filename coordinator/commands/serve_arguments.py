@@ -32,7 +32,7 @@ def add_service_arguments(parser: argparse.ArgumentParser) -> None:
             help=f"{what}; port 0 picks one{'' if name == 'grpc' else ', `off` for none'} ({where or OFF})",
         )
     for name, value, what in (
-        ("--max-queue-requests", admission.max_requests, "sequences that may run and wait"),
+        ("--max-queue-requests", admission.max_requests, "sequences that may run or wait"),
         ("--max-queue-tokens", admission.max_tokens, "prompt tokens that may wait"),
     ):
         text = f"{what}; more are refused at once ({value})"
@@ -43,8 +43,16 @@ def add_service_arguments(parser: argparse.ArgumentParser) -> None:
 def _add_times(group: argparse._ArgumentGroup) -> None:
     readiness, serve = ReadinessConfig(), ServeConfig(Path())
     for name, default, what in (
-        ("--stall-timeout", readiness.stall_timeout, "without a step of the engine until it is not ready"),
-        ("--write-stall-timeout", serve.write_stall_timeout, "that a client may read nothing"),
+        (
+            "--stall-timeout",
+            readiness.stall_timeout,
+            "that requests may run without a step until it is not ready",
+        ),
+        (
+            "--write-stall-timeout",
+            serve.write_stall_timeout,
+            "that a client may read nothing until its request ends",
+        ),
         ("--drain-timeout", serve.drain_timeout, "that running requests get after SIGTERM"),
     ):
         text = f"seconds {what} ({default:g})"
@@ -54,8 +62,8 @@ def _add_times(group: argparse._ArgumentGroup) -> None:
         type=_seconds_or_none,
         default=serve.withdrawal_grace,
         metavar="S",
-        help="seconds after SIGTERM in which it still takes requests, while it says that it is not ready "
-        f"({serve.withdrawal_grace:g}; 5 behind a load balancer)",
+        help="seconds after SIGTERM in which it still takes requests, while it says that it is not ready, "
+        f"for balancers to hear of it ({serve.withdrawal_grace:g}; none after Ctrl-C)",
     )
 
 

@@ -64,7 +64,7 @@ def _head(look: Look, rate: float) -> Table:
     grid = Table.grid(padding=(0, 2))
     for name, value in (
         ("model", f"{', '.join(look.info.models)}   version {look.info.version}"),
-        ("requests", f"{load.running_requests} running, {load.waiting_requests} waiting"),
+        ("sequences", f"{load.running_requests} running, {load.waiting_requests} waiting"),
         ("kv cache", f"{_bar(load.kv_cache_usage)} of {load.kv_cache_capacity_tokens} tokens"),
         ("experts", f"{len(look.workers)} workers, {rate:,.0f} routed tokens/s"),
     ):

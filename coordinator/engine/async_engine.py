@@ -12,6 +12,9 @@ from coordinator.engine.output_stream import OutputStream
 from coordinator.engine.request import Output, Request
 from moe_model.errors import UserError, WorldError
 
+# Stands between a request's id and the number of one of its prompts; no caller's id has one.
+PART = "/"
+
 
 class DuplicateRequestError(UserError):
     """A request with this id is running."""
@@ -68,17 +71,16 @@ class AsyncEngine:
                 self._thread.abort(key)
 
     def abort(self, request_id: str) -> bool:
-        """Ends a request with FinishReason.ABORT; False when it is not running."""
-        key = self._keys.get(request_id)
-        if key is None:
-            return False
-        self._thread.abort(key)
-        return True
+        """Ends a request, with all its prompts, with FinishReason.ABORT; False when it is not running."""
+        keys = [key for name, key in self._keys.items() if name.partition(PART)[0] == request_id]
+        for key in keys:
+            self._thread.abort(key)
+        return bool(keys)
 
     @property
     def request_ids(self) -> list[str]:
         """The requests whose streams are open."""
-        return list(self._keys)
+        return list(dict.fromkeys(name.partition(PART)[0] for name in self._keys))
 
     @property
     def num_requests(self) -> int:

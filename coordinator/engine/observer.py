@@ -22,6 +22,11 @@ class StepRecord:
     num_new_tokens: int
     traces: tuple[object, ...] = ()
 
+    @property
+    def phase(self) -> str:
+        """A step with prompt tokens in it counts as prefill."""
+        return "prefill" if self.num_prefill_tokens else "decode"
+
 
 class EngineObserver(Protocol):
     """Called on the engine's thread; must be quick and must not raise."""

@@ -15,6 +15,7 @@ from expert_workers.in_process import InProcessTransport
 from expert_workers.members import Expected
 from expert_workers.placement import Placement, place
 from expert_workers.pool import ExpertPool, PoolOptions
+from expert_workers.pool_stats import PoolObserver
 from expert_workers.transport import Failure, FailureReason, Pending
 from expert_workers.wire import ExpertCall, ExpertReply, dtype_name
 from expert_workers.worker import ExpertWorker, Loaded, WorkerInfo, WorkerSpec
@@ -130,10 +131,11 @@ def make_pool(
     replicas: int,
     dtype: torch.dtype = torch.float32,
     retry_interval: float = 60.0,
+    observer: PoolObserver | None = None,
 ) -> tuple[ExpertPool, FakeTransport]:
     placement = place(config.n_layers, config.n_experts, num_workers, replicas)
     workers = {rank: make_worker(config, placement, rank, dtype) for rank in range(num_workers)}
     transport = FakeTransport(workers)
     options = PoolOptions(retry_interval=retry_interval)
     expected = Expected(dtype_name(dtype), "sums")
-    return ExpertPool.connect(placement, transport, options, expected), transport
+    return ExpertPool.connect(placement, transport, options, expected, observer), transport

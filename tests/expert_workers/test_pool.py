@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from expert_workers.members import WorkerState
 from expert_workers.pool import ExpertPool
+from expert_workers.pool_stats import DispatchRecord
 from expert_workers.transport import FailureReason
 from expert_workers.wire import ExpertCall, ExpertReply
 from moe_model.errors import ExpertsLostError, WorkerStartError
@@ -164,6 +165,33 @@ def test_a_lost_worker_that_answers_again_is_taken_back() -> None:
     assert pool.topology()[1].state is WorkerState.LOST
     assert torch.equal(pool.forward(1, X_TD, ROUTING), EXPECTED)
     assert pool.topology()[1].state is WorkerState.READY
+
+
+class Restarts:
+    """A PoolObserver."""
+
+    def __init__(self) -> None:
+        self.seen: list[tuple[int, FailureReason]] = []
+
+    def dispatched(self, record: DispatchRecord) -> None:
+        return None
+
+    def restarted(self, rank: int, reason: FailureReason) -> None:
+        self.seen.append((rank, reason))
+
+
+@pytest.mark.parametrize(
+    ("pid", "seen"), [(1, [(1, FailureReason.LATE)]), (None, [])], ids=["another process", "the same one"]
+)
+def test_only_another_process_is_a_restart(pid: int | None, seen: list[tuple[int, FailureReason]]) -> None:
+    restarts = Restarts()
+    pool, transport = make_pool(CONFIG, 2, 1, retry_interval=0.0, observer=restarts)
+    transport.describes[1] = lambda info: replace(info, pid=pid or info.pid)
+    transport.faults[1].append(fails(FailureReason.LATE))
+    with pytest.raises(ExpertsLostError):
+        pool.forward(1, X_TD, ROUTING)
+    assert torch.equal(pool.forward(1, X_TD, ROUTING), EXPECTED)
+    assert restarts.seen == seen
 
 
 def test_the_topology_and_the_counters_say_what_happened() -> None:

@@ -12,7 +12,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-PORTS = [f"--{name}-address=127.0.0.1:0" for name in ("grpc", "http", "control")]
+# Ports of their own, and no balancer that would have to hear of the end.
+PORTS = [*(f"--{name}-address=127.0.0.1:0" for name in ("grpc", "http", "control")), "--withdrawal-grace=0"]
 COMMAND = [sys.executable, "-m", "coordinator.cli"]
 DEMO_CHECKPOINT = Path(__file__).parents[2] / "demo" / "checkpoint"
 

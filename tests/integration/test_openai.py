@@ -148,9 +148,7 @@ def test_errors(
     assert (caught.value.param, caught.value.code) == (param, code)
     assert caught.value.response.headers["x-request-id"]
     if code == "context_length_exceeded":
-        assert str(caught.value.body["message"]).startswith(
-            "This model's maximum context length is 512 tokens"
-        )
+        assert "This model's maximum context length is 512 tokens" in caught.value.message
 
 
 async def test_asyncio(url: str) -> None:

@@ -107,6 +107,11 @@ class FakeEngine:
                 self.abort_seen.set()
 
 
+def ends_at_once() -> FakeEngine:
+    """Answers any request with one token for each of its sequences."""
+    return FakeEngine(play=lambda request: [replace(last(42), index=i) for i in range(request.num_sequences)])
+
+
 @dataclass
 class Running:
     """A server on a port of its own, and a stub and channel to it."""

@@ -8,11 +8,23 @@ import httpx
 
 from coordinator.api.admission import Admission, AdmissionConfig
 from coordinator.api.auth import Authenticator, NoAuthenticator
+from coordinator.api.errors import ApiError
 from coordinator.api.gate import Backend, Gate
-from coordinator.api.generations import Front
+from coordinator.api.generations import Caller, Facts, Front, NullObserver
 from coordinator.api.http_app import HttpApi, HttpServices
 from coordinator.api.served_model import ServedModel
 from tests.coordinator.api.fakes import FakeEngine, served_model
+
+
+class Ended(NullObserver):
+    """What was told of requests that ended: id and the reason of the error, `ok` or `left`."""
+
+    def __init__(self) -> None:
+        self.seen: list[tuple[str, str]] = []
+
+    def finished(self, caller: Caller, facts: Facts, error: ApiError | None, *, cancelled: bool) -> None:
+        how = error.reason.value if error is not None else "left" if cancelled else "ok"
+        self.seen.append((caller.request_id, how))
 
 
 class Http:
@@ -26,6 +38,7 @@ class Http:
         ready: bool = True,
         authenticator: Authenticator | None = None,
         max_requests: int = 64,
+        max_seconds: float = 60.0,
     ) -> None:
         self.engine = engine or FakeEngine()
         self.gate = Gate(Admission(AdmissionConfig(max_requests=max_requests)))
@@ -33,8 +46,9 @@ class Http:
             self.gate.open(Backend(model or served_model(), self.engine))
         self.reasons: Sequence[str] = ()
         self.observed: list[tuple[str, str, int]] = []
+        self.ended = Ended()
         services = HttpServices(
-            front=Front(self.gate),
+            front=Front(self.gate, self.ended, max_seconds=max_seconds),
             authenticator=authenticator or NoAuthenticator(),
             readiness=lambda: self.reasons,
             metrics=lambda: (b"# none\n", "text/plain"),

@@ -32,7 +32,7 @@ def test_prompt_tokens_count_while_they_wait() -> None:
         second.wait_with(4)
         with pytest.raises(ApiError, match="10 of 10 prompt tokens wait"):
             third.wait_with(1)
-        first.started()
+        first.started(6)
         third.wait_with(6)
         assert admission.num_waiting_tokens == 10
     assert admission.num_waiting_tokens == 0
@@ -60,7 +60,7 @@ def test_whatever_happens_everything_comes_back(moves: list[tuple[int, int, bool
         except ApiError:
             open_tickets.pop().__exit__(None, None, None)
         if starts:
-            ticket.started()
+            ticket.started(tokens if open_tickets and open_tickets[-1] is context else 0)
         assert 0 <= admission.num_sequences <= 5
     for context in open_tickets:
         context.__exit__(None, None, None)

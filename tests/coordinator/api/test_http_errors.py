@@ -1,6 +1,7 @@
 """Every row of the error table as HTTP tells it, and what never becomes a request."""
 
 import json
+from collections.abc import AsyncIterator
 
 import pytest
 
@@ -55,8 +56,12 @@ async def test_starting_draining_full_and_unknown() -> None:
     http = Http()
     http.gate.drain()
     assert (await http.complete()).json()["error"]["code"] == "not_ready"
-    full = await Http(max_requests=1).complete(n=2, temperature=1)
+    busy = Http(max_requests=2)
+    busy.gate.admission.add_sequences(1)
+    full = await busy.complete(n=2, temperature=1)
     assert (full.status_code, full.json()["error"]["code"]) == (429, "queue_full")
+    never = await busy.complete(n=3, temperature=1)
+    assert (never.status_code, never.json()["error"]["param"]) == (400, "n")
     unknown = await Http().complete(model="other")
     assert (unknown.status_code, unknown.json()["error"]["code"]) == (404, "model_not_found")
 
@@ -119,8 +124,16 @@ async def test_unknown_paths_and_verbs() -> None:
         (b'{"prompt": "x", "temperature": 1e400}', "temperature"),
         (b'{"prompt": "x", "stop": 5}', "stop"),
         (b'{"prompt": "x", "stop": [5]}', "stop"),
+        (b'{"prompt": "x", "stop": "\\ud800"}', "stop"),
+        (b'{"prompt": "x", "stop": ["\\ud800"]}', "stop"),
+        (b'{"prompt": "x", "guided_regex": "\\ud800"}', "response_format"),
+        (b'{"prompt": "x", "guided_json": "\\ud800"}', "response_format"),
+        (b'{"prompt": "x", "guided_choice": ["a", "\\ud800"]}', "response_format"),
         (b'{"prompt": "x", "logit_bias": {"a": 1}}', "logit_bias"),
         (b'{"prompt": "x", "logit_bias": {"999": 1}}', "logit_bias[999]"),
+        (b'{"prompt": "x", "logit_bias": {"4294967296": 1}}', "logit_bias"),
+        (b'{"prompt": "x", "logit_bias": {"00000000000099999999999": 1}}', "logit_bias"),
+        (b'{"prompt": "x", "logit_bias": {"%s": 1}}' % (b"0" * 5000), "logit_bias"),
         (b'{"prompt": "x", "stream_options": {}}', "stream_options"),
         (b'{"prompt": "x", "response_format": {"type": "xml"}}', "response_format"),
         (b'{"prompt": "x", "tools": [{}]}', "tools"),
@@ -139,7 +152,7 @@ async def test_bodies_that_are_none(body: bytes, param: str | None) -> None:
 async def test_a_body_that_is_too_large_is_not_read_to_its_end(is_declared: bool) -> None:
     sent = 0
 
-    async def parts():  # type: ignore[no-untyped-def]
+    async def parts() -> AsyncIterator[bytes]:
         nonlocal sent
         for _ in range(64):
             sent += 1 << 20

@@ -92,7 +92,7 @@ async def test_whoever_leaves_is_not_worked_for(stream: bool) -> None:
         "server": ("127.0.0.1", 2),
         "scheme": "http",
     }
-    call = asyncio.ensure_future(http.app(scope, receive, send))  # type: ignore[arg-type]
+    call = asyncio.ensure_future(http.app(scope, receive, send))
     await asyncio.wait_for(engine.started.wait(), PATIENCE)
     left.set()
     await asyncio.wait_for(engine.abort_seen.wait(), PATIENCE)

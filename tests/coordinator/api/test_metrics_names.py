@@ -11,6 +11,7 @@ from coordinator.api.metrics import Metrics, MetricSources
 from coordinator.api.operations import WorkerState, WorkerView
 from coordinator.engine.engine import EngineStats
 from coordinator.engine.observer import StepRecord
+from expert_workers.transport import FailureReason
 from tests.coordinator.api.requests import resolved
 
 MODEL = {"model_name"}
@@ -77,7 +78,6 @@ def fed(metrics: Metrics, request_id: str = "a") -> None:
     metrics.requests.finished(caller, facts, None, cancelled=False)
     error = ApiError.of(Reason.QUEUE_FULL, "full")
     metrics.requests.finished(caller, Facts(), error, cancelled=False)
-    metrics.requests.step(StepRecord(0, 1, 0.01, 5, 0, 5, 5))
     dispatch = SimpleNamespace(
         layer=0,
         seconds=0.01,
@@ -89,6 +89,10 @@ def fed(metrics: Metrics, request_id: str = "a") -> None:
         retries={},
     )
     metrics.experts.dispatched(dispatch)
+    metrics.experts.dispatched(dispatch)
+    for watcher in (metrics.requests, metrics.experts):
+        watcher.step(StepRecord(0, 1, 0.01, 5, 2, 5, 5))
+    metrics.experts.restarted(1, FailureReason.DIED)
     metrics.fronts.call_started("unary", "s", "m")
     metrics.fronts.call_ended("unary", "s", "m", "OK", 0.1)
     metrics.fronts.http_observed("/v1/completions", "POST", 200, 0.1)
@@ -125,10 +129,32 @@ def test_values() -> None:
         'expertmesh_request_success_total{finished_reason="length",model_name="tiny"} 1.0',
         'expertmesh_requests_rejected_total{model_name="tiny",reason="QUEUE_FULL"} 1.0',
         'expertmesh_expert_workers{model_name="tiny",state="ready"} 2.0',
-        'expertmesh_expert_tokens_total{model_name="tiny",rank="0"} 3.0',
+        'expertmesh_expert_tokens_total{model_name="tiny",rank="0"} 6.0',
+        'expertmesh_expert_worker_restarts_total{model_name="tiny",reason="died"} 1.0',
+        'expertmesh_expert_balancedness_sum{model_name="tiny",phase="prefill"} 0.6666666666666666',
+        'expertmesh_expert_balancedness_count{model_name="tiny",phase="prefill"} 1.0',
+        'expertmesh_expert_balancedness_count{model_name="tiny",phase="decode"} 0.0',
         'expertmesh_inter_token_latency_seconds_count{model_name="tiny"} 2.0',
     ):
         assert line in text, line
+
+
+def test_what_ended_while_it_ran_was_not_rejected() -> None:
+    metrics = opened()
+    for reason in (Reason.EXPERT_WORKER_LOST, Reason.SLOW_CONSUMER, Reason.OUT_OF_MEMORY):
+        metrics.requests.finished(Caller("a"), Facts(), ApiError.of(reason, "x"), cancelled=False)
+    text = metrics.render()[0].decode()
+    assert "expertmesh_requests_rejected_total{" not in text
+    assert text.count("expertmesh_request_errors_total{") == 3
+
+
+def test_a_request_that_was_left_has_no_queue_time() -> None:
+    metrics = opened()
+    facts = Facts(resolved(""), "tiny", time_to_first_token=0.2, total_time=0.5)
+    metrics.requests.finished(Caller("a"), facts, None, cancelled=True)
+    text = metrics.render()[0].decode()
+    assert 'expertmesh_time_to_first_token_seconds_count{model_name="tiny"} 1.0' in text
+    assert 'expertmesh_request_queue_time_seconds_count{model_name="tiny"} 0.0' in text
 
 
 def test_vllms_names_have_the_same_values() -> None:
