@@ -44,7 +44,10 @@ def penalize(
             [p.presence_penalty for p in params],
         )
     )
+    largest = torch.finfo(logits_RV.dtype).max
     repeated_RV = torch.where(logits_RV > 0, logits_RV / repetition_R1, logits_RV * repetition_R1)
+    # A penalty may be as small as it likes: the result stays a number.
+    repeated_RV = repeated_RV.clamp(-largest, largest)
     result_RV = torch.where(seen_RV, repeated_RV, logits_RV)
     result_RV = result_RV - frequency_R1 * output_counts_RV
     return result_RV - presence_R1 * (output_counts_RV > 0)

@@ -37,10 +37,15 @@ class ExpertSelection:
 
 @dataclass(frozen=True, slots=True)
 class RowSelection:
-    """A selection for each row of a batch: which experts, `allowed_TE`, and how many, `top_k_T`."""
+    """A selection for each row of a batch: which experts, `allowed_TE`, and the rows that take K of them."""
 
     allowed_TE: Tensor
-    top_k_T: Tensor
+    rows_by_k: tuple[tuple[int, Tensor], ...]
+
+    @property
+    def most(self) -> int:
+        """The largest K."""
+        return max(top_k for top_k, _ in self.rows_by_k)
 
 
 def row_selection(
@@ -60,10 +65,11 @@ def row_selection(
         num_wanted = top_k if selection is None else selection.top_k or top_k
         top_k_C[run] = min(num_wanted, int(allowed_CE[run].sum()))
     counts_C = torch.tensor([count for _, count in selections])
-    return RowSelection(
-        allowed_CE.repeat_interleave(counts_C, dim=0).to(device),
-        top_k_C.repeat_interleave(counts_C).to(device),
+    top_k_T = top_k_C.repeat_interleave(counts_C)
+    rows_by_k = tuple(
+        (each, (top_k_T == each).nonzero().squeeze(1).to(device)) for each in sorted(set(top_k_T.tolist()))
     )
+    return RowSelection(allowed_CE.repeat_interleave(counts_C, dim=0).to(device), rows_by_k)
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,22 +91,19 @@ class TopKRouter:
 
 
 def _route_selected(logits_TE: Tensor, selection: RowSelection) -> Routing:
-    """K is that of the row that wants most; where a row has fewer, the rest are absent."""
-    n_experts = logits_TE.shape[-1]
+    """K is that of the row that wants most; where a row has fewer, the rest are absent.
+
+    One call per K, so that neither a row's bits nor its choice among equals depend on another's K.
+    """
+    num_tokens, n_experts = logits_TE.shape
     masked_TE = logits_TE.masked_fill(~selection.allowed_TE, float("-inf"))
-    top_TK, expert_ids_TK = masked_TE.topk(int(selection.top_k_T.max()), dim=-1)
-    absent_TK = torch.arange(top_TK.shape[1], device=top_TK.device) >= selection.top_k_T.unsqueeze(1)
-    weights_TK = _softmax_of_first(top_TK, selection.top_k_T).masked_fill(absent_TK, 0.0)
-    return Routing(weights_TK, expert_ids_TK.masked_fill(absent_TK, n_experts), logits_TE)
-
-
-def _softmax_of_first(top_TK: Tensor, top_k_T: Tensor) -> Tensor:
-    """Softmax over each row's own K: one call per K, so that no row's bits depend on another's K."""
-    weights_TK = torch.zeros_like(top_TK)
-    for top_k in sorted(set(top_k_T.tolist())):
-        rows_T = top_k_T == top_k
-        weights_TK[rows_T, :top_k] = torch.softmax(top_TK[rows_T, :top_k], dim=-1)
-    return weights_TK
+    weights_TK = logits_TE.new_zeros(num_tokens, selection.most)
+    expert_ids_TK = torch.full((num_tokens, selection.most), n_experts, device=logits_TE.device)
+    for top_k, rows_R in selection.rows_by_k:
+        top_RK, expert_ids_RK = masked_TE[rows_R].topk(top_k, dim=-1)
+        weights_TK[rows_R, :top_k] = torch.softmax(top_RK, dim=-1)
+        expert_ids_TK[rows_R, :top_k] = expert_ids_RK
+    return Routing(weights_TK, expert_ids_TK, logits_TE)
 
 
 def load_balancing_loss(routing: Routing, weight: float = 0.01) -> Tensor:

@@ -17,8 +17,10 @@ from torch import Tensor
 from moe_model.errors import ConfigError
 
 _MASK64 = (1 << 64) - 1
-# How many of the best columns are looked at first; with top_k, so many more, for equals of the k-th.
-MIN_CANDIDATES, MAX_CANDIDATES, TIES = 256, 1024, 16
+# With a top_k up to this, only the best columns are looked at, and so many more for equals of the k-th.
+MAX_TOP_K, TIES = 1024, 16
+# What float32 can divide any logit by.
+MIN_DIVISOR, MAX_DIVISOR = 1e-30, 1e30
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,27 +104,32 @@ def filter_top_k(logits_RV: Tensor, top_k_R: Tensor) -> Tensor:
     return logits_RV.masked_fill(logits_RV < threshold_R1, float("-inf"))
 
 
-def filter_top_p(logits_RV: Tensor, top_p_R: Tensor) -> Tensor:
-    """Keeps a token while the mass of the more likely ones is < p; equals stand in the order of their ids."""
-    sorted_RV, order_RV = logits_RV.sort(dim=-1, descending=True, stable=True)
-    probs_RV = sorted_RV.double().softmax(dim=-1)
-    mass_before_RV = probs_RV.cumsum(dim=-1) - probs_RV
-    drop_sorted_RV = (mass_before_RV >= top_p_R.unsqueeze(1)) & (top_p_R < 1).unsqueeze(1)
-    # The best token has no mass before it in exact arithmetic; in floats it may have a rounding's worth.
-    drop_sorted_RV[:, 0] = False
-    drop_RV = torch.zeros_like(drop_sorted_RV).scatter_(1, order_RV, drop_sorted_RV)
-    return logits_RV.masked_fill(drop_RV, float("-inf"))
+def filter_top_p(weights_RV: Tensor, top_p_R: Tensor) -> Tensor:
+    """Weights that keep a token while the mass of the heavier ones is < p; the others become 0.
+
+    Equals stand in the order of their ids. Only values are sorted: to sort ids along costs ten times as much.
+    """
+    sorted_RV = _descending(weights_RV)
+    mass_RV = sorted_RV.cumsum(dim=-1, dtype=torch.float64)
+    is_kept_RV = mass_RV - sorted_RV < top_p_R.unsqueeze(1) * mass_RV[:, -1:]
+    num_kept_R1 = is_kept_RV.sum(dim=-1, keepdim=True).clamp(min=1)
+    least_R1 = sorted_RV.gather(1, num_kept_R1 - 1)
+    keep_RV = weights_RV >= least_R1
+    num_equal_left_R1 = num_kept_R1 - (sorted_RV > least_R1).sum(dim=-1, keepdim=True)
+    if bool((keep_RV.sum(dim=-1, keepdim=True) > num_kept_R1).any()):
+        equal_RV = weights_RV == least_R1
+        keep_RV &= ~equal_RV | (equal_RV.cumsum(dim=-1) <= num_equal_left_R1)
+    return weights_RV * (keep_RV | (top_p_R >= 1).unsqueeze(1))
 
 
-def filter_min_p(logits_RV: Tensor, min_p_R: Tensor) -> Tensor:
-    """Keeps tokens at least min_p times as likely as the best one; 0 keeps all."""
-    best_R1 = logits_RV.max(dim=-1, keepdim=True).values
-    return logits_RV.masked_fill(logits_RV < best_R1 + min_p_R.log().unsqueeze(1), float("-inf"))
+def filter_min_p(weights_RV: Tensor, min_p_R: Tensor) -> Tensor:
+    """Keeps tokens at least min_p times as likely as the best one, whose weight is 1; 0 keeps all."""
+    return weights_RV * (weights_RV >= min_p_R.unsqueeze(1))
 
 
-def draw(logits_RV: Tensor, uniform_R: Tensor) -> Tensor:
+def draw(weights_RV: Tensor, uniform_R: Tensor) -> Tensor:
     """Inverse of the cumulative distribution in the order of the columns; returns column indices."""
-    cumulative_RV = logits_RV.double().softmax(dim=-1).cumsum(dim=-1)
+    cumulative_RV = weights_RV.cumsum(dim=-1, dtype=torch.float64)
     total_R1 = cumulative_RV[:, -1:]
     # Strictly below the total, whatever the product rounds to.
     target_R1 = torch.minimum(uniform_R.unsqueeze(1) * total_R1, torch.nextafter(total_R1, total_R1 * 0))
@@ -156,9 +163,7 @@ _Method = Callable[[Tensor, Sequence[SamplingParams], Sequence[float]], Tensor]
 def _method(p: SamplingParams) -> _Method:
     if p.temperature == 0:
         return _greedy
-    if 0 < p.top_k <= MAX_CANDIDATES - TIES or (p.top_k == 0 and p.top_p < 1):
-        return _among_best
-    return _among_all
+    return _among_best if 0 < p.top_k <= MAX_TOP_K else _among_all
 
 
 def _greedy(logits_RV: Tensor, params: Sequence[SamplingParams], uniforms: Sequence[float]) -> Tensor:
@@ -171,66 +176,55 @@ def _among_all(logits_RV: Tensor, params: Sequence[SamplingParams], uniforms: Se
         vocab = logits_RV.shape[-1]
         top_k_R = torch.tensor([min(p.top_k, vocab) for p in params], device=logits_RV.device)
         logits_RV = filter_top_k(logits_RV, top_k_R)
-    scaled_RV = _scale(logits_RV, _doubles([p.temperature for p in params], logits_RV))
-    if any(p.top_p < 1 for p in params):
-        scaled_RV = filter_top_p(scaled_RV, _doubles([p.top_p for p in params], logits_RV))
+    weights_RV = _weights(logits_RV, logits_RV.amax(dim=-1, keepdim=True), params)
+    cut = [row for row, p in enumerate(params) if p.top_p < 1]
+    if cut:
+        top_p_R = _numbers([params[row].top_p for row in cut], logits_RV)
+        weights_RV[cut] = filter_top_p(weights_RV[cut], top_p_R)
     if any(p.min_p > 0 for p in params):
-        scaled_RV = filter_min_p(scaled_RV, _doubles([p.min_p for p in params], logits_RV))
-    return draw(scaled_RV, _doubles(uniforms, logits_RV))
-
-
-def _scale(logits_RV: Tensor, temperature_R: Tensor) -> Tensor:
-    """(logits - best) / temperature in float64: the best stays 0 however small the temperature is."""
-    best_R1 = logits_RV.max(dim=-1, keepdim=True).values
-    return (logits_RV.double() - best_R1) / temperature_R.unsqueeze(1)
+        weights_RV = filter_min_p(weights_RV, _numbers([p.min_p for p in params], logits_RV))
+    return draw(weights_RV, _numbers(uniforms, logits_RV))
 
 
 def _among_best(logits_RV: Tensor, params: Sequence[SamplingParams], uniforms: Sequence[float]) -> Tensor:
-    """The same as `_among_all`, over the few best columns where those hold all that the filters keep.
-
-    A full sort of a vocabulary costs more than everything else that is done for a token.
-    """
-    vocab, device = logits_RV.shape[-1], logits_RV.device
-    num_best = min(vocab, max(MIN_CANDIDATES, max(p.top_k for p in params) + TIES))
-    logits_RC, ids_RC = _best_columns(logits_RV, num_best)
-    top_k_R = torch.tensor([p.top_k for p in params], device=device)
-    temperature_R = _doubles([p.temperature for p in params], logits_RV)
-    top_p_R1 = _doubles([p.top_p for p in params], logits_RV).unsqueeze(1)
-    scaled_RC = (logits_RC.double() - logits_RC[:, :1]) / temperature_R.unsqueeze(1)
-    kth_R1 = logits_RC.gather(1, (top_k_R - 1).clamp(0, num_best - 1).unsqueeze(1))
-    scaled_RC = scaled_RC.masked_fill((top_k_R > 0).unsqueeze(1) & (logits_RC < kth_R1), float("-inf"))
-    exp_RC = scaled_RC.exp()
-    # What the mass is a part of: the row's k best, or the row as a whole.
-    total_R = exp_RC.sum(dim=-1)
-    if any(p.top_k == 0 for p in params):
-        total_R = torch.where(top_k_R > 0, total_R, _scale(logits_RV, temperature_R).exp().sum(dim=-1))
-    mass_RC = exp_RC / total_R.unsqueeze(1)
-    drop_RC = (mass_RC.cumsum(dim=-1) - mass_RC >= top_p_R1) & (top_p_R1 < 1)
-    drop_RC[:, 0] = False
-    scaled_RC = scaled_RC.masked_fill(drop_RC, float("-inf"))
+    """The same as `_among_all`, over the few best columns, which hold all that top_k keeps."""
+    vocab = logits_RV.shape[-1]
+    num_best = min(vocab, max(p.top_k for p in params) + TIES)
+    best = logits_RV.topk(num_best, dim=-1)
+    kth = [[min(p.top_k, num_best) - 1] for p in params]
+    kth_R1 = best.values.gather(1, torch.tensor(kth, device=logits_RV.device))
+    by_id = best.indices.sort(dim=-1)
+    logits_RC = best.values.gather(1, by_id.indices)
+    weights_RC = _weights(logits_RC, best.values[:, :1], params) * (logits_RC >= kth_R1)
+    if any(p.top_p < 1 for p in params):
+        weights_RC = filter_top_p(weights_RC, _numbers([p.top_p for p in params], logits_RV))
     if any(p.min_p > 0 for p in params):
-        scaled_RC = filter_min_p(scaled_RC, _doubles([p.min_p for p in params], logits_RV))
-    by_id = ids_RC.sort(dim=-1)
-    picked_R = draw(scaled_RC.gather(1, by_id.indices), _doubles(uniforms, logits_RV))
+        weights_RC = filter_min_p(weights_RC, _numbers([p.min_p for p in params], logits_RV))
+    picked_R = draw(weights_RC, _numbers(uniforms, logits_RV))
     result_R = by_id.values.gather(1, picked_R.unsqueeze(1)).squeeze(1)
-    # Of the columns that equal the last one some may be missing: none of those may have been kept, nor have
-    # been a part of the mass.
-    last_kept_R = logits_RC.masked_fill(scaled_RC == float("-inf"), float("inf")).amin(dim=-1)
-    cut_R = torch.where(top_k_R > 0, torch.minimum(last_kept_R, kth_R1.squeeze(1)), last_kept_R)
-    unsure = (cut_R <= logits_RC[:, -1]).nonzero().squeeze(1).tolist() if num_best < vocab else []
-    if unsure:
+    # Of the columns that equal the last one some may be missing; they matter where top_k keeps that value.
+    is_unsure_R = (kth_R1 <= best.values[:, -1:]).squeeze(1)
+    if num_best < vocab and bool(is_unsure_R.any()):
+        unsure = is_unsure_R.nonzero().squeeze(1).tolist()
         result_R[unsure] = _among_all(
             logits_RV[unsure], [params[r] for r in unsure], [uniforms[r] for r in unsure]
         )
     return result_R
 
 
-def _best_columns(logits_RV: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """Values and ids of the largest, best first; equals in the order of their ids."""
-    ids_RC = logits_RV.topk(count, dim=-1, sorted=False).indices.sort(dim=-1).values
-    best = logits_RV.gather(1, ids_RC).sort(dim=-1, descending=True, stable=True)
-    return best.values, ids_RC.gather(1, best.indices)
+def _weights(logits_RV: Tensor, best_R1: Tensor, params: Sequence[SamplingParams]) -> Tensor:
+    """exp((logit - best) / temperature) in float32: 1 for the best, however small the temperature is."""
+    temperatures = [min(max(p.temperature, MIN_DIVISOR), MAX_DIVISOR) for p in params]
+    divisor_R1 = torch.tensor(temperatures, dtype=torch.float32, device=logits_RV.device).unsqueeze(1)
+    return (logits_RV - best_R1).float().div_(divisor_R1).exp_()
 
 
-def _doubles(values: Sequence[float], like: Tensor) -> Tensor:
+def _descending(weights_RV: Tensor) -> Tensor:
+    if weights_RV.device.type != "cpu":
+        return weights_RV.sort(dim=-1, descending=True).values
+    # numpy's sort is vectorised: 8 rows of 16,384 take it a tenth of torch's time.
+    return torch.from_numpy(np.sort(weights_RV.numpy(), axis=-1)).flip(-1)
+
+
+def _numbers(values: Sequence[float], like: Tensor) -> Tensor:
     return torch.tensor(values, dtype=torch.float64, device=like.device)

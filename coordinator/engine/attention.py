@@ -1,7 +1,7 @@
 """Attention over the paged cache: one padded call for all single tokens, one call per longer chunk.
 
 Shapes: T tokens, R single-token rows, S longest context, C context of a chunk, H heads, G key/value heads,
-d head size, N tokens of a chunk.
+d head size, N tokens of a chunk, or slots of all rows.
 """
 
 import torch
@@ -31,10 +31,12 @@ def paged_attention(cache: KVCache, batch: Batch) -> Attend:
 
 
 def _attend_decode(q_THd: Tensor, keys: Tensor, values: Tensor, rows: DecodeRows) -> Tensor:
-    num_rows = rows.slots_RS.shape[0]
+    num_rows, length = rows.slots_RS.shape
     q_RH1d = q_THd[:num_rows].unsqueeze(2)
-    k_RGSd = keys[rows.slots_RS].transpose(1, 2)
-    v_RGSd = values[rows.slots_RS].transpose(1, 2)
+    # By flat slots: the same numbers as indexing by both, several times as fast.
+    slots_N = rows.slots_RS.view(-1)
+    k_RGSd = keys.index_select(0, slots_N).view(num_rows, length, *keys.shape[1:]).transpose(1, 2)
+    v_RGSd = values.index_select(0, slots_N).view(num_rows, length, *values.shape[1:]).transpose(1, 2)
     mask_R11S = rows.mask_RS[:, None, None, :]
     return F.scaled_dot_product_attention(q_RH1d, k_RGSd, v_RGSd, attn_mask=mask_R11S).squeeze(2)
 

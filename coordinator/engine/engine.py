@@ -236,11 +236,14 @@ class Engine:
     def _outputs(self, step: Step, result: StepResult) -> list[Output]:
         now = time.monotonic()
         outputs: list[Output] = []
-        failed = [c for c, token in zip(step.sampling, result.token_ids, strict=True) if token is None]
-        for chunk in failed:
-            # Whatever broke its numbers may stand in its blocks.
-            self._scheduler.distrust(chunk.sequence)
-        outputs += self._fail(failed, NumericError("the model's logits are not finite"))
+        for chunk in step.chunks:
+            error = result.failures.get(chunk.sequence.key)
+            if error is None or chunk.sequence.request.request_id not in self._requests:
+                continue
+            if isinstance(error, NumericError):
+                # Whatever broke its numbers may stand in its blocks.
+                self._scheduler.distrust(chunk.sequence)
+            outputs += self._fail((chunk,), error)
         for output, sequence in self._writer.write(step, result, now):
             if sequence.request.request_id in self._requests:
                 outputs.append(output)

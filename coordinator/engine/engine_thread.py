@@ -73,7 +73,7 @@ class EngineThread:
     def _run(self) -> None:
         try:
             self._serve()
-        except Exception:
+        except BaseException:  # a native library's panic is no Exception
             logger.exception("the engine has stopped")
             error = EngineError("the engine has stopped; its log says why")
             self._publish(self._engine.stop(error))

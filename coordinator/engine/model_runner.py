@@ -13,9 +13,10 @@ from coordinator.engine.logprobs import token_logprobs
 from coordinator.engine.prompt_scores import score_prompts
 from coordinator.engine.request import TokenLogprobs
 from coordinator.engine.routing_trace import RoutingTrace, wants_trace
-from coordinator.engine.sampler import Sampler, SamplingRow
+from coordinator.engine.sampler import Drawn, Sampler, SamplingRow
 from coordinator.engine.scheduler import Chunk, Step
 from coordinator.engine.step_result import StepResult
+from moe_model.errors import ExpertMeshError, NumericError
 from moe_model.model import Model
 from moe_model.router import RowSelection, row_selection
 
@@ -41,10 +42,13 @@ class ModelRunner:
             None if trace is None else trace.observe,
             self._selection(batch),
         )
-        token_ids, logprobs = self._draw(h_TD, batch, step.sampling)
+        drawn, logprobs = self._draw(h_TD, batch, step.sampling)
+        failures = _broken_numbers(h_TD, batch)
+        failures |= {step.sampling[row].sequence.key: error for row, error in drawn.failures.items()}
         return StepResult(
-            token_ids,
+            drawn.token_ids,
             logprobs,
+            failures,
             score_prompts(self._model, h_TD, batch),
             {} if trace is None else trace.chunks(batch),
         )
@@ -61,17 +65,35 @@ class ModelRunner:
 
     def _draw(
         self, h_TD: Tensor, batch: Batch, chunks: list[Chunk]
-    ) -> tuple[list[int | None], list[TokenLogprobs | None]]:
+    ) -> tuple[Drawn, list[TokenLogprobs | None]]:
         if not chunks:
-            return [], []
+            return Drawn([], {}), []
         logits_RV = self._model.logits(h_TD[batch.sample_rows])
-        token_ids = self._sampler.draw(logits_RV, [_sampling_row(chunk) for chunk in chunks]).token_ids
+        drawn = self._sampler.draw(logits_RV, [_sampling_row(chunk) for chunk in chunks])
         wanted = [chunk.sequence.request.returns.logprobs for chunk in chunks]
         if all(num_top is None for num_top in wanted):
-            return token_ids, []
+            return drawn, []
         # A row without a token ends its request; what its logprobs are is all the same.
-        drawn = [0 if token_id is None else token_id for token_id in token_ids]
-        return token_ids, token_logprobs(logits_RV, drawn, wanted)
+        token_ids = [0 if token_id is None else token_id for token_id in drawn.token_ids]
+        return drawn, token_logprobs(logits_RV, token_ids, wanted)
+
+
+def _broken_numbers(h_TD: Tensor, batch: Batch) -> dict[int, ExpertMeshError]:
+    """By the key of the sequence: chunks that draw nothing show only here that their numbers are broken.
+
+    What is not finite at one position is so at every later one that attends to it, so the last row tells.
+    """
+    quiet = [(c, row) for c, row in zip(batch.chunks, batch.first_rows, strict=True) if not c.samples]
+    if not quiet:
+        return {}
+    last_rows = [row + chunk.num_tokens - 1 for chunk, row in quiet]
+    finite_R = h_TD[last_rows].sum(dim=-1).isfinite().tolist()
+    message = "the model's numbers are not finite"
+    return {
+        c.sequence.key: NumericError(message)
+        for (c, _), fine in zip(quiet, finite_R, strict=True)
+        if not fine
+    }
 
 
 def _sampling_row(chunk: Chunk) -> SamplingRow:

@@ -51,10 +51,11 @@ class PrefixCache:
         sequence.block_ids = list(found)
         sequence.num_computed = len(found) * self._block_size
         if sequence.num_cached is None:
+            # Only the first time: a sequence that comes back after it gave way is no new question.
             sequence.num_cached = sequence.num_computed
-        if reads:
-            self.num_queries += sequence.context_len
-            self.num_hits += sequence.num_computed
+            if reads:
+                self.num_queries += sequence.context_len
+                self.num_hits += sequence.num_computed
         self._entries[sequence.key] = _Entry(len(found), self._announce(sequence.key, keys[len(found) :]))
         return True
 

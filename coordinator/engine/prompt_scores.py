@@ -3,12 +3,15 @@
 Shapes: T tokens of the step, D d_model, R rows scored at once.
 """
 
+import math
+
 from torch import Tensor
 
 from coordinator.engine.batch import Batch
 from coordinator.engine.logprobs import token_logprobs
 from coordinator.engine.request import TokenLogprobs
 from coordinator.engine.scheduler import Chunk
+from moe_model.errors import NumericError
 from moe_model.model import Model
 
 # Bounds the logits held at once: 128 rows of a vocabulary of 16,384 are 8 MiB.
@@ -16,7 +19,10 @@ MAX_ROWS = 128
 
 
 def score_prompts(model: Model, h_TD: Tensor, batch: Batch) -> dict[int, list[TokenLogprobs]]:
-    """By the key of the sequence, for the chunks whose request wants prompt logprobs."""
+    """By the key of the sequence, for the chunks whose request wants prompt logprobs.
+
+    Raises NumericError for logits that are none: the engine then runs the chunks one by one.
+    """
     scores = {}
     for chunk, first_row in zip(batch.chunks, batch.first_rows, strict=True):
         tokens = scored_tokens(chunk)
@@ -45,4 +51,6 @@ def _score(model: Model, h_TD: Tensor, chunk: Chunk, first_row: int, tokens: ran
         logits_RV = model.logits(h_TD[start + row_of_token : end + row_of_token])
         found = token_logprobs(logits_RV, sequence.token_ids[start:end], [num_top] * (end - start))
         scores += [score for score in found if score is not None]
+    if any(math.isnan(score.logprob) for score in scores):
+        raise NumericError("the model's logits are not finite")
     return scores

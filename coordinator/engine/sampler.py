@@ -5,7 +5,7 @@ A row whose parameters ask for nothing costs nothing; the others are changed tog
 Shapes: R rows, V vocabulary, W int32 words of a mask, S slots.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,6 +14,7 @@ from torch import Tensor
 
 from coordinator.engine.constraint import Matcher
 from coordinator.engine.token_counts import TokenCounts
+from moe_model.errors import ExpertMeshError, NumericError
 from moe_model.penalties import add_bias, is_penalized, penalize
 from moe_model.sampling import SamplingParams, sample, uniforms
 
@@ -32,9 +33,10 @@ class SamplingRow:
 
 @dataclass(frozen=True, slots=True)
 class Drawn:
-    """One token per row; None where the logits are not finite."""
+    """One token per row; None where there is none to be had, and why: `failures` by row."""
 
     token_ids: list[int | None]
+    failures: Mapping[int, ExpertMeshError]
 
 
 class Sampler:
@@ -55,17 +57,27 @@ class Sampler:
             [row.sequence_index for row in rows],
             [len(row.token_ids) for row in rows],
         )
-        ids = sample(self._changed(safe_RV, rows), [row.params for row in rows], numbers)
-        if all_finite:
-            return Drawn(list(ids))
-        return Drawn([i if fine else None for i, fine in zip(ids, finite_R.tolist(), strict=True)])
+        failures: dict[int, ExpertMeshError] = {}
+        if not all_finite:
+            broken = (~finite_R).nonzero().squeeze(1).tolist()
+            failures = {row: NumericError("the model's logits are not finite") for row in broken}
+        changed_RV = self._changed(safe_RV, rows, failures)
+        ids = sample(changed_RV, [row.params for row in rows], numbers)
+        if not failures:
+            return Drawn(list(ids), failures)
+        return Drawn([None if row in failures else i for row, i in enumerate(ids)], failures)
 
     def forget(self, key: int) -> None:
         """The sequence is gone."""
         self._counts.forget(key)
 
-    def _changed(self, logits_RV: Tensor, rows: Sequence[SamplingRow]) -> Tensor:
-        """The logits after biases, penalties and constraints; the same tensor where there are none."""
+    def _changed(
+        self, logits_RV: Tensor, rows: Sequence[SamplingRow], failures: dict[int, ExpertMeshError]
+    ) -> Tensor:
+        """The logits after biases, penalties and constraints; the same tensor where there are none.
+
+        Adds the rows whose constraint cannot be followed any further to `failures`.
+        """
         biased = [i for i, row in enumerate(rows) if row.params.logit_bias]
         penalized = [i for i, row in enumerate(rows) if is_penalized(row.params)]
         constrained = [i for i, row in enumerate(rows) if row.matcher is not None]
@@ -80,14 +92,22 @@ class Sampler:
             params = [row.params for row in chosen]
             logits_RV[penalized] = penalize(logits_RV[penalized], counts_RV, seen_RV, params)
         if constrained:
-            allowed_RV = self._allowed([rows[i].matcher for i in constrained]).to(logits_RV.device)
+            matchers = {i: rows[i].matcher for i in constrained}
+            allowed_RV = self._allowed(matchers, failures).to(logits_RV.device)
             logits_RV[constrained] = logits_RV[constrained].masked_fill(~allowed_RV, float("-inf"))
         return logits_RV
 
-    def _allowed(self, matchers: Sequence[Matcher | None]) -> Tensor:
+    def _allowed(
+        self, matchers: Mapping[int, Matcher | None], failures: dict[int, ExpertMeshError]
+    ) -> Tensor:
         mask_RW = np.zeros((len(matchers), -(-self._vocab_size // 32)), dtype="<i4")
-        for mask_W, matcher in zip(mask_RW, matchers, strict=True):
+        for mask_W, (row, matcher) in zip(mask_RW, matchers.items(), strict=True):
             assert matcher is not None
-            matcher.fill_mask(mask_W)
+            try:
+                matcher.fill_mask(mask_W)
+            except ExpertMeshError as error:
+                failures[row] = error
+                # Of a row that nothing is taken from, anything may be drawn.
+                mask_W[:] = -1
         bits_RV = np.unpackbits(mask_RW.view(np.uint8), axis=1, bitorder="little", count=self._vocab_size)
         return torch.from_numpy(bits_RV.astype(np.bool_))

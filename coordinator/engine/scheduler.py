@@ -117,14 +117,15 @@ class Scheduler:
         The youngest gives way when there are too few. The oldest always fits: nothing larger than the
         cache is admitted to the engine.
         """
-        preempted = False
-        for sequence in list(self.running):
-            while sequence in self.running and self._num_missing(sequence) > self.allocator.num_free:
-                self._preempt(self.running[-1])
-                preempted = True
-            if sequence in self.running:
+        num_before, index = len(self.running), 0
+        while index < len(self.running):
+            sequence = self.running[index]
+            if self._num_missing(sequence) <= self.allocator.num_free:
                 self._reserve(sequence)
-        return preempted
+                index += 1
+            else:
+                self._preempt(self.running[-1])
+        return len(self.running) < num_before
 
     def _admit(self) -> None:
         """Takes in whoever waits, in order. Who would compute what another is computing right now is

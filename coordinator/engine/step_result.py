@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from coordinator.engine.request import RoutedExperts, TokenLogprobs
+from moe_model.errors import ExpertMeshError
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -26,13 +27,14 @@ class ChunkTrace:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class StepResult:
-    """`token_ids` and `logprobs` are of the step's sampling chunks, in order; a token is None where the
-    logits are not finite. The rest is by the key of the sequence, for those that asked for it.
+    """`token_ids` and `logprobs` are of the step's sampling chunks, in order; a token is None where none
+    could be drawn. The rest is by the key of the sequence: why it fails, and what it asked for.
 
     `prompt_logprobs` begin with prompt token `Sequence.num_scored`.
     """
 
     token_ids: Sequence[int | None]
     logprobs: Sequence[TokenLogprobs | None] = ()
+    failures: Mapping[int, ExpertMeshError] = field(default_factory=dict)
     prompt_logprobs: Mapping[int, Sequence[TokenLogprobs]] = field(default_factory=dict)
     traces: Mapping[int, ChunkTrace] = field(default_factory=dict)

@@ -84,16 +84,21 @@ class Probe:
 
 def _ask(process: Process, payload: bytes, seconds: float) -> str:
     deadline = time.monotonic() + seconds
-    _send(process, payload)
+    _send(process, payload, deadline)
     (length,) = struct.unpack(">I", _receive(process, 4, deadline))
     return _receive(process, length, deadline).decode()
 
 
-def _send(process: Process, payload: bytes) -> None:
+def _send(process: Process, payload: bytes, deadline: float) -> None:
     assert process.stdin is not None
+    os.set_blocking(process.stdin.fileno(), False)
     view = memoryview(frame(payload))
-    while view:
-        view = view[process.stdin.write(view) :]
+    with selectors.DefaultSelector() as selector:
+        selector.register(process.stdin, selectors.EVENT_WRITE)
+        while view:
+            if not selector.select(max(0.0, deadline - time.monotonic())):
+                raise TimeoutError
+            view = view[os.write(process.stdin.fileno(), view) :]
 
 
 def _receive(process: Process, count: int, deadline: float) -> bytes:

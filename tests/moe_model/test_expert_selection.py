@@ -102,3 +102,14 @@ def test_the_engine_equals_the_oracle_beside_requests_without(selection: ExpertS
         chosen = selection if number % 2 else None
         expected = reference.generate(prompt, 9, temperature=0, selection=chosen)[0, 4:].tolist()
         assert results[str(number)].token_ids == expected
+
+
+@pytest.mark.parametrize("n_experts", [5, 16, 128])
+def test_among_equals_a_rows_choice_depends_on_nobody_else(n_experts: int) -> None:
+    """A router of zeros, which is one of ModularForge's own, makes all experts equal."""
+    router = TopKRouter(Linear(torch.zeros(n_experts, 8)), 2)
+    x_TD = torch.randn(6, 8)
+    plain = router(x_TD).expert_ids_TK
+    for top_k in (1, 3, 4, 5):
+        selection = row_selection([(None, 4), (ExpertSelection(top_k=top_k), 2)], n_experts, 2)
+        assert torch.equal(router(x_TD, selection).expert_ids_TK[:4, :2], plain[:4])

@@ -41,8 +41,13 @@ PARAMS = st.builds(
 )
 
 
-def kept(filtered_RV: Tensor) -> list[list[int]]:
-    return [[i for i, logit in enumerate(row) if logit > -math.inf] for row in filtered_RV.tolist()]
+# Weights are float32: what equals a limit but for their rounding may fall on either side of it.
+ROUNDING = 1e-5
+
+
+def kept(filtered_RV: Tensor, nothing: float = 0.0) -> list[list[int]]:
+    """The columns that are left of weights, or of logits where `nothing` is minus infinity."""
+    return [[i for i, value in enumerate(row) if value > nothing] for row in filtered_RV.tolist()]
 
 
 def softmax(logits: Sequence[float]) -> list[float]:
@@ -54,7 +59,8 @@ def softmax(logits: Sequence[float]) -> list[float]:
 def naive_support(row: Sequence[float], p: SamplingParams) -> set[int]:
     """The columns that the parameters leave, by the words of SamplingParams; without rounding tricks."""
     best = max(row)
-    scaled = [max((logit - best) / p.temperature, -1e6) for logit in row]
+    # What no float32 weight can tell apart is the same.
+    scaled = [round(max((logit - best) / p.temperature, -1e6), 6) for logit in row]
     columns = list(range(len(row)))
     if p.top_k:
         kth = sorted(row, reverse=True)[min(p.top_k, len(row)) - 1]
@@ -73,8 +79,7 @@ def test_a_draw_is_one_the_filters_left_and_has_mass(row: list[float], p: Sampli
     if p.temperature == 0:
         assert token == row.index(max(row))
         return
-    # A mass that equals top_p but for rounding may fall on either side.
-    wide = replace(p, top_p=min(1.0, p.top_p + 1e-9), min_p=p.min_p * (1 - 1e-9))
+    wide = replace(p, top_p=min(1.0, p.top_p + ROUNDING), min_p=p.min_p * (1 - ROUNDING))
     support = naive_support(row, wide)
     assert token in support
     best = max(row)
@@ -85,7 +90,8 @@ def test_a_draw_is_one_the_filters_left_and_has_mass(row: list[float], p: Sampli
 def test_the_ends_of_the_interval_draw_the_ends_of_the_support(row: list[float], p: SamplingParams) -> None:
     low, high = sample(torch.tensor([row, row]), [p, p], [0.0, LAST_UNIFORM])
     assert low <= high
-    narrow = naive_support(row, replace(p, top_p=p.top_p * (1 - 1e-9), min_p=min(1.0, p.min_p * (1 + 1e-9))))
+    top_p, min_p = max(1e-300, p.top_p - ROUNDING), min(1.0, p.min_p * (1 + ROUNDING))
+    narrow = naive_support(row, replace(p, top_p=top_p, min_p=min_p))
     heavy = [i for i in narrow if (row[i] - max(row)) / p.temperature > -30]
     assert low <= min(heavy)
     assert high >= max(heavy)
@@ -109,7 +115,7 @@ def test_a_batch_equals_its_rows_one_by_one(
 def test_top_k_keeps_ties_and_is_off_at_zero_and_beyond_the_vocabulary(rows: list[list[float]]) -> None:
     logits_RV = torch.tensor(rows)
     for top_k in (0, 1, 2, 4, 5, 1000):
-        got = kept(filter_top_k(logits_RV, torch.full((len(rows),), top_k)))
+        got = kept(filter_top_k(logits_RV, torch.full((len(rows),), top_k)), -math.inf)
         for row, columns in zip(logits_RV.tolist(), got, strict=True):
             kth = sorted(row, reverse=True)[min(top_k or 4, 4) - 1]
             assert columns == [i for i in range(4) if row[i] >= kth]
@@ -117,13 +123,14 @@ def test_top_k_keeps_ties_and_is_off_at_zero_and_beyond_the_vocabulary(rows: lis
 
 def test_top_k_is_the_rows_own() -> None:
     logits_RV = torch.tensor([[1.0, 3.0, 2.0]] * 4)
-    assert kept(filter_top_k(logits_RV, torch.tensor([1, 0, 2, 9]))) == [[1], [0, 1, 2], [1, 2], [0, 1, 2]]
+    left = kept(filter_top_k(logits_RV, torch.tensor([1, 0, 2, 9])), -math.inf)
+    assert left == [[1], [0, 1, 2], [1, 2], [0, 1, 2]]
 
 
 def test_top_p_keeps_a_token_while_the_mass_before_it_is_less() -> None:
-    logits_RV = torch.tensor([[0.5, 0.125, 0.25, 0.125]]).log().repeat(6, 1)
+    weights_RV = torch.tensor([[1.0, 0.25, 0.5, 0.25]]).repeat(6, 1)
     top_p_R = torch.tensor([1e-9, 0.49, 0.6, 0.8, 0.9, 1.0], dtype=torch.float64)
-    assert kept(filter_top_p(logits_RV, top_p_R)) == [
+    assert kept(filter_top_p(weights_RV, top_p_R)) == [
         [0],
         [0],
         [0, 2],
@@ -134,19 +141,19 @@ def test_top_p_keeps_a_token_while_the_mass_before_it_is_less() -> None:
 
 
 def test_top_p_takes_equals_in_the_order_of_their_ids() -> None:
-    assert kept(filter_top_p(torch.zeros(1, 10), torch.tensor([0.35]))) == [[0, 1, 2, 3]]
+    assert kept(filter_top_p(torch.ones(1, 10), torch.tensor([0.35]))) == [[0, 1, 2, 3]]
 
 
 def test_top_p_keeps_the_most_likely_ones() -> None:
-    logits_RV = torch.randn(20, 300) * 3
-    for columns, row in zip(kept(filter_top_p(logits_RV, torch.full((20,), 0.3))), logits_RV, strict=True):
+    weights_RV = (torch.randn(20, 300) * 3).exp()
+    for columns, row in zip(kept(filter_top_p(weights_RV, torch.full((20,), 0.3))), weights_RV, strict=True):
         best = row.topk(len(columns)).indices.sort().values.tolist()
         assert columns == best
 
 
 def test_min_p_is_relative_to_the_best() -> None:
-    logits_RV = torch.tensor([[0.5, 0.25, 0.2, 0.05]]).log().repeat(4, 1)
-    assert kept(filter_min_p(logits_RV, torch.tensor([0.0, 0.1001, 0.45, 1.0]))) == [
+    weights_RV = torch.tensor([[1.0, 0.5, 0.4, 0.1]]).repeat(4, 1)
+    assert kept(filter_min_p(weights_RV, torch.tensor([0.0, 0.1001, 0.45, 1.0]))) == [
         [0, 1, 2, 3],
         [0, 1, 2],
         [0, 1],
@@ -163,7 +170,7 @@ def test_greedy_ignores_the_filters_and_takes_the_first_of_equals() -> None:
 def test_a_column_of_mass_zero_is_never_drawn(uniforms: float) -> None:
     inf = -math.inf
     logits_RV = torch.tensor([[inf, 0.0, inf, -800.0, 1.0, inf], [2.0, inf, inf, inf, inf, inf]])
-    low, only = draw(logits_RV, torch.full((2,), uniforms, dtype=torch.float64)).tolist()
+    low, only = draw(logits_RV.exp(), torch.full((2,), uniforms, dtype=torch.float64)).tolist()
     assert low in (1, 4)
     assert only == 0
 

@@ -6,7 +6,9 @@ from collections.abc import Callable
 from coordinator.engine.block_allocator import BlockAllocator
 from coordinator.engine.engine import Engine, Runner
 from coordinator.engine.scheduler import Scheduler, Step
+from coordinator.engine.sequence import Sequence
 from coordinator.engine.step_result import StepResult
+from moe_model.errors import ExpertMeshError
 
 
 class CountingRunner:
@@ -22,6 +24,22 @@ class CountingRunner:
 
     def forget(self, key: int) -> None:
         self.forgotten.append(key)
+
+
+class FailingRunner(CountingRunner):
+    """Fails the sequences that `is_bad` picks, as data: with an error and no token."""
+
+    def __init__(self, is_bad: Callable[[Sequence], bool], error: ExpertMeshError) -> None:
+        super().__init__()
+        self._is_bad = is_bad
+        self._error = error
+
+    def run(self, step: Step) -> StepResult:
+        result = super().run(step)
+        bad = {c.sequence.key for c in step.chunks if self._is_bad(c.sequence)}
+        pairs = zip(step.sampling, result.token_ids, strict=True)
+        tokens = [None if chunk.sequence.key in bad else token for chunk, token in pairs]
+        return StepResult(tokens, failures=dict.fromkeys(bad, self._error))
 
 
 class ScriptedRunner(CountingRunner):

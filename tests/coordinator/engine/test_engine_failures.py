@@ -7,13 +7,13 @@ from dataclasses import replace
 import pytest
 
 from coordinator.engine.engine import EngineError, StepMemoryError
-from coordinator.engine.request import FinishReason, Output
+from coordinator.engine.request import FinishReason, Output, Returns
 from coordinator.engine.scheduler import Step
-from coordinator.engine.step_result import StepResult
+from coordinator.structured.errors import ConstraintError
 from moe_model import AssembledModel
 from moe_model.errors import ExpertsLostError, NumericError
 from moe_model.sampling import SamplingParams
-from tests.coordinator.engine.fakes import CountingRunner, ScriptedRunner, engine_over
+from tests.coordinator.engine.fakes import CountingRunner, FailingRunner, ScriptedRunner, engine_over
 from tests.coordinator.engine.test_engine import check_idle
 from tests.models import (
     TINY,
@@ -86,16 +86,43 @@ def test_a_request_that_breaks_every_step_ends_alone() -> None:
 
 
 def test_a_sequence_that_breaks_ends_its_siblings_with_it() -> None:
-    class NoneForTheSecond(CountingRunner):
-        def run(self, step: Step) -> StepResult:
-            result = super().run(step)
-            tokens = zip(step.sampling, result.token_ids, strict=True)
-            return StepResult([None if c.sequence.index == 1 else token for c, token in tokens])
-
-    engine = engine_over(NoneForTheSecond())
+    engine = engine_over(FailingRunner(lambda sequence: sequence.index == 1, NumericError("broken")))
     engine.submit(replace(make_request(max_tokens=3), num_sequences=3))
     (output,) = engine.step()
     assert isinstance(output.error, NumericError)
+    check_idle(engine)
+
+
+def test_what_fails_as_data_costs_the_others_no_second_run() -> None:
+    error = ConstraintError("too complex")
+    runner = FailingRunner(lambda sequence: sequence.request.request_id == "bad", error)
+    engine = engine_over(runner)
+    for name in ("a", "bad", "b"):
+        engine.submit(make_request(name, max_tokens=2))
+    results = drain(engine)
+    assert _last(results["bad"]).error is error
+    assert results["a"].token_ids == results["b"].token_ids == [3, 4]
+    assert [len(step.chunks) for step in runner.steps] == [3, 2]
+    check_idle(engine)
+
+
+def test_a_prompt_that_breaks_in_its_middle_ends_there() -> None:
+    runner = FailingRunner(lambda sequence: sequence.num_computed >= 4, NumericError("broken"))
+    engine = engine_over(runner, max_step_tokens=4)
+    engine.submit(make_request("r", (1,) * 11, 1))
+    assert isinstance(_last(drain(engine)["r"]).error, NumericError)
+    assert len(runner.steps) == 2
+    check_idle(engine)
+
+
+@pytest.mark.parametrize("prompt_logprobs", [None, 2])
+def test_scoring_what_is_not_a_number_is_an_error(prompt_logprobs: int | None) -> None:
+    weights = random_weights(TINY)
+    weights.shared["embedding.weight"][7] = math.nan
+    engine = tiny_engine(build_model(TINY, weights), max_step_tokens=4)
+    request = make_request("r", (1, 2, 3, 7, 4, 5, 6, 1, 2), 0)
+    engine.submit(replace(request, returns=Returns(prompt_logprobs=prompt_logprobs)))
+    assert isinstance(_last(drain(engine)["r"]).error, NumericError)
     check_idle(engine)
 
 

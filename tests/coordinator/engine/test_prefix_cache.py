@@ -8,12 +8,11 @@ from hypothesis import strategies as st
 
 from coordinator.engine.engine import Engine
 from coordinator.engine.request import ContextOverflow, Request, Returns
-from coordinator.engine.scheduler import Scheduler, Step
-from coordinator.engine.step_result import StepResult
+from coordinator.engine.scheduler import Scheduler
 from moe_model.errors import NumericError
 from moe_model.router import ExpertSelection
 from moe_model.sampling import SamplingParams
-from tests.coordinator.engine.fakes import CountingRunner, engine_over
+from tests.coordinator.engine.fakes import CountingRunner, FailingRunner, engine_over
 from tests.models import (
     TINY,
     Collected,
@@ -53,6 +52,16 @@ def test_a_common_beginning_is_computed_once() -> None:
     stats = engine.stats()
     assert (stats.prefix_queries, stats.prefix_hits) == (27, 12)
     assert stats.num_free_blocks == stats.num_blocks
+
+
+def test_who_gave_way_and_comes_back_asks_no_new_question() -> None:
+    engine = engine_over(CountingRunner(), max_seq_len=40, num_blocks=6, block_size=4)
+    for name, first in (("a", 1), ("b", 2)):
+        engine.submit(make_request(name, (first,) * 9, max_tokens=8))
+    drain(engine)
+    stats = engine.stats()
+    assert stats.num_preemptions > 0
+    assert stats.prefix_queries == 18, "the prompts, once"
 
 
 def test_the_last_token_is_always_computed() -> None:
@@ -129,13 +138,7 @@ def test_without_it_everything_is_computed() -> None:
 
 
 def test_what_broke_is_not_remembered() -> None:
-    class Breaks(CountingRunner):
-        def run(self, step: Step) -> StepResult:
-            tokens = super().run(step).token_ids
-            bad = [chunk.sequence.request.request_id == "bad" for chunk in step.sampling]
-            return StepResult([None if b else token for b, token in zip(bad, tokens, strict=True)])
-
-    runner = Breaks()
+    runner = FailingRunner(lambda sequence: sequence.request.request_id == "bad", NumericError("broken"))
     engine = engine_over(runner, max_seq_len=40)
     engine.submit(make_request("bad", COMMON, max_tokens=1))
     last = drain(engine)["bad"].last

@@ -8,7 +8,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from coordinator.engine.constraint import Matcher
 from coordinator.engine.sampler import Sampler, SamplingRow
+from coordinator.structured.errors import ConstraintError
 from moe_model.sampling import SamplingParams
 
 VOCAB = 40
@@ -98,7 +100,7 @@ def test_a_row_draws_the_same_alone_in_a_batch_and_again(wanted: Wanted, seed: i
 def test_logits_change_as_the_definition_says(wanted: Wanted, seed: int) -> None:
     logits_RV = torch.randn(len(wanted), VOCAB, generator=torch.Generator().manual_seed(seed)) * 3
     rows = [replace(row, matcher=None) for row in rows_of(wanted)]
-    changed_RV = Sampler(VOCAB)._changed(logits_RV, rows)
+    changed_RV = Sampler(VOCAB)._changed(logits_RV, rows, {})
     for row, changed_V, logits_V in zip(rows, changed_RV, logits_RV, strict=True):
         torch.testing.assert_close(changed_V, naive(logits_V, row))
 
@@ -137,3 +139,38 @@ def test_a_row_that_is_not_finite_draws_nothing_and_disturbs_nobody(value: float
     logits_RV[1, 4] = value
     drawn = Sampler(VOCAB).draw(logits_RV, rows).token_ids
     assert drawn == [expected[0], None, expected[2]]
+
+
+class Broken:
+    """A Matcher whose grammar has become too much."""
+
+    may_end = must_end = False
+
+    def fill_mask(self, mask_W: np.ndarray) -> None:
+        raise ConstraintError("too complex")
+
+    def advance(self, token_id: int) -> None:
+        return None
+
+
+def test_a_constraint_that_cannot_go_on_fails_its_own_row() -> None:
+    logits_RV = torch.randn(3, VOCAB, generator=torch.Generator().manual_seed(1))
+    params = SamplingParams(1.0, seed=5)
+    matchers: list[Matcher | None] = [Only(7), Broken(), None]
+    rows = [SamplingRow(key, params, 0, [1, 2], 1, matcher) for key, matcher in enumerate(matchers)]
+    drawn = Sampler(VOCAB).draw(logits_RV, rows)
+    alone = Sampler(VOCAB).draw(logits_RV[2:], rows[2:]).token_ids
+    assert drawn.token_ids == [7, None, *alone]
+    assert [str(error) for error in drawn.failures.values()] == ["too complex"]
+    assert list(drawn.failures) == [1]
+
+
+@pytest.mark.parametrize("penalty", [5e-324, 1e-300, 1e-45, 1e-38, 2.0])
+def test_penalties_of_any_size_draw_a_token_that_there_is(penalty: float) -> None:
+    logits_RV = torch.randn(1, VOCAB, generator=torch.Generator().manual_seed(2)) * 5
+    for seed in range(20):
+        params = SamplingParams(1.0, seed=seed, repetition_penalty=penalty)
+        row = SamplingRow(0, params, 0, list(range(30)), 2, None)
+        (token,) = Sampler(VOCAB).draw(logits_RV, [row]).token_ids
+        assert token is not None
+        assert 0 <= token < VOCAB
