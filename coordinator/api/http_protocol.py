@@ -1,4 +1,4 @@
-"""One HTTP/1.1 connection of uvicorn's, with the bounds that uvicorn has not: time for headers, and numbers."""
+"""One HTTP/1.1 connection of uvicorn's, with bounds that uvicorn has not: time for headers, and numbers."""
 
 import asyncio
 

@@ -16,12 +16,15 @@ from tests.coordinator.api.fakes import served_model
 from tests.coordinator.api.http_fakes import Http
 
 
-def request(*parts: bytes | asyncio.Event) -> Request:
+def request(*parts: bytes | asyncio.Event, reached: asyncio.Semaphore | None = None) -> Request:
+    """An Event in the body holds it up, and `reached` is released when it does."""
     todo = list(parts)
 
     async def receive() -> dict[str, Any]:
         part = todo.pop(0)
         if isinstance(part, asyncio.Event):
+            if reached is not None:
+                reached.release()
             await part.wait()
             part = b""
         return {"type": "http.request", "body": part, "more_body": bool(todo)}
@@ -42,12 +45,13 @@ async def test_a_body_that_never_comes() -> None:
 
 async def test_all_bodies_together_have_a_limit() -> None:
     reader, part = BodyReader(), b" " * (8 << 20)
-    held = asyncio.Event()
+    held, reached = asyncio.Event(), asyncio.Semaphore(0)
     waiting = [
-        asyncio.ensure_future(reader.read_object(request(part, held, b"{}")))
+        asyncio.ensure_future(reader.read_object(request(part, held, b"{}", reached=reached)))
         for _ in range(MAX_BYTES_AT_ONCE // len(part) - 1)
     ]
-    await asyncio.sleep(0)
+    for _ in waiting:
+        await reached.acquire()
     assert (await refusal(reader, part, b" {}")).reason is Reason.QUEUE_FULL
     held.set()
     assert await asyncio.gather(*waiting) == [{}] * len(waiting)

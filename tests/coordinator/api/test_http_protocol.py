@@ -36,6 +36,12 @@ async def ends(reader: asyncio.StreamReader) -> bool:
         return True
 
 
+async def is_kept_open(reader: asyncio.StreamReader, seconds: float) -> None:
+    """For so long, nothing is said and nothing ends."""
+    with pytest.raises(TimeoutError):
+        await asyncio.wait_for(reader.read(1), seconds)
+
+
 @pytest.mark.parametrize("beginning", [b"", b"GET /livez HTTP/1.1\r\nhost: x\r\nx-slow: "])
 async def test_headers_that_do_not_come(server: HttpServer, beginning: bytes) -> None:
     reader, writer = await connect(server)
@@ -48,9 +54,9 @@ async def test_headers_that_come_in_time_and_again(server: HttpServer) -> None:
     """Also later than the first headers' time, for each request has its own."""
     reader, writer = await connect(server)
     for _ in range(3):
-        for half in (REQUEST[:10], REQUEST[10:]):
-            writer.write(half)
-            await asyncio.sleep(0.25)
+        writer.write(REQUEST[:10])
+        await is_kept_open(reader, 0.5)
+        writer.write(REQUEST[10:])
         answer = await asyncio.wait_for(reader.readuntil(b"{}"), PATIENCE)
         assert answer.startswith(b"HTTP/1.1 200")
     writer.write(REQUEST[:10])
