@@ -2,7 +2,7 @@
 
 The order is: bias, repetition, frequency, presence; as vLLM's, so that equal requests give equal results.
 
-Shapes: R rows, V vocabulary.
+Shapes: R rows, V vocabulary, L tokens that were seen.
 """
 
 from collections.abc import Sequence
@@ -28,26 +28,23 @@ def add_bias(logits_RV: Tensor, rows: Sequence[int], params: Sequence[SamplingPa
     logits_RV.index_put_((row_N.to(logits_RV.device), ids_N.to(logits_RV.device)), bias_N, accumulate=True)
 
 
-def penalize(
-    logits_RV: Tensor, output_counts_RV: Tensor, seen_RV: Tensor, params: Sequence[SamplingParams]
-) -> Tensor:
-    """`output_counts_RV` says how often a token was generated, `seen_RV` whether it is in prompt or output.
+def penalize(logits_RL: Tensor, output_counts_RL: Tensor, params: Sequence[SamplingParams]) -> Tensor:
+    """The logits of tokens that are in a row's prompt or output; `output_counts_RL` says how often each was
+    generated.
 
     Repetition divides what is positive and multiplies what is not (Keskar et al., "CTRL", 2019, section
     4.1); frequency and presence are OpenAI's: subtracted once per occurrence, and once.
     """
     repetition_R1, frequency_R1, presence_R1 = (
-        torch.tensor(values, dtype=logits_RV.dtype, device=logits_RV.device).unsqueeze(1)
+        torch.tensor(values, dtype=logits_RL.dtype, device=logits_RL.device).unsqueeze(1)
         for values in (
             [p.repetition_penalty for p in params],
             [p.frequency_penalty for p in params],
             [p.presence_penalty for p in params],
         )
     )
-    largest = torch.finfo(logits_RV.dtype).max
-    repeated_RV = torch.where(logits_RV > 0, logits_RV / repetition_R1, logits_RV * repetition_R1)
+    largest = torch.finfo(logits_RL.dtype).max
+    repeated_RL = torch.where(logits_RL > 0, logits_RL / repetition_R1, logits_RL * repetition_R1)
     # A penalty may be as small as it likes: the result stays a number.
-    repeated_RV = repeated_RV.clamp(-largest, largest)
-    result_RV = torch.where(seen_RV, repeated_RV, logits_RV)
-    result_RV = result_RV - frequency_R1 * output_counts_RV
-    return result_RV - presence_R1 * (output_counts_RV > 0)
+    result_RL = repeated_RL.clamp(-largest, largest) - frequency_R1 * output_counts_RL
+    return result_RL - presence_R1 * (output_counts_RL > 0)

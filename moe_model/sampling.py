@@ -163,7 +163,9 @@ _Method = Callable[[Tensor, Sequence[SamplingParams], Sequence[float]], Tensor]
 def _method(p: SamplingParams) -> _Method:
     if p.temperature == 0:
         return _greedy
-    return _among_best if 0 < p.top_k <= MAX_TOP_K else _among_all
+    if 0 < p.top_k <= MAX_TOP_K:
+        return _among_best
+    return _among_all if p.top_k or p.top_p == 1 else _nucleus
 
 
 def _greedy(logits_RV: Tensor, params: Sequence[SamplingParams], uniforms: Sequence[float]) -> Tensor:
@@ -177,13 +179,20 @@ def _among_all(logits_RV: Tensor, params: Sequence[SamplingParams], uniforms: Se
         top_k_R = torch.tensor([min(p.top_k, vocab) for p in params], device=logits_RV.device)
         logits_RV = filter_top_k(logits_RV, top_k_R)
     weights_RV = _weights(logits_RV, logits_RV.amax(dim=-1, keepdim=True), params)
-    cut = [row for row, p in enumerate(params) if p.top_p < 1]
-    if cut:
-        top_p_R = _numbers([params[row].top_p for row in cut], logits_RV)
-        weights_RV[cut] = filter_top_p(weights_RV[cut], top_p_R)
+    return _draw_filtered(weights_RV, params, uniforms)
+
+
+def _nucleus(logits_RV: Tensor, params: Sequence[SamplingParams], uniforms: Sequence[float]) -> Tensor:
+    """The same, apart from it so that whoever has no top_p is not sorted along."""
+    return _among_all(logits_RV, params, uniforms)
+
+
+def _draw_filtered(weights_RV: Tensor, params: Sequence[SamplingParams], uniforms: Sequence[float]) -> Tensor:
+    if any(p.top_p < 1 for p in params):
+        weights_RV = filter_top_p(weights_RV, _numbers([p.top_p for p in params], weights_RV))
     if any(p.min_p > 0 for p in params):
-        weights_RV = filter_min_p(weights_RV, _numbers([p.min_p for p in params], logits_RV))
-    return draw(weights_RV, _numbers(uniforms, logits_RV))
+        weights_RV = filter_min_p(weights_RV, _numbers([p.min_p for p in params], weights_RV))
+    return draw(weights_RV, _numbers(uniforms, weights_RV))
 
 
 def _among_best(logits_RV: Tensor, params: Sequence[SamplingParams], uniforms: Sequence[float]) -> Tensor:
@@ -196,11 +205,7 @@ def _among_best(logits_RV: Tensor, params: Sequence[SamplingParams], uniforms: S
     by_id = best.indices.sort(dim=-1)
     logits_RC = best.values.gather(1, by_id.indices)
     weights_RC = _weights(logits_RC, best.values[:, :1], params) * (logits_RC >= kth_R1)
-    if any(p.top_p < 1 for p in params):
-        weights_RC = filter_top_p(weights_RC, _numbers([p.top_p for p in params], logits_RV))
-    if any(p.min_p > 0 for p in params):
-        weights_RC = filter_min_p(weights_RC, _numbers([p.min_p for p in params], logits_RV))
-    picked_R = draw(weights_RC, _numbers(uniforms, logits_RV))
+    picked_R = _draw_filtered(weights_RC, params, uniforms)
     result_R = by_id.values.gather(1, picked_R.unsqueeze(1)).squeeze(1)
     # Of the columns that equal the last one some may be missing; they matter where top_k keeps that value.
     is_unsure_R = (kth_R1 <= best.values[:, -1:]).squeeze(1)

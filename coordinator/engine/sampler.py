@@ -88,9 +88,12 @@ class Sampler:
             add_bias(logits_RV, biased, [rows[i].params for i in biased])
         if penalized:
             chosen = [rows[i] for i in penalized]
-            counts_RV, seen_RV = self._counts.of([(row.key, row.token_ids, row.num_prompt) for row in chosen])
+            seen = self._counts.of([(row.key, row.token_ids, row.num_prompt) for row in chosen])
+            rows_R1 = torch.tensor(penalized, device=logits_RV.device).unsqueeze(1)
+            # Only what was seen changes; a token that stands there twice is written twice, the same.
+            places = (rows_R1, seen.token_ids_RL)
             params = [row.params for row in chosen]
-            logits_RV[penalized] = penalize(logits_RV[penalized], counts_RV, seen_RV, params)
+            logits_RV[places] = penalize(logits_RV[places], seen.output_counts_RL, params)
         if constrained:
             matchers = {i: rows[i].matcher for i in constrained}
             allowed_RV = self._allowed(matchers, failures).to(logits_RV.device)

@@ -1,14 +1,24 @@
-"""How often each sequence has seen each token; kept from step to step, for those that have penalties.
+"""What each sequence has seen, kept from step to step for those that have penalties.
 
-Shapes: S slots, R rows asked for, V vocabulary, N new tokens.
+Shapes: S slots, R rows asked for, V vocabulary, L tokens of the longest sequence, N new tokens.
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-FIRST_SLOTS = 8
+FIRST_SLOTS, FIRST_LENGTH = 8, 64
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Seen:
+    """The tokens of each row, in any order and as often as they came; `output_counts_RL` says how often each
+    of them was generated. Shorter rows repeat a token of theirs."""
+
+    token_ids_RL: Tensor
+    output_counts_RL: Tensor
 
 
 class TokenCounts:
@@ -16,55 +26,69 @@ class TokenCounts:
 
     def __init__(self, vocab_size: int, device: torch.device | str = "cpu") -> None:
         self._counts_SV = torch.zeros(0, vocab_size, device=device)
-        self._seen_SV = torch.zeros(0, vocab_size, dtype=torch.bool, device=device)
+        self._ids_SL = torch.zeros(0, FIRST_LENGTH, dtype=torch.int64, device=device)
         self._slots: dict[int, int] = {}
         self._num_counted: dict[int, int] = {}
         self._free: list[int] = []
 
-    def of(self, sequences: Sequence[tuple[int, list[int], int]]) -> tuple[Tensor, Tensor]:
-        """Output counts, and what is in prompt or output, of each (key, token ids, number in the prompt)."""
-        slots = [self._slot(key) for key, _, _ in sequences]
+    def of(self, sequences: Sequence[tuple[int, list[int], int]]) -> Seen:
+        """Of each (key, token ids, number of them in the prompt)."""
+        slots = [self._slot(key, token_ids) for key, token_ids, _ in sequences]
+        longest = max(len(token_ids) for _, token_ids, _ in sequences)
+        self._widen(longest)
         new_slots: list[int] = []
+        new_places: list[int] = []
         new_ids: list[int] = []
         is_output: list[bool] = []
         for (key, token_ids, num_prompt), slot in zip(sequences, slots, strict=True):
-            start = self._num_counted[key]
-            new_ids += token_ids[start:]
-            new_slots += [slot] * (len(token_ids) - start)
-            is_output += [position >= num_prompt for position in range(start, len(token_ids))]
+            places = range(self._num_counted[key], len(token_ids))
+            new_ids += token_ids[places.start :]
+            new_places += places
+            new_slots += [slot] * len(places)
+            is_output += [place >= num_prompt for place in places]
             self._num_counted[key] = len(token_ids)
-        self._add(new_slots, new_ids, is_output)
-        return self._counts_SV[slots], self._seen_SV[slots]
+        self._add(new_slots, new_places, new_ids, is_output)
+        token_ids_RL = self._ids_SL[slots, :longest]
+        slots_R1 = torch.tensor(slots, device=token_ids_RL.device).unsqueeze(1)
+        return Seen(token_ids_RL, self._counts_SV[slots_R1, token_ids_RL])
 
     def forget(self, key: int) -> None:
         slot = self._slots.pop(key, None)
         if slot is not None:
             del self._num_counted[key]
             self._counts_SV[slot] = 0
-            self._seen_SV[slot] = False
             self._free.append(slot)
 
-    def _add(self, slots: list[int], token_ids: list[int], is_output: list[bool]) -> None:
+    def _add(self, slots: list[int], places: list[int], token_ids: list[int], is_output: list[bool]) -> None:
         if not slots:
             return
         device = self._counts_SV.device
-        index_2N = torch.tensor([slots, token_ids], device=device)
+        slots_N, places_N, ids_N = torch.tensor([slots, places, token_ids], device=device)
         ones_N = torch.tensor(is_output, dtype=torch.float32, device=device)
-        self._counts_SV.index_put_(tuple(index_2N), ones_N, accumulate=True)
-        self._seen_SV.index_put_(tuple(index_2N), torch.tensor(True, device=device))
+        self._counts_SV.index_put_((slots_N, ids_N), ones_N, accumulate=True)
+        self._ids_SL.index_put_((slots_N, places_N), ids_N)
 
-    def _slot(self, key: int) -> int:
+    def _slot(self, key: int, token_ids: list[int]) -> int:
         if key not in self._slots:
             if not self._free:
                 self._grow()
-            self._slots[key] = self._free.pop()
+            slot = self._slots[key] = self._free.pop()
             self._num_counted[key] = 0
+            # What is beyond its end repeats its first token.
+            self._ids_SL[slot] = token_ids[0]
         return self._slots[key]
 
     def _grow(self) -> None:
         old = len(self._counts_SV)
         new = max(FIRST_SLOTS, old)
-        vocab_size = self._counts_SV.shape[1]
-        self._counts_SV = torch.cat([self._counts_SV, self._counts_SV.new_zeros(new, vocab_size)])
-        self._seen_SV = torch.cat([self._seen_SV, self._seen_SV.new_zeros(new, vocab_size)])
+        self._counts_SV = torch.cat(
+            [self._counts_SV, self._counts_SV.new_zeros(new, self._counts_SV.shape[1])]
+        )
+        self._ids_SL = torch.cat([self._ids_SL, self._ids_SL.new_zeros(new, self._ids_SL.shape[1])])
         self._free += range(old + new - 1, old - 1, -1)
+
+    def _widen(self, length: int) -> None:
+        old = self._ids_SL.shape[1]
+        if length > old:
+            more = max(length, 2 * old) - old
+            self._ids_SL = torch.cat([self._ids_SL, self._ids_SL[:, :1].expand(-1, more)], dim=1)

@@ -174,3 +174,16 @@ def test_penalties_of_any_size_draw_a_token_that_there_is(penalty: float) -> Non
         (token,) = Sampler(VOCAB).draw(logits_RV, [row]).token_ids
         assert token is not None
         assert 0 <= token < VOCAB
+
+
+def test_counts_follow_sequences_of_any_length() -> None:
+    sampler = Sampler(VOCAB)
+    params = SamplingParams(1.0, repetition_penalty=1.3, frequency_penalty=0.2, presence_penalty=0.1)
+    generator = torch.Generator().manual_seed(3)
+    for length in (1, 60, 64, 65, 200, 500):
+        logits_RV = torch.randn(2, VOCAB, generator=generator)
+        tokens = [[(7 * i + key) % VOCAB for i in range(length + 3 * key)] for key in range(2)]
+        rows = [SamplingRow(key, params, 0, tokens[key], 1, None) for key in range(2)]
+        changed_RV = sampler._changed(logits_RV, rows, {})
+        for row, changed_V, logits_V in zip(rows, changed_RV, logits_RV, strict=True):
+            torch.testing.assert_close(changed_V, naive(logits_V, row))
