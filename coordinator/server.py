@@ -5,6 +5,7 @@ threads, so that health checks are answered and a signal is heard meanwhile.
 """
 
 import asyncio
+import gc
 import time
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -70,6 +71,10 @@ async def open_server(config: ServeConfig) -> AsyncIterator[RunningServer]:
         watchers.metrics.open(model.name, model.max_context, metric_sources)
         operations = Operations(_facts(config, model), engine, topology)
         sources = Sources(engine.stats, missing_experts_of(experts))
+        # What is there now stays: looking through all of it for cycles would only hold up everybody.
+        gc.collect()
+        gc.freeze()
+        stack.callback(gc.unfreeze)
         await fronts.open(Backend(model, engine), operations, sources)
         yield RunningServer(fronts, engine, experts, time.monotonic() - started)
 

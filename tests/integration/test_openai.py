@@ -13,7 +13,6 @@ import pytest
 from tests.integration.processes import DEMO_CHECKPOINT, Server
 
 FIXTURES = Path(__file__).parents[1] / "data" / "http"
-TEMPLATE = "{% for m in messages %}# {{ m.role }}: {{ m.content }}\n{% endfor %}"
 SCHEMA = {
     "type": "object",
     "properties": {"name": {"type": "string", "maxLength": 8}, "kind": {"enum": ["a", "b"]}},
@@ -23,20 +22,9 @@ SCHEMA = {
 MODEL = "demo"
 
 
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    folder = tmp_path_factory.mktemp("openai")
-    template = folder / "chat.jinja"
-    template.write_text(TEMPLATE)
-    options = ["--workers", "0", "--model-name", MODEL, "--chat-template", str(template), "--routed-experts"]
-    with Server(str(DEMO_CHECKPOINT), *options, log=folder / "log") as running:
-        running.wait_ready()
-        yield running
-
-
 @pytest.fixture
-def url(server: Server) -> str:
-    return f"http://{server.address_of('http')}"
+def url(demo_server: Server) -> str:
+    return f"http://{demo_server.address_of('http')}"
 
 
 @pytest.fixture

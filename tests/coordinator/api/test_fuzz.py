@@ -1,6 +1,6 @@
 """Whatever a client sends, it is answered or told what is wrong with it, and the server goes on."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, cast
 
 import grpc
@@ -17,6 +17,7 @@ from coordinator.api.validation import Generation, resolve
 from protos.expertmesh.v1 import generation_pb2 as pb
 from tests.coordinator.api.background import serving
 from tests.coordinator.api.fakes import PATIENCE, served_model
+from tests.coordinator.api.internals import INTERNALS
 
 CLIENT_CODES = {"INVALID_ARGUMENT", "UNIMPLEMENTED", "FAILED_PRECONDITION", "NOT_FOUND", "ALREADY_EXISTS"}
 PATHS = ("Generate", "GenerateStream", "Tokenize", "Detokenize", "GetModelInfo")
@@ -119,6 +120,32 @@ def requests(draw: st.DrawFn) -> pb.GenerateRequest:
     return pb.GenerateRequest(**draw(prompt), **chosen)
 
 
+def never_set(kind: Any, messages: Sequence[Message], path: str = "") -> Iterator[str]:
+    """Fields that none of the messages sets, down to the last."""
+    for field in kind.fields:
+        name, inner = f"{path}{field.name}", field.message_type
+        values = [
+            value for each in messages for found, value in each.ListFields() if found.name == field.name
+        ]
+        if not values:
+            yield name
+        elif inner is not None and not inner.GetOptions().map_entry:
+            parts = [part for value in values for part in (value if isinstance(value, Sequence) else [value])]
+            yield from never_set(inner, parts, f"{name}.")
+
+
+def test_every_field_is_tried() -> None:
+    tried: list[pb.GenerateRequest] = []
+
+    @settings(max_examples=300)
+    @given(requests())
+    def collect(request: pb.GenerateRequest) -> None:
+        tried.append(request)
+
+    collect()
+    assert list(never_set(pb.GenerateRequest.DESCRIPTOR, tried)) == []
+
+
 def resolved_or_refused(request: pb.GenerateRequest, model: ServedModel) -> Generation | ApiError:
     try:
         return resolve(request, model, "id", 0.0)
@@ -165,8 +192,11 @@ def code_of(channel: grpc.Channel, method: str, data: bytes) -> str:
         if method == "GenerateStream":
             list(answer)
     except grpc.RpcError as error:
-        return str(cast(grpc.Call, error).code().name)
-    return "OK"
+        failed = cast(grpc.Call, error)
+    else:
+        return "OK"
+    assert not INTERNALS.search(failed.details() or "")
+    return str(failed.code().name)
 
 
 @settings(max_examples=100, deadline=None)

@@ -1,0 +1,63 @@
+"""All ports of a server, before an engine that does as the test says."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+from coordinator.api.gate import Backend
+from coordinator.api.metrics import Metrics
+from coordinator.api.operations import Operations, ServerFacts
+from coordinator.api.readiness import ReadinessConfig, Sources
+from coordinator.api.request_log import RequestLog
+from coordinator.api.security import SecurityConfig
+from coordinator.config import Addresses, ServeConfig
+from coordinator.engine.async_engine import AsyncEngine
+from coordinator.engine.engine import EngineStats, Runner
+from coordinator.fronts import Fronts
+from tests.coordinator.api.fakes import served_model
+from tests.coordinator.engine.fakes import CountingRunner, engine_over
+
+ANY = "127.0.0.1:0"
+EVERYWHERE = Addresses(ANY, ANY, ANY, ANY)
+
+
+class World:
+    """What a server looks at to know whether it is ready."""
+
+    def __init__(self) -> None:
+        self.stats = EngineStats()
+        self.missing = 0
+
+    @property
+    def sources(self) -> Sources:
+        return Sources(lambda: self.stats, lambda: self.missing)
+
+
+def make_fronts(
+    addresses: Addresses = EVERYWHERE,
+    security: SecurityConfig | None = None,
+    readiness: ReadinessConfig | None = None,
+) -> Fronts:
+    config = ServeConfig(
+        Path("nowhere"),
+        addresses=addresses,
+        security=security or SecurityConfig(),
+        readiness=readiness or ReadinessConfig(),
+    )
+    return Fronts(config, Metrics(), RequestLog())
+
+
+@asynccontextmanager
+async def opening(fronts: Fronts, runner: Runner | None = None) -> AsyncIterator[AsyncEngine]:
+    """Listens, and has an engine to open with."""
+    engine = AsyncEngine(engine_over(runner or CountingRunner(), max_seq_len=32))
+    fronts.bind()
+    async with fronts.serving():
+        yield engine
+    assert await engine.close()
+
+
+async def open_fronts(fronts: Fronts, engine: AsyncEngine, world: World) -> None:
+    facts = ServerFacts("1", "an instance", ("tiny",), 0, 1024)
+    operations = Operations(facts, engine, tuple)
+    await fronts.open(Backend(served_model(), engine), operations, world.sources)
