@@ -55,6 +55,8 @@ bench: install  ## decode and prefill rates of the default 54.6 M model
 
 bench-service: install  ## many streams, slow readers, overload, shared prefixes: a few minutes
 	@for scenario in streams prefix readers overload; do $(BIN)/python -m benchmarks.service $$scenario $(ARGS); done
+	$(BIN)/python -m benchmarks.sampling
+	$(BIN)/python -m benchmarks.structured
 
 fuzz: install  ## coverage-guided fuzzing of decoding and validation, for SECONDS
 	@mkdir -p .fuzz

@@ -35,6 +35,7 @@ from moe_model.checkpoint import MAX_CHAT_TEMPLATE_BYTES, Checkpoint
 from moe_model.experts import ExpertBackend
 from moe_model.families import family_of
 from moe_model.files import read_file
+from moe_model.linear import has_fast_bfloat16
 from moe_model.loading import load_local_experts, load_model
 from moe_model.tokenizer import Tokenizer
 
@@ -82,6 +83,8 @@ def build_engine(
     Steps whose experts are lost are tried again for `expert_wait_timeout` seconds.
     """
     num_blocks, device = num_kv_blocks(checkpoint, config), config.resolve_device()
+    if device.type == "cpu" and config.dtype == torch.bfloat16 and not has_fast_bfloat16():
+        logger.warning("this processor has no bfloat16 instructions: for batches, float32 is faster")
     cache = KVCache(checkpoint.config, num_blocks, config.block_size, config.dtype, device)
     model = load_model(checkpoint, experts, config.dtype, device)
     scheduler = Scheduler(
