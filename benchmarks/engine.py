@@ -7,7 +7,6 @@ without a cache: every token computes its whole context again, as the model's au
 import argparse
 import json
 import statistics
-import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
@@ -15,6 +14,7 @@ from pathlib import Path
 
 import torch
 
+from benchmarks.checkpoints import opened
 from benchmarks.physics import Machine, decode_floor_seconds, measure_machine
 from coordinator.config import EngineConfig, WorkersConfig
 from coordinator.engine.engine import Engine
@@ -22,8 +22,6 @@ from coordinator.engine.request import Output, Request, StopRules
 from coordinator.main import build_engine, configure_process, open_experts
 from moe_model.assembled import AssembledModel
 from moe_model.checkpoint import Checkpoint
-from moe_model.config import ModelConfig
-from moe_model.initialise import initialise_checkpoint
 from moe_model.manifest import DTYPES, dtype_name
 from moe_model.sampling import SamplingParams
 
@@ -94,9 +92,14 @@ def run(checkpoint: Checkpoint, config: EngineConfig, args: argparse.Namespace) 
     floor = decode_floor_seconds(checkpoint.config, config.dtype, machine)
     _print_physics(machine, floor, config.dtype)
     load = Load(args.prompt_tokens, args.new_tokens, args.repeats)
-    # One chunk per batch, so that "prefill" is one step.
+    # One chunk per batch, so that "prefill" is one step; and nothing that the run before has left.
     largest = max(args.batches)
-    config = replace(config, max_step_tokens=largest * args.prompt_tokens + 1, max_num_seqs=largest + 1)
+    config = replace(
+        config,
+        max_step_tokens=largest * args.prompt_tokens + 1,
+        max_num_seqs=largest + 1,
+        prefix_caching=False,
+    )
     rates = []
     origin = measure_origin(checkpoint, config.dtype, load)
     print(f"\norigin (no cache), batch 1: {origin:.1f} tokens/s\n")
@@ -160,13 +163,8 @@ def main() -> None:
     args = parser.parse_args()
     config = EngineConfig(dtype=DTYPES[args.dtype], num_threads=args.threads)
     configure_process(config)
-    if args.checkpoint is not None:
-        run(Checkpoint.open(args.checkpoint), config, args)
-        return
-    with tempfile.TemporaryDirectory(prefix="expertmesh-bench-") as folder:
-        path = Path(folder) / "random"
-        initialise_checkpoint(path, ModelConfig(), dtype=config.dtype)
-        run(Checkpoint.open(path), config, args)
+    with opened(args.checkpoint, config.dtype) as checkpoint:
+        run(checkpoint, config, args)
 
 
 if __name__ == "__main__":

@@ -7,19 +7,17 @@ speed drifts slows both. The mix holds every kind of sampling there is, the same
 import argparse
 import json
 import statistics
-import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from benchmarks.checkpoints import opened
 from coordinator.config import EngineConfig, WorkersConfig
 from coordinator.engine.engine import Engine
 from coordinator.engine.request import Request, StopRules
 from coordinator.main import build_engine, configure_process, open_experts
 from moe_model.checkpoint import Checkpoint
-from moe_model.config import ModelConfig
-from moe_model.initialise import initialise_checkpoint
 from moe_model.manifest import DTYPES
 from moe_model.sampling import SamplingParams
 
@@ -92,13 +90,8 @@ def main() -> None:
         dtype=DTYPES[args.dtype], max_num_seqs=args.batch, max_step_tokens=args.batch * PROMPT_TOKENS
     )
     configure_process(config)
-    if args.checkpoint is not None:
-        run(Checkpoint.open(args.checkpoint), config, args)
-        return
-    with tempfile.TemporaryDirectory(prefix="expertmesh-bench-") as folder:
-        path = Path(folder) / "random"
-        initialise_checkpoint(path, ModelConfig(), dtype=config.dtype)
-        run(Checkpoint.open(path), config, args)
+    with opened(args.checkpoint, config.dtype) as checkpoint:
+        run(checkpoint, config, args)
 
 
 if __name__ == "__main__":

@@ -64,10 +64,6 @@ def stop_rules(
     )
 
 
-def visible_bytes(tokenizer: Tokenizer, *, skip_special_tokens: bool) -> "VisibleBytes":
-    return VisibleBytes(tokenizer, skip_special_tokens)
-
-
 class VisibleBytes:
     """What a token adds to the text that a caller sees."""
 
