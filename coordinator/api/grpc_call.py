@@ -14,8 +14,8 @@ from google.protobuf.message import Message
 from coordinator.api.errors import ApiError, Code, Reason, translate
 from coordinator.api.gate import Gate, draining
 from coordinator.api.grpc_errors import status_code, status_metadata
+from coordinator.api.request_log import log_details
 from coordinator.api.violations import REQUEST_ID, Violations
-from moe_model.errors import WorldError
 
 logger = logging.getLogger(__name__)
 
@@ -135,7 +135,7 @@ async def rpc(
         call.code = "CANCELLED"
         raise
     except Exception as error:  # noqa: BLE001 - the top of a call: nothing unforeseen may reach the client
-        _log_error(error, call.request_id)
+        log_details(error, call.request_id)
         await call.fail(translate(error, call.request_id))
     finally:
         call.end()
@@ -145,14 +145,6 @@ def trace_parent(context: Context) -> dict[str, str]:
     """The W3C trace headers that came with a call."""
     metadata = context.invocation_metadata() or ()
     return {key: value for key, value in metadata if key in TRACE_KEYS and isinstance(value, str)}
-
-
-def _log_error(error: Exception, request_id: str) -> None:
-    """The details that the client is not told."""
-    if isinstance(error, WorldError):
-        logger.warning("request %s: %s", request_id, error)
-    elif translate(error, request_id).code is Code.INTERNAL:
-        logger.error("request %s: internal error", request_id, exc_info=error)
 
 
 def _given_request_id(message: Message | MalformedMessage, context: Context) -> tuple[str, str]:

@@ -1,19 +1,16 @@
 """The generations behind one HTTP request: one per prompt, side by side, as one stream of their events."""
 
 import asyncio
-import logging
 import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, field
 
-from coordinator.api.errors import ApiError, Code, translate
+from coordinator.api.errors import ApiError, translate
 from coordinator.api.gate import draining
 from coordinator.api.generations import Caller, Facts, Front, Work, admitted
-from moe_model.errors import WorldError
+from coordinator.api.request_log import log_details
 from protos.expertmesh.v1 import generation_pb2 as pb
-
-logger = logging.getLogger(__name__)
 
 # Events that may wait between a generation and its reader; more would only hide that the reader is slow.
 MAX_WAITING = 8
@@ -51,7 +48,7 @@ async def generations(
         raise end.error from None
     except Exception as unforeseen:  # noqa: BLE001 - the top of a request
         end.error = translate(unforeseen, caller.request_id)
-        _log(unforeseen, end.error, caller)
+        log_details(unforeseen, caller.request_id)
         raise end.error from None
     finally:
         end.tell()
@@ -113,11 +110,3 @@ async def _feed(queue: asyncio.Queue[_Item], number: int, work: Work) -> None:
         await queue.put(error)
     else:
         await queue.put(None)
-
-
-def _log(unforeseen: Exception, error: ApiError, caller: Caller) -> None:
-    """The details that the client is not told."""
-    if isinstance(unforeseen, WorldError):
-        logger.warning("request %s: %s", caller.request_id, unforeseen)
-    elif error.code is Code.INTERNAL:
-        logger.error("request %s: internal error", caller.request_id, exc_info=unforeseen)

@@ -2,8 +2,9 @@
 
 import logging
 
-from coordinator.api.errors import ApiError
+from coordinator.api.errors import ApiError, Code, translate
 from coordinator.api.generations import Caller, Facts
+from moe_model.errors import WorldError
 
 logger = logging.getLogger(__name__)
 
@@ -18,6 +19,14 @@ class RequestLog:
         fields = request_fields(caller, facts, error, cancelled=cancelled)
         text = " ".join(f"{name}={value}" for name, value in fields.items())
         logger.info("request %s", text, extra={"fields": fields})
+
+
+def log_details(error: Exception, request_id: str) -> None:
+    """Of what ended a request, the part that its client is not told."""
+    if isinstance(error, WorldError):
+        logger.warning("request %s: %s", request_id, error)
+    elif translate(error, request_id).code is Code.INTERNAL:
+        logger.error("request %s: internal error", request_id, exc_info=error)
 
 
 def request_fields(
