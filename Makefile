@@ -10,14 +10,15 @@ SECONDS ?= 60
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 
-.PHONY: help install demo serve test test-slow check format protos bench bench-service fuzz examples clean
+.PHONY: help install demo serve test test-slow check format protos bench bench-serve bench-peers bench-service \
+  fuzz examples clean
 
 help:  ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
 install: $(INSTALLED)  ## create .venv and install everything, pinned
 
-$(INSTALLED): pyproject.toml constraints.txt
+$(INSTALLED): pyproject.toml constraints.txt setup.py $(wildcard moe_model/native/src/*)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
 	  echo "make: $$($(PYTHON) --version) is too old, Python 3.11 or newer is needed (make PYTHON=python3.12 ...)" >&2; exit 1; }
 	$(PYTHON) -m venv .venv
@@ -50,8 +51,15 @@ format: install  ## format and fix what can be fixed
 protos: install  ## regenerate the gRPC stubs
 	$(BIN)/python scripts/generate_protos.py
 
-bench: install  ## decode and prefill rates of the default 54.6 M model
-	$(BIN)/python -m benchmarks.engine $(ARGS)
+bench: install  ## the data plane, then decode and prefill rates of the default 54.6 M model
+	$(BIN)/expertmesh bench dispatch $(ARGS)
+	$(BIN)/expertmesh bench engine $(ARGS)
+
+bench-serve: install  ## through gRPC: rates, waits, and the share of the engine's rate
+	$(BIN)/expertmesh bench serve $(ARGS)
+
+bench-peers: install  ## beside transformers and llama.cpp, in an environment of their own: builds for minutes
+	$(BIN)/expertmesh bench peers $(ARGS)
 
 bench-service: install  ## many streams, slow readers, overload, shared prefixes: a few minutes
 	@for scenario in streams prefix readers overload; do $(BIN)/python -m benchmarks.service $$scenario $(ARGS); done
@@ -66,4 +74,4 @@ examples:  ## what the Node example in docs/ needs
 	npm install --no-save --silent @grpc/grpc-js @grpc/proto-loader
 
 clean:  ## remove what make made
-	rm -rf .venv .venv-protos .fuzz node_modules .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info build dist
+	rm -rf .venv .venv-protos .venv-peers .fuzz node_modules .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info build dist moe_model/native/*.so

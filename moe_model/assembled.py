@@ -15,6 +15,7 @@ from moe_model.checkpoint import Checkpoint
 from moe_model.config import ModelConfig
 from moe_model.errors import NumericError, UserError
 from moe_model.families import family_of
+from moe_model.kernels.base import Kernels
 from moe_model.layers import Attend
 from moe_model.loading import load_local_experts, load_model
 from moe_model.model import Model, Observe
@@ -31,11 +32,19 @@ class AssembledModel:
 
     @classmethod
     def from_checkpoint(
-        cls, path: str | Path, dtype: torch.dtype = torch.float32, device: str | torch.device = "cpu"
+        cls,
+        path: str | Path,
+        dtype: torch.dtype = torch.float32,
+        device: str | torch.device = "cpu",
+        kernels: Kernels | None = None,
     ) -> Self:
-        """Reads a checkpoint of ours. Raises CheckpointError naming the file and the tensor."""
+        """Reads a checkpoint of ours; `kernels` None: torch's, the reference.
+
+        Raises CheckpointError naming the file and the tensor.
+        """
         checkpoint = Checkpoint.open(path)
-        return cls(load_model(checkpoint, load_local_experts(checkpoint, dtype, device), dtype, device))
+        experts = load_local_experts(checkpoint, dtype, device, kernels)
+        return cls(load_model(checkpoint, experts, dtype, device, kernels))
 
     @property
     def n_params(self) -> int:

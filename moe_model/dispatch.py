@@ -1,6 +1,6 @@
 """Pure functions around the experts: group (token, expert) pairs, run them, combine by weight.
 
-Shapes: T tokens, D d_model, E experts, K experts per token, P = T·K pairs.
+Shapes: T tokens, D d_model, E experts, K experts per token, P = T·K pairs, R rows that the pairs are of.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -15,6 +15,8 @@ ExpertKey = tuple[int, int]
 
 # Bytes; torch allocates on this boundary.
 CACHE_LINE = 64
+# Up to here adding rows one by one takes less time than torch's operation needs to begin.
+_FEW_PAIRS = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +59,25 @@ def _aligned(x_RD: Tensor) -> Tensor:
     """The rows at the start of a cache line: a product's last bits may depend on where its operands begin,
     and the same rows begin elsewhere in another worker's slice."""
     return x_RD if x_RD.data_ptr() % CACHE_LINE == 0 else x_RD.clone()
+
+
+def sum_pairs(y_PD: Tensor, weights_P: Tensor, row_index_P: Tensor | None, num_rows: int) -> Tensor:
+    """Σ over the pairs of each row of weight · y, in float32, in the order of the pairs; pair p is of row p
+    when there is no index.
+
+    Products are rounded before they are added, as in `combine`: of two, the sum has the same bits wherever
+    each of them was computed. Returns y_RD.
+    """
+    weighted_PD = y_PD * weights_P[:, None]
+    if row_index_P is None:
+        return weighted_PD
+    y_RD = weighted_PD.new_zeros(num_rows, weighted_PD.shape[1])
+    if len(weighted_PD) > _FEW_PAIRS or weighted_PD.device.type != "cpu":
+        return y_RD.index_add_(0, row_index_P, weighted_PD)
+    rows, pairs = y_RD.numpy(), weighted_PD.numpy()
+    for pair, row in enumerate(row_index_P.tolist()):
+        rows[row] += pairs[pair]
+    return y_RD
 
 
 def scatter_pairs(y_PD: Tensor, order_P: Tensor, num_tokens: int, top_k: int) -> Tensor:

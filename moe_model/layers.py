@@ -14,21 +14,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from moe_model.errors import ConfigError
-from moe_model.linear import Linear
-from moe_model.router import Routing, RowSelection
+from moe_model.kernels.base import Linear, Norm, Router
 
 # 1 GiB of float32: the one large thing whose size comes from two numbers in a config and from no file.
 MAX_POSITION_VALUES = 1 << 28
 
-Norm = Callable[[Tensor], Tensor]
 # (layer, q_THd, k_TGd, v_TGd) -> o_THd
 Attend = Callable[[int, Tensor, Tensor, Tensor], Tensor]
-
-
-class Router(Protocol):
-    """Which experts each row goes to."""
-
-    def __call__(self, x_TD: Tensor, selection: RowSelection | None = None) -> Routing: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,21 +37,38 @@ class LayerNorm:
 
 @dataclass(frozen=True, slots=True)
 class Embedding:
-    """Token embedding plus a fixed table of positions (none: the positions act elsewhere)."""
+    """Token embedding plus a fixed table of positions (none: the positions act elsewhere).
+
+    Rows are of `dtype`, or of the weights' own.
+    """
 
     weight_VD: Tensor
     positions_SD: Tensor | None = None
+    dtype: torch.dtype | None = None
 
     def __call__(self, token_ids_T: Tensor, positions_T: Tensor) -> Tensor:
-        x_TD = F.embedding(token_ids_T, self.weight_VD)
+        x_TD = F.embedding(token_ids_T, self.weight_VD).to(self.dtype or self.weight_VD.dtype)
         if self.positions_SD is None:
             return x_TD
         return x_TD + F.embedding(positions_T, self.positions_SD)
 
 
+class Attention(Protocol):
+    """What is around a layer's attention."""
+
+    def project(self, x_TD: Tensor, positions_T: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Returns q_THd, k_TGd, v_TGd of rows that have not been through the layer's norm."""
+
+    def merge(self, o_THd: Tensor, residual_TD: Tensor) -> Tensor:
+        """Returns the rows after the layer's attention, the residual added."""
+
+
 @dataclass(frozen=True, slots=True)
 class FusedAttention:
-    """Projections of multi-head attention with one [3, H, d] matrix for query, key and value."""
+    """Projections of multi-head attention with one [3, H, d] matrix for query, key and value.
+
+    `qkv` begins with the layer's norm.
+    """
 
     qkv: Linear
     out: Linear
@@ -71,27 +80,28 @@ class FusedAttention:
         heads = (x_TD.shape[0], self.n_heads, -1)
         return q_TD.reshape(heads), k_TD.reshape(heads), v_TD.reshape(heads)
 
-    def merge(self, o_THd: Tensor) -> Tensor:
-        return self.out(o_THd.flatten(1))
+    def merge(self, o_THd: Tensor, residual_TD: Tensor) -> Tensor:
+        return self.out(o_THd.flatten(1), residual_TD)
 
 
 @dataclass(frozen=True, slots=True)
 class Block:
     """One decoder layer without its experts."""
 
-    attn_norm: Norm
-    attention: FusedAttention
+    attention: Attention
     ffn_norm: Norm
     router: Router
 
 
 @dataclass(frozen=True, slots=True)
 class SharedModel:
-    """Everything the coordinator runs: embedding, attention, routers, head."""
+    """Everything the coordinator runs: embedding, attention, routers, head.
+
+    The head begins with the output norm.
+    """
 
     embed: Embedding
     blocks: Sequence[Block]
-    output_norm: Norm
     head: Linear
 
 

@@ -1,4 +1,4 @@
-"""The one place where a matrix product of the model is made, in the way its weights and rows want it.
+"""Matrix products with torch, in the way their weights and rows want it.
 
 On a CPU, bfloat16 weights are packed once into the layout of oneDNN's kernels, which is faster for few rows;
 where the processor has none of its instructions, oneDNN refuses to pack and the plain product serves.
@@ -9,51 +9,58 @@ x Wᵀ does not. Both were measured: benchmarks/LOG.md.
 Shapes: R rows, I inputs, O outputs.
 """
 
-from typing import Literal
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-Activation = Literal["none", "gelu"]
+from moe_model.kernels.base import Activation, Norm
 
 FEW_ROWS = 8
 
 
-class Linear:
-    """activation(x Wᵀ + b); "gelu" is the exact (erf) one."""
+class TorchLinear:
+    """activation(norm(x) Wᵀ + b) + residual; "gelu" is the exact (erf) one."""
 
     def __init__(
-        self, weight_OI: Tensor, bias_O: Tensor | None = None, activation: Activation = "none"
+        self,
+        weight_OI: Tensor,
+        bias_O: Tensor | None = None,
+        activation: Activation = "none",
+        norm: Norm | None = None,
     ) -> None:
-        self._bias_O = bias_O
+        self.norm = norm
+        self.bias_O = bias_O
         self._activation = activation
         self._is_packed = _can_pack(weight_OI)
         self._prefers_few = weight_OI.device.type == "cpu" and weight_OI.dtype == torch.float32
-        self._weight_OI = (
+        self.weight_OI = (
             torch.ops.mkldnn._reorder_linear_weight(weight_OI.contiguous(), None)
             if self._is_packed
             else weight_OI
         )
 
-    def __call__(self, x: Tensor) -> Tensor:
+    def __call__(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
         """Returns [..., O] for x [..., I]."""
+        y = self._product(x if self.norm is None else self.norm(x))
+        return y if residual is None else residual + y
+
+    def _product(self, x: Tensor) -> Tensor:
         if self._is_packed:
             y: Tensor = torch.ops.mkldnn._linear_pointwise(
-                x, self._weight_OI, self._bias_O, self._activation, [], "none"
+                x, self.weight_OI, self.bias_O, self._activation, [], "none"
             )
             return y
         if self._prefers_few and x.dim() == 2 and len(x) <= FEW_ROWS:
             y = self._few_rows(x)
         else:
-            y = F.linear(x, self._weight_OI, self._bias_O)
+            y = F.linear(x, self.weight_OI, self.bias_O)
         return F.gelu(y) if self._activation == "gelu" else y
 
     def _few_rows(self, x_RI: Tensor) -> Tensor:
         # One row alone would be a matrix-vector product, which is slow again.
         pair_RI = x_RI.repeat(2, 1) if len(x_RI) == 1 else x_RI
-        y_RO = (self._weight_OI @ pair_RI.t()).t()[: len(x_RI)]
-        return y_RO.contiguous() if self._bias_O is None else torch.add(y_RO, self._bias_O).contiguous()
+        y_RO = (self.weight_OI @ pair_RI.t()).t()[: len(x_RI)]
+        return y_RO.contiguous() if self.bias_O is None else torch.add(y_RO, self.bias_O).contiguous()
 
 
 def has_fast_bfloat16() -> bool:

@@ -3,7 +3,8 @@
 Shapes: T tokens of any number of sequences, D d_model, R rows that need logits, V vocabulary.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -15,6 +16,17 @@ from moe_model.router import Routing, RowSelection
 
 # Called with (layer, routing) after each router, for those who want to watch.
 Observe = Callable[[int, Routing], None]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Part:
+    """Tokens of a batch that go through the layers together."""
+
+    token_ids_T: Tensor
+    positions_T: Tensor
+    attend: Attend
+    observe: Observe | None = None
+    selection: RowSelection | None = None
 
 
 class Model:
@@ -42,17 +54,36 @@ class Model:
         selection: RowSelection | None = None,
     ) -> Tensor:
         """Returns the last hidden states h_TD, before the output norm."""
-        x_TD = self._shared.embed(token_ids_T, positions_T)
+        return self.forward_parts([Part(token_ids_T, positions_T, attend, observe, selection)])
+
+    def forward_parts(self, parts: Sequence[Part]) -> Tensor:
+        """Several batches in flight: while one is at the experts, the next is in attention. h_TD of all.
+
+        Layer for layer the parts go in their order, so a later one may attend to what an earlier one wrote.
+        Source: the ping-pong pipeline of MegaScale-Infer (Zhu et al., 2025).
+        """
+        h_parts: list[Tensor] = []
+        runs = [self._layers(part, h_parts) for part in parts]
+        for _ in range(self.config.n_layers + 1):
+            for run in runs:
+                next(run, None)
+        return h_parts[0] if len(h_parts) == 1 else torch.cat(h_parts)
+
+    def _layers(self, part: Part, h_parts: list[Tensor]) -> Iterator[None]:
+        """Stops whenever its rows are at the experts; ends by handing in its hidden states."""
+        x_TD = self._shared.embed(part.token_ids_T, part.positions_T)
         for layer, block in enumerate(self._shared.blocks):
-            q_THd, k_TGd, v_TGd = block.attention.project(block.attn_norm(x_TD), positions_T)
-            x_TD = x_TD + block.attention.merge(attend(layer, q_THd, k_TGd, v_TGd))
+            q_THd, k_TGd, v_TGd = block.attention.project(x_TD, part.positions_T)
+            x_TD = block.attention.merge(part.attend(layer, q_THd, k_TGd, v_TGd), x_TD)
             n_TD = block.ffn_norm(x_TD)
-            routing = block.router(n_TD, selection)
-            if observe is not None:
-                observe(layer, routing)
-            x_TD = x_TD + self._experts.forward(layer, n_TD, routing)
-        return x_TD
+            routing = block.router(n_TD, part.selection)
+            if part.observe is not None:
+                part.observe(layer, routing)
+            begun = self._experts.begin(layer, n_TD, routing)
+            yield
+            x_TD = x_TD + self._experts.finish(begun)
+        h_parts.append(x_TD)
 
     def logits(self, h_RD: Tensor) -> Tensor:
         """Returns float32 logits_RV of the given rows."""
-        return self._shared.head(self._shared.output_norm(h_RD)).float()
+        return self._shared.head(h_RD).float()

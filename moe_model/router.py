@@ -3,13 +3,11 @@
 Shapes: T tokens, D d_model, E experts, K experts per token.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-
-from moe_model.linear import Linear
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,9 +35,11 @@ class ExpertSelection:
 
 @dataclass(frozen=True, slots=True)
 class RowSelection:
-    """A selection for each row of a batch: which experts, `allowed_TE`, and the rows that take K of them."""
+    """A selection for each row of a batch: which experts, `allowed_TE`, and how many, `top_k_T`; the same as
+    the rows that take K of them."""
 
     allowed_TE: Tensor
+    top_k_T: Tensor
     rows_by_k: tuple[tuple[int, Tensor], ...]
 
     @property
@@ -69,7 +69,9 @@ def row_selection(
     rows_by_k = tuple(
         (each, (top_k_T == each).nonzero().squeeze(1).to(device)) for each in sorted(set(top_k_T.tolist()))
     )
-    return RowSelection(allowed_CE.repeat_interleave(counts_C, dim=0).to(device), rows_by_k)
+    return RowSelection(
+        allowed_CE.repeat_interleave(counts_C, dim=0).to(device), top_k_T.to(device), rows_by_k
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +81,7 @@ class TopKRouter:
     Runs in float32 whatever the model's dtype: a rounding here changes an expert, not a decimal.
     """
 
-    gate: Linear
+    gate: Callable[[Tensor], Tensor]
     top_k: int
 
     def __call__(self, x_TD: Tensor, selection: RowSelection | None = None) -> Routing:

@@ -14,8 +14,10 @@ from torch import Tensor
 
 from moe_model import AssembledModel
 from moe_model.importer import import_checkpoint
+from moe_model.kernels.choice import choose_kernels
 from moe_model.tokenizer import Tokenizer
 from tests.models import GOLDEN
+from tests.native import KERNELS
 
 # Small products gain nothing from more threads, and on a busy machine each waits for the slowest. Set before
 # any test module computes what it expects: the number of threads shows in a float32 product's last bit.
@@ -56,9 +58,11 @@ def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return dest
 
 
-@pytest.fixture(scope="session")
-def golden_model(tiny_checkpoint: Path) -> AssembledModel:
-    return AssembledModel.from_checkpoint(tiny_checkpoint, dtype=torch.float32)
+@pytest.fixture(scope="session", params=KERNELS)
+def golden_model(tiny_checkpoint: Path, request: pytest.FixtureRequest) -> AssembledModel:
+    return AssembledModel.from_checkpoint(
+        tiny_checkpoint, dtype=torch.float32, kernels=choose_kernels(request.param, "cpu")
+    )
 
 
 @pytest.fixture(scope="session")

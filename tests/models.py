@@ -9,6 +9,7 @@ from torch import Tensor
 
 from coordinator.engine.block_allocator import BlockAllocator
 from coordinator.engine.engine import Engine, Runner
+from coordinator.engine.kernel_attention import attention_plan
 from coordinator.engine.kv_cache import KVCache
 from coordinator.engine.model_runner import ModelRunner
 from coordinator.engine.request import ContextOverflow, Output, Request, StopRules
@@ -18,9 +19,12 @@ from moe_model.checkpoint import CheckpointWriter, GenerationDefaults
 from moe_model.dispatch import Expert, ExpertKey
 from moe_model.experts import LocalExperts
 from moe_model.families import family_of
+from moe_model.kernels.base import Kernels
+from moe_model.kernels.torch_kernels import TorchKernels
 from moe_model.model import Model
 from moe_model.sampling import SamplingParams
 
+TORCH = TorchKernels()
 GOLDEN = Path(__file__).parent / "data" / "modularforge-tiny"
 
 TINY = ModelConfig(
@@ -66,18 +70,19 @@ def _random(name: str, shape: tuple[int, ...], generator: torch.Generator) -> Te
     return noise if name == "embedding.weight" else noise * (2 / sqrt(shape[1]))
 
 
-def build_experts(config: ModelConfig, weights: Weights) -> dict[ExpertKey, Expert]:
+def build_experts(config: ModelConfig, weights: Weights, kernels: Kernels = TORCH) -> dict[ExpertKey, Expert]:
     family = family_of(config)
-    return {key: family.build_expert(config, tensors) for key, tensors in weights.experts.items()}
+    return {key: family.build_expert(config, tensors, kernels) for key, tensors in weights.experts.items()}
 
 
-def build_model(config: ModelConfig, weights: Weights) -> Model:
-    shared = family_of(config).build_shared(config, weights.shared)
-    return Model(config, shared, LocalExperts(build_experts(config, weights), config.n_experts))
+def build_model(config: ModelConfig, weights: Weights, kernels: Kernels = TORCH) -> Model:
+    shared = family_of(config).build_shared(config, weights.shared, kernels)
+    bank = kernels.bank(build_experts(config, weights, kernels), config.n_experts)
+    return Model(config, shared, LocalExperts(bank))
 
 
-def random_model(config: ModelConfig = TINY, seed: int = 0) -> Model:
-    return build_model(config, random_weights(config, seed))
+def random_model(config: ModelConfig = TINY, seed: int = 0, kernels: Kernels = TORCH) -> Model:
+    return build_model(config, random_weights(config, seed), kernels)
 
 
 def random_reference(config: ModelConfig = TINY, seed: int = 0) -> AssembledModel:
@@ -103,11 +108,13 @@ def tiny_engine(
     max_num_seqs: int = 8,
     max_step_tokens: int = 64,
     runner: Runner | None = None,
+    kernels: Kernels = TORCH,
 ) -> Engine:
     """An engine over a small cache; `runner` takes the place of the real one."""
     cache = KVCache(model.config, num_blocks, block_size)
     scheduler = Scheduler(BlockAllocator(num_blocks), block_size, max_num_seqs, max_step_tokens)
-    return Engine(scheduler, runner or ModelRunner(model, cache), model.config.max_seq_len)
+    plan = attention_plan(kernels)
+    return Engine(scheduler, runner or ModelRunner(model, cache, plan), model.config.max_seq_len)
 
 
 GREEDY = SamplingParams(temperature=0)

@@ -24,6 +24,10 @@ class EngineClosedError(WorldError):
     """The engine has been closed."""
 
 
+class RequestExpiredError(UserError):
+    """A request has taken longer than any may."""
+
+
 class SlowConsumerError(UserError):
     """More output waits to be read than one request may hold."""
 
@@ -40,11 +44,12 @@ class AsyncEngine:
         self._closed = False
         self._thread.start()
 
-    async def stream(self, request: Request) -> AsyncGenerator[Output, None]:
+    async def stream(self, request: Request, max_seconds: float = 1e9) -> AsyncGenerator[Output, None]:
         """Yields the request's outputs; the last has a finish reason. Raises the request's error.
 
         A reader that lags gets several steps merged into one output. Leaving early ends the request.
-        Raises DuplicateRequestError, EngineClosedError.
+        Raises DuplicateRequestError, EngineClosedError; RequestExpiredError `max_seconds` from now, after
+        what was there by then.
         """
         if self._closed:
             raise EngineClosedError("the engine is closed")
@@ -55,17 +60,20 @@ class AsyncEngine:
         key = self._keys[request.request_id] = f"{request.request_id}/{next(self._serial)}"
         stream = self._streams[key] = OutputStream()
         num_open = request.num_sequences
+        expired = Output(key, error=RequestExpiredError(f"more than {max_seconds:g} s old"))
+        timer = self._loop.call_later(max_seconds, stream.put, expired)
         try:
             self._thread.submit(replace(request, request_id=key))
             while num_open:
                 for output in await stream.get():
                     if output.error is not None:
-                        num_open = 0
+                        num_open = num_open if output is expired else 0
                         # One error may end many requests: each raises it with a trace of its own.
                         raise output.error.with_traceback(None)
                     num_open -= output.is_last
                     yield replace(output, request_id=request.request_id)
         finally:
+            timer.cancel()
             del self._streams[key], self._keys[request.request_id]
             if num_open:
                 self._thread.abort(key)

@@ -4,26 +4,35 @@ Shapes: T tokens, R single-token rows, S longest context, C context of a chunk, 
 d head size, N tokens of a chunk, or slots of all rows.
 """
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from coordinator.engine.batch import Batch, DecodeRows, PrefillSpan
+from coordinator.engine.attention_rows import DecodeRows, PrefillSpan, decode_rows, prefill_spans
+from coordinator.engine.batch import Batch
 from coordinator.engine.kv_cache import KVCache
 from moe_model.layers import Attend
+
+# What attention is over a cache for the rows of a batch.
+AttentionPlan = Callable[[KVCache, Batch], Attend]
 
 
 def paged_attention(cache: KVCache, batch: Batch) -> Attend:
     """Writes the step's keys and values, then attends; the result rows are in the step's order."""
-    masks = [_causal_mask(span, batch.slots_T.device) for span in batch.prefills]
+    device = batch.slots_T.device
+    decode = decode_rows(batch, cache.block_size, device)
+    prefills = prefill_spans(batch, cache.block_size, device)
+    masks = [_causal_mask(span, device) for span in prefills]
 
     def attend(layer: int, q_THd: Tensor, k_TGd: Tensor, v_TGd: Tensor) -> Tensor:
         cache.write(layer, batch.slots_T, k_TGd, v_TGd)
         keys, values = cache.keys[layer], cache.values[layer]
         parts = []
-        if batch.decode is not None:
-            parts.append(_attend_decode(q_THd, keys, values, batch.decode))
-        for span, mask_NC in zip(batch.prefills, masks, strict=True):
+        if decode is not None:
+            parts.append(_attend_decode(q_THd, keys, values, decode))
+        for span, mask_NC in zip(prefills, masks, strict=True):
             parts.append(_attend_span(q_THd, keys, values, span, mask_NC))
         return parts[0] if len(parts) == 1 else torch.cat(parts)
 

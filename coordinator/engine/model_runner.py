@@ -3,13 +3,16 @@
 Shapes: T tokens of the step, D d_model, R rows that sample, V vocabulary.
 """
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
-from coordinator.engine.attention import paged_attention
-from coordinator.engine.batch import Batch, build_batch
+from coordinator.engine.attention import AttentionPlan, paged_attention
+from coordinator.engine.batch import Batch, build_batch, join_batches, split_step
 from coordinator.engine.kv_cache import KVCache
 from coordinator.engine.logprobs import token_logprobs
+from coordinator.engine.overlap import Overlap
 from coordinator.engine.prompt_scores import score_prompts
 from coordinator.engine.request import TokenLogprobs
 from coordinator.engine.routing_trace import RoutingTrace, wants_trace
@@ -17,31 +20,33 @@ from coordinator.engine.sampler import Drawn, Sampler, SamplingRow
 from coordinator.engine.scheduler import Chunk, Step
 from coordinator.engine.step_result import StepResult
 from moe_model.errors import ExpertMeshError, NumericError
-from moe_model.model import Model
+from moe_model.model import Model, Part
 from moe_model.router import RowSelection, row_selection
 
 
 class ModelRunner:
     """A model, its cache, and the way from a Step to tokens."""
 
-    def __init__(self, model: Model, cache: KVCache) -> None:
+    def __init__(
+        self,
+        model: Model,
+        cache: KVCache,
+        plan: AttentionPlan = paged_attention,
+        overlap: Overlap | None = None,
+        sampler: Sampler | None = None,
+    ) -> None:
+        """`overlap` decides how many parts of a step are in flight; None: one. `sampler` None: a new one."""
         self._model = model
         self._cache = cache
-        self._sampler = Sampler(model.config.vocab_size, model.device)
+        self._plan = plan
+        self._overlap = overlap
+        self._sampler = sampler or Sampler(model.config.vocab_size, model.device)
 
     @torch.inference_mode()
     def run(self, step: Step) -> StepResult:
         """Running a step twice gives the same: the cache is written by position, the draw is by counter."""
-        batch = build_batch(step, self._cache.block_size, self._model.device)
-        trace = RoutingTrace(self._model.config) if any(map(wants_trace, batch.chunks)) else None
-        attend = paged_attention(self._cache, batch)
-        h_TD = self._model.forward(
-            batch.token_ids_T,
-            batch.positions_T,
-            attend,
-            None if trace is None else trace.observe,
-            self._selection(batch),
-        )
+        trace = RoutingTrace(self._model.config) if any(map(wants_trace, step.chunks)) else None
+        h_TD, batch = self._forward(step, trace)
         drawn, logprobs = self._draw(h_TD, batch, step.sampling)
         failures = _broken_numbers(h_TD, batch)
         failures |= {step.sampling[row].sequence.key: error for row, error in drawn.failures.items()}
@@ -57,6 +62,28 @@ class ModelRunner:
     def forget(self, key: int) -> None:
         """For a sequence that will not come again."""
         self._sampler.forget(key)
+
+    def _forward(self, step: Step, trace: RoutingTrace | None) -> tuple[Tensor, Batch]:
+        """A traced step stays whole: its layers are told one by one."""
+        overlap = self._overlap
+        if overlap is None or trace is not None:
+            return self._forward_parts([step], trace)
+        with overlap.timed(step.num_tokens) as num_parts:
+            return self._forward_parts(split_step(step, num_parts), None)
+
+    def _forward_parts(self, steps: Sequence[Step], trace: RoutingTrace | None) -> tuple[Tensor, Batch]:
+        batches = [build_batch(step, self._cache.block_size, self._model.device) for step in steps]
+        parts = [
+            Part(
+                batch.token_ids_T,
+                batch.positions_T,
+                self._plan(self._cache, batch),
+                None if trace is None else trace.observe,
+                self._selection(batch),
+            )
+            for batch in batches
+        ]
+        return self._model.forward_parts(parts), join_batches(batches)
 
     def _selection(self, batch: Batch) -> RowSelection | None:
         selections = [(chunk.sequence.request.experts, chunk.num_tokens) for chunk in batch.chunks]

@@ -52,11 +52,7 @@ class Sampler:
         finite_R = logits_RV.amax(dim=-1).isfinite()
         all_finite = bool(finite_R.all())
         safe_RV = logits_RV if all_finite else logits_RV.nan_to_num()
-        numbers = uniforms(
-            [row.params.seed for row in rows],
-            [row.sequence_index for row in rows],
-            [len(row.token_ids) for row in rows],
-        )
+        numbers = _numbers(rows)
         failures: dict[int, ExpertMeshError] = {}
         if not all_finite:
             broken = (~finite_R).nonzero().squeeze(1).tolist()
@@ -114,3 +110,14 @@ class Sampler:
                 mask_W[:] = -1
         bits_RV = np.unpackbits(mask_RW.view(np.uint8), axis=1, bitorder="little", count=self._vocab_size)
         return torch.from_numpy(bits_RV.astype(np.bool_))
+
+
+def _numbers(rows: Sequence[SamplingRow]) -> list[float]:
+    """Each row's own; where all are greedy, nobody looks at them."""
+    if all(row.params.temperature == 0 for row in rows):
+        return [0.0] * len(rows)
+    return uniforms(
+        [row.params.seed for row in rows],
+        [row.sequence_index for row in rows],
+        [len(row.token_ids) for row in rows],
+    )

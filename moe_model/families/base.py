@@ -8,6 +8,7 @@ from torch import Tensor
 
 from moe_model.config import ModelConfig
 from moe_model.dispatch import Expert
+from moe_model.kernels.base import Kernels
 from moe_model.layers import SharedModel
 
 Shapes = dict[str, tuple[int, ...]]
@@ -36,11 +37,15 @@ class Family(Protocol):
     def num_active_params_per_token(self, config: ModelConfig) -> int:
         """Parameters that one token meets, as its authors count them."""
 
-    def build_shared(self, config: ModelConfig, tensors: Mapping[str, Tensor]) -> SharedModel:
+    def build_shared(
+        self, config: ModelConfig, tensors: Mapping[str, Tensor], kernels: Kernels
+    ) -> SharedModel:
         """The shared part over the given weights, in their dtype and on their device."""
 
-    def build_expert(self, config: ModelConfig, tensors: Mapping[str, Tensor]) -> Expert:
-        """One expert module over the given weights."""
+    def build_expert(
+        self, config: ModelConfig, tensors: Mapping[str, Tensor], kernels: Kernels, *, int8: bool = False
+    ) -> Expert:
+        """One expert module over the given weights; `int8` rounds its matrices to 8 bits."""
 
     def init_shared(self, config: ModelConfig, generator: torch.Generator) -> dict[str, Tensor]:
         """Random float32 weights of the shared part."""

@@ -4,7 +4,6 @@ Shapes: D d_model, F d_ff, E experts, V vocabulary, R rows.
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from math import prod, sqrt
 
 import torch
@@ -12,29 +11,16 @@ from torch import Tensor
 
 from moe_model.config import ModelConfig
 from moe_model.dispatch import Expert
+from moe_model.expert_ffn import GeluExpert
 from moe_model.families.base import Shapes
+from moe_model.kernels.base import Kernels, Norm
 from moe_model.layers import (
     Block,
     Embedding,
     FusedAttention,
-    LayerNorm,
     SharedModel,
     sinusoidal_positions,
 )
-from moe_model.linear import Linear
-from moe_model.router import TopKRouter
-
-
-@dataclass(frozen=True, slots=True)
-class GeluExpert:
-    """down(up(norm(x))), `up` ending in the exact GELU; the residual is the layer's."""
-
-    norm: LayerNorm
-    up: Linear
-    down: Linear
-
-    def __call__(self, x_RD: Tensor) -> Tensor:
-        return self.down(self.up(self.norm(x_RD)))
 
 
 class ModularForge:
@@ -90,32 +76,42 @@ class ModularForge:
         # The gate, and a noise projection of the same size that acts in training only.
         return 2 * config.n_experts * config.d_model
 
-    def build_shared(self, config: ModelConfig, tensors: Mapping[str, Tensor]) -> SharedModel:
+    def build_shared(
+        self, config: ModelConfig, tensors: Mapping[str, Tensor], kernels: Kernels
+    ) -> SharedModel:
         embedding_VD = tensors["embedding.weight"]
-        positions_SD = sinusoidal_positions(config.max_seq_len, config.d_model).to(embedding_VD)
+        dtype = kernels.hidden_dtype(embedding_VD.dtype)
+        positions_SD = sinusoidal_positions(config.max_seq_len, config.d_model).to(embedding_VD).to(dtype)
+        head_VD = embedding_VD if config.tie_embedding else tensors["head.weight"]
         return SharedModel(
-            Embedding(embedding_VD, positions_SD),
-            [self._block(config, tensors, f"blocks.{layer}") for layer in range(config.n_layers)],
-            _norm(tensors, "output_norm"),
-            Linear(embedding_VD if config.tie_embedding else tensors["head.weight"]),
+            Embedding(embedding_VD, positions_SD, dtype),
+            [self._block(config, tensors, f"blocks.{layer}", kernels) for layer in range(config.n_layers)],
+            kernels.linear(head_VD, norm=_norm(tensors, "output_norm", kernels)),
         )
 
-    def _block(self, config: ModelConfig, tensors: Mapping[str, Tensor], prefix: str) -> Block:
+    def _block(
+        self, config: ModelConfig, tensors: Mapping[str, Tensor], prefix: str, kernels: Kernels
+    ) -> Block:
         attention = FusedAttention(
-            Linear(tensors[f"{prefix}.qkv.weight"]), Linear(tensors[f"{prefix}.out.weight"]), config.n_heads
+            kernels.linear(
+                tensors[f"{prefix}.qkv.weight"], norm=_norm(tensors, f"{prefix}.attn_norm", kernels)
+            ),
+            kernels.linear(tensors[f"{prefix}.out.weight"]),
+            config.n_heads,
         )
         return Block(
-            _norm(tensors, f"{prefix}.attn_norm"),
             attention,
-            _norm(tensors, f"{prefix}.ffn_norm"),
-            TopKRouter(Linear(tensors[f"{prefix}.router.weight"].float()), config.top_k),
+            _norm(tensors, f"{prefix}.ffn_norm", kernels),
+            kernels.router(tensors[f"{prefix}.router.weight"], config.top_k),
         )
 
-    def build_expert(self, config: ModelConfig, tensors: Mapping[str, Tensor]) -> Expert:
+    def build_expert(
+        self, config: ModelConfig, tensors: Mapping[str, Tensor], kernels: Kernels, *, int8: bool = False
+    ) -> Expert:
+        norm = _norm(tensors, "norm", kernels)
         return GeluExpert(
-            _norm(tensors, "norm"),
-            Linear(tensors["fc1.weight"], tensors["fc1.bias"], "gelu"),
-            Linear(tensors["fc2.weight"], tensors["fc2.bias"]),
+            kernels.linear(tensors["fc1.weight"], tensors["fc1.bias"], "gelu", norm, int8=int8),
+            kernels.linear(tensors["fc2.weight"], tensors["fc2.bias"], int8=int8),
         )
 
     def init_shared(self, config: ModelConfig, generator: torch.Generator) -> dict[str, Tensor]:
@@ -139,8 +135,8 @@ def _prefixed(prefix: str, shapes: Shapes) -> Shapes:
     return {f"{prefix}.{name}": shape for name, shape in shapes.items()}
 
 
-def _norm(tensors: Mapping[str, Tensor], prefix: str) -> LayerNorm:
-    return LayerNorm(tensors[f"{prefix}.weight"], tensors[f"{prefix}.bias"])
+def _norm(tensors: Mapping[str, Tensor], prefix: str, kernels: Kernels) -> Norm:
+    return kernels.norm(tensors[f"{prefix}.weight"], tensors[f"{prefix}.bias"])
 
 
 def _xavier_bound(shape: tuple[int, ...]) -> float:

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from moe_model.layers import Embedding, FusedAttention, LayerNorm, sinusoidal_positions
-from moe_model.linear import Linear
+from moe_model.linear import TorchLinear as Linear
 
 
 @pytest.mark.parametrize("d_model", [1, 2, 7, 64])
@@ -48,7 +48,7 @@ def test_fused_projection_is_laid_out_as_query_key_value_of_heads() -> None:
         torch.testing.assert_close(projected, rows_T3Hd[:, part])
 
 
-def test_merge_undoes_the_split_into_heads() -> None:
+def test_merge_undoes_the_split_into_heads_and_adds_the_residual() -> None:
     attention = FusedAttention(Linear(torch.randn(12, 4)), Linear(torch.eye(4)), n_heads=2)
-    o_TD = torch.randn(5, 4)
-    torch.testing.assert_close(attention.merge(o_TD.view(5, 2, 2)), o_TD)
+    o_TD, x_TD = torch.randn(5, 4), torch.randn(5, 4)
+    torch.testing.assert_close(attention.merge(o_TD.view(5, 2, 2), x_TD), x_TD + o_TD)

@@ -7,7 +7,12 @@ from contextlib import aclosing, suppress
 
 import pytest
 
-from coordinator.engine.async_engine import AsyncEngine, DuplicateRequestError, EngineClosedError
+from coordinator.engine.async_engine import (
+    AsyncEngine,
+    DuplicateRequestError,
+    EngineClosedError,
+    RequestExpiredError,
+)
 from coordinator.engine.engine import CapacityError, Engine, EngineError
 from coordinator.engine.request import FinishReason, Output, Request
 from coordinator.engine.scheduler import Step
@@ -264,3 +269,14 @@ async def anext_until_the_end(engine: AsyncEngine, request: Request) -> BaseExce
     except EngineError as error:
         return error
     return None
+
+
+async def test_a_request_that_is_too_old_ends_after_what_was_there(free: AsyncEngine) -> None:
+    found: list[int] = []
+    with pytest.raises(RequestExpiredError):
+        async for output in free.stream(make_request("old", max_tokens=10**9), max_seconds=0.2):
+            found += output.token_ids
+    assert found
+    await flush(free)
+    assert free.num_requests == 0
+    assert free.stats().num_running == 0

@@ -4,7 +4,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from coordinator.engine.batch import Batch, build_batch
+from coordinator.engine.batch import build_batch
 from coordinator.engine.request import Request, StopRules
 from coordinator.engine.scheduler import Chunk, Step
 from coordinator.engine.sequence import Sequence
@@ -48,34 +48,3 @@ def test_every_token_is_where_it_belongs(picked: list[Chunk]) -> None:
     assert batch.slots_T.tolist() == [slot(c, p) for c, p in rows]
     last_row = {id(c): row for row, (c, _) in enumerate(rows)}
     assert batch.sample_rows.tolist() == [last_row[id(c)] for c in picked if c.samples]
-    _check_decode(batch, [c for c in ordered if c.num_tokens == 1])
-    _check_prefills(batch, ordered)
-
-
-def _check_decode(batch: Batch, singles: list[Chunk]) -> None:
-    if not singles:
-        assert batch.decode is None
-        return
-    assert batch.decode is not None
-    longest = max(c.start + 1 for c in singles)
-    assert batch.decode.slots_RS.shape == batch.decode.mask_RS.shape == (len(singles), longest)
-    for chunk, slots, mask in zip(
-        singles, batch.decode.slots_RS.tolist(), batch.decode.mask_RS.tolist(), strict=True
-    ):
-        length = chunk.start + 1
-        assert mask == [True] * length + [False] * (longest - length)
-        assert slots[:length] == [slot(chunk, position) for position in range(length)]
-        assert slots[length:] == [0] * (longest - length), "padding reads the slot that nobody writes"
-
-
-def _check_prefills(batch: Batch, ordered: list[Chunk]) -> None:
-    spans = iter(batch.prefills)
-    row = 0
-    for chunk in ordered:
-        if chunk.num_tokens > 1:
-            span = next(spans)
-            assert (span.first_row, span.num_tokens, span.start) == (row, chunk.num_tokens, chunk.start)
-            end = chunk.start + chunk.num_tokens
-            assert span.slots_C.tolist() == [slot(chunk, position) for position in range(end)]
-        row += chunk.num_tokens
-    assert next(spans, None) is None

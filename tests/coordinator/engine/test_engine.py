@@ -12,6 +12,7 @@ from coordinator.engine.engine import CapacityError, Engine, EngineError
 from coordinator.engine.request import ContextOverflow, FinishReason, Output, Request, Stop, StopRules
 from moe_model import AssembledModel, ModelConfig
 from moe_model.errors import UserError
+from moe_model.kernels.choice import KernelChoice, choose_kernels
 from moe_model.sampling import SamplingParams
 from tests.coordinator.engine.fakes import CountingRunner, engine_over
 from tests.models import (
@@ -21,9 +22,11 @@ from tests.models import (
     drain,
     expected_tokens,
     make_request,
+    random_model,
     random_reference,
     tiny_engine,
 )
+from tests.native import KERNELS
 
 STOP, SLIDE = ContextOverflow.STOP, ContextOverflow.SLIDE
 GREEDY = SamplingParams(temperature=0)
@@ -78,8 +81,10 @@ def check_idle(engine: Engine) -> None:
     ],
     ids=str,
 )
-def test_mixed_concurrent_requests_equal_the_oracle(sizes: dict[str, int]) -> None:
-    engine, requests = tiny_engine(REFERENCE.model, **sizes), mixed_requests()  # type: ignore[arg-type]
+@pytest.mark.parametrize("choice", KERNELS)
+def test_mixed_concurrent_requests_equal_the_oracle(sizes: dict[str, int], choice: KernelChoice) -> None:
+    kernels, requests = choose_kernels(choice, "cpu"), mixed_requests()
+    engine = tiny_engine(random_model(kernels=kernels), kernels=kernels, **sizes)  # type: ignore[arg-type]
     for request in requests:
         engine.submit(request)
     check_all(drain(engine, 20_000), requests, REFERENCE)
@@ -99,10 +104,12 @@ def test_mixed_concurrent_requests_equal_the_oracle(sizes: dict[str, int]) -> No
     ],
     ids=str,
 )
-def test_other_shapes_equal_the_oracle(config: ModelConfig) -> None:
-    reference = random_reference(config, seed=5)
+@pytest.mark.parametrize("choice", KERNELS)
+def test_other_shapes_equal_the_oracle(config: ModelConfig, choice: KernelChoice) -> None:
+    reference, kernels = random_reference(config, seed=5), choose_kernels(choice, "cpu")
     requests = [make_request(f"r{n}", prompt, 14) for n, prompt in enumerate(PROMPTS)]
-    engine = tiny_engine(reference.model, num_blocks=12, max_step_tokens=11)
+    model = random_model(config, seed=5, kernels=kernels)
+    engine = tiny_engine(model, num_blocks=12, max_step_tokens=11, kernels=kernels)
     for request in requests:
         engine.submit(request)
     check_all(drain(engine), requests, reference)

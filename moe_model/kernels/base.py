@@ -1,0 +1,116 @@
+"""The seam between the model's mathematics and what computes it.
+
+Shapes: T tokens, R rows, I inputs, O outputs, P (row, expert) pairs, D d_model, E experts, K experts per
+token; N sequences, B blocks of the longest, S slots, H heads, G key/value heads, d head size.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+import torch
+from torch import Tensor
+
+from moe_model.dispatch import Expert, ExpertKey
+from moe_model.router import Routing, RowSelection
+
+Activation = Literal["none", "gelu"]
+Segments = Sequence[tuple[int, int]]
+
+
+class Norm(Protocol):
+    """Each row by itself: [R, D] -> [R, D]."""
+
+    def __call__(self, x: Tensor) -> Tensor: ...
+
+
+class Linear(Protocol):
+    """activation(norm(x) Wᵀ + b) + residual; which of these there are was said when it was made."""
+
+    def __call__(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
+        """Returns [R, O] for x [R, I]."""
+
+
+class Router(Protocol):
+    """Which experts each row goes to."""
+
+    def __call__(self, x_TD: Tensor, selection: RowSelection | None = None) -> Routing: ...
+
+
+class ExpertBank(Protocol):
+    """Expert modules in this process, run many at a time.
+
+    Pair p is of row `row_index_P[p]`, or of row p where there is no index; `segments` are (expert, number of
+    pairs), in the order of the pairs.
+    """
+
+    def run_pairs(self, layer: int, x_RD: Tensor, row_index_P: Tensor | None, segments: Segments) -> Tensor:
+        """What each expert said: y_PD, float32."""
+
+    def run_rows(
+        self, layer: int, x_RD: Tensor, row_index_P: Tensor | None, segments: Segments, weights_P: Tensor
+    ) -> Tensor:
+        """y_RD, float32: per row, what its experts said, weighted and added in the order of the pairs."""
+
+    def run_tokens(self, layer: int, x_TD: Tensor, routing: Routing) -> Tensor:
+        """y_TD in x's dtype: per token, what its experts said, weighted and added in the order of k."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Contexts:
+    """What each token writes and sees: it is written to `slots_T`, and sees the first `lengths_T` tokens,
+    itself the last, of its sequence, whose blocks are a row of `block_table_NB`."""
+
+    slots_T: Tensor
+    sequences_T: Tensor
+    lengths_T: Tensor
+    block_table_NB: Tensor
+    block_size: int
+    longest: int
+
+
+class PagedAttention(Protocol):
+    """Writes keys and values to their slots, then attends over each token's context; o_THd."""
+
+    def __call__(
+        self,
+        q_THd: Tensor,
+        k_TGd: Tensor,
+        v_TGd: Tensor,
+        keys_SGd: Tensor,
+        values_SGd: Tensor,
+        contexts: Contexts,
+    ) -> Tensor: ...
+
+
+class Kernels(Protocol):
+    """Makes the parts of a model from their weights. What it makes is used by one thread at a time."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def attend_paged(self) -> PagedAttention | None:
+        """None: attention is the caller's."""
+
+    def hidden_dtype(self, weights: torch.dtype) -> torch.dtype:
+        """The dtype of the rows between the parts."""
+
+    def norm(self, weight_D: Tensor, bias_D: Tensor) -> Norm:
+        """LayerNorm."""
+
+    def linear(
+        self,
+        weight_OI: Tensor,
+        bias_O: Tensor | None = None,
+        activation: Activation = "none",
+        norm: Norm | None = None,
+        *,
+        int8: bool = False,
+    ) -> Linear:
+        """`int8` rounds the weights to 8 bits, with one scale for each output."""
+
+    def router(self, weight_ED: Tensor, top_k: int) -> Router:
+        """The K largest logits, then softmax over those; in float32."""
+
+    def bank(self, experts: Mapping[ExpertKey, Expert], n_experts: int) -> ExpertBank: ...

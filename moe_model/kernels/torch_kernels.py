@@ -1,0 +1,88 @@
+"""Kernels of torch's own operations: for any device, and the reference for all others.
+
+Shapes: T tokens, R rows, P (row, expert) pairs, D d_model, E experts, K experts per token.
+"""
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from moe_model.dispatch import (
+    Expert,
+    ExpertKey,
+    combine,
+    compute_segments,
+    group_by_expert,
+    scatter_pairs,
+    sum_pairs,
+)
+from moe_model.expert_ffn import GeluExpert
+from moe_model.kernels.base import Activation, ExpertBank, Linear, Norm, Router, Segments
+from moe_model.kernels.grouped import GroupedBank
+from moe_model.layers import LayerNorm
+from moe_model.linear import TorchLinear
+from moe_model.quantise import dequantise_int8, quantise_int8
+from moe_model.router import Routing, TopKRouter
+
+
+class TorchKernels:
+    """One operation of torch after the other."""
+
+    name = "torch"
+    attend_paged = None
+
+    def hidden_dtype(self, weights: torch.dtype) -> torch.dtype:
+        return weights
+
+    def norm(self, weight_D: Tensor, bias_D: Tensor) -> Norm:
+        return LayerNorm(weight_D, bias_D)
+
+    def linear(
+        self,
+        weight_OI: Tensor,
+        bias_O: Tensor | None = None,
+        activation: Activation = "none",
+        norm: Norm | None = None,
+        *,
+        int8: bool = False,
+    ) -> Linear:
+        """With `int8` the weights are those that 8 bits can say, but kept in their own dtype."""
+        weight_OI = dequantise_int8(*quantise_int8(weight_OI)).to(weight_OI.dtype) if int8 else weight_OI
+        return TorchLinear(weight_OI, bias_O, activation, norm)
+
+    def router(self, weight_ED: Tensor, top_k: int) -> Router:
+        return TopKRouter(TorchLinear(weight_ED.float()), top_k)
+
+    def bank(self, experts: Mapping[ExpertKey, Expert], n_experts: int) -> ExpertBank:
+        """On a GPU of bfloat16 weights, the grouped products; else one expert after the other."""
+        ups = [e.up for e in experts.values() if isinstance(e, GeluExpert)]
+        weights = [up.weight_OI for up in ups if isinstance(up, TorchLinear)]
+        if weights and weights[0].is_cuda and weights[0].dtype == torch.bfloat16:
+            return GroupedBank(experts, n_experts)
+        return TorchBank(experts, n_experts)
+
+
+class TorchBank:
+    """One expert after the other."""
+
+    def __init__(self, experts: Mapping[ExpertKey, Expert], n_experts: int) -> None:
+        self._experts = experts
+        self._n_experts = n_experts
+
+    def run_pairs(self, layer: int, x_RD: Tensor, row_index_P: Tensor | None, segments: Segments) -> Tensor:
+        x_PD = x_RD if row_index_P is None else x_RD[row_index_P]
+        return compute_segments(self._experts, layer, x_PD, segments).float()
+
+    def run_rows(
+        self, layer: int, x_RD: Tensor, row_index_P: Tensor | None, segments: Segments, weights_P: Tensor
+    ) -> Tensor:
+        y_PD = self.run_pairs(layer, x_RD, row_index_P, segments)
+        return sum_pairs(y_PD, weights_P, row_index_P, len(x_RD))
+
+    def run_tokens(self, layer: int, x_TD: Tensor, routing: Routing) -> Tensor:
+        num_tokens, top_k = routing.expert_ids_TK.shape
+        groups = group_by_expert(routing.expert_ids_TK, self._n_experts)
+        x_PD = x_TD[groups.order_P // top_k]
+        y_PD = compute_segments(self._experts, layer, x_PD, groups.segments)
+        return combine(routing.weights_TK, scatter_pairs(y_PD, groups.order_P, num_tokens, top_k))

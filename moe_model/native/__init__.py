@@ -1,0 +1,1 @@
+"""Our own kernels for CPUs, in C. `_kernels` is what setup.py builds of src/."""

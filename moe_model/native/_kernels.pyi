@@ -1,0 +1,93 @@
+"""The C functions of src/module.c. Addresses are `Tensor.data_ptr()`, 0 for none; nothing is checked."""
+
+def kernels(name: str | None, /) -> object: ...
+def name(kernels: object, /) -> str: ...
+def matrix(dtype: int, panels: int, scale: int, bias: int, num_in: int, num_out: int, /) -> object: ...
+def experts(norm_eps: float, width: int, hidden_width: int, /, *experts: int | object) -> object: ...
+def linear(
+    kernels: object,
+    matrix: object,
+    x: int,
+    num_rows: int,
+    stride: int,
+    norm_weight: int,
+    norm_bias: int,
+    norm_eps: float,
+    activation: int,
+    residual: int,
+    y: int,
+    scratch: int,
+    num_threads: int,
+    /,
+) -> None: ...
+def layer_norm(
+    kernels: object, x: int, num_rows: int, width: int, weight: int, bias: int, eps: float, y: int, /
+) -> None: ...
+def route(
+    kernels: object,
+    gate: object,
+    x: int,
+    num_tokens: int,
+    num_places: int,
+    logits: int,
+    allowed: int,
+    top_k: int,
+    weights: int,
+    ids: int,
+    /,
+) -> None: ...
+def experts_scratch_bytes(experts: object, num_pairs: int, /) -> int: ...
+def run_tokens(
+    kernels: object,
+    experts: object,
+    x: int,
+    num_tokens: int,
+    top_k: int,
+    ids: int,
+    weights: int,
+    residual: int,
+    out: int,
+    scratch: int,
+    num_threads: int,
+    /,
+) -> None: ...
+def run_segments(
+    kernels: object,
+    experts: object,
+    segments: tuple[tuple[int, int], ...],
+    x: int,
+    num_rows: int,
+    num_pairs: int,
+    row_index: int,
+    weights: int,
+    out: int,
+    scratch: int,
+    num_threads: int,
+    /,
+) -> None: ...
+def attention(
+    kernels: object,
+    q: int,
+    k: int,
+    v: int,
+    q_stride: int,
+    kv_stride: int,
+    keys: int,
+    values: int,
+    cache_is_bf16: int,
+    block_size: int,
+    num_heads: int,
+    num_kv_heads: int,
+    head_dim: int,
+    num_tokens: int,
+    slots: int,
+    sequences: int,
+    lengths: int,
+    block_table: int,
+    table_stride: int,
+    longest: int,
+    scores: int,
+    out: int,
+    num_threads: int,
+    /,
+) -> None: ...

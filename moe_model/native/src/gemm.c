@@ -1,0 +1,140 @@
+/* Products for each instruction set, and which this processor has. */
+#include "matrix.h"
+
+#include <string.h>
+
+#if defined(__x86_64__) && defined(__GNUC__)
+#define HAS_X86 1
+#include <immintrin.h>
+#else
+#define HAS_X86 0
+#endif
+
+/* Any processor: four lanes, in the C that GCC and Clang know for all of them. */
+typedef float f32x4 __attribute__((vector_size(16)));
+typedef uint32_t u32x4 __attribute__((vector_size(16)));
+
+static inline f32x4 load4(const float *at) {
+    f32x4 v;
+    memcpy(&v, at, sizeof v);
+    return v;
+}
+static inline void store4(float *at, f32x4 v) { memcpy(at, &v, sizeof v); }
+static inline u32x4 load4u(const uint32_t *at) {
+    u32x4 v;
+    memcpy(&v, at, sizeof v);
+    return v;
+}
+static inline f32x4 broadcast4(float x) { return (f32x4){x, x, x, x}; }
+
+#define V f32x4
+#define LANES 4
+#define NAME(x) x##_generic
+#define LOAD load4
+#define STORE store4
+#define ADD(a, b) ((a) + (b))
+#define FMA(a, b, c) ((a) * (b) + (c))
+#define BROADCAST broadcast4
+#define ZERO broadcast4(0)
+#define LOAD_BF16_EVEN(at) ((f32x4)(load4u(at) << 16))
+#define LOAD_BF16_ODD(at) ((f32x4)(load4u(at) & 0xffff0000u))
+#define LOAD_I8(at) ((f32x4){(at)[0], (at)[1], (at)[2], (at)[3]})
+#define PANELS_FOR(rows) ((rows) == 1 ? 2 : 1)
+#define ROWS_AT_ONCE(type) 4
+#include "gemm_impl.h"
+
+#if HAS_X86
+#pragma GCC push_options
+#pragma GCC target("avx2,fma")
+#define V __m256
+#define LANES 8
+#define NAME(x) x##_avx2
+#define LOAD _mm256_loadu_ps
+#define STORE _mm256_storeu_ps
+#define ADD _mm256_add_ps
+#define FMA _mm256_fmadd_ps
+#define BROADCAST _mm256_set1_ps
+#define ZERO _mm256_setzero_ps()
+#define LOAD_BF16_EVEN(at) \
+    _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_loadu_si256((const __m256i *)(at)), 16))
+#define LOAD_BF16_ODD(at)                                                              \
+    _mm256_castsi256_ps(_mm256_and_si256(_mm256_loadu_si256((const __m256i *)(at)),    \
+                                         _mm256_set1_epi32((int)0xffff0000u)))
+#define LOAD_I8(at) _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i *)(at))))
+/* 16 registers: 8 to 12 sums, the rest for weights and a row's value; bfloat16 wants one for its mask. */
+#define PANELS_FOR(rows) ((rows) == 1 ? 4 : (rows) == 2 ? 2 : 1)
+#define ROWS_f32 6
+#define ROWS_bf16 5
+#define ROWS_i8 6
+#define ROWS_AT_ONCE(type) ROWS_##type
+#include "gemm_impl.h"
+#pragma GCC pop_options
+
+#pragma GCC push_options
+#pragma GCC target("avx512f,avx512bw,avx512vl,avx512dq,fma")
+#define V __m512
+#define LANES 16
+#define NAME(x) x##_avx512
+#define LOAD _mm512_loadu_ps
+#define STORE _mm512_storeu_ps
+#define ADD _mm512_add_ps
+#define FMA _mm512_fmadd_ps
+#define BROADCAST _mm512_set1_ps
+#define ZERO _mm512_setzero_ps()
+#define LOAD_BF16_EVEN(at) _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_loadu_si512(at), 16))
+#define LOAD_BF16_ODD(at) \
+    _mm512_castsi512_ps(_mm512_and_si512(_mm512_loadu_si512(at), _mm512_set1_epi32((int)0xffff0000u)))
+#define LOAD_I8(at) _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i *)(at))))
+/* 32 registers: up to 24 sums. */
+#define PANELS_FOR(rows) 4
+#define ROWS_AT_ONCE(type) 6
+#include "gemm_impl.h"
+#pragma GCC pop_options
+
+/* Pairs of bfloat16 are 32 bits, and an instruction multiplies and adds a pair as it would one float: this is the
+ * float product over half as many inputs. */
+#pragma GCC push_options
+#pragma GCC target("avx512f,avx512bw,avx512vl,avx512dq,avx512bf16,fma")
+#define V __m512
+#define LANES 16
+#define NAME(x) x##_avx512bf16
+#define LOAD _mm512_loadu_ps
+#define STORE _mm512_storeu_ps
+#define ADD _mm512_add_ps
+#define FMA(a, b, c) _mm512_dpbf16_ps(c, (__m512bh)(a), (__m512bh)(b))
+#define BROADCAST _mm512_set1_ps
+#define ZERO _mm512_setzero_ps()
+#define PANELS_FOR(rows) 4
+#define ROWS_AT_ONCE(type) 6
+#define ONLY_F32 1
+#include "gemm_impl.h"
+#undef ONLY_F32
+#pragma GCC pop_options
+
+static void gemm_pairs_avx512bf16(const matrix *m, const void *x, long stride, int num_rows, long first_panel,
+                                  int count, float *sums) {
+    matrix pairs = *m;
+    pairs.num_in = (m->num_in + 1) / 2;
+    gemm_f32_avx512bf16(&pairs, x, stride / 2, num_rows, first_panel, count, sums);
+}
+#endif
+
+static const gemm_kernels generic = {"generic", gemm_f32_generic, gemm_bf16_generic, gemm_i8_generic, 0};
+#if HAS_X86
+static const gemm_kernels avx2 = {"avx2", gemm_f32_avx2, gemm_bf16_avx2, gemm_i8_avx2, 0};
+static const gemm_kernels avx512 = {"avx512", gemm_f32_avx512, gemm_bf16_avx512, gemm_i8_avx512, 0};
+static const gemm_kernels avx512bf16 = {"avx512bf16", gemm_f32_avx512, gemm_pairs_avx512bf16, gemm_i8_avx512, 1};
+#endif
+
+const gemm_kernels *find_gemm_kernels(const char *name) {
+#if HAS_X86
+    int has_avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+    int has_avx512 = has_avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+                     __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq");
+    int has_bf16 = has_avx512 && __builtin_cpu_supports("avx512bf16");
+    if (has_bf16 && (name == NULL || strcmp(name, avx512bf16.name) == 0)) return &avx512bf16;
+    if (has_avx512 && (name == NULL || strcmp(name, avx512.name) == 0)) return &avx512;
+    if (has_avx2 && (name == NULL || strcmp(name, avx2.name) == 0)) return &avx2;
+#endif
+    return name == NULL || strcmp(name, generic.name) == 0 ? &generic : NULL;
+}

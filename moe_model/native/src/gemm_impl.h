@@ -1,0 +1,131 @@
+/* One instruction set's products; included once for each, with its vector type defined:
+ * V, LANES, NAME(x), LOAD, STORE, ADD, FMA, BROADCAST, ZERO, LOAD_BF16_EVEN, LOAD_BF16_ODD, LOAD_I8;
+ * how many rows and how many panels at once keep the sums in registers: ROWS_AT_ONCE(weights), PANELS_FOR(rows).
+ * No include guard: that is the point. */
+
+#define VECS (PANEL / LANES)
+/* Inputs that are summed before they are added to the total: short chains round less, and a block of a panel
+ * and of the rows stays in the first level of cache. A multiple of 2. */
+#define BLOCK 128
+#define MAX_TILE 6
+
+#define INLINE static inline __attribute__((always_inline))
+/* The vectors of `np` panels at `at`, the panels `panel_size` apart. */
+#define VECTOR_OF(at, v) ((at) + (v) / VECS * panel_size + (v) % VECS * LANES)
+#define UNROLL _Pragma("GCC unroll 64")
+
+/* One input of all rows of a tile: the weights once, then row by row, which leaves the registers to the sums. */
+#define ADD_INPUT(load, at, input)                                                                           \
+    do {                                                                                                     \
+        V weight[PANELS_PER_TASK * VECS];                                                                    \
+        UNROLL for (int v = 0; v < np * VECS; v++) weight[v] = load(VECTOR_OF(at, v));                       \
+        UNROLL for (int r = 0; r < mr; r++) {                                                                \
+            const V value = BROADCAST(x[r * stride + (input)]);                                              \
+            UNROLL for (int v = 0; v < np * VECS; v++) acc[r * np * VECS + v] =                              \
+                FMA(value, weight[v], acc[r * np * VECS + v]);                                               \
+        }                                                                                                    \
+    } while (0)
+
+#define ADD_INPUTS_f32()                                                                                     \
+    for (long k = k0; k < k1; k++) ADD_INPUT(LOAD, w + k * PANEL, k)
+
+#define ADD_INPUTS_i8()                                                                                      \
+    for (long k = k0; k < k1; k++) ADD_INPUT(LOAD_I8, w + k * PANEL, k)
+
+#define ADD_INPUTS_bf16()                                                                                    \
+    for (long pair = k0 / 2; pair < k1 / 2; pair++) {                                                        \
+        ADD_INPUT(LOAD_BF16_EVEN, w + pair * PANEL, 2 * pair);                                               \
+        ADD_INPUT(LOAD_BF16_ODD, w + pair * PANEL, 2 * pair + 1);                                            \
+    }                                                                                                        \
+    if (k1 & 1) ADD_INPUT(LOAD_BF16_EVEN, w + k1 / 2 * PANEL, k1 - 1)
+
+#define PANEL_SIZE_f32(num_in) ((num_in) * PANEL)
+#define PANEL_SIZE_bf16(num_in) (((num_in) + 1) / 2 * PANEL)
+#define PANEL_SIZE_i8(num_in) ((num_in) * PANEL)
+
+/* `mr` and `np` are constants to the compiler, so that the sums are registers. */
+#define DEFINE_GEMM(type, weights)                                                                           \
+    INLINE void NAME(tile_##type)(const weights *w, long panel_size, const float *x, long stride, long k0,   \
+                                  long k1, float *sums, const int mr, const int np) {                        \
+        V acc[MAX_TILE * PANELS_PER_TASK * VECS];                                                            \
+        UNROLL for (int i = 0; i < mr * np * VECS; i++) acc[i] = ZERO;                                       \
+        ADD_INPUTS_##type();                                                                                 \
+        UNROLL for (int r = 0; r < mr; r++) {                                                                \
+            UNROLL for (int v = 0; v < np * VECS; v++) {                                                     \
+                float *at = sums + r * PANELS_PER_TASK * PANEL + v * LANES;                                  \
+                STORE(at, ADD(LOAD(at), acc[r * np * VECS + v]));                                            \
+            }                                                                                                \
+        }                                                                                                    \
+    }                                                                                                        \
+    INLINE void NAME(rows_##type)(const weights *w, long panel_size, const float *x, long stride, long k0,   \
+                                  long k1, float *sums, const int mr, int count) {                           \
+        const int at_once = PANELS_FOR(mr);                                                                  \
+        int p = 0;                                                                                           \
+        for (; p + at_once <= count; p += at_once) {                                                         \
+            const weights *at = w + p * panel_size;                                                          \
+            NAME(tile_##type)(at, panel_size, x, stride, k0, k1, sums + p * PANEL, mr, at_once);             \
+        }                                                                                                    \
+        for (; p < count; p++)                                                                               \
+            NAME(tile_##type)(w + p * panel_size, panel_size, x, stride, k0, k1, sums + p * PANEL, mr, 1);   \
+    }                                                                                                        \
+    static void NAME(gemm_##type)(const matrix *m, const void *x_RI, long stride, int num_rows,              \
+                                  long first_panel, int count, float *sums) {                                \
+        const long panel_size = PANEL_SIZE_##type(m->num_in);                                                \
+        const weights *w = (const weights *)m->panels + first_panel * panel_size;                            \
+        memset(sums, 0, sizeof(float) * PANELS_PER_TASK * PANEL * num_rows);                                 \
+        const int num_tiles = (num_rows + ROWS_AT_ONCE(type) - 1) / ROWS_AT_ONCE(type);                      \
+        for (long k0 = 0; k0 < m->num_in; k0 += BLOCK) {                                                     \
+            const long k1 = k0 + BLOCK < m->num_in ? k0 + BLOCK : m->num_in;                                 \
+            for (int t = 0; t < num_tiles; t++) {                                                            \
+                const int r0 = t * num_rows / num_tiles, r1 = (t + 1) * num_rows / num_tiles;                \
+                const float *x = (const float *)x_RI + r0 * stride;                                          \
+                float *to = sums + r0 * PANELS_PER_TASK * PANEL;                                             \
+                switch (r1 - r0) {                                                                           \
+                    case 1: NAME(rows_##type)(w, panel_size, x, stride, k0, k1, to, 1, count); break;        \
+                    case 2: NAME(rows_##type)(w, panel_size, x, stride, k0, k1, to, 2, count); break;        \
+                    case 3: NAME(rows_##type)(w, panel_size, x, stride, k0, k1, to, 3, count); break;        \
+                    case 4: NAME(rows_##type)(w, panel_size, x, stride, k0, k1, to, 4, count); break;        \
+                    case 5: NAME(rows_##type)(w, panel_size, x, stride, k0, k1, to, 5, count); break;        \
+                    default: NAME(rows_##type)(w, panel_size, x, stride, k0, k1, to, 6, count); break;       \
+                }                                                                                            \
+            }                                                                                                \
+        }                                                                                                    \
+    }
+
+DEFINE_GEMM(f32, float)
+#ifndef ONLY_F32
+DEFINE_GEMM(bf16, uint32_t)
+DEFINE_GEMM(i8, int8_t)
+#endif
+
+#undef DEFINE_GEMM
+#undef ADD_INPUT
+#undef ADD_INPUTS_f32
+#undef ADD_INPUTS_bf16
+#undef ADD_INPUTS_i8
+#undef PANEL_SIZE_f32
+#undef PANEL_SIZE_bf16
+#undef PANEL_SIZE_i8
+#undef VECTOR_OF
+#undef UNROLL
+#undef INLINE
+#undef VECS
+#undef BLOCK
+#undef MAX_TILE
+#undef V
+#undef LANES
+#undef NAME
+#undef LOAD
+#undef STORE
+#undef ADD
+#undef FMA
+#undef BROADCAST
+#undef ZERO
+#undef LOAD_BF16_EVEN
+#undef LOAD_BF16_ODD
+#undef LOAD_I8
+#undef PANELS_FOR
+#undef ROWS_AT_ONCE
+#undef ROWS_f32
+#undef ROWS_bf16
+#undef ROWS_i8

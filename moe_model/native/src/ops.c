@@ -1,0 +1,252 @@
+/* How the operations are cut into tasks. Threads take tasks from a counter, so that an uneven or a busy core
+ * holds nobody up; which thread did a task shows nowhere. */
+#include "ops.h"
+
+#include <stdatomic.h>
+#include <stddef.h>
+#include <string.h>
+
+#include "threads.h"
+
+static long ceil_div(long a, long b) { return (a + b - 1) / b; }
+static long even(long n) { return (n + 1) & ~1L; }
+static long at_most(long a, long b) { return a < b ? a : b; }
+
+static long take(atomic_long *next, long count) { return atomic_fetch_add_explicit(next, count, memory_order_relaxed); }
+
+static int wants_bf16_rows(const kernel_set *kernels, const matrix *w) {
+    return w->type == WEIGHT_BF16 && kernels->gemm->bf16_wants_bf16_rows;
+}
+
+static void gemm(const kernel_set *kernels, const matrix *w, const void *x, long stride, int num_rows,
+                 long first_panel, int count, float *sums) {
+    gemm_fn fn = w->type == WEIGHT_F32 ? kernels->gemm->f32
+                 : w->type == WEIGHT_BF16 ? kernels->gemm->bf16
+                                          : kernels->gemm->i8;
+    fn(w, x, stride, num_rows, first_panel, count, sums);
+}
+
+/* Tasks of a product: blocks of rows by groups of panels, the panels of one block of rows first. */
+static long num_product_tasks(const matrix *w, long num_rows) {
+    return ceil_div(num_rows, ROWS_PER_TASK) * ceil_div(num_panels(w->num_out), PANELS_PER_TASK);
+}
+
+/* One task of y = epilogue(x Wᵀ) over `num_rows` rows that begin at `first_row` of x and of y. */
+static void product_task(const kernel_set *kernels, const epilogue *e, const void *x, long stride, int x_is_bf16,
+                         long first_row, long num_rows, long task) {
+    float sums[ROWS_PER_TASK * PANELS_PER_TASK * PANEL];
+    const long panels = num_panels(e->w->num_out), groups = ceil_div(panels, PANELS_PER_TASK);
+    const long row = task / groups * ROWS_PER_TASK, panel = task % groups * PANELS_PER_TASK;
+    const int rows = (int)at_most(ROWS_PER_TASK, num_rows - row);
+    const int count = (int)at_most(PANELS_PER_TASK, panels - panel);
+    const char *from = (const char *)x + (first_row + row) * stride * (x_is_bf16 ? 2 : 4);
+    gemm(kernels, e->w, from, stride, rows, panel, count, sums);
+    kernels->rows->finish(e, sums, first_row + row, rows, panel, count);
+}
+
+typedef struct {
+    linear_op *op;
+    int rows_are_bf16;
+    atomic_long next_row, next_task;
+    barrier ready;
+} linear_job;
+
+static void prepare_row(const linear_op *op, int rows_are_bf16, long row) {
+    const long stride = even(op->w.num_in);
+    const float *x = op->x + row * op->stride;
+    void *to = (char *)op->scratch + row * stride * (rows_are_bf16 ? 2 : 4);
+    if (op->norm_weight != NULL)
+        op->kernels.rows->layer_norm(x, op->norm_weight, op->norm_bias, op->norm_eps, op->w.num_in, to, rows_are_bf16);
+    else op->kernels.rows->to_bf16(x, op->w.num_in, to);
+    if (rows_are_bf16 && op->w.num_in & 1) ((uint16_t *)to)[op->w.num_in] = 0;
+}
+
+static void linear_work(void *arg, int thread, int num_threads) {
+    (void)thread;
+    linear_job *job = arg;
+    linear_op *op = job->op;
+    const void *x = op->x;
+    long stride = op->stride;
+    if (op->norm_weight != NULL || job->rows_are_bf16) {
+        for (long row; (row = take(&job->next_row, 1)) < op->num_rows;) prepare_row(op, job->rows_are_bf16, row);
+        barrier_wait(&job->ready, num_threads);
+        x = op->scratch;
+        stride = even(op->w.num_in);
+    }
+    const epilogue e = {&op->w, op->residual, op->y, op->w.num_out, op->activation, 0};
+    const long num_tasks = num_product_tasks(&op->w, op->num_rows);
+    for (long task; (task = take(&job->next_task, 1)) < num_tasks;)
+        product_task(&op->kernels, &e, x, stride, job->rows_are_bf16, 0, op->num_rows, task);
+}
+
+void run_linear(linear_op *op, int num_threads) {
+    linear_job job = {.op = op, .rows_are_bf16 = wants_bf16_rows(&op->kernels, &op->w)};
+    run_parallel(linear_work, &job, num_threads);
+}
+
+/* Scratch of the experts: normalised rows, hidden rows, and what the experts said. */
+typedef struct {
+    experts_op *op;
+    int rows_are_bf16;
+    char *normed, *hidden;
+    float *said;
+    atomic_long next_pair, next_up, next_down, next_combined;
+    barrier normed_ready, hidden_ready, said_ready;
+} experts_job;
+
+long experts_scratch_bytes(long num_pairs, long width, long hidden_width) {
+    return num_pairs * 4 * (2 * even(width) + even(hidden_width));
+}
+
+static void normalise_pairs(experts_job *job) {
+    const experts_op *op = job->op;
+    const long size = even(op->width) * (job->rows_are_bf16 ? 2 : 4);
+    const segment *s = op->segments;
+    long end = s->num_pairs;
+    for (long pair; (pair = take(&job->next_pair, 1)) < op->num_pairs;) {
+        while (pair >= end) end += (++s)->num_pairs;
+        const expert *e = &op->experts[s->expert];
+        const float *x = op->x + (op->row_P == NULL ? pair : op->row_P[pair]) * op->width;
+        char *to = job->normed + pair * size;
+        op->kernels.rows->layer_norm(x, e->norm_weight, e->norm_bias, op->norm_eps, op->width, to,
+                                     job->rows_are_bf16);
+        if (job->rows_are_bf16 && op->width & 1) ((uint16_t *)to)[op->width] = 0;
+    }
+}
+
+/* The tasks of all segments in a row; `is_up` picks the matrix, and with it what is read and written. */
+static void expert_products(experts_job *job, int is_up, atomic_long *next) {
+    const experts_op *op = job->op;
+    const segment *s = op->segments, *end = s + op->num_segments;
+    long first_pair = 0, first_task = 0;
+    for (long task = take(next, 1); s < end;) {
+        const matrix *w = is_up ? &op->experts[s->expert].up : &op->experts[s->expert].down;
+        const long num_tasks = num_product_tasks(w, s->num_pairs);
+        if (task >= first_task + num_tasks) {
+            first_task += num_tasks;
+            first_pair += s++->num_pairs;
+            continue;
+        }
+        const long hidden_stride = even(op->hidden_width);
+        const epilogue up = {w, NULL, job->hidden, hidden_stride, ACTIVATION_GELU, job->rows_are_bf16};
+        const epilogue down = {w, NULL, job->said, op->width, ACTIVATION_NONE, 0};
+        product_task(&op->kernels, is_up ? &up : &down, is_up ? job->normed : job->hidden,
+                     is_up ? even(op->width) : hidden_stride, job->rows_are_bf16, first_pair, s->num_pairs,
+                     task - first_task);
+        task = take(next, 1);
+    }
+}
+
+/* The odd value that pads a row to pairs of bfloat16. */
+static void pad_hidden(experts_job *job) {
+    const experts_op *op = job->op;
+    if (job->rows_are_bf16 && op->hidden_width & 1)
+        for (long pair = 0; pair < op->num_pairs; pair++)
+            ((uint16_t *)job->hidden)[(pair + 1) * even(op->hidden_width) - 1] = 0;
+}
+
+static void combine_token(const experts_op *op, const float *said, long token) {
+    float *out = op->out + token * op->width;
+    int is_first = 1;
+    for (long k = 0; k < op->top_k; k++) {
+        const long pair = op->pair_TK[token * op->top_k + k];
+        if (pair < 0) continue;
+        const float *y = said + pair * op->width;
+        const float w = op->weight_P[token * op->top_k + k];
+        if (is_first) op->kernels.rows->scale(y, w, op->width, out);
+        else op->kernels.rows->add_scaled(y, w, op->width, out);
+        is_first = 0;
+    }
+    if (is_first) memset(out, 0, sizeof(float) * op->width);
+    if (op->residual != NULL) op->kernels.rows->add(op->residual + token * op->width, op->width, out);
+}
+
+/* A slice of columns of all rows: no two threads meet in one place. */
+static void combine_columns(const experts_op *op, const float *said, long column, long count) {
+    for (long row = 0; row < op->num_rows; row++) memset(op->out + row * op->width + column, 0, sizeof(float) * count);
+    for (long pair = 0; pair < op->num_pairs; pair++) {
+        const long row = op->row_P == NULL ? pair : op->row_P[pair];
+        op->kernels.rows->add_scaled(said + pair * op->width + column, op->weight_P[pair], count,
+                                     op->out + row * op->width + column);
+    }
+}
+
+static void combine(experts_job *job) {
+    const experts_op *op = job->op;
+    const long columns = 128;
+    if (op->combination == COMBINE_TOKENS) {
+        for (long token; (token = take(&job->next_combined, 1)) < op->num_rows;) combine_token(op, job->said, token);
+    } else if (op->combination == COMBINE_ROWS) {
+        for (long column; (column = take(&job->next_combined, columns)) < op->width;)
+            combine_columns(op, job->said, column, at_most(columns, op->width - column));
+    }
+}
+
+static void experts_work(void *arg, int thread, int num_threads) {
+    experts_job *job = arg;
+    if (job->op->num_pairs > 0) {
+        if (thread == 0) pad_hidden(job);
+        normalise_pairs(job);
+        barrier_wait(&job->normed_ready, num_threads);
+        expert_products(job, 1, &job->next_up);
+        barrier_wait(&job->hidden_ready, num_threads);
+        expert_products(job, 0, &job->next_down);
+        barrier_wait(&job->said_ready, num_threads);
+    }
+    combine(job);
+}
+
+void run_experts(experts_op *op, int num_threads) {
+    experts_job job = {.op = op};
+    job.rows_are_bf16 = op->num_segments > 0 && wants_bf16_rows(&op->kernels, &op->experts[op->segments[0].expert].up);
+    job.normed = op->scratch;
+    job.hidden = job.normed + op->num_pairs * 4 * even(op->width);
+    char *said = job.hidden + op->num_pairs * 4 * even(op->hidden_width);
+    job.said = op->combination == COMBINE_NOT ? op->out : (float *)said;
+    run_parallel(experts_work, &job, num_threads);
+}
+
+typedef struct {
+    attention_op *op;
+    atomic_long next_row, next_task;
+    barrier written;
+} attention_job;
+
+static void write_slot(const attention_op *op, const float *from, void *cache, long row) {
+    const attention_source *s = &op->source;
+    const long block = op->slot_T[row] / s->block_size, place = op->slot_T[row] % s->block_size;
+    for (long head = 0; head < s->num_kv_heads; head++) {
+        const long at = ((block * s->num_kv_heads + head) * s->block_size + place) * s->head_dim;
+        const float *x = from + row * op->kv_stride + head * s->head_dim;
+        if (s->cache_is_bf16) op->kernels.rows->to_bf16(x, s->head_dim, (uint16_t *)cache + at);
+        else memcpy((float *)cache + at, x, sizeof(float) * s->head_dim);
+    }
+}
+
+static void attention_work(void *arg, int thread, int num_threads) {
+    attention_job *job = arg;
+    const attention_op *op = job->op;
+    attention_source source = op->source;
+    for (long row; (row = take(&job->next_row, 1)) < op->num_tokens;) {
+        write_slot(op, op->k, op->keys, row);
+        write_slot(op, op->v, op->values, row);
+    }
+    barrier_wait(&job->written, num_threads);
+    /* Head by head, so that the rows of one sequence find its keys in the cache of the core. */
+    const long num_tasks = op->num_tokens * source.num_heads;
+    long at_once = num_tasks / (num_threads * 16L);
+    at_once = at_once < 1 ? 1 : at_once > 16 ? 16 : at_once;
+    float *scores = op->scores + thread * op->longest;
+    for (long first; (first = take(&job->next_task, at_once)) < num_tasks;)
+        for (long task = first; task < num_tasks && task < first + at_once; task++) {
+            const long head = task / op->num_tokens, row = task % op->num_tokens;
+            source.blocks = op->block_table + op->sequence_T[row] * op->table_stride;
+            float *out = op->out + (row * source.num_heads + head) * source.head_dim;
+            op->kernels.rows->attend(&source, row, head, op->length_T[row], scores, out);
+        }
+}
+
+void run_attention(attention_op *op, int num_threads) {
+    attention_job job = {.op = op};
+    run_parallel(attention_work, &job, num_threads);
+}

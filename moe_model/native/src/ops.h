@@ -1,0 +1,91 @@
+/* The operations of a decoder, each over several threads. Shapes: T tokens, R rows, P (row, expert) pairs,
+ * D d_model, F hidden size of an expert, E experts, K experts per token. */
+#ifndef EXPERTMESH_OPS_H
+#define EXPERTMESH_OPS_H
+
+#include <stdint.h>
+
+#include "matrix.h"
+#include "rows.h"
+
+typedef struct {
+    const gemm_kernels *gemm;
+    const row_kernels *rows;
+} kernel_set;
+
+/* y_RO = activation(x_RI Wᵀ + b) + residual_RO; x first through a LayerNorm where `norm_weight` is given.
+ * `scratch` has room for R rows of I + 1 floats where there is a norm, or where rows go as bfloat16. */
+typedef struct {
+    kernel_set kernels;
+    matrix w;
+    const float *x;
+    long num_rows, stride;
+    const float *norm_weight, *norm_bias;
+    float norm_eps;
+    int activation;
+    const float *residual;
+    float *y;
+    void *scratch;
+} linear_op;
+
+void run_linear(linear_op *op, int num_threads);
+
+/* One expert: down(gelu(up(norm(x)))). */
+typedef struct {
+    const float *norm_weight, *norm_bias;
+    matrix up, down;
+} expert;
+
+typedef struct {
+    long expert, num_pairs;
+} segment;
+
+/* How pairs become the result. */
+enum combination {
+    COMBINE_NOT,     /* out_PD: what each expert said, pair by pair */
+    COMBINE_ROWS,    /* out_RD: per row of x, its pairs weighted and added in their order */
+    COMBINE_TOKENS,  /* out_TD: per token, its pairs weighted and added in the order of k */
+};
+
+/* Experts over their segments of pairs. Pair p reads row `row_P[p]` of x, or row p where NULL. */
+typedef struct {
+    kernel_set kernels;
+    const expert *experts;
+    float norm_eps;
+    long width, hidden_width;
+    const float *x;
+    long num_rows, num_pairs, num_segments;
+    const segment *segments;
+    const int32_t *row_P;
+    enum combination combination;
+    const float *weight_P; /* COMBINE_ROWS: by pair; COMBINE_TOKENS: [T, K] */
+    const int32_t *pair_TK; /* COMBINE_TOKENS: the pair of a token's k-th expert, or -1 */
+    long top_k;
+    const float *residual; /* COMBINE_TOKENS: added last, or NULL */
+    float *out;
+    void *scratch; /* experts_scratch_bytes() */
+} experts_op;
+
+long experts_scratch_bytes(long num_pairs, long width, long hidden_width);
+void run_experts(experts_op *op, int num_threads);
+
+/* Writes the step's keys and values to their slots, then attends: out [T, H, d]. */
+typedef struct {
+    kernel_set kernels;
+    attention_source source; /* its `blocks` is set per row */
+    const float *k, *v;
+    long kv_stride;
+    void *keys, *values;
+    long num_tokens;
+    const int64_t *slot_T;
+    const int32_t *sequence_T, *length_T;
+    const int32_t *block_table;
+    long table_stride;
+    float *scores; /* [threads, longest] */
+    long longest;
+    float *out;
+} attention_op;
+
+void run_attention(attention_op *op, int num_threads);
+
+#endif

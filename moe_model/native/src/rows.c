@@ -1,0 +1,91 @@
+/* Row operations for each instruction set, and the routing of a row. */
+#include "rows.h"
+
+#include <math.h>
+#include <string.h>
+
+typedef float f32x8 __attribute__((vector_size(32)));
+typedef int32_t i32x8 __attribute__((vector_size(32)));
+typedef float f32x4 __attribute__((vector_size(16)));
+
+#define SPLAT8(x) ((f32x8){(x), (x), (x), (x), (x), (x), (x), (x)})
+#define SPLAT8I(x) ((i32x8){(x), (x), (x), (x), (x), (x), (x), (x)})
+
+static inline float widen(uint16_t x) {
+    uint32_t bits = (uint32_t)x << 16;
+    float y;
+    memcpy(&y, &bits, sizeof y);
+    return y;
+}
+
+static inline float sum_lanes(f32x8 v) {
+    return ((v[0] + v[1]) + (v[2] + v[3])) + ((v[4] + v[5]) + (v[6] + v[7]));
+}
+
+#define NAME(x) x##_generic
+#define SUM_OF_FOUR(a, b, c, d) ((f32x4){sum_lanes(a), sum_lanes(b), sum_lanes(c), sum_lanes(d)})
+#define FMA8(a, b, c) ((a) * (b) + (c))
+#define LOAD8_BF16(at)                                                                                       \
+    ((f32x8){widen((at)[0]), widen((at)[1]), widen((at)[2]), widen((at)[3]), widen((at)[4]), widen((at)[5]), \
+             widen((at)[6]), widen((at)[7])})
+#include "rows_impl.h"
+
+#if defined(__x86_64__) && defined(__GNUC__)
+#include <immintrin.h>
+#pragma GCC push_options
+#pragma GCC target("avx2,fma")
+static inline __attribute__((always_inline)) f32x4 sum_of_four_avx2(__m256 a, __m256 b, __m256 c, __m256 d) {
+    __m256 halves = _mm256_hadd_ps(_mm256_hadd_ps(a, b), _mm256_hadd_ps(c, d));
+    return (f32x4)_mm_add_ps(_mm256_castps256_ps128(halves), _mm256_extractf128_ps(halves, 1));
+}
+
+#define NAME(x) x##_avx2
+#define FMA8(a, b, c) ((f32x8)_mm256_fmadd_ps((__m256)(a), (__m256)(b), (__m256)(c)))
+#define SUM_OF_FOUR(a, b, c, d) sum_of_four_avx2((__m256)(a), (__m256)(b), (__m256)(c), (__m256)(d))
+#define LOAD8_BF16(at) \
+    ((f32x8)_mm256_slli_epi32(_mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i *)(at))), 16))
+#include "rows_impl.h"
+#pragma GCC pop_options
+
+const row_kernels *find_row_kernels(const char *name) {
+    int has_avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+    return has_avx2 && (name == NULL || strcmp(name, "generic") != 0) ? &rows_avx2 : &rows_generic;
+}
+#else
+const row_kernels *find_row_kernels(const char *name) {
+    (void)name;
+    return &rows_generic;
+}
+#endif
+
+/* The best expert that is allowed and not yet chosen; a NaN logit counts as the lowest. */
+static long best_expert(const float *logits_E, const uint8_t *allowed_E, long num_experts, const int64_t *chosen,
+                        long num_chosen) {
+    long best = -1;
+    for (long e = 0; e < num_experts; e++) {
+        int taken = allowed_E != NULL && !allowed_E[e];
+        for (long k = 0; k < num_chosen && !taken; k++) taken = chosen[k] == e;
+        if (!taken && (best < 0 || logits_E[e] > logits_E[best] || logits_E[best] != logits_E[best])) best = e;
+    }
+    return best;
+}
+
+void route_row(const float *logits_E, const uint8_t *allowed_E, long num_experts, long top_k, long num_places,
+               float *weights_K, int64_t *ids_K) {
+    long num_chosen = 0;
+    for (; num_chosen < top_k; num_chosen++) {
+        long best = best_expert(logits_E, allowed_E, num_experts, ids_K, num_chosen);
+        if (best < 0) break;
+        ids_K[num_chosen] = best;
+    }
+    float sum = 0.0f;
+    for (long k = 0; k < num_chosen; k++) {
+        weights_K[k] = expf(logits_E[ids_K[k]] - logits_E[ids_K[0]]);
+        sum += weights_K[k];
+    }
+    for (long k = 0; k < num_chosen; k++) weights_K[k] /= sum;
+    for (long k = num_chosen; k < num_places; k++) {
+        ids_K[k] = num_experts;
+        weights_K[k] = 0.0f;
+    }
+}

@@ -1,0 +1,49 @@
+/* Everything that is done to rows beside the products. Shapes: D d_model, H heads, d head size, E experts. */
+#ifndef EXPERTMESH_ROWS_H
+#define EXPERTMESH_ROWS_H
+
+#include <stdint.h>
+
+#include "matrix.h"
+
+/* What becomes of a product's sums: y = activation(sum * scale + bias) + residual. */
+typedef struct {
+    const matrix *w;
+    const float *residual; /* of the same stride as y, or NULL */
+    void *y;
+    long stride;
+    int activation;
+    int y_is_bf16;
+} epilogue;
+
+typedef struct {
+    const float *q; /* rows of [H, d], `q_stride` apart */
+    long q_stride;
+    const void *keys, *values; /* one layer: [block, G, block_size, d], so that a head is read in one piece */
+    int cache_is_bf16;
+    const int32_t *blocks; /* of the row's sequence */
+    long block_size, num_heads, num_kv_heads, head_dim;
+} attention_source;
+
+typedef struct {
+    void (*layer_norm)(const float *x, const float *weight, const float *bias, float eps, long width, void *y,
+                       int y_is_bf16);
+    void (*finish)(const epilogue *e, const float *sums, long first_row, int num_rows, long first_panel,
+                   int num_panels);
+    /* One head of one row over its first `length` positions; `scores` has room for them. */
+    void (*attend)(const attention_source *s, long row, long head, long length, float *scores, float *out);
+    void (*to_bf16)(const float *x, long n, uint16_t *y);
+    /* y = w * x, or y += w * x: two roundings, so that no order of placing experts shows. */
+    void (*scale)(const float *x, float w, long n, float *y);
+    void (*add_scaled)(const float *x, float w, long n, float *y);
+    void (*add)(const float *x, long n, float *y);
+} row_kernels;
+
+const row_kernels *find_row_kernels(const char *name);
+
+/* The K largest of the allowed logits, the largest first, the lower expert first among equals, and softmax
+ * over them. Places beyond a row's K get expert id E and weight 0. */
+void route_row(const float *logits_E, const uint8_t *allowed_E, long num_experts, long top_k, long num_places,
+               float *weights_K, int64_t *ids_K);
+
+#endif

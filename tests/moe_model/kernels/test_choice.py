@@ -1,0 +1,33 @@
+"""Which kernels are chosen, and that they are built wherever they can be."""
+
+import shutil
+
+import pytest
+import torch
+
+from moe_model.errors import ConfigError
+from moe_model.kernels.choice import HAS_NATIVE, choose_kernels
+from tests.native import needs_native
+
+
+def test_the_c_kernels_are_built_where_there_is_a_compiler() -> None:
+    assert HAS_NATIVE or shutil.which("cc") is None, "a compiler is here, and the kernels were not built"
+
+
+@needs_native
+def test_auto_is_native_on_a_cpu_and_torch_on_a_gpu() -> None:
+    assert choose_kernels("auto", "cpu").name == "native"
+    assert choose_kernels("auto", torch.device("cuda")).name == "torch"
+    assert choose_kernels("torch", "cpu").name == "torch"
+
+
+def test_native_kernels_are_for_cpus() -> None:
+    with pytest.raises(ConfigError, match="kernels: native ones are for CPUs, the device is cuda"):
+        choose_kernels("native", "cuda")
+
+
+def test_without_them_auto_is_torch_and_native_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("moe_model.kernels.choice.HAS_NATIVE", False)
+    assert choose_kernels("auto", "cpu").name == "torch"
+    with pytest.raises(ConfigError, match="install again with a C compiler"):
+        choose_kernels("native", "cpu")
