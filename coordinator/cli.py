@@ -22,6 +22,7 @@ COMMANDS = {
     "client": ("client", "stream a generation from a server"),
     "top": ("top", "show a server's load, workers, experts and rates, live"),
     "keys": ("keys", "make API keys"),
+    "bench": ("bench", "measure this machine: engine, service, dispatch, other systems"),
     "import": ("import_checkpoint", "turn ModularForge files into a checkpoint"),
     "inspect": ("inspect_checkpoint", "show what a checkpoint holds, and verify it"),
     "init": ("init_checkpoint", "write a randomly initialised checkpoint"),

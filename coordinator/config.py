@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 import torch
 
@@ -12,15 +13,19 @@ from coordinator.api.served_model import GenerationConfig
 from coordinator.engine.kv_cache import DEFAULT_BLOCK_SIZE
 from coordinator.engine.request import ContextOverflow
 from moe_model.errors import ConfigError
+from moe_model.kernels.choice import KernelChoice
 
 DEFAULT_MAX_OUTPUT_TOKENS = 4096
 
 
 @dataclass(frozen=True, slots=True)
 class EngineConfig:
-    """Sizes of the engine. `num_threads` None leaves torch's own choice."""
+    """Sizes of the engine. `num_threads` None: torch's own choice; `micro_batches`: how many parts of a step
+    are in flight where experts run in workers, None: as measured."""
 
     dtype: torch.dtype = torch.float32
+    expert_dtype: Literal["model", "int8"] = "model"
+    kernels: KernelChoice = "auto"
     device: str = "auto"
     num_threads: int | None = None
     block_size: int = DEFAULT_BLOCK_SIZE
@@ -28,6 +33,7 @@ class EngineConfig:
     max_num_seqs: int = 64
     max_step_tokens: int = 512
     prefix_caching: bool = True
+    micro_batches: int | None = None
 
     def __post_init__(self) -> None:
         for name in ("block_size", "kv_cache_bytes", "max_num_seqs", "max_step_tokens"):
@@ -49,7 +55,12 @@ class WorkersConfig:
 
     num_workers: int = 0
     replicas: int = 1
-    transport: str = "ray"
+    transport: str = "stream"
+    wire_dtype: str = "float32"
+    combine: str = "exact"
+    data_tls_cert: Path | None = None
+    data_tls_key: Path | None = None
+    data_tls_ca: Path | None = None
     ray_address: str | None = None
     ray_namespace: str = "expertmesh"
     replace_workers: bool = False

@@ -12,30 +12,37 @@ import torch
 from coordinator.api import logging_setup
 from coordinator.api.chat_template import ChatTemplate
 from coordinator.api.operations import WorkerState, WorkerView
+from coordinator.api.private_files import check_private
 from coordinator.api.served_model import ServedModel
 from coordinator.config import EngineConfig, ModelOptions, ObservabilityConfig, WorkersConfig
 from coordinator.engine.block_allocator import BlockAllocator
 from coordinator.engine.engine import Engine, ExpertWatch
+from coordinator.engine.kernel_attention import attention_plan
 from coordinator.engine.kv_cache import KVCache, num_blocks_for
 from coordinator.engine.model_runner import ModelRunner
 from coordinator.engine.observer import EngineObserver
+from coordinator.engine.overlap import Overlap
 from coordinator.engine.scheduler import Scheduler
 from coordinator.structured.compiler import ConstraintCompiler
+from expert_workers.assembly import Combine
+from expert_workers.dispatch import PoolOptions
 from expert_workers.in_process import InProcessTransport
 from expert_workers.members import Expected
 from expert_workers.placement import Placement, place
-from expert_workers.pool import ExpertPool, PoolOptions
+from expert_workers.pool import ExpertPool
 from expert_workers.pool_stats import PoolObserver, PoolObservers
 from expert_workers.ray_cluster import RayCluster
-from expert_workers.ray_workers import RayWorkers
+from expert_workers.ray_workers import DataPlane, RayWorkers
+from expert_workers.stream_tls import TlsPaths
 from expert_workers.transport import Transport
 from expert_workers.wire import dtype_name
 from expert_workers.worker import ExpertWorker, WorkerSpec
 from moe_model.checkpoint import MAX_CHAT_TEMPLATE_BYTES, Checkpoint
+from moe_model.errors import ConfigError
 from moe_model.experts import ExpertBackend
 from moe_model.families import family_of
 from moe_model.files import read_file
-from moe_model.linear import has_fast_bfloat16
+from moe_model.kernels.choice import choose_kernels
 from moe_model.loading import load_local_experts, load_model
 from moe_model.tokenizer import Tokenizer
 
@@ -83,10 +90,9 @@ def build_engine(
     Steps whose experts are lost are tried again for `expert_wait_timeout` seconds.
     """
     num_blocks, device = num_kv_blocks(checkpoint, config), config.resolve_device()
-    if device.type == "cpu" and config.dtype == torch.bfloat16 and not has_fast_bfloat16():
-        logger.warning("this processor has no bfloat16 instructions: for batches, float32 is faster")
+    kernels = choose_kernels(config.kernels, device)
     cache = KVCache(checkpoint.config, num_blocks, config.block_size, config.dtype, device)
-    model = load_model(checkpoint, experts, config.dtype, device)
+    model = load_model(checkpoint, experts, config.dtype, device, kernels)
     scheduler = Scheduler(
         BlockAllocator(num_blocks),
         config.block_size,
@@ -95,7 +101,9 @@ def build_engine(
         prefix_caching=config.prefix_caching,
     )
     watch = _watch(experts, expert_wait_timeout) if isinstance(experts, ExpertPool) else None
-    return Engine(scheduler, ModelRunner(model, cache), checkpoint.config.max_seq_len, watch, observer)
+    overlap = Overlap(config.micro_batches) if isinstance(experts, ExpertPool) else None
+    runner = ModelRunner(model, cache, attention_plan(kernels), overlap)
+    return Engine(scheduler, runner, checkpoint.config.max_seq_len, watch, observer)
 
 
 def _watch(pool: ExpertPool, timeout: float) -> ExpertWatch:
@@ -170,7 +178,11 @@ def open_experts(
 ) -> Iterator[ExpertBackend]:
     """The experts, in this process or in workers that end with the block."""
     if workers.num_workers == 0:
-        yield load_local_experts(checkpoint, engine.dtype, engine.resolve_device())
+        device = engine.resolve_device()
+        kernels = choose_kernels(engine.kernels, device)
+        yield load_local_experts(
+            checkpoint, engine.dtype, device, kernels, int8=engine.expert_dtype == "int8"
+        )
         return
     config = checkpoint.config
     replicas = workers.num_replicas
@@ -181,7 +193,12 @@ def open_experts(
         _worker_spec(checkpoint, placement, rank, engine, workers) for rank in range(workers.num_workers)
     ]
     with _open_transport(specs, workers) as transport:
-        options = PoolOptions(call_timeout=workers.call_timeout, start_timeout=workers.start_timeout)
+        options = PoolOptions(
+            call_timeout=workers.call_timeout,
+            start_timeout=workers.start_timeout,
+            wire_dtype=workers.wire_dtype,
+            combine=Combine(workers.combine),
+        )
         expected = Expected(dtype_name(engine.dtype), checkpoint.fingerprint)
         pool = ExpertPool.connect(placement, transport, options, expected, PoolObservers(observers))
         try:
@@ -204,6 +221,8 @@ def _worker_spec(
         engine.dtype,
         num_threads=num_threads,
         fingerprint=checkpoint.fingerprint,
+        kernels=engine.kernels,
+        int8=engine.expert_dtype == "int8",
     )
 
 
@@ -213,7 +232,7 @@ def _open_transport(specs: Sequence[WorkerSpec], config: WorkersConfig) -> Itera
     if config.transport == "in-process":
         yield InProcessTransport({spec.rank: ExpertWorker.load(spec) for spec in specs})
         return
-    address = config.ray_address
+    address, tls_paths = config.ray_address, data_tls(config)
     tls = os.environ.get("RAY_USE_TLS", "0").lower() in ("1", "true")
     cluster = RayCluster.start_local() if address is None else RayCluster.connect(address, tls=tls)
     try:
@@ -222,13 +241,27 @@ def _open_transport(specs: Sequence[WorkerSpec], config: WorkersConfig) -> Itera
             namespace=config.ray_namespace,
             timeout=config.start_timeout,
             replace=config.replace_workers,
+            # A cluster of our own is on this machine alone, and so is its data plane.
+            data_plane=DataPlane("127.0.0.1" if address is None else None, tls_paths),
         )
         try:
-            yield actors.transport()
+            is_stream = config.transport == "stream"
+            yield actors.stream_transport(tls=tls_paths) if is_stream else actors.call_transport()
         finally:
             actors.close()
     finally:
         cluster.close()
+
+
+def data_tls(config: WorkersConfig) -> TlsPaths | None:
+    """Raises ConfigError for files that only make sense together."""
+    paths = [config.data_tls_cert, config.data_tls_key, config.data_tls_ca]
+    given = [str(path.resolve()) for path in paths if path is not None]
+    if given and len(given) < len(paths):
+        raise ConfigError("--data-tls-cert, --data-tls-key and --data-tls-ca are needed together")
+    if config.data_tls_key is not None:
+        check_private(config.data_tls_key, "data plane TLS key")
+    return TlsPaths(*given) if given else None
 
 
 def describe_experts(experts: ExpertBackend) -> list[str]:

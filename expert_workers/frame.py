@@ -1,88 +1,201 @@
-"""Messages as bytes: a fixed header, then segments, row index and rows, little endian, no pickle.
+"""Messages as bytes: a fixed header, then rows, segments, row index and weights, little endian, no pickle.
 
-Every length is checked against the header before anything is read. Shapes as in wire.py.
+Every length is checked against the header before anything is read. A frame is built as a list of buffers, so
+that a socket can send arrays from where they are. Rows come first: they then begin 64 bytes after the frame
+does, at the start of a cache line if the frame is at one. Shapes as in wire.py.
 """
 
 import struct
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from expert_workers.wire import DTYPES, Array, ExpertCall, ExpertReply, numpy_dtype
+from expert_workers.wire import DTYPES, ExpertCall, ExpertReply, ReplyForm, numpy_dtype
 from moe_model.errors import ReplyError
 
-_MAGIC = b"EM"
-_VERSION = 1
-_CALL, _REPLY = 1, 2
-# magic, version, kind, dtype, has a row index; call id, epoch; layer, segments, rows, pairs, width; seconds
-_HEADER = struct.Struct("<2sBBBBQQIIIIId")
-_DTYPE_NAMES = tuple(DTYPES)
+VERSION = 2
+CALL, REPLY, ERROR = 1, 2, 3
 # A header is not believed beyond this: far above any batch, far below what would exhaust memory.
-MAX_FRAME_BYTES = 1 << 31
+MAX_BODY_BYTES = 1 << 30
+MAX_ERROR_BYTES = 1024
+
+# An array or bytes: what a socket can send.
+Buffer = Any
+# A frame in pieces, so that arrays need no copy, and the number of bytes in all of them.
+Frame = tuple[list[Buffer], int]
+_MAGIC = b"EM"
+# magic, version, kind; dtype, form, has a row index; bytes after the header; call id, epoch; layer, segments,
+# rows, pairs, width; seconds
+HEADER = struct.Struct("<2sBBBBBxQQQIIIII4xd")
+_DTYPE_NAMES = tuple(DTYPES)
+_DTYPE_TAGS = {name: tag for tag, name in enumerate(DTYPES)}
+_ELEMENTS = tuple(np.dtype(numpy_dtype(name)) for name in DTYPES)
+# Most calls have few segments.
+_SEGMENTS = tuple(struct.Struct(f"<{2 * n}I") for n in range(16))
+_FORMS = tuple(ReplyForm)
+_PADDING = tuple(bytes(n) for n in range(8))
 
 
-def encode_call(call: ExpertCall) -> bytes:
-    num_rows, width = call.x_RD.shape
-    has_index = call.row_index_P is not None
-    sizes = (call.layer, len(call.segments), num_rows, call.num_pairs, width, 0.0)
-    tags = (_MAGIC, _VERSION, _CALL, _DTYPE_NAMES.index(call.dtype), has_index)
-    header = _HEADER.pack(*tags, call.call_id, call.epoch, *sizes)
-    index = b"" if call.row_index_P is None else call.row_index_P.astype("<i4", copy=False).data
-    # Arrays are joined as they are: the frame is the only copy.
-    return b"".join((header, np.array(call.segments, "<u4").data, index, call.x_RD.data))
+class Header(NamedTuple):
+    """A frame's first 64 bytes. `num_rows` are those that follow: of a call R, of a reply N."""
+
+    magic: bytes
+    version: int
+    kind: int
+    dtype: int
+    form: int
+    has_index: int
+    body_bytes: int
+    call_id: int
+    epoch: int
+    layer: int
+    num_segments: int
+    num_rows: int
+    num_pairs: int
+    width: int
+    seconds: float
 
 
-def encode_reply(reply: ExpertReply) -> bytes:
-    num_pairs, width = reply.y_PD.shape
-    tags = (_MAGIC, _VERSION, _REPLY, _DTYPE_NAMES.index(reply.dtype), False)
-    sizes = (0, 0, 0, num_pairs, width, reply.compute_seconds)
-    return b"".join((_HEADER.pack(*tags, reply.call_id, reply.epoch, *sizes), reply.y_PD.data))
+def call_frame(call: ExpertCall) -> Frame:
+    call_id, epoch, layer, segments, index_P, weights_P, x_RD, dtype, form = call
+    num_segments, num_pairs = len(segments), 0
+    flat: list[int] = []
+    for expert, count in segments:
+        flat += (expert, count)
+        num_pairs += count
+    num_rows, width = x_RD.shape
+    body_bytes = x_RD.nbytes + 8 * num_segments
+    padding = -body_bytes & 7
+    buffers: list[Buffer] = [b"", x_RD, _PADDING[padding] + _segments(num_segments).pack(*flat)]
+    body_bytes += padding
+    if index_P is not None:
+        buffers.append(index_P)
+        body_bytes += 4 * num_pairs
+    if weights_P is not None:
+        buffers.append(weights_P)
+        body_bytes += 4 * num_pairs
+    buffers[0] = HEADER.pack(
+        _MAGIC,
+        VERSION,
+        CALL,
+        _DTYPE_TAGS[dtype],
+        form,
+        index_P is not None,
+        body_bytes,
+        call_id,
+        epoch,
+        layer,
+        num_segments,
+        num_rows,
+        num_pairs,
+        width,
+        0.0,
+    )
+    return buffers, HEADER.size + body_bytes
+
+
+def reply_frame(reply: ExpertReply) -> Frame:
+    call_id, epoch, y_ND, seconds = reply
+    num_rows, width = y_ND.shape
+    body_bytes = 4 * num_rows * width
+    tags = (_MAGIC, VERSION, REPLY, 0, 0, False, body_bytes, call_id, epoch)
+    return [HEADER.pack(*tags, 0, 0, num_rows, 0, width, seconds), y_ND], HEADER.size + body_bytes
+
+
+def error_frame(call_id: int, message: str) -> Frame:
+    """What a worker says when it cannot answer: one line of text."""
+    line = " ".join(message.split()).encode()[:MAX_ERROR_BYTES]
+    sizes = (0, 0, 0, 0, 0)
+    header = HEADER.pack(_MAGIC, VERSION, ERROR, 0, 0, False, len(line), call_id, 0, *sizes, 0.0)
+    return [header, line], HEADER.size + len(line)
+
+
+def encode(frame: Frame) -> bytes:
+    """A frame in one piece."""
+    return b"".join(frame[0])
+
+
+def read_header(frame: Buffer, offset: int = 0) -> Header:
+    """The header at an offset, checked as far as its own fields go. Raises ReplyError."""
+    try:
+        header = Header._make(HEADER.unpack_from(frame, offset))
+    except (struct.error, TypeError):
+        raise ReplyError("frame: shorter than its header") from None
+    magic, version, kind, dtype, form, has_index, body_bytes, *_ = header
+    if magic != _MAGIC or version != VERSION:
+        raise ReplyError(f"frame: not version {VERSION} of the data plane")
+    if not CALL <= kind <= ERROR or dtype >= len(_DTYPE_NAMES) or form >= len(_FORMS) or has_index > 1:
+        raise ReplyError(f"frame: bad kind {kind}, dtype {dtype}, form {form} or index flag {has_index}")
+    if body_bytes > (MAX_ERROR_BYTES if kind == ERROR else MAX_BODY_BYTES):
+        raise ReplyError(f"frame: a body of {body_bytes} bytes is longer than any may be")
+    return header
+
+
+def parse_call(header: Header, body: Buffer) -> ExpertCall:
+    """The call of a header and its body; its arrays are views of the body. Raises ReplyError."""
+    _, _, kind, dtype, form, has_index, body_bytes, call_id, epoch, layer, *sizes, _ = header
+    num_segments, num_rows, num_pairs, width = sizes
+    element, is_sum = _ELEMENTS[dtype], form == ReplyForm.SUM
+    rows_bytes, segments_bytes = num_rows * width * element.itemsize, 8 * num_segments
+    segments_at = rows_bytes + (-(rows_bytes + segments_bytes) & 7)
+    index_at = segments_at + segments_bytes
+    weights_at = index_at + 4 * num_pairs * has_index
+    if kind != CALL or not len(body) == body_bytes == weights_at + 4 * num_pairs * is_sum:
+        _check_kind(kind, CALL)
+        _check_length(header, body, weights_at + 4 * num_pairs * is_sum)
+    flat = _segments(num_segments).unpack_from(body, segments_at)
+    if sum(flat[1::2]) != num_pairs:
+        raise ReplyError(f"frame: segments do not add up to {num_pairs} pairs")
+    return ExpertCall(
+        call_id,
+        epoch,
+        layer,
+        tuple(zip(flat[::2], flat[1::2], strict=True)),
+        np.ndarray(num_pairs, np.int32, body, index_at) if has_index else None,
+        np.ndarray(num_pairs, np.float32, body, weights_at) if is_sum else None,
+        np.ndarray((num_rows, width), element, body),
+        _DTYPE_NAMES[dtype],
+        _FORMS[form],
+    )
+
+
+def parse_reply(header: Header, body: Buffer) -> ExpertReply:
+    """The reply of a header and its body; its array is a view of the body. Raises ReplyError."""
+    _check_kind(header.kind, REPLY)
+    _check_length(header, body, reply_bytes(header))
+    y_ND = np.frombuffer(body, np.float32, header.num_rows * header.width)
+    return ExpertReply(
+        header.call_id, header.epoch, y_ND.reshape(header.num_rows, header.width), header.seconds
+    )
+
+
+def reply_bytes(header: Header) -> int:
+    """The bytes of the rows that a reply's header announces."""
+    return 4 * header.num_rows * header.width
 
 
 def decode_call(frame: bytes) -> ExpertCall:
-    """The call in a frame; its arrays are read-only views of it. Raises ReplyError."""
-    dtype, has_index, call_id, epoch, layer, num_segments, num_rows, num_pairs, width, _ = _header(
-        frame, _CALL
-    )
-    index_bytes = 4 * num_pairs * has_index
-    rows_bytes = num_rows * width * np.dtype(numpy_dtype(dtype)).itemsize
-    _check_length(frame, 8 * num_segments + index_bytes + rows_bytes)
-    offset = _HEADER.size
-    segments_S2 = np.frombuffer(frame, "<u4", 2 * num_segments, offset).reshape(num_segments, 2)
-    segments = tuple((int(expert), int(count)) for expert, count in segments_S2)
-    if sum(count for _, count in segments) != num_pairs:
-        raise ReplyError(f"frame: segments do not add up to {num_pairs} pairs")
-    offset += 8 * num_segments
-    index_P = np.frombuffer(frame, "<i4", num_pairs, offset) if has_index else None
-    x_RD = _rows(frame, dtype, num_rows, width, offset + index_bytes)
-    return ExpertCall(call_id, epoch, layer, segments, index_P, x_RD, dtype)
+    """The call in a whole frame; its arrays are read-only views of it. Raises ReplyError."""
+    header = read_header(frame)
+    return parse_call(header, memoryview(frame)[HEADER.size :])
 
 
 def decode_reply(frame: bytes) -> ExpertReply:
-    """The reply in a frame; its array is a read-only view of it. Raises ReplyError."""
-    dtype, _, call_id, epoch, _, _, _, num_pairs, width, seconds = _header(frame, _REPLY)
-    _check_length(frame, num_pairs * width * np.dtype(numpy_dtype(dtype)).itemsize)
-    return ExpertReply(call_id, epoch, _rows(frame, dtype, num_pairs, width, _HEADER.size), dtype, seconds)
+    """The reply in a whole frame; its array is a read-only view of it. Raises ReplyError."""
+    header = read_header(frame)
+    return parse_reply(header, memoryview(frame)[HEADER.size :])
 
 
-def _header(frame: bytes, kind: int) -> tuple[str, bool, int, int, int, int, int, int, int, float]:
-    if not isinstance(frame, bytes) or len(frame) < _HEADER.size:
-        raise ReplyError("frame: shorter than its header")
-    magic, version, got_kind, dtype, has_index, *rest = _HEADER.unpack_from(frame)
-    if magic != _MAGIC or version != _VERSION:
-        raise ReplyError(f"frame: not version {_VERSION} of the data plane")
-    if got_kind != kind or dtype >= len(_DTYPE_NAMES) or has_index > 1:
-        raise ReplyError(f"frame: bad kind {got_kind}, dtype {dtype} or index flag {has_index}")
-    call_id, epoch, layer, num_segments, num_rows, num_pairs, width, seconds = rest
-    sizes = (call_id, epoch, layer, num_segments, num_rows, num_pairs, width)
-    return _DTYPE_NAMES[dtype], bool(has_index), *sizes, seconds
+def _segments(num_segments: int) -> struct.Struct:
+    return _SEGMENTS[num_segments] if num_segments < 16 else struct.Struct(f"<{2 * num_segments}I")
 
 
-def _check_length(frame: bytes, body: int) -> None:
-    if body > MAX_FRAME_BYTES or len(frame) != _HEADER.size + body:
-        got = len(frame) - _HEADER.size
-        raise ReplyError(f"frame: body has {got} bytes where its header says {body}, limit {MAX_FRAME_BYTES}")
+def _check_kind(kind: int, expected: int) -> None:
+    if kind != expected:
+        raise ReplyError(f"frame: bad kind {kind}, expected {expected}")
 
 
-def _rows(frame: bytes, dtype: str, num_rows: int, width: int, offset: int) -> Array:
-    rows = np.frombuffer(frame, numpy_dtype(dtype), num_rows * width, offset)
-    return rows.reshape(num_rows, width)
+def _check_length(header: Header, body: Buffer, expected: int) -> None:
+    if len(body) != header.body_bytes or header.body_bytes != expected:
+        sizes = f"{len(body)} bytes where its header says {header.body_bytes} and its sizes {expected}"
+        raise ReplyError(f"frame: body has {sizes}")

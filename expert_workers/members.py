@@ -56,6 +56,7 @@ class Members:
         self._lock = threading.Lock()
         self._infos = dict(infos)
         self._losses: dict[int, _Loss] = {}
+        self._num_losses = dict.fromkeys(infos, 0)
         self._probes: dict[int, Pending[WorkerInfo]] = {}
         self._probe_at: dict[int, float] = {}
         self._live = frozenset(infos)
@@ -77,11 +78,16 @@ class Members:
     def state(self, rank: int) -> WorkerState:
         return WorkerState.READY if rank in self._live else WorkerState.LOST
 
+    def num_losses(self, rank: int) -> int:
+        """How often it has been lost so far: what it was asked before the last time is void."""
+        return self._num_losses[rank]
+
     def lose(self, rank: int, failure: Failure) -> None:
         """Takes a worker out. One whose reply was invalid only comes back as another process."""
         info = self._infos[rank]
         invalid = failure.reason is FailureReason.INVALID
         self._losses[rank] = _Loss(failure, (info.node_id, info.pid) if invalid else None)
+        self._num_losses[rank] += 1
         self._live -= {rank}
         self._probe_at[rank] = time.monotonic() + self._retry_interval
 

@@ -43,18 +43,25 @@ class Placement:
         Whole, because the shape of a matrix product decides its rounding: a split expert would not equal the
         same expert run in one place. Raises ExpertsLostError for experts without a live holder.
         """
-        holders = self.holders[layer]
-        active = [(count, expert) for expert, count in enumerate(counts_E) if count]
-        lost = [expert for _, expert in active if live.isdisjoint(holders[expert])]
+        active, lost, is_choice = [], [], False
+        for expert, holders in enumerate(self.holders[layer]):
+            if counts_E[expert]:
+                ranks = [rank for rank in holders if rank in live]
+                active.append((-counts_E[expert], expert, ranks))
+                is_choice |= len(ranks) > 1
+                if not ranks:
+                    lost.append(expert)
         if lost:
-            ranks = sorted({rank for expert in lost for rank in holders[expert]})
-            raise ExpertsLostError(_lost_message(layer, lost, ranks), tuple(ranks))
+            asked = sorted({rank for expert in lost for rank in self.holders[layer][expert]})
+            raise ExpertsLostError(_lost_message(layer, lost, asked), tuple(asked))
+        if is_choice:
+            active.sort()
         segments: dict[int, Segments] = {}
         load = dict.fromkeys(live, 0)
-        for count, expert in sorted(active, key=lambda item: (-item[0], item[1])):
-            rank = min((r for r in holders[expert] if r in live), key=lambda r: (load[r], r))
-            load[rank] += count
-            segments.setdefault(rank, []).append((expert, count))
+        for negative, expert, ranks in active:
+            rank = ranks[0] if len(ranks) == 1 else min(ranks, key=lambda r: (load[r], r))
+            load[rank] -= negative
+            segments.setdefault(rank, []).append((expert, -negative))
         return {rank: sorted(segments[rank]) for rank in sorted(segments)}
 
 

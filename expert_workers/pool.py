@@ -1,39 +1,30 @@
 """ExpertPool: an ExpertBackend whose experts are in workers: cut, send, gather once, validate, combine.
 
-Knows no process, no Ray and no socket: those are the transport's. `forward` and `revive` belong to one
-thread; `topology` and `stats` may be asked from any. Shapes: T tokens, P pairs, D d_model, E experts.
+Knows no process, no Ray and no socket: those are the transport's. `begin`, `finish` and `revive` belong to
+one thread; `topology` and `stats` may be asked from any. Shapes: T tokens, D d_model, E experts.
 """
 
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import count
 from typing import Self
 
 from torch import Tensor
 
+from expert_workers.dispatch import Dispatch, PoolOptions, Sent
 from expert_workers.members import Expected, Members, WorkerState, introduce
 from expert_workers.placement import Placement
 from expert_workers.pool_stats import DispatchRecord, Exchange, PoolObserver, PoolStats, StatsRecorder
-from expert_workers.slices import RowSlice, cut
+from expert_workers.slices import cut
 from expert_workers.transport import Failure, FailureReason, Transport
-from expert_workers.wire import Array, ExpertCall, ExpertReply, dtype_name, tensor_to_array, validate_reply
+from expert_workers.wire import ExpertCall, ExpertReply, ReplyForm, validate_reply
 from expert_workers.worker import WorkerInfo
-from moe_model.dispatch import Groups, combine, group_by_expert, scatter_pairs
 from moe_model.errors import ReplyError
 from moe_model.router import Routing
 
 _log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class PoolOptions:
-    """Seconds. One dispatch may take `call_timeout` for each worker that is lost on its way."""
-
-    call_timeout: float = 10.0
-    start_timeout: float = 30.0
-    retry_interval: float = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,22 +83,36 @@ class ExpertPool:
 
     def forward(self, layer: int, x_TD: Tensor, routing: Routing) -> Tensor:
         """As ExpertBackend. Raises ExpertsLostError when no live worker holds an expert the rows need."""
+        return self.finish(self.begin(layer, x_TD, routing))
+
+    def begin(self, layer: int, x_TD: Tensor, routing: Routing) -> Dispatch:
+        """As ExpertBackend. Raises ExpertsLostError."""
         start_ns, started = time.time_ns(), time.perf_counter()
         self._take_back(self._members.poll())
-        num_tokens, top_k = routing.expert_ids_TK.shape
-        groups = group_by_expert(routing.expert_ids_TK.cpu(), self._placement.n_experts)
-        x_cpu_TD = x_TD.detach().cpu().contiguous()
-        y_PD = x_cpu_TD.new_empty(len(groups.order_P), x_cpu_TD.shape[1])
-        exchange = Exchange()
-        self._compute(layer, x_cpu_TD, groups, top_k, y_PD, exchange)
+        dispatch = Dispatch(layer, x_TD, routing, self._placement.n_experts, self._options, start_ns, started)
+        self._send(dispatch, dispatch.pairs.counts_E)
+        return dispatch
+
+    def finish(self, begun: Dispatch) -> Tensor:
+        """As ExpertBackend; sends again to replicas what a worker did not answer. ExpertsLostError."""
+        exchange, assembly = Exchange(), begun.assembly()
+        left_E = list(begun.pairs.counts_E)
+        while True:
+            num_answered = 0
+            for sent, reply in self._collect(begun, exchange):
+                assembly.add(sent.part, reply.y_ND)
+                num_answered += 1
+                for expert, _ in sent.part.segments:
+                    left_E[expert] = 0
+            if num_answered == len(begun.sent):
+                break
+            self._send(begun, left_E)
         computed = time.perf_counter()
-        y_TKD = scatter_pairs(y_PD, groups.order_P, num_tokens, top_k)
-        y_TD = combine(routing.weights_TK.cpu(), y_TKD).to(x_TD.device)
+        y_TD = assembly.result().to(begun.device, begun.dtype)
         ended = time.perf_counter()
-        self._stats.dispatched(ended - started)
+        self._stats.dispatched(ended - begun.started)
         if self._observer is not None:
-            record = _record(layer, start_ns, ended - started, ended - computed, exchange)
-            self._observer.dispatched(record)
+            self._observer.dispatched(_record(begun, ended - begun.started, ended - computed, exchange))
         return y_TD
 
     def revive(self, deadline: float) -> frozenset[int]:
@@ -159,43 +164,50 @@ class ExpertPool:
         self._members.close()
         self._transport.close()
 
-    def _compute(
-        self, layer: int, x_TD: Tensor, groups: Groups, top_k: int, y_PD: Tensor, exchange: Exchange
-    ) -> None:
-        """Fills y_PD, the sorted pairs, sending again to replicas what a worker did not answer."""
-        dtype = dtype_name(x_TD.dtype)
-        x, y = tensor_to_array(x_TD), tensor_to_array(y_PD)
-        token_P = (groups.order_P // top_k).numpy()
-        left_E = list(groups.counts_E)
-        while any(left_E):
-            segments = self._placement.assign(layer, left_E, self._members.live)
-            slices = {rank: cut(x, token_P, groups.counts_E, segments[rank]) for rank in segments}
-            calls = {rank: self._call(layer, part, dtype) for rank, part in slices.items()}
-            for rank, reply in self._exchange(calls, exchange).items():
-                _put(y, slices[rank], reply.y_PD)
-                for expert, _ in slices[rank].segments:
-                    left_E[expert] = 0
+    def _send(self, dispatch: Dispatch, left_E: list[int]) -> None:
+        """Sends each worker its part of the experts that are left."""
+        segments = self._placement.assign(dispatch.layer, left_E, self._members.live)
+        dispatch.deadline = time.monotonic() + self._options.call_timeout
+        dispatch.sent = [self._send_one(dispatch, rank, segments[rank]) for rank in segments]
 
-    def _call(self, layer: int, part: RowSlice, dtype: str) -> ExpertCall:
-        index, rows = part.row_index, part.x_RD
-        return ExpertCall(next(self._call_ids), self._epoch, layer, part.segments, index, rows, dtype)
+    def _send_one(self, dispatch: Dispatch, rank: int, segments: Sequence[tuple[int, int]]) -> Sent:
+        part = cut(dispatch.x_TD, dispatch.pairs, segments)
+        weights_P = part.weights_P if dispatch.form is ReplyForm.SUM else None
+        call = ExpertCall(
+            next(self._call_ids),
+            self._epoch,
+            dispatch.layer,
+            part.segments,
+            part.row_index,
+            weights_P,
+            part.x_RD,
+            dispatch.wire_dtype,
+            dispatch.form,
+        )
+        return Sent(rank, part, call, self._transport.send(rank, call), self._members.num_losses(rank))
 
-    def _exchange(self, calls: Mapping[int, ExpertCall], exchange: Exchange) -> dict[int, ExpertReply]:
-        """Sends all, gathers once, and returns the valid replies. The others' workers are lost."""
-        deadline = time.monotonic() + self._options.call_timeout
-        pendings = [self._transport.send(rank, call) for rank, call in calls.items()]
-        outcomes = self._transport.gather(pendings, deadline)
-        replies = {}
-        for (rank, call), outcome in zip(calls.items(), outcomes, strict=True):
+    def _collect(self, begun: Dispatch, exchange: Exchange) -> list[tuple[Sent, ExpertReply]]:
+        """Gathers once, and returns the valid replies. The others' workers are lost."""
+        num_losses = self._members.num_losses
+        # What a worker was sent before it was lost is not waited for, nor believed.
+        current = [sent for sent in begun.sent if sent.num_losses == num_losses(sent.rank)]
+        outcomes = self._transport.gather([sent.pending for sent in current], begun.deadline)
+        replies = []
+        for sent, outcome in zip(current, outcomes, strict=True):
+            rank, call = sent.rank, sent.call
             checked = _checked(rank, call, outcome)
             if isinstance(checked, Failure):
                 self._lose(rank, checked)
-                exchange.failed(checked.reason)
-            else:
-                self._stats.replied(rank, call.num_pairs, checked.compute_seconds)
-                sent, received = call.x_RD.nbytes, checked.y_PD.nbytes
-                exchange.replied(rank, call.num_pairs, checked.compute_seconds, sent, received)
-                replies[rank] = checked
+                continue
+            num_pairs, seconds = call.num_pairs, checked.compute_seconds
+            self._stats.replied(rank, num_pairs, seconds)
+            exchange.replied(rank, num_pairs, seconds, call.x_RD.nbytes, checked.y_ND.nbytes)
+            replies.append((sent, checked))
+        if len(replies) < len(begun.sent):
+            answered = {sent.rank for sent, _ in replies}
+            for sent in begun.sent:
+                if sent.rank not in answered:
+                    exchange.failed(self._reasons[sent.rank])
         return replies
 
     def _lose(self, rank: int, failure: Failure) -> None:
@@ -217,13 +229,11 @@ def _process(info: WorkerInfo) -> tuple[str, int]:
     return info.node_id, info.pid
 
 
-def _record(
-    layer: int, start_ns: int, seconds: float, combine_seconds: float, exchange: Exchange
-) -> DispatchRecord:
+def _record(dispatch: Dispatch, seconds: float, combine_seconds: float, exchange: Exchange) -> DispatchRecord:
     return DispatchRecord(
-        layer=layer,
-        start_ns=start_ns,
-        end_ns=start_ns + int(seconds * 1e9),
+        layer=dispatch.layer,
+        start_ns=dispatch.start_ns,
+        end_ns=dispatch.start_ns + int(seconds * 1e9),
         seconds=seconds,
         combine_seconds=combine_seconds,
         bytes_sent=exchange.bytes_sent,
@@ -242,11 +252,3 @@ def _checked(rank: int, call: ExpertCall, outcome: ExpertReply | Failure) -> Exp
     except ReplyError as error:
         return Failure(FailureReason.INVALID, str(error))
     return outcome
-
-
-def _put(y_PD: Array, part: RowSlice, reply_PD: Array) -> None:
-    start = 0
-    for pairs in part.pairs:
-        end = start + pairs.stop - pairs.start
-        y_PD[pairs] = reply_PD[start:end]
-        start = end

@@ -2,7 +2,7 @@
 
 import threading
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from expert_workers.transport import FailureReason
@@ -94,27 +94,34 @@ class Exchange:
 class StatsRecorder:
     def __init__(self, num_workers: int) -> None:
         self._lock = threading.Lock()
-        self._stats = PoolStats(0, 0.0, {rank: WorkerStats() for rank in range(num_workers)})
+        self._dispatches = 0
+        self._dispatch_seconds = 0.0
+        self._calls = [0] * num_workers
+        self._rows = [0] * num_workers
+        self._seconds = [0.0] * num_workers
+        self._failures: list[dict[FailureReason, int]] = [{} for _ in range(num_workers)]
 
     def snapshot(self) -> PoolStats:
         with self._lock:
-            return replace(self._stats, workers=dict(self._stats.workers))
+            counts = zip(self._calls, self._rows, self._seconds, self._failures, strict=True)
+            workers = {
+                rank: WorkerStats(calls, rows, seconds, dict(failures))
+                for rank, (calls, rows, seconds, failures) in enumerate(counts)
+            }
+            return PoolStats(self._dispatches, self._dispatch_seconds, workers)
 
     def dispatched(self, seconds: float) -> None:
         with self._lock:
-            old = self._stats
-            self._stats = PoolStats(old.dispatches + 1, old.dispatch_seconds + seconds, old.workers)
+            self._dispatches += 1
+            self._dispatch_seconds += seconds
 
     def replied(self, rank: int, rows: int, compute_seconds: float) -> None:
-        old = self._stats.workers[rank]
-        seconds = old.compute_seconds + compute_seconds
-        self._put(rank, WorkerStats(old.calls + 1, old.rows + rows, seconds, old.failures))
+        with self._lock:
+            self._calls[rank] += 1
+            self._rows[rank] += rows
+            self._seconds[rank] += compute_seconds
 
     def failed(self, rank: int, reason: FailureReason) -> None:
-        old = self._stats.workers[rank]
-        failures = {**old.failures, reason: old.failures.get(reason, 0) + 1}
-        self._put(rank, replace(old, calls=old.calls + 1, failures=failures))
-
-    def _put(self, rank: int, stats: WorkerStats) -> None:
         with self._lock:
-            self._stats = replace(self._stats, workers={**self._stats.workers, rank: stats})
+            self._calls[rank] += 1
+            self._failures[rank][reason] = self._failures[rank].get(reason, 0) + 1

@@ -12,7 +12,8 @@ from typing import Any, Generic, TypeVar, cast
 import ray
 from ray.exceptions import GetTimeoutError, RayActorError, RayError, RayTaskError
 
-from expert_workers.frame import decode_reply, encode_call
+from expert_workers.frame import call_frame, decode_reply, encode
+from expert_workers.stream_auth import Endpoint
 from expert_workers.transport import Failure, FailureReason, Pending
 from expert_workers.wire import ExpertCall, ExpertReply
 from expert_workers.worker import WorkerInfo
@@ -42,11 +43,15 @@ class RayCallTransport:
         return tuple(sorted(self._actors))
 
     def send(self, rank: int, call: ExpertCall) -> Pending[ExpertReply]:
-        frame = encode_call(call)
+        frame = encode(call_frame(call))
         return _start(rank, lambda: self._actors[rank].compute.remote(frame), decode_reply)
 
     def describe(self, rank: int) -> Pending[WorkerInfo]:
         return _start(rank, lambda: self._actors[rank].describe.remote(), _worker_info)
+
+    def endpoint(self, rank: int) -> Pending[Endpoint]:
+        """Where the worker's stream is; it listens from then on."""
+        return _start(rank, lambda: self._actors[rank].endpoint.remote(), _endpoint)
 
     def gather(self, pendings: Sequence[Pending[T]], deadline: float) -> list[T | Failure]:
         refs = cast("Sequence[_Ref[T]]", pendings)
@@ -113,6 +118,12 @@ def first_line(error: object) -> str:
 def _worker_info(value: Any) -> WorkerInfo:
     if not isinstance(value, WorkerInfo):
         raise ReplyError(f"describe gave a {type(value).__name__}")
+    return value
+
+
+def _endpoint(value: Any) -> Endpoint:
+    if not isinstance(value, Endpoint):
+        raise ReplyError(f"endpoint gave a {type(value).__name__}")
     return value
 
 

@@ -8,6 +8,7 @@ import logging
 import os
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from dataclasses import replace as replaced
 from typing import Any
 
@@ -15,29 +16,56 @@ import ray
 import torch
 from ray.exceptions import ActorAlreadyExistsError, RayError
 
-from expert_workers.frame import decode_call, encode_reply
+from expert_workers.frame import decode_call, encode, reply_frame
 from expert_workers.ray_cluster import is_reachable
 from expert_workers.ray_transport import RayCallTransport, first_line
+from expert_workers.stream_auth import Endpoint
+from expert_workers.stream_server import StreamServer
+from expert_workers.stream_tls import TlsPaths, context
+from expert_workers.stream_transport import StreamTransport
 from expert_workers.worker import ExpertWorker, WorkerInfo, WorkerSpec
 from moe_model.errors import ClusterError, WorkerStartError
 
 _log = logging.getLogger(__name__)
 
 
+@dataclass(frozen=True, slots=True)
+class DataPlane:
+    """How workers listen for streams. `host` None: on their node's address in the cluster."""
+
+    host: str | None = "127.0.0.1"
+    tls: TlsPaths | None = None
+
+
 class ExpertActor:
-    """The process around an ExpertWorker: frames in, frames out.
+    """The process around an ExpertWorker: frames in, frames out, by Ray's calls or over a stream.
 
     Decorated where it is used and not here, so that Ray finds it by its name and does not pickle its code.
     """
 
-    def __init__(self, spec: WorkerSpec) -> None:
-        # Ray tells an actor without CPUs of its own to use one thread.
-        torch.set_num_threads(spec.num_threads or len(os.sched_getaffinity(0)))
+    def __init__(self, spec: WorkerSpec, data_plane: DataPlane) -> None:
+        self._num_threads = spec.num_threads or len(os.sched_getaffinity(0))
+        self._data_plane = data_plane
+        self._set_threads()
         self._worker = ExpertWorker.load(spec)
         self._node_id = ray.get_runtime_context().get_node_id()
+        self._server: StreamServer | None = None
 
     def compute(self, frame: bytes) -> bytes:
-        return encode_reply(self._worker.compute(decode_call(frame)))
+        return encode(reply_frame(self._worker.compute(decode_call(frame))))
+
+    def endpoint(self) -> Endpoint:
+        """Nobody listens before somebody asks."""
+        if self._server is None:
+            host = self._data_plane.host or str(ray.util.get_node_ip_address())  # type: ignore[no-untyped-call]
+            paths = self._data_plane.tls
+            tls = None if paths is None else context(paths, is_server=True)
+            self._server = StreamServer(self._worker, host, tls, prepare_thread=self._set_threads)
+        return self._server.endpoint
+
+    def _set_threads(self) -> None:
+        """Ray tells an actor without CPUs of its own to use one; and torch keeps it for each thread."""
+        torch.set_num_threads(self._num_threads)
 
     def describe(self) -> WorkerInfo:
         return replaced(self._worker.describe(), node_id=self._node_id)
@@ -59,7 +87,13 @@ class RayWorkers:
 
     @classmethod
     def start(
-        cls, specs: Sequence[WorkerSpec], *, namespace: str, timeout: float = 120.0, replace: bool = False
+        cls,
+        specs: Sequence[WorkerSpec],
+        *,
+        namespace: str,
+        timeout: float = 120.0,
+        replace: bool = False,
+        data_plane: DataPlane | None = None,
     ) -> "RayWorkers":
         """Starts one actor per spec, all at once, and waits until each has loaded its experts.
 
@@ -72,7 +106,7 @@ class RayWorkers:
             if replace:
                 _end_existing(namespace)
             for spec in specs:
-                workers._actors[spec.rank] = _launch(spec, namespace)
+                workers._actors[spec.rank] = _launch(spec, namespace, data_plane or DataPlane())
             workers._wait_ready(time.monotonic() + timeout, timeout)
         except BaseException:
             workers.close()
@@ -88,8 +122,17 @@ class RayWorkers:
                 raise ClusterError(f"no Ray actor {actor_name(rank)!r} in namespace {namespace!r}")
         return cls(namespace, actors)
 
-    def transport(self) -> RayCallTransport:
+    def call_transport(self) -> RayCallTransport:
+        """A Ray call for each dispatch: slow, and simple."""
         return RayCallTransport(self._actors)
+
+    def stream_transport(self, *, use_unix: bool = True, tls: TlsPaths | None = None) -> StreamTransport:
+        """A stream to each worker's process; `use_unix` False goes by TCP also on the same machine.
+
+        Raises ConfigError for files of `tls`, which is for TCP only.
+        """
+        client = None if tls is None else context(tls, is_server=False)
+        return StreamTransport(RayCallTransport(self._actors), client, use_unix=use_unix)
 
     def close(self, timeout: float = 10.0) -> None:
         """Ends the actors and waits until Ray has let them go. Idempotent."""
@@ -118,7 +161,7 @@ class RayWorkers:
                 raise WorkerStartError(_start_failure(rank, error)) from None
 
 
-def _launch(spec: WorkerSpec, namespace: str) -> Any:
+def _launch(spec: WorkerSpec, namespace: str, data_plane: DataPlane) -> Any:
     name = actor_name(spec.rank)
     options = {
         "name": name,
@@ -132,7 +175,7 @@ def _launch(spec: WorkerSpec, namespace: str) -> Any:
         "enable_task_events": False,
     }
     try:
-        return ray.remote(ExpertActor).options(**options).remote(spec)
+        return ray.remote(ExpertActor).options(**options).remote(spec, data_plane)
     except ActorAlreadyExistsError:
         taken = f"Ray actor {name!r} exists already in namespace {namespace!r}"
         raise ClusterError(f"{taken}: use another namespace, or replace the workers that run there") from None

@@ -18,7 +18,7 @@ from coordinator.engine.request import Output, Request
 class EngineFront(Protocol):
     """The engine as the fronts see it. Closing the stream before its end aborts the request."""
 
-    def stream(self, request: Request) -> AsyncGenerator[Output, None]: ...
+    def stream(self, request: Request, max_seconds: float) -> AsyncGenerator[Output, None]: ...
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,7 @@ from coordinator.api.events import EventWriter
 from coordinator.api.gate import Backend, Gate
 from coordinator.api.quotas import NoQuotas, Quotas
 from coordinator.api.validation import Generation, resolve
-from coordinator.engine.async_engine import PART
+from coordinator.engine.async_engine import PART, RequestExpiredError
 from coordinator.engine.request import Output
 from protos.expertmesh.v1 import generation_pb2 as pb
 
@@ -149,13 +149,15 @@ class Work:
             yield event
         clock = _Clock(facts, request.arrival_time)
         try:
-            async with aclosing(self.backend.engine.stream(request)) as outputs:
-                async for output in _until(outputs, front.max_seconds):
+            async with aclosing(self.backend.engine.stream(request, front.max_seconds)) as outputs:
+                async for output in outputs:
                     self.ticket.started(waiting)
                     waiting = 0
                     clock.saw(output)
                     for event in writer.events(output):
                         yield event
+        except RequestExpiredError:
+            raise _too_old(front.max_seconds) from None
         finally:
             facts.cached_tokens = writer.num_cached
             front.quotas.spent(self.caller.key_id, facts.prompt_tokens + facts.completion_tokens)
@@ -172,20 +174,6 @@ async def off_loop(message: Message, function: Callable[..., R], *arguments: obj
 def check_deadline(caller: Caller) -> None:
     if caller.deadline is not None and time.monotonic() >= caller.deadline:
         raise ApiError.of(Reason.DEADLINE_EXCEEDED, "the deadline passed before the request could begin")
-
-
-async def _until(outputs: AsyncGenerator[Output, None], seconds: float) -> AsyncGenerator[Output, None]:
-    """Passes outputs on. The time limit covers the waits for them and never what their reader does."""
-    end = asyncio.get_running_loop().time() + seconds
-    while True:
-        try:
-            async with asyncio.timeout_at(end):
-                output = await anext(outputs)
-        except StopAsyncIteration:
-            return
-        except TimeoutError:
-            raise _too_old(seconds) from None
-        yield output
 
 
 def _too_old(seconds: float) -> ApiError:

@@ -1,6 +1,5 @@
 """GenerationService on grpc.aio: messages in front of what all fronts share."""
 
-import asyncio
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import aclosing, asynccontextmanager
@@ -16,6 +15,7 @@ from coordinator.api.generations import Caller, Facts, Front, admitted, off_loop
 from coordinator.api.grpc_call import Call, Context, rpc, trace_parent
 from coordinator.api.grpc_methods import Behaviours
 from coordinator.api.served_model import ServedModel
+from coordinator.api.stall_guard import StallGuard
 from protos.expertmesh.v1 import generation_pb2 as pb
 
 SERVICE = pb.DESCRIPTOR.services_by_name["GenerationService"]
@@ -44,18 +44,20 @@ class GenerationService:
 
     async def generate_stream(self, message: pb.GenerateRequest, context: Context) -> None:
         # Written here and not yielded: a failing write ends this body at once, and with it the request.
-        async with _generation("GenerateStream", message, context, self._front) as (call, events):
+        async with (
+            _generation("GenerateStream", message, context, self._front) as (call, events),
+            StallGuard(self._write_stall_timeout) as guard,
+        ):
             async for event in events:
                 await call.accept()
-                await self._write(context, event)
+                try:
+                    await guard.wait(context.write(event))
+                except TimeoutError:
+                    raise self._stalled() from None
 
-    async def _write(self, context: Context, event: pb.GenerateStreamResponse) -> None:
-        try:
-            async with asyncio.timeout(self._write_stall_timeout):
-                await context.write(event)
-        except TimeoutError:
-            message = f"the client has read nothing for {self._write_stall_timeout:.0f} s"
-            raise ApiError.of(Reason.SLOW_CONSUMER, message) from None
+    def _stalled(self) -> ApiError:
+        message = f"the client has read nothing for {self._write_stall_timeout:.0f} s"
+        return ApiError.of(Reason.SLOW_CONSUMER, message)
 
     async def tokenize(self, message: pb.TokenizeRequest, context: Context) -> pb.TokenizeResponse:
         return await self._answer("Tokenize", tokenization.tokenize, message, context)

@@ -1,11 +1,12 @@
 """The arguments that size the engine and its workers, the same for `serve`, `generate` and the benchmarks."""
 
 import argparse
+from pathlib import Path
 
 from coordinator.config import EngineConfig, WorkersConfig
 from moe_model.manifest import DTYPES
 
-TRANSPORTS = ("ray", "in-process")
+TRANSPORTS = ("stream", "ray", "in-process")
 # More would not be slow but end the process, or the machine.
 MAX_THREADS = 1024
 MAX_WORKERS = 1024
@@ -21,6 +22,20 @@ def add_engine_arguments(parser: argparse.ArgumentParser) -> None:
         help="of weights and activations; float32 is exact (float32)",
     )
     group.add_argument(
+        "--expert-dtype",
+        choices=("model", "int8"),
+        default=default.expert_dtype,
+        help="of the experts' matrices; int8 halves their memory against bfloat16 and is not exact "
+        f"({default.expert_dtype})",
+    )
+    group.add_argument(
+        "--kernels",
+        choices=("auto", "native", "torch"),
+        default=default.kernels,
+        help="what computes, native: our own C, for CPUs; torch: its operations, for any device "
+        f"({default.kernels}: native on a CPU, where it was built)",
+    )
+    group.add_argument(
         "--device",
         choices=("auto", "cpu", "cuda"),
         default="auto",
@@ -29,6 +44,10 @@ def add_engine_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--threads", type=num_threads, metavar="N", help="torch threads of the coordinator (torch's choice)"
     )
+    _add_sizes(group, default)
+
+
+def _add_sizes(group: argparse._ArgumentGroup, default: EngineConfig) -> None:
     group.add_argument(
         "--max-batch",
         type=positive,
@@ -72,19 +91,52 @@ def add_worker_arguments(parser: argparse.ArgumentParser, default_workers: int) 
         "--replicas", type=positive, default=1, metavar="R", help="workers that hold each expert (1)"
     )
     group.add_argument(
-        "--transport",
-        choices=TRANSPORTS,
-        default="ray",
-        help="ray: Ray actors; in-process: in this one, for tests (ray)",
-    )
-    group.add_argument(
         "--worker-threads",
         type=num_threads,
         metavar="N",
         help="torch threads of each worker (its share of this machine's cores; on a running cluster, all)",
     )
+    group.add_argument(
+        "--micro-batches",
+        choices=("auto", "1", "2"),
+        default="auto",
+        help="parts of a step in flight: while one is at the workers the next is in attention "
+        "(auto: what is measured to be faster)",
+    )
+    _add_data_plane_arguments(group, default)
     _add_ray_arguments(group, default)
     _add_worker_times(group, default)
+
+
+def _add_data_plane_arguments(group: argparse._ArgumentGroup, default: WorkersConfig) -> None:
+    group.add_argument(
+        "--transport",
+        choices=TRANSPORTS,
+        default=default.transport,
+        help="of rows to Ray actors, stream: over a socket; ray: by Ray's calls, which are slower; "
+        f"in-process: workers in this process, for tests ({default.transport})",
+    )
+    group.add_argument(
+        "--wire-dtype",
+        choices=tuple(DTYPES),
+        default=default.wire_dtype,
+        help="of rows on their way to workers; bfloat16 halves the bytes and rounds rows of a float32 model; "
+        f"answers are float32 ({default.wire_dtype})",
+    )
+    group.add_argument(
+        "--combine",
+        choices=("exact", "sum"),
+        default=default.combine,
+        help="exact: results never depend on the placement; sum: where a token has more than two experts, "
+        f"fewer bytes, rounded according to the placement ({default.combine})",
+    )
+
+    for name, what in (
+        ("cert", "certificate that both ends of a worker's stream show, in PEM; on every machine"),
+        ("key", "its private key, mode 600"),
+        ("ca", "the CA that has signed it; all three: TLS between machines"),
+    ):
+        group.add_argument(f"--data-tls-{name}", type=Path, metavar="FILE", help=what)
 
 
 def _add_ray_arguments(group: argparse._ArgumentGroup, default: WorkersConfig) -> None:
@@ -132,12 +184,15 @@ def _add_worker_times(group: argparse._ArgumentGroup, default: WorkersConfig) ->
 def engine_config(args: argparse.Namespace) -> EngineConfig:
     return EngineConfig(
         dtype=DTYPES[args.dtype],
+        expert_dtype=args.expert_dtype,
+        kernels=args.kernels,
         device=args.device,
         num_threads=args.threads,
         kv_cache_bytes=args.kv_cache_mib << 20,
         max_num_seqs=args.max_batch,
         max_step_tokens=args.max_step_tokens,
         prefix_caching=args.prefix_caching,
+        micro_batches=None if args.micro_batches == "auto" else int(args.micro_batches),
     )
 
 
@@ -146,6 +201,11 @@ def workers_config(args: argparse.Namespace) -> WorkersConfig:
         num_workers=args.workers,
         replicas=args.replicas,
         transport=args.transport,
+        wire_dtype=args.wire_dtype,
+        combine=args.combine,
+        data_tls_cert=args.data_tls_cert,
+        data_tls_key=args.data_tls_key,
+        data_tls_ca=args.data_tls_ca,
         ray_address=args.ray_address,
         ray_namespace=args.ray_namespace,
         replace_workers=args.replace_workers,

@@ -5,16 +5,17 @@ Shapes: T tokens, D d_model, E experts, K experts per token.
 
 from collections import defaultdict, deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cache
 from typing import Any, TypeVar, cast
 
 import torch
 
+from expert_workers.dispatch import PoolOptions
 from expert_workers.in_process import InProcessTransport
 from expert_workers.members import Expected
 from expert_workers.placement import Placement, place
-from expert_workers.pool import ExpertPool, PoolOptions
+from expert_workers.pool import ExpertPool
 from expert_workers.pool_stats import PoolObserver
 from expert_workers.transport import Failure, FailureReason, Pending
 from expert_workers.wire import ExpertCall, ExpertReply, dtype_name
@@ -23,6 +24,7 @@ from moe_model.config import ModelConfig
 from moe_model.dispatch import Expert, ExpertKey
 from moe_model.experts import LocalExperts
 from moe_model.families import family_of
+from moe_model.kernels.torch_kernels import TorchKernels
 from moe_model.router import Routing
 
 T = TypeVar("T")
@@ -40,7 +42,9 @@ def make_experts(config: ModelConfig, dtype: torch.dtype = torch.float32) -> dic
     family, generator = family_of(config), torch.Generator().manual_seed(7)
     return {
         (layer, expert): family.build_expert(
-            config, {name: t.to(dtype) for name, t in family.init_expert(config, generator).items()}
+            config,
+            {name: t.to(dtype) for name, t in family.init_expert(config, generator).items()},
+            TorchKernels(),
         )
         for layer in range(config.n_layers)
         for expert in range(config.n_experts)
@@ -52,7 +56,9 @@ def make_worker(
 ) -> ExpertWorker:
     keys = placement.experts_of(rank)
     experts = {key: make_experts(config, dtype)[key] for key in keys}
-    return ExpertWorker(WorkerSpec(rank, "", keys, dtype), Loaded(experts, 0, config.d_model, "sums", 0.0))
+    bank = TorchKernels().bank(experts, config.n_experts)
+    loaded = Loaded(bank, frozenset(keys), 0, config.d_model, dtype, "sums", 0.0)
+    return ExpertWorker(WorkerSpec(rank, "", keys, dtype), loaded)
 
 
 def make_routing(num_tokens: int, n_experts: int, top_k: int, seed: int = 0) -> Routing:
@@ -68,7 +74,7 @@ def make_rows(num_tokens: int, config: ModelConfig, dtype: torch.dtype = torch.f
 
 
 def make_local(config: ModelConfig, dtype: torch.dtype = torch.float32) -> LocalExperts:
-    return LocalExperts(make_experts(config, dtype), config.n_experts)
+    return LocalExperts(TorchKernels().bank(make_experts(config, dtype), config.n_experts))
 
 
 @dataclass(frozen=True)
@@ -122,7 +128,7 @@ def fails(reason: FailureReason) -> Fault:
 
 
 def changes(**fields: Any) -> Fault:
-    return lambda call, reply: replace(reply, **fields)
+    return lambda call, reply: reply._replace(**fields)
 
 
 def make_pool(

@@ -6,45 +6,89 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from expert_workers.frame import decode_call, decode_reply, encode_call, encode_reply
-from expert_workers.wire import ExpertCall, ExpertReply, numpy_dtype
+from expert_workers.frame import (
+    HEADER,
+    MAX_BODY_BYTES,
+    MAX_ERROR_BYTES,
+    call_frame,
+    decode_call,
+    decode_reply,
+    encode,
+    error_frame,
+    read_header,
+    reply_frame,
+)
+from expert_workers.wire import ExpertCall, ExpertReply, ReplyForm, numpy_dtype
 from moe_model.errors import ReplyError
 
 CALL = ExpertCall(
-    9, 1, 2, ((0, 1), (3, 2)), np.array([0, 0, 1], np.int32), np.eye(2, 3, dtype=np.float32), "float32"
+    9,
+    1,
+    2,
+    ((0, 1), (3, 2)),
+    np.array([0, 0, 1], np.int32),
+    np.array([0.5, 0.25, 1.0], np.float32),
+    np.eye(2, 3, dtype=np.float32),
+    "float32",
+    ReplyForm.SUM,
 )
-FRAME = encode_call(CALL)
+FRAME = encode(call_frame(CALL))
+REPLY = ExpertReply(4, 1, np.ones((1, 1), np.float32), 0.0)
 
 
 @given(
     st.integers(0, 2**64 - 1),
-    st.lists(st.tuples(st.integers(0, 2**32 - 1), st.integers(1, 4)), min_size=1, max_size=5),
+    st.lists(st.tuples(st.integers(0, 2**32 - 1), st.integers(1, 4)), min_size=1, max_size=20),
     st.integers(0, 5),
     st.booleans(),
     st.sampled_from(["float32", "bfloat16"]),
+    st.sampled_from(ReplyForm),
 )
 def test_a_call_comes_back_as_it_was(
-    call_id: int, segments: list[tuple[int, int]], width: int, has_index: bool, dtype: str
+    call_id: int,
+    segments: list[tuple[int, int]],
+    width: int,
+    has_index: bool,
+    dtype: str,
+    form: ReplyForm,
 ) -> None:
     pairs = sum(count for _, count in segments)
     rows = torch.arange(pairs * width).numpy().astype(numpy_dtype(dtype)).reshape(pairs, width)
     index = np.arange(pairs, dtype=np.int32) if has_index else None
-    call = ExpertCall(call_id, 5, 3, tuple(segments), index, rows, dtype)
-    back = decode_call(encode_call(call))
-    assert (back.call_id, back.epoch, back.layer) == (call_id, 5, 3)
-    assert (back.segments, back.dtype) == (call.segments, dtype)
-    assert np.array_equal(back.x_RD, rows)
-    assert back.x_RD.dtype == rows.dtype
-    assert (back.row_index_P is None) == (index is None)
-    if index is not None and back.row_index_P is not None:
-        assert np.array_equal(back.row_index_P, index)
+    weights = np.linspace(0, 1, pairs, dtype=np.float32) if form is ReplyForm.SUM else None
+    call = ExpertCall(call_id, 5, 3, tuple(segments), index, weights, rows, dtype, form)
+    pieces, num_bytes = call_frame(call)
+    frame = encode((pieces, num_bytes))
+    assert len(frame) == num_bytes == HEADER.size + read_header(frame).body_bytes
+    back = decode_call(frame)
+    assert back[:4] == call[:4]
+    assert (back.dtype, back.form) == (dtype, form)
+    for name in ("row_index_P", "weights_P", "x_RD"):
+        expected, got = getattr(call, name), getattr(back, name)
+        assert (expected is None) == (got is None)
+        if expected is not None:
+            assert got.dtype == expected.dtype
+            assert np.array_equal(got, expected)
+
+
+def test_arrays_are_sent_from_where_they_are_and_rows_begin_at_a_cache_line() -> None:
+    pieces, _ = call_frame(CALL)
+    assert any(piece is CALL.x_RD for piece in pieces)
+    assert FRAME[64:88] == CALL.x_RD.tobytes()
 
 
 def test_a_reply_comes_back_as_it_was() -> None:
-    y = np.arange(6, dtype=np.uint16).reshape(2, 3)
-    back = decode_reply(encode_reply(ExpertReply(4, 1, y, "bfloat16", 0.25)))
-    assert (back.call_id, back.epoch, back.dtype, back.compute_seconds) == (4, 1, "bfloat16", 0.25)
-    assert np.array_equal(back.y_PD, y)
+    y = np.arange(6, dtype=np.float32).reshape(2, 3)
+    back = decode_reply(encode(reply_frame(ExpertReply(4, 1, y, 0.25))))
+    assert (back.call_id, back.epoch, back.compute_seconds) == (4, 1, 0.25)
+    assert np.array_equal(back.y_ND, y)
+
+
+def test_an_error_is_one_bounded_line() -> None:
+    frame = encode(error_frame(7, "first\nsecond " + "x" * 5000))
+    header = read_header(frame)
+    assert (header.call_id, header.body_bytes) == (7, MAX_ERROR_BYTES)
+    assert frame[HEADER.size :].startswith(b"first second xxx")
 
 
 @pytest.mark.parametrize("end", range(0, len(FRAME), 7))
@@ -57,15 +101,36 @@ def test_a_cut_frame_is_refused(end: int) -> None:
     ("offset", "value"),
     [
         (0, b"XX"),
-        (2, b"\x02"),
+        (2, b"\x01"),
         (3, b"\x02"),
+        (3, b"\x04"),
         (4, b"\x09"),
         (5, b"\x02"),
-        (26, struct.pack("<I", 2**31)),
-        (30, struct.pack("<I", 2**31)),
-        (34, struct.pack("<I", 2**31)),
+        (6, b"\x02"),
+        (8, struct.pack("<Q", MAX_BODY_BYTES + 1)),
+        (8, struct.pack("<Q", 2**64 - 1)),
+        (8, struct.pack("<Q", 1)),
+        (36, struct.pack("<I", 2**32 - 1)),
+        (40, struct.pack("<I", 2**32 - 1)),
+        (44, struct.pack("<I", 2**32 - 1)),
+        (48, struct.pack("<I", 2**32 - 1)),
     ],
-    ids=["magic", "version", "kind", "dtype", "index flag", "segments", "rows", "pairs"],
+    ids=[
+        "magic",
+        "version",
+        "a reply",
+        "kind",
+        "dtype",
+        "form",
+        "index flag",
+        "too long",
+        "far too long",
+        "too short",
+        "segments",
+        "rows",
+        "pairs",
+        "width",
+    ],
 )
 def test_a_frame_with_a_wrong_header_is_refused(offset: int, value: bytes) -> None:
     with pytest.raises(ReplyError, match="frame"):
@@ -78,15 +143,22 @@ def test_bytes_that_are_no_frame_are_refused(data: bytes) -> None:
         decode_reply(data)
 
 
-@given(st.binary(min_size=53, max_size=53))
+@given(st.binary(min_size=61, max_size=61))
 def test_a_random_header_is_refused_without_believing_it(data: bytes) -> None:
     with pytest.raises(ReplyError):
-        decode_call(b"EM\x01\x01" + data)
+        decode_call(b"EM\x02\x01" + data)
 
 
 def test_a_reply_is_no_call() -> None:
     with pytest.raises(ReplyError, match="bad kind"):
-        decode_call(encode_reply(ExpertReply(4, 1, np.ones((1, 1), np.float32), "float32", 0.0)))
+        decode_call(encode(reply_frame(REPLY)))
+    with pytest.raises(ReplyError, match="bad kind"):
+        decode_reply(FRAME)
+
+
+def test_an_old_frame_names_the_version() -> None:
+    with pytest.raises(ReplyError, match="not version 2 of the data plane"):
+        read_header(b"EM\x01" + FRAME[3:])
 
 
 def test_segments_must_add_up() -> None:

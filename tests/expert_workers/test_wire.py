@@ -1,5 +1,4 @@
 import math
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -11,6 +10,7 @@ from hypothesis import strategies as st
 from expert_workers.wire import (
     ExpertCall,
     ExpertReply,
+    ReplyForm,
     all_finite,
     array_to_tensor,
     dtype_name,
@@ -20,9 +20,18 @@ from expert_workers.wire import (
 from moe_model.errors import ReplyError
 
 CALL = ExpertCall(
-    7, 3, 0, ((1, 2), (4, 1)), np.array([0, 1, 1], np.int32), np.ones((2, 4), np.float32), "float32"
+    7,
+    3,
+    0,
+    ((1, 2), (4, 1)),
+    np.array([0, 1, 1], np.int32),
+    None,
+    np.ones((2, 4), np.float32),
+    "float32",
+    ReplyForm.PAIRS,
 )
-REPLY = ExpertReply(7, 3, np.ones((3, 4), np.float32), "float32", 0.1)
+SUM = CALL._replace(form=ReplyForm.SUM, weights_P=np.ones(3, np.float32))
+REPLY = ExpertReply(7, 3, np.ones((3, 4), np.float32), 0.1)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -55,8 +64,19 @@ def test_one_bad_value_is_found(value: float, dtype: torch.dtype) -> None:
     assert not all_finite(tensor_to_array(tensor), dtype_name(dtype))
 
 
+@pytest.mark.parametrize("value", [1e30, -3e38])
+def test_values_whose_squares_are_too_large_are_finite(value: float) -> None:
+    assert all_finite(np.full((3, 4), value, np.float32), "float32")
+
+
 def test_a_good_reply_passes() -> None:
     validate_reply(2, CALL, REPLY)
+    validate_reply(2, SUM, REPLY._replace(y_ND=np.ones((2, 4), np.float32)))
+
+
+def test_a_sum_has_a_row_for_each_row_that_was_sent() -> None:
+    with pytest.raises(ReplyError, match=r"shape \(3, 4\), expected \(2, 4\)"):
+        validate_reply(2, SUM, REPLY)
 
 
 @pytest.mark.parametrize(
@@ -64,17 +84,16 @@ def test_a_good_reply_passes() -> None:
     [
         ({"call_id": 6}, "worker 2: reply has call id 6, expected 7"),
         ({"epoch": 2}, "worker 2: reply has epoch 2, expected 3"),
-        ({"dtype": "bfloat16"}, "worker 2: reply has dtype bfloat16, expected float32"),
-        ({"y_PD": np.ones((3, 4))}, "worker 2: reply has element type float64, expected float32"),
-        ({"y_PD": np.ones((2, 4), np.float32)}, r"worker 2: reply has shape \(2, 4\), expected \(3, 4\)"),
-        ({"y_PD": np.ones((3, 5), np.float32)}, r"worker 2: reply has shape \(3, 5\), expected \(3, 4\)"),
-        ({"y_PD": np.ones(12, np.float32)}, r"worker 2: reply has shape \(12,\), expected \(3, 4\)"),
-        ({"y_PD": np.full((3, 4), np.nan, np.float32)}, "worker 2: reply has values that are not finite"),
+        ({"y_ND": np.ones((3, 4))}, "worker 2: reply has element type float64, expected float32"),
+        ({"y_ND": np.ones((2, 4), np.float32)}, r"worker 2: reply has shape \(2, 4\), expected \(3, 4\)"),
+        ({"y_ND": np.ones((3, 5), np.float32)}, r"worker 2: reply has shape \(3, 5\), expected \(3, 4\)"),
+        ({"y_ND": np.ones(12, np.float32)}, r"worker 2: reply has shape \(12,\), expected \(3, 4\)"),
+        ({"y_ND": np.full((3, 4), np.nan, np.float32)}, "worker 2: reply has values that are not finite"),
     ],
 )
 def test_a_wrong_reply_is_refused(wrong: dict[str, Any], message: str) -> None:
     with pytest.raises(ReplyError, match=message):
-        validate_reply(2, CALL, replace(REPLY, **wrong))
+        validate_reply(2, CALL, REPLY._replace(**wrong))
 
 
 def test_a_row_that_was_not_finite_is_not_the_worker_s_fault_but_its_neighbour_is() -> None:
@@ -82,7 +101,10 @@ def test_a_row_that_was_not_finite_is_not_the_worker_s_fault_but_its_neighbour_i
     x[1, 2] = np.inf
     y = np.ones((3, 4), np.float32)
     y[1:] = np.nan
-    validate_reply(2, replace(CALL, x_RD=x), replace(REPLY, y_PD=y))
+    validate_reply(2, CALL._replace(x_RD=x), REPLY._replace(y_ND=y))
+    validate_reply(2, SUM._replace(x_RD=x), REPLY._replace(y_ND=y[:2]))
     y[0, 0] = np.nan
     with pytest.raises(ReplyError, match="not finite"):
-        validate_reply(2, replace(CALL, x_RD=x), replace(REPLY, y_PD=y))
+        validate_reply(2, CALL._replace(x_RD=x), REPLY._replace(y_ND=y))
+    with pytest.raises(ReplyError, match="not finite"):
+        validate_reply(2, SUM._replace(x_RD=x), REPLY._replace(y_ND=y[:2]))

@@ -1,4 +1,3 @@
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -7,7 +6,7 @@ import pytest
 import torch
 
 from expert_workers.placement import place
-from expert_workers.wire import ExpertCall
+from expert_workers.wire import ExpertCall, ReplyForm, tensor_to_array
 from expert_workers.worker import ExpertWorker, WorkerSpec
 from moe_model.checkpoint import Checkpoint
 from moe_model.config import ModelConfig
@@ -22,7 +21,8 @@ PLACEMENT = place(2, 5, 2)
 
 def make_call(**changes: Any) -> ExpertCall:
     rows = np.linspace(-1, 1, 3 * CONFIG.d_model, dtype=np.float32).reshape(3, CONFIG.d_model)
-    return replace(ExpertCall(1, 0, 0, ((0, 2), (2, 1)), None, rows, "float32"), **changes)
+    call = ExpertCall(1, 0, 0, ((0, 2), (2, 1)), None, None, rows, "float32", ReplyForm.PAIRS)
+    return call._replace(**changes)
 
 
 @pytest.fixture
@@ -41,20 +41,56 @@ def test_it_computes_the_segments(worker: ExpertWorker) -> None:
     call = make_call()
     expected = compute_segments(make_experts(CONFIG), 0, torch.from_numpy(call.x_RD), call.segments)
     reply = worker.compute(call)
-    assert (reply.call_id, reply.epoch, reply.dtype) == (1, 0, "float32")
-    assert np.array_equal(reply.y_PD, expected.numpy())
+    assert (reply.call_id, reply.epoch) == (1, 0)
+    assert np.array_equal(reply.y_ND, expected.numpy())
+
+
+@pytest.mark.parametrize("num_repeats", [1, 40])
+def test_sums_are_weighted_in_float32_and_in_the_order_of_the_pairs(
+    worker: ExpertWorker, num_repeats: int
+) -> None:
+    index = np.array([0, 2, 2] * num_repeats, np.int32)
+    weights = np.linspace(0.1, 0.9, 3 * num_repeats, dtype=np.float32)
+    segments = ((0, 2 * num_repeats), (2, num_repeats))
+    pairs = worker.compute(make_call(segments=segments, row_index_P=index)).y_ND
+    call = make_call(segments=segments, row_index_P=index, weights_P=weights, form=ReplyForm.SUM)
+    expected = np.zeros((3, CONFIG.d_model), np.float32)
+    for row, weight, y_D in zip(index, weights, pairs, strict=True):
+        expected[row] += weight * y_D
+    assert np.array_equal(worker.compute(call).y_ND, expected)
+
+
+def test_sums_without_an_index_are_weighted_rows(worker: ExpertWorker) -> None:
+    weights = np.array([0.5, 0.25, 0.1], np.float32)
+    pairs = worker.compute(make_call()).y_ND
+    reply = worker.compute(make_call(weights_P=weights, form=ReplyForm.SUM))
+    assert np.array_equal(reply.y_ND, weights[:, None] * pairs)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("wire", [torch.float32, torch.bfloat16])
+def test_rows_may_travel_in_another_dtype_and_answers_are_float32(
+    dtype: torch.dtype, wire: torch.dtype
+) -> None:
+    worker = make_worker(CONFIG, PLACEMENT, 0, dtype)
+    rows = torch.from_numpy(make_call().x_RD).to(torch.bfloat16)
+    call = make_call(x_RD=tensor_to_array(rows.to(wire)), dtype=str(wire).removeprefix("torch."))
+    expected = compute_segments(make_experts(CONFIG, dtype), 0, rows.to(dtype), call.segments)
+    y_ND = worker.compute(call).y_ND
+    assert y_ND.dtype == np.float32
+    assert np.array_equal(y_ND, expected.float().numpy())
 
 
 def test_a_row_index_repeats_rows(worker: ExpertWorker) -> None:
     index = np.array([0, 2, 2], np.int32)
     reply = worker.compute(make_call(row_index_P=index))
-    assert np.array_equal(reply.y_PD, worker.compute(make_call(x_RD=make_call().x_RD[index])).y_PD)
+    assert np.array_equal(reply.y_ND, worker.compute(make_call(x_RD=make_call().x_RD[index])).y_ND)
 
 
 def test_rows_may_be_read_only(worker: ExpertWorker) -> None:
     call = make_call()
     rows = np.frombuffer(call.x_RD.tobytes(), np.float32).reshape(call.x_RD.shape)
-    assert np.array_equal(worker.compute(make_call(x_RD=rows)).y_PD, worker.compute(call).y_PD)
+    assert np.array_equal(worker.compute(make_call(x_RD=rows)).y_ND, worker.compute(call).y_ND)
 
 
 @pytest.mark.parametrize(
@@ -68,7 +104,8 @@ def test_rows_may_be_read_only(worker: ExpertWorker) -> None:
         ({"row_index_P": np.array([0, 1], np.int32)}, "2 pairs where the segments have 3"),
         ({"row_index_P": np.array([0, 1, 3], np.int32)}, "row index outside the 3 rows"),
         ({"row_index_P": np.array([0, 1, -1], np.int32)}, "row index outside the 3 rows"),
-        ({"dtype": "bfloat16"}, "rows are bfloat16, the experts are float32"),
+        ({"form": ReplyForm.SUM}, "a sum of 3 pairs without a weight for each"),
+        ({"form": ReplyForm.SUM, "weights_P": np.ones(2, np.float32)}, "without a weight for each"),
         ({"x_RD": np.ones((3, 5), np.float32)}, r"rows have shape \(3, 5\), expected \(rows, 16\)"),
         ({"x_RD": np.ones(3, np.float32)}, r"rows have shape \(3,\)"),
     ],

@@ -1,6 +1,6 @@
 """Expert workers as real Ray actors on a local cluster of our own, and what happens when they fail.
 
-Each test gets workers in a namespace of its own; the cluster is started once.
+The cluster and its workers are started once; tests of the way to them run for each transport.
 """
 
 import os
@@ -11,20 +11,22 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
+from functools import partial
 from pathlib import Path
 
 import pytest
 import ray
 import torch
 
+from expert_workers.dispatch import PoolOptions
 from expert_workers.members import Expected
 from expert_workers.placement import Placement, place
-from expert_workers.pool import ExpertPool, PoolOptions
+from expert_workers.pool import ExpertPool
 from expert_workers.processes import Process, is_running
 from expert_workers.ray_cluster import RayCluster
 from expert_workers.ray_workers import RayWorkers, actor_name
-from expert_workers.transport import FailureReason
+from expert_workers.transport import FailureReason, Transport
 from expert_workers.worker import WorkerSpec
 from moe_model.checkpoint import Checkpoint
 from moe_model.config import ModelConfig
@@ -64,7 +66,7 @@ def local(checkpoint: Checkpoint) -> LocalExperts:
 def running(checkpoint: Checkpoint, placement: Placement) -> Iterator[RayWorkers]:
     path, sums = str(checkpoint.path), checkpoint.fingerprint
     specs = [
-        WorkerSpec(rank, path, placement.experts_of(rank), num_threads=1, fingerprint=sums)
+        WorkerSpec(rank, path, placement.experts_of(rank), num_threads=1, fingerprint=sums, kernels="torch")
         for rank in range(placement.num_workers)
     ]
     workers = RayWorkers.start(specs, namespace=f"test-{placement.num_workers}")
@@ -88,12 +90,26 @@ def trio(cluster: RayCluster, checkpoint: Checkpoint) -> Iterator[RayWorkers]:
         yield workers
 
 
-@contextmanager
-def connected(placement: Placement, workers: RayWorkers) -> Iterator[ExpertPool]:
-    options = PoolOptions(call_timeout=CALL_TIMEOUT, retry_interval=0.1)
-    pool = ExpertPool.connect(placement, workers.transport(), options, Expected("float32"))
-    yield pool
-    pool.close()
+TRANSPORTS: dict[str, Callable[[RayWorkers], Transport]] = {
+    "unix": RayWorkers.stream_transport,
+    "tcp": partial(RayWorkers.stream_transport, use_unix=False),
+    "ray": RayWorkers.call_transport,
+}
+Connected = Callable[[Placement, RayWorkers], AbstractContextManager[ExpertPool]]
+
+
+@pytest.fixture(params=TRANSPORTS)
+def connected(request: pytest.FixtureRequest) -> Connected:
+    make = TRANSPORTS[request.param]
+
+    @contextmanager
+    def connect(placement: Placement, workers: RayWorkers) -> Iterator[ExpertPool]:
+        options = PoolOptions(call_timeout=CALL_TIMEOUT, retry_interval=0.1)
+        pool = ExpertPool.connect(placement, make(workers), options, Expected("float32"))
+        yield pool
+        pool.close()
+
+    return connect
 
 
 def check_equal(pool: ExpertPool, local: LocalExperts, checkpoint: Checkpoint, copies: int) -> None:
@@ -108,27 +124,29 @@ def check_equal(pool: ExpertPool, local: LocalExperts, checkpoint: Checkpoint, c
 
 
 def test_two_workers_equal_local_experts(
-    pair: RayWorkers, local: LocalExperts, checkpoint: Checkpoint
+    connected: Connected, pair: RayWorkers, local: LocalExperts, checkpoint: Checkpoint
 ) -> None:
     with connected(PAIR, pair) as pool:
         check_equal(pool, local, checkpoint, copies=1)
 
 
 def test_three_workers_with_replicas_equal_local_experts(
-    trio: RayWorkers, local: LocalExperts, checkpoint: Checkpoint
+    connected: Connected, trio: RayWorkers, local: LocalExperts, checkpoint: Checkpoint
 ) -> None:
     with connected(TRIO, trio) as pool:
         check_equal(pool, local, checkpoint, copies=2)
 
 
-def test_rows_too_many_for_an_inline_message_come_back_right(pair: RayWorkers, local: LocalExperts) -> None:
+def test_rows_too_many_for_an_inline_message_come_back_right(
+    connected: Connected, pair: RayWorkers, local: LocalExperts
+) -> None:
     x_TD, routing = make_rows(4000, CONFIG), make_routing(4000, CONFIG.n_experts, 2)
     with connected(PAIR, pair) as pool:
         assert torch.equal(pool.forward(0, x_TD, routing), local.forward(0, x_TD, routing))
 
 
 def test_a_replica_answers_for_a_killed_worker_which_ray_starts_again(
-    trio: RayWorkers, local: LocalExperts
+    connected: Connected, trio: RayWorkers, local: LocalExperts
 ) -> None:
     expected = local.forward(1, X_TD, ROUTING)
     with connected(TRIO, trio) as pool:
@@ -144,7 +162,7 @@ def test_a_replica_answers_for_a_killed_worker_which_ray_starts_again(
 
 
 def test_without_a_replica_the_loss_is_told_in_time_and_mended_by_the_restart(
-    pair: RayWorkers, local: LocalExperts
+    connected: Connected, pair: RayWorkers, local: LocalExperts
 ) -> None:
     with connected(PAIR, pair) as pool:
         os.kill(pool.topology()[1].pid, signal.SIGKILL)
@@ -157,7 +175,9 @@ def test_without_a_replica_the_loss_is_told_in_time_and_mended_by_the_restart(
         assert torch.equal(pool.forward(1, X_TD, ROUTING), local.forward(1, X_TD, ROUTING))
 
 
-def test_a_stopped_worker_costs_one_deadline_once(trio: RayWorkers, local: LocalExperts) -> None:
+def test_a_stopped_worker_costs_one_deadline_once(
+    connected: Connected, trio: RayWorkers, local: LocalExperts
+) -> None:
     expected = local.forward(1, X_TD, ROUTING)
     with connected(TRIO, trio) as pool:
         pid = pool.topology()[2].pid
@@ -276,7 +296,7 @@ if __name__ == "__main__":
     cluster = RayCluster.start_local(object_store_bytes=80 << 20)
     specs = [WorkerSpec(rank, sys.argv[1], ((0, rank),)) for rank in range(2)]
     workers = RayWorkers.start(specs, namespace="script")
-    transport = workers.transport()
+    transport = workers.stream_transport()
     pids = [describe(transport, rank).pid for rank in range(2)]
     assert os.getpriority(os.PRIO_PROCESS, pids[0]) == os.getpriority(os.PRIO_PROCESS, 0)
     os.killpg(0, signal.SIGTERM)

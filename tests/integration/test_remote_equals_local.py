@@ -99,7 +99,7 @@ def ray_experts(checkpoint: Checkpoint, num_workers: int, replicas: int) -> Iter
     with ExitStack() as stack:
         workers = RayWorkers.start(specs, namespace=f"matrix-{num_workers}-{replicas}")
         stack.callback(workers.close)
-        pool = ExpertPool.connect(placement, workers.transport())
+        pool = ExpertPool.connect(placement, workers.stream_transport())
         stack.callback(pool.close)
         yield pool
 

@@ -19,6 +19,7 @@ from coordinator.api.generations import Front
 from coordinator.api.grpc_server import GrpcServer
 from coordinator.api.request_log import RequestLog
 from coordinator.api.served_model import ServedModel
+from coordinator.engine.async_engine import RequestExpiredError
 from coordinator.engine.request import FinishReason, Output, Request, RequestTimings, Stop
 from moe_model.checkpoint import GenerationDefaults
 from moe_model.config import ModelConfig
@@ -81,11 +82,11 @@ class FakeEngine:
         # Kept, so that only whoever closes a stream ends it, and never the garbage collector.
         self._streams: list[AsyncGenerator[Output, None]] = []
 
-    def stream(self, request: Request) -> AsyncGenerator[Output, None]:
-        self._streams.append(self._stream(request))
+    def stream(self, request: Request, max_seconds: float) -> AsyncGenerator[Output, None]:
+        self._streams.append(self._stream(request, max_seconds))
         return self._streams[-1]
 
-    async def _stream(self, request: Request) -> AsyncGenerator[Output, None]:
+    async def _stream(self, request: Request, max_seconds: float) -> AsyncGenerator[Output, None]:
         self.requests.append(request)
         self.num_running += 1
         self.started.set()
@@ -93,7 +94,7 @@ class FakeEngine:
         try:
             for step in self._play(request):
                 if isinstance(step, asyncio.Event):
-                    await step.wait()
+                    await _wait(step, max_seconds)
                 elif isinstance(step, BaseException):
                     done = True
                     raise step
@@ -105,6 +106,14 @@ class FakeEngine:
             if not done:
                 self.aborted.append(request.request_id)
                 self.abort_seen.set()
+
+
+async def _wait(step: asyncio.Event, max_seconds: float) -> None:
+    try:
+        async with asyncio.timeout(max_seconds):
+            await step.wait()
+    except TimeoutError:
+        raise RequestExpiredError("over") from None
 
 
 def ends_at_once() -> FakeEngine:

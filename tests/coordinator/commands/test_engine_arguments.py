@@ -1,0 +1,47 @@
+import argparse
+from pathlib import Path
+
+import pytest
+
+from coordinator.commands.engine_arguments import add_worker_arguments, workers_config
+from coordinator.config import WorkersConfig
+from coordinator.main import data_tls
+from expert_workers.stream_tls import TlsPaths
+from moe_model.errors import ConfigError
+from tests.coordinator.api.certificates import write_private
+
+
+def parse(*arguments: str) -> WorkersConfig:
+    parser = argparse.ArgumentParser()
+    add_worker_arguments(parser, default_workers=2)
+    return workers_config(parser.parse_args(arguments))
+
+
+def test_rows_go_over_exact_streams_unless_told_otherwise() -> None:
+    config = parse()
+    assert (config.transport, config.wire_dtype, config.combine) == ("stream", "float32", "exact")
+    assert config == WorkersConfig(num_workers=2)
+
+
+def test_the_data_plane_can_be_chosen() -> None:
+    config = parse("--transport", "ray", "--wire-dtype", "bfloat16", "--combine", "sum")
+    assert (config.transport, config.wire_dtype, config.combine) == ("ray", "bfloat16", "sum")
+
+
+@pytest.mark.parametrize("wrong", [["--transport", "udp"], ["--wire-dtype", "int8"], ["--combine", "max"]])
+def test_what_there_is_not_is_refused(wrong: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        parse(*wrong)
+    assert wrong[0] in capsys.readouterr().err
+
+
+def test_files_of_tls_are_needed_together_and_the_key_must_be_private(tmp_path: Path) -> None:
+    cert, key, ca = (write_private(tmp_path / name, b"x") for name in ("cert", "key", "ca"))
+    paths = ["--data-tls-cert", str(cert), "--data-tls-key", str(key), "--data-tls-ca", str(ca)]
+    assert data_tls(parse()) is None
+    assert data_tls(parse(*paths)) == TlsPaths(str(cert), str(key), str(ca))
+    with pytest.raises(ConfigError, match="are needed together"):
+        data_tls(parse(*paths[:4]))
+    key.chmod(0o644)
+    with pytest.raises(ConfigError, match=r"data plane TLS key .*: others can read"):
+        data_tls(parse(*paths))

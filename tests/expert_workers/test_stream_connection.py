@@ -1,0 +1,157 @@
+"""Hostile workers, and something else than a worker, at the other end of a stream."""
+
+import socket
+import struct
+import threading
+import time
+from contextlib import suppress
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from expert_workers.frame import call_frame, encode, error_frame, reply_frame
+from expert_workers.placement import place
+from expert_workers.stream_auth import Endpoint, prove_to_client
+from expert_workers.stream_connect import connect
+from expert_workers.stream_connection import StreamConnection
+from expert_workers.transport import Failure, FailureReason
+from expert_workers.wire import ExpertReply
+from moe_model.errors import ReplyError
+from tests.expert_workers.fakes import make_config, make_worker
+from tests.expert_workers.stream_fakes import HOST, introduce_all, make_call, soon, streams
+
+CONFIG = make_config()
+PLACEMENT = place(2, 5, 2)
+
+
+def rogue(answer: bytes) -> tuple[StreamConnection, socket.socket]:
+    """A connection to a worker that says just this."""
+    ours, theirs = socket.socketpair()
+    ours.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, struct.pack("@ll", 5, 0))
+    theirs.sendall(answer)
+    return StreamConnection(7, ours, 1), theirs
+
+
+REPLY = encode(reply_frame(ExpertReply(1, 0, np.ones((2, 4), np.float32), 0.0)))
+
+
+@pytest.mark.parametrize(
+    ("answer", "reason", "message"),
+    [
+        (b"garbage" * 20, FailureReason.INVALID, "not version 2 of the data plane"),
+        (b"EM\x03" + REPLY[3:], FailureReason.INVALID, "not version 2"),
+        (
+            REPLY[:8] + struct.pack("<Q", 1 << 40) + REPLY[16:],
+            FailureReason.INVALID,
+            "longer than any may be",
+        ),
+        (REPLY[:8] + struct.pack("<Q", 1 << 29) + REPLY[16:], FailureReason.INVALID, "expected 32"),
+        (REPLY[:40] + struct.pack("<I", 9) + REPLY[44:], FailureReason.INVALID, "expected 32"),
+        (encode(call_frame(make_call(1))), FailureReason.INVALID, "a call where a reply was expected"),
+        (encode(error_frame(1, "no\nway \x1b[2J")), FailureReason.RAISED, "worker 7: no way"),
+        (REPLY[:70], FailureReason.DIED, "worker 7: its stream is closed"),
+        (b"", FailureReason.DIED, "its stream is closed"),
+    ],
+    ids=["garbage", "version", "length", "size", "rows", "a call", "error", "cut off", "closed"],
+)
+def test_an_answer_that_is_none_is_a_failure(answer: bytes, reason: FailureReason, message: str) -> None:
+    connection, theirs = rogue(answer)
+    pending = connection.send(make_call(1))
+    theirs.shutdown(socket.SHUT_WR)
+    while pending.outcome is None:
+        connection.receive()
+    assert isinstance(pending.outcome, Failure)
+    assert pending.outcome.reason is reason
+    assert message in pending.outcome.message
+    assert pending.outcome.message.isprintable()
+    connection.close()
+    theirs.close()
+
+
+@settings(max_examples=50)
+@given(st.binary(max_size=300), st.integers(0, 100))
+def test_whatever_a_worker_says_the_call_ends(data: bytes, cut: int) -> None:
+    connection, theirs = rogue(REPLY[:cut] + data)
+    pending = connection.send(make_call(1))
+    theirs.close()
+    while pending.outcome is None:
+        connection.receive()
+    connection.close()
+
+
+def test_a_reply_in_pieces_and_one_that_nobody_waits_for() -> None:
+    other = encode(reply_frame(ExpertReply(99, 0, np.ones((500, 4), np.float32), 0.0)))
+    connection, theirs = rogue(other[:1000])
+    pending = connection.send(make_call(1))
+    for part in (other[1000:], REPLY[:10], REPLY[10:80], REPLY[80:]):
+        connection.receive()
+        theirs.sendall(part)
+    while pending.outcome is None:
+        connection.receive()
+    assert isinstance(pending.outcome, ExpertReply)
+    assert connection.is_idle
+    connection.close()
+    theirs.close()
+
+
+@pytest.mark.parametrize(
+    ("answer", "message"),
+    [
+        (b"HTTP/1.1 400 Bad Request\r\n\r\n" + bytes(40), "is no expert worker's data plane"),
+        (b"EMHS\x09" + bytes(60), "speaks version 9 of the data plane, expected 2"),
+        (b"EMHS\x02\x00" + bytes(34) + b"EMHS\x02\x00" + bytes(34), "does not know its own session key"),
+        (b"EMHS\x02\x00" + bytes(34) + b"EMHS\x02\x07" + bytes(34), "refused"),
+    ],
+    ids=["http", "version", "no key", "status"],
+)
+def test_something_else_at_a_worker_s_address_is_named(answer: bytes, message: str) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def behave() -> None:
+            stream, _ = listener.accept()
+            with stream, suppress(OSError):
+                stream.sendall(answer)
+                stream.recv(1 << 10)
+
+        thread = threading.Thread(target=behave)
+        thread.start()
+        port = listener.getsockname()[1]
+        endpoint = Endpoint(1, "elsewhere", "\0none", "127.0.0.1", port, False, bytes(32))
+        with pytest.raises(ReplyError, match=message):
+            connect(endpoint, None, True, soon())
+        thread.join()
+
+
+def test_a_worker_that_is_not_there_is_a_failure_and_not_a_wait() -> None:
+    with streams({0: make_worker(CONFIG, PLACEMENT, 0)}) as (transport, control):
+        gone = Endpoint(1, "elsewhere", "\0none", "127.0.0.1", 1, False, bytes(32))
+        control.endpoints[0] = gone
+        [outcome] = introduce_all(transport)
+        assert isinstance(outcome, Failure)
+        assert outcome.message == "worker 0: its stream cannot be reached: Connection refused"
+        [outcome2] = transport.gather([transport.send(0, make_call(1))], soon())
+        assert outcome2 == Failure(FailureReason.DIED, "worker 0: has no stream")
+
+
+def test_a_worker_that_says_nothing_in_the_handshake_keeps_nobody_waiting() -> None:
+    with (
+        socket.create_server(("127.0.0.1", 0)) as silent,
+        streams({0: make_worker(CONFIG, PLACEMENT, 0)}) as (transport, control),
+    ):
+        control.endpoints[0] = Endpoint(1, "", "\0none", HOST, silent.getsockname()[1], False, bytes(32))
+        pending = transport.describe(0)
+        started = time.monotonic()
+        [outcome] = transport.gather([pending], 0.0)
+        assert isinstance(outcome, Failure)
+        assert outcome.reason is FailureReason.LATE
+        assert time.monotonic() - started < 1
+
+
+def test_both_ends_of_a_handshake_agree() -> None:
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        theirs.sendall(b"EMHS\x02\x00\x00\x00" + bytes(64))
+        with pytest.raises(ReplyError, match="has not the session key"):
+            prove_to_client(ours, bytes(32), soon())
