@@ -1,14 +1,15 @@
-"""Prefill and decode rates of the engine, alone and with expert workers. `make bench`.
+"""Prefill and decode rates of the engine, alone and with expert workers, and where a step's time goes.
 
-Prints the physics, a table for people, and one JSON line for machines. The origin is the same arithmetic
+Prints the physics, tables for people, and one JSON line for machines. The origin is the same arithmetic
 without a cache: every token computes its whole context again, as the model's authors' own `generate` does.
+Rounds take everything in turns, so that a slow minute of the machine falls on all of it.
 """
 
 import argparse
-import json
 import statistics
 import time
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -16,6 +17,8 @@ import torch
 
 from benchmarks.checkpoints import opened
 from benchmarks.physics import Machine, decode_floor_seconds, measure_machine
+from benchmarks.report import Report, add_out_argument, reporting
+from benchmarks.step_split import PARTS, Split, timed_engine
 from coordinator.config import EngineConfig, WorkersConfig
 from coordinator.engine.engine import Engine
 from coordinator.engine.request import Output, Request, StopRules
@@ -27,33 +30,35 @@ from moe_model.sampling import SamplingParams
 
 
 @dataclass(frozen=True, slots=True)
-class Rate:
-    """Medians over the repeats, tokens per second of all sequences together."""
-
-    workers: int
-    batch: int
-    prefill_tokens_per_second: float
-    decode_tokens_per_second: float
-
-
-@dataclass(frozen=True, slots=True)
 class Load:
     """What every sequence of a run has."""
 
     prompt_tokens: int
     new_tokens: int
-    repeats: int
 
 
-def measure(engine: Engine, vocab_size: int, batch: int, workers: int, load: Load) -> Rate:
-    """The first run warms up and is not counted."""
-    runs = [_run(engine, vocab_size, batch, load) for _ in range(load.repeats + 1)][1:]
-    prefill, decode = (statistics.median(column) for column in zip(*runs, strict=True))
-    return Rate(workers, batch, batch * load.prompt_tokens / prefill, batch * (load.new_tokens - 1) / decode)
+@dataclass(frozen=True, slots=True)
+class Rate:
+    """Medians over the rounds. `prefill` and `decode` are tokens per second of all sequences together; `step`
+    is the median decode step in seconds, `of_floor` how many times the roofline it takes."""
+
+    workers: int
+    batch: int
+    prefill: float
+    decode: float
+    step: float
+    of_floor: float
 
 
-def _run(engine: Engine, vocab_size: int, batch: int, load: Load) -> tuple[float, float]:
-    """Seconds until every sequence has its first token, and from there to the end."""
+@dataclass(frozen=True, slots=True)
+class Run:
+    """Seconds: until every sequence has its first token, of each decode step."""
+
+    prefill: float
+    steps: list[float]
+
+
+def measure(engine: Engine, vocab_size: int, batch: int, load: Load) -> Run:
     rules = StopRules(load.new_tokens, ignore_eos=True)
     for index in range(batch):
         prompt = tuple((37 * index + 11 * i) % (vocab_size - 4) + 4 for i in range(load.prompt_tokens))
@@ -61,14 +66,17 @@ def _run(engine: Engine, vocab_size: int, batch: int, load: Load) -> tuple[float
     started = time.perf_counter()
     started_ids: set[str] = set()
     while len(started_ids) < batch:
-        started_ids |= {output.request_id for output in _step(engine)}
-    prefilled = time.perf_counter()
+        started_ids |= {output.request_id for output in step(engine)}
+    prefill = time.perf_counter() - started
+    steps = []
     while engine.has_work:
-        _step(engine)
-    return prefilled - started, time.perf_counter() - prefilled
+        started = time.perf_counter()
+        step(engine)
+        steps.append(time.perf_counter() - started)
+    return Run(prefill, steps)
 
 
-def _step(engine: Engine) -> Sequence[Output]:
+def step(engine: Engine) -> Sequence[Output]:
     """Raises the first error of a step's outputs."""
     outputs = engine.step()
     for output in outputs:
@@ -87,84 +95,179 @@ def measure_origin(checkpoint: Checkpoint, dtype: torch.dtype, load: Load) -> fl
     return load.new_tokens / (time.perf_counter() - started)
 
 
-def run(checkpoint: Checkpoint, config: EngineConfig, args: argparse.Namespace) -> None:
-    machine = measure_machine(config.dtype)
-    floor = decode_floor_seconds(checkpoint.config, config.dtype, machine)
-    _print_physics(machine, floor, config.dtype)
-    load = Load(args.prompt_tokens, args.new_tokens, args.repeats)
-    # One chunk per batch, so that "prefill" is one step; and nothing that the run before has left.
-    largest = max(args.batches)
-    config = replace(
-        config,
-        max_step_tokens=largest * args.prompt_tokens + 1,
-        max_num_seqs=largest + 1,
-        prefix_caching=False,
+def bench_config(config: EngineConfig, largest: int, load: Load) -> EngineConfig:
+    """One chunk per batch, so that "prefill" is one step; and nothing that the run before has left."""
+    tokens = max(largest * load.prompt_tokens, config.max_step_tokens) + 1
+    return replace(config, max_step_tokens=tokens, max_num_seqs=largest + 1, prefix_caching=False)
+
+
+def measure_rates(
+    checkpoint: Checkpoint, config: EngineConfig, args: argparse.Namespace, load: Load, machine: Machine
+) -> list[Rate]:
+    """All numbers of workers and all batches in turns; the first round warms up."""
+    runs: dict[tuple[int, int], list[Run]] = {}
+    with ExitStack() as stack:
+        engines = {}
+        for workers in args.workers:
+            experts = stack.enter_context(open_experts(checkpoint, config, _workers_config(args, workers)))
+            engines[workers] = build_engine(checkpoint, config, experts)
+        for round_ in range(args.repeats + 1):
+            print(f"round {round_} of {args.repeats}", flush=True)
+            for workers, engine in engines.items():
+                for batch in args.batches:
+                    run = measure(engine, checkpoint.config.vocab_size, batch, load)
+                    if round_:
+                        runs.setdefault((workers, batch), []).append(run)
+    return [
+        _rate(
+            workers, batch, found, load, decode_floor_seconds(checkpoint.config, config.dtype, machine, batch)
+        )
+        for (workers, batch), found in sorted(runs.items())
+    ]
+
+
+def _rate(workers: int, batch: int, runs: Sequence[Run], load: Load, floor: float) -> Rate:
+    decode = statistics.median(len(run.steps) / sum(run.steps) for run in runs)
+    step_seconds = statistics.median(seconds for run in runs for seconds in run.steps)
+    return Rate(
+        workers,
+        batch,
+        batch * load.prompt_tokens / statistics.median(run.prefill for run in runs),
+        batch * decode,
+        step_seconds,
+        step_seconds / floor,
     )
-    rates = []
-    origin = measure_origin(checkpoint, config.dtype, load)
-    print(f"\norigin (no cache), batch 1: {origin:.1f} tokens/s\n")
-    print(f"{'workers':>8} {'batch':>6} {'prefill tok/s':>14} {'decode tok/s':>13} {'x origin':>9}")
+
+
+def measure_splits(
+    checkpoint: Checkpoint, config: EngineConfig, args: argparse.Namespace, load: Load
+) -> list[dict[str, object]]:
+    """Microseconds per decode step by part, the median step's shares; engines one after the other."""
+    rows: list[dict[str, object]] = []
     for workers in args.workers:
-        with open_experts(checkpoint, config, WorkersConfig(num_workers=workers)) as experts:
-            engine = build_engine(checkpoint, config, experts)
+        split = Split()
+        with open_experts(checkpoint, config, _workers_config(args, workers), [split]) as experts:
+            engine = timed_engine(checkpoint, config, experts, split, is_remote=workers > 0)
             for batch in args.batches:
-                rate = measure(engine, checkpoint.config.vocab_size, batch, workers, load)
-                rates.append(rate)
-                _print_rate(rate, origin)
-    print(json.dumps(_summary(config, machine, floor, load, origin, rates)))
+                measure(engine, checkpoint.config.vocab_size, batch, load)
+                parts = _split_steps(engine, split, checkpoint.config.vocab_size, batch, load)
+                rows.append({"workers": workers, "batch": batch, "microseconds": parts})
+    return rows
 
 
-def _print_physics(machine: Machine, floor: float, dtype: torch.dtype) -> None:
+def _split_steps(engine: Engine, split: Split, vocab_size: int, batch: int, load: Load) -> dict[str, float]:
+    rules = StopRules(load.new_tokens, ignore_eos=True)
+    for index in range(batch):
+        prompt = tuple((37 * index + 11 * i) % (vocab_size - 4) + 4 for i in range(load.prompt_tokens))
+        engine.submit(Request(f"split-{index}", prompt, SamplingParams(temperature=0), rules))
+    step(engine)
+    found: list[dict[str, float]] = []
+    while engine.has_work:
+        split.reset()
+        with split.timing("step"):
+            step(engine)
+        found.append(split.shares())
+    return {part: 1e6 * statistics.median(each[part] for each in found) for part in PARTS}
+
+
+def _workers_config(args: argparse.Namespace, workers: int) -> WorkersConfig:
+    return WorkersConfig(
+        num_workers=workers,
+        transport=args.transport,
+        replicas=max(1, min(args.replicas, workers)),
+        ray_namespace=f"bench-{workers}",
+    )
+
+
+def run(checkpoint: Checkpoint, config: EngineConfig, args: argparse.Namespace, report: Report) -> None:
+    machine = measure_machine(config.dtype)
+    load = Load(args.prompt_tokens, args.new_tokens)
+    config = bench_config(config, max(args.batches), load)
+    _print_physics(machine, checkpoint, config, args.batches)
+    origin = measure_origin(checkpoint, config.dtype, load)
+    print(f"origin (no cache), batch 1: {origin:.1f} tokens/s\n")
+    rates = measure_rates(checkpoint, config, args, load, machine)
+    _print_rates(rates, origin)
+    splits = [] if args.no_split else measure_splits(checkpoint, config, args, load)
+    _print_splits(splits)
+    report.finish(
+        {
+            "dtype": dtype_name(config.dtype),
+            "machine": asdict(machine),
+            "load": asdict(load),
+            "origin_tokens_per_second": origin,
+            "rates": [asdict(rate) for rate in rates],
+            "splits": splits,
+        }
+    )
+
+
+def _print_physics(
+    machine: Machine, checkpoint: Checkpoint, config: EngineConfig, batches: Sequence[int]
+) -> None:
     print(
         f"{machine.num_threads} threads read {machine.read_bytes_per_second / 1e9:.1f} GB/s and multiply "
-        f"{machine.flops_per_second / 1e9:.0f} GFLOP/s in {dtype_name(dtype)}; "
-        f"one token of one sequence reads every active weight once: at least {1e3 * floor:.2f} ms, "
-        f"at most {1 / floor:.0f} tokens/s"
+        f"{machine.flops_per_second / 1e9:.0f} GFLOP/s; weights in {dtype_name(config.dtype)}"
     )
+    for batch in batches:
+        floor = decode_floor_seconds(checkpoint.config, config.dtype, machine, batch)
+        print(f"roofline, batch {batch}: {1e3 * floor:.2f} ms a step, {batch / floor:.0f} tokens/s")
 
 
-def _print_rate(rate: Rate, origin: float) -> None:
-    ratio = rate.decode_tokens_per_second / origin
-    print(
-        f"{rate.workers:>8} {rate.batch:>6} {rate.prefill_tokens_per_second:>14.0f} "
-        f"{rate.decode_tokens_per_second:>13.1f} {ratio:>9.1f}",
-        flush=True,
-    )
+def _print_rates(rates: Sequence[Rate], origin: float) -> None:
+    print(f"\n{'workers':>8} {'batch':>6} {'prefill tok/s':>14} {'decode tok/s':>13} {'x origin':>9}", end="")
+    print(f" {'step ms':>8} {'x roofline':>11}")
+    for rate in rates:
+        print(
+            f"{rate.workers:>8} {rate.batch:>6} {rate.prefill:>14.0f} {rate.decode:>13.1f} "
+            f"{rate.decode / origin:>9.1f} {1e3 * rate.step:>8.2f} {rate.of_floor:>11.2f}"
+        )
 
 
-def _summary(
-    config: EngineConfig, machine: Machine, floor: float, load: Load, origin: float, rates: Sequence[Rate]
-) -> dict[str, object]:
-    return {
-        "benchmark": "engine",
-        "dtype": dtype_name(config.dtype),
-        "machine": asdict(machine),
-        "decode_floor_tokens_per_second": 1 / floor,
-        "load": asdict(load),
-        "origin_tokens_per_second": origin,
-        "rates": [asdict(rate) for rate in rates],
-    }
+def _print_splits(splits: Sequence[dict[str, object]]) -> None:
+    if not splits:
+        return
+    print("\nmicroseconds of a decode step, timed part by part")
+    print(f"{'workers':>8} {'batch':>6} " + " ".join(f"{part:>13}" for part in PARTS))
+    for row in splits:
+        parts = row["microseconds"]
+        assert isinstance(parts, dict)
+        columns = " ".join(f"{parts[part]:>13.0f}" for part in PARTS)
+        print(f"{row['workers']:>8} {row['batch']:>6} {columns}")
 
 
 def _numbers(text: str) -> list[int]:
     return [int(part) for part in text.split(",")]
 
 
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description="Prefill and decode rates, alone and with expert workers.")
     parser.add_argument("--checkpoint", type=Path, help="default: a random 54.6 M model, made for the run")
     parser.add_argument("--dtype", choices=DTYPES, default="bfloat16")
-    parser.add_argument("--batches", type=_numbers, default=[1, 8, 32])
+    parser.add_argument("--expert-dtype", choices=("model", "int8"), default="model")
+    parser.add_argument("--kernels", choices=("auto", "native", "torch"), default="auto")
+    parser.add_argument("--batches", type=_numbers, default=[1, 8, 32, 64])
     parser.add_argument("--workers", type=_numbers, default=[0, 2], help="0: in this process")
+    parser.add_argument("--replicas", type=int, default=1, help="workers that hold each expert")
+    parser.add_argument("--transport", choices=("stream", "ray", "in-process"), default="stream")
+    parser.add_argument("--micro-batches", choices=("auto", "1", "2"), default="auto")
     parser.add_argument("--prompt-tokens", type=int, default=32)
     parser.add_argument("--new-tokens", type=int, default=64)
-    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--repeats", type=int, default=3, help="rounds")
     parser.add_argument("--threads", type=int)
-    args = parser.parse_args()
-    config = EngineConfig(dtype=DTYPES[args.dtype], num_threads=args.threads)
+    parser.add_argument("--no-split", action="store_true", help="rates only")
+    add_out_argument(parser)
+    args = parser.parse_args(argv)
+    config = EngineConfig(
+        dtype=DTYPES[args.dtype],
+        expert_dtype=args.expert_dtype,
+        kernels=args.kernels,
+        num_threads=args.threads,
+        micro_batches=None if args.micro_batches == "auto" else int(args.micro_batches),
+    )
     configure_process(config)
-    with opened(args.checkpoint, config.dtype) as checkpoint:
-        run(checkpoint, config, args)
+    with reporting("engine", args.out, argv) as report, opened(args.checkpoint, config.dtype) as checkpoint:
+        run(checkpoint, config, args, report)
 
 
 if __name__ == "__main__":

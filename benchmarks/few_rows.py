@@ -3,15 +3,17 @@
 Each product has new weights, 24 in turn, so that they come from memory and not from a cache.
 """
 
-import json
+import argparse
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import cycle
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from benchmarks.report import add_out_argument, reporting
 
 SHAPE_OI = (2048, 512)
 NUM_WEIGHTS = 24
@@ -28,7 +30,15 @@ def microseconds(product: Callable[[], Tensor], repeats: int = 15) -> float:
     return statistics.median(times)
 
 
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description="float32 products of a few rows, three ways.")
+    add_out_argument(parser)
+    args = parser.parse_args(argv)
+    with reporting("few_rows", args.out, argv) as report:
+        report.finish({"shape": SHAPE_OI, "microseconds": measure_all()})
+
+
+def measure_all() -> list[dict[str, float]]:
     weights = [torch.randn(SHAPE_OI) for _ in range(NUM_WEIGHTS)]
     plain = cycle(weights)
     packed = cycle([torch.ops.mkldnn._reorder_linear_weight(weight, None) for weight in weights])
@@ -45,7 +55,7 @@ def main() -> None:
         times = [microseconds(product) for product in products]
         rows.append({"rows": num_rows, "plain": times[0], "transposed": times[1], "packed": times[2]})
         print(f"{num_rows:>5} {times[0]:>8.0f} {times[1]:>10.0f} {times[2]:>8.0f}", flush=True)
-    print(json.dumps({"benchmark": "few_rows", "shape": SHAPE_OI, "microseconds": rows}))
+    return rows
 
 
 if __name__ == "__main__":

@@ -3,10 +3,13 @@
 python -m benchmarks.linear_error
 """
 
-import json
+import argparse
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
+
+from benchmarks.report import add_out_argument, reporting
 
 SHAPES = ((512, 1536), (512, 2048), (2048, 512), (512, 16384))
 NUM_ROWS = 64
@@ -26,14 +29,24 @@ def measure(num_in: int, num_out: int) -> tuple[float, float]:
     return float(errors[0]), float(errors[1])
 
 
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(
+        description="Rounding of a float32 product, plain and packed for oneDNN."
+    )
+    add_out_argument(parser)
+    args = parser.parse_args(argv)
+    with reporting("linear_error", args.out, argv) as report:
+        report.finish({"rows": measure_all()})
+
+
+def measure_all() -> list[dict[str, float]]:
     print(f"{'in':>6} {'out':>6} {'plain':>9} {'packed':>9} {'ratio':>6}")
     rows = []
     for num_in, num_out in SHAPES:
         plain, packed = measure(num_in, num_out)
         rows.append({"in": num_in, "out": num_out, "plain": plain, "packed": packed})
         print(f"{num_in:>6} {num_out:>6} {plain:>9.1e} {packed:>9.1e} {packed / plain:>6.1f}")
-    print(json.dumps({"benchmark": "linear_error", "rows": rows}))
+    return rows
 
 
 if __name__ == "__main__":

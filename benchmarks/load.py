@@ -1,8 +1,13 @@
-"""Clients for the service benchmarks: one request and what became of it, many at once."""
+"""Clients for the service benchmarks: one request and what became of it, many at once.
+
+`Clients` read what they are sent; `LightClients` only note when it came, where the clients' own work would
+be missing at the server.
+"""
 
 import asyncio
+import random
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -13,11 +18,14 @@ from protos.expertmesh.v1 import generation_pb2_grpc
 
 if TYPE_CHECKING:
     Call = grpc.aio.UnaryStreamCall[pb.GenerateRequest, pb.GenerateStreamResponse]
+    RawMethod = grpc.aio.UnaryStreamMultiCallable[bytes, bytes]
 
 # More streams on one connection would measure HTTP/2's fairness, not the server's.
 STREAMS_PER_CHANNEL = 100
 
 OPTIONS = (("grpc.use_local_subchannel_pool", 1),)
+STREAM = "/expertmesh.v1.GenerationService/GenerateStream"
+TIMEOUT = 600.0
 
 
 @dataclass(slots=True)
@@ -53,7 +61,7 @@ class Clients:
 
     def leave_unread(self, request: pb.GenerateRequest) -> None:
         """Sends a request and never reads a message of its answer; `close` ends it."""
-        self._unread.append(self.open(request, 600.0))
+        self._unread.append(self.open(request, TIMEOUT))
 
     async def all_begun(self) -> None:
         """Waits until the server has answered every unread request with metadata."""
@@ -70,7 +78,7 @@ class Clients:
         call: Call = stub.GenerateStream(request, timeout=timeout)
         return call
 
-    async def run(self, request: pb.GenerateRequest, timeout: float = 600.0) -> Result:
+    async def run(self, request: pb.GenerateRequest, timeout: float = TIMEOUT) -> Result:
         """Sends, reads everything, never raises for a status."""
         started = time.perf_counter()
         result = Result(sent_at=started)
@@ -91,6 +99,78 @@ class Clients:
         result.total = time.perf_counter() - started
         result.decided = result.decided or result.total
         return result
+
+
+@dataclass(slots=True)
+class Trace:
+    """A request that was due at `due`; its messages as bytes, each with its time of `perf_counter`."""
+
+    due: float
+    code: str = "OK"
+    messages: list[tuple[float, bytes]] = field(default_factory=list)
+    ended: float = 0.0
+
+
+class LightClients:
+    """Each has a connection of its own, sends bytes and reads bytes."""
+
+    def __init__(self, address: str, num_clients: int) -> None:
+        self._channels = [grpc.aio.insecure_channel(address, options=OPTIONS) for _ in range(num_clients)]
+        self._methods: list[RawMethod] = [channel.unary_stream(STREAM) for channel in self._channels]
+
+    async def connect(self) -> None:
+        await asyncio.gather(*(channel.channel_ready() for channel in self._channels))
+
+    async def close(self) -> None:
+        await asyncio.gather(*(channel.close() for channel in self._channels))
+
+    async def send(self, client: int, message: bytes, due: float | None = None) -> Trace:
+        """Reads to the end, never raises for a status. Without `due` it is due now."""
+        trace = Trace(time.perf_counter() if due is None else due)
+        call = self._methods[client % len(self._methods)](message, timeout=TIMEOUT)
+        try:
+            while isinstance(data := await call.read(), bytes):
+                trace.messages.append((time.perf_counter(), data))
+        except grpc.aio.AioRpcError as error:
+            trace.code = error.code().name
+        trace.ended = time.perf_counter()
+        return trace
+
+
+async def closed_loop(
+    clients: LightClients, num_clients: int, num_turns: int, messages: Iterator[bytes]
+) -> list[Trace]:
+    """Each client sends its next request when the one before has ended."""
+
+    async def client(number: int) -> list[Trace]:
+        return [await clients.send(number, next(messages)) for _ in range(num_turns)]
+
+    of_clients = await asyncio.gather(*(client(number) for number in range(num_clients)))
+    return [trace for traces in of_clients for trace in traces]
+
+
+async def open_loop(
+    clients: LightClients, arrivals: Sequence[float], messages: Iterator[bytes]
+) -> list[Trace]:
+    """Sends at the times of `arrivals`, whatever comes back. A request that is sent late was due in time."""
+    started = time.perf_counter()
+
+    async def arrival(number: int, seconds: float) -> Trace:
+        due = started + seconds
+        await asyncio.sleep(due - time.perf_counter())
+        return await clients.send(number, next(messages), due)
+
+    return await asyncio.gather(*(arrival(number, seconds) for number, seconds in enumerate(arrivals)))
+
+
+def poisson_arrivals(per_second: float, seconds: float, seed: int) -> list[float]:
+    """Seconds from the start; the same for the same seed."""
+    rng, arrivals = random.Random(seed), list[float]()
+    arrival = rng.expovariate(per_second)
+    while arrival < seconds:
+        arrivals.append(arrival)
+        arrival += rng.expovariate(per_second)
+    return arrivals
 
 
 def request(prompt: Sequence[int], new_tokens: int) -> pb.GenerateRequest:

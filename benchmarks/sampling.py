@@ -5,7 +5,6 @@ speed drifts slows both. The mix holds every kind of sampling there is, the same
 """
 
 import argparse
-import json
 import statistics
 import time
 from collections.abc import Sequence
@@ -13,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from benchmarks.checkpoints import opened
+from benchmarks.report import Report, add_out_argument, reporting
 from coordinator.config import EngineConfig, WorkersConfig
 from coordinator.engine.engine import Engine
 from coordinator.engine.request import Request, StopRules
@@ -69,29 +69,33 @@ def measure(engines: Sequence[Engine], batch: int, vocab_size: int, num_steps: i
     }
 
 
-def run(checkpoint: Checkpoint, config: EngineConfig, args: argparse.Namespace) -> None:
+def run(checkpoint: Checkpoint, config: EngineConfig, args: argparse.Namespace, report: Report) -> None:
     with open_experts(checkpoint, config, WorkersConfig(num_workers=0)) as experts:
         engines = [build_engine(checkpoint, config, experts) for _ in range(2)]
         found = measure(engines, args.batch, checkpoint.config.vocab_size, args.steps)
     print(f"batch {args.batch}, a step in ms: greedy {found['greedy_ms']:.2f}, mixed {found['mixed_ms']:.2f}")
     print(f"a mixed step takes {found['ratio']:.3f} of a greedy one, median of {args.steps - 1} pairs")
     facts = {"batch": args.batch, "dtype": args.dtype, "vocab_size": checkpoint.config.vocab_size}
-    print(json.dumps({"benchmark": "sampling", **facts, **found}))
+    report.finish({**facts, **found})
 
 
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description="What a mixed batch costs beside an all-greedy one.")
     parser.add_argument("checkpoint", type=Path, nargs="?", help="default: a random 54.6 M model")
     parser.add_argument("--dtype", choices=DTYPES, default="bfloat16")
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--steps", type=int, default=300)
-    args = parser.parse_args()
+    add_out_argument(parser)
+    args = parser.parse_args(argv)
     config = EngineConfig(
         dtype=DTYPES[args.dtype], max_num_seqs=args.batch, max_step_tokens=args.batch * PROMPT_TOKENS
     )
     configure_process(config)
-    with opened(args.checkpoint, config.dtype) as checkpoint:
-        run(checkpoint, config, args)
+    with (
+        reporting("sampling", args.out, argv) as report,
+        opened(args.checkpoint, config.dtype) as checkpoint,
+    ):
+        run(checkpoint, config, args, report)
 
 
 if __name__ == "__main__":

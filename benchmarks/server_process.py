@@ -1,5 +1,6 @@
 """A real server in a process of its own, for benchmarks that measure it from outside."""
 
+import os
 import selectors
 import signal
 import subprocess
@@ -28,6 +29,12 @@ class ServerProcess:
     def num_fds(self) -> int:
         return len(list(Path(f"/proc/{self.pid}/fd").iterdir()))
 
+    def cpu_seconds(self) -> float:
+        """What its process has used so far, without its workers'."""
+        fields = Path(f"/proc/{self.pid}/stat").read_text(encoding="ascii").rpartition(")")[2].split()
+        # utime and stime, the 14th and 15th of all; the name before the bracket may hold spaces.
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
     def _status(self, name: str) -> int:
         for line in Path(f"/proc/{self.pid}/status").read_text(encoding="ascii").splitlines():
             if line.startswith(f"{name}:"):
@@ -52,6 +59,8 @@ def serving(checkpoint: Path, arguments: Sequence[str], log: Path) -> Iterator[S
         finally:
             process.send_signal(signal.SIGTERM)
             process.wait(60)
+            assert process.stdout is not None
+            process.stdout.close()
 
 
 def _ready_line(process: subprocess.Popen[bytes]) -> str:

@@ -7,7 +7,6 @@ Each prints what it found for people and one JSON line for machines.
 
 import argparse
 import asyncio
-import json
 import statistics
 import tempfile
 import time
@@ -15,7 +14,9 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from benchmarks.latency import percentile
 from benchmarks.load import Clients, Result, prompt_of, request
+from benchmarks.report import add_out_argument, reporting
 from benchmarks.server_process import ServerProcess, serving
 
 DEMO = Path(__file__).parents[1] / "demo" / "checkpoint"
@@ -138,9 +139,9 @@ async def overload(server: ServerProcess, args: argparse.Namespace) -> dict[str,
         "complete": len(complete),
         "refused": len(refused),
         "other": sorted({r.code for r in results} - {"OK", "RESOURCE_EXHAUSTED"}),
-        "refusal_p99_seconds": _percentile(refused, 99),
-        "first_token_p50_seconds": _percentile(complete, 50),
-        "first_token_p99_seconds": _percentile(complete, 99),
+        "refusal_p99_seconds": percentile(refused, 99),
+        "first_token_p50_seconds": percentile(complete, 50),
+        "first_token_p99_seconds": percentile(complete, 99),
         "drained_seconds": max(0.0, last - ended),
         "recovery_seconds": recovery,
         "peak_rss_mib": server.peak_rss_bytes() >> 20,
@@ -198,13 +199,6 @@ async def prefix(server: ServerProcess, args: argparse.Namespace) -> dict[str, o
     }
 
 
-def _percentile(values: Sequence[float], percent: int) -> float:
-    if not values:
-        return 0.0
-    ordered = sorted(values)
-    return ordered[min(len(ordered) - 1, len(ordered) * percent // 100)]
-
-
 @dataclass(frozen=True, slots=True)
 class Benchmark:
     run: Scenario
@@ -219,7 +213,7 @@ BENCHMARKS = {
 }
 
 
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("scenario", choices=BENCHMARKS)
     parser.add_argument("--checkpoint", type=Path, default=DEMO)
@@ -229,15 +223,19 @@ def main() -> None:
     parser.add_argument("--new-tokens", type=int, default=20)
     parser.add_argument("--seconds", type=float, default=60.0)
     parser.add_argument("--repeats", type=int, default=15)
-    args = parser.parse_args()
+    add_out_argument(parser)
+    args = parser.parse_args(argv)
     chosen = BENCHMARKS[args.scenario]
-    with tempfile.TemporaryDirectory(prefix="expertmesh-bench-") as folder:
+    with (
+        reporting(f"service.{args.scenario}", args.out, argv) as report,
+        tempfile.TemporaryDirectory(prefix="expertmesh-bench-") as folder,
+    ):
         arguments = ["--workers", str(args.workers), *chosen.serve_arguments]
         with serving(args.checkpoint, arguments, Path(folder) / "log") as server:
             found = asyncio.run(_run(chosen.run, server, args))
-    for name, value in found.items():
-        print(f"{name:<32} {value}")
-    print(json.dumps({"benchmark": f"service.{args.scenario}", **found}))
+        for name, value in found.items():
+            print(f"{name:<32} {value}")
+        report.finish(found)
 
 
 async def _run(scenario: Scenario, server: ServerProcess, args: argparse.Namespace) -> dict[str, object]:

@@ -15,6 +15,8 @@ from pathlib import Path
 
 import numpy as np
 
+from benchmarks.latency import percentile
+from benchmarks.report import add_out_argument, reporting
 from coordinator.structured.compiler import ConstraintCompiler
 from coordinator.structured.matcher import GrammarConstraint
 from moe_model.checkpoint import Checkpoint
@@ -126,17 +128,12 @@ def measure(
         again_ms=1e3 * again,
         matcher_us=1e6 * statistics.median(begun),
         token_mean_us=statistics.mean(ordered),
-        token_p99_us=ordered[int(0.99 * len(ordered))],
+        token_p99_us=percentile(ordered, 99),
         token_worst_us=ordered[-1],
     )
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description="Measure what structured output adds to each token.")
-    parser.add_argument("checkpoint", type=Path, nargs="?", default=DEMO)
-    parser.add_argument("--tokens", type=int, default=5000, help="tokens of each kind (default: 5000)")
-    args = parser.parse_args()
-    checkpoint = Checkpoint.open(args.checkpoint)
+def measure_all(checkpoint: Checkpoint, num_tokens: int) -> list[Cost]:
     vocab_size, ends = checkpoint.config.vocab_size, checkpoint.generation.eos_token_ids
     tokenizer_json = checkpoint.read_tokenizer()
     assert tokenizer_json is not None, "the checkpoint has no tokenizer"
@@ -145,7 +142,7 @@ def main() -> None:
     print(f"{'':>12} {'compile, ms':>12} {'again':>7} {'begin':>7} {'mean':>7} {'p99':>7} {'worst':>7}")
     costs = []
     for kind in CASES:
-        cost = measure(compiler, kind, ends, vocab_size, args.tokens)
+        cost = measure(compiler, kind, ends, vocab_size, num_tokens)
         costs.append(cost)
         print(
             f"{kind:>12} {cost.compile_ms:>12.1f} {cost.again_ms:>7.1f} {cost.matcher_us:>7.0f}"
@@ -153,9 +150,19 @@ def main() -> None:
             flush=True,
         )
     compiler.close()
-    print(
-        json.dumps({"benchmark": "structured", "vocab_size": vocab_size, "costs": list(map(asdict, costs))})
-    )
+    return costs
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description="Measure what structured output adds to each token.")
+    parser.add_argument("checkpoint", type=Path, nargs="?", default=DEMO)
+    parser.add_argument("--tokens", type=int, default=5000, help="tokens of each kind (default: 5000)")
+    add_out_argument(parser)
+    args = parser.parse_args(argv)
+    checkpoint = Checkpoint.open(args.checkpoint)
+    with reporting("structured", args.out, argv) as report:
+        costs = measure_all(checkpoint, args.tokens)
+        report.finish({"vocab_size": checkpoint.config.vocab_size, "costs": list(map(asdict, costs))})
 
 
 if __name__ == "__main__":

@@ -6,11 +6,12 @@ first row is a worker that holds one expert of one unit, that is, next to nothin
 
 import argparse
 import asyncio
-import json
 import tempfile
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from benchmarks.report import add_out_argument, reporting
 from coordinator.config import Addresses, EngineConfig, ServeConfig, WorkersConfig
 from coordinator.main import configure_process
 from coordinator.server import open_server
@@ -61,13 +62,7 @@ async def measure(checkpoint: Path, engine: EngineConfig, num_workers: int) -> l
         ]
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description="Memory of expert workers, and time to be ready.")
-    parser.add_argument("--dtype", choices=DTYPES, default="float32")
-    parser.add_argument("--workers", type=int, nargs="+", default=[1, 2, 3, 5])
-    args = parser.parse_args()
-    engine = EngineConfig(dtype=DTYPES[args.dtype])
-    configure_process(engine)
+def measure_all(engine: EngineConfig, numbers: Sequence[int]) -> list[Row]:
     print(
         f"{'workers':>8} {'rank':>5} {'experts':>8} {'expert MB':>10} {'process MB':>11} {'ready after':>12}"
     )
@@ -78,7 +73,7 @@ def main() -> None:
             empty, ModelConfig(n_layers=1, n_experts=1, top_k=1, d_ff=1), dtype=engine.dtype
         )
         initialise_checkpoint(path, ModelConfig(), dtype=engine.dtype)
-        for checkpoint, num_workers in [(empty, 1), *((path, number) for number in args.workers)]:
+        for checkpoint, num_workers in [(empty, 1), *((path, number) for number in numbers)]:
             for row in asyncio.run(measure(checkpoint, engine, num_workers)):
                 rows.append(row)
                 print(
@@ -86,7 +81,20 @@ def main() -> None:
                     f"{row.anonymous_bytes / 1e6:>11.1f} {row.startup_seconds:>10.1f} s",
                     flush=True,
                 )
-    print(json.dumps({"benchmark": "workers", "dtype": args.dtype, "rows": [asdict(row) for row in rows]}))
+    return rows
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description="Memory of expert workers, and time to be ready.")
+    parser.add_argument("--dtype", choices=DTYPES, default="float32")
+    parser.add_argument("--workers", type=int, nargs="+", default=[1, 2, 3, 5])
+    add_out_argument(parser)
+    args = parser.parse_args(argv)
+    engine = EngineConfig(dtype=DTYPES[args.dtype])
+    configure_process(engine)
+    with reporting("workers", args.out, argv) as report:
+        rows = measure_all(engine, args.workers)
+        report.finish({"dtype": args.dtype, "rows": [asdict(row) for row in rows]})
 
 
 if __name__ == "__main__":

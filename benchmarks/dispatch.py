@@ -1,0 +1,292 @@
+"""One dispatch to expert workers and back: over our transports, and over bare sockets. Prints the physics, a
+table for people, and one JSON line.
+
+Every worker gets a payload of rows and gives as many back. The workers are Ray actors that compute nothing:
+they answer with the rows they got (`echo`), so what is measured is the way. The peers of the bare ping-pong
+are processes that read the same number of bytes from a TCP socket and write them back.
+"""
+
+import argparse
+import multiprocessing
+import os
+import socket
+import statistics
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import ray
+import torch
+
+from benchmarks.physics import measure_machine
+from benchmarks.report import add_out_argument, reporting
+from expert_workers.dispatch import PoolOptions
+from expert_workers.frame import decode_call, encode, reply_frame
+from expert_workers.placement import Placement, place
+from expert_workers.pool import ExpertPool
+from expert_workers.ray_cluster import RayCluster
+from expert_workers.ray_transport import RayCallTransport
+from expert_workers.stream_auth import Endpoint
+from expert_workers.stream_server import StreamServer
+from expert_workers.stream_transport import StreamTransport
+from expert_workers.transport import Failure, Transport
+from expert_workers.wire import ExpertCall, ExpertReply, ReplyForm, validate_reply
+from expert_workers.worker import WorkerInfo
+from moe_model.router import Routing
+
+WIDTH = 512
+ROW_BYTES = 4 * WIDTH
+N_EXPERTS = 8
+BARE = "bare tcp"
+STREAM_UNIX, STREAM_TCP, RAY = "stream unix", "stream tcp", "ray"
+SIZES = {"2 KiB": 1 << 11, "64 KiB": 1 << 16, "1 MiB": 1 << 20}
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """Microseconds of one dispatch to all workers; `num_bytes` go to each, and come back from each."""
+
+    way: str
+    workers: int
+    num_bytes: int
+    median_us: float
+    p99_us: float
+
+
+class EchoWorker:
+    """A LocalWorker that gives back what it got."""
+
+    def __init__(self, rank: int, placement: Placement) -> None:
+        self._rank = rank
+        self._keys = placement.experts_of(rank)
+
+    def compute(self, call: ExpertCall) -> ExpertReply:
+        return ExpertReply(call.call_id, call.epoch, call.x_RD, 0.0)
+
+    def describe(self) -> WorkerInfo:
+        return WorkerInfo(self._rank, os.getpid(), "", "cpu", "float32", "echo", self._keys, 0, 0, 0.0, 0)
+
+
+class EchoActor:
+    """An ExpertActor around an EchoWorker."""
+
+    def __init__(self, rank: int, placement: Placement) -> None:
+        self._worker = EchoWorker(rank, placement)
+        self._server = StreamServer(self._worker, "127.0.0.1")
+
+    def compute(self, frame: bytes) -> bytes:
+        return encode(reply_frame(self._worker.compute(decode_call(frame))))
+
+    def describe(self) -> WorkerInfo:
+        return self._worker.describe()
+
+    def endpoint(self) -> Endpoint:
+        return self._server.endpoint
+
+
+def measure(work: Callable[[], object], seconds: float) -> tuple[float, float]:
+    """Median and 99th percentile, in microseconds."""
+    for _ in range(50):
+        work()
+    times = []
+    end = time.perf_counter() + seconds
+    while (started := time.perf_counter()) < end:
+        work()
+        times.append(time.perf_counter() - started)
+    times.sort()
+    return 1e6 * statistics.median(times), 1e6 * times[int(0.99 * (len(times) - 1))]
+
+
+def bounce(listener: socket.socket, num_bytes: int) -> None:
+    """A bare peer: reads so many bytes and writes them back, until the other end closes."""
+    connection, _ = listener.accept()
+    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    buffer = memoryview(bytearray(num_bytes))
+    while read_all(connection, buffer):
+        connection.sendall(buffer)
+
+
+def read_all(connection: socket.socket, buffer: memoryview) -> bool:
+    done = 0
+    while done < len(buffer):
+        num_read = connection.recv_into(buffer[done:] if done else buffer)
+        if num_read == 0:
+            return False
+        done += num_read
+    return True
+
+
+@contextmanager
+def bare_peers(num_workers: int, num_bytes: int) -> Iterator[Callable[[], None]]:
+    """One bare ping-pong with every peer: all are sent to before any is read from."""
+    with ExitStack() as stack:
+        connections = []
+        for _ in range(num_workers):
+            listener = stack.enter_context(socket.create_server(("127.0.0.1", 0)))
+            peer = multiprocessing.get_context("fork").Process(target=bounce, args=(listener, num_bytes))
+            peer.start()
+            stack.callback(peer.join)
+            connection = stack.enter_context(socket.create_connection(listener.getsockname()))
+            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            connections.append(connection)
+        payload, answer = bytes(num_bytes), memoryview(bytearray(num_bytes))
+
+        def dispatch() -> None:
+            for connection in connections:
+                connection.sendall(payload)
+            for connection in connections:
+                read_all(connection, answer)
+
+        yield dispatch
+
+
+def transport_dispatch(transport: Transport, num_bytes: int) -> Callable[[], None]:
+    """Send to all, gather once, validate: what a pool asks of a transport."""
+    x_RD = np.ones((num_bytes // ROW_BYTES, WIDTH), np.float32)
+    weights_P = np.ones(len(x_RD), np.float32)
+    call_ids = iter(range(1, 1 << 60))
+
+    def dispatch() -> None:
+        segments = ((0, len(x_RD)),)
+        calls = [
+            ExpertCall(next(call_ids), 0, 0, segments, None, weights_P, x_RD, "float32", ReplyForm.SUM)
+            for _ in transport.ranks
+        ]
+        pendings = [transport.send(rank, call) for rank, call in zip(transport.ranks, calls, strict=True)]
+        outcomes = transport.gather(pendings, time.monotonic() + 10.0)
+        for rank, (call, outcome) in enumerate(zip(calls, outcomes, strict=True)):
+            if isinstance(outcome, Failure):
+                raise RuntimeError(outcome.message)
+            validate_reply(rank, call, outcome)
+
+    return dispatch
+
+
+def pool_dispatch(pool: ExpertPool, num_workers: int, num_bytes: int) -> Callable[[], None]:
+    """A layer's whole dispatch, from grouping to combining. Every row is for all workers."""
+    num_tokens = num_bytes // ROW_BYTES
+    x_TD = torch.ones(num_tokens, WIDTH)
+    ids_TK = torch.arange(num_workers).expand(num_tokens, num_workers).contiguous()
+    weights_TK = torch.full((num_tokens, num_workers), 1 / num_workers)
+    routing = Routing(weights_TK, ids_TK, torch.zeros(num_tokens, N_EXPERTS))
+
+    def dispatch() -> None:
+        with torch.inference_mode():
+            pool.forward(0, x_TD, routing)
+
+    return dispatch
+
+
+@contextmanager
+def echo_actors(num_workers: int) -> Iterator[tuple[Placement, Mapping[int, Any]]]:
+    placement = place(1, N_EXPERTS, num_workers)
+    make = ray.remote(EchoActor).options(num_cpus=0, enable_task_events=False)
+    actors = {rank: make.remote(rank, placement) for rank in range(num_workers)}
+    try:
+        yield placement, actors
+    finally:
+        for actor in actors.values():
+            ray.kill(actor)  # type: ignore[arg-type]
+
+
+def transports(actors: Mapping[int, Any]) -> dict[str, Transport]:
+    return {
+        STREAM_UNIX: StreamTransport(RayCallTransport(actors)),
+        STREAM_TCP: StreamTransport(RayCallTransport(actors), use_unix=False),
+        RAY: RayCallTransport(actors),
+    }
+
+
+def run(num_workers: int, seconds: float, rounds: int) -> list[Result]:
+    """The ways take turns, as the machine's mood changes; a way's figure is the median of its rounds."""
+    results = []
+    with echo_actors(num_workers) as (placement, actors), ExitStack() as stack:
+        ways = transports(actors)
+        pools = {name: ExpertPool.connect(placement, way, PoolOptions()) for name, way in ways.items()}
+        for pool in pools.values():
+            stack.callback(pool.close)
+        for num_bytes in SIZES.values():
+            with bare_peers(num_workers, num_bytes) as bare:
+                work = {BARE: bare}
+                work |= {name: transport_dispatch(way, num_bytes) for name, way in ways.items()}
+                for name, pool in pools.items():
+                    work[f"pool, {name}"] = pool_dispatch(pool, num_workers, num_bytes)
+                turns = [{name: measure(each, seconds) for name, each in work.items()} for _ in range(rounds)]
+            for name in work:
+                median, p99 = (statistics.median(turn[name][i] for turn in turns) for i in (0, 1))
+                results.append(Result(name, num_workers, num_bytes, median, p99))
+                _print_result(results[-1], results)
+    return results
+
+
+def _print_result(result: Result, results: Sequence[Result]) -> None:
+    size = next(name for name, num_bytes in SIZES.items() if num_bytes == result.num_bytes)
+    bare = _median(results, BARE, result)
+    print(
+        f"{result.workers:>8} {size:>8}  {result.way:<18} {result.median_us:>10.0f} {result.p99_us:>10.0f}"
+        f" {result.median_us / bare:>8.2f}",
+        flush=True,
+    )
+
+
+def _median(results: Sequence[Result], way: str, like: Result) -> float:
+    sizes = (like.workers, like.num_bytes)
+    return next(r.median_us for r in results if r.way == way and (r.workers, r.num_bytes) == sizes)
+
+
+def _ratios(results: Sequence[Result]) -> list[dict[str, float | int]]:
+    return [
+        {
+            "workers": bare.workers,
+            "num_bytes": bare.num_bytes,
+            "stream_unix_over_bare": _median(results, STREAM_UNIX, bare) / bare.median_us,
+            "stream_tcp_over_bare": _median(results, STREAM_TCP, bare) / bare.median_us,
+            "ray_over_stream": _median(results, RAY, bare) / _median(results, STREAM_UNIX, bare),
+        }
+        for bare in results
+        if bare.way == BARE
+    ]
+
+
+def _numbers(text: str) -> list[int]:
+    return [int(part) for part in text.split(",")]
+
+
+def run_all(args: argparse.Namespace) -> dict[str, object]:
+    torch.set_num_threads(1)
+    machine = measure_machine(torch.float32)
+    print(
+        f"{len(os.sched_getaffinity(0))} cores for the coordinator and all workers; one reads "
+        f"{machine.read_bytes_per_second / 1e9:.1f} GB/s: 1 MiB takes at least "
+        f"{1e6 * (1 << 20) / machine.read_bytes_per_second:.0f} us each time it is touched"
+    )
+    print(f"{'workers':>8} {'payload':>8}  {'way':<18} {'median us':>10} {'p99 us':>10} {'/ bare':>8}")
+    cluster = RayCluster.start_local()
+    try:
+        results = [r for n in args.workers for r in run(n, args.seconds, args.rounds)]
+    finally:
+        cluster.close()
+    return {
+        "compute": "echo",
+        "machine": asdict(machine),
+        "results": [asdict(result) for result in results],
+        "ratios": _ratios(results),
+    }
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description="One dispatch to expert workers and back, per transport.")
+    parser.add_argument("--workers", type=_numbers, default=[1, 2])
+    parser.add_argument("--seconds", type=float, default=1.0, help="per figure and round")
+    parser.add_argument("--rounds", type=int, default=3)
+    add_out_argument(parser)
+    args = parser.parse_args(argv)
+    with reporting("dispatch", args.out, argv) as report:
+        report.finish(run_all(args))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,143 @@
+"""Our engine beside llama.cpp and transformers, in one run, in turns: `python -m benchmarks.peers`.
+
+Prints the physics, what is compared with what, a table for people, the ratios that were set as bars, and one
+JSON line for machines.
+"""
+
+import argparse
+import sys
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+from benchmarks.peers import models, table
+from benchmarks.peers.install import InstallError, peers_python
+from benchmarks.peers.jobs import Load, MixtralSize
+from benchmarks.peers.ours import fitted
+from benchmarks.peers.process import PeerError, PeersEnvironment
+from benchmarks.peers.rounds import measure_rounds
+from benchmarks.peers.systems import NAMES, Choice, Opened, opened
+from benchmarks.peers.verdict import verdicts
+from benchmarks.physics import decode_floor_seconds, measure_machine
+from benchmarks.report import Report, add_out_argument, reporting
+from coordinator.config import EngineConfig
+from coordinator.main import configure_process
+from moe_model.checkpoint import Checkpoint
+from moe_model.manifest import DTYPES, dtype_name
+
+ALL_LLAMA_TYPES = ("f32", "f16", "bf16", "q8_0")
+# Of as many bytes as ours, and what users take to save some. bfloat16 comes with float16, which llama.cpp
+# multiplies faster where the processor has no instructions for bfloat16.
+LLAMA_TYPES = {"bfloat16": ["bf16", "f16", "q8_0"], "float32": ["f32", "q8_0"]}
+
+
+def run(args: argparse.Namespace, python: Path, report: Report) -> None:
+    """Raises PeerError."""
+    loads = [Load(batch, args.prompt_tokens, args.new_tokens) for batch in args.batches]
+    if args.prefill_tokens:
+        loads.append(Load(1, args.prefill_tokens, 1))
+    config = fitted(EngineConfig(dtype=DTYPES[args.dtype], num_threads=args.threads), loads)
+    choice = Choice(args.systems, args.llama_types or LLAMA_TYPES[args.dtype], args.workers)
+    configure_process(config)
+    with tempfile.TemporaryDirectory(prefix="expertmesh-peers-") as made:
+        folder = Path(made)
+        checkpoint = models.our_checkpoint(folder / "ours", config.dtype)
+        size = models.mixtral_like(checkpoint.config)
+        facts = _physics(checkpoint, config, size, args.threads)
+        environment = PeersEnvironment(python, args.threads, folder)
+        models.write_peer_models(environment, folder, size, choice.llama_types)
+        with opened(choice, checkpoint, config, environment, folder, size) as found:
+            _print_peers(found)
+            found.choose_ways(loads)
+            measured = measure_rounds(found.systems, loads, args.rounds)
+    found_verdicts = list(verdicts(measured.timings))
+    print("", *table.lines(measured), "", *found_verdicts, sep="\n", flush=True)
+    report.finish(
+        {
+            "dtype": args.dtype,
+            "rounds": args.rounds,
+            **facts,
+            "versions": found.versions,
+            "agreement": {name: asdict(value) for name, value in found.agreement.items()},
+            "results": table.rows(measured),
+            "verdicts": [asdict(one) for one in found_verdicts],
+        }
+    )
+
+
+def _physics(
+    checkpoint: Checkpoint, config: EngineConfig, size: MixtralSize, threads: int
+) -> dict[str, object]:
+    machine, dtype = measure_machine(config.dtype), dtype_name(config.dtype)
+    floor = decode_floor_seconds(checkpoint.config, config.dtype, machine)
+    print(
+        f"{threads} threads read {machine.read_bytes_per_second / 1e9:.1f} GB/s and multiply "
+        f"{machine.flops_per_second / 1e9:.0f} GFLOP/s in {dtype}; one token of one "
+        f"sequence reads every active weight once: at most {1 / floor:.0f} tokens/s"
+    )
+    print(*models.describe(checkpoint.config, size), sep="\n", end="\n\n", flush=True)
+    return {"machine": asdict(machine), "decode_floor_tokens_per_second": 1 / floor, "mixtral": asdict(size)}
+
+
+def _print_peers(found: Opened) -> None:
+    for name, agreement in found.agreement.items():
+        print(
+            f"{name} ({found.versions[name]}): logits {agreement.logits_error:.2%} off transformers in "
+            f"float32, {agreement.num_equal} of {agreement.num_tokens} greedy tokens the same"
+        )
+    print(flush=True)
+
+
+def _numbers(text: str) -> list[int]:
+    return [int(part) for part in text.split(",")]
+
+
+def _choices(*known: str) -> Callable[[str], list[str]]:
+    def parse(text: str) -> list[str]:
+        names = text.split(",")
+        for name in names:
+            if name not in known:
+                raise argparse.ArgumentTypeError(f"{name[:80]!r} is none of {', '.join(known)}")
+        return names
+
+    return parse
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.peers", description="Our engine beside what a user would take instead."
+    )
+    parser.add_argument("--dtype", choices=DTYPES, default="bfloat16", help="of ours and of transformers")
+    parser.add_argument(
+        "--llama-types",
+        type=_choices(*ALL_LLAMA_TYPES),
+        help=f"of llama.cpp's weights: some of {','.join(ALL_LLAMA_TYPES)} "
+        "(as many bytes as --dtype, and q8_0)",
+    )
+    parser.add_argument(
+        "--systems", type=_choices(*NAMES), default=list(NAMES), help=f"some of {','.join(NAMES)} (all)"
+    )
+    parser.add_argument("--threads", type=int, default=2, help="of every system, workers included (2)")
+    parser.add_argument("--workers", type=int, default=2, help="of ours-workers (2)")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--batches", type=_numbers, default=[1, 8, 32])
+    parser.add_argument("--prompt-tokens", type=int, default=32)
+    parser.add_argument("--new-tokens", type=int, default=64)
+    parser.add_argument("--prefill-tokens", type=int, default=512, help="one long prompt; 0: none (512)")
+    add_out_argument(parser)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    args = _parser().parse_args(argv)
+    try:
+        python = peers_python()
+        with reporting("peers", args.out, argv) as report:
+            run(args, python, report)
+    except (InstallError, PeerError) as error:
+        sys.exit(f"peers: {error}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,55 @@
+"""Whether the peers compute the model they were given: all against transformers in float32."""
+
+import math
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from benchmarks.peers.jobs import Probe, prompt_ids
+from benchmarks.peers.process import PeerError, PeerProcess
+
+NUM_PROMPTS = 5
+PROMPT_TOKENS = 32
+NEW_TOKENS = 8
+# 8-bit weights cost 5 %; a wrong rotation of the positions 86 %, one wrong expert of five in each layer 64 %.
+MAX_ERROR = 0.1
+
+
+@dataclass(frozen=True, slots=True)
+class Agreement:
+    """The median relative error of the logits after a prompt; greedy tokens alike, before the first that is
+    not, and all."""
+
+    logits_error: float
+    num_equal: int
+    num_tokens: int
+
+
+def probes(peer: PeerProcess, vocab_size: int) -> list[Probe]:
+    """Other prompts than those that are measured, each of its own."""
+    prompts = [prompt_ids(1000 * (i + 1), PROMPT_TOKENS, vocab_size) for i in range(NUM_PROMPTS)]
+    return [peer.probe(prompt, NEW_TOKENS) for prompt in prompts]
+
+
+def compare(found: Sequence[Probe], reference: Sequence[Probe]) -> Agreement:
+    pairs = list(zip(found, reference, strict=True))
+    errors = [math.dist(a.logits_V, b.logits_V) / math.hypot(*b.logits_V) for a, b in pairs]
+    equal = [_num_equal(a.token_ids, b.token_ids) for a, b in pairs]
+    return Agreement(statistics.median(errors), sum(equal), sum(len(b.token_ids) for _, b in pairs))
+
+
+def check(
+    peers: Mapping[str, PeerProcess], reference: Sequence[Probe], vocab_size: int
+) -> dict[str, Agreement]:
+    """By peer. Raises PeerError when one computes something else."""
+    found = {name: compare(probes(peer, vocab_size), reference) for name, peer in peers.items()}
+    for name, agreement in found.items():
+        if not agreement.logits_error <= MAX_ERROR:
+            raise PeerError(f"{name} computes another model: its logits are {agreement.logits_error:.0%} off")
+    return found
+
+
+def _num_equal(a: Sequence[int], b: Sequence[int]) -> int:
+    """Only up to the first difference: from there on the contexts differ."""
+    differs = [x != y for x, y in zip(a, b, strict=True)]
+    return differs.index(True) if any(differs) else len(differs)

@@ -1,0 +1,195 @@
+"""Where the time of a decode step goes: an engine whose parts are timed, put together as the server's is.
+
+Timing costs some microseconds a part, so rates are measured without it; shares are what counts here.
+"""
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any, ParamSpec, TypeVar
+
+from torch import Tensor
+
+from coordinator.config import EngineConfig
+from coordinator.engine.attention import AttentionPlan
+from coordinator.engine.batch import Batch
+from coordinator.engine.block_allocator import BlockAllocator
+from coordinator.engine.engine import Engine
+from coordinator.engine.kernel_attention import attention_plan
+from coordinator.engine.kv_cache import KVCache
+from coordinator.engine.model_runner import ModelRunner
+from coordinator.engine.sampler import Drawn, Sampler
+from coordinator.engine.scheduler import Scheduler
+from coordinator.main import num_kv_blocks
+from expert_workers.pool_stats import DispatchRecord
+from expert_workers.transport import FailureReason
+from moe_model.checkpoint import Checkpoint
+from moe_model.experts import ExpertBackend
+from moe_model.families import family_of
+from moe_model.kernels.base import Kernels
+from moe_model.kernels.choice import choose_kernels
+from moe_model.layers import Attend, SharedModel
+from moe_model.model import Model
+from moe_model.router import Routing
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+PARTS = (
+    "attention",
+    "routing",
+    "serialisation",
+    "wire",
+    "experts",
+    "combine",
+    "head",
+    "sampling",
+    "scheduler",
+)
+
+
+class Split:
+    """Seconds by part since `reset`. Also what the pool tells of its dispatches."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+        self.reset()
+
+    def reset(self) -> None:
+        self.seconds = dict.fromkeys((*PARTS, "step", "run", "forward", "waiting"), 0.0)
+
+    def timed(self, part: str, work: Callable[P, T]) -> Callable[P, T]:
+        def run(*args: P.args, **kwargs: P.kwargs) -> T:
+            with self.timing(part):
+                return work(*args, **kwargs)
+
+        return run
+
+    @contextmanager
+    def timing(self, part: str) -> Iterator[None]:
+        started = time.perf_counter()
+        yield
+        self.seconds[part] += time.perf_counter() - started
+
+    def dispatched(self, record: DispatchRecord) -> None:
+        """As PoolObserver. Of the workers, the slowest is what the step waits for."""
+        self.seconds["experts"] += max(record.compute_seconds.values(), default=0.0)
+        self.seconds["combine"] += record.combine_seconds
+
+    def restarted(self, rank: int, reason: FailureReason) -> None:
+        raise AssertionError(f"worker {rank} was lost in a benchmark: {reason}")
+
+    def shares(self) -> dict[str, float]:
+        """Seconds per part; what is left of a step are batches, bookkeeping and outputs: the scheduler's."""
+        s = dict(self.seconds)
+        if s["waiting"]:
+            s["wire"] = max(0.0, s["waiting"] - s["experts"] - s["combine"])
+        known = sum(s[part] for part in PARTS if part != "scheduler")
+        s["scheduler"] = max(0.0, s["step"] - known)
+        return {part: s[part] for part in PARTS}
+
+
+@dataclass(frozen=True, slots=True)
+class _TimedExperts:
+    """Local experts are computed where they are begun; those of workers are sent there, and waited for."""
+
+    inner: ExpertBackend
+    split: Split
+    is_remote: bool
+
+    def forward(self, layer: int, x_TD: Tensor, routing: Routing) -> Tensor:
+        return self.finish(self.begin(layer, x_TD, routing))
+
+    def begin(self, layer: int, x_TD: Tensor, routing: Routing) -> Any:
+        with self.split.timing("serialisation" if self.is_remote else "experts"):
+            return self.inner.begin(layer, x_TD, routing)
+
+    def finish(self, begun: Any) -> Tensor:
+        if not self.is_remote:
+            return self.inner.finish(begun)
+        with self.split.timing("waiting"):
+            return self.inner.finish(begun)
+
+
+class _TimedModel(Model):
+    def __init__(self, model_config: Any, shared: SharedModel, experts: ExpertBackend, split: Split) -> None:
+        super().__init__(model_config, shared, experts)
+        self._split = split
+
+    def logits(self, h_RD: Tensor) -> Tensor:
+        with self._split.timing("head"):
+            return super().logits(h_RD)
+
+
+class _TimedSampler(Sampler):
+    def __init__(self, vocab_size: int, split: Split) -> None:
+        super().__init__(vocab_size)
+        self._split = split
+
+    def draw(self, logits_RV: Tensor, rows: Any) -> Drawn:
+        with self._split.timing("sampling"):
+            return super().draw(logits_RV, rows)
+
+
+@dataclass(frozen=True, slots=True)
+class _TimedAttention:
+    """Projections before and after; attention itself is the plan's."""
+
+    inner: Any
+    split: Split
+
+    def project(self, x_TD: Tensor, positions_T: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        with self.split.timing("attention"):
+            q_THd, k_TGd, v_TGd = self.inner.project(x_TD, positions_T)
+        return q_THd, k_TGd, v_TGd
+
+    def merge(self, o_THd: Tensor, residual_TD: Tensor) -> Tensor:
+        with self.split.timing("attention"):
+            merged_TD: Tensor = self.inner.merge(o_THd, residual_TD)
+        return merged_TD
+
+
+def timed_engine(
+    checkpoint: Checkpoint, config: EngineConfig, experts: ExpertBackend, split: Split, *, is_remote: bool
+) -> Engine:
+    """An engine like main.build_engine's, without overlap: what runs at once has no times of its own."""
+    kernels = choose_kernels(config.kernels, "cpu")
+    num_blocks = num_kv_blocks(checkpoint, config)
+    cache = KVCache(checkpoint.config, num_blocks, config.block_size, config.dtype)
+    shared = _timed_shared(checkpoint, config, kernels, split)
+    model = _TimedModel(checkpoint.config, shared, _TimedExperts(experts, split, is_remote), split)
+    plan = _timed_plan(attention_plan(kernels), split)
+    sampler = _TimedSampler(checkpoint.config.vocab_size, split)
+    scheduler = Scheduler(
+        BlockAllocator(num_blocks),
+        config.block_size,
+        config.max_num_seqs,
+        config.max_step_tokens,
+        prefix_caching=config.prefix_caching,
+    )
+    return Engine(scheduler, ModelRunner(model, cache, plan, sampler=sampler), checkpoint.config.max_seq_len)
+
+
+def _timed_shared(
+    checkpoint: Checkpoint, config: EngineConfig, kernels: Kernels, split: Split
+) -> SharedModel:
+    tensors = checkpoint.read_shared(config.dtype, "cpu")
+    shared = family_of(checkpoint.config).build_shared(checkpoint.config, tensors, kernels)
+    blocks = [
+        replace(
+            block,
+            attention=_TimedAttention(block.attention, split),
+            ffn_norm=split.timed("routing", block.ffn_norm),
+            router=split.timed("routing", block.router),
+        )
+        for block in shared.blocks
+    ]
+    return replace(shared, blocks=blocks)
+
+
+def _timed_plan(plan: AttentionPlan, split: Split) -> AttentionPlan:
+    def timed(cache: KVCache, batch: Batch) -> Attend:
+        return split.timed("attention", plan(cache, batch))
+
+    return timed

@@ -1,0 +1,111 @@
+"""When requests are sent, and what the clients that read nothing note of the answers."""
+
+import asyncio
+import itertools
+import statistics
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import grpc
+import pytest
+
+from benchmarks.load import STREAM, LightClients, closed_loop, open_loop, poisson_arrivals
+
+
+def test_arrivals_are_those_of_the_seed() -> None:
+    arrivals = poisson_arrivals(20.0, 5.0, seed=3)
+    assert arrivals == poisson_arrivals(20.0, 5.0, seed=3)
+    assert arrivals != poisson_arrivals(20.0, 5.0, seed=4)
+
+
+def test_arrivals_are_a_poisson_process() -> None:
+    arrivals = poisson_arrivals(50.0, 200.0, seed=0)
+    assert arrivals == sorted(arrivals)
+    assert 0 < arrivals[0] < arrivals[-1] < 200.0
+    gaps = [after - before for before, after in itertools.pairwise(arrivals)]
+    assert statistics.mean(gaps) == pytest.approx(1 / 50, rel=0.05)
+    # Of an exponential distribution; even gaps would have none.
+    assert statistics.stdev(gaps) == pytest.approx(1 / 50, rel=0.1)
+
+
+class Echo:
+    """Answers a request with its bytes, one by one; refuses one that says so. Counts who is there."""
+
+    def __init__(self) -> None:
+        self.running = self.most = 0
+        self.peers: set[str] = set()
+
+    async def stream(self, message: bytes, context: Any) -> AsyncIterator[bytes]:
+        self.running += 1
+        self.most = max(self.most, self.running)
+        self.peers.add(context.peer())
+        try:
+            if message == b"refuse":
+                await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, "full")
+            for byte in message:
+                yield bytes([byte])
+        finally:
+            self.running -= 1
+
+
+@asynccontextmanager
+async def echoing(num_clients: int) -> AsyncIterator[tuple[Echo, LightClients]]:
+    echo, server = Echo(), grpc.aio.server()
+    _, service, method = STREAM.split("/")
+    handler: grpc.RpcMethodHandler[bytes, bytes] = grpc.unary_stream_rpc_method_handler(echo.stream)
+    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service, {method: handler}),))
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    clients = LightClients(f"127.0.0.1:{port}", num_clients)
+    await clients.connect()
+    try:
+        yield echo, clients
+    finally:
+        await clients.close()
+        await server.stop(None)
+
+
+def numbered() -> Iterator[bytes]:
+    return (f"{number:03}".encode() for number in itertools.count())
+
+
+async def test_messages_are_noted_as_they_come() -> None:
+    async with echoing(1) as (_, clients):
+        trace = await clients.send(0, b"abc")
+    assert [data for _, data in trace.messages] == [b"a", b"b", b"c"]
+    times = [trace.due, *(time for time, _ in trace.messages), trace.ended]
+    assert times == sorted(times)
+    assert trace.code == "OK"
+
+
+async def test_a_refusal_is_a_code() -> None:
+    async with echoing(1) as (_, clients):
+        trace = await clients.send(0, b"refuse")
+    assert (trace.code, trace.messages) == ("RESOURCE_EXHAUSTED", [])
+    assert trace.ended > trace.due
+
+
+async def test_a_closed_loop_has_one_request_per_client() -> None:
+    async with echoing(3) as (echo, clients):
+        traces = await closed_loop(clients, 3, 4, numbered())
+    assert len({b"".join(data for _, data in trace.messages) for trace in traces}) == 12
+    assert echo.most <= 3
+    assert len(echo.peers) == 3
+
+
+async def test_an_open_loop_waits_for_no_answer() -> None:
+    async with echoing(2) as (_, clients):
+        before = asyncio.get_running_loop().time()
+        traces = await open_loop(clients, [0.0, 0.02, 0.02, 0.05], numbered())
+        assert asyncio.get_running_loop().time() - before >= 0.05
+    due = [trace.due - traces[0].due for trace in traces]
+    assert due == pytest.approx([0.0, 0.02, 0.02, 0.05])
+    assert all(trace.messages[0][0] >= trace.due for trace in traces)
+
+
+async def test_being_late_counts_as_waiting() -> None:
+    async with echoing(1) as (_, clients):
+        due = asyncio.get_running_loop().time() - 100.0
+        trace = await clients.send(0, b"a", due)
+    assert trace.due == due

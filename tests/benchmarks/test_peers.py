@@ -1,0 +1,172 @@
+"""What the comparison with other systems makes of its measurements, and how it talks to a peer."""
+
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import pytest
+
+from benchmarks.peers import table
+from benchmarks.peers.agreement import compare
+from benchmarks.peers.install import reason
+from benchmarks.peers.jobs import Load, Probe, Timing, prompt_ids
+from benchmarks.peers.models import mixtral_like
+from benchmarks.peers.ours import fitted
+from benchmarks.peers.process import PeerError, PeersEnvironment, peer
+from benchmarks.peers.rounds import Measured, measure_rounds
+from benchmarks.peers.serve import TRIALS, answer_to
+from benchmarks.peers.verdict import Bar, rate, ratios, verdicts
+from coordinator.config import EngineConfig
+from moe_model.config import ModelConfig
+from moe_model.families import family_of
+
+DECODE = Load(batch=2, prompt_tokens=8, new_tokens=5)
+LONG = Load(batch=1, prompt_tokens=64, new_tokens=1)
+
+
+def test_the_models_have_as_many_parameters() -> None:
+    config = ModelConfig()
+    size, family = mixtral_like(config), family_of(config)
+    assert size.d_ff == 1376
+    assert size.num_params == pytest.approx(family.num_params(config), rel=0.01)
+    assert size.num_active_params == pytest.approx(family.num_active_params_per_token(config), rel=0.01)
+
+
+def test_prompts_are_plain_tokens_and_differ() -> None:
+    prompts = [prompt_ids(index, 40, 64) for index in range(3)]
+    assert all(len(prompt) == 40 and min(prompt) >= 4 and max(prompt) < 64 for prompt in prompts)
+    assert len({tuple(prompt) for prompt in prompts}) == 3
+
+
+def test_every_prompt_of_a_load_fits_one_step() -> None:
+    config = fitted(EngineConfig(), [DECODE, LONG])
+    assert (config.max_step_tokens, config.max_num_seqs, config.prefix_caching) == (65, 3, False)
+
+
+def test_a_rate_is_of_the_median_round() -> None:
+    timings = [Timing(1.0, 4.0), Timing(9.0, 1.0), Timing(2.0, 2.0)]
+    assert rate(timings, DECODE, "prefill") == 16 / 2
+    assert rate(timings, DECODE, "decode") == 8 / 2
+    assert rate(timings, LONG, "decode") is None
+
+
+def test_ratios_are_of_the_same_round() -> None:
+    ours, theirs = [Timing(1.0, 1.0), Timing(3.0, 6.0)], [Timing(2.0, 3.0), Timing(6.0, 6.0)]
+    assert ratios(ours, theirs, "prefill") == [2.0, 2.0]
+    assert ratios(ours, theirs, "decode") == [3.0, 1.0]
+
+
+@pytest.mark.parametrize(("theirs", "word"), [(1.0, "MISSED"), (1.5, "met"), (2.4, "met"), (2.5, "beyond")])
+def test_a_bar(theirs: float, word: str) -> None:
+    bar = Bar("decode", 2, "ours", "llama.cpp", 1.5, 2.5)
+    timings = {
+        ("ours", DECODE): [Timing(1.0, 1.0)],
+        ("llama.cpp-bf16", DECODE): [Timing(9.0, theirs)],
+        ("llama.cpp-bf16", LONG): [Timing(9.0, 0.0)],
+        ("transformers", DECODE): [Timing(9.0, 9.0)],
+    }
+    (found,) = verdicts(timings, [bar])
+    assert (found.theirs, found.median, found.least, found.greatest) == ("llama.cpp-bf16", *[theirs] * 3)
+    assert str(found).endswith(f"beyond 2.5: {word}")
+
+
+def test_the_long_prompt_has_its_own_bar_and_what_was_not_measured_has_none() -> None:
+    timings = {("ours", LONG): [Timing(1.0, 0.0)], ("llama.cpp-f16", LONG): [Timing(2.0, 0.0)]}
+    (found,) = verdicts(timings)
+    assert (found.bar.phase, found.median) == ("prefill", 2.0)
+
+
+def test_another_system_begins_each_round() -> None:
+    turns: list[tuple[str, int]] = []
+
+    def measure(name: str, load: Load) -> tuple[Timing, str]:
+        turns.append((name, load.batch))
+        return Timing(1.0, 1.0), "a way"
+
+    systems = {name: lambda load, name=name: measure(name, load) for name in ("ours", "origin")}
+    measured = measure_rounds(systems, [DECODE, LONG], 2)
+    assert turns == [
+        *[("ours", 2), ("ours", 1), ("origin", 1)],
+        *[("ours", 2), ("origin", 1), ("ours", 1)],
+    ]
+    assert len(measured.timings["ours", LONG]) == 2
+
+
+def test_the_table() -> None:
+    timings = {
+        ("ours", LONG): [Timing(1.0, 0.0)],
+        ("ours", DECODE): [Timing(1.0, 1.0)],
+        ("peer", DECODE): [Timing(2.0, 4.0)],
+    }
+    measured = Measured(timings, dict.fromkeys(timings, "way"))
+    assert [line.split() for line in table.lines(measured)][1:] == [
+        ["8", "5", "2", "ours", "16", "8", "way"],
+        ["8", "5", "2", "peer", "8", "2", "2.00", "4.00", "way"],
+        [],
+        ["64", "1", "1", "ours", "64", "way"],
+    ]
+    assert [row["decode_tokens_per_second"] for row in table.rows(measured)] == [None, 8.0, 2.0]
+
+
+def test_agreement_ends_at_the_first_other_token() -> None:
+    reference = [Probe([3.0, 4.0], [1, 2, 3]), Probe([0.0, 1.0], [4, 5, 6])]
+    found = [Probe([3.0, 4.5], [1, 9, 3]), Probe([0.0, 1.0], [4, 5, 6])]
+    agreement = compare(found, reference)
+    assert (agreement.logits_error, agreement.num_equal, agreement.num_tokens) == (0.05, 4, 6)
+
+
+class FakePeer:
+    """Is fast in one way only."""
+
+    version = "0"
+
+    def __init__(self) -> None:
+        self.runs: list[str] = []
+
+    def ways(self, load: Load) -> Sequence[str]:
+        return "slow", "fast"
+
+    def run(self, load: Load, way: str) -> Timing:
+        self.runs.append(way)
+        return Timing(1.0, 2.0 if way == "slow" else 1.0)
+
+    def probe(self, prompt: Sequence[int], new_tokens: int) -> Probe:
+        return Probe([0.5], list(prompt))
+
+
+def test_a_peer_measures_a_load_in_its_fastest_way() -> None:
+    fake = FakePeer()
+    chosen: dict[Load, str] = {}
+    load = {"batch": 1, "prompt_tokens": 2, "new_tokens": 3}
+    assert answer_to(fake, {"kind": "choose", "load": load}, chosen) == {"way": "fast"}
+    assert len(fake.runs) == 2 * (TRIALS + 1)
+    fake.runs.clear()
+    answer: Mapping[str, object] = answer_to(fake, {"kind": "measure", "load": load}, chosen)
+    assert answer == {"way": "fast", "prefill_seconds": 1.0, "decode_seconds": 1.0}
+    assert fake.runs == ["fast", "fast"]
+    probe = {"kind": "probe", "prompt": [7], "new_tokens": 1}
+    assert answer_to(fake, probe, chosen) == {"logits_V": [0.5], "token_ids": [7]}
+
+
+def test_a_peer_that_cannot_start_says_why(tmp_path: Path) -> None:
+    environment = PeersEnvironment(Path(sys.executable), 1, tmp_path)
+    with (
+        pytest.raises(PeerError, match=r"gone has ended: .*No module named benchmarks.peers.nothing"),
+        peer(environment, "gone", "nothing", {}),
+    ):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("log", "message"),
+    [
+        (["Collecting x", "ERROR: No matching distribution (from versions: none)"], "registry"),
+        (["x", "  CMake Error at CMakeLists.txt:1", "error: subprocess failed"], "CMake Error at CMake"),
+        (["nothing to go by"], "pip failed"),
+    ],
+)
+def test_why_an_installation_failed(log: list[str], message: str) -> None:
+    found = reason(log, Path("install.log"))
+    assert message in found
+    assert found.endswith("(see install.log)")
+    assert "\n" not in found
