@@ -1,7 +1,7 @@
 """The polynomial behind the kernels' GELU: P(t) ~ erfcx(z) = e^(z²) erfc(z) for t = 1 / (1 + 0.35 z), z >= 0.
 
-Weighted least squares on Chebyshev nodes, reweighted by the error until it is level (Lawson, 1961). Prints the
-coefficients from the constant upwards, and the largest relative error. python scripts/fit_erfcx.py
+Weighted least squares on Chebyshev nodes, reweighted by the error until it is level (Lawson, 1961). Prints
+the coefficients from the constant upwards, and the largest relative error. python scripts/fit_erfcx.py
 """
 
 import mpmath

@@ -14,8 +14,8 @@ from torch import Tensor
 from moe_model.dispatch import Expert, ExpertKey, combine, sum_pairs
 from moe_model.expert_ffn import GeluExpert
 from moe_model.kernels.base import Segments
+from moe_model.kernels.linear import TorchLinear
 from moe_model.layers import LayerNorm
-from moe_model.linear import TorchLinear
 from moe_model.router import Routing
 
 

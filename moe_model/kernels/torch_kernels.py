@@ -20,8 +20,8 @@ from moe_model.dispatch import (
 from moe_model.expert_ffn import GeluExpert
 from moe_model.kernels.base import Activation, ExpertBank, Linear, Norm, Router, Segments
 from moe_model.kernels.grouped import GroupedBank
+from moe_model.kernels.linear import TorchLinear
 from moe_model.layers import LayerNorm
-from moe_model.linear import TorchLinear
 from moe_model.quantise import dequantise_int8, quantise_int8
 from moe_model.router import Routing, TopKRouter
 

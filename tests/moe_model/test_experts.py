@@ -10,8 +10,8 @@ from torch import Tensor
 
 from moe_model import ModelConfig
 from moe_model.experts import LocalExperts
+from moe_model.kernels.linear import TorchLinear as Linear
 from moe_model.kernels.torch_kernels import TorchKernels
-from moe_model.linear import TorchLinear as Linear
 from moe_model.router import Routing, TopKRouter
 from tests.models import build_experts, random_weights
 

@@ -8,8 +8,8 @@ import math
 import pytest
 import torch
 
+from moe_model.kernels.linear import TorchLinear as Linear
 from moe_model.layers import Embedding, FusedAttention, LayerNorm, sinusoidal_positions
-from moe_model.linear import TorchLinear as Linear
 
 
 @pytest.mark.parametrize("d_model", [1, 2, 7, 64])

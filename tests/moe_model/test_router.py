@@ -8,7 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from moe_model.linear import TorchLinear as Linear
+from moe_model.kernels.linear import TorchLinear as Linear
 from moe_model.router import Routing, TopKRouter, load_balancing_loss
 
 

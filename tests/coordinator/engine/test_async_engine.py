@@ -273,9 +273,13 @@ async def anext_until_the_end(engine: AsyncEngine, request: Request) -> BaseExce
 
 async def test_a_request_that_is_too_old_ends_after_what_was_there(free: AsyncEngine) -> None:
     found: list[int] = []
-    with pytest.raises(RequestExpiredError):
+
+    async def collect() -> None:
         async for output in free.stream(make_request("old", max_tokens=10**9), max_seconds=0.2):
-            found += output.token_ids
+            found.extend(output.token_ids)
+
+    with pytest.raises(RequestExpiredError):
+        await collect()
     assert found
     await flush(free)
     assert free.num_requests == 0

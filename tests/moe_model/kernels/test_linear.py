@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from moe_model.linear import TorchLinear as Linear
+from moe_model.kernels.linear import TorchLinear as Linear
 
 
 @pytest.mark.parametrize(("num_in", "num_out"), [(1, 1), (16, 5), (33, 47), (512, 256)])
