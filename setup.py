@@ -1,21 +1,30 @@
-"""Builds the CPU kernels. Without a C compiler the package installs all the same and computes with torch."""
+"""Builds the CPU kernels and a worker's loop around them. Without a C compiler the package installs all the
+same, computes with torch and serves from Python."""
+
+from pathlib import Path
 
 from setuptools import Extension, setup
 
-SOURCES = ("module", "ops", "rows", "gemm", "threads")
-HEADERS = ("ops.h", "rows.h", "rows_impl.h", "gemm_impl.h", "matrix.h", "threads.h")
-FOLDER = "moe_model/native/src"
+KERNELS, SERVING = "moe_model/native/src", "expert_workers/native/src"
+
+
+def extension(name: str, folder: str, *include: str) -> Extension:
+    """Of all C files in a folder."""
+    return Extension(
+        name,
+        sources=sorted(map(str, Path(folder).glob("*.c"))),
+        depends=[str(path) for each in (folder, *include) for path in Path(each).glob("*.h")],
+        include_dirs=[folder, *include],
+        # No contraction: products that are added must round the same wherever they are computed.
+        extra_compile_args=["-O3", "-std=gnu11", "-ffp-contract=off", "-Wno-psabi", "-pthread"],
+        extra_link_args=["-pthread"],
+        optional=True,
+    )
+
 
 setup(
     ext_modules=[
-        Extension(
-            "moe_model.native._kernels",
-            sources=[f"{FOLDER}/{name}.c" for name in SOURCES],
-            depends=[f"{FOLDER}/{name}" for name in HEADERS],
-            # No contraction: products that are added must round the same wherever they are computed.
-            extra_compile_args=["-O3", "-std=gnu11", "-ffp-contract=off", "-Wno-psabi", "-pthread"],
-            extra_link_args=["-pthread"],
-            optional=True,
-        )
+        extension("moe_model.native._kernels", KERNELS),
+        extension("expert_workers.native._serve", SERVING, KERNELS),
     ]
 )

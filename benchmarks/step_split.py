@@ -154,7 +154,7 @@ def timed_engine(
     checkpoint: Checkpoint, config: EngineConfig, experts: ExpertBackend, split: Split, *, is_remote: bool
 ) -> Engine:
     """An engine like main.build_engine's, without overlap: what runs at once has no times of its own."""
-    kernels = choose_kernels(config.kernels, "cpu")
+    kernels = choose_kernels(config.kernels, "cpu", config.num_threads)
     num_blocks = num_kv_blocks(checkpoint, config)
     cache = KVCache(checkpoint.config, num_blocks, config.block_size, config.dtype)
     shared = _timed_shared(checkpoint, config, kernels, split)

@@ -7,8 +7,6 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
-import torch
-
 from coordinator.api import logging_setup
 from coordinator.api.chat_template import ChatTemplate
 from coordinator.api.operations import WorkerState, WorkerView
@@ -42,7 +40,7 @@ from moe_model.errors import ConfigError
 from moe_model.experts import ExpertBackend
 from moe_model.families import family_of
 from moe_model.files import read_file
-from moe_model.kernels.choice import choose_kernels
+from moe_model.kernels.choice import choose_kernels, set_torch_threads
 from moe_model.loading import load_local_experts, load_model
 from moe_model.tokenizer import Tokenizer
 
@@ -58,8 +56,7 @@ def configure_process(config: EngineConfig) -> None:
     # The engine lets go of the interpreter at every operation of torch and waits so long to get it back from
     # a busy event loop: with Python's 5 ms an overloaded server loses half of its rate.
     sys.setswitchinterval(SWITCH_INTERVAL)
-    if config.num_threads is not None:
-        torch.set_num_threads(config.num_threads)
+    set_torch_threads(config.kernels, config.resolve_device(), config.num_threads)
 
 
 def api_key() -> str | None:
@@ -90,7 +87,7 @@ def build_engine(
     Steps whose experts are lost are tried again for `expert_wait_timeout` seconds.
     """
     num_blocks, device = num_kv_blocks(checkpoint, config), config.resolve_device()
-    kernels = choose_kernels(config.kernels, device)
+    kernels = choose_kernels(config.kernels, device, config.num_threads)
     cache = KVCache(checkpoint.config, num_blocks, config.block_size, config.dtype, device)
     model = load_model(checkpoint, experts, config.dtype, device, kernels)
     scheduler = Scheduler(
@@ -179,7 +176,7 @@ def open_experts(
     """The experts, in this process or in workers that end with the block."""
     if workers.num_workers == 0:
         device = engine.resolve_device()
-        kernels = choose_kernels(engine.kernels, device)
+        kernels = choose_kernels(engine.kernels, device, engine.num_threads)
         yield load_local_experts(
             checkpoint, engine.dtype, device, kernels, int8=engine.expert_dtype == "int8"
         )

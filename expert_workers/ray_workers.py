@@ -13,7 +13,6 @@ from dataclasses import replace as replaced
 from typing import Any
 
 import ray
-import torch
 from ray.exceptions import ActorAlreadyExistsError, RayError
 
 from expert_workers.frame import decode_call, encode, reply_frame
@@ -25,6 +24,7 @@ from expert_workers.stream_tls import TlsPaths, context
 from expert_workers.stream_transport import StreamTransport
 from expert_workers.worker import ExpertWorker, WorkerInfo, WorkerSpec
 from moe_model.errors import ClusterError, WorkerStartError
+from moe_model.kernels.choice import set_torch_threads
 
 _log = logging.getLogger(__name__)
 
@@ -44,6 +44,7 @@ class ExpertActor:
     """
 
     def __init__(self, spec: WorkerSpec, data_plane: DataPlane) -> None:
+        self._spec = spec
         self._num_threads = spec.num_threads or len(os.sched_getaffinity(0))
         self._data_plane = data_plane
         self._set_threads()
@@ -60,12 +61,13 @@ class ExpertActor:
             host = self._data_plane.host or str(ray.util.get_node_ip_address())  # type: ignore[no-untyped-call]
             paths = self._data_plane.tls
             tls = None if paths is None else context(paths, is_server=True)
-            self._server = StreamServer(self._worker, host, tls, prepare_thread=self._set_threads)
+            worker = self._worker
+            self._server = StreamServer(worker, host, tls, prepare_thread=self._set_threads, loop=worker.loop)
         return self._server.endpoint
 
     def _set_threads(self) -> None:
         """Ray tells an actor without CPUs of its own to use one; and torch keeps it for each thread."""
-        torch.set_num_threads(self._num_threads)
+        set_torch_threads(self._spec.kernels, self._spec.device, self._num_threads)
 
     def describe(self) -> WorkerInfo:
         return replaced(self._worker.describe(), node_id=self._node_id)

@@ -27,9 +27,10 @@ from expert_workers.frame import (
     reply_frame,
 )
 from expert_workers.in_process import LocalWorker
+from expert_workers.serve_loop import ServeLoop
 from expert_workers.stream_auth import KEY_BYTES, Endpoint, boot_id, prove_to_client, refuse_busy
 from expert_workers.stream_socket import aligned_buffer, end, prepare, remainder
-from expert_workers.stream_tls import Stream
+from expert_workers.stream_tls import Stream, TlsStream
 from moe_model.errors import ExpertMeshError, ReplyError
 
 _log = logging.getLogger(__name__)
@@ -58,9 +59,12 @@ class StreamServer:
         tls: ssl.SSLContext | None = None,
         limits: StreamLimits | None = None,
         prepare_thread: Callable[[], None] | None = None,
+        loop: ServeLoop | None = None,
     ) -> None:
-        """Listens at once; `prepare_thread` is run in each thread that will compute. Raises OSError."""
+        """Listens at once; `prepare_thread` is run in each thread that will compute; `loop` answers what it
+        can in the worker's place. Raises OSError."""
         self._worker = worker
+        self._loop = loop
         self._tls = tls
         self._limits = limits or StreamLimits()
         self._prepare_thread = prepare_thread
@@ -143,7 +147,7 @@ class StreamServer:
                     self._num_handshakes -= 1
             if self._prepare_thread is not None:
                 self._prepare_thread()
-            _Conversation(stream, self._worker, self._limits.stall_timeout).run()
+            _Conversation(stream, self._worker, self._loop, self._limits.stall_timeout).run()
         except (ReplyError, OSError) as error:
             if self._is_open:
                 _log.info("data plane: a peer %s", error)
@@ -177,18 +181,36 @@ class StreamServer:
 class _Conversation:
     """Calls in, answers out, over one connection."""
 
-    def __init__(self, stream: Stream, worker: LocalWorker, stall_timeout: float) -> None:
+    def __init__(
+        self, stream: Stream, worker: LocalWorker, loop: ServeLoop | None, stall_timeout: float
+    ) -> None:
         self._stream = stream
         self._worker = worker
+        # What TLS has deciphered is not in the socket.
+        self._loop = None if isinstance(stream, TlsStream) else loop
         self._stall_timeout = stall_timeout
         self._buffer = aligned_buffer(_FIRST_BUFFER_BYTES)
         self._start = self._end = 0
 
     def run(self) -> None:
         """Until the peer closes. Raises ReplyError for what is no frame, OSError."""
-        while (header := self._read_header()) is not None:
+        while self._run_loop() and (header := self._read_header()) is not None:
             body = self._read_body(header)
             self._send(self._answer(header, body))
+
+    def _run_loop(self) -> bool:
+        """Whatever can be answered without Python; False when the peer has closed."""
+        if self._loop is None:
+            return True
+        is_open, self._start, self._end = self._loop.run(
+            self._stream.fileno(),
+            self._buffer,
+            self._start,
+            self._end,
+            tick=_TICK,
+            stall_timeout=self._stall_timeout,
+        )
+        return is_open
 
     def _answer(self, header: Header, body: memoryview) -> Frame:
         try:

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from expert_workers.serve_loop import ServeLoop
 from expert_workers.wire import (
     Array,
     ExpertCall,
@@ -74,6 +75,8 @@ class Loaded:
     bank: ExpertBank
     keys: frozenset[ExpertKey]
     num_bytes: int
+    n_layers: int
+    n_experts: int
     width: int
     dtype: torch.dtype
     fingerprint: str
@@ -88,6 +91,7 @@ class ExpertWorker:
         self._loaded = loaded
         self._lock = threading.Lock()
         self._routed_rows = 0
+        self.loop = ServeLoop.over(loaded.bank, loaded.n_layers, loaded.n_experts)
 
     @classmethod
     def load(cls, spec: WorkerSpec) -> Self:
@@ -130,7 +134,7 @@ class ExpertWorker:
             num_bytes=self._loaded.num_bytes,
             rss_bytes=_rss_bytes(),
             load_seconds=self._loaded.seconds,
-            routed_rows=self._routed_rows,
+            routed_rows=self._routed_rows + (0 if self.loop is None else self.loop.num_pairs),
         )
 
     def _check(self, call: ExpertCall) -> None:
@@ -162,13 +166,15 @@ def _read(spec: WorkerSpec) -> Loaded:
     checkpoint = Checkpoint.open(Path(spec.checkpoint_path))
     if spec.fingerprint not in (None, checkpoint.fingerprint):
         raise CheckpointError(f"{spec.checkpoint_path}: not the checkpoint that the coordinator has opened")
-    kernels = choose_kernels(spec.kernels, spec.device)
+    kernels = choose_kernels(spec.kernels, spec.device, spec.num_threads)
     bank, num_bytes = load_bank(checkpoint, spec.keys, spec.dtype, spec.device, kernels, int8=spec.int8)
     seconds = time.perf_counter() - started
     return Loaded(
         bank,
         frozenset(spec.keys),
         num_bytes,
+        checkpoint.config.n_layers,
+        checkpoint.config.n_experts,
         checkpoint.config.d_model,
         kernels.hidden_dtype(spec.dtype),
         checkpoint.fingerprint,

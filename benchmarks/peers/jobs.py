@@ -58,10 +58,6 @@ class Timing:
     prefill_seconds: float
     decode_seconds: float
 
-    @property
-    def total(self) -> float:
-        return self.prefill_seconds + self.decode_seconds
-
 
 @dataclass(frozen=True, slots=True)
 class Probe:

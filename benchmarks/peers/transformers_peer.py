@@ -19,29 +19,35 @@ from benchmarks.peers.jobs import Load, Probe, Timing, prompt_ids
 from benchmarks.peers.serve import serve
 
 EXPERTS = ("grouped_mm", "eager")
+FLOAT32 = "float32"
 
 
 class TransformersPeer:
-    """The ways are the library's own implementations of a mixture's experts; the first is its default."""
+    """The ways are the library's own implementations of a mixture's experts, the first is its default, and
+    float32 beside what was asked for: processors without instructions for bfloat16 are faster in it.
+    """
 
     version = f"transformers {transformers.__version__}, torch {torch.__version__}"
 
     def __init__(self, options: Mapping[str, Any]) -> None:
         torch.set_num_threads(options["threads"])
-        self._model = _load(options["model"], getattr(torch, options["dtype"]))
+        self._dtype = options["dtype"]
+        names = dict.fromkeys((self._dtype, FLOAT32))
+        self._models = {name: _load(options["model"], getattr(torch, name)) for name in names}
 
     def ways(self, load: Load) -> Sequence[str]:
-        return EXPERTS
+        return [f"{experts}, {name}" for name in self._models for experts in EXPERTS]
 
     def run(self, load: Load, way: str) -> Timing:
-        vocab_size = self._model.config.vocab_size
-        prompts = [prompt_ids(i, load.prompt_tokens, vocab_size) for i in range(load.batch)]
-        self._model.set_experts_implementation(way)
-        times, _, _ = _greedy(self._model, prompts, load.new_tokens)
+        experts, name = way.split(", ")
+        model = self._models[name]
+        prompts = [prompt_ids(i, load.prompt_tokens, model.config.vocab_size) for i in range(load.batch)]
+        model.set_experts_implementation(experts)
+        times, _, _ = _greedy(model, prompts, load.new_tokens)
         return Timing(times[1] - times[0], times[2] - times[1])
 
     def probe(self, prompt: Sequence[int], new_tokens: int) -> Probe:
-        _, logits_BV, token_ids = _greedy(self._model, [prompt], new_tokens)
+        _, logits_BV, token_ids = _greedy(self._models[self._dtype], [prompt], new_tokens)
         return Probe(logits_BV[0].tolist(), token_ids)
 
 

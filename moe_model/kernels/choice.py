@@ -19,13 +19,33 @@ else:
 KernelChoice = Literal["auto", "native", "torch"]
 
 
-def choose_kernels(choice: KernelChoice, device: torch.device | str) -> Kernels:
-    """`auto`: native on a CPU where they are built. Raises ConfigError for native ones that cannot be had."""
+def choose_kernels(
+    choice: KernelChoice, device: torch.device | str, num_threads: int | None = None
+) -> Kernels:
+    """`auto`: native on a CPU where they are built. `num_threads` is for native ones, None: all cores.
+
+    Raises ConfigError for native ones that cannot be had.
+    """
     is_cpu = torch.device(device).type == "cpu"
-    if choice == "torch" or (choice == "auto" and not (is_cpu and HAS_NATIVE)):
+    if not uses_native(choice, device):
         return TorchKernels()
     if not is_cpu:
         raise ConfigError(f"kernels: native ones are for CPUs, the device is {device}")
     if not HAS_NATIVE:
         raise ConfigError("kernels: native ones were not built; install again with a C compiler")
-    return NativeKernels()
+    return NativeKernels(num_threads=num_threads)
+
+
+def uses_native(choice: KernelChoice, device: torch.device | str) -> bool:
+    """Whether native kernels are what was chosen."""
+    is_cpu = torch.device(device).type == "cpu"
+    return choice == "native" or (choice == "auto" and is_cpu and HAS_NATIVE)
+
+
+def set_torch_threads(choice: KernelChoice, device: torch.device | str, num_threads: int | None) -> None:
+    """For the process, or, of torch, for a thread. Beside native kernels torch gets one: its helpers would spin
+    on the cores that ours want, for what little is left to them."""
+    if uses_native(choice, device):
+        torch.set_num_threads(1)
+    elif num_threads is not None:
+        torch.set_num_threads(num_threads)

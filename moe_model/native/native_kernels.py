@@ -4,6 +4,7 @@ Shapes: as in moe_model/kernels/base.py.
 """
 
 import logging
+import os
 from collections.abc import Mapping
 from functools import partial
 from typing import cast
@@ -16,7 +17,15 @@ from moe_model.expert_ffn import GeluExpert
 from moe_model.kernels.base import Activation, ExpertBank, Linear, Norm, PagedAttention, Router
 from moe_model.native import _kernels
 from moe_model.native.paged import attend_paged
-from moe_model.native.parts import NativeBank, NativeLinear, NativeNorm, NativeRouter, NativeTable, Scratch
+from moe_model.native.parts import (
+    NativeBank,
+    NativeLinear,
+    NativeNorm,
+    NativeRouter,
+    NativeTable,
+    Runtime,
+    Scratch,
+)
 from moe_model.quantise import quantise_int8
 
 _log = logging.getLogger(__name__)
@@ -30,18 +39,20 @@ class NativeKernels:
 
     name = "native"
 
-    def __init__(self, instruction_set: str | None = None) -> None:
-        """Raises ValueError for an instruction set that the processor has not."""
-        self.handle = _best_that_is_right() if instruction_set is None else _kernels.kernels(instruction_set)
-        self.instruction_set = _kernels.name(self.handle)
-        self.scratch = Scratch()
-        self.attend_paged: PagedAttention = partial(attend_paged, self.handle, self.scratch)
+    def __init__(self, instruction_set: str | None = None, num_threads: int | None = None) -> None:
+        """`num_threads` None: as many as there are cores. Raises ValueError for an instruction set that the
+        processor has not."""
+        handle = _best_that_is_right() if instruction_set is None else _kernels.kernels(instruction_set)
+        self.instruction_set = _kernels.name(handle)
+        self.num_threads = num_threads or len(os.sched_getaffinity(0))
+        self._runtime = Runtime(handle, Scratch(), self.num_threads)
+        self.attend_paged: PagedAttention = partial(attend_paged, self._runtime)
 
     def hidden_dtype(self, weights: torch.dtype) -> torch.dtype:
         return torch.float32
 
     def norm(self, weight_D: Tensor, bias_D: Tensor) -> Norm:
-        return NativeNorm(self.handle, weight_D, bias_D)
+        return NativeNorm(self._runtime, weight_D, bias_D)
 
     def linear(
         self,
@@ -54,11 +65,11 @@ class NativeKernels:
     ) -> Linear:
         assert norm is None or isinstance(norm, NativeNorm)
         values_OI, scale_O = quantise_int8(weight_OI) if int8 else (weight_OI, None)
-        return NativeLinear(self.handle, self.scratch, values_OI, scale_O, bias_O, activation, norm)
+        return NativeLinear(self._runtime, values_OI, scale_O, bias_O, activation, norm)
 
     def router(self, weight_ED: Tensor, top_k: int) -> Router:
-        gate = NativeLinear(self.handle, self.scratch, weight_ED.float(), None, None, "none", None)
-        return NativeRouter(self.handle, gate, top_k)
+        gate = NativeLinear(self._runtime, weight_ED.float(), None, None, "none", None)
+        return NativeRouter(self._runtime, gate, top_k)
 
     def bank(self, experts: Mapping[ExpertKey, Expert], n_experts: int) -> ExpertBank:
         layers: dict[int, list[tuple[int, NativeLinear, NativeLinear]]] = {}
@@ -67,7 +78,7 @@ class NativeKernels:
             parts = (cast("NativeLinear", module.up), cast("NativeLinear", module.down))
             layers.setdefault(layer, []).append((expert, *parts))
         tables = {layer: NativeTable(found) for layer, found in layers.items()}
-        return NativeBank(self.handle, self.scratch, tables)
+        return NativeBank(self._runtime, tables)
 
 
 def _best_that_is_right() -> object:
@@ -89,9 +100,8 @@ def _agrees(handle: object, plain: object, dtype: torch.dtype) -> bool:
     generator = torch.Generator().manual_seed(0)
     weight_OI = torch.randn(37, 131, generator=generator).to(dtype)
     x_RI = torch.randn(7, 131, generator=generator).to(dtype).float()
-    scratch = Scratch()
     got_RO, expected_RO = (
-        NativeLinear(kernels, scratch, weight_OI, None, None, "none", None)(x_RI)
+        NativeLinear(Runtime(kernels, Scratch(), 1), weight_OI, None, None, "none", None)(x_RI)
         for kernels in (handle, plain)
     )
     return torch.allclose(got_RO, expected_RO, rtol=1e-4, atol=1e-3)

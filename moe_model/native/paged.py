@@ -8,12 +8,11 @@ from torch import Tensor
 
 from moe_model.kernels.base import Contexts
 from moe_model.native import _kernels
-from moe_model.native.parts import Scratch
+from moe_model.native.parts import Runtime
 
 
 def attend_paged(
-    handle: object,
-    scratch: Scratch,
+    runtime: Runtime,
     q_THd: Tensor,
     k_TGd: Tensor,
     v_TGd: Tensor,
@@ -32,10 +31,10 @@ def attend_paged(
     assert values_SGd.is_contiguous()
     assert contexts.slots_T.dtype == torch.int64
     assert contexts.lengths_T.dtype == contexts.sequences_T.dtype == torch.int32
-    num_threads = torch.get_num_threads()
+    num_threads = runtime.num_threads
     o_THd = torch.empty(num_tokens, num_heads, head_dim)
     _kernels.attention(
-        handle,
+        runtime.kernels,
         q_THd.data_ptr(),
         k_TGd.data_ptr(),
         v_TGd.data_ptr(),
@@ -55,7 +54,7 @@ def attend_paged(
         contexts.block_table_NB.data_ptr(),
         contexts.block_table_NB.shape[1],
         contexts.longest,
-        scratch.address(4 * num_threads * contexts.longest),
+        runtime.scratch.address(4 * num_threads * contexts.longest),
         o_THd.data_ptr(),
         num_threads,
     )

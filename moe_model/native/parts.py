@@ -4,6 +4,7 @@ Rows are float32 between the parts, whatever the weights are. Shapes: as in moe_
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -34,11 +35,20 @@ class Scratch:
         return self._address
 
 
+@dataclass(frozen=True, slots=True)
+class Runtime:
+    """What all parts of a model share: the kernels of an instruction set, memory to work in, and threads."""
+
+    kernels: object
+    scratch: Scratch
+    num_threads: int
+
+
 class NativeNorm:
     """LayerNorm with scale and shift."""
 
-    def __init__(self, kernels: object, weight_D: Tensor, bias_D: Tensor, eps: float = NORM_EPS) -> None:
-        self._kernels = kernels
+    def __init__(self, runtime: Runtime, weight_D: Tensor, bias_D: Tensor, eps: float = NORM_EPS) -> None:
+        self._kernels = runtime.kernels
         self.weight_D = weight_D.float().contiguous()
         self.bias_D = bias_D.float().contiguous()
         self.addresses = (self.weight_D.data_ptr(), self.bias_D.data_ptr())
@@ -58,8 +68,7 @@ class NativeLinear:
 
     def __init__(
         self,
-        kernels: object,
-        scratch: Scratch,
+        runtime: Runtime,
         weight_OI: Tensor,
         scale_O: Tensor | None,
         bias_O: Tensor | None,
@@ -68,8 +77,7 @@ class NativeLinear:
     ) -> None:
         self.num_out, self.num_in = weight_OI.shape
         self.norm = norm
-        self._kernels = kernels
-        self._scratch = scratch
+        self._runtime = runtime
         self._panels = pack(weight_OI)
         self._scale_O = scale_O
         self._bias_O = None if bias_O is None else bias_O.float().contiguous()
@@ -93,7 +101,7 @@ class NativeLinear:
         if residual is not None:
             assert _rows(residual, self.num_out)[0] == num_rows
         _kernels.linear(
-            self._kernels,
+            self._runtime.kernels,
             self.matrix,
             x.data_ptr(),
             num_rows,
@@ -102,8 +110,8 @@ class NativeLinear:
             self._activation,
             _address(residual),
             y.data_ptr(),
-            self._scratch.address(4 * num_rows * (self.num_in + 1)),
-            torch.get_num_threads(),
+            self._runtime.scratch.address(4 * num_rows * (self.num_in + 1)),
+            self._runtime.num_threads,
         )
         return y
 
@@ -111,8 +119,8 @@ class NativeLinear:
 class NativeRouter:
     """The K largest logits, the lower expert first among equals, then softmax over those K."""
 
-    def __init__(self, kernels: object, gate: NativeLinear, top_k: int) -> None:
-        self._kernels = kernels
+    def __init__(self, runtime: Runtime, gate: NativeLinear, top_k: int) -> None:
+        self._kernels = runtime.kernels
         self._gate = gate
         self._top_k = top_k
 
@@ -140,15 +148,15 @@ class NativeRouter:
 class NativeBank:
     """All experts of a layer in one call. `tables` is layer -> (expert ids here, their C table)."""
 
-    def __init__(
-        self,
-        kernels: object,
-        scratch: Scratch,
-        tables: "dict[int, NativeTable]",
-    ) -> None:
-        self._kernels = kernels
-        self._scratch = scratch
+    def __init__(self, runtime: Runtime, tables: "dict[int, NativeTable]") -> None:
+        self._runtime = runtime
         self._tables = tables
+
+    @property
+    def handles(self) -> tuple[Runtime, dict[int, tuple[object, tuple[int, ...]]]]:
+        """The runtime, and layer -> (C table, the experts in its places): for other C that runs them."""
+        tables = {layer: (table.handle, tuple(table.places)) for layer, table in self._tables.items()}
+        return self._runtime, tables
 
     def run_pairs(self, layer: int, x_RD: Tensor, row_index_P: Tensor | None, segments: Segments) -> Tensor:
         num_pairs = sum(count for _, count in segments)
@@ -173,7 +181,7 @@ class NativeBank:
         assert table.is_whole
         y_TD = torch.empty_like(x_TD)
         _kernels.run_tokens(
-            self._kernels,
+            self._runtime.kernels,
             table.handle,
             x_TD.data_ptr(),
             num_tokens,
@@ -182,8 +190,8 @@ class NativeBank:
             _address(weights_TK),
             0,
             y_TD.data_ptr(),
-            self._scratch.address(table.scratch_bytes(ids_TK.numel())),
-            torch.get_num_threads(),
+            self._runtime.scratch.address(table.scratch_bytes(ids_TK.numel())),
+            self._runtime.num_threads,
         )
         return y_TD
 
@@ -202,7 +210,7 @@ class NativeBank:
         num_pairs = num_rows if row_index_P is None else len(row_index_P)
         assert row_index_P is None or row_index_P.dtype == torch.int32
         _kernels.run_segments(
-            self._kernels,
+            self._runtime.kernels,
             table.handle,
             tuple((table.places[expert], count) for expert, count in segments),
             x_RD.data_ptr(),
@@ -211,8 +219,8 @@ class NativeBank:
             _address(row_index_P),
             _address(weights_P),
             out.data_ptr(),
-            self._scratch.address(table.scratch_bytes(num_pairs)),
-            torch.get_num_threads(),
+            self._runtime.scratch.address(table.scratch_bytes(num_pairs)),
+            self._runtime.num_threads,
         )
 
 

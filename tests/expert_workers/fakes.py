@@ -6,7 +6,6 @@ Shapes: T tokens, D d_model, E experts, K experts per token.
 from collections import defaultdict, deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cache
 from typing import Any, TypeVar, cast
 
 import torch
@@ -24,10 +23,12 @@ from moe_model.config import ModelConfig
 from moe_model.dispatch import Expert, ExpertKey
 from moe_model.experts import LocalExperts
 from moe_model.families import family_of
+from moe_model.kernels.base import Kernels
 from moe_model.kernels.torch_kernels import TorchKernels
 from moe_model.router import Routing
 
 T = TypeVar("T")
+TORCH = TorchKernels()
 Fault = Callable[[ExpertCall, ExpertReply], ExpertReply | Failure]
 
 
@@ -37,14 +38,16 @@ def make_config(n_layers: int = 2, n_experts: int = 5) -> ModelConfig:
     )
 
 
-@cache
-def make_experts(config: ModelConfig, dtype: torch.dtype = torch.float32) -> dict[ExpertKey, Expert]:
+def make_experts(
+    config: ModelConfig, dtype: torch.dtype = torch.float32, kernels: Kernels = TORCH
+) -> dict[ExpertKey, Expert]:
+    """The same ones every time."""
     family, generator = family_of(config), torch.Generator().manual_seed(7)
     return {
         (layer, expert): family.build_expert(
             config,
             {name: t.to(dtype) for name, t in family.init_expert(config, generator).items()},
-            TorchKernels(),
+            kernels,
         )
         for layer in range(config.n_layers)
         for expert in range(config.n_experts)
@@ -52,12 +55,26 @@ def make_experts(config: ModelConfig, dtype: torch.dtype = torch.float32) -> dic
 
 
 def make_worker(
-    config: ModelConfig, placement: Placement, rank: int, dtype: torch.dtype = torch.float32
+    config: ModelConfig,
+    placement: Placement,
+    rank: int,
+    dtype: torch.dtype = torch.float32,
+    kernels: Kernels = TORCH,
 ) -> ExpertWorker:
     keys = placement.experts_of(rank)
-    experts = {key: make_experts(config, dtype)[key] for key in keys}
-    bank = TorchKernels().bank(experts, config.n_experts)
-    loaded = Loaded(bank, frozenset(keys), 0, config.d_model, dtype, "sums", 0.0)
+    experts = {key: make_experts(config, dtype, kernels)[key] for key in keys}
+    bank = kernels.bank(experts, config.n_experts)
+    loaded = Loaded(
+        bank,
+        frozenset(keys),
+        0,
+        config.n_layers,
+        config.n_experts,
+        config.d_model,
+        kernels.hidden_dtype(dtype),
+        "sums",
+        0.0,
+    )
     return ExpertWorker(WorkerSpec(rank, "", keys, dtype), loaded)
 
 
@@ -73,8 +90,10 @@ def make_rows(num_tokens: int, config: ModelConfig, dtype: torch.dtype = torch.f
     return torch.randn(num_tokens, config.d_model, generator=generator).to(dtype)
 
 
-def make_local(config: ModelConfig, dtype: torch.dtype = torch.float32) -> LocalExperts:
-    return LocalExperts(TorchKernels().bank(make_experts(config, dtype), config.n_experts))
+def make_local(
+    config: ModelConfig, dtype: torch.dtype = torch.float32, kernels: Kernels = TORCH
+) -> LocalExperts:
+    return LocalExperts(kernels.bank(make_experts(config, dtype, kernels), config.n_experts))
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from expert_workers.stream_server import StreamLimits, StreamServer
 from expert_workers.stream_transport import StreamTransport
 from expert_workers.transport import Failure, FailureReason, Pending
 from expert_workers.wire import ExpertCall, ReplyForm
-from expert_workers.worker import WorkerInfo
+from expert_workers.worker import ExpertWorker, WorkerInfo
 from tests.expert_workers.fakes import FakePending
 
 T = TypeVar("T")
@@ -50,7 +50,9 @@ class FakeControl:
 
     def start(self, rank: int) -> None:
         self.num_started += 1
-        server = StreamServer(self._workers[rank], HOST, self._tls, LIMITS)
+        worker = self._workers[rank]
+        loop = worker.loop if isinstance(worker, ExpertWorker) else None
+        server = StreamServer(worker, HOST, self._tls, LIMITS, loop=loop)
         self._processes[rank] = Process(self._workers[rank], server, self.num_started)
 
     def kill(self, rank: int) -> None:

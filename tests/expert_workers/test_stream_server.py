@@ -15,16 +15,19 @@ from expert_workers.stream_connect import connect
 from expert_workers.stream_connection import StreamConnection
 from expert_workers.wire import ExpertReply
 from moe_model.errors import ReplyError
+from moe_model.kernels.choice import choose_kernels
 from tests.expert_workers.fakes import make_config, make_worker
 from tests.expert_workers.stream_fakes import FakeControl, make_call, soon
+from tests.native import KERNELS
 
 CONFIG = make_config()
 PLACEMENT = place(2, 5, 2)
 
 
-@pytest.fixture
-def served() -> Iterator[FakeControl]:
-    control = FakeControl({0: make_worker(CONFIG, PLACEMENT, 0)})
+@pytest.fixture(params=KERNELS)
+def served(request: pytest.FixtureRequest) -> Iterator[FakeControl]:
+    kernels = choose_kernels(request.param, "cpu")
+    control = FakeControl({0: make_worker(CONFIG, PLACEMENT, 0, kernels=kernels)})
     yield control
     control.end()
 

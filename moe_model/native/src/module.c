@@ -5,19 +5,13 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "ops.h"
+#include "api.h"
 
-#define KERNELS "expertmesh.kernels"
-#define MATRIX "expertmesh.matrix"
-#define TABLE "expertmesh.experts"
+#define KERNELS KERNELS_CAPSULE
+#define MATRIX MATRIX_CAPSULE
+#define TABLE EXPERTS_CAPSULE
 /* Multiplications below which letting go of the interpreter costs more than it gives. */
 #define WORTH_RELEASING 200000L
-
-typedef struct {
-    long num_experts, width, hidden_width;
-    float norm_eps;
-    expert experts[];
-} expert_table;
 
 /* Arguments are read in order; a failure sets a Python error and is asked for once, at the end. */
 typedef struct {
@@ -404,4 +398,13 @@ static PyMethodDef methods[] = {
 
 static struct PyModuleDef module = {PyModuleDef_HEAD_INIT, "_kernels", NULL, -1, methods, NULL, NULL, NULL, NULL};
 
-PyMODINIT_FUNC PyInit__kernels(void) { return PyModule_Create(&module); }
+static const kernels_api api = {run_experts, experts_scratch_bytes};
+
+PyMODINIT_FUNC PyInit__kernels(void) {
+    PyObject *made = PyModule_Create(&module);
+    if (made == NULL) return NULL;
+    PyObject *capsule = PyCapsule_New((void *)&api, KERNELS_API, NULL);
+    if (PyModule_AddObjectRef(made, "api", capsule) < 0) Py_CLEAR(made);
+    Py_XDECREF(capsule);
+    return made;
+}

@@ -77,15 +77,10 @@ def test_is_the_formula(instruction_set: str, num_in: int, num_out: int, dtype: 
 def test_a_row_has_the_same_bits_in_every_company(
     dtype: str, num_in: int, num_out: int, num_rows: int, num_threads: int
 ) -> None:
-    kernels = NativeKernels()
+    kernels = NativeKernels(num_threads=num_threads)
     linear = kernels.linear(_weights(dtype, num_out, num_in)[0], None, "gelu", int8=dtype == "int8")
     x_RI = torch.randn(num_rows, num_in)
-    before = torch.get_num_threads()
-    torch.set_num_threads(num_threads)
-    try:
-        together = linear(x_RI)
-    finally:
-        torch.set_num_threads(before)
+    together = linear(x_RI)
     for row in range(num_rows):
         assert torch.equal(linear(x_RI[row : row + 1])[0], together[row])
 
@@ -153,7 +148,7 @@ def test_wrong_kernels_are_not_used(
 
     def broken(self: NativeLinear, x: Tensor, residual: Tensor | None = None) -> Tensor:
         y = product(self, x, residual)
-        return y + 1 if _kernels.name(self._kernels) == best else y
+        return y + 1 if _kernels.name(self._runtime.kernels) == best else y
 
     monkeypatch.setattr(NativeLinear, "__call__", broken)
     assert NativeKernels().instruction_set != best

@@ -1,0 +1,9 @@
+"""The C functions of src/serve.c."""
+
+def server(
+    kernels: object, n_experts: int, layers: tuple[tuple[object, tuple[int, ...]] | None, ...], /
+) -> object: ...
+def serve(
+    server: object, fd: int, buffer: memoryview, start: int, end: int, num_threads: int, max_ticks: int, /
+) -> tuple[int, int, int, int]: ...
+def num_pairs(server: object, /) -> int: ...

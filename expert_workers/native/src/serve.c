@@ -1,0 +1,343 @@
+/* A worker's side of a stream without Python: reads a call, computes, answers, until something comes that is not
+ * for it. What a frame is, expert_workers/frame.py says; what is not plainly a good call is left to it. */
+#define PY_SSIZE_T_CLEAN
+#include <Python.h>
+
+#include <errno.h>
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <time.h>
+
+#include "api.h"
+
+#define SERVER "expertmesh.server"
+#define VERSION 2
+enum { CALL = 1, REPLY = 2 };
+enum { ROWS_F32 = 0, ROWS_BF16 = 1 };
+enum { FORM_PAIRS = 0, FORM_SUM = 1 };
+
+/* Why the loop gave back the stream. */
+enum status {
+    STATUS_FRAME = 0, /* what comes next is for Python: a frame that is not a plain call, or one too large */
+    STATUS_TICK = 1,  /* nothing came for a tick of the socket */
+    STATUS_END = 2,   /* the peer closed */
+    STATUS_ERROR = 3, /* errno */
+    STATUS_STALLED = 4, /* the peer does not read its answers */
+};
+
+typedef struct {
+    char magic[2];
+    uint8_t version, kind, dtype, form, has_index, unused;
+    uint64_t body_bytes, call_id, epoch;
+    uint32_t layer, num_segments, num_rows, num_pairs, width, unused4;
+    double seconds;
+} frame_header;
+
+_Static_assert(sizeof(frame_header) == 64, "frame.py packs a header into 64 bytes");
+
+typedef struct {
+    const expert_table *table;
+    const int32_t *place_E; /* expert -> place in the table, or -1 */
+    long num_experts;
+} served_layer;
+
+/* Grows and stays. */
+typedef struct {
+    char *at;
+    size_t size;
+} memory;
+
+typedef struct {
+    kernel_set kernels;
+    const kernels_api *api;
+    pthread_mutex_t lock; /* one call at a time, whoever's: they share the scratch */
+    memory scratch;
+    atomic_long num_pairs;
+    long num_layers;
+    served_layer layers[];
+} server;
+
+typedef struct {
+    const float *x;
+    const void *rows;
+    const uint32_t *segments;
+    const int32_t *index;
+    const float *weights;
+} call_body;
+
+static int grow(memory *m, size_t size) {
+    if (m->size >= size) return 1;
+    void *larger = NULL;
+    if (posix_memalign(&larger, 64, size) != 0) return 0;
+    free(m->at);
+    m->at = larger;
+    m->size = size;
+    return 1;
+}
+
+static size_t element_size(const frame_header *h) { return h->dtype == ROWS_BF16 ? 2 : 4; }
+
+/* Where the parts of a body are; 0 when the sizes in the header do not fit together. */
+static int find_parts(const frame_header *h, const char *body, call_body *parts) {
+    const size_t rows = (size_t)h->num_rows * h->width * element_size(h), segments = (size_t)h->num_segments * 8;
+    const size_t at_segments = rows + (-(rows + segments) & 7);
+    const size_t at_index = at_segments + segments;
+    const size_t at_weights = at_index + (h->has_index ? (size_t)h->num_pairs * 4 : 0);
+    if (h->body_bytes != at_weights + (h->form == FORM_SUM ? (size_t)h->num_pairs * 4 : 0)) return 0;
+    parts->rows = body;
+    parts->segments = (const uint32_t *)(body + at_segments);
+    parts->index = h->has_index ? (const int32_t *)(body + at_index) : NULL;
+    parts->weights = h->form == FORM_SUM ? (const float *)(body + at_weights) : NULL;
+    return 1;
+}
+
+/* Whether this is a call that the server can answer as it is. */
+static int is_plain(const server *s, const frame_header *h) {
+    return memcmp(h->magic, "EM", 2) == 0 && h->version == VERSION && h->kind == CALL && h->dtype <= ROWS_BF16 &&
+           h->form <= FORM_SUM && h->has_index <= 1 && h->layer < s->num_layers && s->layers[h->layer].table != NULL &&
+           h->width == (uint32_t)s->layers[h->layer].table->width && h->num_segments > 0 && h->num_rows > 0 &&
+           h->num_segments <= (uint32_t)s->layers[h->layer].num_experts;
+}
+
+static int read_places(const served_layer *layer, const frame_header *h, const call_body *parts, segment *segments) {
+    uint64_t sum = 0;
+    for (uint32_t i = 0; i < h->num_segments; i++) {
+        const uint32_t expert = parts->segments[2 * i], count = parts->segments[2 * i + 1];
+        if (expert >= (uint32_t)layer->num_experts || layer->place_E[expert] < 0 || count == 0) return 0;
+        segments[i] = (segment){layer->place_E[expert], count};
+        sum += count;
+    }
+    if (sum != h->num_pairs || (parts->index == NULL && h->num_pairs != h->num_rows)) return 0;
+    for (uint32_t p = 0; parts->index != NULL && p < h->num_pairs; p++)
+        if (parts->index[p] < 0 || (uint32_t)parts->index[p] >= h->num_rows) return 0;
+    return 1;
+}
+
+static double now(void) {
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+}
+
+static void widen_rows(const uint16_t *from, size_t count, float *to) {
+    for (size_t i = 0; i < count; i++) {
+        const uint32_t bits = (uint32_t)from[i] << 16;
+        memcpy(to + i, &bits, sizeof bits);
+    }
+}
+
+/* Computes into a reply, header and rows, and returns its size. 0: it is not a call to be computed here. */
+static size_t compute(server *s, const frame_header *h, const char *body, int num_threads, memory *reply) {
+    const served_layer *layer = &s->layers[h->layer];
+    call_body parts;
+    segment segments[h->num_segments];
+    if (!find_parts(h, body, &parts) || !read_places(layer, h, &parts, segments)) return 0;
+    const size_t num_out = h->form == FORM_SUM ? h->num_rows : h->num_pairs;
+    const size_t size = sizeof(frame_header) + num_out * h->width * 4;
+    const size_t widened = h->dtype == ROWS_BF16 ? (size_t)h->num_rows * h->width * 4 : 0;
+    const size_t at_work = (widened + 63) & ~(size_t)63;
+    const expert_table *table = layer->table;
+    const size_t work = s->api->scratch_bytes(h->num_pairs, table->width, table->hidden_width);
+    if (!grow(reply, size) || !grow(&s->scratch, at_work + work)) return 0;
+    const double started = now();
+    float *const rows = (float *)s->scratch.at;
+    if (widened) widen_rows(parts.rows, (size_t)h->num_rows * h->width, rows);
+    experts_op op = {
+        .kernels = s->kernels,
+        .experts = table->experts,
+        .norm_eps = table->norm_eps,
+        .width = table->width,
+        .hidden_width = table->hidden_width,
+        .x = widened ? rows : parts.rows,
+        .num_rows = h->num_rows,
+        .num_pairs = h->num_pairs,
+        .num_segments = h->num_segments,
+        .segments = segments,
+        .row_P = parts.index,
+        .combination = h->form == FORM_SUM ? COMBINE_ROWS : COMBINE_NOT,
+        .weight_P = parts.weights,
+        .out = (float *)(reply->at + sizeof(frame_header)),
+        .scratch = s->scratch.at + at_work,
+    };
+    s->api->run_experts(&op, num_threads);
+    atomic_fetch_add(&s->num_pairs, h->num_pairs);
+    *(frame_header *)reply->at = (frame_header){
+        .magic = {'E', 'M'},
+        .version = VERSION,
+        .kind = REPLY,
+        .body_bytes = num_out * h->width * 4,
+        .call_id = h->call_id,
+        .epoch = h->epoch,
+        .num_rows = (uint32_t)num_out,
+        .width = h->width,
+        .seconds = now() - started,
+    };
+    return size;
+}
+
+/* STATUS_FRAME when all is sent. */
+static enum status send_all(int fd, const char *from, size_t size, int max_ticks) {
+    for (int ticks = 0; size > 0;) {
+        const ssize_t sent = send(fd, from, size, MSG_NOSIGNAL);
+        if (sent < 0) {
+            if (errno == EINTR) continue;
+            if (errno != EAGAIN && errno != EWOULDBLOCK) return STATUS_ERROR;
+            if (++ticks >= max_ticks) return STATUS_STALLED;
+            continue;
+        }
+        ticks = 0;
+        from += sent;
+        size -= (size_t)sent;
+    }
+    return STATUS_FRAME;
+}
+
+typedef struct {
+    int fd, num_threads, max_ticks;
+    char *buffer;
+    size_t size, start, end;
+    memory reply;
+} conversation;
+
+/* One read; STATUS_FRAME when something came. */
+static enum status fill(conversation *c) {
+    if (c->start == c->end) c->start = c->end = 0;
+    for (;;) {
+        const ssize_t got = recv(c->fd, c->buffer + c->end, c->size - c->end, 0);
+        if (got > 0) {
+            c->end += (size_t)got;
+            return STATUS_FRAME;
+        }
+        if (got == 0) return STATUS_END;
+        if (errno == EINTR) continue;
+        return errno == EAGAIN || errno == EWOULDBLOCK ? STATUS_TICK : STATUS_ERROR;
+    }
+}
+
+/* Answers calls for as long as they are plain and fit the buffer. */
+static enum status serve(server *s, conversation *c) {
+    for (;;) {
+        const size_t have = c->end - c->start;
+        frame_header h;
+        if (have >= sizeof h) {
+            memcpy(&h, c->buffer + c->start, sizeof h);
+            const size_t frame = sizeof h + h.body_bytes;
+            if (!is_plain(s, &h) || h.body_bytes > c->size - sizeof h) return STATUS_FRAME;
+            if (have >= frame) {
+                pthread_mutex_lock(&s->lock);
+                const size_t reply = compute(s, &h, c->buffer + c->start + sizeof h, c->num_threads, &c->reply);
+                pthread_mutex_unlock(&s->lock);
+                if (reply == 0) return STATUS_FRAME;
+                c->start += frame;
+                const enum status status = send_all(c->fd, c->reply.at, reply, c->max_ticks);
+                if (status != STATUS_FRAME) return status;
+                continue;
+            }
+            if (c->start + frame > c->size) {
+                memmove(c->buffer, c->buffer + c->start, have);
+                c->start = 0;
+                c->end = have;
+            }
+        } else if (have > 0 && c->size - c->start < sizeof h) {
+            memmove(c->buffer, c->buffer + c->start, have);
+            c->start = 0;
+            c->end = have;
+        }
+        const enum status status = fill(c);
+        if (status != STATUS_FRAME) return status;
+    }
+}
+
+static void free_server(PyObject *capsule) {
+    server *s = PyCapsule_GetPointer(capsule, SERVER);
+    pthread_mutex_destroy(&s->lock);
+    for (long layer = 0; layer < s->num_layers; layer++) free((void *)s->layers[layer].place_E);
+    free(s->scratch.at);
+    free(s);
+}
+
+/* (kernels, n_experts, per layer: an experts capsule or None, and a tuple of the experts in its places) */
+static PyObject *py_server(PyObject *self, PyObject *args) {
+    (void)self;
+    const kernels_api *api = PyCapsule_Import(KERNELS_API, 0);
+    PyObject *kernels, *layers;
+    long n_experts;
+    if (api == NULL || !PyArg_ParseTuple(args, "OlO!", &kernels, &n_experts, &PyTuple_Type, &layers)) return NULL;
+    const kernel_set *set = PyCapsule_GetPointer(kernels, KERNELS_CAPSULE);
+    if (set == NULL) return NULL;
+    const Py_ssize_t num_layers = PyTuple_GET_SIZE(layers);
+    server *s = calloc(1, sizeof *s + sizeof(served_layer) * (size_t)num_layers);
+    if (s == NULL) return PyErr_NoMemory();
+    s->kernels = *set;
+    s->api = api;
+    s->num_layers = num_layers;
+    pthread_mutex_init(&s->lock, NULL);
+    PyObject *capsule = PyCapsule_New(s, SERVER, free_server);
+    for (Py_ssize_t layer = 0; capsule != NULL && layer < num_layers; layer++) {
+        PyObject *item = PyTuple_GET_ITEM(layers, layer), *handle, *experts;
+        if (item == Py_None) continue;
+        int32_t *places = malloc(sizeof *places * (size_t)(n_experts + 1));
+        s->layers[layer] = (served_layer){NULL, places, n_experts};
+        if (places == NULL || !PyArg_ParseTuple(item, "OO!", &handle, &PyTuple_Type, &experts) ||
+            (s->layers[layer].table = PyCapsule_GetPointer(handle, EXPERTS_CAPSULE)) == NULL) {
+            Py_CLEAR(capsule);
+            break;
+        }
+        for (long e = 0; e < n_experts; e++) places[e] = -1;
+        for (Py_ssize_t place = 0; place < PyTuple_GET_SIZE(experts); place++) {
+            const long expert = PyLong_AsLong(PyTuple_GET_ITEM(experts, place));
+            if (expert >= 0 && expert < n_experts) places[expert] = (int32_t)place;
+        }
+    }
+    if (capsule == NULL && !PyErr_Occurred()) PyErr_NoMemory();
+    return capsule;
+}
+
+static PyObject *py_serve(PyObject *self, PyObject *args) {
+    (void)self;
+    PyObject *capsule;
+    Py_buffer buffer;
+    conversation c = {0};
+    Py_ssize_t start, end;
+    if (!PyArg_ParseTuple(args, "Oiw*nnii", &capsule, &c.fd, &buffer, &start, &end, &c.num_threads, &c.max_ticks))
+        return NULL;
+    server *s = PyCapsule_GetPointer(capsule, SERVER);
+    if (s == NULL || start < 0 || end < start || end > buffer.len) {
+        PyBuffer_Release(&buffer);
+        if (s != NULL) PyErr_SetString(PyExc_ValueError, "start and end are not within the buffer");
+        return NULL;
+    }
+    c.buffer = buffer.buf;
+    c.size = (size_t)buffer.len;
+    c.start = (size_t)start;
+    c.end = (size_t)end;
+    enum status status;
+    int error = 0;
+    Py_BEGIN_ALLOW_THREADS;
+    status = serve(s, &c);
+    error = errno;
+    Py_END_ALLOW_THREADS;
+    free(c.reply.at);
+    PyBuffer_Release(&buffer);
+    return Py_BuildValue("inni", (int)status, (Py_ssize_t)c.start, (Py_ssize_t)c.end, status == STATUS_ERROR ? error : 0);
+}
+
+static PyObject *py_num_pairs(PyObject *self, PyObject *capsule) {
+    (void)self;
+    server *s = PyCapsule_GetPointer(capsule, SERVER);
+    return s == NULL ? NULL : PyLong_FromLong(atomic_load(&s->num_pairs));
+}
+
+static PyMethodDef methods[] = {
+    {"server", py_server, METH_VARARGS, NULL},
+    {"serve", py_serve, METH_VARARGS, NULL},
+    {"num_pairs", py_num_pairs, METH_O, NULL},
+    {NULL, NULL, 0, NULL},
+};
+
+static struct PyModuleDef module = {PyModuleDef_HEAD_INIT, "_serve", NULL, -1, methods, NULL, NULL, NULL, NULL};
+
+PyMODINIT_FUNC PyInit__serve(void) { return PyModule_Create(&module); }

@@ -1,0 +1,208 @@
+"""The worker's loop in C answers what Python would answer, to the bit, and leaves to Python what it cannot.
+
+Shapes: R rows, P (row, expert) pairs, D d_model.
+"""
+
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from expert_workers.frame import ERROR, HEADER, call_frame, encode, parse_reply, read_header
+from expert_workers.placement import place
+from expert_workers.serve_loop import ServeLoop
+from expert_workers.stream_socket import aligned_buffer, prepare
+from expert_workers.wire import ExpertCall, ExpertReply, ReplyForm
+from expert_workers.worker import ExpertWorker
+from moe_model.kernels.choice import choose_kernels
+from tests.expert_workers.fakes import make_config, make_worker
+from tests.expert_workers.stream_fakes import introduce_all, soon, streams
+from tests.native import needs_native
+
+pytestmark = needs_native
+
+CONFIG = make_config()
+D = CONFIG.d_model
+
+
+def native_worker(dtype: torch.dtype = torch.float32) -> ExpertWorker:
+    worker = make_worker(CONFIG, place(2, 5, 2), 0, dtype, choose_kernels("native", "cpu"))
+    assert worker.loop is not None
+    return worker
+
+
+WORKER = native_worker()
+HELD = [expert for layer, expert in place(2, 5, 2).experts_of(0) if layer == 0]
+
+
+@st.composite
+def calls(draw: st.DrawFn) -> ExpertCall:
+    """Any call that is in order, and some that are not."""
+    experts = sorted(draw(st.sets(st.sampled_from([*HELD, 0, 1, 4, 9]), min_size=1, max_size=3)))
+    segments = tuple((expert, draw(st.integers(0 if draw(st.booleans()) else 1, 6))) for expert in experts)
+    num_pairs = sum(count for _, count in segments)
+    has_index = draw(st.booleans())
+    num_rows = draw(st.integers(1, 8)) if has_index else num_pairs + draw(st.sampled_from([0, 0, 0, 1]))
+    index = np.array(
+        draw(st.lists(st.integers(0, num_rows), min_size=num_pairs, max_size=num_pairs)), np.int32
+    )
+    generator = np.random.default_rng(draw(st.integers(0, 99)))
+    dtype = draw(st.sampled_from(["float32", "bfloat16"]))
+    x_RD = generator.standard_normal((num_rows, draw(st.sampled_from([D, D, D, D + 1]))), np.float32)
+    rows = x_RD if dtype == "float32" else (x_RD.view(np.uint32) >> 16).astype(np.uint16)
+    form = draw(st.sampled_from(list(ReplyForm)))
+    weights = generator.random(num_pairs, np.float32) if form is ReplyForm.SUM else None
+    layer = draw(st.sampled_from([0, 1, 0, 7]))
+    return ExpertCall(
+        draw(st.integers(0, 99)), 3, layer, segments, index if has_index else None, weights, rows, dtype, form
+    )
+
+
+@contextmanager
+def in_the_loop(worker: ExpertWorker, size: int = 1 << 16) -> Iterator[tuple[socket.socket, list[object]]]:
+    """A socket into the loop, and, when it is closed, what the loop returned or raised each time it ended."""
+    ours, theirs = socket.socketpair()
+    ours.settimeout(10)
+    stream = prepare(theirs, 0.05)
+    buffer = aligned_buffer(size)
+    found: list[object] = []
+    loop = worker.loop
+    assert loop is not None
+
+    def run() -> None:
+        try:
+            found.append(loop.run(stream.fileno(), buffer, 0, 0, tick=0.05, stall_timeout=0.2))
+        except OSError as error:
+            found.append(error)
+        theirs.close()
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    try:
+        yield ours, found
+    finally:
+        ours.close()
+        thread.join(10)
+        assert not thread.is_alive()
+
+
+def read_reply(stream: socket.socket) -> ExpertReply:
+    header = read_header(receive(stream, HEADER.size))
+    assert header.kind != ERROR
+    return parse_reply(header, receive(stream, header.body_bytes))
+
+
+def receive(stream: socket.socket, size: int) -> bytes:
+    data = b""
+    while len(data) < size:
+        part = stream.recv(size - len(data))
+        assert part, "closed in the middle"
+        data += part
+    return data
+
+
+def python_reply(call: ExpertCall) -> ExpertReply | Exception:
+    try:
+        return WORKER.compute(call)
+    except Exception as error:  # noqa: BLE001 - whatever Python says is what counts
+        return error
+
+
+@given(st.lists(calls(), min_size=1, max_size=4))
+@settings(max_examples=150, deadline=None)
+def test_answers_what_python_answers_and_stops_where_python_would_not(wanted: list[ExpertCall]) -> None:
+    with in_the_loop(WORKER) as (stream, found):
+        for call in wanted:
+            expected = python_reply(call)
+            stream.sendall(encode(call_frame(call)))
+            if isinstance(expected, Exception):
+                assert stream.recv(1) == b"", "the loop has answered what Python refuses"
+                break
+            reply = read_reply(stream)
+            assert (reply.call_id, reply.epoch) == (expected.call_id, expected.epoch)
+            assert np.array_equal(reply.y_ND, expected.y_ND)
+            assert reply.compute_seconds >= 0
+    refused = isinstance(python_reply(wanted[len(wanted) - 1]), Exception) or any(
+        isinstance(python_reply(call), Exception) for call in wanted
+    )
+    [outcome] = found
+    assert isinstance(outcome, tuple)
+    assert outcome[0] is refused
+
+
+def call_of(num_rows: int, call_id: int = 1) -> ExpertCall:
+    rows = np.ones((num_rows, D), np.float32)
+    weights = np.ones(num_rows, np.float32)
+    return ExpertCall(call_id, 0, 0, ((HELD[0], num_rows),), None, weights, rows, "float32", ReplyForm.SUM)
+
+
+def test_byte_by_byte_and_many_at_once() -> None:
+    frames = b"".join(encode(call_frame(call_of(3, call_id))) for call_id in range(20))
+    with in_the_loop(WORKER, size=1000) as (stream, _):
+        for place_ in range(300):
+            stream.sendall(frames[place_ : place_ + 1])
+        stream.sendall(frames[300:])
+        assert [read_reply(stream).call_id for _ in range(20)] == list(range(20))
+
+
+def test_a_call_that_does_not_fit_is_left_to_python() -> None:
+    with in_the_loop(WORKER, size=2000) as (stream, found):
+        stream.sendall(encode(call_frame(call_of(2, 7))))
+        assert read_reply(stream).call_id == 7
+        stream.sendall(encode(call_frame(call_of(200)))[:1500])
+        assert stream.recv(1) == b""
+    assert isinstance(found[0], tuple)
+    assert found[0][0] is True
+
+
+def test_half_a_call_is_not_waited_for_for_ever_and_silence_is() -> None:
+    with in_the_loop(WORKER) as (stream, found):
+        stream.sendall(encode(call_frame(call_of(1))))
+        assert read_reply(stream).call_id == 1
+        stream.settimeout(0.5)
+        with pytest.raises(TimeoutError):
+            stream.recv(1)
+        stream.settimeout(10)
+        stream.sendall(encode(call_frame(call_of(1)))[:100])
+        assert stream.recv(1) == b""
+    assert [str(error) for error in found] == ["stopped in the middle of a frame"]
+
+
+def test_a_peer_that_reads_no_answers_is_cut_off_and_holds_nobody_up() -> None:
+    worker = native_worker()
+    with in_the_loop(worker) as (deaf, found), in_the_loop(worker) as (other, _):
+        frame = encode(call_frame(call_of(60)))
+        deaf.settimeout(0.3)
+        with pytest.raises((TimeoutError, BrokenPipeError, ConnectionResetError)):
+            deaf.sendall(frame * 10_000)
+        other.sendall(encode(call_frame(call_of(2, 5))))
+        assert read_reply(other).call_id == 5
+    assert [type(error) for error in found] == [TimeoutError]
+
+
+def test_a_peer_that_leaves_in_mid_frame_is_an_error() -> None:
+    with in_the_loop(WORKER) as (stream, found):
+        stream.sendall(encode(call_frame(call_of(1)))[:70])
+    assert [type(error) for error in found] == [ConnectionResetError]
+
+
+def test_its_pairs_are_counted() -> None:
+    worker = native_worker()
+    with streams({0: worker}) as (transport, _):
+        introduce_all(transport)
+        for call_id in range(3):
+            [reply] = transport.gather([transport.send(0, call_of(4, call_id))], soon())
+            assert isinstance(reply, ExpertReply)
+    assert worker.loop is not None
+    assert worker.loop.num_pairs == 12
+    assert worker.describe().routed_rows == 12
+
+
+def test_there_is_no_loop_for_other_kernels() -> None:
+    assert ServeLoop.over(choose_kernels("torch", "cpu").bank({}, 5), 2, 5) is None
