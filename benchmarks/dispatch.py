@@ -1,9 +1,9 @@
 """One dispatch to expert workers and back: over our transports, and over bare sockets. Prints the physics, a
 table for people, and one JSON line.
 
-Every worker gets a payload of rows and gives as many back. The workers are Ray actors that compute nothing:
-they answer with the rows they got (`echo`), so what is measured is the way. The peers of the bare ping-pong
-are processes that read the same number of bytes from a TCP socket and write them back.
+Every worker gets a payload of rows and gives as many back. The workers are real ones, whose experts have one
+hidden unit, so what is measured is the way. The peers of the bare ping-pong are processes that read the same
+number of bytes from a TCP socket and write them back.
 """
 
 import argparse
@@ -11,35 +11,34 @@ import multiprocessing
 import os
 import socket
 import statistics
+import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
-from typing import Any
+from pathlib import Path
 
 import numpy as np
-import ray
 import torch
 
 from benchmarks.physics import measure_machine
 from benchmarks.report import add_out_argument, reporting
 from expert_workers.dispatch import PoolOptions
-from expert_workers.frame import decode_call, encode, reply_frame
 from expert_workers.placement import Placement, place
 from expert_workers.pool import ExpertPool
 from expert_workers.ray_cluster import RayCluster
-from expert_workers.ray_transport import RayCallTransport
-from expert_workers.stream_auth import Endpoint
-from expert_workers.stream_server import StreamServer
-from expert_workers.stream_transport import StreamTransport
+from expert_workers.ray_workers import RayWorkers
 from expert_workers.transport import Failure, Transport
-from expert_workers.wire import ExpertCall, ExpertReply, ReplyForm, validate_reply
-from expert_workers.worker import WorkerInfo
+from expert_workers.wire import ExpertCall, ReplyForm, validate_reply
+from expert_workers.worker import WorkerSpec
+from moe_model.config import ModelConfig
+from moe_model.initialise import initialise_checkpoint
 from moe_model.router import Routing
 
 WIDTH = 512
 ROW_BYTES = 4 * WIDTH
 N_EXPERTS = 8
+SMALLEST = ModelConfig(d_model=WIDTH, n_layers=1, d_ff=1, n_experts=N_EXPERTS, top_k=1, vocab_size=8)
 BARE = "bare tcp"
 STREAM_UNIX, STREAM_TCP, RAY = "stream unix", "stream tcp", "ray"
 SIZES = {"2 KiB": 1 << 11, "64 KiB": 1 << 16, "1 MiB": 1 << 20}
@@ -54,37 +53,6 @@ class Result:
     num_bytes: int
     median_us: float
     p99_us: float
-
-
-class EchoWorker:
-    """A LocalWorker that gives back what it got."""
-
-    def __init__(self, rank: int, placement: Placement) -> None:
-        self._rank = rank
-        self._keys = placement.experts_of(rank)
-
-    def compute(self, call: ExpertCall) -> ExpertReply:
-        return ExpertReply(call.call_id, call.epoch, call.x_RD, 0.0)
-
-    def describe(self) -> WorkerInfo:
-        return WorkerInfo(self._rank, os.getpid(), "", "cpu", "float32", "echo", self._keys, 0, 0, 0.0, 0)
-
-
-class EchoActor:
-    """An ExpertActor around an EchoWorker."""
-
-    def __init__(self, rank: int, placement: Placement) -> None:
-        self._worker = EchoWorker(rank, placement)
-        self._server = StreamServer(self._worker, "127.0.0.1")
-
-    def compute(self, frame: bytes) -> bytes:
-        return encode(reply_frame(self._worker.compute(decode_call(frame))))
-
-    def describe(self) -> WorkerInfo:
-        return self._worker.describe()
-
-    def endpoint(self) -> Endpoint:
-        return self._server.endpoint
 
 
 def measure(work: Callable[[], object], seconds: float) -> tuple[float, float]:
@@ -143,17 +111,18 @@ def bare_peers(num_workers: int, num_bytes: int) -> Iterator[Callable[[], None]]
         yield dispatch
 
 
-def transport_dispatch(transport: Transport, num_bytes: int) -> Callable[[], None]:
+def transport_dispatch(transport: Transport, placement: Placement, num_bytes: int) -> Callable[[], None]:
     """Send to all, gather once, validate: what a pool asks of a transport."""
     x_RD = np.ones((num_bytes // ROW_BYTES, WIDTH), np.float32)
     weights_P = np.ones(len(x_RD), np.float32)
     call_ids = iter(range(1, 1 << 60))
+    # Each worker is asked for the first expert that it holds.
+    segments = [((placement.experts_of(rank)[0][1], len(x_RD)),) for rank in transport.ranks]
 
     def dispatch() -> None:
-        segments = ((0, len(x_RD)),)
         calls = [
-            ExpertCall(next(call_ids), 0, 0, segments, None, weights_P, x_RD, "float32", ReplyForm.SUM)
-            for _ in transport.ranks
+            ExpertCall(next(call_ids), 0, 0, part, None, weights_P, x_RD, "float32", ReplyForm.SUM)
+            for part in segments
         ]
         pendings = [transport.send(rank, call) for rank, call in zip(transport.ranks, calls, strict=True)]
         outcomes = transport.gather(pendings, time.monotonic() + 10.0)
@@ -181,29 +150,33 @@ def pool_dispatch(pool: ExpertPool, num_workers: int, num_bytes: int) -> Callabl
 
 
 @contextmanager
-def echo_actors(num_workers: int) -> Iterator[tuple[Placement, Mapping[int, Any]]]:
+def workers(checkpoint: Path, num_workers: int) -> Iterator[tuple[Placement, RayWorkers]]:
+    """Real ones, as a coordinator starts them; each has its share of the cores."""
     placement = place(1, N_EXPERTS, num_workers)
-    make = ray.remote(EchoActor).options(num_cpus=0, enable_task_events=False)
-    actors = {rank: make.remote(rank, placement) for rank in range(num_workers)}
+    threads = max(1, len(os.sched_getaffinity(0)) // num_workers)
+    specs = [
+        WorkerSpec(rank, str(checkpoint), placement.experts_of(rank), num_threads=threads)
+        for rank in range(num_workers)
+    ]
+    actors = RayWorkers.start(specs, namespace=f"dispatch-{num_workers}")
     try:
         yield placement, actors
     finally:
-        for actor in actors.values():
-            ray.kill(actor)  # type: ignore[arg-type]
+        actors.close()
 
 
-def transports(actors: Mapping[int, Any]) -> dict[str, Transport]:
+def transports(actors: RayWorkers) -> dict[str, Transport]:
     return {
-        STREAM_UNIX: StreamTransport(RayCallTransport(actors)),
-        STREAM_TCP: StreamTransport(RayCallTransport(actors), use_unix=False),
-        RAY: RayCallTransport(actors),
+        STREAM_UNIX: actors.stream_transport(),
+        STREAM_TCP: actors.stream_transport(use_unix=False),
+        RAY: actors.call_transport(),
     }
 
 
-def run(num_workers: int, seconds: float, rounds: int) -> list[Result]:
+def run(checkpoint: Path, num_workers: int, seconds: float, rounds: int) -> list[Result]:
     """The ways take turns, as the machine's mood changes; a way's figure is the median of its rounds."""
     results = []
-    with echo_actors(num_workers) as (placement, actors), ExitStack() as stack:
+    with workers(checkpoint, num_workers) as (placement, actors), ExitStack() as stack:
         ways = transports(actors)
         pools = {name: ExpertPool.connect(placement, way, PoolOptions()) for name, way in ways.items()}
         for pool in pools.values():
@@ -211,7 +184,7 @@ def run(num_workers: int, seconds: float, rounds: int) -> list[Result]:
         for num_bytes in SIZES.values():
             with bare_peers(num_workers, num_bytes) as bare:
                 work = {BARE: bare}
-                work |= {name: transport_dispatch(way, num_bytes) for name, way in ways.items()}
+                work |= {name: transport_dispatch(way, placement, num_bytes) for name, way in ways.items()}
                 for name, pool in pools.items():
                     work[f"pool, {name}"] = pool_dispatch(pool, num_workers, num_bytes)
                 turns = [{name: measure(each, seconds) for name, each in work.items()} for _ in range(rounds)]
@@ -266,11 +239,14 @@ def run_all(args: argparse.Namespace) -> dict[str, object]:
     print(f"{'workers':>8} {'payload':>8}  {'way':<18} {'median us':>10} {'p99 us':>10} {'/ bare':>8}")
     cluster = RayCluster.start_local()
     try:
-        results = [r for n in args.workers for r in run(n, args.seconds, args.rounds)]
+        with tempfile.TemporaryDirectory(prefix="expertmesh-bench-") as folder:
+            checkpoint = Path(folder) / "smallest"
+            initialise_checkpoint(checkpoint, SMALLEST)
+            results = [r for n in args.workers for r in run(checkpoint, n, args.seconds, args.rounds)]
     finally:
         cluster.close()
     return {
-        "compute": "echo",
+        "compute": f"experts of {SMALLEST.d_ff} hidden unit",
         "machine": asdict(machine),
         "results": [asdict(result) for result in results],
         "ratios": _ratios(results),

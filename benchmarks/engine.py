@@ -180,7 +180,7 @@ def _workers_config(args: argparse.Namespace, workers: int) -> WorkersConfig:
 
 
 def run(checkpoint: Checkpoint, config: EngineConfig, args: argparse.Namespace, report: Report) -> None:
-    machine = measure_machine(config.dtype)
+    machine = measure_machine(config.dtype, num_threads=config.num_threads)
     load = Load(args.prompt_tokens, args.new_tokens)
     config = bench_config(config, max(args.batches), load)
     _print_physics(machine, checkpoint, config, args.batches)

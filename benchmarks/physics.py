@@ -1,5 +1,6 @@
 """What this machine can do at best, measured in the same run as everything that is compared with it."""
 
+import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -30,12 +31,25 @@ class Machine:
     flops_per_second: float
 
 
-def measure_machine(dtype: torch.dtype, repeats: int = 5) -> Machine:
-    """Reads 256 MiB, and multiplies 512 x 512 by 512 x 2048, in float32 and in `dtype`."""
-    kernels: list[Kernels] = [TorchKernels(), choose_kernels("auto", "cpu")]
+def measure_machine(dtype: torch.dtype, repeats: int = 5, num_threads: int | None = None) -> Machine:
+    """Reads 256 MiB, and multiplies 512 x 512 by 512 x 2048, in float32 and in `dtype`.
+
+    `num_threads` None: as many as there are cores.
+    """
+    num_threads = num_threads or len(os.sched_getaffinity(0))
+    before = torch.get_num_threads()
+    torch.set_num_threads(num_threads)
+    try:
+        return _measure(dtype, repeats, num_threads)
+    finally:
+        torch.set_num_threads(before)
+
+
+def _measure(dtype: torch.dtype, repeats: int, num_threads: int) -> Machine:
+    kernels: list[Kernels] = [TorchKernels(), choose_kernels("auto", "cpu", num_threads)]
     read = max(_read_rate(kernels[1], repeats), _sum_rate(repeats))
     flops = max(_product_rate(each, d, repeats) for each in kernels for d in {dtype, torch.float32})
-    return Machine(torch.get_num_threads(), read, flops)
+    return Machine(num_threads, read, flops)
 
 
 def decode_floor_seconds(config: ModelConfig, dtype: torch.dtype, machine: Machine, batch: int = 1) -> float:

@@ -84,7 +84,7 @@ def _shares(load: Load, rounds: Sequence[Round]) -> dict[str, object]:
 
 
 def run(checkpoint: Checkpoint, config: EngineConfig, args: argparse.Namespace) -> dict[str, object]:
-    machine = measure_machine(config.dtype)
+    machine = measure_machine(config.dtype, num_threads=config.num_threads)
     floor = decode_floor_seconds(checkpoint.config, config.dtype, machine)
     print(
         f"{machine.num_threads} threads read {machine.read_bytes_per_second / 1e9:.1f} GB/s: one token "

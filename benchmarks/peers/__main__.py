@@ -69,7 +69,7 @@ def run(args: argparse.Namespace, python: Path, report: Report) -> None:
 def _physics(
     checkpoint: Checkpoint, config: EngineConfig, size: MixtralSize, threads: int
 ) -> dict[str, object]:
-    machine, dtype = measure_machine(config.dtype), dtype_name(config.dtype)
+    machine, dtype = measure_machine(config.dtype, num_threads=config.num_threads), dtype_name(config.dtype)
     floor = decode_floor_seconds(checkpoint.config, config.dtype, machine)
     print(
         f"{threads} threads read {machine.read_bytes_per_second / 1e9:.1f} GB/s and multiply "
