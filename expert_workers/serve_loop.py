@@ -33,8 +33,10 @@ class _Status(IntEnum):
 class ServeLoop:
     """Of one worker; any number of threads may be in it, each with a connection."""
 
-    def __init__(self, server: object, num_threads: int) -> None:
+    def __init__(self, server: object, bank: ExpertBank, num_threads: int) -> None:
         self._server = server
+        # The server points into its weights.
+        self._bank = bank
         self._num_threads = num_threads
 
     @classmethod
@@ -44,7 +46,7 @@ class ServeLoop:
             return None
         runtime, tables = bank.handles
         layers = tuple(tables.get(layer) for layer in range(n_layers))
-        return cls(_serve.server(runtime.kernels, n_experts, layers), runtime.num_threads)
+        return cls(_serve.server(runtime.kernels, n_experts, layers), bank, runtime.num_threads)
 
     @property
     def num_pairs(self) -> int:

@@ -7,6 +7,7 @@ own: it reads a call, computes and answers, one after the other.
 import logging
 import os
 import secrets
+import select
 import selectors
 import socket
 import ssl
@@ -37,6 +38,7 @@ _log = logging.getLogger(__name__)
 
 _FIRST_BUFFER_BYTES = 1 << 18
 _TICK = 1.0
+_ACCEPT_PAUSE = 0.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,6 +121,8 @@ class StreamServer:
             connection, _ = listener.accept()
         except OSError as error:
             _log.warning("a connection could not be taken: %s", error)
+            # It still waits, and so must we: until a descriptor is free, or all is closed.
+            select.select([self._woken], [], [], _ACCEPT_PAUSE)
             return
         thread = threading.Thread(target=self._serve, args=(connection,), name="stream", daemon=True)
         with self._lock:
@@ -127,14 +131,24 @@ class StreamServer:
                 self._num_handshakes >= limits.max_handshakes
                 or len(self._connections) >= limits.max_connections
             )
-            if self._is_open and not is_full:
-                self._num_handshakes += 1
-                self._connections[thread] = connection
-                thread.start()
+            if self._is_open and not is_full and self._started(thread, connection):
                 return
         with suppress(OSError):
             refuse_busy(connection)
         connection.close()
+
+    def _started(self, thread: threading.Thread, connection: socket.socket) -> bool:
+        """With the lock held. False where the system has no thread to give."""
+        self._num_handshakes += 1
+        self._connections[thread] = connection
+        try:
+            thread.start()
+        except RuntimeError as error:
+            _log.warning("a connection could not be served: %s", error)
+            self._num_handshakes -= 1
+            del self._connections[thread]
+            return False
+        return True
 
     def _serve(self, connection: socket.socket) -> None:
         """A thread's top: whatever goes wrong ends this connection and no other."""
@@ -223,7 +237,7 @@ class _Conversation:
         """Waits for the next frame as long as it takes; None when the peer has closed between two."""
         if self._start == self._end:
             self._start = self._end = 0
-        elif len(self._buffer) - self._start < HEADER.size:
+        elif self._start % 4 or len(self._buffer) - self._start < HEADER.size:
             self._make_room(HEADER.size)
         while self._end - self._start < HEADER.size:
             if not self._fill(may_wait=self._start == self._end):

@@ -84,7 +84,7 @@ class Loaded:
 
 
 class ExpertWorker:
-    """Experts in memory. Calls of several threads are computed one after the other."""
+    """Experts in memory. Calls of several threads are computed one after the other; in `loop` as well."""
 
     def __init__(self, spec: WorkerSpec, loaded: Loaded) -> None:
         self._spec = spec
@@ -155,6 +155,8 @@ class ExpertWorker:
         num_pairs = num_rows if index_P is None else len(index_P)
         if num_pairs != call.num_pairs:
             raise ReplyError(f"{name}: {num_pairs} pairs where the segments have {call.num_pairs}")
+        if num_pairs > num_rows * len(call.segments):
+            raise ReplyError(f"{name}: {num_pairs} pairs of {num_rows} rows and {len(call.segments)} experts")
         if call.form is ReplyForm.SUM and (call.weights_P is None or len(call.weights_P) != num_pairs):
             raise ReplyError(f"{name}: a sum of {num_pairs} pairs without a weight for each")
         if index_P is not None and not (index_P.min() >= 0 and index_P.max() < num_rows):

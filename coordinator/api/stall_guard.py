@@ -37,13 +37,24 @@ class StallGuard:
         num_cancels = self._task.cancelling()
         self._since = self._loop.time()
         try:
-            return await awaitable
+            result = await awaitable
         except asyncio.CancelledError:
-            if self._expired and self._task.uncancel() <= num_cancels:
+            if self._was_ours() and self._task.uncancel() <= num_cancels:
                 raise TimeoutError from None
             raise
         finally:
             self._since = None
+        if self._was_ours():
+            # It came in spite of the cancel.
+            self._task.uncancel()
+        return result
+
+    def _was_ours(self) -> bool:
+        """Whether the timer has cancelled the task; it looks again from now on."""
+        expired, self._expired = self._expired, False
+        if expired:
+            self._timer = self._loop.call_later(self._seconds, self._look)
+        return expired
 
     def _look(self) -> None:
         """As often as a wait may last, and at the end of one that is under way."""

@@ -66,6 +66,9 @@ class AsyncEngine:
             self._thread.submit(replace(request, request_id=key))
             while num_open:
                 for output in await stream.get():
+                    if output.error is not None and not num_open:
+                        # All was said before it went wrong.
+                        return
                     if output.error is not None:
                         num_open = num_open if output is expired else 0
                         # One error may end many requests: each raises it with a trace of its own.

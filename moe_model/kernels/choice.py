@@ -43,8 +43,11 @@ def uses_native(choice: KernelChoice, device: torch.device | str) -> bool:
 
 
 def set_torch_threads(choice: KernelChoice, device: torch.device | str, num_threads: int | None) -> None:
-    """For the process, or, of torch, for a thread. Beside native kernels torch gets one: its helpers would spin
-    on the cores that ours want, for what little is left to them."""
+    """Called by whoever owns the process, and in each thread that computes.
+
+    Beside native kernels torch gets one: its helpers would spin on the cores that ours want, for what little
+    is left to them.
+    """
     if uses_native(choice, device):
         torch.set_num_threads(1)
     elif num_threads is not None:

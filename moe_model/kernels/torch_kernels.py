@@ -58,7 +58,9 @@ class TorchKernels:
         """On a GPU of bfloat16 weights, the grouped products; else one expert after the other."""
         ups = [e.up for e in experts.values() if isinstance(e, GeluExpert)]
         weights = [up.weight_OI for up in ups if isinstance(up, TorchLinear)]
-        if weights and weights[0].is_cuda and weights[0].dtype == torch.bfloat16:
+        # Grouped products want rows of 16 bytes.
+        fits = bool(weights) and all(size % 8 == 0 for size in weights[0].shape)
+        if fits and weights[0].is_cuda and weights[0].dtype == torch.bfloat16:
             return GroupedBank(experts, n_experts)
         return TorchBank(experts, n_experts)
 

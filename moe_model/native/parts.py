@@ -29,9 +29,10 @@ class Scratch:
 
     def address(self, num_bytes: int) -> int:
         if self._size < num_bytes:
-            self._size = num_bytes
+            # The size last: who cannot have the memory must not believe that it does.
             self._bytes = torch.empty(num_bytes, dtype=torch.uint8)
             self._address = self._bytes.data_ptr()
+            self._size = num_bytes
         return self._address
 
 

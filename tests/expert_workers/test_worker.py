@@ -49,12 +49,15 @@ def test_it_computes_the_segments(worker: ExpertWorker) -> None:
 def test_sums_are_weighted_in_float32_and_in_the_order_of_the_pairs(
     worker: ExpertWorker, num_repeats: int
 ) -> None:
-    index = np.array([0, 2, 2] * num_repeats, np.int32)
+    num_rows = 2 * num_repeats
+    index = np.concatenate([np.arange(num_rows), np.arange(num_repeats)]).astype(np.int32)
+    x_RD = np.random.default_rng(0).standard_normal((num_rows, CONFIG.d_model), np.float32)
     weights = np.linspace(0.1, 0.9, 3 * num_repeats, dtype=np.float32)
     segments = ((0, 2 * num_repeats), (2, num_repeats))
-    pairs = worker.compute(make_call(segments=segments, row_index_P=index)).y_ND
-    call = make_call(segments=segments, row_index_P=index, weights_P=weights, form=ReplyForm.SUM)
-    expected = np.zeros((3, CONFIG.d_model), np.float32)
+    asked = make_call(segments=segments, row_index_P=index, x_RD=x_RD)
+    pairs = worker.compute(asked).y_ND
+    call = asked._replace(weights_P=weights, form=ReplyForm.SUM)
+    expected = np.zeros((num_rows, CONFIG.d_model), np.float32)
     for row, weight, y_D in zip(index, weights, pairs, strict=True):
         expected[row] += weight * y_D
     assert np.array_equal(worker.compute(call).y_ND, expected)

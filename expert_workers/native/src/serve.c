@@ -15,6 +15,7 @@
 
 #define SERVER "expertmesh.server"
 #define VERSION 2
+#define MAX_BODY_BYTES ((size_t)1 << 30)
 enum { CALL = 1, REPLY = 2 };
 enum { ROWS_F32 = 0, ROWS_BF16 = 1 };
 enum { FORM_PAIRS = 0, FORM_SUM = 1 };
@@ -111,6 +112,8 @@ static int read_places(const served_layer *layer, const frame_header *h, const c
         sum += count;
     }
     if (sum != h->num_pairs || (parts->index == NULL && h->num_pairs != h->num_rows)) return 0;
+    /* Each expert meets a row at most once: nobody gets more computed than was sent. */
+    if (sum > (uint64_t)h->num_rows * h->num_segments) return 0;
     for (uint32_t p = 0; parts->index != NULL && p < h->num_pairs; p++)
         if (parts->index[p] < 0 || (uint32_t)parts->index[p] >= h->num_rows) return 0;
     return 1;
@@ -136,6 +139,7 @@ static size_t compute(server *s, const frame_header *h, const char *body, int nu
     segment segments[h->num_segments];
     if (!find_parts(h, body, &parts) || !read_places(layer, h, &parts, segments)) return 0;
     const size_t num_out = h->form == FORM_SUM ? h->num_rows : h->num_pairs;
+    if (num_out * h->width * 4 > MAX_BODY_BYTES) return 0;
     const size_t size = sizeof(frame_header) + num_out * h->width * 4;
     const size_t widened = h->dtype == ROWS_BF16 ? (size_t)h->num_rows * h->width * 4 : 0;
     const size_t at_work = (widened + 63) & ~(size_t)63;
@@ -226,6 +230,12 @@ static enum status serve(server *s, conversation *c) {
             memcpy(&h, c->buffer + c->start, sizeof h);
             const size_t frame = sizeof h + h.body_bytes;
             if (!is_plain(s, &h) || h.body_bytes > c->size - sizeof h) return STATUS_FRAME;
+            if (have >= frame && c->start % sizeof(float) != 0) {
+                /* After a frame of odd length, which Python has answered. */
+                memmove(c->buffer, c->buffer + c->start, have);
+                c->start = 0;
+                c->end = have;
+            }
             if (have >= frame) {
                 pthread_mutex_lock(&s->lock);
                 const size_t reply = compute(s, &h, c->buffer + c->start + sizeof h, c->num_threads, &c->reply);
@@ -276,6 +286,7 @@ static PyObject *py_server(PyObject *self, PyObject *args) {
     s->num_layers = num_layers;
     pthread_mutex_init(&s->lock, NULL);
     PyObject *capsule = PyCapsule_New(s, SERVER, free_server);
+    if (capsule == NULL) free(s);
     for (Py_ssize_t layer = 0; capsule != NULL && layer < num_layers; layer++) {
         PyObject *item = PyTuple_GET_ITEM(layers, layer), *handle, *experts;
         if (item == Py_None) continue;
@@ -289,6 +300,10 @@ static PyObject *py_server(PyObject *self, PyObject *args) {
         for (long e = 0; e < n_experts; e++) places[e] = -1;
         for (Py_ssize_t place = 0; place < PyTuple_GET_SIZE(experts); place++) {
             const long expert = PyLong_AsLong(PyTuple_GET_ITEM(experts, place));
+            if (expert == -1 && PyErr_Occurred()) {
+                Py_CLEAR(capsule);
+                break;
+            }
             if (expert >= 0 && expert < n_experts) places[expert] = (int32_t)place;
         }
     }

@@ -3,7 +3,8 @@
 
 #include <string.h>
 
-#if defined(__x86_64__) && defined(__GNUC__)
+/* Clang knows other pragmas for a function of another instruction set: plain C there. */
+#if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__)
 #define HAS_X86 1
 #include <immintrin.h>
 #else

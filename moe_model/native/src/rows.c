@@ -30,7 +30,8 @@ static inline float sum_lanes(f32x8 v) {
              widen((at)[6]), widen((at)[7])})
 #include "rows_impl.h"
 
-#if defined(__x86_64__) && defined(__GNUC__)
+/* Clang knows other pragmas for a function of another instruction set: plain C there. */
+#if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__)
 #include <immintrin.h>
 #pragma GCC push_options
 #pragma GCC target("avx2,fma")

@@ -73,3 +73,24 @@ async def test_an_error_of_the_wait_goes_through() -> None:
     async with StallGuard(60) as guard:
         with pytest.raises(OSError, match="gone"):
             await guard.wait(broken())
+
+
+async def test_after_a_timeout_it_still_guards_and_a_cancel_is_still_one() -> None:
+    async with StallGuard(0.02) as guard:
+        for _ in range(2):
+            with pytest.raises(TimeoutError):
+                await guard.wait(asyncio.Event().wait())
+    entered = asyncio.Event()
+
+    async def run() -> None:
+        async with StallGuard(0.05) as guard:
+            with pytest.raises(TimeoutError):
+                await guard.wait(asyncio.Event().wait())
+            entered.set()
+            await guard.wait(asyncio.Event().wait())
+
+    task = asyncio.create_task(run())
+    await entered.wait()
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task

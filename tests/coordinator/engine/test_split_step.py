@@ -1,9 +1,12 @@
 """A step cut into parts is the same step: same rows, same order, and the same tokens come out of it."""
 
+from collections.abc import Sequence
+
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch import Tensor
 
 from coordinator.engine.batch import build_batch, join_batches, split_step
 from coordinator.engine.kernel_attention import attention_plan
@@ -12,6 +15,7 @@ from coordinator.engine.model_runner import ModelRunner
 from coordinator.engine.overlap import Overlap
 from coordinator.engine.scheduler import Chunk, Step
 from moe_model.kernels.choice import KernelChoice, choose_kernels
+from moe_model.model import Part
 from tests.coordinator.engine.test_batch import BLOCK_SIZE, chunks
 from tests.coordinator.engine.test_engine import REFERENCE, check_all, mixed_requests
 from tests.models import drain, random_model, tiny_engine
@@ -49,8 +53,17 @@ def test_joined_batches_tell_of_the_rows_where_they_are(picked: list[Chunk], num
 def test_tokens_are_the_oracles_with_two_parts_in_flight(choice: KernelChoice) -> None:
     kernels, requests = choose_kernels(choice, "cpu"), mixed_requests()
     model = random_model(kernels=kernels)
+    num_parts: list[int] = []
+    forward_parts = model.forward_parts
+
+    def counted(parts: Sequence[Part]) -> Tensor:
+        num_parts.append(len(parts))
+        return forward_parts(parts)
+
+    model.forward_parts = counted  # type: ignore[method-assign]
     runner = ModelRunner(model, KVCache(model.config, 64, 4), attention_plan(kernels), Overlap(2))
     engine = tiny_engine(model, runner=runner)
     for request in requests:
         engine.submit(request)
     check_all(drain(engine, 20_000), requests, REFERENCE)
+    assert set(num_parts) == {1, 2}

@@ -22,7 +22,7 @@ pytestmark = needs_native
 E = 5
 
 
-def _bank(kernels: Kernels, d_model: int = 20, d_ff: int = 37, *, int8: bool = False) -> ExpertBank:
+def make_bank(kernels: Kernels, d_model: int = 20, d_ff: int = 37, *, int8: bool = False) -> ExpertBank:
     config = ModelConfig(
         d_model=d_model, n_heads=2, n_layers=2, d_ff=d_ff, n_experts=E, top_k=2, vocab_size=8, max_seq_len=8
     )
@@ -45,8 +45,8 @@ def test_tokens_get_what_torch_gives_them(num_tokens: int, top_k: int, seed: int
     # Places that are absent are left out, and a token may have nothing else.
     routing.expert_ids_TK[0] = E
     routing.weights_TK[0] = 0
-    expected = _bank(TorchKernels(), int8=int8).run_tokens(1, x_TD, routing)
-    got = _bank(NativeKernels(), int8=int8).run_tokens(1, x_TD, routing)
+    expected = make_bank(TorchKernels(), int8=int8).run_tokens(1, x_TD, routing)
+    got = make_bank(NativeKernels(), int8=int8).run_tokens(1, x_TD, routing)
     torch.testing.assert_close(got, expected, rtol=1e-5, atol=1e-5)
     assert torch.equal(got[0], torch.zeros(20))
 
@@ -54,7 +54,7 @@ def test_tokens_get_what_torch_gives_them(num_tokens: int, top_k: int, seed: int
 @given(st.integers(2, 40), st.integers(1, 3), st.integers(0, 99))
 @settings(max_examples=40, deadline=None)
 def test_a_token_has_the_same_bits_in_every_company(num_tokens: int, top_k: int, seed: int) -> None:
-    bank, x_TD = _bank(NativeKernels()), torch.randn(num_tokens, 20)
+    bank, x_TD = make_bank(NativeKernels()), torch.randn(num_tokens, 20)
     routing = _routing(num_tokens, top_k, seed)
     together = bank.run_tokens(0, x_TD, routing)
     for t in range(num_tokens):
@@ -71,7 +71,7 @@ def _parts(routing: Routing) -> tuple[Tensor, Tensor, Tensor]:
 @settings(max_examples=40, deadline=None)
 def test_pairs_rows_and_tokens_say_the_same(kernels: Kernels, num_rows: int, data: st.DataObject) -> None:
     """A worker's two ways to answer, against what the whole would be; for two experts to the bit."""
-    bank, x_RD = _bank(kernels), torch.randn(num_rows, 20)
+    bank, x_RD = make_bank(kernels), torch.randn(num_rows, 20)
     routing = _routing(num_rows, 2, data.draw(st.integers(0, 99)))
     segments, rows, weights = [], [], []
     for expert in range(E):
@@ -92,7 +92,7 @@ def test_pairs_rows_and_tokens_say_the_same(kernels: Kernels, num_rows: int, dat
 
 
 def test_segments_that_are_not_those_of_the_pairs_are_refused() -> None:
-    bank, x_RD = _bank(NativeKernels()), torch.randn(3, 20)
+    bank, x_RD = make_bank(NativeKernels()), torch.randn(3, 20)
     for segments in ([(0, 2)], [(0, 4)], [(0, 2), (1, 2)], [(0, 3), (1, 0)]):
         with pytest.raises(ValueError, match="segments are not those of the pairs"):
             bank.run_rows(0, x_RD, None, segments, torch.ones(3))

@@ -1,0 +1,35 @@
+"""A timed engine draws what the server's would, and its parts make up the step."""
+
+from pathlib import Path
+
+from benchmarks.engine import Load, measure
+from benchmarks.step_split import PARTS, Split, timed_engine
+from coordinator.config import EngineConfig, WorkersConfig
+from coordinator.main import open_experts
+from moe_model import AssembledModel
+from moe_model.checkpoint import Checkpoint
+from tests.models import drain, expected_tokens, make_request, write_checkpoint
+
+
+def test_parts_make_up_the_step_and_tokens_are_the_oracles(tmp_path: Path) -> None:
+    checkpoint = Checkpoint.open(write_checkpoint(tmp_path / "tiny"))
+    reference = AssembledModel.from_checkpoint(checkpoint.path)
+    config = EngineConfig(block_size=4, kv_cache_bytes=1 << 20)
+    for num_workers in (0, 2):
+        split = Split()
+        workers = WorkersConfig(num_workers=num_workers, transport="in-process")
+        with open_experts(checkpoint, config, workers, [split]) as experts:
+            engine = timed_engine(checkpoint, config, experts, split, is_remote=num_workers > 0)
+            request = make_request("r", (1, 2, 3), 6)
+            engine.submit(request)
+            assert drain(engine)["r"].token_ids == expected_tokens(reference, request)
+            split.reset()
+            with split.timing("step"):
+                measure(engine, checkpoint.config.vocab_size, 2, Load(4, 5))
+            shares = split.shares()
+            assert set(shares) == set(PARTS)
+            assert abs(sum(shares.values()) - split.seconds["step"]) < 1e-6
+            used = {part for part, seconds in shares.items() if seconds > 0}
+            expected = {"attention", "routing", "experts", "head", "sampling", "scheduler"}
+            assert expected <= used
+            assert ("serialisation" in used) == (num_workers > 0)
