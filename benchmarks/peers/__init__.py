@@ -1,7 +1,5 @@
 """Our engine beside what a user would take instead, in one run: `python -m benchmarks.peers`.
 
-__main__    the rounds, the table, the JSON line          in the project's own environment
-ours, process, verdict, install                           in the project's own environment
-jobs        what both environments say to each other      standard library only
-serve, weights, llama_peer, transformers_peer             in the peers' environment
+weights, serve, llama_peer and transformers_peer run in the peers' own environment, which install makes. jobs
+is what both environments share, and knows the standard library only. All else runs in the project's.
 """
