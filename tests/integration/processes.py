@@ -131,3 +131,18 @@ def _is_running(pid: int) -> bool:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
     except OSError:
         return False
+
+
+def stop(pid: int, timeout: float = 10.0) -> None:
+    """SIGSTOP, and back when every thread has stopped: one on another core goes on for some microseconds,
+    which is enough to answer a call."""
+    os.kill(pid, signal.SIGSTOP)
+    deadline = time.monotonic() + timeout
+    tasks = Path(f"/proc/{pid}/task")
+    while any(_state(task) != "T" for task in tasks.iterdir()):
+        assert time.monotonic() < deadline, f"process {pid} did not stop"
+
+
+def _state(task: Path) -> str:
+    """After the name, which stands in parentheses and may hold anything."""
+    return (task / "stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()[0]

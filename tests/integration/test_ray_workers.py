@@ -35,6 +35,7 @@ from moe_model.experts import LocalExperts
 from moe_model.initialise import initialise_checkpoint
 from moe_model.loading import load_local_experts
 from tests.expert_workers.fakes import make_routing, make_rows
+from tests.integration.processes import stop
 
 CONFIG = ModelConfig(d_model=32, n_heads=2, n_layers=2, d_ff=64, n_experts=5, top_k=2, vocab_size=32)
 X_TD, ROUTING = make_rows(9, CONFIG), make_routing(9, CONFIG.n_experts, 2)
@@ -181,7 +182,7 @@ def test_a_stopped_worker_costs_one_deadline_once(
     expected = local.forward(1, X_TD, ROUTING)
     with connected(TRIO, trio) as pool:
         pid = pool.topology()[2].pid
-        os.kill(pid, signal.SIGSTOP)
+        stop(pid)
         started = time.monotonic()
         assert torch.equal(pool.forward(1, X_TD, ROUTING), expected)
         assert CALL_TIMEOUT <= time.monotonic() - started < CALL_TIMEOUT + 0.5

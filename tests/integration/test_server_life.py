@@ -25,7 +25,7 @@ from protos.expertmesh.v1 import generation_pb2 as pb
 from protos.expertmesh.v1 import generation_pb2_grpc
 from tests.coordinator.api.answers import chunks_of
 from tests.coordinator.api.fakes import failure
-from tests.integration.processes import DEMO_CHECKPOINT, Server
+from tests.integration.processes import DEMO_CHECKPOINT, Server, stop
 from tests.integration.test_serve import worker_pid
 
 pytestmark = pytest.mark.timeout(240)
@@ -75,7 +75,7 @@ def free_port() -> int:
 
 @contextmanager
 def stopped(pid: int) -> Iterator[None]:
-    os.kill(pid, signal.SIGSTOP)
+    stop(pid)
     try:
         yield
     finally:
