@@ -58,11 +58,16 @@ class Run:
     steps: list[float]
 
 
-def measure(engine: Engine, vocab_size: int, batch: int, load: Load) -> Run:
+def submit_all(engine: Engine, vocab_size: int, batch: int, load: Load) -> None:
+    """Greedy requests of one length, each with a prompt of its own."""
     rules = StopRules(load.new_tokens, ignore_eos=True)
     for index in range(batch):
         prompt = tuple((37 * index + 11 * i) % (vocab_size - 4) + 4 for i in range(load.prompt_tokens))
         engine.submit(Request(f"bench-{index}", prompt, SamplingParams(temperature=0), rules))
+
+
+def measure(engine: Engine, vocab_size: int, batch: int, load: Load) -> Run:
+    submit_all(engine, vocab_size, batch, load)
     started = time.perf_counter()
     started_ids: set[str] = set()
     while len(started_ids) < batch:
@@ -156,10 +161,7 @@ def measure_splits(
 
 
 def _split_steps(engine: Engine, split: Split, vocab_size: int, batch: int, load: Load) -> dict[str, float]:
-    rules = StopRules(load.new_tokens, ignore_eos=True)
-    for index in range(batch):
-        prompt = tuple((37 * index + 11 * i) % (vocab_size - 4) + 4 for i in range(load.prompt_tokens))
-        engine.submit(Request(f"split-{index}", prompt, SamplingParams(temperature=0), rules))
+    submit_all(engine, vocab_size, batch, load)
     step(engine)
     found: list[dict[str, float]] = []
     while engine.has_work:

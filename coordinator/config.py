@@ -20,7 +20,7 @@ DEFAULT_MAX_OUTPUT_TOKENS = 4096
 
 @dataclass(frozen=True, slots=True)
 class EngineConfig:
-    """Sizes of the engine. `num_threads` None: torch's own choice; `micro_batches`: how many parts of a step
+    """Sizes of the engine. `num_threads` None: all cores; `micro_batches`: how many parts of a step
     are in flight where experts run in workers, None: as measured."""
 
     dtype: torch.dtype = torch.float32

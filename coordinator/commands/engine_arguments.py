@@ -42,7 +42,7 @@ def add_engine_arguments(parser: argparse.ArgumentParser) -> None:
         help="where the coordinator computes; workers use CPUs (auto: a GPU if there is one)",
     )
     group.add_argument(
-        "--threads", type=num_threads, metavar="N", help="torch threads of the coordinator (torch's choice)"
+        "--threads", type=num_threads, metavar="N", help="threads of the coordinator's kernels (all cores)"
     )
     _add_sizes(group, default)
 
@@ -94,7 +94,7 @@ def add_worker_arguments(parser: argparse.ArgumentParser, default_workers: int) 
         "--worker-threads",
         type=num_threads,
         metavar="N",
-        help="torch threads of each worker (its share of this machine's cores; on a running cluster, all)",
+        help="a worker's threads (its share of this machine's cores; on a running cluster, all)",
     )
     group.add_argument(
         "--micro-batches",
