@@ -1,5 +1,7 @@
 """ControlService on grpc.aio: operations as messages."""
 
+import asyncio
+
 from coordinator.api.errors import ApiError, Reason
 from coordinator.api.gate import Gate
 from coordinator.api.grpc_call import Context, rpc
@@ -13,6 +15,8 @@ _STATES = {
     WorkerState.STARTING: pb.ExpertWorker.STATE_STARTING,
     WorkerState.READY: pb.ExpertWorker.STATE_READY,
     WorkerState.LOST: pb.ExpertWorker.STATE_LOST,
+    WorkerState.DRAINING: pb.ExpertWorker.STATE_DRAINING,
+    WorkerState.BROKEN: pb.ExpertWorker.STATE_BROKEN,
 }
 
 
@@ -63,6 +67,37 @@ class ControlService:
             await call.accept()
             return pb.AbortResponse(aborted_request_ids=aborted, unknown_request_ids=unknown)
 
+    async def scale(self, message: pb.ScaleRequest, context: Context) -> pb.ScaleResponse:
+        async with rpc("Scale", message, context, self._gate) as call:
+            result = await asyncio.to_thread(self._opened().scale, message.num_workers)
+            await call.accept()
+            return pb.ScaleResponse(
+                num_workers_before=result.num_before,
+                num_workers=result.num_workers,
+                modules_moved=result.num_moved,
+                seconds=result.seconds,
+            )
+
+    async def list_experts(self, message: pb.ListExpertsRequest, context: Context) -> pb.ListExpertsResponse:
+        async with rpc("ListExperts", message, context, self._gate):
+            raise _fixed_experts()
+
+    async def replace_expert(
+        self, message: pb.ReplaceExpertRequest, context: Context
+    ) -> pb.ReplaceExpertResponse:
+        async with rpc("ReplaceExpert", message, context, self._gate):
+            raise _fixed_experts()
+
+    async def add_expert(self, message: pb.AddExpertRequest, context: Context) -> pb.AddExpertResponse:
+        async with rpc("AddExpert", message, context, self._gate):
+            raise _fixed_experts()
+
+    async def remove_expert(
+        self, message: pb.RemoveExpertRequest, context: Context
+    ) -> pb.RemoveExpertResponse:
+        async with rpc("RemoveExpert", message, context, self._gate):
+            raise _fixed_experts()
+
     def _opened(self) -> Operations:
         if self._operations is None:
             raise ApiError.of(Reason.NOT_READY, "the server is starting")
@@ -76,7 +111,16 @@ def behaviours(service: ControlService) -> Behaviours:
         "GetLoad": service.get_load,
         "GetTopology": service.get_topology,
         "Abort": service.abort,
+        "Scale": service.scale,
+        "ListExperts": service.list_experts,
+        "ReplaceExpert": service.replace_expert,
+        "AddExpert": service.add_expert,
+        "RemoveExpert": service.remove_expert,
     }
+
+
+def _fixed_experts() -> ApiError:
+    return ApiError.of(Reason.UNSUPPORTED_FEATURE, "this server's experts cannot be exchanged")
 
 
 def _worker(view: WorkerView, include_experts: bool) -> pb.ExpertWorker:
@@ -88,4 +132,9 @@ def _worker(view: WorkerView, include_experts: bool) -> pb.ExpertWorker:
         state=_STATES[view.state],
         routed_tokens=view.routed_tokens,
         layers=[pb.ExpertWorker.LayerExperts(layer=layer, expert_ids=ids) for layer, ids in layers],
+        pid=view.pid,
+        host=view.host,
+        weight_bytes=view.num_bytes,
+        losses=view.num_losses,
+        last_loss=view.last_loss,
     )

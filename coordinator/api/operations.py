@@ -10,17 +10,21 @@ from coordinator.engine.async_engine import AsyncEngine
 
 # As many as can run, and some that have just ended.
 MAX_ABORTS = 4096
+MAX_WORKERS = 1024
 
 
 class WorkerState(StrEnum):
     STARTING = "starting"
     READY = "ready"
     LOST = "lost"
+    DRAINING = "draining"
+    BROKEN = "broken"
 
 
 @dataclass(frozen=True, slots=True)
 class WorkerView:
-    """One expert worker. `experts` is layer -> expert ids; `routed_tokens` are summed over layers."""
+    """One expert worker. `experts` is layer -> expert ids; `routed_tokens` are summed over layers; `last_loss`
+    says why it was last lost."""
 
     rank: int
     node_id: str
@@ -28,6 +32,21 @@ class WorkerView:
     state: WorkerState
     routed_tokens: int
     experts: Mapping[int, tuple[int, ...]]
+    pid: int = 0
+    host: str = ""
+    num_bytes: int = 0
+    num_losses: int = 0
+    last_loss: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Scaled:
+    """A change of the number of workers. `num_moved` counts modules that were loaded somewhere else."""
+
+    num_before: int
+    num_workers: int
+    num_moved: int
+    seconds: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,12 +77,22 @@ class Operations:
     facts: ServerFacts
     engine: AsyncEngine
     topology: Callable[[], Sequence[WorkerView]]
+    scale_workers: Callable[[int], Scaled] | None = None
 
     def load(self) -> Load:
         stats = self.engine.stats()
         used = stats.num_blocks - stats.num_free_blocks
         usage = used / stats.num_blocks if stats.num_blocks else 0.0
         return Load(stats.num_running, stats.num_waiting, usage, self.facts.kv_capacity_tokens)
+
+    def scale(self, num_workers: int) -> Scaled:
+        """Blocks until there are so many workers. Raises ApiError, ExpertMeshError."""
+        if self.scale_workers is None:
+            raise ApiError.of(Reason.UNSUPPORTED_FEATURE, "this server's experts run in the coordinator")
+        if not 1 <= num_workers <= MAX_WORKERS:
+            message = f"{num_workers} is not in [1, {MAX_WORKERS}]"
+            raise ApiError.of(Reason.INVALID_FIELD, message, field="num_workers")
+        return self.scale_workers(num_workers)
 
     def abort(self, request_ids: Sequence[str], *, everything: bool) -> tuple[list[str], list[str]]:
         """Ends requests; returns those that ran and those that did not. Raises ApiError."""

@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\"protos/expertmesh/v1/control.proto\x12\rexpertmesh.v1\"\x16\n\x14GetServerInfoRequest\"k\n\x15GetServerInfoResponse\x12\x0f\n\x07version\x18\x01 \x01(\t\x12\x13\n\x0binstance_id\x18\x02 \x01(\t\x12\x0e\n\x06models\x18\x03 \x03(\t\x12\x1c\n\x14\x65xpert_parallel_size\x18\x04 \x01(\r\"\x10\n\x0eGetLoadRequest\"\x7f\n\x0fGetLoadResponse\x12\x18\n\x10running_requests\x18\x01 \x01(\r\x12\x18\n\x10waiting_requests\x18\x02 \x01(\r\x12\x16\n\x0ekv_cache_usage\x18\x03 \x01(\x01\x12 \n\x18kv_cache_capacity_tokens\x18\x04 \x01(\x04\"-\n\x12GetTopologyRequest\x12\x17\n\x0finclude_experts\x18\x01 \x01(\x08\"C\n\x13GetTopologyResponse\x12,\n\x07workers\x18\x01 \x03(\x0b\x32\x1b.expertmesh.v1.ExpertWorker\"\xc8\x02\n\x0c\x45xpertWorker\x12\x0c\n\x04rank\x18\x01 \x01(\r\x12\x0f\n\x07node_id\x18\x02 \x01(\t\x12\x0e\n\x06\x64\x65vice\x18\x03 \x01(\t\x12\x30\n\x05state\x18\x04 \x01(\x0e\x32!.expertmesh.v1.ExpertWorker.State\x12\x15\n\rrouted_tokens\x18\x05 \x01(\x04\x12\x38\n\x06layers\x18\x06 \x03(\x0b\x32(.expertmesh.v1.ExpertWorker.LayerExperts\x1a\x31\n\x0cLayerExperts\x12\r\n\x05layer\x18\x01 \x01(\r\x12\x12\n\nexpert_ids\x18\x02 \x03(\r\"S\n\x05State\x12\x15\n\x11STATE_UNSPECIFIED\x10\x00\x12\x12\n\x0eSTATE_STARTING\x10\x01\x12\x0f\n\x0bSTATE_READY\x10\x02\x12\x0e\n\nSTATE_LOST\x10\x03\"0\n\x0c\x41\x62ortRequest\x12\x13\n\x0brequest_ids\x18\x01 \x03(\t\x12\x0b\n\x03\x61ll\x18\x02 \x01(\x08\"I\n\rAbortResponse\x12\x1b\n\x13\x61\x62orted_request_ids\x18\x01 \x03(\t\x12\x1b\n\x13unknown_request_ids\x18\x02 \x03(\t2\xd0\x02\n\x0e\x43ontrolService\x12Z\n\rGetServerInfo\x12#.expertmesh.v1.GetServerInfoRequest\x1a$.expertmesh.v1.GetServerInfoResponse\x12H\n\x07GetLoad\x12\x1d.expertmesh.v1.GetLoadRequest\x1a\x1e.expertmesh.v1.GetLoadResponse\x12T\n\x0bGetTopology\x12!.expertmesh.v1.GetTopologyRequest\x1a\".expertmesh.v1.GetTopologyResponse\x12\x42\n\x05\x41\x62ort\x12\x1b.expertmesh.v1.AbortRequest\x1a\x1c.expertmesh.v1.AbortResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\"protos/expertmesh/v1/control.proto\x12\rexpertmesh.v1\"\x16\n\x14GetServerInfoRequest\"k\n\x15GetServerInfoResponse\x12\x0f\n\x07version\x18\x01 \x01(\t\x12\x13\n\x0binstance_id\x18\x02 \x01(\t\x12\x0e\n\x06models\x18\x03 \x03(\t\x12\x1c\n\x14\x65xpert_parallel_size\x18\x04 \x01(\r\"\x10\n\x0eGetLoadRequest\"\x7f\n\x0fGetLoadResponse\x12\x18\n\x10running_requests\x18\x01 \x01(\r\x12\x18\n\x10waiting_requests\x18\x02 \x01(\r\x12\x16\n\x0ekv_cache_usage\x18\x03 \x01(\x01\x12 \n\x18kv_cache_capacity_tokens\x18\x04 \x01(\x04\"-\n\x12GetTopologyRequest\x12\x17\n\x0finclude_experts\x18\x01 \x01(\x08\"C\n\x13GetTopologyResponse\x12,\n\x07workers\x18\x01 \x03(\x0b\x32\x1b.expertmesh.v1.ExpertWorker\"\xc2\x03\n\x0c\x45xpertWorker\x12\x0c\n\x04rank\x18\x01 \x01(\r\x12\x0f\n\x07node_id\x18\x02 \x01(\t\x12\x0e\n\x06\x64\x65vice\x18\x03 \x01(\t\x12\x30\n\x05state\x18\x04 \x01(\x0e\x32!.expertmesh.v1.ExpertWorker.State\x12\x15\n\rrouted_tokens\x18\x05 \x01(\x04\x12\x38\n\x06layers\x18\x06 \x03(\x0b\x32(.expertmesh.v1.ExpertWorker.LayerExperts\x12\x0b\n\x03pid\x18\x07 \x01(\r\x12\x0c\n\x04host\x18\x08 \x01(\t\x12\x14\n\x0cweight_bytes\x18\t \x01(\x04\x12\x0e\n\x06losses\x18\n \x01(\r\x12\x11\n\tlast_loss\x18\x0b \x01(\t\x1a\x31\n\x0cLayerExperts\x12\r\n\x05layer\x18\x01 \x01(\r\x12\x12\n\nexpert_ids\x18\x02 \x03(\r\"y\n\x05State\x12\x15\n\x11STATE_UNSPECIFIED\x10\x00\x12\x12\n\x0eSTATE_STARTING\x10\x01\x12\x0f\n\x0bSTATE_READY\x10\x02\x12\x0e\n\nSTATE_LOST\x10\x03\x12\x12\n\x0eSTATE_DRAINING\x10\x04\x12\x10\n\x0cSTATE_BROKEN\x10\x05\"0\n\x0c\x41\x62ortRequest\x12\x13\n\x0brequest_ids\x18\x01 \x03(\t\x12\x0b\n\x03\x61ll\x18\x02 \x01(\x08\"I\n\rAbortResponse\x12\x1b\n\x13\x61\x62orted_request_ids\x18\x01 \x03(\t\x12\x1b\n\x13unknown_request_ids\x18\x02 \x03(\t\"#\n\x0cScaleRequest\x12\x13\n\x0bnum_workers\x18\x01 \x01(\r\"h\n\rScaleResponse\x12\x1a\n\x12num_workers_before\x18\x01 \x01(\r\x12\x13\n\x0bnum_workers\x18\x02 \x01(\r\x12\x15\n\rmodules_moved\x18\x03 \x01(\r\x12\x0f\n\x07seconds\x18\x04 \x01(\x01\"y\n\x0c\x45xpertModule\x12\r\n\x05layer\x18\x01 \x01(\r\x12\x11\n\texpert_id\x18\x02 \x01(\r\x12\x0f\n\x07version\x18\x03 \x01(\r\x12\x0e\n\x06sha256\x18\x04 \x01(\t\x12\x14\n\x0cworker_ranks\x18\x05 \x03(\r\x12\x10\n\x08retiring\x18\x06 \x01(\x08\"\x14\n\x12ListExpertsRequest\"C\n\x13ListExpertsResponse\x12,\n\x07\x65xperts\x18\x01 \x03(\x0b\x32\x1b.expertmesh.v1.ExpertModule\"f\n\x14ReplaceExpertRequest\x12\r\n\x05layer\x18\x01 \x01(\r\x12\x11\n\texpert_id\x18\x02 \x01(\r\x12\x0c\n\x04path\x18\x03 \x01(\t\x12\x13\n\x06sha256\x18\x04 \x01(\tH\x00\x88\x01\x01\x42\t\n\x07_sha256\"U\n\x15ReplaceExpertResponse\x12+\n\x06\x65xpert\x18\x01 \x01(\x0b\x32\x1b.expertmesh.v1.ExpertModule\x12\x0f\n\x07seconds\x18\x02 \x01(\x01\"d\n\x10\x41\x64\x64\x45xpertRequest\x12\r\n\x05layer\x18\x01 \x01(\r\x12\x0c\n\x04path\x18\x02 \x01(\t\x12\x13\n\x06sha256\x18\x03 \x01(\tH\x00\x88\x01\x01\x12\x13\n\x0brouter_path\x18\x04 \x01(\tB\t\n\x07_sha256\"Q\n\x11\x41\x64\x64\x45xpertResponse\x12+\n\x06\x65xpert\x18\x01 \x01(\x0b\x32\x1b.expertmesh.v1.ExpertModule\x12\x0f\n\x07seconds\x18\x02 \x01(\x01\"7\n\x13RemoveExpertRequest\x12\r\n\x05layer\x18\x01 \x01(\r\x12\x11\n\texpert_id\x18\x02 \x01(\r\"T\n\x14RemoveExpertResponse\x12+\n\x06\x65xpert\x18\x01 \x01(\x0b\x32\x1b.expertmesh.v1.ExpertModule\x12\x0f\n\x07seconds\x18\x02 \x01(\x01\x32\xef\x05\n\x0e\x43ontrolService\x12Z\n\rGetServerInfo\x12#.expertmesh.v1.GetServerInfoRequest\x1a$.expertmesh.v1.GetServerInfoResponse\x12H\n\x07GetLoad\x12\x1d.expertmesh.v1.GetLoadRequest\x1a\x1e.expertmesh.v1.GetLoadResponse\x12T\n\x0bGetTopology\x12!.expertmesh.v1.GetTopologyRequest\x1a\".expertmesh.v1.GetTopologyResponse\x12\x42\n\x05\x41\x62ort\x12\x1b.expertmesh.v1.AbortRequest\x1a\x1c.expertmesh.v1.AbortResponse\x12\x42\n\x05Scale\x12\x1b.expertmesh.v1.ScaleRequest\x1a\x1c.expertmesh.v1.ScaleResponse\x12T\n\x0bListExperts\x12!.expertmesh.v1.ListExpertsRequest\x1a\".expertmesh.v1.ListExpertsResponse\x12Z\n\rReplaceExpert\x12#.expertmesh.v1.ReplaceExpertRequest\x1a$.expertmesh.v1.ReplaceExpertResponse\x12N\n\tAddExpert\x12\x1f.expertmesh.v1.AddExpertRequest\x1a .expertmesh.v1.AddExpertResponse\x12W\n\x0cRemoveExpert\x12\".expertmesh.v1.RemoveExpertRequest\x1a#.expertmesh.v1.RemoveExpertResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -44,15 +44,37 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_GETTOPOLOGYRESPONSE']._serialized_start=380
   _globals['_GETTOPOLOGYRESPONSE']._serialized_end=447
   _globals['_EXPERTWORKER']._serialized_start=450
-  _globals['_EXPERTWORKER']._serialized_end=778
-  _globals['_EXPERTWORKER_LAYEREXPERTS']._serialized_start=644
-  _globals['_EXPERTWORKER_LAYEREXPERTS']._serialized_end=693
-  _globals['_EXPERTWORKER_STATE']._serialized_start=695
-  _globals['_EXPERTWORKER_STATE']._serialized_end=778
-  _globals['_ABORTREQUEST']._serialized_start=780
-  _globals['_ABORTREQUEST']._serialized_end=828
-  _globals['_ABORTRESPONSE']._serialized_start=830
-  _globals['_ABORTRESPONSE']._serialized_end=903
-  _globals['_CONTROLSERVICE']._serialized_start=906
-  _globals['_CONTROLSERVICE']._serialized_end=1242
+  _globals['_EXPERTWORKER']._serialized_end=900
+  _globals['_EXPERTWORKER_LAYEREXPERTS']._serialized_start=728
+  _globals['_EXPERTWORKER_LAYEREXPERTS']._serialized_end=777
+  _globals['_EXPERTWORKER_STATE']._serialized_start=779
+  _globals['_EXPERTWORKER_STATE']._serialized_end=900
+  _globals['_ABORTREQUEST']._serialized_start=902
+  _globals['_ABORTREQUEST']._serialized_end=950
+  _globals['_ABORTRESPONSE']._serialized_start=952
+  _globals['_ABORTRESPONSE']._serialized_end=1025
+  _globals['_SCALEREQUEST']._serialized_start=1027
+  _globals['_SCALEREQUEST']._serialized_end=1062
+  _globals['_SCALERESPONSE']._serialized_start=1064
+  _globals['_SCALERESPONSE']._serialized_end=1168
+  _globals['_EXPERTMODULE']._serialized_start=1170
+  _globals['_EXPERTMODULE']._serialized_end=1291
+  _globals['_LISTEXPERTSREQUEST']._serialized_start=1293
+  _globals['_LISTEXPERTSREQUEST']._serialized_end=1313
+  _globals['_LISTEXPERTSRESPONSE']._serialized_start=1315
+  _globals['_LISTEXPERTSRESPONSE']._serialized_end=1382
+  _globals['_REPLACEEXPERTREQUEST']._serialized_start=1384
+  _globals['_REPLACEEXPERTREQUEST']._serialized_end=1486
+  _globals['_REPLACEEXPERTRESPONSE']._serialized_start=1488
+  _globals['_REPLACEEXPERTRESPONSE']._serialized_end=1573
+  _globals['_ADDEXPERTREQUEST']._serialized_start=1575
+  _globals['_ADDEXPERTREQUEST']._serialized_end=1675
+  _globals['_ADDEXPERTRESPONSE']._serialized_start=1677
+  _globals['_ADDEXPERTRESPONSE']._serialized_end=1758
+  _globals['_REMOVEEXPERTREQUEST']._serialized_start=1760
+  _globals['_REMOVEEXPERTREQUEST']._serialized_end=1815
+  _globals['_REMOVEEXPERTRESPONSE']._serialized_start=1817
+  _globals['_REMOVEEXPERTRESPONSE']._serialized_end=1901
+  _globals['_CONTROLSERVICE']._serialized_start=1904
+  _globals['_CONTROLSERVICE']._serialized_end=2655
 # @@protoc_insertion_point(module_scope)

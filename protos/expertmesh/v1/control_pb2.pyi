@@ -52,17 +52,21 @@ class GetTopologyResponse(_message.Message):
     def __init__(self, workers: _Optional[_Iterable[_Union[ExpertWorker, _Mapping]]] = ...) -> None: ...
 
 class ExpertWorker(_message.Message):
-    __slots__ = ("rank", "node_id", "device", "state", "routed_tokens", "layers")
+    __slots__ = ("rank", "node_id", "device", "state", "routed_tokens", "layers", "pid", "host", "weight_bytes", "losses", "last_loss")
     class State(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
         __slots__ = ()
         STATE_UNSPECIFIED: _ClassVar[ExpertWorker.State]
         STATE_STARTING: _ClassVar[ExpertWorker.State]
         STATE_READY: _ClassVar[ExpertWorker.State]
         STATE_LOST: _ClassVar[ExpertWorker.State]
+        STATE_DRAINING: _ClassVar[ExpertWorker.State]
+        STATE_BROKEN: _ClassVar[ExpertWorker.State]
     STATE_UNSPECIFIED: ExpertWorker.State
     STATE_STARTING: ExpertWorker.State
     STATE_READY: ExpertWorker.State
     STATE_LOST: ExpertWorker.State
+    STATE_DRAINING: ExpertWorker.State
+    STATE_BROKEN: ExpertWorker.State
     class LayerExperts(_message.Message):
         __slots__ = ("layer", "expert_ids")
         LAYER_FIELD_NUMBER: _ClassVar[int]
@@ -76,13 +80,23 @@ class ExpertWorker(_message.Message):
     STATE_FIELD_NUMBER: _ClassVar[int]
     ROUTED_TOKENS_FIELD_NUMBER: _ClassVar[int]
     LAYERS_FIELD_NUMBER: _ClassVar[int]
+    PID_FIELD_NUMBER: _ClassVar[int]
+    HOST_FIELD_NUMBER: _ClassVar[int]
+    WEIGHT_BYTES_FIELD_NUMBER: _ClassVar[int]
+    LOSSES_FIELD_NUMBER: _ClassVar[int]
+    LAST_LOSS_FIELD_NUMBER: _ClassVar[int]
     rank: int
     node_id: str
     device: str
     state: ExpertWorker.State
     routed_tokens: int
     layers: _containers.RepeatedCompositeFieldContainer[ExpertWorker.LayerExperts]
-    def __init__(self, rank: _Optional[int] = ..., node_id: _Optional[str] = ..., device: _Optional[str] = ..., state: _Optional[_Union[ExpertWorker.State, str]] = ..., routed_tokens: _Optional[int] = ..., layers: _Optional[_Iterable[_Union[ExpertWorker.LayerExperts, _Mapping]]] = ...) -> None: ...
+    pid: int
+    host: str
+    weight_bytes: int
+    losses: int
+    last_loss: str
+    def __init__(self, rank: _Optional[int] = ..., node_id: _Optional[str] = ..., device: _Optional[str] = ..., state: _Optional[_Union[ExpertWorker.State, str]] = ..., routed_tokens: _Optional[int] = ..., layers: _Optional[_Iterable[_Union[ExpertWorker.LayerExperts, _Mapping]]] = ..., pid: _Optional[int] = ..., host: _Optional[str] = ..., weight_bytes: _Optional[int] = ..., losses: _Optional[int] = ..., last_loss: _Optional[str] = ...) -> None: ...
 
 class AbortRequest(_message.Message):
     __slots__ = ("request_ids", "all")
@@ -99,3 +113,103 @@ class AbortResponse(_message.Message):
     aborted_request_ids: _containers.RepeatedScalarFieldContainer[str]
     unknown_request_ids: _containers.RepeatedScalarFieldContainer[str]
     def __init__(self, aborted_request_ids: _Optional[_Iterable[str]] = ..., unknown_request_ids: _Optional[_Iterable[str]] = ...) -> None: ...
+
+class ScaleRequest(_message.Message):
+    __slots__ = ("num_workers",)
+    NUM_WORKERS_FIELD_NUMBER: _ClassVar[int]
+    num_workers: int
+    def __init__(self, num_workers: _Optional[int] = ...) -> None: ...
+
+class ScaleResponse(_message.Message):
+    __slots__ = ("num_workers_before", "num_workers", "modules_moved", "seconds")
+    NUM_WORKERS_BEFORE_FIELD_NUMBER: _ClassVar[int]
+    NUM_WORKERS_FIELD_NUMBER: _ClassVar[int]
+    MODULES_MOVED_FIELD_NUMBER: _ClassVar[int]
+    SECONDS_FIELD_NUMBER: _ClassVar[int]
+    num_workers_before: int
+    num_workers: int
+    modules_moved: int
+    seconds: float
+    def __init__(self, num_workers_before: _Optional[int] = ..., num_workers: _Optional[int] = ..., modules_moved: _Optional[int] = ..., seconds: _Optional[float] = ...) -> None: ...
+
+class ExpertModule(_message.Message):
+    __slots__ = ("layer", "expert_id", "version", "sha256", "worker_ranks", "retiring")
+    LAYER_FIELD_NUMBER: _ClassVar[int]
+    EXPERT_ID_FIELD_NUMBER: _ClassVar[int]
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    SHA256_FIELD_NUMBER: _ClassVar[int]
+    WORKER_RANKS_FIELD_NUMBER: _ClassVar[int]
+    RETIRING_FIELD_NUMBER: _ClassVar[int]
+    layer: int
+    expert_id: int
+    version: int
+    sha256: str
+    worker_ranks: _containers.RepeatedScalarFieldContainer[int]
+    retiring: bool
+    def __init__(self, layer: _Optional[int] = ..., expert_id: _Optional[int] = ..., version: _Optional[int] = ..., sha256: _Optional[str] = ..., worker_ranks: _Optional[_Iterable[int]] = ..., retiring: bool = ...) -> None: ...
+
+class ListExpertsRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class ListExpertsResponse(_message.Message):
+    __slots__ = ("experts",)
+    EXPERTS_FIELD_NUMBER: _ClassVar[int]
+    experts: _containers.RepeatedCompositeFieldContainer[ExpertModule]
+    def __init__(self, experts: _Optional[_Iterable[_Union[ExpertModule, _Mapping]]] = ...) -> None: ...
+
+class ReplaceExpertRequest(_message.Message):
+    __slots__ = ("layer", "expert_id", "path", "sha256")
+    LAYER_FIELD_NUMBER: _ClassVar[int]
+    EXPERT_ID_FIELD_NUMBER: _ClassVar[int]
+    PATH_FIELD_NUMBER: _ClassVar[int]
+    SHA256_FIELD_NUMBER: _ClassVar[int]
+    layer: int
+    expert_id: int
+    path: str
+    sha256: str
+    def __init__(self, layer: _Optional[int] = ..., expert_id: _Optional[int] = ..., path: _Optional[str] = ..., sha256: _Optional[str] = ...) -> None: ...
+
+class ReplaceExpertResponse(_message.Message):
+    __slots__ = ("expert", "seconds")
+    EXPERT_FIELD_NUMBER: _ClassVar[int]
+    SECONDS_FIELD_NUMBER: _ClassVar[int]
+    expert: ExpertModule
+    seconds: float
+    def __init__(self, expert: _Optional[_Union[ExpertModule, _Mapping]] = ..., seconds: _Optional[float] = ...) -> None: ...
+
+class AddExpertRequest(_message.Message):
+    __slots__ = ("layer", "path", "sha256", "router_path")
+    LAYER_FIELD_NUMBER: _ClassVar[int]
+    PATH_FIELD_NUMBER: _ClassVar[int]
+    SHA256_FIELD_NUMBER: _ClassVar[int]
+    ROUTER_PATH_FIELD_NUMBER: _ClassVar[int]
+    layer: int
+    path: str
+    sha256: str
+    router_path: str
+    def __init__(self, layer: _Optional[int] = ..., path: _Optional[str] = ..., sha256: _Optional[str] = ..., router_path: _Optional[str] = ...) -> None: ...
+
+class AddExpertResponse(_message.Message):
+    __slots__ = ("expert", "seconds")
+    EXPERT_FIELD_NUMBER: _ClassVar[int]
+    SECONDS_FIELD_NUMBER: _ClassVar[int]
+    expert: ExpertModule
+    seconds: float
+    def __init__(self, expert: _Optional[_Union[ExpertModule, _Mapping]] = ..., seconds: _Optional[float] = ...) -> None: ...
+
+class RemoveExpertRequest(_message.Message):
+    __slots__ = ("layer", "expert_id")
+    LAYER_FIELD_NUMBER: _ClassVar[int]
+    EXPERT_ID_FIELD_NUMBER: _ClassVar[int]
+    layer: int
+    expert_id: int
+    def __init__(self, layer: _Optional[int] = ..., expert_id: _Optional[int] = ...) -> None: ...
+
+class RemoveExpertResponse(_message.Message):
+    __slots__ = ("expert", "seconds")
+    EXPERT_FIELD_NUMBER: _ClassVar[int]
+    SECONDS_FIELD_NUMBER: _ClassVar[int]
+    expert: ExpertModule
+    seconds: float
+    def __init__(self, expert: _Optional[_Union[ExpertModule, _Mapping]] = ..., seconds: _Optional[float] = ...) -> None: ...

@@ -55,6 +55,31 @@ class ControlServiceStub(object):
                 request_serializer=protos_dot_expertmesh_dot_v1_dot_control__pb2.AbortRequest.SerializeToString,
                 response_deserializer=protos_dot_expertmesh_dot_v1_dot_control__pb2.AbortResponse.FromString,
                 _registered_method=True)
+        self.Scale = channel.unary_unary(
+                '/expertmesh.v1.ControlService/Scale',
+                request_serializer=protos_dot_expertmesh_dot_v1_dot_control__pb2.ScaleRequest.SerializeToString,
+                response_deserializer=protos_dot_expertmesh_dot_v1_dot_control__pb2.ScaleResponse.FromString,
+                _registered_method=True)
+        self.ListExperts = channel.unary_unary(
+                '/expertmesh.v1.ControlService/ListExperts',
+                request_serializer=protos_dot_expertmesh_dot_v1_dot_control__pb2.ListExpertsRequest.SerializeToString,
+                response_deserializer=protos_dot_expertmesh_dot_v1_dot_control__pb2.ListExpertsResponse.FromString,
+                _registered_method=True)
+        self.ReplaceExpert = channel.unary_unary(
+                '/expertmesh.v1.ControlService/ReplaceExpert',
+                request_serializer=protos_dot_expertmesh_dot_v1_dot_control__pb2.ReplaceExpertRequest.SerializeToString,
+                response_deserializer=protos_dot_expertmesh_dot_v1_dot_control__pb2.ReplaceExpertResponse.FromString,
+                _registered_method=True)
+        self.AddExpert = channel.unary_unary(
+                '/expertmesh.v1.ControlService/AddExpert',
+                request_serializer=protos_dot_expertmesh_dot_v1_dot_control__pb2.AddExpertRequest.SerializeToString,
+                response_deserializer=protos_dot_expertmesh_dot_v1_dot_control__pb2.AddExpertResponse.FromString,
+                _registered_method=True)
+        self.RemoveExpert = channel.unary_unary(
+                '/expertmesh.v1.ControlService/RemoveExpert',
+                request_serializer=protos_dot_expertmesh_dot_v1_dot_control__pb2.RemoveExpertRequest.SerializeToString,
+                response_deserializer=protos_dot_expertmesh_dot_v1_dot_control__pb2.RemoveExpertResponse.FromString,
+                _registered_method=True)
 
 
 class ControlServiceServicer(object):
@@ -89,6 +114,41 @@ class ControlServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Scale(self, request, context):
+        """Changes the number of expert workers. Returns when the change is complete.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListExperts(self, request, context):
+        """Lists the expert modules in use.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ReplaceExpert(self, request, context):
+        """Exchanges one expert module for another version. Returns when new requests use it.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def AddExpert(self, request, context):
+        """Adds an expert to a layer. Returns when new requests use it.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RemoveExpert(self, request, context):
+        """Retires an expert of a layer. Returns when new requests do without it.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_ControlServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -111,6 +171,31 @@ def add_ControlServiceServicer_to_server(servicer, server):
                     servicer.Abort,
                     request_deserializer=protos_dot_expertmesh_dot_v1_dot_control__pb2.AbortRequest.FromString,
                     response_serializer=protos_dot_expertmesh_dot_v1_dot_control__pb2.AbortResponse.SerializeToString,
+            ),
+            'Scale': grpc.unary_unary_rpc_method_handler(
+                    servicer.Scale,
+                    request_deserializer=protos_dot_expertmesh_dot_v1_dot_control__pb2.ScaleRequest.FromString,
+                    response_serializer=protos_dot_expertmesh_dot_v1_dot_control__pb2.ScaleResponse.SerializeToString,
+            ),
+            'ListExperts': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListExperts,
+                    request_deserializer=protos_dot_expertmesh_dot_v1_dot_control__pb2.ListExpertsRequest.FromString,
+                    response_serializer=protos_dot_expertmesh_dot_v1_dot_control__pb2.ListExpertsResponse.SerializeToString,
+            ),
+            'ReplaceExpert': grpc.unary_unary_rpc_method_handler(
+                    servicer.ReplaceExpert,
+                    request_deserializer=protos_dot_expertmesh_dot_v1_dot_control__pb2.ReplaceExpertRequest.FromString,
+                    response_serializer=protos_dot_expertmesh_dot_v1_dot_control__pb2.ReplaceExpertResponse.SerializeToString,
+            ),
+            'AddExpert': grpc.unary_unary_rpc_method_handler(
+                    servicer.AddExpert,
+                    request_deserializer=protos_dot_expertmesh_dot_v1_dot_control__pb2.AddExpertRequest.FromString,
+                    response_serializer=protos_dot_expertmesh_dot_v1_dot_control__pb2.AddExpertResponse.SerializeToString,
+            ),
+            'RemoveExpert': grpc.unary_unary_rpc_method_handler(
+                    servicer.RemoveExpert,
+                    request_deserializer=protos_dot_expertmesh_dot_v1_dot_control__pb2.RemoveExpertRequest.FromString,
+                    response_serializer=protos_dot_expertmesh_dot_v1_dot_control__pb2.RemoveExpertResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -222,6 +307,141 @@ class ControlService(object):
             '/expertmesh.v1.ControlService/Abort',
             protos_dot_expertmesh_dot_v1_dot_control__pb2.AbortRequest.SerializeToString,
             protos_dot_expertmesh_dot_v1_dot_control__pb2.AbortResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Scale(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/expertmesh.v1.ControlService/Scale',
+            protos_dot_expertmesh_dot_v1_dot_control__pb2.ScaleRequest.SerializeToString,
+            protos_dot_expertmesh_dot_v1_dot_control__pb2.ScaleResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListExperts(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/expertmesh.v1.ControlService/ListExperts',
+            protos_dot_expertmesh_dot_v1_dot_control__pb2.ListExpertsRequest.SerializeToString,
+            protos_dot_expertmesh_dot_v1_dot_control__pb2.ListExpertsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ReplaceExpert(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/expertmesh.v1.ControlService/ReplaceExpert',
+            protos_dot_expertmesh_dot_v1_dot_control__pb2.ReplaceExpertRequest.SerializeToString,
+            protos_dot_expertmesh_dot_v1_dot_control__pb2.ReplaceExpertResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def AddExpert(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/expertmesh.v1.ControlService/AddExpert',
+            protos_dot_expertmesh_dot_v1_dot_control__pb2.AddExpertRequest.SerializeToString,
+            protos_dot_expertmesh_dot_v1_dot_control__pb2.AddExpertResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RemoveExpert(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/expertmesh.v1.ControlService/RemoveExpert',
+            protos_dot_expertmesh_dot_v1_dot_control__pb2.RemoveExpertRequest.SerializeToString,
+            protos_dot_expertmesh_dot_v1_dot_control__pb2.RemoveExpertResponse.FromString,
             options,
             channel_credentials,
             insecure,
