@@ -23,8 +23,8 @@ class WorkerState(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class WorkerView:
-    """One expert worker. `experts` is layer -> expert ids; `routed_tokens` are summed over layers; `last_loss`
-    says why it was last lost."""
+    """One expert worker. `experts` is layer -> expert ids; `routed_tokens` are summed over layers;
+    `last_loss` says why it was last lost."""
 
     rank: int
     node_id: str
