@@ -154,11 +154,10 @@ def workers(checkpoint: Path, num_workers: int) -> Iterator[tuple[Placement, Ray
     """Real ones, as a coordinator starts them; each has its share of the cores."""
     placement = place(1, N_EXPERTS, num_workers)
     threads = max(1, len(os.sched_getaffinity(0)) // num_workers)
-    specs = [
-        WorkerSpec(rank, str(checkpoint), placement.experts_of(rank), num_threads=threads)
-        for rank in range(num_workers)
-    ]
-    actors = RayWorkers.start(specs, namespace=f"dispatch-{num_workers}")
+    ranks = range(num_workers)
+    specs = [WorkerSpec(rank, str(checkpoint), num_threads=threads) for rank in ranks]
+    keys = [placement.experts_of(rank) for rank in ranks]
+    actors = RayWorkers.start(specs, keys, namespace=f"dispatch-{num_workers}")
     try:
         yield placement, actors
     finally:

@@ -42,6 +42,7 @@ from moe_model.families import family_of
 from moe_model.files import read_file
 from moe_model.kernels.choice import choose_kernels, set_torch_threads
 from moe_model.loading import load_local_experts, load_model
+from moe_model.modules import checkpoint_modules
 from moe_model.tokenizer import Tokenizer
 
 logger = logging.getLogger(__name__)
@@ -186,10 +187,8 @@ def open_experts(
     if replicas < workers.replicas:
         logger.warning("%d replicas asked for, %d workers can hold %d", workers.replicas, replicas, replicas)
     placement = place(config.n_layers, config.n_experts, workers.num_workers, replicas)
-    specs = [
-        _worker_spec(checkpoint, placement, rank, engine, workers) for rank in range(workers.num_workers)
-    ]
-    with _open_transport(specs, workers) as transport:
+    specs = [_worker_spec(checkpoint, rank, engine, workers) for rank in range(workers.num_workers)]
+    with _open_transport(specs, placement, workers) as transport:
         options = PoolOptions(
             call_timeout=workers.call_timeout,
             start_timeout=workers.start_timeout,
@@ -205,7 +204,7 @@ def open_experts(
 
 
 def _worker_spec(
-    checkpoint: Checkpoint, placement: Placement, rank: int, engine: EngineConfig, workers: WorkersConfig
+    checkpoint: Checkpoint, rank: int, engine: EngineConfig, workers: WorkersConfig
 ) -> WorkerSpec:
     num_threads = workers.num_threads
     if num_threads is None and workers.ray_address is None:
@@ -214,7 +213,6 @@ def _worker_spec(
     return WorkerSpec(
         rank,
         str(checkpoint.path.resolve()),
-        placement.experts_of(rank),
         engine.dtype,
         num_threads=num_threads,
         fingerprint=checkpoint.fingerprint,
@@ -224,10 +222,15 @@ def _worker_spec(
 
 
 @contextmanager
-def _open_transport(specs: Sequence[WorkerSpec], config: WorkersConfig) -> Iterator[Transport]:
+def _open_transport(
+    specs: Sequence[WorkerSpec], placement: Placement, config: WorkersConfig
+) -> Iterator[Transport]:
     """Started workers and the way to them; both end with the block."""
     if config.transport == "in-process":
-        yield InProcessTransport({spec.rank: ExpertWorker.load(spec) for spec in specs})
+        workers = {spec.rank: ExpertWorker(spec) for spec in specs}
+        for rank, worker in workers.items():
+            worker.load(checkpoint_modules(placement.experts_of(rank)))
+        yield InProcessTransport(workers)
         return
     address, tls_paths = config.ray_address, data_tls(config)
     tls = os.environ.get("RAY_USE_TLS", "0").lower() in ("1", "true")
@@ -235,6 +238,7 @@ def _open_transport(specs: Sequence[WorkerSpec], config: WorkersConfig) -> Itera
     try:
         actors = RayWorkers.start(
             specs,
+            [placement.experts_of(spec.rank) for spec in specs],
             namespace=config.ray_namespace,
             timeout=config.start_timeout,
             replace=config.replace_workers,

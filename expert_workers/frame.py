@@ -10,11 +10,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from expert_workers.wire import DTYPES, ExpertCall, ExpertReply, ReplyForm, numpy_dtype
+from expert_workers.wire import DTYPES, Array, ExpertCall, ExpertReply, Pong, ReplyForm, numpy_dtype
 from moe_model.errors import ReplyError
 
-VERSION = 2
-CALL, REPLY, ERROR = 1, 2, 3
+VERSION = 3
+CALL, REPLY, ERROR, PING, PONG = 1, 2, 3, 4, 5
 # A header is not believed beyond this: far above any batch, far below what would exhaust memory.
 MAX_BODY_BYTES = 1 << 30
 MAX_ERROR_BYTES = 1024
@@ -25,7 +25,7 @@ Buffer = Any
 Frame = tuple[list[Buffer], int]
 _MAGIC = b"EM"
 # magic, version, kind; dtype, form, has a row index; bytes after the header; call id, epoch; layer, segments,
-# rows, pairs, width; seconds
+# rows, pairs (of a reply: the weights' tag), width; seconds
 HEADER = struct.Struct("<2sBBBBBxQQQIIIII4xd")
 _DTYPE_NAMES = tuple(DTYPES)
 _DTYPE_TAGS = {name: tag for tag, name in enumerate(DTYPES)}
@@ -33,11 +33,13 @@ _ELEMENTS = tuple(np.dtype(numpy_dtype(name)) for name in DTYPES)
 # Most calls have few segments.
 _SEGMENTS = tuple(struct.Struct(f"<{2 * n}I") for n in range(16))
 _FORMS = tuple(ReplyForm)
+_LONGEST = {CALL: MAX_BODY_BYTES, REPLY: MAX_BODY_BYTES, ERROR: MAX_ERROR_BYTES, PING: 0, PONG: 0}
 _PADDING = tuple(bytes(n) for n in range(8))
 
 
 class Header(NamedTuple):
-    """A frame's first 64 bytes. `num_rows` are those that follow: of a call R, of a reply N."""
+    """A frame's first 64 bytes. `num_rows` are those that follow: of a call R, of a reply N. A reply's
+    `num_pairs` is its weights' tag."""
 
     magic: bytes
     version: int
@@ -60,8 +62,8 @@ def call_frame(call: ExpertCall) -> Frame:
     call_id, epoch, layer, segments, index_P, weights_P, x_RD, dtype, form = call
     num_segments, num_pairs = len(segments), 0
     flat: list[int] = []
-    for expert, count in segments:
-        flat += (expert, count)
+    for slot, count in segments:
+        flat += (slot, count)
         num_pairs += count
     num_rows, width = x_RD.shape
     body_bytes = x_RD.nbytes + 8 * num_segments
@@ -95,11 +97,11 @@ def call_frame(call: ExpertCall) -> Frame:
 
 
 def reply_frame(reply: ExpertReply) -> Frame:
-    call_id, epoch, y_ND, seconds = reply
+    call_id, epoch, layer, tag, y_ND, seconds = reply
     num_rows, width = y_ND.shape
     body_bytes = 4 * num_rows * width
     tags = (_MAGIC, VERSION, REPLY, 0, 0, False, body_bytes, call_id, epoch)
-    return [HEADER.pack(*tags, 0, 0, num_rows, 0, width, seconds), y_ND], HEADER.size + body_bytes
+    return [HEADER.pack(*tags, layer, 0, num_rows, tag, width, seconds), y_ND], HEADER.size + body_bytes
 
 
 def error_frame(call_id: int, message: str) -> Frame:
@@ -108,6 +110,21 @@ def error_frame(call_id: int, message: str) -> Frame:
     sizes = (0, 0, 0, 0, 0)
     header = HEADER.pack(_MAGIC, VERSION, ERROR, 0, 0, False, len(line), call_id, 0, *sizes, 0.0)
     return [header, line], HEADER.size + len(line)
+
+
+def ping_frame(call_id: int, epoch: int) -> Frame:
+    """Asks the other end to say that it is there: a header, and nothing after it."""
+    return _bare_frame(PING, call_id, epoch)
+
+
+def pong_frame(header: Header) -> Frame:
+    """The answer to a ping."""
+    return _bare_frame(PONG, header.call_id, header.epoch)
+
+
+def _bare_frame(kind: int, call_id: int, epoch: int) -> Frame:
+    sizes = (0, 0, 0, 0, 0)
+    return [HEADER.pack(_MAGIC, VERSION, kind, 0, 0, False, 0, call_id, epoch, *sizes, 0.0)], HEADER.size
 
 
 def encode(frame: Frame) -> bytes:
@@ -124,9 +141,9 @@ def read_header(frame: Buffer, offset: int = 0) -> Header:
     magic, version, kind, dtype, form, has_index, body_bytes, *_ = header
     if magic != _MAGIC or version != VERSION:
         raise ReplyError(f"frame: not version {VERSION} of the data plane")
-    if not CALL <= kind <= ERROR or dtype >= len(_DTYPE_NAMES) or form >= len(_FORMS) or has_index > 1:
+    if not CALL <= kind <= PONG or dtype >= len(_DTYPE_NAMES) or form >= len(_FORMS) or has_index > 1:
         raise ReplyError(f"frame: bad kind {kind}, dtype {dtype}, form {form} or index flag {has_index}")
-    if body_bytes > (MAX_ERROR_BYTES if kind == ERROR else MAX_BODY_BYTES):
+    if body_bytes > _LONGEST[kind]:
         raise ReplyError(f"frame: a body of {body_bytes} bytes is longer than any may be")
     return header
 
@@ -164,9 +181,17 @@ def parse_reply(header: Header, body: Buffer) -> ExpertReply:
     _check_kind(header.kind, REPLY)
     _check_length(header, body, reply_bytes(header))
     y_ND = np.frombuffer(body, np.float32, header.num_rows * header.width)
-    return ExpertReply(
-        header.call_id, header.epoch, y_ND.reshape(header.num_rows, header.width), header.seconds
-    )
+    return reply_of(header, y_ND.reshape(header.num_rows, header.width))
+
+
+def reply_of(header: Header, y_ND: Array) -> ExpertReply:
+    """The reply of a header whose rows are elsewhere."""
+    _, _, _, _, _, _, _, call_id, epoch, layer, _, _, tag, _, seconds = header
+    return ExpertReply(call_id, epoch, layer, tag, y_ND, seconds)
+
+
+def pong_of(header: Header) -> Pong:
+    return Pong(header.call_id, header.epoch)
 
 
 def reply_bytes(header: Header) -> int:

@@ -28,6 +28,12 @@ def descendants(root: int, through: str) -> frozenset[Process]:
         found |= below
 
 
+def this_process() -> Process:
+    stat = _read_stat(os.getpid())
+    assert stat is not None, "this is Linux, and we run"
+    return stat.process
+
+
 def kill_and_wait(processes: frozenset[Process], timeout: float) -> frozenset[Process]:
     """SIGKILLs those that still run; returns what is left after `timeout` seconds."""
     left = frozenset(process for process in processes if is_running(process))

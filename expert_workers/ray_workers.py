@@ -6,6 +6,7 @@ whose process died: its constructor loads its experts anew.
 
 import logging
 import os
+import socket
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -23,8 +24,10 @@ from expert_workers.stream_server import StreamServer
 from expert_workers.stream_tls import TlsPaths, context
 from expert_workers.stream_transport import StreamTransport
 from expert_workers.worker import ExpertWorker, WorkerInfo, WorkerSpec
+from moe_model.dispatch import ExpertKey
 from moe_model.errors import ClusterError, WorkerStartError
 from moe_model.kernels.choice import set_torch_threads
+from moe_model.modules import checkpoint_modules
 
 _log = logging.getLogger(__name__)
 
@@ -43,12 +46,13 @@ class ExpertActor:
     Decorated where it is used and not here, so that Ray finds it by its name and does not pickle its code.
     """
 
-    def __init__(self, spec: WorkerSpec, data_plane: DataPlane) -> None:
+    def __init__(self, spec: WorkerSpec, data_plane: DataPlane, keys: Sequence[ExpertKey]) -> None:
         self._spec = spec
         self._num_threads = spec.num_threads or len(os.sched_getaffinity(0))
         self._data_plane = data_plane
         self._set_threads()
-        self._worker = ExpertWorker.load(spec)
+        self._worker = ExpertWorker(spec)
+        self._worker.load(checkpoint_modules(keys))
         self._node_id = ray.get_runtime_context().get_node_id()
         self._server: StreamServer | None = None
 
@@ -70,7 +74,7 @@ class ExpertActor:
         set_torch_threads(self._spec.kernels, self._spec.device, self._num_threads)
 
     def describe(self) -> WorkerInfo:
-        return replaced(self._worker.describe(), node_id=self._node_id)
+        return replaced(self._worker.describe(), node_id=self._node_id, host=socket.gethostname())
 
 
 _NAME = "expert-worker-"
@@ -91,13 +95,14 @@ class RayWorkers:
     def start(
         cls,
         specs: Sequence[WorkerSpec],
+        keys: Sequence[Sequence[ExpertKey]],
         *,
         namespace: str,
         timeout: float = 120.0,
         replace: bool = False,
         data_plane: DataPlane | None = None,
     ) -> "RayWorkers":
-        """Starts one actor per spec, all at once, and waits until each has loaded its experts.
+        """Starts an actor per spec, all at once, and waits until each has loaded its experts: a spec's `keys`.
 
         `replace` first ends all workers that run in the namespace, whatever their number. Raises ClusterError
         when names are taken or Ray cannot run the workers, WorkerStartError naming the worker, the file and
@@ -107,8 +112,9 @@ class RayWorkers:
         try:
             if replace:
                 _end_existing(namespace)
-            for spec in specs:
-                workers._actors[spec.rank] = _launch(spec, namespace, data_plane or DataPlane())
+            plane = data_plane or DataPlane()
+            for spec, wanted in zip(specs, keys, strict=True):
+                workers._actors[spec.rank] = _launch(spec, namespace, plane, wanted)
             workers._wait_ready(time.monotonic() + timeout, timeout)
         except BaseException:
             workers.close()
@@ -163,7 +169,7 @@ class RayWorkers:
                 raise WorkerStartError(_start_failure(rank, error)) from None
 
 
-def _launch(spec: WorkerSpec, namespace: str, data_plane: DataPlane) -> Any:
+def _launch(spec: WorkerSpec, namespace: str, data_plane: DataPlane, keys: Sequence[ExpertKey]) -> Any:
     name = actor_name(spec.rank)
     options = {
         "name": name,
@@ -177,7 +183,7 @@ def _launch(spec: WorkerSpec, namespace: str, data_plane: DataPlane) -> Any:
         "enable_task_events": False,
     }
     try:
-        return ray.remote(ExpertActor).options(**options).remote(spec, data_plane)
+        return ray.remote(ExpertActor).options(**options).remote(spec, data_plane, keys)
     except ActorAlreadyExistsError:
         taken = f"Ray actor {name!r} exists already in namespace {namespace!r}"
         raise ClusterError(f"{taken}: use another namespace, or replace the workers that run there") from None

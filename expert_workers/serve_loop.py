@@ -1,4 +1,4 @@
-"""A worker's calls answered in C, where the worker's experts are the native kernels' and its stream is plain.
+"""A worker's calls answered in C, where the worker's modules are the native kernels' and its stream is plain.
 
 What the loop cannot answer it leaves unread, for the server in Python: whatever is wrong is answered there.
 """
@@ -6,13 +6,12 @@ What the loop cannot answer it leaves unread, for the server in Python: whatever
 import errno
 import os
 from enum import IntEnum
-from typing import Self
 
 from moe_model.kernels.base import ExpertBank
 
 try:
     from expert_workers.native import _serve
-    from moe_model.native.parts import NativeBank
+    from moe_model.native.parts import NativeBank, NativeTable
 except ImportError:
     # Installed without a C compiler.
     HAS_LOOP = False
@@ -31,22 +30,26 @@ class _Status(IntEnum):
 
 
 class ServeLoop:
-    """Of one worker; any number of threads may be in it, each with a connection."""
+    """Of one worker; any number of threads may be in it, each with a connection. It begins empty."""
 
-    def __init__(self, server: object, bank: ExpertBank, num_threads: int) -> None:
-        self._server = server
-        # The server points into its weights.
-        self._bank = bank
-        self._num_threads = num_threads
+    def __init__(self) -> None:
+        self._server = _serve.server()
+        # The server points into their weights.
+        self._tables: dict[int, NativeTable | None] = {}
 
-    @classmethod
-    def over(cls, bank: ExpertBank, n_layers: int, n_experts: int) -> Self | None:
-        """None where there is no such loop for this bank."""
-        if not HAS_LOOP or not isinstance(bank, NativeBank):
-            return None
-        runtime, tables = bank.handles
-        layers = tuple(tables.get(layer) for layer in range(n_layers))
-        return cls(_serve.server(runtime.kernels, n_experts, layers), bank, runtime.num_threads)
+    def exchange(self, layer: int, bank: ExpertBank) -> None:
+        """From now on a layer's modules are the bank's, in ascending order of their slots. Waits for the call
+        that is being computed; nothing else may exchange meanwhile."""
+        assert isinstance(bank, NativeBank)
+        table, runtime = bank.table(layer), bank.runtime
+        handle, slots = (None, ()) if table is None else (table.handle, table.slots)
+        _serve.exchange(self._server, layer, runtime.kernels, runtime.num_threads, handle, slots)
+        self._tables[layer] = table
+
+    def claim(self, epoch: int) -> None:
+        """From now on calls of this epoch are answered, unless a later one has been claimed. Waits for the
+        call that is being computed."""
+        _serve.claim(self._server, epoch)
 
     @property
     def num_pairs(self) -> int:
@@ -65,9 +68,7 @@ class ServeLoop:
         stalled = 0
         while True:
             before = end - start
-            status, start, end, code = _serve.serve(
-                self._server, fd, buffer, start, end, self._num_threads, max_ticks
-            )
+            status, start, end, code = _serve.serve(self._server, fd, buffer, start, end, max_ticks)
             match _Status(status):
                 case _Status.FRAME:
                     return True, start, end

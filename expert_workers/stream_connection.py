@@ -17,17 +17,23 @@ from expert_workers.frame import (
     CALL,
     ERROR,
     HEADER,
+    PING,
+    PONG,
     REPLY,
     Buffer,
+    Frame,
     Header,
     call_frame,
+    ping_frame,
+    pong_of,
     read_header,
     reply_bytes,
+    reply_of,
 )
 from expert_workers.stream_socket import aligned_buffer, end, remainder
 from expert_workers.stream_tls import Stream, TlsStream
 from expert_workers.transport import Failure, FailureReason
-from expert_workers.wire import ExpertCall, ExpertReply, ReplyForm
+from expert_workers.wire import ExpertCall, ExpertReply, Pong, ReplyForm
 from moe_model.errors import ReplyError
 
 _BUFFER_BYTES = 1 << 18
@@ -36,10 +42,12 @@ _SEND_PATIENCE = 0.01
 # Of one write; the kernel takes 1024.
 _MAX_BUFFERS = 64
 _HEADER_FLOATS = HEADER.size // 4
+# Of the answer to a ping: no reply has so many.
+_NO_ROWS = -1
 
 
 class StreamCall:
-    """A Pending: a call on its way, and in the end its reply or a Failure."""
+    """A Pending: a call on its way, and in the end its reply or a Failure. Or a ping, and its Pong."""
 
     __slots__ = ("call_id", "connection", "num_bytes", "outcome", "rank")
 
@@ -50,7 +58,7 @@ class StreamCall:
         self.call_id = call_id
         self.num_bytes = num_bytes
         self.connection = connection
-        self.outcome: ExpertReply | Failure | None = None
+        self.outcome: ExpertReply | Pong | Failure | None = None
 
 
 class StreamConnection:
@@ -90,11 +98,21 @@ class StreamConnection:
         if call.form is not ReplyForm.SUM:
             num_rows = call.num_pairs
         pending = StreamCall(self.rank, call.call_id, 4 * num_rows * width, self)
+        return self._start(pending, call_frame(call))
+
+    def ping(self, call_id: int, epoch: int = 0) -> StreamCall:
+        """Asks for a sign of life, after all that was sent before; its outcome is a Pong or a Failure.
+
+        The ids of pings and calls on their way are all different.
+        """
+        return self._start(StreamCall(self.rank, call_id, _NO_ROWS, self), ping_frame(call_id, epoch))
+
+    def _start(self, pending: StreamCall, frame: Frame) -> StreamCall:
         if self.failure is not None:
             pending.outcome = self.failure
             return pending
-        self._waiting[call.call_id] = pending
-        buffers, num_bytes = call_frame(call)
+        self._waiting[pending.call_id] = pending
+        buffers, num_bytes = frame
         num_sent = 0 if self._outbox else self._write(buffers)
         if num_sent < num_bytes and self.failure is None:
             self._outbox.extend(remainder(buffers, num_sent))
@@ -207,7 +225,7 @@ class StreamConnection:
         y_ND = self._floats[_HEADER_FLOATS : _HEADER_FLOATS + num_rows * width].copy()
         del self._waiting[call_id]
         self._end = 0
-        pending.outcome = ExpertReply(call_id, header.epoch, y_ND.reshape(num_rows, width), header.seconds)
+        pending.outcome = reply_of(header, y_ND.reshape(num_rows, width))
         return True
 
     def _take_frames(self) -> None:
@@ -231,7 +249,7 @@ class StreamConnection:
     def _take(self, header: Header, start: int, stop: int) -> int:
         """One frame whose body, or the beginning of it, is in the buffer; returns how much of it was."""
         size = header.body_bytes
-        if header.kind == CALL:
+        if header.kind in (CALL, PING):
             raise ReplyError("frame: a call where a reply was expected")
         pending = self._waiting.pop(header.call_id, None)
         if pending is None:
@@ -244,11 +262,14 @@ class StreamConnection:
             prefix = f"worker {self.rank}: "
             pending.outcome = Failure(FailureReason.RAISED, prefix + line.removeprefix(prefix))
             return size
-        if size != pending.num_bytes or size != reply_bytes(header):
+        if header.kind == PONG and pending.num_bytes == _NO_ROWS:
+            pending.outcome = pong_of(header)
+            return size
+        if header.kind != REPLY or size != pending.num_bytes or size != reply_bytes(header):
             self._waiting[header.call_id] = pending
             raise ReplyError(f"frame: a reply of {size} bytes, expected {pending.num_bytes}")
         y_ND = np.empty((header.num_rows, header.width), np.float32)
-        reply = ExpertReply(header.call_id, header.epoch, y_ND, header.seconds)
+        reply = reply_of(header, y_ND)
         body, num_here = y_ND.data.cast("B"), min(size, stop - start)
         body[:num_here] = self._buffer[start : start + num_here]
         if num_here == size:

@@ -20,10 +20,12 @@ from dataclasses import dataclass
 from expert_workers.frame import (
     ERROR,
     HEADER,
+    PING,
     Frame,
     Header,
     error_frame,
     parse_call,
+    pong_frame,
     read_header,
     reply_frame,
 )
@@ -227,6 +229,8 @@ class _Conversation:
         return is_open
 
     def _answer(self, header: Header, body: memoryview) -> Frame:
+        if header.kind == PING:
+            return pong_frame(header)
         try:
             return reply_frame(self._worker.compute(parse_call(header, body)))
         except (ExpertMeshError, RuntimeError, MemoryError) as error:

@@ -4,6 +4,7 @@ Shapes: R rows sent, P (token, expert) pairs, N rows of a reply, D d_model.
 """
 
 import math
+from collections.abc import Iterable
 from enum import IntEnum
 from typing import Any, NamedTuple
 
@@ -40,9 +41,9 @@ class ReplyForm(IntEnum):
 
 
 class ExpertCall(NamedTuple):
-    """Rows for one worker's experts of one layer. (A tuple, as a frozen dataclass takes 1.5 µs to make.)
+    """Rows for one worker's modules of one layer. (A tuple, as a frozen dataclass takes 1.5 µs to make.)
 
-    `segments` are (expert, number of pairs). Pair p is row `row_index_P[p]`, or row p when there is no index:
+    `segments` are (slot, number of pairs). Pair p is row `row_index_P[p]`, or row p when there is no index:
     a hidden state is sent once even if several experts of the worker want it. `dtype` is that of the rows as
     they travel; `weights_P`, float32, are there for sums.
     """
@@ -61,14 +62,36 @@ class ExpertCall(NamedTuple):
     def num_pairs(self) -> int:
         return sum([count for _, count in self.segments])
 
+    @property
+    def tag(self) -> int:
+        """That of the weights it is meant for."""
+        return weights_tag(self.segments)
+
 
 class ExpertReply(NamedTuple):
-    """What the experts said, in float32: N is P, in the order of the call's segments, or R for sums."""
+    """What the experts said, in float32: N is P, in the order of the call's segments, or R for sums.
+
+    `tag` is that of the modules which were run, by the worker's own table.
+    """
 
     call_id: int
     epoch: int
+    layer: int
+    tag: int
     y_ND: Array
     compute_seconds: float
+
+
+class Pong(NamedTuple):
+    """The answer to a ping, which says nothing but that the other end still reads and writes."""
+
+    call_id: int
+    epoch: int
+
+
+def weights_tag(segments: Iterable[tuple[int, int]]) -> int:
+    """Which modules have met how many rows, in 32 bits: Σ (slot + 1) · count."""
+    return sum([(slot + 1) * count for slot, count in segments]) & 0xFFFF_FFFF
 
 
 def dtype_name(dtype: torch.dtype) -> str:
@@ -104,6 +127,8 @@ def validate_reply(rank: int, call: ExpertCall, reply: ExpertReply) -> None:
     if (
         reply.call_id != call.call_id
         or reply.epoch != call.epoch
+        or reply.layer != call.layer
+        or reply.tag != weights_tag(call.segments)
         or y_ND.dtype != _FLOAT32
         or y_ND.shape != shape
     ):
@@ -131,6 +156,8 @@ def _difference(rank: int, call: ExpertCall, reply: ExpertReply, shape: tuple[in
     checks: tuple[tuple[str, object, object], ...] = (
         ("call id", reply.call_id, call.call_id),
         ("epoch", reply.epoch, call.epoch),
+        ("layer", reply.layer, call.layer),
+        ("weights tag", reply.tag, call.tag),
         ("element type", reply.y_ND.dtype, _FLOAT32),
         ("shape", reply.y_ND.shape, shape),
     )

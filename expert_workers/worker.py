@@ -1,20 +1,21 @@
-"""ExpertWorker: holds some experts and computes one layer's rows with them. Knows no Ray and no network.
+"""ExpertWorker: holds some modules and computes one layer's rows with them. Knows no Ray and no network.
 
 Shapes: R rows received, P (token, expert) pairs, N rows of the reply, D d_model.
 """
 
-import os
 import threading
 import time
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Self
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from expert_workers.serve_loop import ServeLoop
+from expert_workers.memory import available_bytes, rss_bytes
+from expert_workers.module_source import CheckpointSource, ModuleSource, Opened, WorkerSpec
+from expert_workers.processes import this_process
+from expert_workers.serve_loop import HAS_LOOP, ServeLoop
 from expert_workers.wire import (
     Array,
     ExpertCall,
@@ -23,135 +24,231 @@ from expert_workers.wire import (
     array_to_tensor,
     dtype_name,
     tensor_to_array,
+    weights_tag,
 )
-from moe_model.checkpoint import Checkpoint
-from moe_model.dispatch import ExpertKey
-from moe_model.errors import CheckpointError, ExpertMeshError, ReplyError, WorkerStartError
+from moe_model.dispatch import Expert, ExpertKey
+from moe_model.errors import ExpertMeshError, ReplyError, WorkerStartError
 from moe_model.kernels.base import ExpertBank
-from moe_model.kernels.choice import KernelChoice, choose_kernels
-from moe_model.loading import load_bank
+from moe_model.kernels.choice import uses_native
+from moe_model.modules import ExpertModule
 
-
-@dataclass(frozen=True, slots=True)
-class WorkerSpec:
-    """What one worker must hold and how it computes.
-
-    `num_threads` is for a worker with a process of its own, None: all cores of its machine; `fingerprint`
-    None takes any checkpoint at the path; `int8` rounds the experts' matrices to 8 bits.
-    """
-
-    rank: int
-    checkpoint_path: str
-    keys: tuple[ExpertKey, ...]
-    dtype: torch.dtype = torch.float32
-    device: str = "cpu"
-    num_threads: int | None = None
-    fingerprint: str | None = None
-    kernels: KernelChoice = "auto"
-    int8: bool = False
+__all__ = ["ExpertWorker", "WorkerInfo", "WorkerSpec"]
 
 
 @dataclass(frozen=True, slots=True)
 class WorkerInfo:
-    """What a worker says about itself. `num_bytes` counts the tensors of its experts."""
+    """What a worker says about itself.
+
+    `start_ticks` tells its process from a later one of the same pid; `num_bytes` counts the tensors of its
+    modules, `free_bytes` is what its process may still take; `load_seconds` are all that it has ever spent on
+    loading. `fingerprint` is empty until it has opened a checkpoint. Who runs the process fills in `node_id`
+    and `host`.
+    """
 
     rank: int
     pid: int
+    start_ticks: int
     node_id: str
+    host: str
     device: str
     dtype: str
     fingerprint: str
     keys: tuple[ExpertKey, ...]
     num_bytes: int
     rss_bytes: int
+    free_bytes: int
     load_seconds: float
     routed_rows: int
+    epoch: int
 
 
 @dataclass(frozen=True, slots=True)
-class Loaded:
-    """Experts in memory: `num_bytes` of tensors, for rows of `width` values of `dtype`, of one checkpoint."""
+class _Module:
+    """A module in memory, of `num_bytes`."""
 
-    bank: ExpertBank
-    keys: frozenset[ExpertKey]
+    module: ExpertModule
     num_bytes: int
-    n_layers: int
-    n_experts: int
-    width: int
-    dtype: torch.dtype
-    fingerprint: str
-    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class _Held:
+    """All that a worker holds at one time. It never changes: there is only another one."""
+
+    opened: Opened
+    bank: ExpertBank
+    modules: Mapping[ExpertKey, _Module]
 
 
 class ExpertWorker:
-    """Experts in memory. Calls of several threads are computed one after the other; in `loop` as well."""
+    """Modules in memory. Calls of several threads are computed one after the other; in `loop` as well.
 
-    def __init__(self, spec: WorkerSpec, loaded: Loaded) -> None:
+    Any thread may call anything. What is computed at the time of an exchange is computed with what there was.
+    """
+
+    def __init__(self, spec: WorkerSpec, source: ModuleSource | None = None) -> None:
+        """Holds nothing and reads nothing. `source` None: the spec's checkpoint."""
         self._spec = spec
-        self._loaded = loaded
-        self._lock = threading.Lock()
+        self._name = f"worker {spec.rank}"
+        self._source = source or CheckpointSource(spec)
+        self._held: _Held | None = None
+        self._epoch = 0
         self._routed_rows = 0
-        self.loop = ServeLoop.over(loaded.bank, loaded.n_layers, loaded.n_experts)
+        self._load_seconds = 0.0
+        # Taken in this order: who reads modules, who puts together what is held, who computes.
+        self._loading, self._changing, self._lock = threading.Lock(), threading.Lock(), threading.Lock()
+        self.loop = ServeLoop() if HAS_LOOP and uses_native(spec.kernels, spec.device) else None
 
-    @classmethod
-    def load(cls, spec: WorkerSpec) -> Self:
-        """Reads the spec's experts, one at a time. Raises WorkerStartError naming rank, file and reason."""
-        try:
-            return cls(spec, _read(spec))
-        except (ExpertMeshError, OSError) as error:
-            raise WorkerStartError(f"worker {spec.rank}: {error}") from None
+    def load(self, modules: Sequence[ExpertModule]) -> None:
+        """Reads those that it does not hold, then holds all of them at once, or none.
+
+        Rows are computed meanwhile. Raises WorkerStartError naming worker, file and reason.
+        """
+        with self._loading:
+            started = time.perf_counter()
+            try:
+                opened = self._source.open()
+                read = {module.key: (module, *self._source.read(module)) for module in self._missing(modules)}
+            except (ExpertMeshError, OSError) as error:
+                raise WorkerStartError(f"{self._name}: {error}") from None
+            self._exchange(
+                opened,
+                {key: expert for key, (_, expert, _) in read.items()},
+                {key: _Module(module, num_bytes) for key, (module, _, num_bytes) in read.items()},
+                (),
+            )
+            self._load_seconds += time.perf_counter() - started
+
+    def unload(self, keys: Iterable[ExpertKey]) -> None:
+        """Forgets modules, those that it does not hold too. A call that is being computed ends first."""
+        held = self._held
+        if held is not None:
+            self._exchange(held.opened, {}, {}, frozenset(keys))
+
+    def claim(self, epoch: int) -> None:
+        """From now on answers the coordinator of this epoch only. Raises ReplyError for one that is over."""
+        with self._lock:
+            if epoch < self._epoch:
+                raise self._taken_over(epoch)
+            self._epoch = epoch
+        if self.loop is not None:
+            self.loop.claim(epoch)
 
     def compute(self, call: ExpertCall) -> ExpertReply:
         """Runs the call's segments. Raises ReplyError when the call asks for what this worker has not."""
-        self._check(call)
         with self._lock:
+            held, tag = self._checked(call)
             started = time.perf_counter()
             with torch.inference_mode():
-                y_ND = self._run(call)
+                y_ND = self._run(held, call)
             self._routed_rows += call.num_pairs
             seconds = time.perf_counter() - started
-        return ExpertReply(call.call_id, call.epoch, tensor_to_array(y_ND), seconds)
+        return ExpertReply(call.call_id, call.epoch, call.layer, tag, tensor_to_array(y_ND), seconds)
 
-    def _run(self, call: ExpertCall) -> Tensor:
-        device, bank = self._spec.device, self._loaded.bank
-        x_RD = array_to_tensor(_writeable(call.x_RD), call.dtype).to(device, self._loaded.dtype)
-        index_P = None if call.row_index_P is None else _to_tensor(call.row_index_P, device)
-        if call.form is ReplyForm.PAIRS:
-            return bank.run_pairs(call.layer, x_RD, index_P, call.segments).cpu().contiguous()
-        assert call.weights_P is not None, "checked"
-        weights_P = _to_tensor(call.weights_P, device)
-        return bank.run_rows(call.layer, x_RD, index_P, call.segments, weights_P).cpu().contiguous()
+    def canary(self, keys: Iterable[ExpertKey]) -> dict[ExpertKey, Array]:
+        """What each module says to one fixed row: [D], float32, the same bits as long as its weights are.
+
+        Rows are computed between the modules. Raises ReplyError for one that it does not hold.
+        """
+        return {key: self._canary(key) for key in keys}
 
     def describe(self) -> WorkerInfo:
+        held, process = self._held, this_process()
         return WorkerInfo(
             rank=self._spec.rank,
-            pid=os.getpid(),
+            pid=process.pid,
+            start_ticks=process.started,
             node_id="",
+            host="",
             device=self._spec.device,
             dtype=dtype_name(self._spec.dtype),
-            fingerprint=self._loaded.fingerprint,
-            keys=tuple(sorted(self._loaded.keys)),
-            num_bytes=self._loaded.num_bytes,
-            rss_bytes=_rss_bytes(),
-            load_seconds=self._loaded.seconds,
+            fingerprint="" if held is None else held.opened.fingerprint,
+            keys=() if held is None else tuple(sorted(held.modules)),
+            num_bytes=0 if held is None else sum(each.num_bytes for each in held.modules.values()),
+            rss_bytes=rss_bytes(),
+            free_bytes=available_bytes(),
+            load_seconds=self._load_seconds,
             routed_rows=self._routed_rows + (0 if self.loop is None else self.loop.num_pairs),
+            epoch=self._epoch,
         )
 
-    def _check(self, call: ExpertCall) -> None:
-        name = f"worker {self._spec.rank}"
-        for expert, _ in call.segments:
-            if (call.layer, expert) not in self._loaded.keys:
-                raise ReplyError(f"{name}: does not hold expert {expert} of layer {call.layer}")
+    def _missing(self, modules: Sequence[ExpertModule]) -> list[ExpertModule]:
+        held = {} if self._held is None else self._held.modules
+        missing: dict[ExpertKey, ExpertModule] = {}
+        for module in modules:
+            same = held[module.key].module if module.key in held else missing.setdefault(module.key, module)
+            if same != module:
+                raise WorkerStartError(f"holds another module in slot {module.slot} of layer {module.layer}")
+        return list(missing.values())
+
+    def _exchange(
+        self,
+        opened: Opened,
+        experts: Mapping[ExpertKey, Expert],
+        new: Mapping[ExpertKey, _Module],
+        old: Collection[ExpertKey],
+    ) -> None:
+        with self._changing:
+            held = self._held
+            before = {} if held is None else held.modules
+            modules = {key: module for key, module in before.items() if key not in old} | new
+            layers = {layer for layer, _ in [*experts, *old]}
+            if held is None or not before:
+                bank = opened.kernels.bank(dict(sorted(experts.items())))
+            else:
+                bank = _exchanged(held.bank, layers, sorted(modules), experts)
+            with self._lock:
+                self._held = _Held(opened, bank, modules)
+            if self.loop is not None:
+                # It points into the weights of `held` until each layer has been exchanged.
+                for layer in layers:
+                    self.loop.exchange(layer, bank)
+
+    def _canary(self, key: ExpertKey) -> Array:
+        layer, slot = key
+        with self._lock, torch.inference_mode():
+            held = self._holding(layer, ((slot, 1),))
+            x_1D = _canary_row(held.opened.width).to(self._spec.device, held.opened.rows_dtype)
+            y_1D = held.bank.run_pairs(layer, x_1D, None, ((slot, 1),))
+        return tensor_to_array(y_1D.cpu().contiguous())[0]
+
+    def _run(self, held: _Held, call: ExpertCall) -> Tensor:
+        device = self._spec.device
+        x_RD = array_to_tensor(_writeable(call.x_RD), call.dtype).to(device, held.opened.rows_dtype)
+        index_P = None if call.row_index_P is None else _to_tensor(call.row_index_P, device)
+        if call.form is ReplyForm.PAIRS:
+            return held.bank.run_pairs(call.layer, x_RD, index_P, call.segments).cpu().contiguous()
+        assert call.weights_P is not None, "checked"
+        weights_P = _to_tensor(call.weights_P, device)
+        return held.bank.run_rows(call.layer, x_RD, index_P, call.segments, weights_P).cpu().contiguous()
+
+    def _checked(self, call: ExpertCall) -> tuple[_Held, int]:
+        """What the call is computed with, and the tag of that."""
+        name = self._name
+        if call.epoch != self._epoch:
+            raise self._taken_over(call.epoch)
+        held = self._holding(call.layer, call.segments)
         if not call.segments or any(count < 1 for _, count in call.segments):
             raise ReplyError(f"{name}: call {call.call_id} has no segment, or one without rows")
-        if call.x_RD.ndim != 2 or call.x_RD.shape[1] != self._loaded.width:
-            raise ReplyError(
-                f"{name}: rows have shape {call.x_RD.shape}, expected (rows, {self._loaded.width})"
-            )
-        self._check_rows(name, call)
+        width = held.opened.width
+        if call.x_RD.ndim != 2 or call.x_RD.shape[1] != width:
+            raise ReplyError(f"{name}: rows have shape {call.x_RD.shape}, expected (rows, {width})")
+        self._check_rows(call)
+        modules = held.modules
+        return held, weights_tag(
+            [(modules[call.layer, slot].module.slot, count) for slot, count in call.segments]
+        )
 
-    def _check_rows(self, name: str, call: ExpertCall) -> None:
-        num_rows, index_P = len(call.x_RD), call.row_index_P
+    def _holding(self, layer: int, segments: Iterable[tuple[int, int]]) -> _Held:
+        held = self._held
+        for slot, _ in segments:
+            if held is None or (layer, slot) not in held.modules:
+                raise ReplyError(f"{self._name}: does not hold module {slot} of layer {layer}")
+        if held is None:
+            raise ReplyError(f"{self._name}: does not hold anything")
+        return held
+
+    def _check_rows(self, call: ExpertCall) -> None:
+        name, num_rows, index_P = self._name, len(call.x_RD), call.row_index_P
         num_pairs = num_rows if index_P is None else len(index_P)
         if num_pairs != call.num_pairs:
             raise ReplyError(f"{name}: {num_pairs} pairs where the segments have {call.num_pairs}")
@@ -162,26 +259,32 @@ class ExpertWorker:
         if index_P is not None and not (index_P.min() >= 0 and index_P.max() < num_rows):
             raise ReplyError(f"{name}: row index outside the {num_rows} rows")
 
+    def _taken_over(self, epoch: int) -> ReplyError:
+        if epoch < self._epoch:
+            what = f"epoch {epoch} is over: a coordinator of epoch {self._epoch} has taken over"
+        else:
+            what = f"epoch {epoch} has not been claimed: it answers a coordinator of epoch {self._epoch}"
+        return ReplyError(f"{self._name}: {what}")
 
-def _read(spec: WorkerSpec) -> Loaded:
-    started = time.perf_counter()
-    checkpoint = Checkpoint.open(Path(spec.checkpoint_path))
-    if spec.fingerprint not in (None, checkpoint.fingerprint):
-        raise CheckpointError(f"{spec.checkpoint_path}: not the checkpoint that the coordinator has opened")
-    kernels = choose_kernels(spec.kernels, spec.device, spec.num_threads)
-    bank, num_bytes = load_bank(checkpoint, spec.keys, spec.dtype, spec.device, kernels, int8=spec.int8)
-    seconds = time.perf_counter() - started
-    return Loaded(
-        bank,
-        frozenset(spec.keys),
-        num_bytes,
-        checkpoint.config.n_layers,
-        checkpoint.config.n_experts,
-        checkpoint.config.d_model,
-        kernels.hidden_dtype(spec.dtype),
-        checkpoint.fingerprint,
-        seconds,
-    )
+
+def _exchanged(
+    bank: ExpertBank,
+    layers: Iterable[int],
+    keys: Sequence[ExpertKey],
+    new: Mapping[ExpertKey, Expert],
+) -> ExpertBank:
+    """A bank that has just these keys in these layers."""
+    for layer in layers:
+        slots = [slot for each, slot in keys if each == layer]
+        added = {slot: expert for (each, slot), expert in new.items() if each == layer}
+        bank = bank.with_layer(layer, slots, added)
+    return bank
+
+
+def _canary_row(width: int) -> Tensor:
+    """Values between -1 and 1, from integers: the same bits on every machine."""
+    scattered_D = np.arange(1, width + 1, dtype=np.uint32) * np.uint32(2_654_435_761)
+    return torch.from_numpy(((scattered_D >> 16).astype(np.float32) / 2**15 - 1)[None, :])
 
 
 def _to_tensor(array: Array, device: str) -> Tensor:
@@ -191,8 +294,3 @@ def _to_tensor(array: Array, device: str) -> Tensor:
 def _writeable(array: Array) -> Array:
     """torch takes no other; what is read from a frame of bytes is not."""
     return array if array.flags.writeable else np.array(array)
-
-
-def _rss_bytes() -> int:
-    fields = Path("/proc/self/statm").read_text(encoding="ascii").split()
-    return int(fields[1]) * os.sysconf("SC_PAGE_SIZE")

@@ -141,13 +141,7 @@ class Checkpoint:
     def _read_tensors(
         self, name: str, shapes: Shapes, dtype: torch.dtype | None, device: str | torch.device
     ) -> dict[str, Tensor]:
-        views = self._parse_file(name, shapes)
-        # Copied into torch's own aligned memory: kernels may round differently with the alignment of their
-        # operands, and a view would keep the whole file's bytes alive.
-        return {
-            tensor_name: torch.empty(view.shape, dtype=dtype or self.dtype, device=device).copy_(view)
-            for tensor_name, view in views.items()
-        }
+        return safetensors_file.owned(self._parse_file(name, shapes), dtype or self.dtype, device)
 
     def _parse_file(self, name: str, shapes: Shapes) -> dict[str, Tensor]:
         return safetensors_file.parse(self._read_file(name), shapes, self.dtype, str(self.path / name))

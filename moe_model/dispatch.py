@@ -19,6 +19,14 @@ CACHE_LINE = 64
 _FEW_PAIRS = 16
 
 
+def by_layer(experts: Mapping[ExpertKey, Expert]) -> dict[int, dict[int, Expert]]:
+    """layer -> slot -> module, in the order of the mapping."""
+    layers: dict[int, dict[int, Expert]] = {}
+    for (layer, slot), module in experts.items():
+        layers.setdefault(layer, {})[slot] = module
+    return layers
+
+
 @dataclass(frozen=True, slots=True)
 class Groups:
     """Pairs sorted by expert: `order_P` indexes the flattened [T, K] pairs, `counts_E` are the segments.
@@ -47,11 +55,11 @@ def group_by_expert(expert_ids_TK: Tensor, n_experts: int) -> Groups:
 
 
 def compute_segments(
-    experts: Mapping[ExpertKey, Expert], layer: int, x_PD: Tensor, segments: Sequence[tuple[int, int]]
+    experts: Mapping[int, Expert], x_PD: Tensor, segments: Sequence[tuple[int, int]]
 ) -> Tensor:
     """Runs each expert over its contiguous rows; returns y_PD in the same order."""
     parts = torch.split(x_PD, [count for _, count in segments])
-    y_parts = [experts[layer, e](_aligned(x_RD)) for (e, _), x_RD in zip(segments, parts, strict=True)]
+    y_parts = [experts[e](_aligned(x_RD)) for (e, _), x_RD in zip(segments, parts, strict=True)]
     return y_parts[0] if len(y_parts) == 1 else torch.cat(y_parts)
 
 

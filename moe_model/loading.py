@@ -5,12 +5,15 @@ from collections.abc import Iterable
 import torch
 
 from moe_model.checkpoint import Checkpoint
-from moe_model.dispatch import ExpertKey
+from moe_model.dispatch import Expert
+from moe_model.errors import CheckpointError
+from moe_model.expert_files import read_expert_file
 from moe_model.experts import ExpertBackend, LocalExperts
 from moe_model.families import family_of
 from moe_model.kernels.base import ExpertBank, Kernels
 from moe_model.kernels.torch_kernels import TorchKernels
 from moe_model.model import Model
+from moe_model.modules import Catalog, ExpertModule
 
 
 def load_model(
@@ -26,23 +29,46 @@ def load_model(
     return Model(config, family_of(config).build_shared(config, tensors, kernels or TorchKernels()), experts)
 
 
-def load_bank(
+def load_module(
     checkpoint: Checkpoint,
-    keys: Iterable[ExpertKey],
+    module: ExpertModule,
     dtype: torch.dtype,
     device: str | torch.device,
     kernels: Kernels,
     *,
     int8: bool = False,
-) -> tuple[ExpertBank, int]:
-    """Reads experts, one at a time, and how many bytes their tensors have in memory."""
-    config, family = checkpoint.config, family_of(checkpoint.config)
-    experts, num_bytes = {}, 0
-    for layer, expert in keys:
-        tensors = checkpoint.read_expert(layer, expert, dtype, device)
-        num_bytes += sum(_num_bytes(tensor, int8=int8) for tensor in tensors.values())
-        experts[layer, expert] = family.build_expert(config, tensors, kernels, int8=int8)
-    return kernels.bank(experts, config.n_experts), num_bytes
+) -> tuple[Expert, int]:
+    """One module, from the checkpoint or from its own file, and how many bytes its tensors have in memory.
+
+    Raises CheckpointError naming the file and the tensor.
+    """
+    config = checkpoint.config
+    if module.file is None:
+        tensors = checkpoint.read_expert(module.layer, module.expert, dtype, device)
+    elif 0 <= module.layer < config.n_layers:
+        tensors = read_expert_file(module.file, config, checkpoint.dtype, dtype, device)
+    else:
+        raise CheckpointError(f"{module.file.path}: the model has no layer {module.layer}")
+    num_bytes = sum(_num_bytes(tensor, int8=int8) for tensor in tensors.values())
+    return family_of(config).build_expert(config, tensors, kernels, int8=int8), num_bytes
+
+
+def load_bank(
+    checkpoint: Checkpoint,
+    modules: Iterable[ExpertModule],
+    dtype: torch.dtype,
+    device: str | torch.device,
+    kernels: Kernels,
+    *,
+    int8: bool = False,
+) -> ExpertBank:
+    """Reads modules, one at a time. Raises CheckpointError naming the file and the tensor."""
+    return kernels.bank(
+        {
+            module.key: load_module(checkpoint, module, dtype, device, kernels, int8=int8)[0]
+            for module in modules
+        }
+    )
 
 
 def load_local_experts(
@@ -55,9 +81,8 @@ def load_local_experts(
 ) -> LocalExperts:
     """Reads every expert into this process. Raises CheckpointError naming the file and the tensor."""
     config = checkpoint.config
-    keys = ((layer, expert) for layer in range(config.n_layers) for expert in range(config.n_experts))
-    bank, _ = load_bank(checkpoint, keys, dtype, device, kernels or TorchKernels(), int8=int8)
-    return LocalExperts(bank)
+    modules = Catalog.of_checkpoint(config.n_layers, config.n_experts).modules
+    return LocalExperts(load_bank(checkpoint, modules, dtype, device, kernels or TorchKernels(), int8=int8))
 
 
 def _num_bytes(tensor: torch.Tensor, *, int8: bool) -> int:

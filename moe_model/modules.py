@@ -5,7 +5,7 @@ have their own ids for slots, and each later version takes the next one, which n
 know slots; people know expert ids and versions; a router's outputs are columns.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Self
 
@@ -34,6 +34,11 @@ class ExpertModule:
     @property
     def key(self) -> ExpertKey:
         return self.layer, self.slot
+
+
+def checkpoint_modules(keys: Iterable[ExpertKey]) -> tuple[ExpertModule, ...]:
+    """The checkpoint's own modules: layer and expert id, which is the slot too."""
+    return tuple(ExpertModule(layer, expert, expert) for layer, expert in keys)
 
 
 @dataclass(frozen=True, slots=True)

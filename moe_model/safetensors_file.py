@@ -66,6 +66,16 @@ def parse(data: bytearray, shapes: _Shapes, dtype: torch.dtype, where: str) -> d
     }
 
 
+def owned(
+    views: Mapping[str, Tensor], dtype: torch.dtype, device: str | torch.device = "cpu"
+) -> dict[str, Tensor]:
+    """The same values in torch's own aligned memory: kernels may round differently with the alignment of
+    their operands, and a view keeps the whole file's bytes alive."""
+    return {
+        name: torch.empty(view.shape, dtype=dtype, device=device).copy_(view) for name, view in views.items()
+    }
+
+
 def read_header(data: bytes | bytearray, file_size: int, where: str) -> tuple[dict[str, Any], int]:
     """The parsed header at the start of a file, and where its tensor data starts. Raises CheckpointError."""
     length = header_length(data, file_size, where)

@@ -77,7 +77,7 @@ def build_experts(config: ModelConfig, weights: Weights, kernels: Kernels = TORC
 
 def build_model(config: ModelConfig, weights: Weights, kernels: Kernels = TORCH) -> Model:
     shared = family_of(config).build_shared(config, weights.shared, kernels)
-    bank = kernels.bank(build_experts(config, weights, kernels), config.n_experts)
+    bank = kernels.bank(build_experts(config, weights, kernels))
     return Model(config, shared, LocalExperts(bank))
 
 

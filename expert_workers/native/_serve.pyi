@@ -1,9 +1,17 @@
 """The C functions of src/serve.c."""
 
-def server(
-    kernels: object, n_experts: int, layers: tuple[tuple[object, tuple[int, ...]] | None, ...], /
-) -> object: ...
+def server() -> object: ...
+def exchange(
+    server: object,
+    layer: int,
+    kernels: object,
+    num_threads: int,
+    experts: object | None,
+    slots: tuple[int, ...],
+    /,
+) -> None: ...
+def claim(server: object, epoch: int, /) -> None: ...
 def serve(
-    server: object, fd: int, buffer: memoryview, start: int, end: int, num_threads: int, max_ticks: int, /
+    server: object, fd: int, buffer: memoryview, start: int, end: int, max_ticks: int, /
 ) -> tuple[int, int, int, int]: ...
 def num_pairs(server: object, /) -> int: ...

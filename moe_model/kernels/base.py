@@ -38,10 +38,10 @@ class Router(Protocol):
 
 
 class ExpertBank(Protocol):
-    """Expert modules in this process, run many at a time.
+    """Expert modules in this process, run many at a time. A bank never changes: there is only another one.
 
-    Pair p is of row `row_index_P[p]`, or of row p where there is no index; `segments` are (expert, number of
-    pairs), in the order of the pairs.
+    Each layer has the modules of some slots, in an order. Pair p is of row `row_index_P[p]`, or of row p
+    where there is no index; `segments` are (slot, number of pairs), in the order of the pairs.
     """
 
     def run_pairs(self, layer: int, x_RD: Tensor, row_index_P: Tensor | None, segments: Segments) -> Tensor:
@@ -53,7 +53,14 @@ class ExpertBank(Protocol):
         """y_RD, float32: per row, what its experts said, weighted and added in the order of the pairs."""
 
     def run_tokens(self, layer: int, x_TD: Tensor, routing: Routing) -> Tensor:
-        """y_TD in x's dtype: per token, what its experts said, weighted and added in the order of k."""
+        """y_TD in x's dtype: per token, what its experts said, weighted and added in the order of k.
+
+        The routing's expert ids are places in the layer's order, whatever the slots; all E must be here.
+        """
+
+    def with_layer(self, layer: int, slots: Sequence[int], new: Mapping[int, Expert]) -> "ExpertBank":
+        """Another bank, whose `layer` has just the modules of `slots`, in that order: those of `new`, and for
+        the rest this bank's own. This one stays as it is; nothing that both have is packed anew."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -113,4 +120,5 @@ class Kernels(Protocol):
     def router(self, weight_ED: Tensor, top_k: int) -> Router:
         """The K largest logits, then softmax over those; in float32."""
 
-    def bank(self, experts: Mapping[ExpertKey, Expert], n_experts: int) -> ExpertBank: ...
+    def bank(self, experts: Mapping[ExpertKey, Expert]) -> ExpertBank:
+        """Modules by layer and slot; each layer's are in the order of the mapping."""

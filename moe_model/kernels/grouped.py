@@ -4,14 +4,15 @@ Nothing here waits for the device: how many rows an expert has stays there. Shap
 D d_model, F hidden size, E experts here, K experts per token.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Self
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from moe_model.dispatch import Expert, ExpertKey, combine, sum_pairs
+from moe_model.dispatch import Expert, ExpertKey, by_layer, combine, sum_pairs
 from moe_model.expert_ffn import GeluExpert
 from moe_model.kernels.base import Segments
 from moe_model.kernels.linear import TorchLinear
@@ -21,9 +22,9 @@ from moe_model.router import Routing
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Layer:
-    """Weights of the experts of one layer that are here, by their place; `place_E` is expert -> place."""
+    """Weights of the modules of one layer, by their place in `slots`."""
 
-    place_E: Tensor
+    slots: tuple[int, ...]
     norm_weight_ED: Tensor
     norm_bias_ED: Tensor
     eps: float
@@ -34,21 +35,33 @@ class _Layer:
 
 
 class GroupedBank:
-    """An ExpertBank over stacked weights."""
+    """An ExpertBank over stacked weights, which are copies: the modules may go."""
 
-    def __init__(self, experts: Mapping[ExpertKey, Expert], n_experts: int) -> None:
-        layers: dict[int, dict[int, GeluExpert]] = {}
-        for (layer, expert), module in sorted(experts.items()):
-            assert isinstance(module, GeluExpert)
-            layers.setdefault(layer, {})[expert] = module
-        self._layers = {layer: _stack(found, n_experts) for layer, found in layers.items()}
+    def __init__(self, layers: Mapping[int, _Layer]) -> None:
+        self._layers = layers
+        self._places = {layer: _places(stacked) for layer, stacked in layers.items()}
+
+    @classmethod
+    def of(cls, experts: Mapping[ExpertKey, Expert]) -> Self:
+        return cls({layer: _stack(found) for layer, found in by_layer(experts).items()})
+
+    def with_layer(self, layer: int, slots: Sequence[int], new: Mapping[int, Expert]) -> "GroupedBank":
+        """Copies the layer's weights once; the device holds both for a moment."""
+        layers = {each: stacked for each, stacked in self._layers.items() if each != layer}
+        parts = [self._layers[layer]] if layer in self._layers else []
+        if new:
+            parts.insert(0, _stack(new))
+        if slots:
+            layers[layer] = _taken(parts, slots)
+        return GroupedBank(layers)
 
     def run_pairs(self, layer: int, x_RD: Tensor, row_index_P: Tensor | None, segments: Segments) -> Tensor:
         x_PD = x_RD if row_index_P is None else x_RD[row_index_P]
-        experts = torch.tensor([expert for expert, _ in segments], device=x_RD.device)
+        where = self._places[layer]
+        places = torch.tensor([where[slot] for slot, _ in segments], device=x_RD.device)
         counts = torch.tensor([count for _, count in segments], device=x_RD.device)
         weights = self._layers[layer]
-        places_P = weights.place_E[experts].repeat_interleave(counts, output_size=len(x_PD))
+        places_P = places.repeat_interleave(counts, output_size=len(x_PD))
         order_P = torch.argsort(places_P, stable=True)
         y_PD = torch.empty(x_PD.shape, dtype=torch.float32, device=x_PD.device)
         y_PD[order_P] = _run(weights, x_PD[order_P], places_P[order_P]).float()
@@ -63,8 +76,8 @@ class GroupedBank:
     def run_tokens(self, layer: int, x_TD: Tensor, routing: Routing) -> Tensor:
         weights = self._layers[layer]
         num_tokens, top_k = routing.expert_ids_TK.shape
-        # An absent expert has a place after all others, and its rows are of no group.
-        places_P = weights.place_E[routing.expert_ids_TK.flatten()]
+        # An absent expert's id comes after all places, and its rows are of no group.
+        places_P = routing.expert_ids_TK.flatten()
         order_P = torch.argsort(places_P, stable=True)
         y_sorted_PD = _run(weights, x_TD[order_P // top_k], places_P[order_P])
         y_PD = torch.empty_like(y_sorted_PD)
@@ -86,20 +99,44 @@ def _run(weights: _Layer, x_PD: Tensor, places_P: Tensor) -> Tensor:
     return torch.where((places_P < num_here).unsqueeze(1), y_PD + weights.down_bias_ED[here_P], 0)
 
 
-def _stack(experts: Mapping[int, GeluExpert], n_experts: int) -> _Layer:
+def _places(stacked: _Layer) -> dict[int, int]:
+    return {slot: place for place, slot in enumerate(stacked.slots)}
+
+
+def _taken(parts: Sequence[_Layer], slots: Sequence[int]) -> _Layer:
+    """The modules of `slots` from the first of the parts that has them."""
+    rows: dict[int, tuple[_Layer, int]] = {}
+    for part in reversed(parts):
+        rows |= {slot: (part, place) for slot, place in _places(part).items()}
+    chosen = [rows[slot] for slot in slots]
+
+    def stack(name: str) -> Tensor:
+        return torch.stack([getattr(part, name)[place] for part, place in chosen])
+
+    return _Layer(
+        tuple(slots),
+        stack("norm_weight_ED"),
+        stack("norm_bias_ED"),
+        chosen[0][0].eps,
+        stack("up_EFD"),
+        stack("up_bias_EF"),
+        stack("down_EDF"),
+        stack("down_bias_ED"),
+    )
+
+
+def _stack(experts: Mapping[int, Expert]) -> _Layer:
     ups, downs, norms = [], [], []
     for module in experts.values():
+        assert isinstance(module, GeluExpert)
         assert isinstance(module.up, TorchLinear)
         assert isinstance(module.down, TorchLinear)
         assert isinstance(module.up.norm, LayerNorm)
         ups.append(module.up)
         downs.append(module.down)
         norms.append(module.up.norm)
-    device = ups[0].weight_OI.device
-    place_E = torch.full((n_experts + 1,), len(experts), device=device)
-    place_E[list(experts)] = torch.arange(len(experts), device=device)
     return _Layer(
-        place_E,
+        tuple(experts),
         torch.stack([norm.weight for norm in norms]),
         torch.stack([norm.bias for norm in norms]),
         norms[0].eps,

@@ -3,7 +3,7 @@
 Shapes: T tokens, R rows, P (row, expert) pairs, D d_model, E experts, K experts per token.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -11,6 +11,7 @@ from torch import Tensor
 from moe_model.dispatch import (
     Expert,
     ExpertKey,
+    by_layer,
     combine,
     compute_segments,
     group_by_expert,
@@ -54,27 +55,34 @@ class TorchKernels:
     def router(self, weight_ED: Tensor, top_k: int) -> Router:
         return TopKRouter(TorchLinear(weight_ED.float()), top_k)
 
-    def bank(self, experts: Mapping[ExpertKey, Expert], n_experts: int) -> ExpertBank:
+    def bank(self, experts: Mapping[ExpertKey, Expert]) -> ExpertBank:
         """On a GPU of bfloat16 weights, the grouped products; else one expert after the other."""
         ups = [e.up for e in experts.values() if isinstance(e, GeluExpert)]
         weights = [up.weight_OI for up in ups if isinstance(up, TorchLinear)]
         # Grouped products want rows of 16 bytes.
         fits = bool(weights) and all(size % 8 == 0 for size in weights[0].shape)
         if fits and weights[0].is_cuda and weights[0].dtype == torch.bfloat16:
-            return GroupedBank(experts, n_experts)
-        return TorchBank(experts, n_experts)
+            return GroupedBank.of(experts)
+        return TorchBank(by_layer(experts))
 
 
 class TorchBank:
-    """One expert after the other."""
+    """One expert after the other; `layers` is layer -> slot -> module."""
 
-    def __init__(self, experts: Mapping[ExpertKey, Expert], n_experts: int) -> None:
-        self._experts = experts
-        self._n_experts = n_experts
+    def __init__(self, layers: Mapping[int, Mapping[int, Expert]]) -> None:
+        self._layers = layers
+        self._columns = {layer: dict(enumerate(found.values())) for layer, found in layers.items()}
+
+    def with_layer(self, layer: int, slots: Sequence[int], new: Mapping[int, Expert]) -> "TorchBank":
+        layers = {each: found for each, found in self._layers.items() if each != layer}
+        if slots:
+            known = {**self._layers.get(layer, {}), **new}
+            layers[layer] = {slot: known[slot] for slot in slots}
+        return TorchBank(layers)
 
     def run_pairs(self, layer: int, x_RD: Tensor, row_index_P: Tensor | None, segments: Segments) -> Tensor:
         x_PD = x_RD if row_index_P is None else x_RD[row_index_P]
-        return compute_segments(self._experts, layer, x_PD, segments).float()
+        return compute_segments(self._layers[layer], x_PD, segments).float()
 
     def run_rows(
         self, layer: int, x_RD: Tensor, row_index_P: Tensor | None, segments: Segments, weights_P: Tensor
@@ -84,7 +92,8 @@ class TorchBank:
 
     def run_tokens(self, layer: int, x_TD: Tensor, routing: Routing) -> Tensor:
         num_tokens, top_k = routing.expert_ids_TK.shape
-        groups = group_by_expert(routing.expert_ids_TK, self._n_experts)
+        columns = self._columns[layer]
+        groups = group_by_expert(routing.expert_ids_TK, len(columns))
         x_PD = x_TD[groups.order_P // top_k]
-        y_PD = compute_segments(self._experts, layer, x_PD, groups.segments)
+        y_PD = compute_segments(columns, x_PD, groups.segments)
         return combine(routing.weights_TK, scatter_pairs(y_PD, groups.order_P, num_tokens, top_k))

@@ -7,13 +7,11 @@ import logging
 import os
 from collections.abc import Mapping
 from functools import partial
-from typing import cast
 
 import torch
 from torch import Tensor
 
-from moe_model.dispatch import Expert, ExpertKey
-from moe_model.expert_ffn import GeluExpert
+from moe_model.dispatch import Expert, ExpertKey, by_layer
 from moe_model.kernels.base import Activation, ExpertBank, Linear, Norm, PagedAttention, Router
 from moe_model.native import _kernels
 from moe_model.native.paged import attend_paged
@@ -71,13 +69,8 @@ class NativeKernels:
         gate = NativeLinear(self._runtime, weight_ED.float(), None, None, "none", None)
         return NativeRouter(self._runtime, gate, top_k)
 
-    def bank(self, experts: Mapping[ExpertKey, Expert], n_experts: int) -> ExpertBank:
-        layers: dict[int, list[tuple[int, NativeLinear, NativeLinear]]] = {}
-        for (layer, expert), module in sorted(experts.items()):
-            assert isinstance(module, GeluExpert)
-            parts = (cast("NativeLinear", module.up), cast("NativeLinear", module.down))
-            layers.setdefault(layer, []).append((expert, *parts))
-        tables = {layer: NativeTable(found) for layer, found in layers.items()}
+    def bank(self, experts: Mapping[ExpertKey, Expert]) -> ExpertBank:
+        tables = {layer: NativeTable(found) for layer, found in by_layer(experts).items()}
         return NativeBank(self._runtime, tables)
 
 

@@ -3,12 +3,15 @@
 Rows are float32 between the parts, whatever the weights are. Shapes: as in moe_model/kernels/base.py.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import Tensor
 
+from moe_model.dispatch import Expert
+from moe_model.expert_ffn import GeluExpert
 from moe_model.kernels.base import Activation, Segments
 from moe_model.native import _kernels
 from moe_model.native.pack import pack
@@ -147,17 +150,23 @@ class NativeRouter:
 
 
 class NativeBank:
-    """All experts of a layer in one call. `tables` is layer -> (expert ids here, their C table)."""
+    """All experts of a layer in one call, by the layer's C table."""
 
-    def __init__(self, runtime: Runtime, tables: "dict[int, NativeTable]") -> None:
-        self._runtime = runtime
+    def __init__(self, runtime: Runtime, tables: "Mapping[int, NativeTable]") -> None:
+        self.runtime = runtime
         self._tables = tables
 
-    @property
-    def handles(self) -> tuple[Runtime, dict[int, tuple[object, tuple[int, ...]]]]:
-        """The runtime, and layer -> (C table, the experts in its places): for other C that runs them."""
-        tables = {layer: (table.handle, tuple(table.places)) for layer, table in self._tables.items()}
-        return self._runtime, tables
+    def table(self, layer: int) -> "NativeTable | None":
+        """For other C that runs it, as long as somebody keeps the table."""
+        return self._tables.get(layer)
+
+    def with_layer(self, layer: int, slots: Sequence[int], new: Mapping[int, Expert]) -> "NativeBank":
+        tables, old = dict(self._tables), self._tables.get(layer)
+        found = {slot: new[slot] if slot in new else _of(old, slot) for slot in slots}
+        tables.pop(layer, None)
+        if found:
+            tables[layer] = NativeTable(found)
+        return NativeBank(self.runtime, tables)
 
     def run_pairs(self, layer: int, x_RD: Tensor, row_index_P: Tensor | None, segments: Segments) -> Tensor:
         num_pairs = sum(count for _, count in segments)
@@ -178,11 +187,11 @@ class NativeBank:
         ids_TK, weights_TK = routing.expert_ids_TK, routing.weights_TK
         assert ids_TK.shape == weights_TK.shape
         assert ids_TK.shape[0] == num_tokens
-        # Expert ids are places in the table only where all are here, in their order.
-        assert table.is_whole
+        # An absent expert's id is the first that is no place.
+        assert len(table.slots) == routing.logits_TE.shape[1]
         y_TD = torch.empty_like(x_TD)
         _kernels.run_tokens(
-            self._runtime.kernels,
+            self.runtime.kernels,
             table.handle,
             x_TD.data_ptr(),
             num_tokens,
@@ -191,8 +200,8 @@ class NativeBank:
             _address(weights_TK),
             0,
             y_TD.data_ptr(),
-            self._runtime.scratch.address(table.scratch_bytes(ids_TK.numel())),
-            self._runtime.num_threads,
+            self.runtime.scratch.address(table.scratch_bytes(ids_TK.numel())),
+            self.runtime.num_threads,
         )
         return y_TD
 
@@ -211,31 +220,32 @@ class NativeBank:
         num_pairs = num_rows if row_index_P is None else len(row_index_P)
         assert row_index_P is None or row_index_P.dtype == torch.int32
         _kernels.run_segments(
-            self._runtime.kernels,
+            self.runtime.kernels,
             table.handle,
-            tuple((table.places[expert], count) for expert, count in segments),
+            tuple((table.places[slot], count) for slot, count in segments),
             x_RD.data_ptr(),
             num_rows,
             num_pairs,
             _address(row_index_P),
             _address(weights_P),
             out.data_ptr(),
-            self._runtime.scratch.address(table.scratch_bytes(num_pairs)),
-            self._runtime.num_threads,
+            self.runtime.scratch.address(table.scratch_bytes(num_pairs)),
+            self.runtime.num_threads,
         )
 
 
 class NativeTable:
-    """The experts of one layer that are here: `places` is expert -> row of the C table."""
+    """The modules of one layer by slot, at least one, in an order: C has pointers to their weights, which it
+    does not copy. `places` is slot -> row of the C table."""
 
-    def __init__(self, experts: Sequence[tuple[int, NativeLinear, NativeLinear]]) -> None:
-        _, first, _ = experts[0]
-        self.width, self.hidden_width = first.num_in, first.num_out
-        self.places = {expert: place for place, (expert, _, _) in enumerate(experts)}
-        self.is_whole = list(self.places) == list(range(len(experts)))
-        self._experts = tuple(experts)
+    def __init__(self, experts: Mapping[int, Expert]) -> None:
+        self.experts = experts
+        self.slots = tuple(experts)
+        self.places = {slot: place for place, slot in enumerate(self.slots)}
+        pairs = [_matrices(module) for module in experts.values()]
+        self.width, self.hidden_width = pairs[0][0].num_in, pairs[0][0].num_out
         parts: list[int | object] = []
-        for _, up, down in experts:
+        for up, down in pairs:
             assert up.norm is not None
             assert (down.num_in, down.num_out) == (self.hidden_width, self.width)
             parts += [*up.norm.addresses, up.matrix, down.matrix]
@@ -243,6 +253,16 @@ class NativeTable:
 
     def scratch_bytes(self, num_pairs: int) -> int:
         return _kernels.experts_scratch_bytes(self.handle, num_pairs)
+
+
+def _matrices(module: Expert) -> tuple[NativeLinear, NativeLinear]:
+    assert isinstance(module, GeluExpert)
+    return cast("NativeLinear", module.up), cast("NativeLinear", module.down)
+
+
+def _of(table: NativeTable | None, slot: int) -> Expert:
+    assert table is not None, "what is not new is here"
+    return table.experts[slot]
 
 
 def _rows(x: Tensor, width: int) -> tuple[int, int]:

@@ -13,18 +13,22 @@ import torch
 from expert_workers.dispatch import PoolOptions
 from expert_workers.in_process import InProcessTransport
 from expert_workers.members import Expected
+from expert_workers.module_source import Opened
 from expert_workers.placement import Placement, place
 from expert_workers.pool import ExpertPool
 from expert_workers.pool_stats import PoolObserver
 from expert_workers.transport import Failure, FailureReason, Pending
 from expert_workers.wire import ExpertCall, ExpertReply, dtype_name
-from expert_workers.worker import ExpertWorker, Loaded, WorkerInfo, WorkerSpec
+from expert_workers.worker import ExpertWorker, WorkerInfo, WorkerSpec
 from moe_model.config import ModelConfig
 from moe_model.dispatch import Expert, ExpertKey
+from moe_model.errors import CheckpointError
 from moe_model.experts import LocalExperts
 from moe_model.families import family_of
 from moe_model.kernels.base import Kernels
+from moe_model.kernels.choice import KernelChoice
 from moe_model.kernels.torch_kernels import TorchKernels
+from moe_model.modules import ExpertModule, checkpoint_modules
 from moe_model.router import Routing
 
 T = TypeVar("T")
@@ -42,16 +46,41 @@ def make_experts(
     config: ModelConfig, dtype: torch.dtype = torch.float32, kernels: Kernels = TORCH
 ) -> dict[ExpertKey, Expert]:
     """The same ones every time."""
-    family, generator = family_of(config), torch.Generator().manual_seed(7)
     return {
-        (layer, expert): family.build_expert(
-            config,
-            {name: t.to(dtype) for name, t in family.init_expert(config, generator).items()},
-            kernels,
-        )
+        (layer, expert): make_expert(config, (layer, expert), dtype, kernels)
         for layer in range(config.n_layers)
         for expert in range(config.n_experts)
     }
+
+
+def make_expert(
+    config: ModelConfig, key: ExpertKey, dtype: torch.dtype = torch.float32, kernels: Kernels = TORCH
+) -> Expert:
+    """The same for the same key, whatever its slot."""
+    family, generator = family_of(config), torch.Generator().manual_seed(1000 * key[0] + key[1])
+    tensors = {name: tensor.to(dtype) for name, tensor in family.init_expert(config, generator).items()}
+    return family.build_expert(config, tensors, kernels)
+
+
+class FakeSource:
+    """A ModuleSource of modules made in memory, of 100 bytes; those in `broken` cannot be read."""
+
+    def __init__(self, config: ModelConfig, dtype: torch.dtype, kernels: Kernels) -> None:
+        self._config = config
+        self._dtype = dtype
+        self._kernels = kernels
+        self.broken: set[ExpertKey] = set()
+        self.reads: list[ExpertKey] = []
+
+    def open(self) -> Opened:
+        rows_dtype = self._kernels.hidden_dtype(self._dtype)
+        return Opened("sums", self._config.d_model, rows_dtype, self._kernels)
+
+    def read(self, module: ExpertModule) -> tuple[Expert, int]:
+        if module.key in self.broken:
+            raise CheckpointError(f"file {module.slot}: is broken")
+        self.reads.append(module.key)
+        return make_expert(self._config, module.key, self._dtype, self._kernels), 100
 
 
 def make_worker(
@@ -61,21 +90,11 @@ def make_worker(
     dtype: torch.dtype = torch.float32,
     kernels: Kernels = TORCH,
 ) -> ExpertWorker:
-    keys = placement.experts_of(rank)
-    experts = {key: make_experts(config, dtype, kernels)[key] for key in keys}
-    bank = kernels.bank(experts, config.n_experts)
-    loaded = Loaded(
-        bank,
-        frozenset(keys),
-        0,
-        config.n_layers,
-        config.n_experts,
-        config.d_model,
-        kernels.hidden_dtype(dtype),
-        "sums",
-        0.0,
-    )
-    return ExpertWorker(WorkerSpec(rank, "", keys, dtype), loaded)
+    choice: KernelChoice = "torch" if kernels.name == "torch" else "native"
+    spec = WorkerSpec(rank, "", dtype, kernels=choice)
+    worker = ExpertWorker(spec, FakeSource(config, dtype, kernels))
+    worker.load(checkpoint_modules(placement.experts_of(rank)))
+    return worker
 
 
 def make_routing(num_tokens: int, n_experts: int, top_k: int, seed: int = 0) -> Routing:
@@ -93,7 +112,7 @@ def make_rows(num_tokens: int, config: ModelConfig, dtype: torch.dtype = torch.f
 def make_local(
     config: ModelConfig, dtype: torch.dtype = torch.float32, kernels: Kernels = TORCH
 ) -> LocalExperts:
-    return LocalExperts(kernels.bank(make_experts(config, dtype, kernels), config.n_experts))
+    return LocalExperts(kernels.bank(make_experts(config, dtype, kernels)))
 
 
 @dataclass(frozen=True)

@@ -67,10 +67,11 @@ def local(checkpoint: Checkpoint) -> LocalExperts:
 def running(checkpoint: Checkpoint, placement: Placement) -> Iterator[RayWorkers]:
     path, sums = str(checkpoint.path), checkpoint.fingerprint
     specs = [
-        WorkerSpec(rank, path, placement.experts_of(rank), num_threads=1, fingerprint=sums, kernels="torch")
+        WorkerSpec(rank, path, num_threads=1, fingerprint=sums, kernels="torch")
         for rank in range(placement.num_workers)
     ]
-    workers = RayWorkers.start(specs, namespace=f"test-{placement.num_workers}")
+    keys = [placement.experts_of(rank) for rank in range(placement.num_workers)]
+    workers = RayWorkers.start(specs, keys, namespace=f"test-{placement.num_workers}")
     try:
         yield workers
     finally:
@@ -203,28 +204,28 @@ def test_a_worker_that_cannot_load_is_named_with_its_file_and_nothing_is_left(
     initialise_checkpoint(path, CONFIG)
     file = path / "experts" / "layer_0001" / "expert_0003.safetensors"
     file.write_bytes(file.read_bytes()[:-1] + b"!")
-    specs = [WorkerSpec(0, str(path), ((0, 0),)), WorkerSpec(1, str(path), ((1, 3),))]
+    specs = [WorkerSpec(0, str(path)), WorkerSpec(1, str(path))]
     started = time.monotonic()
     with pytest.raises(WorkerStartError, match=r"^worker 1: [^\n]*layer_0001/expert_0003.safetensors[^\n]*$"):
-        RayWorkers.start(specs, namespace="broken")
+        RayWorkers.start(specs, [((0, 0),), ((1, 3),)], namespace="broken")
     assert time.monotonic() - started < 10
     with pytest.raises(ClusterError, match="no Ray actor 'expert-worker-0' in namespace 'broken'"):
         RayWorkers.attach([0, 1], namespace="broken")
 
 
 def test_a_worker_that_is_not_ready_in_time_is_named(cluster: RayCluster, checkpoint: Checkpoint) -> None:
-    spec = WorkerSpec(4, str(checkpoint.path), ((0, 0),))
+    spec = WorkerSpec(4, str(checkpoint.path))
     with pytest.raises(WorkerStartError, match=r"worker 4: not ready within 0 s"):
-        RayWorkers.start([spec], namespace="late", timeout=0.0)
+        RayWorkers.start([spec], [((0, 0),)], namespace="late", timeout=0.0)
 
 
 def test_a_taken_name_is_told_and_can_be_replaced(cluster: RayCluster, checkpoint: Checkpoint) -> None:
-    spec = WorkerSpec(0, str(checkpoint.path), ((0, 0),))
-    first = RayWorkers.start([spec], namespace="taken")
+    spec = WorkerSpec(0, str(checkpoint.path))
+    first = RayWorkers.start([spec], [((0, 0),)], namespace="taken")
     with pytest.raises(ClusterError, match="'expert-worker-0' exists already in namespace 'taken'"):
-        RayWorkers.start([spec], namespace="taken")
+        RayWorkers.start([spec], [((0, 0),)], namespace="taken")
     RayWorkers.attach([0], namespace="taken")
-    second = RayWorkers.start([spec], namespace="taken", replace=True)
+    second = RayWorkers.start([spec], [((0, 0),)], namespace="taken", replace=True)
     second.close()
     first.close()
     with pytest.raises(ValueError, match="Failed to look up actor"):
@@ -295,8 +296,8 @@ def describe(transport, rank):
 if __name__ == "__main__":
     signal.signal(signal.SIGTERM, mine)
     cluster = RayCluster.start_local(object_store_bytes=80 << 20)
-    specs = [WorkerSpec(rank, sys.argv[1], ((0, rank),)) for rank in range(2)]
-    workers = RayWorkers.start(specs, namespace="script")
+    specs = [WorkerSpec(rank, sys.argv[1]) for rank in range(2)]
+    workers = RayWorkers.start(specs, [((0, 0),), ((0, 1),)], namespace="script")
     transport = workers.stream_transport()
     pids = [describe(transport, rank).pid for rank in range(2)]
     assert os.getpriority(os.PRIO_PROCESS, pids[0]) == os.getpriority(os.PRIO_PROCESS, 0)
@@ -324,7 +325,7 @@ from expert_workers.worker import WorkerSpec
 
 if __name__ == "__main__":
     cluster = RayCluster.start_local(object_store_bytes=80 << 20)
-    workers = RayWorkers.start([WorkerSpec(0, sys.argv[1], ((0, 0),))], namespace="headless")
+    workers = RayWorkers.start([WorkerSpec(0, sys.argv[1])], [((0, 0),)], namespace="headless")
     assert not kill_and_wait(descendants(os.getpid(), "gcs_server"), 10.0)
     ours = descendants(os.getpid(), "raylet")
     started = time.monotonic()

@@ -93,11 +93,11 @@ def ray_experts(checkpoint: Checkpoint, num_workers: int, replicas: int) -> Iter
     config = checkpoint.config
     placement = place(config.n_layers, config.n_experts, num_workers, replicas)
     specs = [
-        WorkerSpec(rank, str(checkpoint.path), placement.experts_of(rank), torch.float32, num_threads=1)
-        for rank in range(num_workers)
+        WorkerSpec(rank, str(checkpoint.path), torch.float32, num_threads=1) for rank in range(num_workers)
     ]
+    keys = [placement.experts_of(rank) for rank in range(num_workers)]
     with ExitStack() as stack:
-        workers = RayWorkers.start(specs, namespace=f"matrix-{num_workers}-{replicas}")
+        workers = RayWorkers.start(specs, keys, namespace=f"matrix-{num_workers}-{replicas}")
         stack.callback(workers.close)
         pool = ExpertPool.connect(placement, workers.stream_transport())
         stack.callback(pool.close)

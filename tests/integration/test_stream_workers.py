@@ -52,10 +52,11 @@ def local(checkpoint: Checkpoint) -> LocalExperts:
 @pytest.fixture(scope="module")
 def workers(cluster: RayCluster, checkpoint: Checkpoint) -> Iterator[RayWorkers]:
     specs = [
-        WorkerSpec(rank, str(checkpoint.path), PLACEMENT.experts_of(rank), num_threads=1, kernels="torch")
+        WorkerSpec(rank, str(checkpoint.path), num_threads=1, kernels="torch")
         for rank in range(PLACEMENT.num_workers)
     ]
-    workers = RayWorkers.start(specs, namespace=NAMESPACE)
+    keys = [PLACEMENT.experts_of(rank) for rank in range(PLACEMENT.num_workers)]
+    workers = RayWorkers.start(specs, keys, namespace=NAMESPACE)
     yield workers
     workers.close()
 

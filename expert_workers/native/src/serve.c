@@ -14,8 +14,13 @@
 #include "api.h"
 
 #define SERVER "expertmesh.server"
-#define VERSION 2
+#define VERSION 3
 #define MAX_BODY_BYTES ((size_t)1 << 30)
+/* A call of more is Python's, and so is one of a layer beyond. */
+#define MAX_SEGMENTS 1024
+#define MAX_LAYERS 65536
+/* Slots up to which looking at one after the other is quicker than halving. */
+#define FEW_SLOTS 8
 enum { CALL = 1, REPLY = 2 };
 enum { ROWS_F32 = 0, ROWS_BF16 = 1 };
 enum { FORM_PAIRS = 0, FORM_SUM = 1 };
@@ -33,16 +38,17 @@ typedef struct {
     char magic[2];
     uint8_t version, kind, dtype, form, has_index, unused;
     uint64_t body_bytes, call_id, epoch;
-    uint32_t layer, num_segments, num_rows, num_pairs, width, unused4;
+    uint32_t layer, num_segments, num_rows, num_pairs, width, unused4; /* num_pairs of a reply: the weights' tag */
     double seconds;
 } frame_header;
 
 _Static_assert(sizeof(frame_header) == 64, "frame.py packs a header into 64 bytes");
 
+/* A layer's modules, and the slot of each place in the table, ascending. Without modules the table is NULL. */
 typedef struct {
     const expert_table *table;
-    const int32_t *place_E; /* expert -> place in the table, or -1 */
-    long num_experts;
+    uint32_t *slots;
+    long num_slots;
 } served_layer;
 
 /* Grows and stays. */
@@ -52,13 +58,16 @@ typedef struct {
 } memory;
 
 typedef struct {
-    kernel_set kernels;
     const kernels_api *api;
-    pthread_mutex_t lock; /* one call at a time, whoever's: they share the scratch */
-    memory scratch;
     atomic_long num_pairs;
+    /* One call at a time, whoever's: they share the scratch. All below is touched with the lock held only. */
+    pthread_mutex_t lock;
+    memory scratch;
+    uint64_t epoch;
+    kernel_set kernels;
+    int num_threads;
     long num_layers;
-    served_layer layers[];
+    served_layer *layers;
 } server;
 
 typedef struct {
@@ -95,21 +104,44 @@ static int find_parts(const frame_header *h, const char *body, call_body *parts)
     return 1;
 }
 
-/* Whether this is a call that the server can answer as it is. */
-static int is_plain(const server *s, const frame_header *h) {
+/* Whether this is a call that a server may answer as it is, whatever it holds. */
+static int is_plain(const frame_header *h) {
     return memcmp(h->magic, "EM", 2) == 0 && h->version == VERSION && h->kind == CALL && h->dtype <= ROWS_BF16 &&
-           h->form <= FORM_SUM && h->has_index <= 1 && h->layer < s->num_layers && s->layers[h->layer].table != NULL &&
-           h->width == (uint32_t)s->layers[h->layer].table->width && h->num_segments > 0 && h->num_rows > 0 &&
-           h->num_segments <= (uint32_t)s->layers[h->layer].num_experts;
+           h->form <= FORM_SUM && h->has_index <= 1 && h->num_segments > 0 && h->num_segments <= MAX_SEGMENTS &&
+           h->num_rows > 0;
 }
 
-static int read_places(const served_layer *layer, const frame_header *h, const call_body *parts, segment *segments) {
+/* Whether the server holds the layer and serves the coordinator. */
+static int is_served(const server *s, const frame_header *h) {
+    return h->epoch == s->epoch && h->layer < s->num_layers && s->layers[h->layer].table != NULL &&
+           h->width == (uint32_t)s->layers[h->layer].table->width;
+}
+
+/* The place of a slot, or -1. */
+static long place_of(const served_layer *layer, uint32_t slot) {
+    long low = 0, high = layer->num_slots;
+    while (high - low > FEW_SLOTS) {
+        const long middle = low + (high - low) / 2;
+        if (layer->slots[middle] <= slot) low = middle;
+        else high = middle;
+    }
+    for (; low < high; low++)
+        if (layer->slots[low] == slot) return low;
+    return -1;
+}
+
+/* The segments by place, and the tag of what is there. */
+static int read_places(const served_layer *layer, const frame_header *h, const call_body *parts, segment *segments,
+                       uint32_t *tag) {
     uint64_t sum = 0;
+    *tag = 0;
     for (uint32_t i = 0; i < h->num_segments; i++) {
-        const uint32_t expert = parts->segments[2 * i], count = parts->segments[2 * i + 1];
-        if (expert >= (uint32_t)layer->num_experts || layer->place_E[expert] < 0 || count == 0) return 0;
-        segments[i] = (segment){layer->place_E[expert], count};
+        const uint32_t count = parts->segments[2 * i + 1];
+        const long place = place_of(layer, parts->segments[2 * i]);
+        if (place < 0 || count == 0) return 0;
+        segments[i] = (segment){place, count};
         sum += count;
+        *tag += (layer->slots[place] + 1) * count;
     }
     if (sum != h->num_pairs || (parts->index == NULL && h->num_pairs != h->num_rows)) return 0;
     /* Each expert meets a row at most once: nobody gets more computed than was sent. */
@@ -133,11 +165,13 @@ static void widen_rows(const uint16_t *from, size_t count, float *to) {
 }
 
 /* Computes into a reply, header and rows, and returns its size. 0: it is not a call to be computed here. */
-static size_t compute(server *s, const frame_header *h, const char *body, int num_threads, memory *reply) {
+static size_t compute(server *s, const frame_header *h, const char *body, memory *reply) {
+    if (!is_served(s, h)) return 0;
     const served_layer *layer = &s->layers[h->layer];
     call_body parts;
     segment segments[h->num_segments];
-    if (!find_parts(h, body, &parts) || !read_places(layer, h, &parts, segments)) return 0;
+    uint32_t tag;
+    if (!find_parts(h, body, &parts) || !read_places(layer, h, &parts, segments, &tag)) return 0;
     const size_t num_out = h->form == FORM_SUM ? h->num_rows : h->num_pairs;
     if (num_out * h->width * 4 > MAX_BODY_BYTES) return 0;
     const size_t size = sizeof(frame_header) + num_out * h->width * 4;
@@ -166,7 +200,7 @@ static size_t compute(server *s, const frame_header *h, const char *body, int nu
         .out = (float *)(reply->at + sizeof(frame_header)),
         .scratch = s->scratch.at + at_work,
     };
-    s->api->run_experts(&op, num_threads);
+    s->api->run_experts(&op, s->num_threads);
     atomic_fetch_add(&s->num_pairs, h->num_pairs);
     *(frame_header *)reply->at = (frame_header){
         .magic = {'E', 'M'},
@@ -175,7 +209,9 @@ static size_t compute(server *s, const frame_header *h, const char *body, int nu
         .body_bytes = num_out * h->width * 4,
         .call_id = h->call_id,
         .epoch = h->epoch,
+        .layer = h->layer,
         .num_rows = (uint32_t)num_out,
+        .num_pairs = tag,
         .width = h->width,
         .seconds = now() - started,
     };
@@ -200,7 +236,7 @@ static enum status send_all(int fd, const char *from, size_t size, int max_ticks
 }
 
 typedef struct {
-    int fd, num_threads, max_ticks;
+    int fd, max_ticks;
     char *buffer;
     size_t size, start, end;
     memory reply;
@@ -229,7 +265,7 @@ static enum status serve(server *s, conversation *c) {
         if (have >= sizeof h) {
             memcpy(&h, c->buffer + c->start, sizeof h);
             const size_t frame = sizeof h + h.body_bytes;
-            if (!is_plain(s, &h) || h.body_bytes > c->size - sizeof h) return STATUS_FRAME;
+            if (!is_plain(&h) || h.body_bytes > c->size - sizeof h) return STATUS_FRAME;
             if (have >= frame && c->start % sizeof(float) != 0) {
                 /* After a frame of odd length, which Python has answered. */
                 memmove(c->buffer, c->buffer + c->start, have);
@@ -238,7 +274,7 @@ static enum status serve(server *s, conversation *c) {
             }
             if (have >= frame) {
                 pthread_mutex_lock(&s->lock);
-                const size_t reply = compute(s, &h, c->buffer + c->start + sizeof h, c->num_threads, &c->reply);
+                const size_t reply = compute(s, &h, c->buffer + c->start + sizeof h, &c->reply);
                 pthread_mutex_unlock(&s->lock);
                 if (reply == 0) return STATUS_FRAME;
                 c->start += frame;
@@ -264,51 +300,105 @@ static enum status serve(server *s, conversation *c) {
 static void free_server(PyObject *capsule) {
     server *s = PyCapsule_GetPointer(capsule, SERVER);
     pthread_mutex_destroy(&s->lock);
-    for (long layer = 0; layer < s->num_layers; layer++) free((void *)s->layers[layer].place_E);
+    for (long layer = 0; layer < s->num_layers; layer++) free(s->layers[layer].slots);
+    free(s->layers);
     free(s->scratch.at);
     free(s);
 }
 
-/* (kernels, n_experts, per layer: an experts capsule or None, and a tuple of the experts in its places) */
-static PyObject *py_server(PyObject *self, PyObject *args) {
+static PyObject *py_server(PyObject *self, PyObject *none) {
     (void)self;
+    (void)none;
     const kernels_api *api = PyCapsule_Import(KERNELS_API, 0);
-    PyObject *kernels, *layers;
-    long n_experts;
-    if (api == NULL || !PyArg_ParseTuple(args, "OlO!", &kernels, &n_experts, &PyTuple_Type, &layers)) return NULL;
-    const kernel_set *set = PyCapsule_GetPointer(kernels, KERNELS_CAPSULE);
-    if (set == NULL) return NULL;
-    const Py_ssize_t num_layers = PyTuple_GET_SIZE(layers);
-    server *s = calloc(1, sizeof *s + sizeof(served_layer) * (size_t)num_layers);
+    if (api == NULL) return NULL;
+    server *s = calloc(1, sizeof *s);
     if (s == NULL) return PyErr_NoMemory();
-    s->kernels = *set;
     s->api = api;
-    s->num_layers = num_layers;
     pthread_mutex_init(&s->lock, NULL);
     PyObject *capsule = PyCapsule_New(s, SERVER, free_server);
-    if (capsule == NULL) free(s);
-    for (Py_ssize_t layer = 0; capsule != NULL && layer < num_layers; layer++) {
-        PyObject *item = PyTuple_GET_ITEM(layers, layer), *handle, *experts;
-        if (item == Py_None) continue;
-        int32_t *places = malloc(sizeof *places * (size_t)(n_experts + 1));
-        s->layers[layer] = (served_layer){NULL, places, n_experts};
-        if (places == NULL || !PyArg_ParseTuple(item, "OO!", &handle, &PyTuple_Type, &experts) ||
-            (s->layers[layer].table = PyCapsule_GetPointer(handle, EXPERTS_CAPSULE)) == NULL) {
-            Py_CLEAR(capsule);
-            break;
-        }
-        for (long e = 0; e < n_experts; e++) places[e] = -1;
-        for (Py_ssize_t place = 0; place < PyTuple_GET_SIZE(experts); place++) {
-            const long expert = PyLong_AsLong(PyTuple_GET_ITEM(experts, place));
-            if (expert == -1 && PyErr_Occurred()) {
-                Py_CLEAR(capsule);
-                break;
-            }
-            if (expert >= 0 && expert < n_experts) places[expert] = (int32_t)place;
-        }
+    if (capsule == NULL) {
+        pthread_mutex_destroy(&s->lock);
+        free(s);
     }
-    if (capsule == NULL && !PyErr_Occurred()) PyErr_NoMemory();
     return capsule;
+}
+
+/* The slots of a table's places, which must ascend. NULL, with an error set, for what is no such thing. */
+static uint32_t *read_slots(PyObject *tuple, const expert_table *table) {
+    const Py_ssize_t num_slots = PyTuple_GET_SIZE(tuple);
+    uint32_t *slots = malloc(sizeof *slots * (size_t)(num_slots + 1));
+    if (slots == NULL) return (uint32_t *)PyErr_NoMemory();
+    int is_good = num_slots == (table == NULL ? 0 : table->num_experts);
+    for (Py_ssize_t i = 0; i < num_slots && is_good; i++) {
+        const unsigned long slot = PyLong_AsUnsignedLong(PyTuple_GET_ITEM(tuple, i));
+        is_good = !PyErr_Occurred() && slot <= UINT32_MAX && (i == 0 || slot > slots[i - 1]);
+        slots[i] = (uint32_t)slot;
+    }
+    if (is_good) return slots;
+    free(slots);
+    if (!PyErr_Occurred()) PyErr_SetString(PyExc_ValueError, "slots are not those of a table, in ascending order");
+    return NULL;
+}
+
+/* With the lock held. Returns what the layer was, or, where there is no memory, what it should have been. */
+static served_layer put_layer(server *s, long layer, served_layer next) {
+    if (layer >= s->num_layers) {
+        served_layer *layers = realloc(s->layers, sizeof *layers * (size_t)(layer + 1));
+        if (layers == NULL) return next;
+        memset(layers + s->num_layers, 0, sizeof *layers * (size_t)(layer + 1 - s->num_layers));
+        s->layers = layers;
+        s->num_layers = layer + 1;
+    }
+    const served_layer before = s->layers[layer];
+    s->layers[layer] = next;
+    return before;
+}
+
+/* (server, layer, kernels, number of threads, an experts capsule or None, the slots of its places). The caller
+ * keeps the table until the layer is exchanged again. */
+static PyObject *py_exchange(PyObject *self, PyObject *args) {
+    (void)self;
+    PyObject *capsule, *kernels, *handle, *tuple;
+    long layer;
+    int num_threads;
+    if (!PyArg_ParseTuple(args, "OlOiOO!", &capsule, &layer, &kernels, &num_threads, &handle, &PyTuple_Type, &tuple))
+        return NULL;
+    server *s = PyCapsule_GetPointer(capsule, SERVER);
+    const kernel_set *set = s == NULL ? NULL : PyCapsule_GetPointer(kernels, KERNELS_CAPSULE);
+    if (set == NULL) return NULL;
+    served_layer next = {0};
+    if (handle != Py_None && (next.table = PyCapsule_GetPointer(handle, EXPERTS_CAPSULE)) == NULL) return NULL;
+    if (layer < 0 || layer >= MAX_LAYERS) return PyErr_Format(PyExc_ValueError, "layer %ld is too high", layer);
+    next.num_slots = (long)PyTuple_GET_SIZE(tuple);
+    if ((next.slots = read_slots(tuple, next.table)) == NULL) return NULL;
+    uint32_t *const mine = next.slots;
+    served_layer before;
+    Py_BEGIN_ALLOW_THREADS;
+    pthread_mutex_lock(&s->lock);
+    before = put_layer(s, layer, next);
+    s->kernels = *set;
+    s->num_threads = num_threads;
+    pthread_mutex_unlock(&s->lock);
+    Py_END_ALLOW_THREADS;
+    const int has_failed = before.slots == mine;
+    free(before.slots);
+    if (has_failed) return PyErr_NoMemory();
+    Py_RETURN_NONE;
+}
+
+static PyObject *py_claim(PyObject *self, PyObject *args) {
+    (void)self;
+    PyObject *capsule;
+    unsigned long long epoch;
+    if (!PyArg_ParseTuple(args, "OK", &capsule, &epoch)) return NULL;
+    server *s = PyCapsule_GetPointer(capsule, SERVER);
+    if (s == NULL) return NULL;
+    Py_BEGIN_ALLOW_THREADS;
+    pthread_mutex_lock(&s->lock);
+    if (epoch > s->epoch) s->epoch = epoch;
+    pthread_mutex_unlock(&s->lock);
+    Py_END_ALLOW_THREADS;
+    Py_RETURN_NONE;
 }
 
 static PyObject *py_serve(PyObject *self, PyObject *args) {
@@ -317,8 +407,7 @@ static PyObject *py_serve(PyObject *self, PyObject *args) {
     Py_buffer buffer;
     conversation c = {0};
     Py_ssize_t start, end;
-    if (!PyArg_ParseTuple(args, "Oiw*nnii", &capsule, &c.fd, &buffer, &start, &end, &c.num_threads, &c.max_ticks))
-        return NULL;
+    if (!PyArg_ParseTuple(args, "Oiw*nni", &capsule, &c.fd, &buffer, &start, &end, &c.max_ticks)) return NULL;
     server *s = PyCapsule_GetPointer(capsule, SERVER);
     if (s == NULL || start < 0 || end < start || end > buffer.len) {
         PyBuffer_Release(&buffer);
@@ -347,7 +436,9 @@ static PyObject *py_num_pairs(PyObject *self, PyObject *capsule) {
 }
 
 static PyMethodDef methods[] = {
-    {"server", py_server, METH_VARARGS, NULL},
+    {"server", py_server, METH_NOARGS, NULL},
+    {"exchange", py_exchange, METH_VARARGS, NULL},
+    {"claim", py_claim, METH_VARARGS, NULL},
     {"serve", py_serve, METH_VARARGS, NULL},
     {"num_pairs", py_num_pairs, METH_O, NULL},
     {NULL, NULL, 0, NULL},

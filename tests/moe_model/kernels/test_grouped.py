@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from moe_model import ModelConfig
+from moe_model.dispatch import by_layer
 from moe_model.families import family_of
 from moe_model.kernels.grouped import GroupedBank
 from moe_model.kernels.torch_kernels import TorchBank, TorchKernels
@@ -27,7 +28,7 @@ def _banks(
         )
         for expert in ids
     }
-    return TorchBank(experts, E), GroupedBank(experts, E)
+    return TorchBank(by_layer(experts)), GroupedBank.of(experts)
 
 
 @given(st.integers(2, 40), st.integers(1, E), st.integers(0, 99))

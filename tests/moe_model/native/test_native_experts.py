@@ -29,7 +29,7 @@ def make_bank(kernels: Kernels, d_model: int = 20, d_ff: int = 37, *, int8: bool
     family = family_of(config)
     experts = random_weights(config).experts
     built = {key: family.build_expert(config, found, kernels, int8=int8) for key, found in experts.items()}
-    return kernels.bank(built, E)
+    return kernels.bank(built)
 
 
 def _routing(num_tokens: int, top_k: int, seed: int) -> Routing:

@@ -1,0 +1,44 @@
+"""Expert modules in files of their own, outside the checkpoint, of which nothing is believed unchecked."""
+
+import hashlib
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from moe_model import safetensors_file
+from moe_model.config import ModelConfig
+from moe_model.errors import CheckpointError
+from moe_model.families import family_of
+from moe_model.files import read_file
+from moe_model.modules import ExpertFile
+
+
+def read_expert_file(
+    file: ExpertFile,
+    config: ModelConfig,
+    stored: torch.dtype,
+    dtype: torch.dtype | None = None,
+    device: str | torch.device = "cpu",
+) -> dict[str, Tensor]:
+    """One module of the model, as `dtype` (None: as stored); `stored` is the dtype of the checkpoint's own.
+
+    Raises CheckpointError, naming the file and where there is one the tensor, unless it is a regular file of
+    the size and sum that were promised, has just the tensors of such a module, and all values are finite.
+    """
+    path, shapes = Path(file.path), family_of(config).expert_shapes(config)
+    if not path.is_absolute():
+        raise CheckpointError(f"{path}: is not an absolute path")
+    num_bytes = safetensors_file.num_data_bytes(shapes, stored)
+    largest = num_bytes + 8 + safetensors_file.MAX_HEADER_BYTES
+    data = read_file(path, max_size=min(file.size, largest))
+    if len(data) != file.size:
+        raise CheckpointError(f"{path}: has {len(data)} bytes, expected {file.size}")
+    if hashlib.sha256(data).hexdigest() != file.sha256:
+        raise CheckpointError(f"{path}: SHA-256 is not the one that was checked: the file has changed")
+    views = safetensors_file.parse(data, shapes, stored, str(path))
+    tensors = safetensors_file.owned(views, dtype or stored, device)
+    for name, tensor in tensors.items():
+        if not tensor.isfinite().all():
+            raise CheckpointError(f"{path}: tensor {name!r} has values that are not finite")
+    return tensors
