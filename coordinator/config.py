@@ -64,6 +64,11 @@ class WorkersConfig:
     ray_address: str | None = None
     ray_namespace: str = "expertmesh"
     replace_workers: bool = False
+    on_expert_loss: str = "auto"
+    redundant_experts: int = 0
+    rebalance_interval: float = 60.0
+    keep_workers: bool = False
+    take_over: bool = False
     num_threads: int | None = None
     call_timeout: float = 10.0
     expert_wait_timeout: float = 30.0

@@ -3,14 +3,12 @@
 import logging
 import os
 import sys
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 from coordinator.api import logging_setup
 from coordinator.api.chat_template import ChatTemplate
-from coordinator.api.operations import WorkerState, WorkerView
-from coordinator.api.private_files import check_private
+from coordinator.api.operations import Scaled, WorkerState, WorkerView
 from coordinator.api.served_model import ServedModel
 from coordinator.config import EngineConfig, ModelOptions, ObservabilityConfig, WorkersConfig
 from coordinator.engine.block_allocator import BlockAllocator
@@ -21,28 +19,16 @@ from coordinator.engine.model_runner import ModelRunner
 from coordinator.engine.observer import EngineObserver
 from coordinator.engine.overlap import Overlap
 from coordinator.engine.scheduler import Scheduler
+from coordinator.open_workers import open_workers
 from coordinator.structured.compiler import ConstraintCompiler
-from expert_workers.assembly import Combine
-from expert_workers.dispatch import PoolOptions
-from expert_workers.in_process import InProcessTransport
-from expert_workers.members import Expected
-from expert_workers.placement import Placement, place
-from expert_workers.pool import ExpertPool
-from expert_workers.pool_stats import PoolObserver, PoolObservers
-from expert_workers.ray_cluster import RayCluster
-from expert_workers.ray_workers import DataPlane, RayWorkers
-from expert_workers.stream_tls import TlsPaths
-from expert_workers.transport import Transport
-from expert_workers.wire import dtype_name
-from expert_workers.worker import ExpertWorker, WorkerSpec
+from expert_workers.pool_stats import PoolObserver
+from expert_workers.remote_experts import RemoteExperts
 from moe_model.checkpoint import MAX_CHAT_TEMPLATE_BYTES, Checkpoint
-from moe_model.errors import ConfigError
 from moe_model.experts import ExpertBackend
 from moe_model.families import family_of
 from moe_model.files import read_file
 from moe_model.kernels.choice import choose_kernels, set_torch_threads
 from moe_model.loading import load_local_experts, load_model
-from moe_model.modules import checkpoint_modules
 from moe_model.tokenizer import Tokenizer
 
 logger = logging.getLogger(__name__)
@@ -98,19 +84,15 @@ def build_engine(
         config.max_step_tokens,
         prefix_caching=config.prefix_caching,
     )
-    watch = _watch(experts, expert_wait_timeout) if isinstance(experts, ExpertPool) else None
-    overlap = Overlap(config.micro_batches) if isinstance(experts, ExpertPool) else None
+    watch = _watch(experts, expert_wait_timeout) if isinstance(experts, RemoteExperts) else None
+    overlap = Overlap(config.micro_batches) if isinstance(experts, RemoteExperts) else None
     runner = ModelRunner(model, cache, attention_plan(kernels), overlap)
     return Engine(scheduler, runner, checkpoint.config.max_seq_len, watch, observer)
 
 
-def _watch(pool: ExpertPool, timeout: float) -> ExpertWatch:
+def _watch(experts: RemoteExperts, timeout: float) -> ExpertWatch:
     """Waits in short turns, so that the engine hears its callers between them."""
-
-    def wait() -> None:
-        pool.revive(time.monotonic() + EXPERT_WAIT_TURN)
-
-    return ExpertWatch(wait, timeout, pool.watch)
+    return ExpertWatch(lambda: experts.await_news(EXPERT_WAIT_TURN), timeout, experts.idle)
 
 
 def served_model(checkpoint: Checkpoint, options: ModelOptions, config: EngineConfig) -> ServedModel:
@@ -173,8 +155,10 @@ def open_experts(
     engine: EngineConfig,
     workers: WorkersConfig,
     observers: Sequence[PoolObserver] = (),
+    fenced: Callable[[str], None] | None = None,
 ) -> Iterator[ExpertBackend]:
-    """The experts, in this process or in workers that end with the block."""
+    """The experts, in this process or in workers that end with the block; `fenced` is told when another
+    coordinator has taken these over."""
     if workers.num_workers == 0:
         device = engine.resolve_device()
         kernels = choose_kernels(engine.kernels, device, engine.num_threads)
@@ -182,92 +166,16 @@ def open_experts(
             checkpoint, engine.dtype, device, kernels, int8=engine.expert_dtype == "int8"
         )
         return
-    config = checkpoint.config
-    replicas = workers.num_replicas
-    if replicas < workers.replicas:
-        logger.warning("%d replicas asked for, %d workers can hold %d", workers.replicas, replicas, replicas)
-    placement = place(config.n_layers, config.n_experts, workers.num_workers, replicas)
-    specs = [_worker_spec(checkpoint, rank, engine, workers) for rank in range(workers.num_workers)]
-    with _open_transport(specs, placement, workers) as transport:
-        options = PoolOptions(
-            call_timeout=workers.call_timeout,
-            start_timeout=workers.start_timeout,
-            wire_dtype=workers.wire_dtype,
-            combine=Combine(workers.combine),
-        )
-        expected = Expected(dtype_name(engine.dtype), checkpoint.fingerprint)
-        pool = ExpertPool.connect(placement, transport, options, expected, PoolObservers(observers))
-        try:
-            yield pool
-        finally:
-            pool.close()
-
-
-def _worker_spec(
-    checkpoint: Checkpoint, rank: int, engine: EngineConfig, workers: WorkersConfig
-) -> WorkerSpec:
-    num_threads = workers.num_threads
-    if num_threads is None and workers.ray_address is None:
-        # All on this machine: together no more threads than it has cores.
-        num_threads = max(1, len(os.sched_getaffinity(0)) // workers.num_workers)
-    return WorkerSpec(
-        rank,
-        str(checkpoint.path.resolve()),
-        engine.dtype,
-        num_threads=num_threads,
-        fingerprint=checkpoint.fingerprint,
-        kernels=engine.kernels,
-        int8=engine.expert_dtype == "int8",
-    )
-
-
-@contextmanager
-def _open_transport(
-    specs: Sequence[WorkerSpec], placement: Placement, config: WorkersConfig
-) -> Iterator[Transport]:
-    """Started workers and the way to them; both end with the block."""
-    if config.transport == "in-process":
-        workers = {spec.rank: ExpertWorker(spec) for spec in specs}
-        for rank, worker in workers.items():
-            worker.load(checkpoint_modules(placement.experts_of(rank)))
-        yield InProcessTransport(workers)
-        return
-    address, tls_paths = config.ray_address, data_tls(config)
-    tls = os.environ.get("RAY_USE_TLS", "0").lower() in ("1", "true")
-    cluster = RayCluster.start_local() if address is None else RayCluster.connect(address, tls=tls)
-    try:
-        actors = RayWorkers.start(
-            specs,
-            [placement.experts_of(spec.rank) for spec in specs],
-            namespace=config.ray_namespace,
-            timeout=config.start_timeout,
-            replace=config.replace_workers,
-            # A cluster of our own is on this machine alone, and so is its data plane.
-            data_plane=DataPlane("127.0.0.1" if address is None else None, tls_paths),
-        )
-        try:
-            is_stream = config.transport == "stream"
-            yield actors.stream_transport(tls=tls_paths) if is_stream else actors.call_transport()
-        finally:
-            actors.close()
-    finally:
-        cluster.close()
-
-
-def data_tls(config: WorkersConfig) -> TlsPaths | None:
-    """Raises ConfigError for files that only make sense together."""
-    paths = [config.data_tls_cert, config.data_tls_key, config.data_tls_ca]
-    given = [str(path.resolve()) for path in paths if path is not None]
-    if given and len(given) < len(paths):
-        raise ConfigError("--data-tls-cert, --data-tls-key and --data-tls-ca are needed together")
-    if config.data_tls_key is not None:
-        check_private(config.data_tls_key, "data plane TLS key")
-    return TlsPaths(*given) if given else None
+    if workers.num_replicas < workers.replicas:
+        asked, num = workers.replicas, workers.num_replicas
+        logger.warning("%d replicas asked for, %d workers can hold %d", asked, num, num)
+    with open_workers(checkpoint, engine, workers, observers, fenced) as experts:
+        yield experts
 
 
 def describe_experts(experts: ExpertBackend) -> list[str]:
     """One line per worker: who it is, what it holds, what it has done."""
-    if not isinstance(experts, ExpertPool):
+    if not isinstance(experts, RemoteExperts):
         return ["all experts run in the coordinator's process"]
     return [
         f"worker {worker.rank}  {worker.state}  pid {worker.pid}  {worker.device}  "
@@ -279,7 +187,7 @@ def describe_experts(experts: ExpertBackend) -> list[str]:
 
 def topology_of(experts: ExpertBackend) -> Callable[[], Sequence[WorkerView]]:
     """What operators are shown of the workers; nobody where the experts run in this process."""
-    if not isinstance(experts, ExpertPool):
+    if not isinstance(experts, RemoteExperts):
         return tuple
 
     def topology() -> Sequence[WorkerView]:
@@ -291,6 +199,11 @@ def topology_of(experts: ExpertBackend) -> Callable[[], Sequence[WorkerView]]:
                 state=WorkerState(worker.state.value),
                 routed_tokens=worker.routed_rows,
                 experts=worker.experts,
+                pid=worker.pid,
+                host=worker.host,
+                num_bytes=worker.num_bytes,
+                num_losses=worker.num_losses,
+                last_loss=worker.last_loss,
             )
             for worker in experts.topology()
         ]
@@ -298,6 +211,18 @@ def topology_of(experts: ExpertBackend) -> Callable[[], Sequence[WorkerView]]:
     return topology
 
 
+def scale_of(experts: ExpertBackend) -> Callable[[int], Scaled] | None:
+    """How the number of workers is changed; None where there are none."""
+    if not isinstance(experts, RemoteExperts):
+        return None
+
+    def scale(num_workers: int) -> Scaled:
+        done = experts.scale(num_workers)
+        return Scaled(done.num_before, done.num_workers, done.num_moved, done.seconds)
+
+    return scale
+
+
 def missing_experts_of(experts: ExpertBackend) -> Callable[[], int]:
     """How many experts nobody can compute at the moment."""
-    return experts.missing_experts if isinstance(experts, ExpertPool) else int
+    return experts.missing_experts if isinstance(experts, RemoteExperts) else int

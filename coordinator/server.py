@@ -26,7 +26,14 @@ from coordinator.engine.async_engine import AsyncEngine
 from coordinator.engine.observer import EngineObservers
 from coordinator.engine.request import ContextOverflow, Request, StopRules
 from coordinator.fronts import Fronts
-from coordinator.main import build_engine, missing_experts_of, open_experts, served_model, topology_of
+from coordinator.main import (
+    build_engine,
+    missing_experts_of,
+    open_experts,
+    scale_of,
+    served_model,
+    topology_of,
+)
 from moe_model.checkpoint import Checkpoint
 from moe_model.experts import ExpertBackend
 from moe_model.sampling import SamplingParams
@@ -69,7 +76,7 @@ async def open_server(config: ServeConfig) -> AsyncIterator[RunningServer]:
         topology = topology_of(experts)
         metric_sources = MetricSources(engine.stats, topology, config.engine.block_size)
         watchers.metrics.open(model.name, model.max_context, metric_sources)
-        operations = Operations(_facts(config, model), engine, topology)
+        operations = Operations(_facts(config, model), engine, topology, scale_of(experts))
         sources = Sources(engine.stats, missing_experts_of(experts))
         # What is there now stays: looking through all of it for cycles would only hold up everybody.
         gc.collect()

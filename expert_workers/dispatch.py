@@ -1,9 +1,10 @@
 """Dispatch: one layer's rows on their way to the workers and back, worked out when it begins.
 
-Shapes: T tokens, K experts per token, D d_model.
+Shapes: T tokens, K experts per token, C columns of the layer's router, D d_model.
 """
 
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import NamedTuple
 
 import torch
@@ -11,49 +12,75 @@ from torch import Tensor
 
 from expert_workers.assembly import Combine, PairRows, Sums
 from expert_workers.slices import RowSlice, sort_pairs
-from expert_workers.transport import Pending
-from expert_workers.wire import DTYPES, ExpertCall, ExpertReply, ReplyForm, dtype_name, tensor_to_array
+from expert_workers.transport import Link, Pending
+from expert_workers.wire import DTYPES, ExpertCall, ReplyForm, dtype_name, tensor_to_array
 from moe_model.router import Routing
+
+
+class OnLoss(StrEnum):
+    """What happens to rows whose worker is lost. AUTO: a replica; else the experts are loaded on a survivor;
+    else in the coordinator; else the step waits for the worker. Each other one leaves some of it out."""
+
+    AUTO = "auto"
+    REPLICA = "replica"
+    RELOAD = "reload"
+    LOCAL = "local"
+    WAIT = "wait"
+    FAIL = "fail"
+
+    @property
+    def waits(self) -> bool:
+        """Whether a step waits for experts that nobody holds."""
+        return self not in (OnLoss.REPLICA, OnLoss.FAIL)
 
 
 @dataclass(frozen=True, slots=True)
 class PoolOptions:
-    """Seconds; one dispatch may take `call_timeout` for each worker that is lost on its way.
+    """Seconds; a call may take `call_timeout` at most, and less, but not below `least_timeout`, where calls
+    of its size usually take much less. `rescue_patience` is how long a step waits inside for lost experts.
 
     `wire_dtype` is that of float32 rows as they travel to the workers; bfloat16 rows travel as they are. What
     comes back is float32 in any case.
     """
 
     call_timeout: float = 10.0
-    start_timeout: float = 30.0
-    retry_interval: float = 0.5
+    least_timeout: float = 1.0
+    rescue_patience: float = 2.0
+    hedge_floor: float = 0.01
     wire_dtype: str = "float32"
     combine: Combine = Combine.EXACT
+    on_loss: OnLoss = OnLoss.AUTO
+    epoch: int = 0
 
 
 class Sent(NamedTuple):
-    """One worker's part. `num_losses` is how often that worker had been lost before."""
+    """One worker's part. `started` is by time.perf_counter(), `deadline` by time.monotonic()."""
 
-    rank: int
+    link: Link
     part: RowSlice
     call: ExpertCall
-    pending: Pending[ExpertReply]
-    num_losses: int
+    pending: Pending
+    started: float
+    deadline: float
 
 
 class Dispatch:
-    """Belongs to the pool that began it."""
+    """Belongs to the pool that began it. `todo_C` are the rows of columns that are yet to be sent, `open_C`
+    of those that nobody has answered."""
 
     __slots__ = (
-        "deadline",
         "device",
         "dtype",
         "form",
+        "hedge_at",
         "layer",
+        "num_open",
+        "open_C",
         "pairs",
         "sent",
         "start_ns",
         "started",
+        "todo_C",
         "weights_TK",
         "wire_dtype",
         "x_TD",
@@ -64,7 +91,7 @@ class Dispatch:
         layer: int,
         x_TD: Tensor,
         routing: Routing,
-        n_experts: int,
+        num_columns: int,
         options: PoolOptions,
         start_ns: int,
         started: float,
@@ -79,16 +106,35 @@ class Dispatch:
         self.x_TD = tensor_to_array(rows_TD.contiguous())
         self.weights_TK = _on_cpu(routing.weights_TK)
         ids_TK = _on_cpu(routing.expert_ids_TK).numpy()
-        self.pairs = sort_pairs(ids_TK, self.weights_TK.numpy(), n_experts)
+        self.pairs = sort_pairs(ids_TK, self.weights_TK.numpy(), num_columns)
         self.form: ReplyForm = options.combine.form(ids_TK.shape[1])
         self.sent: list[Sent] = []
-        self.deadline = 0.0
+        self.todo_C = list(self.pairs.counts_E)
+        self.open_C = list(self.todo_C)
+        self.num_open = len(self.open_C) - self.open_C.count(0)
+        self.hedge_at: float | None = None
 
     def assembly(self) -> Sums | PairRows:
         width = self.x_TD.shape[1]
         if self.form is ReplyForm.SUM:
             return Sums(self.pairs, width)
         return PairRows(self.pairs, width, self.weights_TK)
+
+    def is_open(self, part: RowSlice) -> bool:
+        """Whether nobody has answered any of a part's columns."""
+        return all(self.open_C[column] for column, _ in part.segments)
+
+    def answered(self, part: RowSlice) -> None:
+        for column, _ in part.segments:
+            self.open_C[column] = 0
+        self.num_open -= len(part.segments)
+
+    def put_back(self, part: RowSlice) -> None:
+        """Nobody answers this part: what nobody else has at hand of it must be sent again."""
+        at_hand = {column for sent in self.sent for column, _ in sent.part.segments}
+        for column, count in part.segments:
+            if self.open_C[column] and column not in at_hand:
+                self.todo_C[column] = count
 
 
 def _on_cpu(tensor: Tensor) -> Tensor:

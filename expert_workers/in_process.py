@@ -1,60 +1,64 @@
-"""InProcessTransport: the workers are objects in this process. For one-process serving and for tests.
+"""Links to workers that are objects in this process: the last resort, one-process pools, and tests.
 
 A call runs where it is sent, so nothing is ever late here.
 """
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Generic, Protocol, TypeVar, cast
+import time
+from collections.abc import Callable, Sequence
+from typing import Protocol
 
 from expert_workers.transport import Failure, FailureReason, Pending
 from expert_workers.wire import ExpertCall, ExpertReply
-from expert_workers.worker import WorkerInfo
 from moe_model.errors import ExpertMeshError
-
-T = TypeVar("T")
 
 
 class LocalWorker(Protocol):
-    """What this transport needs of a worker."""
+    """What computes."""
 
     def compute(self, call: ExpertCall) -> ExpertReply: ...
 
-    def describe(self) -> WorkerInfo: ...
+
+class LocalCall:
+    """A Pending that is over."""
+
+    __slots__ = ("arrived", "outcome")
+
+    def __init__(self, outcome: ExpertReply | Failure) -> None:
+        self.outcome = outcome
+        self.arrived = time.perf_counter()
 
 
-@dataclass(frozen=True, slots=True)
-class _Done(Generic[T]):
-    rank: int
-    outcome: T | Failure
+class LocalLink:
+    """A Link to an object."""
 
+    def __init__(self, rank: int, worker: LocalWorker) -> None:
+        self.rank = rank
+        self.failure: Failure | None = None
+        self._worker = worker
 
-class InProcessTransport:
-    """A Transport over plain objects."""
+    def send(self, call: ExpertCall) -> LocalCall:
+        if self.failure is not None:
+            return LocalCall(self.failure)
+        try:
+            return LocalCall(self._worker.compute(call))
+        except ExpertMeshError as error:
+            return LocalCall(Failure(FailureReason.RAISED, str(error)))
 
-    def __init__(self, workers: Mapping[int, LocalWorker]) -> None:
-        self._workers = dict(workers)
-
-    @property
-    def ranks(self) -> Sequence[int]:
-        return tuple(sorted(self._workers))
-
-    def send(self, rank: int, call: ExpertCall) -> Pending[ExpertReply]:
-        worker = self._workers[rank]
-        return _run(rank, lambda: worker.compute(call))
-
-    def describe(self, rank: int) -> Pending[WorkerInfo]:
-        return _run(rank, self._workers[rank].describe)
-
-    def gather(self, pendings: Sequence[Pending[T]], deadline: float) -> list[T | Failure]:
-        return [cast("_Done[T]", pending).outcome for pending in pendings]
-
-    def close(self) -> None:
+    def look(self) -> None:
         pass
 
+    def fail(self, reason: FailureReason, message: str) -> None:
+        if self.failure is None:
+            self.failure = Failure(reason, message)
 
-def _run(rank: int, work: Callable[[], T]) -> _Done[T]:
-    try:
-        return _Done(rank, work())
-    except ExpertMeshError as error:
-        return _Done(rank, Failure(FailureReason.RAISED, str(error)))
+    def close(self) -> None:
+        self.fail(FailureReason.DIED, f"worker {self.rank}: is closed")
+
+
+class LocalPlane:
+    """A Plane where all is there already."""
+
+    def wait(
+        self, pendings: Sequence[Pending], deadline: float, is_enough: Callable[[], bool] | None = None
+    ) -> None:
+        pass

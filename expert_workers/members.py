@@ -1,209 +1,170 @@
-"""Members: which workers are live, and the way back for lost ones. Computes nothing and routes nothing.
+"""Members: what the supervisor knows of each worker, and what follows from it. Pure.
 
-Asking is never waiting: a probe of a lost worker is left on its way and looked at later, so that a worker
-which hangs costs the others nothing.
+A module is wanted where the target says so. What is missing is loaded, what is in excess is dropped once
+nobody asks for it there any more, and routes name only what is there.
 """
 
-import threading
-import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from enum import StrEnum
 
-from expert_workers.placement import Placement
-from expert_workers.transport import Failure, FailureReason, Pending, Transport
+from expert_workers.restart_policy import RestartPolicy
+from expert_workers.transport import FailureReason, Link
+from expert_workers.wire import Array
 from expert_workers.worker import WorkerInfo
-from moe_model.errors import WorkerStartError
+from moe_model.dispatch import ExpertKey
+
+# The rank of the coordinator's own process, where experts are loaded as a last resort.
+LOCAL = -1
+# Seconds for which a module stays after the last step that could have asked for it there has begun.
+DROP_AFTER = 2.0
+
+Keys = frozenset[ExpertKey]
 
 
 class WorkerState(StrEnum):
+    STARTING = "starting"
     READY = "ready"
     LOST = "lost"
+    DRAINING = "draining"
+    BROKEN = "broken"
+
+
+@dataclass(slots=True)
+class Surplus:
+    """Keys that routes of `version` and later no longer name there; `since`: when those were adopted."""
+
+    keys: Keys
+    version: int
+    since: float | None = None
+
+
+@dataclass(slots=True)
+class Member:
+    """One worker. `is_busy`: somebody is at it; `held` is what its process has loaded."""
+
+    rank: int
+    policy: RestartPolicy = field(default_factory=RestartPolicy)
+    info: WorkerInfo | None = None
+    link: Link | None = None
+    held: Keys = frozenset()
+    is_busy: bool = False
+    is_leaving: bool = False
+    num_losses: int = 0
+    last_loss: str = ""
+    last_reason: FailureReason | None = None
+    lost_at: float | None = None
+    surplus: Surplus | None = None
+    canaries: dict[ExpertKey, Array] = field(default_factory=dict)
+
+    @property
+    def is_ready(self) -> bool:
+        return self.link is not None
+
+    @property
+    def state(self) -> WorkerState:
+        if self.is_leaving:
+            return WorkerState.DRAINING
+        if self.is_ready:
+            return WorkerState.READY
+        if self.policy.is_open:
+            return WorkerState.BROKEN
+        return WorkerState.STARTING if self.lost_at is None else WorkerState.LOST
 
 
 @dataclass(frozen=True, slots=True)
-class Expected:
-    """What every worker of a pool must agree on. None: whatever the worker says."""
-
-    dtype: str | None = None
-    fingerprint: str | None = None
+class BringUp:
+    rank: int
 
 
 @dataclass(frozen=True, slots=True)
-class _Loss:
-    """Why a worker is lost; `quarantined` is the process that must not come back."""
-
-    failure: Failure
-    quarantined: tuple[str, int] | None
+class Load:
+    rank: int
+    keys: Keys
 
 
-class Members:
-    """The workers of a placement. All but the properties belongs to one thread."""
-
-    def __init__(
-        self,
-        placement: Placement,
-        transport: Transport,
-        infos: Mapping[int, WorkerInfo],
-        expected: Expected,
-        retry_interval: float,
-    ) -> None:
-        self._placement = placement
-        self._transport = transport
-        self._expected = expected
-        self._retry_interval = retry_interval
-        self._closed = threading.Event()
-        self._lock = threading.Lock()
-        self._infos = dict(infos)
-        self._losses: dict[int, _Loss] = {}
-        self._num_losses = dict.fromkeys(infos, 0)
-        self._probes: dict[int, Pending[WorkerInfo]] = {}
-        self._probe_at: dict[int, float] = {}
-        self._live = frozenset(infos)
-        # Of `watch`: who has been asked, since when, and when the next round is due.
-        self._checks: dict[int, Pending[WorkerInfo]] = {}
-        self._checked_at = 0.0
-        self._check_at = 0.0
-
-    @property
-    def live(self) -> frozenset[int]:
-        return self._live
-
-    @property
-    def infos(self) -> dict[int, WorkerInfo]:
-        """The last that each worker said about itself."""
-        with self._lock:
-            return dict(self._infos)
-
-    def state(self, rank: int) -> WorkerState:
-        return WorkerState.READY if rank in self._live else WorkerState.LOST
-
-    def num_losses(self, rank: int) -> int:
-        """How often it has been lost so far: what it was asked before the last time is void."""
-        return self._num_losses[rank]
-
-    def lose(self, rank: int, failure: Failure) -> None:
-        """Takes a worker out. One whose reply was invalid only comes back as another process."""
-        info = self._infos[rank]
-        invalid = failure.reason is FailureReason.INVALID
-        self._losses[rank] = _Loss(failure, (info.node_id, info.pid) if invalid else None)
-        self._num_losses[rank] += 1
-        self._live -= {rank}
-        self._probe_at[rank] = time.monotonic() + self._retry_interval
-
-    def poll(self) -> frozenset[int]:
-        """Takes back the lost workers that have answered a probe, and sends the probes that are due."""
-        if not self._losses:
-            return frozenset()
-        self._send_probes()
-        return self._settle(time.monotonic())
-
-    def revive(self, deadline: float) -> frozenset[int]:
-        """Waits until a lost worker is back, or for the deadline; returns the ranks that are back."""
-        while self._losses and not self._closed.is_set():
-            self._send_probes()
-            now = time.monotonic()
-            turn = min(deadline, now + self._retry_interval)
-            back = self._settle(turn)
-            if back or now >= deadline:
-                return back
-            self._closed.wait(max(0.0, min(turn, self._next_probe()) - time.monotonic()))
-        return frozenset()
-
-    def watch(self, timeout: float) -> tuple[list[tuple[int, Failure]], frozenset[int]]:
-        """Asks everybody, now and then, and looks at what has been answered since; returns those found to be
-        gone, who are still to be `lose`d, and those that are back."""
-        back = self.poll()
-        now = time.monotonic()
-        if now >= self._check_at and not self._checks:
-            self._check_at = now + self._retry_interval
-            self._checks = {rank: self._transport.describe(rank) for rank in sorted(self._live)}
-            self._checked_at = now
-        return self._gone(now, timeout), back
-
-    def _gone(self, now: float, timeout: float) -> list[tuple[int, Failure]]:
-        if not self._checks:
-            return []
-        checks, self._checks = self._checks, {}
-        outcomes = self._transport.gather(list(checks.values()), now)
-        gone = []
-        for (rank, pending), outcome in zip(checks.items(), outcomes, strict=True):
-            if not isinstance(outcome, Failure) or rank not in self._live:
-                continue
-            if outcome.reason is FailureReason.LATE and now - self._checked_at < timeout:
-                self._checks[rank] = pending
-            else:
-                gone.append((rank, outcome))
-        return gone
-
-    def close(self) -> None:
-        self._checks.clear()
-        self._closed.set()
-        self._probes.clear()
-
-    def _send_probes(self) -> None:
-        now = time.monotonic()
-        for rank in self._losses:
-            if rank not in self._probes and now >= self._probe_at[rank]:
-                self._probes[rank] = self._transport.describe(rank)
-
-    def _settle(self, deadline: float) -> frozenset[int]:
-        probes = tuple(self._probes.items())
-        if not probes:
-            return frozenset()
-        outcomes = self._transport.gather([pending for _, pending in probes], deadline)
-        back = {
-            rank for (rank, _), outcome in zip(probes, outcomes, strict=True) if self._answered(rank, outcome)
-        }
-        self._live |= back
-        return frozenset(back)
-
-    def _answered(self, rank: int, outcome: WorkerInfo | Failure) -> bool:
-        if isinstance(outcome, Failure) and outcome.reason is FailureReason.LATE:
-            return False
-        del self._probes[rank]
-        self._probe_at[rank] = time.monotonic() + self._retry_interval
-        if isinstance(outcome, Failure) or mismatch(self._placement, self._expected, rank, outcome):
-            return False
-        if self._losses[rank].quarantined == (outcome.node_id, outcome.pid):
-            return False
-        with self._lock:
-            self._infos[rank] = outcome
-        del self._losses[rank]
-        return True
-
-    def _next_probe(self) -> float:
-        waiting = [
-            at for rank, at in self._probe_at.items() if rank in self._losses and rank not in self._probes
-        ]
-        return min(waiting, default=float("inf"))
+@dataclass(frozen=True, slots=True)
+class Drop:
+    rank: int
+    keys: Keys
 
 
-def introduce(
-    placement: Placement, transport: Transport, expected: Expected, deadline: float
-) -> dict[int, WorkerInfo]:
-    """Asks every worker who it is. Raises WorkerStartError unless each holds just what the placement says."""
-    ranks: Sequence[int] = range(placement.num_workers)
-    outcomes = transport.gather([transport.describe(rank) for rank in ranks], deadline)
-    infos = {}
-    for rank, outcome in zip(ranks, outcomes, strict=True):
-        if isinstance(outcome, Failure):
-            raise WorkerStartError(outcome.message)
-        problem = mismatch(placement, expected, rank, outcome)
-        if problem:
-            raise WorkerStartError(problem)
-        infos[rank] = outcome
-    return infos
+@dataclass(frozen=True, slots=True)
+class End:
+    rank: int
 
 
-def mismatch(placement: Placement, expected: Expected, rank: int, info: WorkerInfo) -> str:
-    """What is wrong with a worker's description of itself; empty when nothing is."""
-    if info.rank != rank:
-        return f"worker {rank}: says it is worker {info.rank}"
-    if info.keys != placement.experts_of(rank):
-        return f"worker {rank}: holds other experts than its placement says"
-    if expected.dtype not in (None, info.dtype):
-        return f"worker {rank}: computes in {info.dtype}, expected {expected.dtype}"
-    if expected.fingerprint not in (None, info.fingerprint):
-        return f"worker {rank}: has loaded another checkpoint"
-    return ""
+Action = BringUp | Load | Drop | End
+
+
+def holders_of(
+    members: Iterable[Member], wanted: Mapping[int, Keys], keys: Iterable[ExpertKey]
+) -> dict[ExpertKey, tuple[int, ...]]:
+    """Who can be asked for each module: those that shall hold it, else whoever still does."""
+    ready = sorted((m for m in members if m.is_ready), key=lambda m: (m.is_leaving, m.rank == LOCAL, m.rank))
+    found = {}
+    for key in keys:
+        meant = tuple(m.rank for m in ready if key in m.held and key in wanted.get(m.rank, ()))
+        found[key] = meant or tuple(m.rank for m in ready if key in m.held)[:1]
+    return found
+
+
+def actions(
+    members: Iterable[Member], wanted: Mapping[int, Keys], routed: Mapping[int, Keys], now: float
+) -> list[Action]:
+    """What is to be done now with those that nobody is at. `routed` is what the published routes name."""
+    found: list[Action] = []
+    for member in members:
+        if member.is_busy:
+            continue
+        wish = wanted.get(member.rank, frozenset())
+        if not member.is_ready:
+            if not member.is_leaving and now >= member.policy.next_at:
+                found.append(BringUp(member.rank))
+            elif member.is_leaving:
+                found.append(End(member.rank))
+        elif wish - member.held and now >= member.policy.next_at:
+            found.append(Load(member.rank, frozenset(wish - member.held)))
+        else:
+            found += _drops(member, wish, routed.get(member.rank, frozenset()), now)
+    return found
+
+
+def _drops(member: Member, wish: Keys, routed: Keys, now: float) -> list[Action]:
+    surplus = member.surplus
+    if surplus is None or surplus.since is None or now - surplus.since < DROP_AFTER:
+        return []
+    if member.is_leaving:
+        return [End(member.rank)] if not member.held & routed else []
+    keys = surplus.keys - wish - routed
+    return [Drop(member.rank, keys)] if keys else []
+
+
+def note_surplus(member: Member, wish: Keys, routed: Keys, version: int) -> None:
+    """After routes were published: what this member holds for nobody."""
+    keys = frozenset(member.held - wish - routed)
+    if not member.is_ready or not (keys or (member.is_leaving and not member.held & routed)):
+        member.surplus = None
+    elif member.surplus is None or member.surplus.keys != keys:
+        member.surplus = Surplus(keys, version)
+
+
+def note_adopted(members: Iterable[Member], adopted: int, now: float) -> None:
+    """The pool uses routes of this version."""
+    for member in members:
+        surplus = member.surplus
+        if surplus is not None and surplus.since is None and adopted >= surplus.version:
+            surplus.since = now
+
+
+def next_due(members: Iterable[Member], now: float) -> float | None:
+    """When something is due by the clock alone, in seconds from now."""
+    times = []
+    for member in members:
+        if member.surplus is not None and not member.is_busy:
+            times.append(
+                DROP_AFTER if member.surplus.since is None else member.surplus.since + DROP_AFTER - now
+            )
+        if not member.is_ready and not member.is_busy and not member.is_leaving:
+            times.append(member.policy.next_at - now)
+    return max(0.01, min(times)) if times else None

@@ -1,254 +1,382 @@
-"""ExpertPool: an ExpertBackend whose experts are in workers: cut, send, gather once, validate, combine.
+"""ExpertPool: an ExpertBackend whose experts are in workers: cut, send, wait once, validate, combine.
 
-Knows no process, no Ray and no socket: those are the transport's. `begin`, `finish` and `revive` belong to
-one thread; `topology` and `stats` may be asked from any. Shapes: T tokens, D d_model, E experts.
+Knows no process, no Ray and no socket. What holds which expert it is told (`publish`), whom it has lost it
+tells (`Rescuer`). `begin`, `finish`, `idle` and `switch` belong to one thread; any may ask for the rest.
+Shapes: T tokens, D d_model, C columns of a layer's router.
 """
 
 import logging
+import threading
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from itertools import count
-from typing import Self
+from typing import Protocol
 
 from torch import Tensor
 
-from expert_workers.dispatch import Dispatch, PoolOptions, Sent
-from expert_workers.members import Expected, Members, WorkerState, introduce
-from expert_workers.placement import Placement
-from expert_workers.pool_stats import DispatchRecord, Exchange, PoolObserver, PoolStats, StatsRecorder
+from expert_workers.assembly import PairRows, Sums
+from expert_workers.dispatch import Dispatch, OnLoss, PoolOptions, Sent
+from expert_workers.placement import assign
+from expert_workers.pool_stats import Exchange, PoolObserver, PoolStats, StatsRecorder
+from expert_workers.routes import Routes, tables
 from expert_workers.slices import cut
-from expert_workers.transport import Failure, FailureReason, Transport
+from expert_workers.standing import TOO_SLOW, Standing
+from expert_workers.transport import Failure, FailureReason, Link, Plane
 from expert_workers.wire import ExpertCall, ExpertReply, ReplyForm, validate_reply
-from expert_workers.worker import WorkerInfo
-from moe_model.errors import ReplyError
+from moe_model.dispatch import ExpertKey
+from moe_model.errors import ExpertsLostError, ReplyError
+from moe_model.modules import Catalog
 from moe_model.router import Routing
 
 _log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
-class WorkerRecord:
-    """One worker as the topology shows it. `experts` is layer -> experts; `routed_rows` are this pool's."""
+class Rescuer(Protocol):
+    """Who looks after the workers. Any thread may call; nothing here waits."""
 
-    rank: int
-    state: WorkerState
-    node_id: str
-    pid: int
-    device: str
-    experts: Mapping[int, tuple[int, ...]]
-    routed_rows: int
-    num_bytes: int
+    def lost(self, link: Link, failure: Failure) -> None:
+        """This link has failed."""
+
+    def rescue(self, keys: Sequence[ExpertKey]) -> None:
+        """A step waits for these: nobody holds them."""
 
 
 class ExpertPool:
-    """Runs the experts of a layer in workers; equal to LocalExperts over the same experts.
-
-    To the last bit where CPUs and numbers of threads are the same.
-    """
+    """Runs the experts of a layer in workers; equal to LocalExperts over the same experts, to the last bit
+    where their kernels are the same."""
 
     def __init__(
         self,
-        placement: Placement,
-        transport: Transport,
-        infos: Mapping[int, WorkerInfo],
-        options: PoolOptions,
-        expected: Expected,
+        catalog: Catalog,
+        plane: Plane,
+        options: PoolOptions | None = None,
+        rescuer: Rescuer | None = None,
         observer: PoolObserver | None = None,
     ) -> None:
+        self._catalog = catalog
+        self._plane = plane
+        self._options = options or PoolOptions()
+        self._rescuer = rescuer
         self._observer = observer
-        self._placement = placement
-        self._transport = transport
-        self._options = options
-        self._members = Members(placement, transport, infos, expected, options.retry_interval)
-        self._stats = StatsRecorder(placement.num_workers)
-        self._processes = {rank: _process(info) for rank, info in infos.items()}
-        self._reasons: dict[int, FailureReason] = {}
+        self._stats = StatsRecorder()
+        self._standing = Standing(self._options)
         self._call_ids = count(1)
-        self._epoch = 0
+        self._routes = Routes()
+        self._tables = tables(catalog, self._routes)
+        self._changed = threading.Condition()
+        self._next: Routes | None = None
+        self._lost_since: float | None = None
 
-    @classmethod
-    def connect(
-        cls,
-        placement: Placement,
-        transport: Transport,
-        options: PoolOptions | None = None,
-        expected: Expected | None = None,
-        observer: PoolObserver | None = None,
-    ) -> Self:
-        """Asks the workers what they hold. Raises WorkerStartError unless it is what the placement says."""
-        options, expected = options or PoolOptions(), expected or Expected()
-        infos = introduce(placement, transport, expected, time.monotonic() + options.start_timeout)
-        return cls(placement, transport, infos, options, expected, observer)
+    def set_rescuer(self, rescuer: Rescuer) -> None:
+        """Before the first dispatch."""
+        self._rescuer = rescuer
 
     def forward(self, layer: int, x_TD: Tensor, routing: Routing) -> Tensor:
-        """As ExpertBackend. Raises ExpertsLostError when no live worker holds an expert the rows need."""
+        """As ExpertBackend. Raises ExpertsLostError when nobody holds an expert the rows need."""
         return self.finish(self.begin(layer, x_TD, routing))
 
     def begin(self, layer: int, x_TD: Tensor, routing: Routing) -> Dispatch:
         """As ExpertBackend. Raises ExpertsLostError."""
         start_ns, started = time.time_ns(), time.perf_counter()
-        self._take_back(self._members.poll())
-        dispatch = Dispatch(layer, x_TD, routing, self._placement.n_experts, self._options, start_ns, started)
-        self._send(dispatch, dispatch.pairs.counts_E)
+        if self._next is not None:
+            self._adopt()
+        if self._standing.is_owed:
+            self._settle_owed()
+        num_columns = len(self._tables[layer].slots_C)
+        dispatch = Dispatch(layer, x_TD, routing, num_columns, self._options, start_ns, started)
+        self._stats.routed(layer, self._tables[layer].slots_C, dispatch.todo_C)
+        self._send(dispatch)
         return dispatch
 
     def finish(self, begun: Dispatch) -> Tensor:
-        """As ExpertBackend; sends again to replicas what a worker did not answer. ExpertsLostError."""
+        """As ExpertBackend; what a worker does not answer, others are asked for. Raises ExpertsLostError."""
         exchange, assembly = Exchange(), begun.assembly()
-        left_E = list(begun.pairs.counts_E)
-        while True:
-            num_answered = 0
-            for sent, reply in self._collect(begun, exchange):
-                assembly.add(sent.part, reply.y_ND)
-                num_answered += 1
-                for expert, _ in sent.part.segments:
-                    left_E[expert] = 0
-            if num_answered == len(begun.sent):
-                break
-            self._send(begun, left_E)
+        while begun.num_open:
+            self._wait(begun, assembly, exchange)
+            if begun.num_open and any(begun.todo_C):
+                self._send(begun)
+        if begun.sent:
+            self._standing.owe(begun.sent)
         computed = time.perf_counter()
         y_TD = assembly.result().to(begun.device, begun.dtype)
         ended = time.perf_counter()
         self._stats.dispatched(ended - begun.started)
         if self._observer is not None:
-            self._observer.dispatched(_record(begun, ended - begun.started, ended - computed, exchange))
+            record = exchange.record(begun.layer, begun.start_ns, ended - begun.started, ended - computed)
+            self._observer.dispatched(record)
         return y_TD
 
-    def revive(self, deadline: float) -> frozenset[int]:
-        """Waits until a lost worker is back, or for `deadline` (time.monotonic()); returns those that are."""
-        back = self._members.revive(deadline)
-        self._take_back(back)
-        return back
+    def idle(self) -> None:
+        """For when nothing is dispatched: takes in news, and finds out which links are closed."""
+        if self._next is not None:
+            self._adopt()
+        self._settle_owed()
+        for link in self._routes.links.values():
+            link.look()
+            if link.failure is not None:
+                self._tell(link)
 
-    def watch(self) -> None:
-        """For when nothing is dispatched: finds out who is gone and who is back. Waits for nobody."""
-        lost, back = self._members.watch(self._options.call_timeout)
-        for rank, failure in lost:
-            self._lose(rank, failure)
-        self._take_back(back)
+    def publish(self, routes: Routes) -> None:
+        """What counts from the next dispatch on. Any thread."""
+        with self._changed:
+            self._next = routes
+            self._changed.notify_all()
 
-    def missing_experts(self) -> int:
-        """How many experts, counted per layer, no live worker holds. Any thread may ask."""
-        live = self._members.live
-        if len(live) == self._placement.num_workers:
-            return 0
-        held = {key for rank in live for key in self._placement.experts_of(rank)}
-        return self._placement.n_layers * self._placement.n_experts - len(held)
+    def await_news(self, timeout: float) -> None:
+        """Waits until something is published, at most so many seconds."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._next is not None, timeout)
+
+    def switch(self, catalog: Catalog) -> None:
+        """What the routers' columns stand for from now on. Between two steps."""
+        self._catalog = catalog
+        if self._next is not None:
+            self._adopt()
+        self._tables = tables(catalog, self._routes)
 
     @property
-    def lost(self) -> frozenset[int]:
-        return frozenset(range(self._placement.num_workers)) - self._members.live
+    def adopted(self) -> int:
+        """The version of the routes in use."""
+        return self._routes.version
 
-    def topology(self) -> tuple[WorkerRecord, ...]:
-        stats = self._stats.snapshot()
-        return tuple(
-            WorkerRecord(
-                rank=rank,
-                state=self._members.state(rank),
-                node_id=info.node_id,
-                pid=info.pid,
-                device=info.device,
-                experts=self._placement.layers_of(rank),
-                routed_rows=stats.workers[rank].rows,
-                num_bytes=info.num_bytes,
-            )
-            for rank, info in sorted(self._members.infos.items())
-        )
+    def missing_experts(self) -> int:
+        """How many modules nobody holds whose link still works. Any thread may ask."""
+        routes = self._next or self._routes
+        return sum(not _live(routes, key) for key in self._catalog.keys)
 
     def stats(self) -> PoolStats:
         return self._stats.snapshot()
 
+    def loads(self) -> Mapping[ExpertKey, int]:
+        """Rows by module, since the beginning."""
+        return self._stats.snapshot().loads
+
+    def costs(self) -> Mapping[int, float]:
+        """How many times longer than the quickest each worker takes for a row, where that is known."""
+        return dict(self._standing.last_costs)
+
     def close(self) -> None:
         """Idempotent. The workers stay; they belong to whoever started them."""
-        self._members.close()
-        self._transport.close()
+        for link in self._routes.links.values():
+            link.close()
 
-    def _send(self, dispatch: Dispatch, left_E: list[int]) -> None:
-        """Sends each worker its part of the experts that are left."""
-        segments = self._placement.assign(dispatch.layer, left_E, self._members.live)
-        dispatch.deadline = time.monotonic() + self._options.call_timeout
-        dispatch.sent = [self._send_one(dispatch, rank, segments[rank]) for rank in segments]
+    def _send(self, dispatch: Dispatch) -> None:
+        """Sends each worker its part of what is to be done."""
+        table = self._tables[dispatch.layer]
+        segments, lost = assign(table.ranks_C, dispatch.todo_C, self._standing.costs(self._routes.links))
+        if lost:
+            segments = self._hard_to_place(dispatch)
+        size = 0
+        for rank, columns in segments.items():
+            self._send_one(dispatch, rank, columns)
+            size = max(size, sum([rows for _, rows in columns]))
+            for column, _ in columns:
+                dispatch.todo_C[column] = 0
+        hedge_after = self._standing.hedge_after(size) if table.has_choice else None
+        dispatch.hedge_at = None if hedge_after is None else time.monotonic() + hedge_after
 
-    def _send_one(self, dispatch: Dispatch, rank: int, segments: Sequence[tuple[int, int]]) -> Sent:
-        part = cut(dispatch.x_TD, dispatch.pairs, segments)
-        weights_P = part.weights_P if dispatch.form is ReplyForm.SUM else None
+    def _hard_to_place(self, dispatch: Dispatch) -> dict[int, list[tuple[int, int]]]:
+        """Workers that are slow or behind must do where there are no others; then whoever can be found."""
+        while True:
+            table = self._tables[dispatch.layer]
+            alive = {rank: TOO_SLOW for rank, link in self._routes.links.items() if link.failure is None}
+            costs = alive | self._standing.costs(self._routes.links)
+            segments, lost = assign(table.ranks_C, dispatch.todo_C, costs)
+            if not lost:
+                self._lost_since = None
+                return segments
+            self._await_holders(dispatch.layer, lost)
+
+    def _await_holders(self, layer: int, columns: Sequence[int]) -> None:
+        """Returns when something has changed. Raises ExpertsLostError where that may take longer."""
+        now = time.monotonic()
+        if self._lost_since is None:
+            self._lost_since = now
+        left = self._lost_since + self._options.rescue_patience - now
+        keys = [(layer, self._tables[layer].slots_C[column]) for column in columns]
+        if self._rescuer is None or not self._options.on_loss.waits:
+            raise self._lost_error(layer, columns)
+        self._rescuer.rescue(keys)
+        if left <= 0:
+            raise self._lost_error(layer, columns)
+        self.await_news(left)
+        if self._next is not None:
+            self._adopt()
+
+    def _lost_error(self, layer: int, columns: Sequence[int]) -> ExpertsLostError:
+        experts = [self._catalog.columns[layer][column].expert for column in columns]
+        shown = ", ".join(map(str, experts[:8])) + (", ..." if len(experts) > 8 else "")
+        ranks = sorted({rank for column in columns for rank in self._tables[layer].ranks_C[column]})
+        lost = f" (lost: worker {', '.join(map(str, ranks))})" if ranks else ""
+        return ExpertsLostError(f"layer {layer}: no live worker holds expert {shown}{lost}", tuple(ranks))
+
+    def _send_one(self, dispatch: Dispatch, rank: int, columns: Sequence[tuple[int, int]]) -> None:
+        part = cut(dispatch.x_TD, dispatch.pairs, columns)
+        table, options = self._tables[dispatch.layer], self._options
+        segments = part.segments
+        if not table.is_plain:
+            segments = tuple([(table.slots_C[column], rows) for column, rows in segments])
         call = ExpertCall(
             next(self._call_ids),
-            self._epoch,
+            options.epoch,
             dispatch.layer,
-            part.segments,
+            segments,
             part.row_index,
-            weights_P,
+            part.weights_P if dispatch.form is ReplyForm.SUM else None,
             part.x_RD,
             dispatch.wire_dtype,
             dispatch.form,
         )
-        return Sent(rank, part, call, self._transport.send(rank, call), self._members.num_losses(rank))
+        link = self._routes.links[rank]
+        deadline = time.monotonic() + self._standing.timeout(call.num_pairs)
+        started = time.perf_counter()
+        dispatch.sent.append(Sent(link, part, call, link.send(call), started, deadline))
 
-    def _collect(self, begun: Dispatch, exchange: Exchange) -> list[tuple[Sent, ExpertReply]]:
-        """Gathers once, and returns the valid replies. The others' workers are lost."""
-        num_losses = self._members.num_losses
-        # What a worker was sent before it was lost is not waited for, nor believed.
-        current = [sent for sent in begun.sent if sent.num_losses == num_losses(sent.rank)]
-        outcomes = self._transport.gather([sent.pending for sent in current], begun.deadline)
-        replies = []
-        for sent, outcome in zip(current, outcomes, strict=True):
-            rank, call = sent.rank, sent.call
-            checked = _checked(rank, call, outcome)
+    def _wait(self, begun: Dispatch, assembly: Sums | PairRows, exchange: Exchange) -> None:
+        """Until all is answered, or something has to be sent again."""
+        pendings, deadline = [sent.pending for sent in begun.sent], _deadline(begun.sent)
+        if begun.hedge_at is None:
+            self._plane.wait(pendings, deadline)
+            self._take(begun, assembly, exchange)
+        else:
+            self._plane.wait(pendings, min(begun.hedge_at, deadline), _never)
+            self._take(begun, assembly, exchange)
+            if begun.num_open and not any(begun.todo_C):
+                self._wait_hedged(begun, assembly, exchange)
+        if begun.num_open and not any(begun.todo_C):
+            self._expire(begun, exchange)
+
+    def _wait_hedged(self, begun: Dispatch, assembly: Sums | PairRows, exchange: Exchange) -> None:
+        self._hedge(begun)
+
+        def is_enough() -> bool:
+            self._take(begun, assembly, exchange)
+            return not begun.num_open or any(begun.todo_C)
+
+        self._plane.wait([sent.pending for sent in begun.sent], _deadline(begun.sent), is_enough)
+        self._take(begun, assembly, exchange)
+
+    def _hedge(self, begun: Dispatch) -> None:
+        """Asks other holders as well for what takes unusually long."""
+        table = self._tables[begun.layer]
+        late = [sent for sent in begun.sent if sent.pending.outcome is None]
+        slow = {sent.link.rank for sent in late}
+        costs = {
+            rank: cost for rank, cost in self._standing.costs(self._routes.links).items() if rank not in slow
+        }
+        counts = [0] * len(table.slots_C)
+        for sent in late:
+            for column, rows in sent.part.segments:
+                if begun.open_C[column] and any(rank in costs for rank in table.ranks_C[column]):
+                    counts[column] = rows
+        if not any(counts):
+            return
+        segments, _ = assign(table.ranks_C, counts, costs)
+        self._stats.hedged(len(segments))
+        for rank, columns in segments.items():
+            self._send_one(begun, rank, columns)
+
+    def _take(self, begun: Dispatch, assembly: Sums | PairRows, exchange: Exchange) -> None:
+        """Takes over what has come; what failed is put back."""
+        settled = [sent for sent in begun.sent if sent.pending.outcome is not None]
+        if not settled:
+            return
+        if len(settled) == len(begun.sent):
+            begun.sent = []
+        else:
+            begun.sent = [sent for sent in begun.sent if sent.pending.outcome is None]
+        for sent in settled:
+            checked = _checked(sent)
             if isinstance(checked, Failure):
-                self._lose(rank, checked)
+                self._failed(sent, checked, exchange)
+                begun.put_back(sent.part)
                 continue
-            num_pairs, seconds = call.num_pairs, checked.compute_seconds
-            self._stats.replied(rank, num_pairs, seconds)
-            exchange.replied(rank, num_pairs, seconds, call.x_RD.nbytes, checked.y_ND.nbytes)
-            replies.append((sent, checked))
-        if len(replies) < len(begun.sent):
-            answered = {sent.rank for sent, _ in replies}
-            for sent in begun.sent:
-                if sent.rank not in answered:
-                    exchange.failed(self._reasons[sent.rank])
-        return replies
+            self._replied(sent, checked, exchange)
+            if begun.is_open(sent.part):
+                assembly.add(sent.part, checked.y_ND)
+                begun.answered(sent.part)
+            else:
+                begun.put_back(sent.part)
 
-    def _lose(self, rank: int, failure: Failure) -> None:
+    def _replied(self, sent: Sent, reply: ExpertReply, exchange: Exchange) -> None:
+        rank, call = sent.link.rank, sent.call
+        num_pairs, seconds = call.num_pairs, reply.compute_seconds
+        self._standing.replied(sent)
+        self._stats.replied(rank, num_pairs, seconds)
+        exchange.replied(rank, num_pairs, seconds, call.x_RD.nbytes, reply.y_ND.nbytes)
+
+    def _failed(self, sent: Sent, failure: Failure, exchange: Exchange) -> None:
+        sent.link.fail(failure.reason, failure.message)
+        exchange.failed((sent.link.failure or failure).reason)
+        self._tell(sent.link)
+        if self._options.on_loss is OnLoss.FAIL:
+            raise ExpertsLostError(failure.message, (sent.link.rank,))
+
+    def _expire(self, begun: Dispatch, exchange: Exchange) -> None:
+        """Gives up the workers that have had their time."""
+        now = time.monotonic()
+        for sent in begun.sent:
+            if sent.pending.outcome is None and now >= sent.deadline:
+                self._failed(sent, _late(sent.link.rank), exchange)
+                begun.put_back(sent.part)
+        begun.sent = [sent for sent in begun.sent if sent.link.failure is None]
+
+    def _settle_owed(self) -> None:
+        """What is answered late is not used; who does not answer at all is lost."""
+        for sent in self._standing.settle_owed():
+            if sent.link.failure is None:
+                late = _late(sent.link.rank)
+                sent.link.fail(late.reason, late.message)
+            self._tell(sent.link)
+
+    def _tell(self, link: Link) -> None:
+        """Of a link that has failed; once."""
+        failure, rank = link.failure, link.rank
+        assert failure is not None, "it has failed"
+        if self._routes.links.get(rank) is not link:
+            return
         _log.warning("worker %d lost (%s): %s", rank, failure.reason, failure.message)
-        self._members.lose(rank, failure)
-        self._reasons[rank] = failure.reason
+        links = {other: there for other, there in self._routes.links.items() if there is not link}
+        self._routes = Routes(self._routes.version, links, self._routes.holders)
+        self._standing.forget(rank)
         self._stats.failed(rank, failure.reason)
+        if self._rescuer is not None:
+            self._rescuer.lost(link, failure)
 
-    def _take_back(self, ranks: frozenset[int]) -> None:
-        for rank in sorted(ranks):
-            _log.info("worker %d is back", rank)
-            process = _process(self._members.infos[rank])
-            if process != self._processes[rank] and self._observer is not None:
-                self._observer.restarted(rank, self._reasons[rank])
-            self._processes[rank] = process
-
-
-def _process(info: WorkerInfo) -> tuple[str, int]:
-    return info.node_id, info.pid
-
-
-def _record(dispatch: Dispatch, seconds: float, combine_seconds: float, exchange: Exchange) -> DispatchRecord:
-    return DispatchRecord(
-        layer=dispatch.layer,
-        start_ns=dispatch.start_ns,
-        end_ns=dispatch.start_ns + int(seconds * 1e9),
-        seconds=seconds,
-        combine_seconds=combine_seconds,
-        bytes_sent=exchange.bytes_sent,
-        bytes_received=exchange.bytes_received,
-        rows=exchange.rows,
-        compute_seconds=exchange.compute_seconds,
-        retries=exchange.retries,
-    )
+    def _adopt(self) -> None:
+        with self._changed:
+            routes, self._next = self._next, None
+        assert routes is not None, "something was published"
+        live = {rank: link for rank, link in routes.links.items() if link.failure is None}
+        self._routes = Routes(routes.version, live, routes.holders)
+        self._tables = tables(self._catalog, self._routes)
+        self._standing.refresh()
 
 
-def _checked(rank: int, call: ExpertCall, outcome: ExpertReply | Failure) -> ExpertReply | Failure:
+def _live(routes: Routes, key: ExpertKey) -> bool:
+    links = routes.links
+    return any(rank in links and links[rank].failure is None for rank in routes.holders.get(key, ()))
+
+
+def _deadline(sent: Sequence[Sent]) -> float:
+    return min([each.deadline for each in sent], default=0.0)
+
+
+def _never() -> bool:
+    return False
+
+
+def _late(rank: int) -> Failure:
+    return Failure(FailureReason.LATE, f"worker {rank}: no answer in time")
+
+
+def _checked(sent: Sent) -> ExpertReply | Failure:
+    outcome = sent.pending.outcome
     if isinstance(outcome, Failure):
         return outcome
+    assert isinstance(outcome, ExpertReply), "a call is answered by a reply"
     try:
-        validate_reply(rank, call, outcome)
+        validate_reply(sent.link.rank, sent.call, outcome)
     except ReplyError as error:
         return Failure(FailureReason.INVALID, str(error))
     return outcome

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from expert_workers.transport import FailureReason
+from moe_model.dispatch import ExpertKey
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,11 +21,14 @@ class WorkerStats:
 
 @dataclass(frozen=True, slots=True)
 class PoolStats:
-    """`dispatch_seconds` is the wall time of all dispatches, one per layer and step."""
+    """`dispatch_seconds` is the wall time of all dispatches, one per layer and step; `num_hedged` are the
+    calls that were sent to a replica as well; `loads` are rows by module."""
 
     dispatches: int
     dispatch_seconds: float
     workers: Mapping[int, WorkerStats]
+    num_hedged: int
+    loads: Mapping[ExpertKey, int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,12 +52,15 @@ class DispatchRecord:
 
 
 class PoolObserver(Protocol):
-    """Called on the thread that dispatches; must be quick and must not raise."""
+    """Called on the thread that dispatches, or on the supervisor's; must be quick and must not raise."""
 
     def dispatched(self, record: DispatchRecord) -> None: ...
 
     def restarted(self, rank: int, reason: FailureReason) -> None:
         """A worker that was lost is back as another process; `reason` is why it was lost."""
+
+    def rebalanced(self, num_moved: int, seconds: float) -> None:
+        """A new placement is complete; so many modules were loaded somewhere else."""
 
 
 class PoolObservers:
@@ -69,6 +76,10 @@ class PoolObservers:
     def restarted(self, rank: int, reason: FailureReason) -> None:
         for observer in self._observers:
             observer.restarted(rank, reason)
+
+    def rebalanced(self, num_moved: int, seconds: float) -> None:
+        for observer in self._observers:
+            observer.rebalanced(num_moved, seconds)
 
 
 class Exchange:
@@ -90,38 +101,79 @@ class Exchange:
     def failed(self, reason: FailureReason) -> None:
         self.retries[reason] = self.retries.get(reason, 0) + 1
 
+    def record(self, layer: int, start_ns: int, seconds: float, combine_seconds: float) -> DispatchRecord:
+        return DispatchRecord(
+            layer=layer,
+            start_ns=start_ns,
+            end_ns=start_ns + int(seconds * 1e9),
+            seconds=seconds,
+            combine_seconds=combine_seconds,
+            bytes_sent=self.bytes_sent,
+            bytes_received=self.bytes_received,
+            rows=self.rows,
+            compute_seconds=self.compute_seconds,
+            retries=self.retries,
+        )
+
 
 class StatsRecorder:
-    def __init__(self, num_workers: int) -> None:
+    def __init__(self) -> None:
         self._lock = threading.Lock()
         self._dispatches = 0
         self._dispatch_seconds = 0.0
-        self._calls = [0] * num_workers
-        self._rows = [0] * num_workers
-        self._seconds = [0.0] * num_workers
-        self._failures: list[dict[FailureReason, int]] = [{} for _ in range(num_workers)]
+        self._num_hedged = 0
+        self._workers: dict[int, _Counts] = {}
+        self._loads: dict[ExpertKey, int] = {}
 
     def snapshot(self) -> PoolStats:
         with self._lock:
-            counts = zip(self._calls, self._rows, self._seconds, self._failures, strict=True)
             workers = {
-                rank: WorkerStats(calls, rows, seconds, dict(failures))
-                for rank, (calls, rows, seconds, failures) in enumerate(counts)
+                rank: WorkerStats(c.calls, c.rows, c.seconds, dict(c.failures))
+                for rank, c in self._workers.items()
             }
-            return PoolStats(self._dispatches, self._dispatch_seconds, workers)
+            loads = dict(self._loads)
+            return PoolStats(self._dispatches, self._dispatch_seconds, workers, self._num_hedged, loads)
+
+    def routed(self, layer: int, slots_C: Sequence[int], counts_C: Sequence[int]) -> None:
+        """So many rows of a layer go to each of its modules."""
+        with self._lock:
+            loads = self._loads
+            for slot, num_rows in zip(slots_C, counts_C, strict=True):
+                if num_rows:
+                    key = (layer, slot)
+                    loads[key] = loads.get(key, 0) + num_rows
 
     def dispatched(self, seconds: float) -> None:
         with self._lock:
             self._dispatches += 1
             self._dispatch_seconds += seconds
 
+    def hedged(self, num_calls: int) -> None:
+        with self._lock:
+            self._num_hedged += num_calls
+
     def replied(self, rank: int, rows: int, compute_seconds: float) -> None:
         with self._lock:
-            self._calls[rank] += 1
-            self._rows[rank] += rows
-            self._seconds[rank] += compute_seconds
+            counts = self._of(rank)
+            counts.calls += 1
+            counts.rows += rows
+            counts.seconds += compute_seconds
 
     def failed(self, rank: int, reason: FailureReason) -> None:
         with self._lock:
-            self._calls[rank] += 1
-            self._failures[rank][reason] = self._failures[rank].get(reason, 0) + 1
+            counts = self._of(rank)
+            counts.failures[reason] = counts.failures.get(reason, 0) + 1
+
+    def _of(self, rank: int) -> "_Counts":
+        counts = self._workers.get(rank)
+        if counts is None:
+            counts = self._workers[rank] = _Counts()
+        return counts
+
+
+@dataclass(slots=True)
+class _Counts:
+    calls: int = 0
+    rows: int = 0
+    seconds: float = 0.0
+    failures: dict[FailureReason, int] = field(default_factory=dict)

@@ -1,131 +1,135 @@
-"""RayCallTransport: one Ray actor call per worker and dispatch. The simple transport, and the baseline.
+"""RayLink and RayPlane: one Ray actor call per worker and dispatch. The simple way, and the baseline.
 
 A message travels as one `bytes` frame: Ray passes those on as they are, where a tuple with a numpy array
 costs it a pickle on each side.
 """
 
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Generic, TypeVar, cast
+from collections.abc import Callable, Sequence
+from typing import Any, cast
 
 import ray
 from ray.exceptions import GetTimeoutError, RayActorError, RayError, RayTaskError
 
 from expert_workers.frame import call_frame, decode_reply, encode
-from expert_workers.stream_auth import Endpoint
 from expert_workers.transport import Failure, FailureReason, Pending
 from expert_workers.wire import ExpertCall, ExpertReply
-from expert_workers.worker import WorkerInfo
-from moe_model.errors import ReplyError
-
-T = TypeVar("T")
+from moe_model.errors import FencedError, ReplyError
 
 
-@dataclass(frozen=True, slots=True)
-class _Ref(Generic[T]):
-    """An object on its way, or why it never started."""
+class RayCall:
+    """A Pending."""
 
-    rank: int
-    ref: Any
-    decode: Callable[[Any], T]
-    failure: Failure | None = None
+    __slots__ = ("_outcome", "arrived", "link", "ref")
 
-
-class RayCallTransport:
-    """A Transport over actor handles. The actors belong to whoever started them."""
-
-    def __init__(self, actors: Mapping[int, Any]) -> None:
-        self._actors = dict(actors)
+    def __init__(self, link: "RayLink", ref: Any) -> None:
+        self.link = link
+        self.ref = ref
+        self.arrived = 0.0
+        self._outcome: ExpertReply | Failure | None = None
 
     @property
-    def ranks(self) -> Sequence[int]:
-        return tuple(sorted(self._actors))
+    def outcome(self) -> ExpertReply | Failure | None:
+        return self._outcome or self.link.failure
 
-    def send(self, rank: int, call: ExpertCall) -> Pending[ExpertReply]:
-        frame = encode(call_frame(call))
-        return _start(rank, lambda: self._actors[rank].compute.remote(frame), decode_reply)
+    def settle(self, outcome: ExpertReply | Failure) -> None:
+        self._outcome = outcome
+        self.arrived = time.perf_counter()
 
-    def describe(self, rank: int) -> Pending[WorkerInfo]:
-        return _start(rank, lambda: self._actors[rank].describe.remote(), _worker_info)
 
-    def endpoint(self, rank: int) -> Pending[Endpoint]:
-        """Where the worker's stream is; it listens from then on."""
-        return _start(rank, lambda: self._actors[rank].endpoint.remote(), _endpoint)
+class RayLink:
+    """A Link: an actor's handle, for one process of the actor's. The actor belongs to whoever started it."""
 
-    def gather(self, pendings: Sequence[Pending[T]], deadline: float) -> list[T | Failure]:
-        refs = cast("Sequence[_Ref[T]]", pendings)
+    def __init__(self, rank: int, actor: Any) -> None:
+        self.rank = rank
+        self.failure: Failure | None = None
+        self._actor = actor
+
+    def send(self, call: ExpertCall) -> RayCall:
+        if self.failure is not None:
+            return RayCall(self, None)
         try:
-            # One call for all is what costs least while nothing fails.
-            if all(pending.failure is None for pending in refs):
-                values = ray.get([pending.ref for pending in refs], timeout=_remaining(deadline))
-                pairs = zip(refs, values, strict=True)
-                return [_decoded(pending.rank, pending.decode, value) for pending, value in pairs]
-        except RayError:
-            pass
-        return _gather_each(refs, deadline)
+            return RayCall(self, self._actor.compute.remote(encode(call_frame(call))))
+        except RayError as error:
+            pending = RayCall(self, None)
+            pending.settle(failure_of(self.rank, error))
+            return pending
+
+    def look(self) -> None:
+        """Ray tells nothing that it is not asked."""
+
+    def fail(self, reason: FailureReason, message: str) -> None:
+        if self.failure is None:
+            self.failure = Failure(reason, message)
 
     def close(self) -> None:
-        self._actors.clear()
+        self.fail(FailureReason.DIED, f"worker {self.rank}: is closed")
 
 
-def _gather_each(pendings: Sequence[_Ref[T]], deadline: float) -> list[T | Failure]:
-    waiting = [pending.ref for pending in pendings if pending.failure is None]
-    if waiting:
-        ray.wait(waiting, num_returns=len(waiting), timeout=_remaining(deadline))
-    return [
-        _get_now(pending.rank, pending.ref, pending.decode) if pending.failure is None else pending.failure
-        for pending in pendings
-    ]
+class RayPlane:
+    """A Plane."""
+
+    def wait(
+        self, pendings: Sequence[Pending], deadline: float, is_enough: Callable[[], bool] | None = None
+    ) -> None:
+        calls = cast("list[RayCall]", [pending for pending in pendings if pending.outcome is None])
+        if is_enough is None and _all_at_once(calls, deadline):
+            return
+        left = {call.ref: call for call in calls if call.outcome is None}
+        while left:
+            timeout = max(0.0, deadline - time.monotonic())
+            ready, _ = ray.wait(list(left), num_returns=1, timeout=timeout)
+            if not ready:
+                return
+            for ref in ready:
+                _settle(left.pop(ref))
+            if is_enough is not None and is_enough():
+                return
 
 
-def _get_now(rank: int, ref: Any, decode: Callable[[Any], T]) -> T | Failure:
+def _all_at_once(calls: Sequence[RayCall], deadline: float) -> bool:
+    """One call for all is what costs least while nothing fails."""
     try:
-        return _decoded(rank, decode, ray.get(ref, timeout=0))
+        values = ray.get([call.ref for call in calls], timeout=max(0.0, deadline - time.monotonic()))
+    except RayError:
+        return False
+    for call, value in zip(calls, values, strict=True):
+        call.settle(_decoded(call.link.rank, value))
+    return True
+
+
+def _settle(call: RayCall) -> None:
+    try:
+        call.settle(_decoded(call.link.rank, ray.get(call.ref, timeout=0)))
     except RayError as error:
-        return _failure(rank, error)
+        call.settle(failure_of(call.link.rank, error))
 
 
-def _decoded(rank: int, decode: Callable[[Any], T], value: Any) -> T | Failure:
+def _decoded(rank: int, value: Any) -> ExpertReply | Failure:
     try:
-        return decode(value)
+        return decode_reply(value)
     except ReplyError as error:
         return Failure(FailureReason.INVALID, f"worker {rank}: {error}")
 
 
-def _start(rank: int, submit: Callable[[], Any], decode: Callable[[Any], T]) -> _Ref[T]:
-    try:
-        return _Ref(rank, submit(), decode)
-    except RayError as error:
-        return _Ref(rank, None, decode, _failure(rank, error))
-
-
-def _failure(rank: int, error: RayError) -> Failure:
+def failure_of(rank: int, error: RayError) -> Failure:
+    """What Ray's exception means for the worker."""
     if isinstance(error, GetTimeoutError):
         return Failure(FailureReason.LATE, f"worker {rank}: no answer in time")
     if isinstance(error, RayTaskError):
-        return Failure(FailureReason.RAISED, f"worker {rank}: {first_line(error.cause)}")
-    what = "its process is gone" if isinstance(error, RayActorError) else first_line(error)
-    return Failure(FailureReason.DIED, f"worker {rank}: {what}")
+        is_fenced = isinstance(error.cause, FencedError)
+        reason = FailureReason.FENCED if is_fenced else FailureReason.RAISED
+        prefix = f"worker {rank}: "
+        return Failure(reason, prefix + first_line(error.cause).removeprefix(prefix))
+    if not isinstance(error, RayActorError):
+        return Failure(FailureReason.DIED, f"worker {rank}: {first_line(error)}")
+    # Ray's own watch over a node's memory says so in the text only.
+    is_oom = "memory" in str(error).lower() and "oom" in str(error).lower()
+    reason = FailureReason.OOM if is_oom else FailureReason.DIED
+    return Failure(reason, f"worker {rank}: its process is gone")
 
 
 def first_line(error: object) -> str:
     """The first line of an error's text, as Ray's go on with tracebacks and advice."""
     lines = str(error).strip().splitlines()
     return lines[0] if lines else type(error).__name__
-
-
-def _worker_info(value: Any) -> WorkerInfo:
-    if not isinstance(value, WorkerInfo):
-        raise ReplyError(f"describe gave a {type(value).__name__}")
-    return value
-
-
-def _endpoint(value: Any) -> Endpoint:
-    if not isinstance(value, Endpoint):
-        raise ReplyError(f"endpoint gave a {type(value).__name__}")
-    return value
-
-
-def _remaining(deadline: float) -> float:
-    return max(0.0, deadline - time.monotonic())

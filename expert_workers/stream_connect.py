@@ -1,22 +1,16 @@
-"""How a coordinator gets to a worker's stream: the nearest way, the handshake, in a thread of its own.
-
-So that a worker that cannot be reached costs nobody time but this thread.
-"""
+"""How a coordinator gets to a worker's stream: the nearest way, then the handshake."""
 
 import socket
 import ssl
-import threading
 import time
 from contextlib import suppress
 
 from expert_workers.stream_auth import Endpoint, boot_id, prove_to_server
 from expert_workers.stream_connection import StreamConnection
-from expert_workers.stream_socket import end, prepare
+from expert_workers.stream_socket import prepare
 from expert_workers.stream_tls import Stream
-from expert_workers.transport import Failure, FailureReason
+from expert_workers.transport import Failure, FailureReason, WorkerFailureError
 from moe_model.errors import ReplyError
-
-CONNECT_TIMEOUT = 5.0
 
 
 def connect(endpoint: Endpoint, tls: ssl.SSLContext | None, use_unix: bool, deadline: float) -> Stream:
@@ -54,51 +48,18 @@ def _open(endpoint: Endpoint, tls: ssl.SSLContext | None, use_unix: bool, deadli
         raise
 
 
-class Connector:
-    """One attempt to reach a worker."""
+def open_link(
+    rank: int, endpoint: Endpoint, tls: ssl.SSLContext | None, use_unix: bool, timeout: float
+) -> StreamConnection:
+    """Blocks for at most `timeout` seconds. Raises WorkerFailureError."""
+    try:
+        stream = connect(endpoint, tls, use_unix, time.monotonic() + timeout)
+    except ReplyError as error:
+        raise _failure(rank, str(error)) from None
+    except OSError as error:
+        raise _failure(rank, f"its stream cannot be reached: {error.strerror or error}") from None
+    return StreamConnection(rank, stream, endpoint.pid)
 
-    def __init__(self, rank: int, endpoint: Endpoint, tls: ssl.SSLContext | None, use_unix: bool) -> None:
-        self._rank = rank
-        self._endpoint = endpoint
-        self._tls = tls
-        self._use_unix = use_unix
-        self._lock = threading.Lock()
-        self._stream: Stream | None = None
-        self._error = ""
-        self._is_cancelled = False
-        self._thread = threading.Thread(target=self._run, name="stream-connect", daemon=True)
-        self._thread.start()
 
-    def wait(self, deadline: float) -> StreamConnection | Failure | None:
-        """What came of it; None: nothing yet. The connection is given once."""
-        self._thread.join(max(0.0, deadline - time.monotonic()))
-        if self._thread.is_alive():
-            return None
-        with self._lock:
-            stream, self._stream = self._stream, None
-        if stream is not None:
-            return StreamConnection(self._rank, stream, self._endpoint.pid)
-        return Failure(FailureReason.DIED, f"worker {self._rank}: {self._error}")
-
-    def cancel(self) -> None:
-        """Gives up; the thread ends by itself, at the latest at its deadline."""
-        with self._lock:
-            self._is_cancelled = True
-            stream, self._stream = self._stream, None
-        if stream is not None:
-            end(stream)
-
-    def _run(self) -> None:
-        deadline = time.monotonic() + CONNECT_TIMEOUT
-        try:
-            stream = connect(self._endpoint, self._tls, self._use_unix, deadline)
-        except ReplyError as error:
-            self._error = str(error)
-        except OSError as error:
-            self._error = f"its stream cannot be reached: {error.strerror or error}"
-        else:
-            with self._lock:
-                if not self._is_cancelled:
-                    self._stream = stream
-                    return
-            end(stream)
+def _failure(rank: int, message: str) -> WorkerFailureError:
+    return WorkerFailureError(Failure(FailureReason.DIED, f"worker {rank}: {message}"))

@@ -33,7 +33,7 @@ from expert_workers.frame import (
 from expert_workers.stream_socket import aligned_buffer, end, remainder
 from expert_workers.stream_tls import Stream, TlsStream
 from expert_workers.transport import Failure, FailureReason
-from expert_workers.wire import ExpertCall, ExpertReply, Pong, ReplyForm
+from expert_workers.wire import TAKEN_OVER, ExpertCall, ExpertReply, Pong, ReplyForm
 from moe_model.errors import ReplyError
 
 _BUFFER_BYTES = 1 << 18
@@ -49,7 +49,7 @@ _NO_ROWS = -1
 class StreamCall:
     """A Pending: a call on its way, and in the end its reply or a Failure. Or a ping, and its Pong."""
 
-    __slots__ = ("call_id", "connection", "num_bytes", "outcome", "rank")
+    __slots__ = ("arrived", "call_id", "connection", "num_bytes", "outcome", "rank")
 
     def __init__(
         self, rank: int, call_id: int, num_bytes: int, connection: "StreamConnection | None" = None
@@ -59,10 +59,15 @@ class StreamCall:
         self.num_bytes = num_bytes
         self.connection = connection
         self.outcome: ExpertReply | Pong | Failure | None = None
+        self.arrived = 0.0
+
+    def settle(self, outcome: ExpertReply | Pong | Failure) -> None:
+        self.outcome = outcome
+        self.arrived = time.perf_counter()
 
 
 class StreamConnection:
-    """Belongs to one thread. The socket has been through its handshake."""
+    """A Link. Belongs to one thread. The socket has been through its handshake."""
 
     def __init__(self, rank: int, stream: Stream, pid: int) -> None:
         self.rank = rank
@@ -109,7 +114,7 @@ class StreamConnection:
 
     def _start(self, pending: StreamCall, frame: Frame) -> StreamCall:
         if self.failure is not None:
-            pending.outcome = self.failure
+            pending.settle(self.failure)
             return pending
         self._waiting[pending.call_id] = pending
         buffers, num_bytes = frame
@@ -152,6 +157,11 @@ class StreamConnection:
                 self.flush()
                 deadline = time.monotonic() + _SEND_PATIENCE
 
+    def look(self) -> None:
+        """Takes in what has come, waiting for nothing."""
+        while self.failure is None and self.receive(socket.MSG_DONTWAIT):
+            pass
+
     def receive(self, flags: int = 0) -> bool:
         """One read, and all that it completes; False when nothing has come."""
         has_come = self._receive(flags)
@@ -190,11 +200,12 @@ class StreamConnection:
     def fail(self, reason: FailureReason, message: str) -> None:
         if self.failure is not None:
             return
-        self.failure = Failure(reason, f"worker {self.rank}: {message}")
+        prefix = f"worker {self.rank}: "
+        self.failure = Failure(reason, prefix + message.removeprefix(prefix))
         for pending in self._waiting.values():
-            pending.outcome = self.failure
+            pending.settle(self.failure)
         if self._rest_of is not None:
-            self._rest_of[0].outcome = self.failure
+            self._rest_of[0].settle(self.failure)
         self._waiting.clear()
         self._outbox.clear()
         end(self._stream)
@@ -207,7 +218,7 @@ class StreamConnection:
             self._rest = rest[num_read:]
         else:
             assert self._rest_of is not None
-            pending, pending.outcome = self._rest_of[0], self._rest_of[1]
+            self._rest_of[0].settle(self._rest_of[1])
             self._rest = self._rest_of = None
         return True
 
@@ -225,7 +236,7 @@ class StreamConnection:
         y_ND = self._floats[_HEADER_FLOATS : _HEADER_FLOATS + num_rows * width].copy()
         del self._waiting[call_id]
         self._end = 0
-        pending.outcome = reply_of(header, y_ND.reshape(num_rows, width))
+        pending.settle(reply_of(header, y_ND.reshape(num_rows, width)))
         return True
 
     def _take_frames(self) -> None:
@@ -260,10 +271,11 @@ class StreamConnection:
             text = bytes(self._buffer[start : start + size]).decode(errors="replace")
             line = "".join(char if char.isprintable() else " " for char in text)
             prefix = f"worker {self.rank}: "
-            pending.outcome = Failure(FailureReason.RAISED, prefix + line.removeprefix(prefix))
+            reason = FailureReason.FENCED if TAKEN_OVER in line else FailureReason.RAISED
+            pending.settle(Failure(reason, prefix + line.removeprefix(prefix)))
             return size
         if header.kind == PONG and pending.num_bytes == _NO_ROWS:
-            pending.outcome = pong_of(header)
+            pending.settle(pong_of(header))
             return size
         if header.kind != REPLY or size != pending.num_bytes or size != reply_bytes(header):
             self._waiting[header.call_id] = pending
@@ -273,7 +285,7 @@ class StreamConnection:
         body, num_here = y_ND.data.cast("B"), min(size, stop - start)
         body[:num_here] = self._buffer[start : start + num_here]
         if num_here == size:
-            pending.outcome = reply
+            pending.settle(reply)
         else:
             self._rest, self._rest_of = body[num_here:], (pending, reply)
         return num_here

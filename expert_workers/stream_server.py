@@ -92,6 +92,10 @@ class StreamServer:
         host, port = self._tcp.getsockname()[:2]
         return Endpoint(os.getpid(), boot_id(), self._unix_name, host, port, self._tls is not None, self._key)
 
+    @property
+    def num_connections(self) -> int:
+        return len(self._connections)
+
     def close(self) -> None:
         """Ends all connections and waits for their threads. Idempotent."""
         with self._lock:

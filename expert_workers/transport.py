@@ -1,19 +1,16 @@
 """The seam between the pool and its workers: how a call gets there and how its answer comes back.
 
-A transport starts no process and keeps no placement. It never raises for a worker's failure: each pending
-call ends as its answer or as a `Failure`, and `gather` returns at the deadline whatever the workers do.
+A link is the way to one process: it dies with the process, or when it is failed, and never comes back. It
+raises for no failure of its worker: each call ends as its answer or as a `Failure`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Protocol, TypeVar
+from typing import Protocol
 
-from expert_workers.wire import ExpertCall, ExpertReply
-from expert_workers.worker import WorkerInfo
-
-T_co = TypeVar("T_co", covariant=True)
-T = TypeVar("T")
+from expert_workers.wire import ExpertCall, ExpertReply, Pong
+from moe_model.errors import WorldError
 
 
 class FailureReason(StrEnum):
@@ -23,40 +20,64 @@ class FailureReason(StrEnum):
     DIED = "died"
     RAISED = "raised"
     INVALID = "invalid"
+    CORRUPT = "corrupt"
+    OOM = "oom"
+    FENCED = "fenced"
 
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """A pending call that ended without an answer. The message is one line and names the worker."""
+    """A call that ended without an answer. The message is one line and names the worker."""
 
     reason: FailureReason
     message: str
 
 
-class Pending(Protocol[T_co]):
-    """A request on its way; only the transport that made it can look inside."""
+class WorkerFailureError(WorldError):
+    """The same, raised where a worker is asked and waited for."""
+
+    def __init__(self, failure: Failure) -> None:
+        super().__init__(failure.message)
+        self.failure = failure
+
+
+class Pending(Protocol):
+    """A call on its way; `outcome` is None until it has one. `arrived` is when, by time.perf_counter()."""
+
+    @property
+    def outcome(self) -> ExpertReply | Pong | Failure | None: ...
+
+    @property
+    def arrived(self) -> float: ...
+
+
+class Link(Protocol):
+    """The way to one worker's process. Belongs to one thread, once it has been handed over."""
 
     @property
     def rank(self) -> int: ...
 
-
-class Transport(Protocol):
-    """A way to reach the workers of one pool."""
-
     @property
-    def ranks(self) -> Sequence[int]: ...
+    def failure(self) -> Failure | None:
+        """Why nothing goes this way any more."""
 
-    def send(self, rank: int, call: ExpertCall) -> Pending[ExpertReply]:
+    def send(self, call: ExpertCall) -> Pending:
         """Starts a call; returns at once."""
 
-    def describe(self, rank: int) -> Pending[WorkerInfo]:
-        """Asks a worker who it is and what it holds; returns at once."""
+    def look(self) -> None:
+        """Takes in what has come, waiting for nothing."""
 
-    def gather(self, pendings: Sequence[Pending[T]], deadline: float) -> list[T | Failure]:
-        """Waits once for all, until `deadline` (time.monotonic()). A past deadline takes what is there.
+    def fail(self, reason: FailureReason, message: str) -> None:
+        """Ends it; what is pending ends with this failure. The first failure stays."""
 
-        A call that is late may be gathered again; one that nobody gathers again is dropped.
-        """
+    def close(self) -> None: ...
 
-    def close(self) -> None:
-        """Drops what is pending. Idempotent; the workers stay."""
+
+class Plane(Protocol):
+    """Waits for calls of several links of one kind."""
+
+    def wait(
+        self, pendings: Sequence[Pending], deadline: float, is_enough: Callable[[], bool] | None = None
+    ) -> None:
+        """Until each has its outcome, or `is_enough`, which is asked after every arrival, or `deadline`
+        (time.monotonic()). Calls of local links are there already."""

@@ -17,6 +17,9 @@ from moe_model.errors import ReplyError
 
 Array = NDArray[Any]
 
+# In what a worker says to a coordinator whose epoch is over.
+TAKEN_OVER = "has taken over"
+
 # name -> (torch dtype, numpy dtype of the same bits). numpy has no bfloat16: its bits travel as uint16.
 DTYPES: dict[str, tuple[torch.dtype, type[np.generic]]] = {
     "float32": (torch.float32, np.float32),

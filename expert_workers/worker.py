@@ -190,7 +190,7 @@ class ExpertWorker:
         with self._changing:
             held = self._held
             before = {} if held is None else held.modules
-            modules = {key: module for key, module in before.items() if key not in old} | new
+            modules = {key: module for key, module in before.items() if key not in old} | dict(new)
             layers = {layer for layer, _ in [*experts, *old]}
             if held is None or not before:
                 bank = opened.kernels.bank(dict(sorted(experts.items())))
@@ -209,7 +209,8 @@ class ExpertWorker:
             held = self._holding(layer, ((slot, 1),))
             x_1D = _canary_row(held.opened.width).to(self._spec.device, held.opened.rows_dtype)
             y_1D = held.bank.run_pairs(layer, x_1D, None, ((slot, 1),))
-        return tensor_to_array(y_1D.cpu().contiguous())[0]
+        canary: Array = tensor_to_array(y_1D.cpu().contiguous())[0]
+        return canary
 
     def _run(self, held: _Held, call: ExpertCall) -> Tensor:
         device = self._spec.device

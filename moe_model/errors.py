@@ -9,6 +9,7 @@
         ├── ClusterError         Ray cannot be reached or cannot place our workers
         ├── WorkerStartError     an expert worker could not load what it must hold
         ├── NumericError         the model produced numbers that are none
+        ├── FencedError          another coordinator has taken over the expert workers
         ├── ReplyError           an expert worker answered with something that is no result
         └── ExpertsLostError     experts that a step needs have no live holder
 
@@ -50,6 +51,10 @@ class WorkerStartError(WorldError):
 
 class NumericError(WorldError):
     """The model produced numbers that are none: NaN or infinite logits."""
+
+
+class FencedError(WorldError):
+    """Another coordinator uses the expert workers, or has taken them over."""
 
 
 class ReplyError(WorldError):

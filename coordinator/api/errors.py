@@ -18,6 +18,7 @@ from moe_model.errors import (
     ClusterError,
     ExpertMeshError,
     ExpertsLostError,
+    FencedError,
     ReplyError,
     WorkerStartError,
 )
@@ -132,6 +133,7 @@ _EXCEPTIONS: tuple[tuple[type[BaseException], Reason, str], ...] = (
     ),
     (ReplyError, Reason.EXPERT_WORKER_LOST, "an expert worker gave no usable reply"),
     (ClusterError, Reason.EXPERT_WORKER_LOST, "the expert workers cannot be reached"),
+    (FencedError, Reason.EXPERT_WORKER_LOST, "another coordinator has taken over the expert workers"),
     (WorkerStartError, Reason.EXPERT_WORKER_LOST, "an expert worker could not be restarted"),
     (torch.OutOfMemoryError, Reason.OUT_OF_MEMORY, "not enough memory for this request"),
     (MemoryError, Reason.OUT_OF_MEMORY, "not enough memory for this request"),

@@ -2,9 +2,9 @@
 
 import statistics
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from enum import StrEnum
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from prometheus_client import CollectorRegistry, Histogram
 from prometheus_client import Counter as CounterMetric
@@ -13,8 +13,10 @@ from coordinator.api import metrics_names as names
 from coordinator.api.metrics_names import PREFIX
 from coordinator.engine.observer import StepRecord
 
+M = TypeVar("M")
+
 # Why a worker can be lost.
-REASONS = ("late", "died", "raised", "invalid")
+REASONS = ("late", "died", "raised", "invalid", "corrupt", "oom", "fenced")
 
 
 class Dispatch(Protocol):
@@ -34,6 +36,18 @@ class Dispatch(Protocol):
     def compute_seconds(self) -> Mapping[int, float]: ...
     @property
     def retries(self) -> Mapping[StrEnum, int]: ...
+
+
+class _ByRank(dict[int, M]):
+    """Workers come and go: whoever is new gets a series of its own."""
+
+    def __init__(self, make: Callable[[int], M], ranks: Sequence[int]) -> None:
+        super().__init__({rank: make(rank) for rank in ranks})
+        self._make = make
+
+    def __missing__(self, rank: int) -> M:
+        made = self[rank] = self._make(rank)
+        return made
 
 
 class ExpertMetrics:
@@ -56,13 +70,13 @@ class ExpertMetrics:
             registry=self._registry,
             buckets=names.SHORT_SECONDS,
         )
-        self._compute = {rank: compute.labels(model, str(rank)) for rank in ranks}
+        self._compute = _ByRank(lambda rank: compute.labels(model, str(rank)), ranks)
         self._open_counters(model, ranks)
         self._is_open = True
 
     def _open_counters(self, model: str, ranks: Sequence[int]) -> None:
         tokens = self._counter("expert_tokens", "Token-expert pairs computed.", "rank")
-        self._tokens = {rank: tokens.labels(model, str(rank)) for rank in ranks}
+        self._tokens = _ByRank(lambda rank: tokens.labels(model, str(rank)), ranks)
         num_bytes = self._counter("expert_bytes", "Bytes of rows and answers.", "direction")
         self._sent = num_bytes.labels(model, "dispatch")
         self._received = num_bytes.labels(model, "combine")
@@ -72,12 +86,9 @@ class ExpertMetrics:
             self._retries.labels(model, reason)
         for reason in REASONS:
             self._restarts.labels(model, reason)
-        for stem, text in (
-            ("expert_dropped_tokens", "Pairs that nobody computed; stays 0."),
-            ("expert_rebalances", "Changes of the placement."),
-        ):
-            CounterMetric(f"{PREFIX}{stem}", text, ["model_name"], registry=self._registry).labels(model)
-        self._histogram("expert_rebalance_seconds", "One change of the placement.")
+        self._plain_counter("expert_dropped_tokens", "Pairs that nobody computed; stays 0.")
+        self._rebalances = self._plain_counter("expert_rebalances", "Changes of the placement.")
+        self._rebalance_seconds = self._histogram("expert_rebalance_seconds", "One change of the placement.")
         balance = Histogram(
             f"{PREFIX}expert_balancedness",
             "Mean over maximum of pairs per worker and step; 1 is even.",
@@ -109,11 +120,17 @@ class ExpertMetrics:
         if self._is_open:
             self._restarts.labels(self._model, reason.value).inc()
 
+    def rebalanced(self, num_moved: int, seconds: float) -> None:
+        """Told on the supervisor's thread."""
+        if self._is_open:
+            self._rebalances.inc()
+            self._rebalance_seconds.observe(seconds)
+
     def step(self, record: StepRecord) -> None:
         """What was dispatched since the last one was this step's."""
         rows, self._step_rows = self._step_rows, Counter()
         if self._is_open and rows:
-            even = rows.total() / len(self._tokens) / max(rows.values())
+            even = rows.total() / len(rows) / max(rows.values())
             self._balance[record.phase].observe(even)
 
     def _histogram(self, stem: str, text: str) -> Histogram:
@@ -124,6 +141,11 @@ class ExpertMetrics:
             registry=self._registry,
             buckets=names.SHORT_SECONDS,
         ).labels(self._model)
+
+    def _plain_counter(self, stem: str, text: str) -> CounterMetric:
+        return CounterMetric(f"{PREFIX}{stem}", text, ["model_name"], registry=self._registry).labels(
+            self._model
+        )
 
     def _counter(self, stem: str, text: str, label: str) -> CounterMetric:
         return CounterMetric(f"{PREFIX}{stem}", text, ["model_name", label], registry=self._registry)

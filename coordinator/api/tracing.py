@@ -117,6 +117,9 @@ class Tracing:
     def restarted(self, rank: int, reason: StrEnum) -> None:
         """Part of no request."""
 
+    def rebalanced(self, num_moved: int, seconds: float) -> None:
+        """Part of no request."""
+
     def step(self, record: StepRecord) -> None:
         dispatches, self._pending.dispatches = self._pending.dispatches, []
         for handle in record.traces:

@@ -90,6 +90,7 @@ def add_worker_arguments(parser: argparse.ArgumentParser, default_workers: int) 
     group.add_argument(
         "--replicas", type=positive, default=1, metavar="R", help="workers that hold each expert (1)"
     )
+    _add_loss(group, WorkersConfig())
     group.add_argument(
         "--worker-threads",
         type=num_threads,
@@ -156,6 +157,43 @@ def _add_ray_arguments(group: argparse._ArgumentGroup, default: WorkersConfig) -
     )
 
 
+def _add_loss(group: argparse._ArgumentGroup, default: WorkersConfig) -> None:
+    group.add_argument(
+        "--on-expert-loss",
+        choices=("auto", "replica", "reload", "local", "wait", "fail"),
+        default=default.on_expert_loss,
+        help="what becomes of rows whose worker is lost. auto: a replica, else their experts are loaded on "
+        "another worker, else in the coordinator, else they wait; reload, local: only one of them; wait: a "
+        "replica, else they wait; replica: a replica, else they fail; fail: they fail "
+        f"({default.on_expert_loss})",
+    )
+    group.add_argument(
+        "--redundant-experts",
+        type=whole,
+        default=default.redundant_experts,
+        metavar="N",
+        help=f"further copies in each layer, of the experts with the most rows ({default.redundant_experts})",
+    )
+    group.add_argument(
+        "--rebalance-interval",
+        type=seconds,
+        default=default.rebalance_interval,
+        metavar="S",
+        help="seconds between two looks at whether experts should move to busy workers from idle ones; "
+        f"0: never ({default.rebalance_interval:g})",
+    )
+    group.add_argument(
+        "--keep-workers",
+        action="store_true",
+        help="leave the workers running at the end, for the next coordinator (needs --ray-address)",
+    )
+    group.add_argument(
+        "--take-over",
+        action="store_true",
+        help="use running workers even if another coordinator still does; that one then stops",
+    )
+
+
 def _add_worker_times(group: argparse._ArgumentGroup, default: WorkersConfig) -> None:
     group.add_argument(
         "--call-timeout",
@@ -209,11 +247,20 @@ def workers_config(args: argparse.Namespace) -> WorkersConfig:
         ray_address=args.ray_address,
         ray_namespace=args.ray_namespace,
         replace_workers=args.replace_workers,
+        on_expert_loss=args.on_expert_loss,
+        redundant_experts=args.redundant_experts,
+        rebalance_interval=args.rebalance_interval,
+        keep_workers=args.keep_workers,
+        take_over=args.take_over,
         num_threads=args.worker_threads,
         call_timeout=args.call_timeout,
         expert_wait_timeout=args.expert_wait_timeout,
         start_timeout=args.start_timeout,
     )
+
+
+def whole(text: str) -> int:
+    return _whole_number(text, 0, MAX_WORKERS)
 
 
 def positive(text: str) -> int:
@@ -226,6 +273,11 @@ def num_threads(text: str) -> int:
 
 def num_workers(text: str) -> int:
     return _whole_number(text, 0, MAX_WORKERS)
+
+
+def seconds(text: str) -> float:
+    """0 is none."""
+    return 0.0 if text.strip() == "0" else positive_seconds(text)
 
 
 def positive_seconds(text: str) -> float:

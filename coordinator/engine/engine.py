@@ -157,7 +157,10 @@ class Engine:
         try:
             result = self._run(step)
         except ExpertsLostError as error:
-            return outputs if self._waited() else outputs + self._fail(step.chunks, error)
+            if not self._waited():
+                return outputs + self._fail(step.chunks, error)
+            # Those that need none of the lost experts go on.
+            return outputs + self._run_apart(step)
         except Exception as error:  # noqa: BLE001 - the top of the engine's thread
             if len(step.chunks) > 1:
                 logger.warning(

@@ -1,0 +1,183 @@
+"""Puts together what runs experts on workers. Part of the composition root, with main.py."""
+
+import os
+import platform
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from uuid import uuid4
+
+from coordinator.api.private_files import check_private
+from coordinator.config import EngineConfig, WorkersConfig
+from expert_workers.assembly import Combine
+from expert_workers.dispatch import OnLoss, PoolOptions
+from expert_workers.fleet import Fleet
+from expert_workers.in_process import LocalLink, LocalPlane
+from expert_workers.jobs import Expected, Jobs, Timeouts
+from expert_workers.local_fleet import LocalFleet
+from expert_workers.members import LOCAL
+from expert_workers.pool import ExpertPool
+from expert_workers.pool_stats import PoolObserver, PoolObservers
+from expert_workers.ray_actor import DataPlane
+from expert_workers.ray_cluster import RayCluster
+from expert_workers.ray_transport import RayPlane
+from expert_workers.ray_workers import FleetOptions, RayFleet
+from expert_workers.remote_experts import RemoteExperts
+from expert_workers.stream_tls import TlsPaths
+from expert_workers.stream_transport import StreamPlane
+from expert_workers.supervisor import Supervisor, SupervisorOptions
+from expert_workers.transport import Link, Plane, WorkerFailureError
+from expert_workers.wire import dtype_name
+from expert_workers.worker import ExpertWorker, WorkerSpec
+from moe_model.checkpoint import Checkpoint
+from moe_model.errors import ConfigError
+from moe_model.modules import Catalog, ExpertModule
+
+_PLANES: dict[str, Callable[[], Plane]] = {"stream": StreamPlane, "ray": RayPlane, "in-process": LocalPlane}
+
+
+@contextmanager
+def open_workers(
+    checkpoint: Checkpoint,
+    engine: EngineConfig,
+    workers: WorkersConfig,
+    observers: Sequence[PoolObserver] = (),
+    fenced: Callable[[str], None] | None = None,
+) -> Iterator[RemoteExperts]:
+    """Workers with all their experts; they end with the block, unless they shall stay."""
+    owner = f"coordinator {platform.node()}:{os.getpid()} ({uuid4().hex[:8]})"
+    spec = _worker_spec(checkpoint, engine, workers)
+    with ExitStack() as stack:
+        fleet = stack.enter_context(_open_fleet(spec, workers, owner))
+        existing = fleet.find()
+        if workers.replace_workers:
+            fleet.end(existing)
+            existing = frozenset()
+        epoch = 1 + max((_epoch_of(fleet, rank, workers.call_timeout) for rank in existing), default=0)
+        expected = Expected(epoch, owner, dtype_name(engine.dtype), checkpoint.fingerprint, workers.take_over)
+        timeouts = Timeouts(
+            start=workers.start_timeout, answer=workers.call_timeout, load=workers.start_timeout
+        )
+        catalog = Catalog.of_checkpoint(checkpoint.config.n_layers, checkpoint.config.n_experts)
+        watchers = PoolObservers(observers)
+        pool = ExpertPool(
+            catalog, _PLANES[workers.transport](), _pool_options(workers, epoch), None, watchers
+        )
+        supervisor = Supervisor(
+            Jobs(fleet, expected, timeouts),
+            list(catalog.modules),
+            pool,
+            SupervisorOptions(
+                replicas=workers.num_replicas,
+                redundant=workers.redundant_experts,
+                on_loss=OnLoss(workers.on_expert_loss),
+                rebalance_interval=workers.rebalance_interval,
+            ),
+            watchers,
+            _loader(checkpoint, engine),
+            fenced,
+        )
+        pool.set_rescuer(supervisor)
+
+        def end_workers() -> None:
+            keep = workers.keep_workers or supervisor.is_fenced
+            if not keep:
+                fleet.end([member.rank for member in supervisor.members()])
+
+        experts = RemoteExperts(pool, supervisor, end_workers)
+        stack.callback(experts.close)
+        supervisor.start(workers.num_workers, workers.start_timeout)
+        fleet.end(rank for rank in existing if rank >= workers.num_workers)
+        yield experts
+
+
+def _epoch_of(fleet: Fleet, rank: int, timeout: float) -> int:
+    try:
+        return fleet.describe(rank, timeout).epoch
+    except WorkerFailureError:
+        # It does not answer: a process that is stopped, or just being started.
+        return 0
+
+
+def _pool_options(workers: WorkersConfig, epoch: int) -> PoolOptions:
+    return PoolOptions(
+        call_timeout=workers.call_timeout,
+        least_timeout=min(1.0, workers.call_timeout),
+        wire_dtype=workers.wire_dtype,
+        combine=Combine(workers.combine),
+        on_loss=OnLoss(workers.on_expert_loss),
+        epoch=epoch,
+    )
+
+
+def _worker_spec(checkpoint: Checkpoint, engine: EngineConfig, workers: WorkersConfig) -> WorkerSpec:
+    num_threads = workers.num_threads
+    if num_threads is None and workers.ray_address is None:
+        # All on this machine: together no more threads than it has cores.
+        num_threads = max(1, len(os.sched_getaffinity(0)) // workers.num_workers)
+    return WorkerSpec(
+        LOCAL,
+        str(checkpoint.path.resolve()),
+        engine.dtype,
+        num_threads=num_threads,
+        fingerprint=checkpoint.fingerprint,
+        kernels=engine.kernels,
+        int8=engine.expert_dtype == "int8",
+    )
+
+
+def _loader(checkpoint: Checkpoint, engine: EngineConfig) -> Callable[[Sequence[ExpertModule]], Link]:
+    """Loads experts into this process, as a last resort."""
+
+    def load(modules: Sequence[ExpertModule]) -> Link:
+        spec = WorkerSpec(
+            LOCAL,
+            str(checkpoint.path.resolve()),
+            engine.dtype,
+            num_threads=engine.num_threads,
+            fingerprint=checkpoint.fingerprint,
+            kernels=engine.kernels,
+            int8=engine.expert_dtype == "int8",
+        )
+        worker = ExpertWorker(spec)
+        worker.load(modules)
+        return LocalLink(LOCAL, worker)
+
+    return load
+
+
+@contextmanager
+def _open_fleet(spec: WorkerSpec, config: WorkersConfig, owner: str) -> Iterator[Fleet]:
+    """The way to start workers; what was started on the way to it ends with the block."""
+    if config.transport == "in-process":
+        yield LocalFleet(spec)
+        return
+    address, tls_paths = config.ray_address, data_tls(config)
+    tls = os.environ.get("RAY_USE_TLS", "0").lower() in ("1", "true")
+    cluster = RayCluster.start_local() if address is None else RayCluster.connect(address, tls=tls)
+    try:
+        options = FleetOptions(
+            spec,
+            config.ray_namespace,
+            owner,
+            # A cluster of our own is on this machine alone, and so is its data plane.
+            DataPlane("127.0.0.1" if address is None else None, tls_paths),
+            is_stream=config.transport == "stream",
+        )
+        fleet = RayFleet(options)
+        try:
+            yield fleet
+        finally:
+            fleet.close()
+    finally:
+        cluster.close()
+
+
+def data_tls(config: WorkersConfig) -> TlsPaths | None:
+    """Raises ConfigError for files that only make sense together."""
+    paths = [config.data_tls_cert, config.data_tls_key, config.data_tls_ca]
+    given = [str(path.resolve()) for path in paths if path is not None]
+    if given and len(given) < len(paths):
+        raise ConfigError("--data-tls-cert, --data-tls-key and --data-tls-ca are needed together")
+    if config.data_tls_key is not None:
+        check_private(config.data_tls_key, "data plane TLS key")
+    return TlsPaths(*given) if given else None

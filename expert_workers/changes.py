@@ -1,0 +1,77 @@
+"""Changes: what somebody waits for until all that is wanted is there, and all that leave have left."""
+
+import time
+from collections.abc import Iterable, Mapping
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+
+from expert_workers.members import LOCAL, Keys, Member
+from moe_model.errors import ExpertMeshError
+
+
+@dataclass(frozen=True, slots=True)
+class Scaled:
+    """A change of the number of workers. `num_moved` counts modules that were loaded somewhere else."""
+
+    num_before: int
+    num_workers: int
+    num_moved: int
+    seconds: float
+
+
+@dataclass(slots=True)
+class Change:
+    """`keys` are modules that it adds; `is_start`: the first, of which any failure is the end."""
+
+    num_before: int = 0
+    keys: Keys = frozenset()
+    is_start: bool = False
+    num_moved: int = 0
+    started: float = field(default_factory=time.monotonic)
+    future: "Future[Scaled]" = field(default_factory=Future)
+
+
+class Changes:
+    """Belongs to the supervisor's thread."""
+
+    def __init__(self) -> None:
+        self._open: list[Change] = []
+
+    @property
+    def is_starting(self) -> bool:
+        return any(change.is_start for change in self._open)
+
+    def add(self, change: Change) -> None:
+        self._open.append(change)
+
+    def moved(self, num_modules: int) -> None:
+        for change in self._open:
+            change.num_moved += num_modules
+
+    def fail_start(self, error: ExpertMeshError) -> None:
+        for change in [change for change in self._open if change.is_start]:
+            self._fail(change, error)
+
+    def fail_new(self, held: Keys, error: ExpertMeshError) -> Keys:
+        """Those whose modules are not all in `held` have failed; returns these modules."""
+        failed = [change for change in self._open if change.keys and not change.keys <= held]
+        for change in failed:
+            self._fail(change, error)
+        return frozenset(key for change in failed for key in change.keys)
+
+    def settle(self, members: Iterable[Member], wanted: Mapping[int, Keys]) -> list[Change]:
+        """Tells those who wait if all is as it shall be; returns them."""
+        workers = [m for m in members if m.rank != LOCAL]
+        for m in workers:
+            if not m.is_ready or m.is_leaving or not wanted.get(m.rank, frozenset()) <= m.held:
+                return []
+        settled, self._open = self._open, []
+        now = time.monotonic()
+        for change in settled:
+            scaled = Scaled(change.num_before, len(workers), change.num_moved, now - change.started)
+            change.future.set_result(scaled)
+        return settled
+
+    def _fail(self, change: Change, error: ExpertMeshError) -> None:
+        self._open.remove(change)
+        change.future.set_exception(error)

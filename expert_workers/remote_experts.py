@@ -1,0 +1,115 @@
+"""RemoteExperts: the experts of a model on workers, as one thing: dispatched, supervised, exchanged."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from expert_workers.changes import Scaled
+from expert_workers.dispatch import Dispatch
+from expert_workers.members import Member, WorkerState
+from expert_workers.pool import ExpertPool
+from expert_workers.pool_stats import PoolStats
+from expert_workers.supervisor import Supervisor
+from moe_model.dispatch import ExpertKey
+from moe_model.modules import Catalog, ExpertModule
+from moe_model.router import Routing
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerRecord:
+    """One worker as the topology shows it. `experts` is layer -> slots; `routed_rows` are this pool's."""
+
+    rank: int
+    state: WorkerState
+    node_id: str
+    host: str
+    pid: int
+    device: str
+    experts: Mapping[int, tuple[int, ...]]
+    routed_rows: int
+    num_bytes: int
+    num_losses: int
+    last_loss: str
+
+
+class RemoteExperts:
+    """An ExpertBackend. `begin`, `finish`, `idle`, `await_news` and `switch` belong to one thread."""
+
+    def __init__(self, pool: ExpertPool, supervisor: Supervisor, close: Callable[[], None]) -> None:
+        """`close` ends the workers, or leaves them; it is called last."""
+        self._pool = pool
+        self._supervisor = supervisor
+        self._close = close
+
+    def forward(self, layer: int, x_TD: Tensor, routing: Routing) -> Tensor:
+        """As ExpertBackend. Raises ExpertsLostError."""
+        return self._pool.forward(layer, x_TD, routing)
+
+    def begin(self, layer: int, x_TD: Tensor, routing: Routing) -> Dispatch:
+        return self._pool.begin(layer, x_TD, routing)
+
+    def finish(self, begun: Dispatch) -> Tensor:
+        return self._pool.finish(begun)
+
+    def idle(self) -> None:
+        """For when nothing is dispatched."""
+        self._pool.idle()
+
+    def await_news(self, timeout: float) -> None:
+        """Waits until other routes are published, at most so many seconds."""
+        self._pool.await_news(timeout)
+
+    def prepare(self, module: ExpertModule) -> None:
+        """As LivingExperts: returns when the module is wherever it shall be. Raises ExpertMeshError."""
+        self._supervisor.prepare(module)
+
+    def switch(self, catalog: Catalog) -> None:
+        """As LivingExperts: what the routers' columns stand for from now on."""
+        self._pool.switch(catalog)
+
+    def release(self, keys: Sequence[ExpertKey]) -> None:
+        """As LivingExperts: nobody uses these any more."""
+        self._supervisor.release(keys)
+
+    def scale(self, num_workers: int) -> Scaled:
+        """Returns when there are so many workers and each holds its part. Raises ExpertMeshError."""
+        return self._supervisor.scale(num_workers)
+
+    def missing_experts(self) -> int:
+        """How many modules nobody holds. Any thread may ask."""
+        return self._pool.missing_experts()
+
+    def stats(self) -> PoolStats:
+        return self._pool.stats()
+
+    def topology(self) -> tuple[WorkerRecord, ...]:
+        workers = self._pool.stats().workers
+        return tuple(
+            _record(member, workers[member.rank].rows if member.rank in workers else 0)
+            for member in self._supervisor.members()
+        )
+
+    def close(self) -> None:
+        self._supervisor.close()
+        self._pool.close()
+        self._close()
+
+
+def _record(member: Member, routed_rows: int) -> WorkerRecord:
+    info, layers = member.info, dict[int, tuple[int, ...]]()
+    for layer, slot in sorted(member.held):
+        layers[layer] = (*layers.get(layer, ()), slot)
+    return WorkerRecord(
+        rank=member.rank,
+        state=member.state,
+        node_id="" if info is None else info.node_id,
+        host="" if info is None else info.host,
+        pid=0 if info is None or not member.is_ready else info.pid,
+        device="" if info is None else info.device,
+        experts=layers,
+        routed_rows=routed_rows,
+        num_bytes=0 if info is None else info.num_bytes,
+        num_losses=member.num_losses,
+        last_loss=member.last_loss,
+    )

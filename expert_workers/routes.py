@@ -1,0 +1,45 @@
+"""Routes: which links lead to which modules. Made by the supervisor, read by the pool.
+
+Shapes: C columns of a layer's router.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from expert_workers.transport import Link
+from moe_model.dispatch import ExpertKey
+from moe_model.modules import Catalog
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Routes:
+    """Immutable. `holders[key]` are ranks of `links` that hold a module; a higher `version` is newer."""
+
+    version: int = 0
+    links: Mapping[int, Link] = field(default_factory=dict)
+    holders: Mapping[ExpertKey, tuple[int, ...]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class LayerTable:
+    """One layer's columns: `slots_C` on the wire, and the ranks that hold each; `has_choice`: some by two."""
+
+    slots_C: tuple[int, ...]
+    ranks_C: tuple[tuple[int, ...], ...]
+    has_choice: bool
+    # Whether each column's slot is its own number, so that nothing has to be translated.
+    is_plain: bool
+
+
+def tables(catalog: Catalog, routes: Routes) -> list[LayerTable]:
+    """All layers' tables."""
+    return [
+        _table(tuple(module.slot for module in layer), number, routes)
+        for number, layer in enumerate(catalog.columns)
+    ]
+
+
+def _table(slots_C: tuple[int, ...], layer: int, routes: Routes) -> LayerTable:
+    ranks_C = tuple(routes.holders.get((layer, slot), ()) for slot in slots_C)
+    has_choice = any(len(ranks) > 1 for ranks in ranks_C)
+    return LayerTable(slots_C, ranks_C, has_choice, slots_C == tuple(range(len(slots_C))))
