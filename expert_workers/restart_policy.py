@@ -11,6 +11,7 @@ class RestartOptions:
     """Seconds. After `max_failures` in a row, each within `healthy_after` of being ready, the circuit is
     open: one attempt per `longest_wait`."""
 
+    moment: float = 0.1
     first_wait: float = 1.0
     longest_wait: float = 60.0
     healthy_after: float = 60.0
@@ -33,6 +34,10 @@ class RestartPolicy:
 
     def ready(self, now: float) -> None:
         self._ready_at = now
+
+    def soon(self, now: float) -> None:
+        """It is on its way; try again in a moment."""
+        self.next_at = now + self._options.moment
 
     def failed(self, now: float) -> None:
         """It was lost, or did not get ready. The first time it may come back at once."""

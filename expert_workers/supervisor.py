@@ -44,6 +44,7 @@ from moe_model.modules import ExpertModule
 _log = logging.getLogger(__name__)
 
 _TICK = 0.5
+_RESTART_TIME = 10.0
 # Rows per module below which a load says nothing.
 _LEAST_LOAD = 100
 _KILLED = (FailureReason.LATE, FailureReason.INVALID, FailureReason.CORRUPT, FailureReason.RAISED)
@@ -293,8 +294,14 @@ class Supervisor:
         elif member.rank == LOCAL:
             _log.error("experts cannot be loaded here: %s", failure.message)
             del self._members[LOCAL]
+        elif failure.reason is FailureReason.DIED and self._is_expected_back(member):
+            member.policy.soon(time.monotonic())
         else:
             self._lose(member, failure)
+
+    def _is_expected_back(self, member: Member) -> bool:
+        """Just after its death Ray has not yet begun to start it again, and says at once that it is gone."""
+        return member.lost_at is not None and time.monotonic() - member.lost_at < _RESTART_TIME
 
     def _lost(self, link: Link, failure: Failure) -> None:
         member = self._members.get(link.rank)
