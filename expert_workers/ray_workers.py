@@ -102,7 +102,7 @@ class RayWorkers:
         replace: bool = False,
         data_plane: DataPlane | None = None,
     ) -> "RayWorkers":
-        """Starts an actor per spec, all at once, and waits until each has loaded its experts: a spec's `keys`.
+        """Starts an actor per spec, all at once, and waits until each has loaded its experts, the `keys`.
 
         `replace` first ends all workers that run in the namespace, whatever their number. Raises ClusterError
         when names are taken or Ray cannot run the workers, WorkerStartError naming the worker, the file and

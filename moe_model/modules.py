@@ -1,8 +1,8 @@
 """Expert modules: what an expert of a layer is in one version, and which of them a model uses.
 
 A module has a slot, its number within its layer for as long as a coordinator lives: the checkpoint's experts
-have their own ids for slots, and each later version takes the next one, which no other ever gets. Workers know
-slots; people know expert ids and versions; a router's outputs are columns.
+have their own ids for slots, and each later version takes the next one, which no other ever gets. Workers
+know slots; people know expert ids and versions; a router's outputs are columns.
 """
 
 from collections.abc import Iterable, Iterator

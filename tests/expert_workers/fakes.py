@@ -5,7 +5,7 @@ Shapes: T tokens, D d_model, E experts, K experts per token.
 
 from collections import defaultdict, deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar, cast
 
 import torch
@@ -95,6 +95,11 @@ def make_worker(
     worker = ExpertWorker(spec, FakeSource(config, dtype, kernels))
     worker.load(checkpoint_modules(placement.experts_of(rank)))
     return worker
+
+
+def make_info(**changes: Any) -> WorkerInfo:
+    """Of a worker that holds nothing."""
+    return replace(ExpertWorker(WorkerSpec(0, "")).describe(), **changes)
 
 
 def make_routing(num_tokens: int, n_experts: int, top_k: int, seed: int = 0) -> Routing:

@@ -34,14 +34,14 @@ def rogue(answer: bytes) -> tuple[StreamConnection, socket.socket]:
     return StreamConnection(7, ours, 1), theirs
 
 
-REPLY = encode(reply_frame(ExpertReply(1, 0, np.ones((2, 4), np.float32), 0.0)))
+REPLY = encode(reply_frame(ExpertReply(1, 0, 0, 0, np.ones((2, 4), np.float32), 0.0)))
 
 
 @pytest.mark.parametrize(
     ("answer", "reason", "message"),
     [
-        (b"garbage" * 20, FailureReason.INVALID, "not version 2 of the data plane"),
-        (b"EM\x03" + REPLY[3:], FailureReason.INVALID, "not version 2"),
+        (b"garbage" * 20, FailureReason.INVALID, "not version 3 of the data plane"),
+        (b"EM\x04" + REPLY[3:], FailureReason.INVALID, "not version 3"),
         (
             REPLY[:8] + struct.pack("<Q", 1 << 40) + REPLY[16:],
             FailureReason.INVALID,
@@ -82,7 +82,7 @@ def test_whatever_a_worker_says_the_call_ends(data: bytes, cut: int) -> None:
 
 
 def test_a_reply_in_pieces_and_one_that_nobody_waits_for() -> None:
-    other = encode(reply_frame(ExpertReply(99, 0, np.ones((500, 4), np.float32), 0.0)))
+    other = encode(reply_frame(ExpertReply(99, 0, 0, 0, np.ones((500, 4), np.float32), 0.0)))
     connection, theirs = rogue(other[:1000])
     pending = connection.send(make_call(1))
     for part in (other[1000:], REPLY[:10], REPLY[10:80], REPLY[80:]):
@@ -100,9 +100,9 @@ def test_a_reply_in_pieces_and_one_that_nobody_waits_for() -> None:
     ("answer", "message"),
     [
         (b"HTTP/1.1 400 Bad Request\r\n\r\n" + bytes(40), "is no expert worker's data plane"),
-        (b"EMHS\x09" + bytes(60), "speaks version 9 of the data plane, expected 2"),
-        (b"EMHS\x02\x00" + bytes(34) + b"EMHS\x02\x00" + bytes(34), "does not know its own session key"),
-        (b"EMHS\x02\x00" + bytes(34) + b"EMHS\x02\x07" + bytes(34), "refused"),
+        (b"EMHS\x09" + bytes(60), "speaks version 9 of the data plane, expected 3"),
+        (b"EMHS\x03\x00" + bytes(34) + b"EMHS\x03\x00" + bytes(34), "does not know its own session key"),
+        (b"EMHS\x03\x00" + bytes(34) + b"EMHS\x03\x07" + bytes(34), "refused"),
     ],
     ids=["http", "version", "no key", "status"],
 )
@@ -152,6 +152,6 @@ def test_a_worker_that_says_nothing_in_the_handshake_keeps_nobody_waiting() -> N
 def test_both_ends_of_a_handshake_agree() -> None:
     ours, theirs = socket.socketpair()
     with ours, theirs:
-        theirs.sendall(b"EMHS\x02\x00\x00\x00" + bytes(64))
+        theirs.sendall(b"EMHS\x03\x00\x00\x00" + bytes(64))
         with pytest.raises(ReplyError, match="has not the session key"):
             prove_to_client(ours, bytes(32), soon())

@@ -67,7 +67,7 @@ def still_serves(control: FakeControl) -> bool:
 
 @pytest.mark.parametrize(
     "data",
-    [b"GET / HTTP/1.1\r\n\r\n" * 10, bytes(200), b"EMHS\x02" + bytes(200), b"EMHS\x01" + bytes(67), b"EM"],
+    [b"GET / HTTP/1.1\r\n\r\n" * 10, bytes(200), b"EMHS\x03" + bytes(200), b"EMHS\x01" + bytes(67), b"EM"],
     ids=["http", "zeros", "wrong proof", "old version", "cut off"],
 )
 def test_a_peer_that_proves_nothing_is_cut_off(served: FakeControl, data: bytes) -> None:
@@ -119,7 +119,9 @@ FRAME = encode(call_frame(make_call(1, width=16)))
         b"XX" + FRAME[2:],
         b"EM\x01" + FRAME[3:],
         FRAME[:8] + struct.pack("<Q", 1 << 40) + FRAME[16:],
-        encode(reply_frame(ExpertReply(1, 0, np.ones((1, 1), np.float32), 0.0)))[:3] + b"\x09" + bytes(60),
+        encode(reply_frame(ExpertReply(1, 0, 0, 0, np.ones((1, 1), np.float32), 0.0)))[:3]
+        + b"\x09"
+        + bytes(60),
         encode(error_frame(1, "x")),
     ],
     ids=["magic", "version", "length", "kind", "an error"],
