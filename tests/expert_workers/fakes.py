@@ -90,11 +90,14 @@ def make_worker(
     dtype: torch.dtype = torch.float32,
     kernels: Kernels = TORCH,
 ) -> ExpertWorker:
-    choice: KernelChoice = "torch" if kernels.name == "torch" else "native"
-    spec = WorkerSpec(rank, "", dtype, kernels=choice)
-    worker = ExpertWorker(spec, FakeSource(config, dtype, kernels))
+    worker = ExpertWorker(make_spec(rank, kernels, dtype), FakeSource(config, dtype, kernels))
     worker.load(checkpoint_modules(placement.experts_of(rank)))
     return worker
+
+
+def make_spec(rank: int, kernels: Kernels = TORCH, dtype: torch.dtype = torch.float32) -> WorkerSpec:
+    choice: KernelChoice = "torch" if kernels.name == "torch" else "native"
+    return WorkerSpec(rank, "", dtype, kernels=choice)
 
 
 def make_info(**changes: Any) -> WorkerInfo:

@@ -11,13 +11,22 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from expert_workers.frame import call_frame, encode, error_frame, reply_frame
+from expert_workers.frame import (
+    HEADER,
+    call_frame,
+    encode,
+    error_frame,
+    ping_frame,
+    pong_frame,
+    read_header,
+    reply_frame,
+)
 from expert_workers.placement import place
 from expert_workers.stream_auth import Endpoint, prove_to_client
 from expert_workers.stream_connect import connect
 from expert_workers.stream_connection import StreamConnection
 from expert_workers.transport import Failure, FailureReason
-from expert_workers.wire import ExpertReply
+from expert_workers.wire import ExpertReply, Pong
 from moe_model.errors import ReplyError
 from tests.expert_workers.fakes import make_config, make_worker
 from tests.expert_workers.stream_fakes import HOST, introduce_all, make_call, soon, streams
@@ -93,6 +102,45 @@ def test_a_reply_in_pieces_and_one_that_nobody_waits_for() -> None:
     assert isinstance(pending.outcome, ExpertReply)
     assert connection.is_idle
     connection.close()
+    theirs.close()
+
+
+PING = read_header(encode(ping_frame(5, 3)))
+PONG = encode(pong_frame(PING))
+
+
+def test_a_ping_is_answered_among_calls_and_a_pong_that_nobody_waits_for_is_dropped() -> None:
+    connection, theirs = rogue(encode(pong_frame(PING._replace(call_id=77))) + PONG + REPLY)
+    call, ping = connection.send(make_call(1)), connection.ping(5, 3)
+    while call.outcome is None or ping.outcome is None:
+        connection.receive()
+    assert ping.outcome == Pong(5, 3)
+    assert isinstance(call.outcome, ExpertReply)
+    assert connection.is_idle
+    assert read_header(theirs.recv(1 << 12)[-HEADER.size :]).kind == PING.kind
+    connection.close()
+    assert isinstance(connection.ping(6).outcome, Failure)
+    theirs.close()
+
+
+@pytest.mark.parametrize(
+    ("sends", "answer"),
+    [
+        (False, encode(reply_frame(ExpertReply(5, 0, 0, 0, np.ones((0, 4), np.float32), 0.0)))),
+        (False, encode(reply_frame(ExpertReply(5, 0, 0, 0, np.ones((0, 0), np.float32), 0.0)))),
+        (True, PONG),
+        (False, encode(ping_frame(5, 3))),
+    ],
+    ids=["a reply to a ping", "an empty one", "a pong to a call", "a ping"],
+)
+def test_the_wrong_kind_of_answer_is_invalid(sends: bool, answer: bytes) -> None:
+    connection, theirs = rogue(answer)
+    pending = connection.send(make_call(5)) if sends else connection.ping(5, 3)
+    theirs.shutdown(socket.SHUT_WR)
+    while pending.outcome is None:
+        connection.receive()
+    assert isinstance(pending.outcome, Failure)
+    assert pending.outcome.reason is FailureReason.INVALID
     theirs.close()
 
 
