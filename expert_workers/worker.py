@@ -64,7 +64,7 @@ class WorkerInfo:
 
 @dataclass(frozen=True, slots=True)
 class _Module:
-    """A module in memory, of `num_bytes`."""
+    """A module in memory, whose tensors have `num_bytes`; the bank has what computes it."""
 
     module: ExpertModule
     num_bytes: int
@@ -107,14 +107,13 @@ class ExpertWorker:
             started = time.perf_counter()
             try:
                 opened = self._source.open()
-                read = {module.key: (module, *self._source.read(module)) for module in self._missing(modules)}
+                read = [(module, *self._source.read(module)) for module in self._missing(modules)]
             except (ExpertMeshError, OSError) as error:
                 raise WorkerStartError(f"{self._name}: {error}") from None
             self._exchange(
                 opened,
-                {key: expert for key, (_, expert, _) in read.items()},
-                {key: _Module(module, num_bytes) for key, (module, _, num_bytes) in read.items()},
-                (),
+                {module.key: _Module(module, num_bytes) for module, _, num_bytes in read},
+                {module.key: expert for module, expert, _ in read},
             )
             self._load_seconds += time.perf_counter() - started
 
@@ -122,7 +121,7 @@ class ExpertWorker:
         """Forgets modules, those that it does not hold too. A call that is being computed ends first."""
         held = self._held
         if held is not None:
-            self._exchange(held.opened, {}, {}, frozenset(keys))
+            self._exchange(held.opened, {}, {}, old=frozenset(keys))
 
     def claim(self, epoch: int) -> None:
         """From now on answers the coordinator of this epoch only. Raises ReplyError for one that is over."""
@@ -183,15 +182,16 @@ class ExpertWorker:
     def _exchange(
         self,
         opened: Opened,
-        experts: Mapping[ExpertKey, Expert],
         new: Mapping[ExpertKey, _Module],
-        old: Collection[ExpertKey],
+        experts: Mapping[ExpertKey, Expert],
+        old: Collection[ExpertKey] = (),
     ) -> None:
         with self._changing:
             held = self._held
             before = {} if held is None else held.modules
-            modules = {key: module for key, module in before.items() if key not in old} | dict(new)
-            layers = {layer for layer, _ in [*experts, *old]}
+            modules = {key: module for key, module in before.items() if key not in old}
+            modules.update(new)
+            layers = {layer for layer, _ in [*new, *old]}
             if held is None or not before:
                 bank = opened.kernels.bank(dict(sorted(experts.items())))
             else:
@@ -209,8 +209,8 @@ class ExpertWorker:
             held = self._holding(layer, ((slot, 1),))
             x_1D = _canary_row(held.opened.width).to(self._spec.device, held.opened.rows_dtype)
             y_1D = held.bank.run_pairs(layer, x_1D, None, ((slot, 1),))
-        canary: Array = tensor_to_array(y_1D.cpu().contiguous())[0]
-        return canary
+        y_D: Array = tensor_to_array(y_1D.cpu().contiguous())[0]
+        return y_D
 
     def _run(self, held: _Held, call: ExpertCall) -> Tensor:
         device = self._spec.device

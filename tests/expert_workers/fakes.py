@@ -5,7 +5,7 @@ Shapes: T tokens, D d_model, E experts, K experts per token.
 
 from collections import defaultdict, deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar, cast
 
 import torch
@@ -90,11 +90,19 @@ def make_worker(
     dtype: torch.dtype = torch.float32,
     kernels: Kernels = TORCH,
 ) -> ExpertWorker:
-    choice: KernelChoice = "torch" if kernels.name == "torch" else "native"
-    spec = WorkerSpec(rank, "", dtype, kernels=choice)
-    worker = ExpertWorker(spec, FakeSource(config, dtype, kernels))
+    worker = ExpertWorker(make_spec(rank, kernels, dtype), FakeSource(config, dtype, kernels))
     worker.load(checkpoint_modules(placement.experts_of(rank)))
     return worker
+
+
+def make_spec(rank: int, kernels: Kernels = TORCH, dtype: torch.dtype = torch.float32) -> WorkerSpec:
+    choice: KernelChoice = "torch" if kernels.name == "torch" else "native"
+    return WorkerSpec(rank, "", dtype, kernels=choice)
+
+
+def make_info(**changes: Any) -> WorkerInfo:
+    """Of a worker that holds nothing."""
+    return replace(ExpertWorker(WorkerSpec(0, "")).describe(), **changes)
 
 
 def make_routing(num_tokens: int, n_experts: int, top_k: int, seed: int = 0) -> Routing:

@@ -10,15 +10,20 @@ from expert_workers.frame import (
     HEADER,
     MAX_BODY_BYTES,
     MAX_ERROR_BYTES,
+    PING,
+    PONG,
     call_frame,
     decode_call,
     decode_reply,
     encode,
     error_frame,
+    ping_frame,
+    pong_frame,
+    pong_of,
     read_header,
     reply_frame,
 )
-from expert_workers.wire import ExpertCall, ExpertReply, ReplyForm, numpy_dtype
+from expert_workers.wire import ExpertCall, ExpertReply, Pong, ReplyForm, numpy_dtype
 from moe_model.errors import ReplyError
 
 CALL = ExpertCall(
@@ -33,7 +38,7 @@ CALL = ExpertCall(
     ReplyForm.SUM,
 )
 FRAME = encode(call_frame(CALL))
-REPLY = ExpertReply(4, 1, np.ones((1, 1), np.float32), 0.0)
+REPLY = ExpertReply(4, 1, 2, 77, np.ones((1, 1), np.float32), 0.0)
 
 
 @given(
@@ -79,9 +84,20 @@ def test_arrays_are_sent_from_where_they_are_and_rows_begin_at_a_cache_line() ->
 
 def test_a_reply_comes_back_as_it_was() -> None:
     y = np.arange(6, dtype=np.float32).reshape(2, 3)
-    back = decode_reply(encode(reply_frame(ExpertReply(4, 1, y, 0.25))))
-    assert (back.call_id, back.epoch, back.compute_seconds) == (4, 1, 0.25)
+    back = decode_reply(encode(reply_frame(ExpertReply(4, 1, 2, 77, y, 0.25))))
+    assert (back.call_id, back.epoch, back.layer, back.tag, back.compute_seconds) == (4, 1, 2, 77, 0.25)
     assert np.array_equal(back.y_ND, y)
+
+
+def test_pings_and_their_answers_are_headers() -> None:
+    ping = read_header(encode(ping_frame(2**64 - 1, 7)))
+    pong = encode(pong_frame(ping))
+    assert (ping.kind, read_header(pong).kind, len(pong)) == (PING, PONG, HEADER.size)
+    assert pong_of(read_header(pong)) == Pong(2**64 - 1, 7)
+    with pytest.raises(ReplyError, match="a body of 8 bytes"):
+        read_header(pong[:8] + struct.pack("<Q", 8) + pong[16:])
+    with pytest.raises(ReplyError, match="bad kind 4"):
+        decode_call(encode(ping_frame(1, 1)))
 
 
 def test_an_error_is_one_bounded_line() -> None:
@@ -104,6 +120,7 @@ def test_a_cut_frame_is_refused(end: int) -> None:
         (2, b"\x01"),
         (3, b"\x02"),
         (3, b"\x04"),
+        (3, b"\x06"),
         (4, b"\x09"),
         (5, b"\x02"),
         (6, b"\x02"),
@@ -119,6 +136,7 @@ def test_a_cut_frame_is_refused(end: int) -> None:
         "magic",
         "version",
         "a reply",
+        "a ping with a body",
         "kind",
         "dtype",
         "form",
@@ -146,7 +164,7 @@ def test_bytes_that_are_no_frame_are_refused(data: bytes) -> None:
 @given(st.binary(min_size=61, max_size=61))
 def test_a_random_header_is_refused_without_believing_it(data: bytes) -> None:
     with pytest.raises(ReplyError):
-        decode_call(b"EM\x02\x01" + data)
+        decode_call(b"EM\x03\x01" + data)
 
 
 def test_a_reply_is_no_call() -> None:
@@ -157,7 +175,7 @@ def test_a_reply_is_no_call() -> None:
 
 
 def test_an_old_frame_names_the_version() -> None:
-    with pytest.raises(ReplyError, match="not version 2 of the data plane"):
+    with pytest.raises(ReplyError, match="not version 3 of the data plane"):
         read_header(b"EM\x01" + FRAME[3:])
 
 

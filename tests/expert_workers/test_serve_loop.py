@@ -16,11 +16,10 @@ from hypothesis import strategies as st
 
 from expert_workers.frame import ERROR, HEADER, call_frame, encode, parse_reply, read_header
 from expert_workers.placement import place
-from expert_workers.serve_loop import ServeLoop
 from expert_workers.stream_connect import connect
 from expert_workers.stream_socket import aligned_buffer, prepare
 from expert_workers.wire import ExpertCall, ExpertReply, ReplyForm
-from expert_workers.worker import ExpertWorker
+from expert_workers.worker import ExpertWorker, WorkerSpec
 from moe_model.errors import ReplyError
 from moe_model.kernels.choice import choose_kernels
 from tests.expert_workers.fakes import make_config, make_worker
@@ -31,11 +30,13 @@ pytestmark = needs_native
 
 CONFIG = make_config()
 D = CONFIG.d_model
+EPOCH = 3
 
 
 def native_worker(dtype: torch.dtype = torch.float32) -> ExpertWorker:
     worker = make_worker(CONFIG, place(2, 5, 2), 0, dtype, choose_kernels("native", "cpu"))
     assert worker.loop is not None
+    worker.claim(EPOCH)
     return worker
 
 
@@ -62,7 +63,15 @@ def calls(draw: st.DrawFn) -> ExpertCall:
     weights = generator.random(num_pairs, np.float32) if form is ReplyForm.SUM else None
     layer = draw(st.sampled_from([0, 1, 0, 7]))
     return ExpertCall(
-        draw(st.integers(0, 99)), 3, layer, segments, index if has_index else None, weights, rows, dtype, form
+        draw(st.integers(0, 99)),
+        draw(st.sampled_from([EPOCH] * 9 + [EPOCH - 1, EPOCH + 1])),
+        layer,
+        segments,
+        index if has_index else None,
+        weights,
+        rows,
+        dtype,
+        form,
     )
 
 
@@ -127,7 +136,7 @@ def test_answers_what_python_answers_and_stops_where_python_would_not(wanted: li
                 assert stream.recv(1) == b"", "the loop has answered what Python refuses"
                 break
             reply = read_reply(stream)
-            assert (reply.call_id, reply.epoch) == (expected.call_id, expected.epoch)
+            assert reply[:4] == expected[:4]
             assert np.array_equal(reply.y_ND, expected.y_ND)
             assert reply.compute_seconds >= 0
     refused = isinstance(python_reply(wanted[len(wanted) - 1]), Exception) or any(
@@ -141,7 +150,8 @@ def test_answers_what_python_answers_and_stops_where_python_would_not(wanted: li
 def call_of(num_rows: int, call_id: int = 1) -> ExpertCall:
     rows = np.ones((num_rows, D), np.float32)
     weights = np.ones(num_rows, np.float32)
-    return ExpertCall(call_id, 0, 0, ((HELD[0], num_rows),), None, weights, rows, "float32", ReplyForm.SUM)
+    segments = ((HELD[0], num_rows),)
+    return ExpertCall(call_id, EPOCH, 0, segments, None, weights, rows, "float32", ReplyForm.SUM)
 
 
 def test_byte_by_byte_and_many_at_once() -> None:
@@ -206,7 +216,8 @@ def test_its_pairs_are_counted() -> None:
 
 
 def test_there_is_no_loop_for_other_kernels() -> None:
-    assert ServeLoop.over(choose_kernels("torch", "cpu").bank({}, 5), 2, 5) is None
+    assert make_worker(CONFIG, place(2, 5, 2), 0).loop is None
+    assert ExpertWorker(WorkerSpec(0, "", device="cuda")).loop is None
 
 
 def test_after_a_frame_of_odd_length_calls_are_answered_all_the_same() -> None:
@@ -216,7 +227,7 @@ def test_after_a_frame_of_odd_length_calls_are_answered_all_the_same() -> None:
         stream = connect(control.server(0).endpoint, None, True, soon())
         assert isinstance(stream, socket.socket)
         stream.settimeout(10)
-        header = HEADER.pack(b"EM", 2, 2, 0, 0, False, 7, 9, 0, 0, 0, 0, 0, 0, 0.0)
+        header = HEADER.pack(b"EM", 3, 2, 0, 0, False, 7, 9, 0, 0, 0, 0, 0, 0, 0.0)
         stream.sendall(header + bytes(7) + encode(call_frame(call_of(3, 4))))
         refused = read_header(receive(stream, HEADER.size))
         assert (refused.kind, refused.call_id) == (ERROR, 9)
@@ -231,7 +242,7 @@ def test_after_a_frame_of_odd_length_calls_are_answered_all_the_same() -> None:
 def test_more_pairs_than_rows_and_experts_have_are_refused() -> None:
     rows, weights = np.ones((1, D), np.float32), np.ones(1000, np.float32)
     index = np.zeros(1000, np.int32)
-    call = ExpertCall(1, 0, 0, ((HELD[0], 1000),), index, weights, rows, "float32", ReplyForm.SUM)
+    call = ExpertCall(1, EPOCH, 0, ((HELD[0], 1000),), index, weights, rows, "float32", ReplyForm.SUM)
     with pytest.raises(ReplyError, match="1000 pairs of 1 rows and 1 experts"):
         WORKER.compute(call)
     with in_the_loop(WORKER) as (stream, found):

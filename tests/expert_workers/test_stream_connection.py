@@ -11,13 +11,22 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from expert_workers.frame import call_frame, encode, error_frame, reply_frame
+from expert_workers.frame import (
+    HEADER,
+    call_frame,
+    encode,
+    error_frame,
+    ping_frame,
+    pong_frame,
+    read_header,
+    reply_frame,
+)
 from expert_workers.placement import place
 from expert_workers.stream_auth import Endpoint, prove_to_client
 from expert_workers.stream_connect import connect
 from expert_workers.stream_connection import StreamConnection
 from expert_workers.transport import Failure, FailureReason
-from expert_workers.wire import ExpertReply
+from expert_workers.wire import ExpertReply, Pong
 from moe_model.errors import ReplyError
 from tests.expert_workers.fakes import make_config, make_worker
 from tests.expert_workers.stream_fakes import HOST, introduce_all, make_call, soon, streams
@@ -34,14 +43,14 @@ def rogue(answer: bytes) -> tuple[StreamConnection, socket.socket]:
     return StreamConnection(7, ours, 1), theirs
 
 
-REPLY = encode(reply_frame(ExpertReply(1, 0, np.ones((2, 4), np.float32), 0.0)))
+REPLY = encode(reply_frame(ExpertReply(1, 0, 0, 0, np.ones((2, 4), np.float32), 0.0)))
 
 
 @pytest.mark.parametrize(
     ("answer", "reason", "message"),
     [
-        (b"garbage" * 20, FailureReason.INVALID, "not version 2 of the data plane"),
-        (b"EM\x03" + REPLY[3:], FailureReason.INVALID, "not version 2"),
+        (b"garbage" * 20, FailureReason.INVALID, "not version 3 of the data plane"),
+        (b"EM\x04" + REPLY[3:], FailureReason.INVALID, "not version 3"),
         (
             REPLY[:8] + struct.pack("<Q", 1 << 40) + REPLY[16:],
             FailureReason.INVALID,
@@ -82,7 +91,7 @@ def test_whatever_a_worker_says_the_call_ends(data: bytes, cut: int) -> None:
 
 
 def test_a_reply_in_pieces_and_one_that_nobody_waits_for() -> None:
-    other = encode(reply_frame(ExpertReply(99, 0, np.ones((500, 4), np.float32), 0.0)))
+    other = encode(reply_frame(ExpertReply(99, 0, 0, 0, np.ones((500, 4), np.float32), 0.0)))
     connection, theirs = rogue(other[:1000])
     pending = connection.send(make_call(1))
     for part in (other[1000:], REPLY[:10], REPLY[10:80], REPLY[80:]):
@@ -96,13 +105,52 @@ def test_a_reply_in_pieces_and_one_that_nobody_waits_for() -> None:
     theirs.close()
 
 
+PING = read_header(encode(ping_frame(5, 3)))
+PONG = encode(pong_frame(PING))
+
+
+def test_a_ping_is_answered_among_calls_and_a_pong_that_nobody_waits_for_is_dropped() -> None:
+    connection, theirs = rogue(encode(pong_frame(PING._replace(call_id=77))) + PONG + REPLY)
+    call, ping = connection.send(make_call(1)), connection.ping(5, 3)
+    while call.outcome is None or ping.outcome is None:
+        connection.receive()
+    assert ping.outcome == Pong(5, 3)
+    assert isinstance(call.outcome, ExpertReply)
+    assert connection.is_idle
+    assert read_header(theirs.recv(1 << 12)[-HEADER.size :]).kind == PING.kind
+    connection.close()
+    assert isinstance(connection.ping(6).outcome, Failure)
+    theirs.close()
+
+
+@pytest.mark.parametrize(
+    ("sends", "answer"),
+    [
+        (False, encode(reply_frame(ExpertReply(5, 0, 0, 0, np.ones((0, 4), np.float32), 0.0)))),
+        (False, encode(reply_frame(ExpertReply(5, 0, 0, 0, np.ones((0, 0), np.float32), 0.0)))),
+        (True, PONG),
+        (False, encode(ping_frame(5, 3))),
+    ],
+    ids=["a reply to a ping", "an empty one", "a pong to a call", "a ping"],
+)
+def test_the_wrong_kind_of_answer_is_invalid(sends: bool, answer: bytes) -> None:
+    connection, theirs = rogue(answer)
+    pending = connection.send(make_call(5)) if sends else connection.ping(5, 3)
+    theirs.shutdown(socket.SHUT_WR)
+    while pending.outcome is None:
+        connection.receive()
+    assert isinstance(pending.outcome, Failure)
+    assert pending.outcome.reason is FailureReason.INVALID
+    theirs.close()
+
+
 @pytest.mark.parametrize(
     ("answer", "message"),
     [
         (b"HTTP/1.1 400 Bad Request\r\n\r\n" + bytes(40), "is no expert worker's data plane"),
-        (b"EMHS\x09" + bytes(60), "speaks version 9 of the data plane, expected 2"),
-        (b"EMHS\x02\x00" + bytes(34) + b"EMHS\x02\x00" + bytes(34), "does not know its own session key"),
-        (b"EMHS\x02\x00" + bytes(34) + b"EMHS\x02\x07" + bytes(34), "refused"),
+        (b"EMHS\x09" + bytes(60), "speaks version 9 of the data plane, expected 3"),
+        (b"EMHS\x03\x00" + bytes(34) + b"EMHS\x03\x00" + bytes(34), "does not know its own session key"),
+        (b"EMHS\x03\x00" + bytes(34) + b"EMHS\x03\x07" + bytes(34), "refused"),
     ],
     ids=["http", "version", "no key", "status"],
 )
@@ -152,6 +200,6 @@ def test_a_worker_that_says_nothing_in_the_handshake_keeps_nobody_waiting() -> N
 def test_both_ends_of_a_handshake_agree() -> None:
     ours, theirs = socket.socketpair()
     with ours, theirs:
-        theirs.sendall(b"EMHS\x02\x00\x00\x00" + bytes(64))
+        theirs.sendall(b"EMHS\x03\x00\x00\x00" + bytes(64))
         with pytest.raises(ReplyError, match="has not the session key"):
             prove_to_client(ours, bytes(32), soon())

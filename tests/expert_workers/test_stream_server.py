@@ -6,14 +6,25 @@ import time
 from collections.abc import Iterator
 from dataclasses import replace
 
-import numpy as np
 import pytest
 
-from expert_workers.frame import HEADER, call_frame, encode, error_frame, read_header, reply_frame
+from expert_workers.frame import (
+    ERROR,
+    HEADER,
+    PONG,
+    REPLY,
+    call_frame,
+    encode,
+    error_frame,
+    ping_frame,
+    pong_frame,
+    read_header,
+)
 from expert_workers.placement import place
 from expert_workers.stream_connect import connect
 from expert_workers.stream_connection import StreamConnection
 from expert_workers.wire import ExpertReply
+from expert_workers.worker import ExpertWorker
 from moe_model.errors import ReplyError
 from moe_model.kernels.choice import choose_kernels
 from tests.expert_workers.fakes import make_config, make_worker
@@ -67,7 +78,7 @@ def still_serves(control: FakeControl) -> bool:
 
 @pytest.mark.parametrize(
     "data",
-    [b"GET / HTTP/1.1\r\n\r\n" * 10, bytes(200), b"EMHS\x02" + bytes(200), b"EMHS\x01" + bytes(67), b"EM"],
+    [b"GET / HTTP/1.1\r\n\r\n" * 10, bytes(200), b"EMHS\x03" + bytes(200), b"EMHS\x01" + bytes(67), b"EM"],
     ids=["http", "zeros", "wrong proof", "old version", "cut off"],
 )
 def test_a_peer_that_proves_nothing_is_cut_off(served: FakeControl, data: bytes) -> None:
@@ -119,7 +130,7 @@ FRAME = encode(call_frame(make_call(1, width=16)))
         b"XX" + FRAME[2:],
         b"EM\x01" + FRAME[3:],
         FRAME[:8] + struct.pack("<Q", 1 << 40) + FRAME[16:],
-        encode(reply_frame(ExpertReply(1, 0, np.ones((1, 1), np.float32), 0.0)))[:3] + b"\x09" + bytes(60),
+        FRAME[:3] + b"\x09" + FRAME[4:],
         encode(error_frame(1, "x")),
     ],
     ids=["magic", "version", "length", "kind", "an error"],
@@ -152,3 +163,32 @@ def test_a_frame_may_come_byte_by_byte_and_two_at_once(served: FakeControl) -> N
             header = read_header(stream.recv(HEADER.size, socket.MSG_WAITALL))
             assert header.kind == 2
             assert len(stream.recv(header.body_bytes, socket.MSG_WAITALL)) == header.body_bytes
+
+
+def test_a_ping_is_answered_between_calls_and_its_answer_is_no_call(served: FakeControl) -> None:
+    with proven(served) as stream:
+        stream.sendall(FRAME + encode(ping_frame(7, 9)) + FRAME)
+        kinds = []
+        for _ in range(3):
+            header = read_header(stream.recv(HEADER.size, socket.MSG_WAITALL))
+            kinds.append((header.kind, header.call_id, header.epoch))
+            stream.recv(header.body_bytes, socket.MSG_WAITALL)
+        assert kinds == [(REPLY, 1, 0), (PONG, 7, 9), (REPLY, 1, 0)]
+        stream.sendall(encode(pong_frame(header._replace(call_id=8))))
+        refused = read_header(stream.recv(HEADER.size, socket.MSG_WAITALL))
+        assert (refused.kind, refused.call_id) == (ERROR, 8)
+
+
+def test_a_call_of_a_coordinator_that_was_replaced_is_refused_by_name(served: FakeControl) -> None:
+    worker = served.server(0)._worker
+    assert isinstance(worker, ExpertWorker)
+    with proven(served) as stream:
+        stream.sendall(FRAME)
+        header = read_header(stream.recv(HEADER.size, socket.MSG_WAITALL))
+        assert header.kind == REPLY
+        stream.recv(header.body_bytes, socket.MSG_WAITALL)
+        worker.claim(2)
+        stream.sendall(FRAME)
+        header = read_header(stream.recv(HEADER.size, socket.MSG_WAITALL))
+        text = stream.recv(header.body_bytes, socket.MSG_WAITALL).decode()
+        assert text == "worker 0: epoch 0 is over: a coordinator of epoch 2 has taken over"

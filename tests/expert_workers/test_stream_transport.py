@@ -19,7 +19,14 @@ from expert_workers.stream_transport import StreamTransport
 from expert_workers.transport import Failure, FailureReason
 from expert_workers.wire import ExpertCall, ExpertReply
 from expert_workers.worker import WorkerInfo
-from tests.expert_workers.fakes import make_config, make_local, make_routing, make_rows, make_worker
+from tests.expert_workers.fakes import (
+    make_config,
+    make_info,
+    make_local,
+    make_routing,
+    make_rows,
+    make_worker,
+)
 from tests.expert_workers.stream_fakes import introduce_all, make_call, soon, streams
 
 CONFIG = make_config()
@@ -37,10 +44,10 @@ class Slow:
 
     def compute(self, call: ExpertCall) -> ExpertReply:
         assert self.go.wait(30)
-        return ExpertReply(call.call_id, call.epoch, call.x_RD.copy(), 0.0)
+        return ExpertReply(call.call_id, call.epoch, call.layer, call.tag, call.x_RD.copy(), 0.0)
 
     def describe(self) -> WorkerInfo:
-        return WorkerInfo(0, 0, "", "cpu", "float32", "", (), 0, 0, 0.0, 0)
+        return make_info()
 
 
 @WAYS

@@ -16,6 +16,7 @@ from expert_workers.wire import (
     dtype_name,
     tensor_to_array,
     validate_reply,
+    weights_tag,
 )
 from moe_model.errors import ReplyError
 
@@ -31,7 +32,7 @@ CALL = ExpertCall(
     ReplyForm.PAIRS,
 )
 SUM = CALL._replace(form=ReplyForm.SUM, weights_P=np.ones(3, np.float32))
-REPLY = ExpertReply(7, 3, np.ones((3, 4), np.float32), 0.1)
+REPLY = ExpertReply(7, 3, 0, 2 * 2 + 5, np.ones((3, 4), np.float32), 0.1)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -74,6 +75,14 @@ def test_a_good_reply_passes() -> None:
     validate_reply(2, SUM, REPLY._replace(y_ND=np.ones((2, 4), np.float32)))
 
 
+def test_the_tag_tells_modules_and_counts_apart_and_has_32_bits() -> None:
+    segments = [((1, 2), (4, 1)), ((1, 2), (5, 1)), ((1, 2), (4, 2)), ((1, 3),), ((0, 3),)]
+    tags = [CALL._replace(segments=each).tag for each in segments]
+    assert tags == [9, 10, 14, 6, 3]
+    assert weights_tag([(2**32 - 1, 7)]) == 0
+    assert weights_tag([(2**31, 2), (3, 1)]) == 6
+
+
 def test_a_sum_has_a_row_for_each_row_that_was_sent() -> None:
     with pytest.raises(ReplyError, match=r"shape \(3, 4\), expected \(2, 4\)"):
         validate_reply(2, SUM, REPLY)
@@ -84,6 +93,8 @@ def test_a_sum_has_a_row_for_each_row_that_was_sent() -> None:
     [
         ({"call_id": 6}, "worker 2: reply has call id 6, expected 7"),
         ({"epoch": 2}, "worker 2: reply has epoch 2, expected 3"),
+        ({"layer": 1}, "worker 2: reply has layer 1, expected 0"),
+        ({"tag": 8}, "worker 2: reply has weights tag 8, expected 9"),
         ({"y_ND": np.ones((3, 4))}, "worker 2: reply has element type float64, expected float32"),
         ({"y_ND": np.ones((2, 4), np.float32)}, r"worker 2: reply has shape \(2, 4\), expected \(3, 4\)"),
         ({"y_ND": np.ones((3, 5), np.float32)}, r"worker 2: reply has shape \(3, 5\), expected \(3, 4\)"),

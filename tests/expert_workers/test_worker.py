@@ -1,4 +1,3 @@
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -7,13 +6,10 @@ import torch
 
 from expert_workers.placement import place
 from expert_workers.wire import ExpertCall, ReplyForm, tensor_to_array
-from expert_workers.worker import ExpertWorker, WorkerSpec
-from moe_model.checkpoint import Checkpoint
-from moe_model.config import ModelConfig
-from moe_model.dispatch import compute_segments
-from moe_model.errors import ReplyError, WorkerStartError
-from moe_model.initialise import initialise_checkpoint
-from tests.expert_workers.fakes import make_config, make_experts, make_worker
+from expert_workers.worker import ExpertWorker
+from moe_model.dispatch import Expert, compute_segments
+from moe_model.errors import ReplyError
+from tests.expert_workers.fakes import make_config, make_expert, make_worker
 
 CONFIG = make_config()
 PLACEMENT = place(2, 5, 2)
@@ -25,23 +21,20 @@ def make_call(**changes: Any) -> ExpertCall:
     return call._replace(**changes)
 
 
+def layer_0(dtype: torch.dtype = torch.float32) -> dict[int, Expert]:
+    return {expert: make_expert(CONFIG, (0, expert), dtype) for expert in range(CONFIG.n_experts)}
+
+
 @pytest.fixture
 def worker() -> ExpertWorker:
     return make_worker(CONFIG, PLACEMENT, 0)
 
 
-@pytest.fixture(scope="module")
-def checkpoint_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("worker") / "checkpoint"
-    initialise_checkpoint(path, CONFIG)
-    return path
-
-
 def test_it_computes_the_segments(worker: ExpertWorker) -> None:
     call = make_call()
-    expected = compute_segments(make_experts(CONFIG), 0, torch.from_numpy(call.x_RD), call.segments)
+    expected = compute_segments(layer_0(), torch.from_numpy(call.x_RD), call.segments)
     reply = worker.compute(call)
-    assert (reply.call_id, reply.epoch) == (1, 0)
+    assert reply[:4] == (1, 0, 0, 1 * 2 + 3 * 1)
     assert np.array_equal(reply.y_ND, expected.numpy())
 
 
@@ -78,7 +71,7 @@ def test_rows_may_travel_in_another_dtype_and_answers_are_float32(
     worker = make_worker(CONFIG, PLACEMENT, 0, dtype)
     rows = torch.from_numpy(make_call().x_RD).to(torch.bfloat16)
     call = make_call(x_RD=tensor_to_array(rows.to(wire)), dtype=str(wire).removeprefix("torch."))
-    expected = compute_segments(make_experts(CONFIG, dtype), 0, rows.to(dtype), call.segments)
+    expected = compute_segments(layer_0(dtype), rows.to(dtype), call.segments)
     y_ND = worker.compute(call).y_ND
     assert y_ND.dtype == np.float32
     assert np.array_equal(y_ND, expected.float().numpy())
@@ -99,8 +92,8 @@ def test_rows_may_be_read_only(worker: ExpertWorker) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"segments": ((1, 3),)}, "worker 0: does not hold expert 1 of layer 0"),
-        ({"layer": 9}, "worker 0: does not hold expert 0 of layer 9"),
+        ({"segments": ((1, 3),)}, "worker 0: does not hold module 1 of layer 0"),
+        ({"layer": 9}, "worker 0: does not hold module 0 of layer 9"),
         ({"segments": ()}, "no segment"),
         ({"segments": ((0, 3), (2, 0))}, "one without rows"),
         ({"segments": ((0, 4),)}, "3 pairs where the segments have 4"),
@@ -118,49 +111,7 @@ def test_a_bad_call_is_refused(worker: ExpertWorker, changes: dict[str, Any], me
         worker.compute(make_call(**changes))
 
 
-def test_it_loads_only_its_experts_and_says_so(checkpoint_path: Path) -> None:
-    checkpoint = Checkpoint.open(checkpoint_path)
-    keys = PLACEMENT.experts_of(1)
-    for layer, expert in set(PLACEMENT.keys) - set(keys):
-        assert (checkpoint_path / f"experts/layer_{layer:04d}/expert_{expert:04d}.safetensors").exists()
-    worker = ExpertWorker.load(WorkerSpec(1, str(checkpoint_path), keys, fingerprint=checkpoint.fingerprint))
-    info = worker.describe()
-    assert (info.rank, info.keys, info.dtype, info.device) == (1, keys, "float32", "cpu")
-    assert info.fingerprint == checkpoint.fingerprint
-    assert info.num_bytes == len(keys) * num_expert_bytes(CONFIG)
-    assert info.rss_bytes > 1 << 20
-    assert info.load_seconds > 0
-
-
 def test_it_counts_the_rows_it_routed(worker: ExpertWorker) -> None:
     worker.compute(make_call())
     worker.compute(make_call())
     assert worker.describe().routed_rows == 6
-
-
-def test_a_worker_without_experts_is_possible(checkpoint_path: Path) -> None:
-    assert ExpertWorker.load(WorkerSpec(6, str(checkpoint_path), ())).describe().num_bytes == 0
-
-
-def test_a_broken_file_is_named(tmp_path: Path) -> None:
-    path = tmp_path / "checkpoint"
-    initialise_checkpoint(path, CONFIG)
-    file = path / "experts" / "layer_0001" / "expert_0000.safetensors"
-    file.write_bytes(file.read_bytes()[:-1] + b"!")
-    with pytest.raises(WorkerStartError, match=r"^worker 1: .*layer_0001/expert_0000.safetensors"):
-        ExpertWorker.load(WorkerSpec(1, str(path), ((0, 1), (1, 0))))
-
-
-def test_a_missing_checkpoint_is_named(tmp_path: Path) -> None:
-    with pytest.raises(WorkerStartError, match=r"^worker 3: .*nowhere"):
-        ExpertWorker.load(WorkerSpec(3, str(tmp_path / "nowhere"), ((0, 0),)))
-
-
-def test_another_checkpoint_at_the_same_path_is_refused(checkpoint_path: Path) -> None:
-    with pytest.raises(WorkerStartError, match="not the checkpoint that the coordinator has opened"):
-        ExpertWorker.load(WorkerSpec(0, str(checkpoint_path), (), fingerprint="other"))
-
-
-def num_expert_bytes(config: ModelConfig) -> int:
-    d, f = config.d_model, config.d_ff
-    return 4 * (2 * d + f * d + f + d * f + d)
