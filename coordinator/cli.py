@@ -21,6 +21,7 @@ COMMANDS = {
     "demo": ("demo", "start everything, stream one generation, stop everything"),
     "client": ("client", "stream a generation from a server"),
     "top": ("top", "show a server's load, workers, experts and rates, live"),
+    "scale": ("scale", "change the number of a server's expert workers"),
     "keys": ("keys", "make API keys"),
     "bench": ("bench", "measure this machine: engine, service, dispatch, other systems"),
     "import": ("import_checkpoint", "turn ModularForge files into a checkpoint"),

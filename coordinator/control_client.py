@@ -50,6 +50,12 @@ class ControlClient:
         response = self._call(self._stub.Abort, pb.AbortRequest(request_ids=request_ids, all=everything))
         return tuple(response.aborted_request_ids), tuple(response.unknown_request_ids)
 
+    def scale(self, num_workers: int, *, timeout: float) -> pb.ScaleResponse:
+        """Returns when there are so many workers; after `timeout` seconds the server goes on without us."""
+        request = pb.ScaleRequest(num_workers=num_workers)
+        response: pb.ScaleResponse = self._call(self._stub.Scale, request, timeout)
+        return response
+
     def close(self) -> None:
         self._channel.close()
 
@@ -61,8 +67,8 @@ class ControlClient:
     ) -> None:
         self.close()
 
-    def _call(self, method: Any, request: Any) -> Any:
+    def _call(self, method: Any, request: Any, timeout: float | None = None) -> Any:
         try:
-            return method(request, timeout=self._timeout, metadata=self._metadata)
+            return method(request, timeout=timeout or self._timeout, metadata=self._metadata)
         except grpc.RpcError as error:
             raise client_error(error) from None
