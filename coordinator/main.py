@@ -155,10 +155,10 @@ def open_experts(
     engine: EngineConfig,
     workers: WorkersConfig,
     observers: Sequence[PoolObserver] = (),
-    fenced: Callable[[str], None] | None = None,
+    over: Callable[[str], None] | None = None,
 ) -> Iterator[ExpertBackend]:
-    """The experts, in this process or in workers that end with the block; `fenced` is told when another
-    coordinator has taken these over."""
+    """The experts, in this process or in workers that end with the block; `over` is told why these cannot be
+    looked after any more."""
     if workers.num_workers == 0:
         device = engine.resolve_device()
         kernels = choose_kernels(engine.kernels, device, engine.num_threads)
@@ -169,7 +169,7 @@ def open_experts(
     if workers.num_replicas < workers.replicas:
         asked, num = workers.replicas, workers.num_replicas
         logger.warning("%d replicas asked for, %d workers can hold %d", asked, num, num)
-    with open_workers(checkpoint, engine, workers, observers, fenced) as experts:
+    with open_workers(checkpoint, engine, workers, observers, over) as experts:
         yield experts
 
 

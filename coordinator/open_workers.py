@@ -41,7 +41,7 @@ def open_workers(
     engine: EngineConfig,
     workers: WorkersConfig,
     observers: Sequence[PoolObserver] = (),
-    fenced: Callable[[str], None] | None = None,
+    over: Callable[[str], None] | None = None,
 ) -> Iterator[RemoteExperts]:
     """Workers with all their experts; they end with the block, unless they shall stay."""
     owner = f"coordinator {platform.node()}:{os.getpid()} ({uuid4().hex[:8]})"
@@ -74,7 +74,7 @@ def open_workers(
             ),
             watchers,
             _loader(checkpoint, engine),
-            fenced,
+            over,
         )
         pool.set_rescuer(supervisor)
 

@@ -41,12 +41,13 @@ from moe_model.sampling import SamplingParams
 
 @dataclass(frozen=True, slots=True)
 class RunningServer:
-    """A server that can serve."""
+    """A server that can serve. `failed` says why it must stop, if it must."""
 
     fronts: Fronts
     engine: AsyncEngine
     experts: ExpertBackend
     startup_seconds: float
+    failed: "asyncio.Future[str]"
 
 
 @asynccontextmanager
@@ -56,6 +57,13 @@ async def open_server(config: ServeConfig) -> AsyncIterator[RunningServer]:
     watchers = _Watchers(config.observability)
     fronts = Fronts(config, watchers.metrics, watchers.requests)
     fronts.bind()
+    loop = asyncio.get_running_loop()
+    failed: asyncio.Future[str] = loop.create_future()
+
+    def over(why: str) -> None:
+        """On the supervisor's thread; once."""
+        loop.call_soon_threadsafe(failed.set_result, why)
+
     async with AsyncExitStack() as stack:
         stack.callback(watchers.close)
         await stack.enter_async_context(fronts.serving())
@@ -63,7 +71,7 @@ async def open_server(config: ServeConfig) -> AsyncIterator[RunningServer]:
         model = await asyncio.to_thread(served_model, checkpoint, config.model, config.engine)
         if model.constraints is not None:
             stack.callback(model.constraints.close)
-        opened = open_experts(checkpoint, config.engine, config.workers, watchers.pools)
+        opened = open_experts(checkpoint, config.engine, config.workers, watchers.pools, over)
         experts = await asyncio.to_thread(opened.__enter__)
         stack.push_async_callback(asyncio.to_thread, opened.__exit__, None, None, None)
         wait_timeout = config.workers.expert_wait_timeout
@@ -83,7 +91,7 @@ async def open_server(config: ServeConfig) -> AsyncIterator[RunningServer]:
         gc.freeze()
         stack.callback(gc.unfreeze)
         await fronts.open(Backend(model, engine), operations, sources)
-        yield RunningServer(fronts, engine, experts, time.monotonic() - started)
+        yield RunningServer(fronts, engine, experts, time.monotonic() - started, failed)
 
 
 class _Watchers:

@@ -4,6 +4,7 @@ import asyncio
 import logging
 import signal
 import sys
+from typing import Any
 
 from coordinator.config import ServeConfig
 from coordinator.fronts import Fronts
@@ -21,12 +22,24 @@ async def serve(config: ServeConfig) -> int:
         stop.listen()
         if not stop.first.is_set():
             _announce(config, server)
-        await stop.first.wait()
+        failure = await _until_stopped(server, stop)
         num_calls = server.fronts.gate.num_calls
         logger.info("draining %d calls, for at most %.0f s", num_calls, config.drain_timeout)
         await _drain(server.fronts, stop, config)
     logger.info("stopped")
-    return 0
+    return 0 if failure is None else 1
+
+
+async def _until_stopped(server: RunningServer, stop: "_StopSignals") -> str | None:
+    """Returns why the server must stop by itself; None when it was told to."""
+    told = asyncio.ensure_future(stop.first.wait())
+    either: list[asyncio.Future[Any]] = [told, server.failed]
+    await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
+    told.cancel()
+    if not server.failed.done():
+        return None
+    logger.error("stopping: %s", server.failed.result())
+    return server.failed.result()
 
 
 class _StopSignals:

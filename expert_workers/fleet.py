@@ -48,6 +48,9 @@ class Fleet(Protocol):
     def end(self, ranks: Iterable[int]) -> None:
         """Ends workers for good."""
 
+    def check(self) -> None:
+        """Raises ClusterError when what keeps the workers alive is gone."""
+
     def num_nodes(self) -> int:
         """Machines that could run workers."""
 

@@ -13,6 +13,8 @@ from expert_workers.members import LOCAL, Member
 from expert_workers.wire import Array
 from moe_model.dispatch import ExpertKey
 
+# So often the cluster must be gone until it is.
+_PATIENCE = 2
 # Of a vector's length, how far two processes' answers may be apart.
 _TOLERANCE = 0.05
 
@@ -22,6 +24,7 @@ class HealthOptions:
     """Seconds; 0: never."""
 
     beat_interval: float = 1.0
+    check_interval: float = 1.0
     canary_interval: float = 30.0
 
 
@@ -33,6 +36,21 @@ class Health:
         self._beat_at: dict[int, float] = {}
         self._canary_at: dict[int, float] = {}
         self._asked: set[int] = set()
+        self._check_at: float | None = 0.0
+        self._num_bad_checks = 0
+
+    def is_check_due(self, now: float) -> bool:
+        """Whether to look after the cluster; then nothing is due before `checked`."""
+        if self._check_at is None or now < self._check_at or not self._options.check_interval:
+            return False
+        self._check_at = None
+        return True
+
+    def checked(self, *, is_fine: bool, now: float) -> bool:
+        """Whether the cluster is gone for good: twice in a row."""
+        self._check_at = now + self._options.check_interval
+        self._num_bad_checks = 0 if is_fine else self._num_bad_checks + 1
+        return self._num_bad_checks >= _PATIENCE
 
     def due_beats(self, members: Iterable[Member], now: float) -> list[Member]:
         """Those to be asked now; each must be told of by `beaten` before it is asked again."""

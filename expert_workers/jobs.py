@@ -82,6 +82,10 @@ class Jobs:
     def beat(self, rank: int) -> WorkerInfo:
         return self._fleet.beat(rank, self._timeouts.answer)
 
+    def check(self) -> None:
+        """Raises ClusterError."""
+        self._fleet.check()
+
     def fence(self, info: WorkerInfo) -> None:
         self._fleet.fence(info)
 

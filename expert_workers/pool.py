@@ -66,6 +66,7 @@ class ExpertPool:
         self._changed = threading.Condition()
         self._next: Routes | None = None
         self._lost_since: float | None = None
+        self._missing, self._missing_of = 0, (self._routes, catalog)
 
     def set_rescuer(self, rescuer: Rescuer) -> None:
         """Before the first dispatch."""
@@ -141,8 +142,12 @@ class ExpertPool:
 
     def missing_experts(self) -> int:
         """How many modules nobody holds whose link still works. Any thread may ask."""
-        routes = self._next or self._routes
-        return sum(not _live(routes, key) for key in self._catalog.keys)
+        looked_at = (self._next or self._routes, self._catalog)
+        if looked_at != self._missing_of:
+            routes, catalog = looked_at
+            self._missing = sum(not _live(routes, key) for key in catalog.keys)
+            self._missing_of = looked_at
+        return self._missing
 
     def stats(self) -> PoolStats:
         return self._stats.snapshot()

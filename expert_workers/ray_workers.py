@@ -127,6 +127,10 @@ class RayFleet:
             if info is not None:
                 self.fence(info)
 
+    def check(self) -> None:
+        if not is_reachable():
+            raise ClusterError("the head of the Ray cluster is gone")
+
     def num_nodes(self) -> int:
         return sum(bool(node["Alive"]) for node in ray.nodes())  # type: ignore[no-untyped-call]
 

@@ -100,15 +100,16 @@ class Supervisor:
         options: SupervisorOptions | None = None,
         observer: Observer | None = None,
         local: Callable[[Sequence[ExpertModule]], Link] | None = None,
-        fenced: Callable[[str], None] | None = None,
+        over: Callable[[str], None] | None = None,
     ) -> None:
-        """`local` loads modules into this process; `fenced` is told when another coordinator takes over."""
+        """`local` loads modules into this process; `over` is told why the workers can't be looked after any
+        more: another coordinator has taken over, or the cluster's head is gone."""
         self._jobs = jobs
         self._pool = pool
         self._options = options or SupervisorOptions()
         self._observer = observer
         self._local = local
-        self._fenced = fenced
+        self._over = over
         self._targets = Targets(modules, self._options.replicas, self._options.redundant)
         self._members: dict[int, Member] = {}
         self._routes = Routes()
@@ -317,8 +318,7 @@ class Supervisor:
         if failure.reason is FailureReason.FENCED and not self._is_fenced:
             # They are another's now: from here on nothing is done to them.
             self._is_fenced = True
-            if self._fenced is not None:
-                self._fenced(failure.message)
+            self._end(failure.message)
         info, was_ready = member.info, member.is_ready
         member.link, member.held, member.surplus = None, frozenset(), None
         member.num_losses += 1
@@ -327,6 +327,12 @@ class Supervisor:
         member.policy.failed(now)
         if failure.reason in _KILLED and info is not None and was_ready:
             self._job(member, partial(self._jobs.fence, info), _ignore)
+
+    def _end(self, why: str) -> None:
+        _log.error("the expert workers are no longer ours to look after: %s", why)
+        over, self._over = self._over, None
+        if over is not None:
+            over(why)
 
     def _rescue_lost(self) -> None:
         """Experts that nobody holds, now that somebody was lost."""
@@ -373,6 +379,8 @@ class Supervisor:
             note_surplus(member, wish, self._routed.get(member.rank, frozenset()), self._routes.version)
 
     def _check_health(self, now: float) -> None:
+        if self._health.is_check_due(now):
+            self._loop.submit(self._jobs.check, self._checked)
         for member in self._health.due_beats(self._members.values(), now):
             link = member.link
             end = partial(self._beaten, member, link)
@@ -388,6 +396,10 @@ class Supervisor:
             self._lose(member, result)
         elif member.info is not None and result.pid != member.info.pid:
             self._lose(member, Failure(FailureReason.DIED, f"worker {member.rank}: is another process now"))
+
+    def _checked(self, result: Failure | None) -> None:
+        if self._health.checked(is_fine=result is None, now=time.monotonic()) and result is not None:
+            self._end(result.message)
 
     def _sung(self, member: Member, canaries: Mapping[ExpertKey, Any]) -> None:
         changed = self._health.changed(member, canaries)

@@ -28,7 +28,7 @@ class Sources:
 class ReadinessConfig:
     """Seconds; `patience` is how many bad looks in a row make a server not ready."""
 
-    interval: float = 1.0
+    interval: float = 0.25
     stall_timeout: float = 60.0
     patience: int = 2
 
