@@ -44,35 +44,37 @@ WORKER = native_worker()
 HELD = [expert for layer, expert in place(2, 5, 2).experts_of(0) if layer == 0]
 
 
+FAULTS = ["slot", "count", "rows", "index", "width", "layer", "epoch before", "epoch after"]
+
+
 @st.composite
 def calls(draw: st.DrawFn) -> ExpertCall:
-    """Any call that is in order, and some that are not."""
-    experts = sorted(draw(st.sets(st.sampled_from([*HELD, 0, 1, 4, 9]), min_size=1, max_size=3)))
-    segments = tuple((expert, draw(st.integers(0 if draw(st.booleans()) else 1, 6))) for expert in experts)
+    """Any call that is in order, and some that are not, for one reason."""
+    fault = draw(st.sampled_from([None] * len(FAULTS) + FAULTS))
+    experts = sorted(draw(st.sets(st.sampled_from(HELD), min_size=1, max_size=3)))
+    if fault == "slot":
+        experts.append(draw(st.sampled_from([1, 9])))
+    segments = tuple((expert, draw(st.integers(1, 6))) for expert in experts)
+    if fault == "count":
+        segments = (*segments[:-1], (segments[-1][0], 0))
     num_pairs = sum(count for _, count in segments)
-    has_index = draw(st.booleans())
-    num_rows = draw(st.integers(1, 8)) if has_index else num_pairs + draw(st.sampled_from([0, 0, 0, 1]))
-    index = np.array(
-        draw(st.lists(st.integers(0, num_rows), min_size=num_pairs, max_size=num_pairs)), np.int32
-    )
+    has_index = fault == "index" or draw(st.booleans())
+    least = -(-num_pairs // len(segments))
+    num_rows = draw(st.integers(max(1, least), 20)) if has_index else num_pairs + (fault == "rows")
+    indices = st.lists(st.integers(0, max(0, num_rows - 1)), min_size=num_pairs, max_size=num_pairs)
+    index = np.array(draw(indices), np.int32)
+    if fault == "index":
+        index[-1:] = draw(st.sampled_from([-1, num_rows]))
     generator = np.random.default_rng(draw(st.integers(0, 99)))
     dtype = draw(st.sampled_from(["float32", "bfloat16"]))
-    x_RD = generator.standard_normal((num_rows, draw(st.sampled_from([D, D, D, D + 1]))), np.float32)
+    x_RD = generator.standard_normal((num_rows, D + (fault == "width")), np.float32)
     rows = x_RD if dtype == "float32" else (x_RD.view(np.uint32) >> 16).astype(np.uint16)
     form = draw(st.sampled_from(list(ReplyForm)))
     weights = generator.random(num_pairs, np.float32) if form is ReplyForm.SUM else None
-    layer = draw(st.sampled_from([0, 1, 0, 7]))
-    return ExpertCall(
-        draw(st.integers(0, 99)),
-        draw(st.sampled_from([EPOCH] * 9 + [EPOCH - 1, EPOCH + 1])),
-        layer,
-        segments,
-        index if has_index else None,
-        weights,
-        rows,
-        dtype,
-        form,
-    )
+    epoch = EPOCH + (fault == "epoch after") - (fault == "epoch before")
+    layer = draw(st.sampled_from([1, 7])) if fault == "layer" else 0
+    index_P = index if has_index else None
+    return ExpertCall(draw(st.integers(0, 99)), epoch, layer, segments, index_P, weights, rows, dtype, form)
 
 
 @contextmanager
