@@ -25,7 +25,8 @@ async def serve(config: ServeConfig) -> int:
         failure = await _until_stopped(server, stop)
         num_calls = server.fronts.gate.num_calls
         logger.info("draining %d calls, for at most %.0f s", num_calls, config.drain_timeout)
-        await _drain(server.fronts, stop, config)
+        is_urgent = stop.is_terminal or failure is not None
+        await _drain(server.fronts, stop, config.drain_timeout, 0.0 if is_urgent else config.withdrawal_grace)
     logger.info("stopped")
     return 0 if failure is None else 1
 
@@ -68,10 +69,9 @@ class _StopSignals:
             self.first.set()
 
 
-async def _drain(fronts: Fronts, stop: _StopSignals, config: ServeConfig) -> None:
-    """Waits for the admitted calls; a second signal ends the wait."""
-    grace = 0.0 if stop.is_terminal else config.withdrawal_grace
-    drained = fronts.drain(grace, config.drain_timeout)
+async def _drain(fronts: Fronts, stop: _StopSignals, timeout: float, grace: float) -> None:
+    """Waits for the admitted calls; a second signal ends the wait. `grace`: for balancers to hear of it."""
+    drained = fronts.drain(grace, timeout)
     tasks = [asyncio.ensure_future(drained), asyncio.ensure_future(stop.second.wait())]
     await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
     for task in tasks:

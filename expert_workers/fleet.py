@@ -42,6 +42,9 @@ class Fleet(Protocol):
     def connect(self, rank: int, timeout: float) -> Link:
         """A new link to the process that runs now."""
 
+    def was_oom(self, info: WorkerInfo) -> bool:
+        """Whether this process, which is gone, was probably killed for want of memory."""
+
     def fence(self, info: WorkerInfo) -> None:
         """Kills this process, whatever state it is in, and no later one."""
 

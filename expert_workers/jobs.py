@@ -82,6 +82,9 @@ class Jobs:
     def beat(self, rank: int) -> WorkerInfo:
         return self._fleet.beat(rank, self._timeouts.answer)
 
+    def was_oom(self, info: WorkerInfo) -> bool:
+        return self._fleet.was_oom(info)
+
     def check(self) -> None:
         """Raises ClusterError."""
         self._fleet.check()

@@ -54,6 +54,9 @@ class LocalFleet:
     def connect(self, rank: int, timeout: float) -> Link:
         return LocalLink(rank, self._worker(rank))
 
+    def was_oom(self, info: WorkerInfo) -> bool:
+        return False
+
     def fence(self, info: WorkerInfo) -> None:
         """Makes it another one: there is no process that could be killed."""
         self.workers.pop(info.rank, None)

@@ -21,6 +21,12 @@ def available_bytes(root: Path = _ROOT) -> int:
     return max(0, min(left))
 
 
+def num_oom_kills(root: Path = _ROOT) -> int:
+    """How many processes the kernel has killed on this machine for want of memory; 0 where it does not say."""
+    lines = [line.split() for line in _read(root / "proc/vmstat").splitlines()]
+    return next((int(line[1]) for line in lines if line[0] == "oom_kill"), 0)
+
+
 def _group_bytes(root: Path) -> Iterator[int]:
     """Of each limited group of memory that this process is in."""
     for line in _read(root / "proc/self/cgroup").splitlines():

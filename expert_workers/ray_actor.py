@@ -85,7 +85,8 @@ class ExpertActor:
         """The owner's from now on, unless another one is alive."""
         with self._lock:
             if self._owner not in ("", owner) and not by_force and self._is_owned():
-                raise FencedError(f"worker {self._spec.rank}: is in use by {self._owner}")
+                who = f"worker {self._spec.rank}: is in use by {self._owner}"
+                raise FencedError(f"{who}: stop that one first, or take over from it (--take-over)")
             self._worker.claim(epoch)
             self._owner, self._heard = owner, time.monotonic()
 

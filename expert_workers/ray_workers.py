@@ -13,6 +13,7 @@ import ray
 from ray.exceptions import ActorAlreadyExistsError, RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from expert_workers.memory import num_oom_kills
 from expert_workers.processes import Process, kill_and_wait
 from expert_workers.ray_actor import DataPlane, ExpertActor, NodeAgent
 from expert_workers.ray_cluster import is_reachable
@@ -61,6 +62,7 @@ class RayFleet:
         self._tls = None if paths is None else context(paths, is_server=False)
         self._actors: dict[int, Any] = {}
         self._infos: dict[int, WorkerInfo] = {}
+        self._oom_kills: dict[int, int] = {}
         self._agents: dict[str, Any] = {}
         self._node_id = ray.get_runtime_context().get_node_id()
 
@@ -99,6 +101,11 @@ class RayFleet:
             return RayLink(rank, self._actor(rank))
         endpoint = self._ask(rank, "endpoint", timeout=timeout)
         return open_link(rank, endpoint, self._tls, self._options.use_unix, timeout)
+
+    def was_oom(self, info: WorkerInfo) -> bool:
+        """Only of this machine's: the kernel says how many, not whom."""
+        before = self._oom_kills.get(info.rank)
+        return info.node_id == self._node_id and before is not None and num_oom_kills() > before
 
     def fence(self, info: WorkerInfo) -> None:
         if info.node_id == self._node_id:
@@ -160,6 +167,7 @@ class RayFleet:
             message = f"worker {rank}: describes itself by a {type(value).__name__}"
             raise WorkerFailureError(Failure(FailureReason.INVALID, message))
         self._infos[rank] = value
+        self._oom_kills[rank] = num_oom_kills()
         return value
 
     def _fence_far_away(self, info: WorkerInfo) -> bool:

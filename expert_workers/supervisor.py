@@ -327,6 +327,15 @@ class Supervisor:
         member.policy.failed(now)
         if failure.reason in _KILLED and info is not None and was_ready:
             self._job(member, partial(self._jobs.fence, info), _ignore)
+        elif failure.reason is FailureReason.DIED and info is not None and was_ready:
+            self._loop.submit(partial(self._jobs.was_oom, info), partial(self._explain, member))
+
+    def _explain(self, member: Member, was_oom: object) -> None:
+        """Why a process is gone shows only once it is."""
+        if was_oom is True and member.last_reason is FailureReason.DIED:
+            member.last_reason = FailureReason.OOM
+            member.last_loss = f"worker {member.rank}: was killed for want of memory"
+            _log.warning("%s", member.last_loss)
 
     def _end(self, why: str) -> None:
         _log.error("the expert workers are no longer ours to look after: %s", why)
