@@ -66,6 +66,7 @@ class WorkersConfig:
     replace_workers: bool = False
     on_expert_loss: str = "auto"
     redundant_experts: int = 0
+    workers_per_node: int = 0
     rebalance_interval: float = 60.0
     keep_workers: bool = False
     take_over: bool = False

@@ -69,6 +69,7 @@ def open_workers(
             SupervisorOptions(
                 replicas=workers.num_replicas,
                 redundant=workers.redundant_experts,
+                workers_per_node=workers.workers_per_node,
                 on_loss=OnLoss(workers.on_expert_loss),
                 rebalance_interval=workers.rebalance_interval,
             ),

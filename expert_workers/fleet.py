@@ -51,11 +51,8 @@ class Fleet(Protocol):
     def end(self, ranks: Iterable[int]) -> None:
         """Ends workers for good."""
 
-    def check(self) -> None:
-        """Raises ClusterError when what keeps the workers alive is gone."""
-
     def num_nodes(self) -> int:
-        """Machines that could run workers."""
+        """Machines that could run workers. Raises ClusterError when what keeps these alive is gone."""
 
     def close(self) -> None:
         """Lets go of all; the workers stay."""

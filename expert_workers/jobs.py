@@ -85,9 +85,9 @@ class Jobs:
     def was_oom(self, info: WorkerInfo) -> bool:
         return self._fleet.was_oom(info)
 
-    def check(self) -> None:
+    def num_nodes(self) -> int:
         """Raises ClusterError."""
-        self._fleet.check()
+        return self._fleet.num_nodes()
 
     def fence(self, info: WorkerInfo) -> None:
         self._fleet.fence(info)

@@ -65,9 +65,6 @@ class LocalFleet:
         for rank in ranks:
             self.workers.pop(rank, None)
 
-    def check(self) -> None:
-        """It is this process."""
-
     def num_nodes(self) -> int:
         return 1
 

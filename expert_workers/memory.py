@@ -22,7 +22,7 @@ def available_bytes(root: Path = _ROOT) -> int:
 
 
 def num_oom_kills(root: Path = _ROOT) -> int:
-    """How many processes the kernel has killed on this machine for want of memory; 0 where it does not say."""
+    """How many processes the kernel has killed on this machine for want of memory; 0: it does not say."""
     lines = [line.split() for line in _read(root / "proc/vmstat").splitlines()]
     return next((int(line[1]) for line in lines if line[0] == "oom_kill"), 0)
 

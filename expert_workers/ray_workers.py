@@ -134,12 +134,11 @@ class RayFleet:
             if info is not None:
                 self.fence(info)
 
-    def check(self) -> None:
+    def num_nodes(self) -> int:
         if not is_reachable():
             raise ClusterError("the head of the Ray cluster is gone")
-
-    def num_nodes(self) -> int:
-        return sum(bool(node["Alive"]) for node in ray.nodes())  # type: ignore[no-untyped-call]
+        nodes = ray.nodes()  # type: ignore[no-untyped-call]
+        return sum(bool(node["Alive"] and node["Resources"].get("CPU")) for node in nodes)
 
     def close(self) -> None:
         for agent in self._agents.values():
@@ -192,7 +191,8 @@ def _launch(spec: WorkerSpec, options: FleetOptions) -> Any:
         "max_restarts": -1,
         "max_task_retries": 0,
         "max_concurrency": _NUM_THREADS,
-        "num_cpus": 0,
+        # As good as none; but a node that offers none, as a head may, gets no workers.
+        "num_cpus": 0.001,
         "scheduling_strategy": "SPREAD",
         # Ray would report each call to its dashboard.
         "enable_task_events": False,

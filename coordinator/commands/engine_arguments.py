@@ -175,6 +175,14 @@ def _add_loss(group: argparse._ArgumentGroup, default: WorkersConfig) -> None:
         help=f"further copies in each layer, of the experts with the most rows ({default.redundant_experts})",
     )
     group.add_argument(
+        "--workers-per-node",
+        type=whole,
+        default=default.workers_per_node,
+        metavar="K",
+        help="follow the cluster: K workers for each machine there is, as they come and go; 0: --workers and "
+        f"`expertmesh scale` say how many ({default.workers_per_node})",
+    )
+    group.add_argument(
         "--rebalance-interval",
         type=seconds,
         default=default.rebalance_interval,
@@ -249,6 +257,7 @@ def workers_config(args: argparse.Namespace) -> WorkersConfig:
         replace_workers=args.replace_workers,
         on_expert_loss=args.on_expert_loss,
         redundant_experts=args.redundant_experts,
+        workers_per_node=args.workers_per_node,
         rebalance_interval=args.rebalance_interval,
         keep_workers=args.keep_workers,
         take_over=args.take_over,
