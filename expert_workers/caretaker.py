@@ -231,6 +231,8 @@ class Caretaker:
             self._end(failure.message)
         info, was_ready = member.info, member.is_ready
         member.link, member.held, member.surplus = None, frozenset(), None
+        if was_ready and self._observer is not None:
+            self._observer.lost(member.rank, failure.reason)
         member.num_losses += 1
         member.last_loss, member.last_reason = failure.message, failure.reason
         member.lost_at = now if member.lost_at is None else member.lost_at

@@ -252,7 +252,7 @@ class ExpertPool:
             self._expire(begun, exchange)
 
     def _wait_hedged(self, begun: Dispatch, assembly: Sums | PairRows, exchange: Exchange) -> None:
-        self._hedge(begun)
+        self._hedge(begun, exchange)
 
         def is_enough() -> bool:
             self._take(begun, assembly, exchange)
@@ -261,7 +261,7 @@ class ExpertPool:
         self._plane.wait([sent.pending for sent in begun.sent], _deadline(begun.sent), is_enough)
         self._take(begun, assembly, exchange)
 
-    def _hedge(self, begun: Dispatch) -> None:
+    def _hedge(self, begun: Dispatch, exchange: Exchange) -> None:
         """Asks other holders as well for what takes unusually long."""
         table = self._tables[begun.layer]
         late = [sent for sent in begun.sent if sent.pending.outcome is None]
@@ -278,6 +278,7 @@ class ExpertPool:
             return
         segments, _ = assign(table.ranks_C, counts, costs)
         self._stats.hedged(len(segments))
+        exchange.num_hedged += len(segments)
         for rank, columns in segments.items():
             self._send_one(begun, rank, columns)
 

@@ -36,7 +36,8 @@ class DispatchRecord:
     """One layer of one step. Times are `time.time_ns()`, for spans; seconds are by the monotonic clock.
 
     `rows` are (token, expert) pairs per rank, `compute_seconds` the workers' own clocks; bytes are those of
-    rows and replies; `retries` are the calls that had to be made again, by why.
+    rows and replies; `retries` are the calls that had to be made again, by why, `num_hedged` those that were
+    sent to a replica as well.
     """
 
     layer: int
@@ -49,12 +50,16 @@ class DispatchRecord:
     rows: Mapping[int, int]
     compute_seconds: Mapping[int, float]
     retries: Mapping[FailureReason, int]
+    num_hedged: int = 0
 
 
 class PoolObserver(Protocol):
     """Called on the thread that dispatches, or on the supervisor's; must be quick and must not raise."""
 
     def dispatched(self, record: DispatchRecord) -> None: ...
+
+    def lost(self, rank: int, reason: FailureReason) -> None:
+        """A worker does not answer, or not as it should."""
 
     def restarted(self, rank: int, reason: FailureReason) -> None:
         """A worker that was lost is back as another process; `reason` is why it was lost."""
@@ -72,6 +77,10 @@ class PoolObservers:
     def dispatched(self, record: DispatchRecord) -> None:
         for observer in self._observers:
             observer.dispatched(record)
+
+    def lost(self, rank: int, reason: FailureReason) -> None:
+        for observer in self._observers:
+            observer.lost(rank, reason)
 
     def restarted(self, rank: int, reason: FailureReason) -> None:
         for observer in self._observers:
@@ -91,6 +100,7 @@ class Exchange:
         self.rows: dict[int, int] = {}
         self.compute_seconds: dict[int, float] = {}
         self.retries: dict[FailureReason, int] = {}
+        self.num_hedged = 0
 
     def replied(self, rank: int, rows: int, compute_seconds: float, sent: int, received: int) -> None:
         self.rows[rank] = self.rows.get(rank, 0) + rows
@@ -113,6 +123,7 @@ class Exchange:
             rows=self.rows,
             compute_seconds=self.compute_seconds,
             retries=self.retries,
+            num_hedged=self.num_hedged,
         )
 
 

@@ -30,6 +30,9 @@ class Published(Protocol):
 class Observer(Protocol):
     """Told on the supervisor's thread; must be quick and must not raise."""
 
+    def lost(self, rank: int, reason: FailureReason) -> None:
+        """A worker does not answer, or not as it should."""
+
     def restarted(self, rank: int, reason: FailureReason) -> None:
         """A worker that was lost is back as another process."""
 

@@ -36,6 +36,8 @@ class Dispatch(Protocol):
     def compute_seconds(self) -> Mapping[int, float]: ...
     @property
     def retries(self) -> Mapping[StrEnum, int]: ...
+    @property
+    def num_hedged(self) -> int: ...
 
 
 class _ByRank(dict[int, M]):
@@ -81,11 +83,12 @@ class ExpertMetrics:
         self._sent = num_bytes.labels(model, "dispatch")
         self._received = num_bytes.labels(model, "combine")
         self._retries = self._counter("expert_retries", "Calls that were made again.", "reason")
+        self._losses = self._counter("expert_worker_losses", "Workers that were lost.", "reason")
         self._restarts = self._counter("expert_worker_restarts", "Workers that came back anew.", "reason")
         for reason in REASONS:
-            self._retries.labels(model, reason)
-        for reason in REASONS:
-            self._restarts.labels(model, reason)
+            for counter in (self._retries, self._losses, self._restarts):
+                counter.labels(model, reason)
+        self._hedges = self._plain_counter("expert_hedges", "Calls that a replica was asked for as well.")
         self._plain_counter("expert_dropped_tokens", "Pairs that nobody computed; stays 0.")
         self._rebalances = self._plain_counter("expert_rebalances", "Changes of the placement.")
         self._rebalance_seconds = self._histogram("expert_rebalance_seconds", "One change of the placement.")
@@ -115,13 +118,19 @@ class ExpertMetrics:
         self._step_rows.update(record.rows)
         for reason, count in record.retries.items():
             self._retries.labels(self._model, reason.value).inc(count)
+        if record.num_hedged:
+            self._hedges.inc(record.num_hedged)
+
+    def lost(self, rank: int, reason: StrEnum) -> None:
+        """Told on the supervisor's thread, as the next two are."""
+        if self._is_open:
+            self._losses.labels(self._model, reason.value).inc()
 
     def restarted(self, rank: int, reason: StrEnum) -> None:
         if self._is_open:
             self._restarts.labels(self._model, reason.value).inc()
 
     def rebalanced(self, num_moved: int, seconds: float) -> None:
-        """Told on the supervisor's thread."""
         if self._is_open:
             self._rebalances.inc()
             self._rebalance_seconds.observe(seconds)

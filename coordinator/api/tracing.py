@@ -114,6 +114,9 @@ class Tracing:
     def dispatched(self, record: Dispatched) -> None:
         self._pending.dispatches.append(record)
 
+    def lost(self, rank: int, reason: StrEnum) -> None:
+        """Part of no request."""
+
     def restarted(self, rank: int, reason: StrEnum) -> None:
         """Part of no request."""
 

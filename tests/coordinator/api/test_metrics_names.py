@@ -53,6 +53,8 @@ EXPECTED = {
     "expertmesh_expert_bytes": ("counter", MODEL | {"direction"}),
     "expertmesh_expert_dropped_tokens": ("counter", MODEL),
     "expertmesh_expert_worker_restarts": ("counter", MODEL | {"reason"}),
+    "expertmesh_expert_worker_losses": ("counter", MODEL | {"reason"}),
+    "expertmesh_expert_hedges": ("counter", MODEL),
     "expertmesh_expert_retries": ("counter", MODEL | {"reason"}),
     "expertmesh_expert_rebalances": ("counter", MODEL),
     "expertmesh_expert_rebalance_seconds": ("histogram", MODEL),
