@@ -54,34 +54,20 @@ def open_workers(
             existing = frozenset()
         epoch = 1 + max((_epoch_of(fleet, rank, workers.call_timeout) for rank in existing), default=0)
         expected = Expected(epoch, owner, dtype_name(engine.dtype), checkpoint.fingerprint, workers.take_over)
-        timeouts = Timeouts(
-            start=workers.start_timeout, answer=workers.call_timeout, load=workers.start_timeout
-        )
+        start, answer = workers.start_timeout, workers.call_timeout
+        jobs = Jobs(fleet, expected, Timeouts(start=start, answer=answer, load=start))
         catalog = Catalog.of_checkpoint(checkpoint.config.n_layers, checkpoint.config.n_experts)
         watchers = PoolObservers(observers)
         pool = ExpertPool(
             catalog, _PLANES[workers.transport](), _pool_options(workers, epoch), None, watchers
         )
-        supervisor = Supervisor(
-            Jobs(fleet, expected, timeouts),
-            list(catalog.modules),
-            pool,
-            SupervisorOptions(
-                replicas=workers.num_replicas,
-                redundant=workers.redundant_experts,
-                workers_per_node=workers.workers_per_node,
-                on_loss=OnLoss(workers.on_expert_loss),
-                rebalance_interval=workers.rebalance_interval,
-            ),
-            watchers,
-            _loader(checkpoint, engine),
-            over,
-        )
+        modules, options = list(catalog.modules), _supervisor_options(workers)
+        load = _loader(checkpoint, engine)
+        supervisor = Supervisor(jobs, modules, pool, options, watchers, load, over)
         pool.set_rescuer(supervisor)
 
         def end_workers() -> None:
-            keep = workers.keep_workers or supervisor.is_fenced
-            if not keep:
+            if not (workers.keep_workers or supervisor.is_fenced):
                 fleet.end([member.rank for member in supervisor.members()])
 
         experts = RemoteExperts(pool, supervisor, end_workers)
@@ -89,6 +75,16 @@ def open_workers(
         supervisor.start(workers.num_workers, workers.start_timeout)
         fleet.end(rank for rank in existing if rank >= workers.num_workers)
         yield experts
+
+
+def _supervisor_options(workers: WorkersConfig) -> SupervisorOptions:
+    return SupervisorOptions(
+        replicas=workers.num_replicas,
+        redundant=workers.redundant_experts,
+        workers_per_node=workers.workers_per_node,
+        on_loss=OnLoss(workers.on_expert_loss),
+        rebalance_interval=workers.rebalance_interval,
+    )
 
 
 def _epoch_of(fleet: Fleet, rank: int, timeout: float) -> int:

@@ -89,6 +89,7 @@ def fed(metrics: Metrics, request_id: str = "a") -> None:
         rows={0: 3, 1: 1},
         compute_seconds={0: 0.004, 1: 0.002},
         retries={},
+        num_hedged=0,
     )
     metrics.experts.dispatched(dispatch)
     metrics.experts.dispatched(dispatch)
