@@ -186,6 +186,7 @@ POLLERS = (
     "expert_workers/ray_workers.py",
     "tests/coordinator/api/test_leaving.py",
     "tests/integration/",
+    "tests/scenarios/",
 )
 
 
