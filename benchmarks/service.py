@@ -117,7 +117,7 @@ async def overload(server: ServerProcess, args: argparse.Namespace) -> dict[str,
     """Finds the peak with closed-loop clients, then sends three times as much, whatever comes back."""
     clients = Clients(server.address, 400)
     await clients.connect()
-    await _closed_loop(clients, 64, 3.0, args.new_tokens)
+    await _closed_loop(clients, 64, args.warm_up, args.new_tokens)
     quiet = await _first_tokens(clients, args.new_tokens)
     peak = await _closed_loop(clients, 64, args.seconds / 3, args.new_tokens)
     results = await _open_loop(clients, 3 * peak / args.new_tokens, args.seconds, args.new_tokens)
@@ -222,6 +222,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--readers", type=int, default=200)
     parser.add_argument("--new-tokens", type=int, default=20)
     parser.add_argument("--seconds", type=float, default=60.0)
+    parser.add_argument("--warm-up", type=float, default=3.0)
     parser.add_argument("--repeats", type=int, default=15)
     add_out_argument(parser)
     args = parser.parse_args(argv)

@@ -5,6 +5,7 @@ Knows nothing of formats.
 
 import os
 import stat
+from io import FileIO
 from pathlib import Path
 
 from moe_model.errors import CheckpointError
@@ -48,13 +49,22 @@ def read_file(path: Path, *, max_size: int, follow_links: bool = False) -> bytea
             _check_status(path, status)
             if status.st_size > max_size:
                 raise CheckpointError(f"{path}: has {status.st_size} bytes, at most {max_size} are allowed")
-            data = bytearray(status.st_size)
-            view, filled = memoryview(data), 0
-            while filled < len(data) and (count := file.readinto(view[filled:])):
-                filled += count
+            return read_at(file, 0, status.st_size, path)
     except OSError as error:
         raise CheckpointError(f"{path}: {reason(error)}") from None
-    if filled != len(data):
+
+
+def read_at(file: FileIO, offset: int, size: int, path: Path) -> bytearray:
+    """`size` bytes of a file, from `offset` on. Raises CheckpointError, also when it has become shorter."""
+    data = bytearray(size)
+    view, filled = memoryview(data), 0
+    try:
+        file.seek(offset)
+        while filled < size and (count := file.readinto(view[filled:])):
+            filled += count
+    except OSError as error:
+        raise CheckpointError(f"{path}: {reason(error)}") from None
+    if filled != size:
         raise CheckpointError(f"{path}: was cut short while it was read")
     return data
 

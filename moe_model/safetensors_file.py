@@ -5,6 +5,7 @@ names, shapes and dtype known, the offsets have to be an exact partition of the 
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from math import prod
 from typing import Any
 
@@ -18,6 +19,14 @@ from moe_model.strict_json import brief
 
 MAX_HEADER_BYTES = 32 << 20
 DTYPE_CODES: Mapping[torch.dtype, str] = {torch.float32: "F32", torch.bfloat16: "BF16"}
+
+# Of one element, for every dtype of the format.
+ITEM_BYTES: Mapping[str, int] = {
+    **dict.fromkeys(("F64", "I64", "U64", "C64"), 8),
+    **dict.fromkeys(("F32", "I32", "U32"), 4),
+    **dict.fromkeys(("F16", "BF16", "I16", "U16"), 2),
+    **dict.fromkeys(("I8", "U8", "BOOL", "F8_E4M3", "F8_E5M2", "F8_E8M0"), 1),
+}
 
 _Shapes = Mapping[str, tuple[int, ...]]
 _ENTRY_KEYS = {"dtype", "shape", "data_offsets"}
@@ -88,6 +97,36 @@ def read_header(data: bytes | bytearray, file_size: int, where: str) -> tuple[di
     return header, 8 + length
 
 
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One tensor of a header. `begin` and `end` count from where the tensor data starts."""
+
+    dtype: str
+    shape: tuple[int, ...]
+    begin: int
+    end: int
+
+
+def read_entries(header: Mapping[str, Any], num_bytes: int, where: str) -> dict[str, Entry]:
+    """The tensors of a header of which nothing is known before. Raises CheckpointError naming the tensor."""
+    entries = {
+        name: _read_entry(entry, f"{where}: tensor {name[:200]!r}")
+        for name, entry in header.items()
+        if name != "__metadata__"
+    }
+    _check_partition({name: (entry.begin, entry.end) for name, entry in entries.items()}, num_bytes, where)
+    return entries
+
+
+def _read_entry(entry: Any, where: str) -> Entry:
+    if not isinstance(entry, dict) or set(entry) != _ENTRY_KEYS or not _is_counts(entry["shape"]):
+        raise CheckpointError(f"{where}: malformed header entry")
+    if not isinstance(entry["dtype"], str) or entry["dtype"] not in ITEM_BYTES:
+        raise CheckpointError(f"{where}: dtype {brief(entry['dtype'])} is unknown")
+    begin, end = _offsets(entry, prod(entry["shape"]) * ITEM_BYTES[entry["dtype"]], where)
+    return Entry(entry["dtype"], tuple(entry["shape"]), begin, end)
+
+
 def header_length(data: bytes | bytearray, file_size: int, where: str) -> int:
     """The length that the first eight bytes of a file announce. Raises CheckpointError."""
     length = int.from_bytes(data[:8], "little")
@@ -118,11 +157,15 @@ def _check_entry(entry: Any, shape: tuple[int, ...], dtype: torch.dtype, where: 
         raise CheckpointError(f"{where} has dtype {brief(entry['dtype'])}, expected {DTYPE_CODES[dtype]!r}")
     if entry["shape"] != list(shape):
         raise CheckpointError(f"{where} has shape {str(entry['shape'])[:80]}, expected {list(shape)}")
+    return _offsets(entry, prod(shape) * dtype.itemsize, where)
+
+
+def _offsets(entry: Mapping[str, Any], num_bytes: int, where: str) -> tuple[int, int]:
     offsets = entry["data_offsets"]
     if not _is_counts(offsets) or len(offsets) != 2:
         raise CheckpointError(f"{where}: malformed data_offsets")
     begin, end = offsets
-    if end - begin != prod(shape) * dtype.itemsize:
+    if end - begin != num_bytes:
         raise CheckpointError(f"{where}: data_offsets do not fit its shape")
     return begin, end
 

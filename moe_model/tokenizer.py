@@ -5,7 +5,7 @@ Knows byte-level BPE (every token is a run of bytes) as the `tokenizers` library
 
 import codecs
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Self
 
 import tokenizers
@@ -37,6 +37,7 @@ class Tokenizer:
         added = backend.get_added_tokens_decoder()
         self._special = frozenset(token_id for token_id, token in added.items() if token.special)
         self._bytes = _token_bytes(backend)
+        self._longest = _longest_token(backend, self._bytes)
 
     @classmethod
     def from_bytes(
@@ -74,6 +75,10 @@ class Tokenizer:
         if add_eos and self._eos is not None:
             ids = [*ids, self._eos]
         return ids
+
+    def least_tokens(self, num_bytes: int) -> int:
+        """A text of so many bytes has at least so many tokens; what can be said without looking at it."""
+        return 0 if self._longest is None else -(-num_bytes // self._longest)
 
     def decode(self, ids: Sequence[int], *, skip_special_tokens: bool = True) -> str:
         decoder = IncrementalDecoder(self, skip_special_tokens=skip_special_tokens)
@@ -114,3 +119,17 @@ def _token_bytes(backend: tokenizers.Tokenizer) -> dict[int, bytes]:
         else:
             table[token_id] = token.encode("utf-8")
     return table
+
+
+def _longest_token(backend: tokenizers.Tokenizer, table: Mapping[int, bytes]) -> int | None:
+    """In bytes; None where a text may lose some of its bytes on the way to tokens."""
+    model, alphabet = backend.model, byte_alphabet()
+    whole = (
+        backend.normalizer is None
+        and isinstance(backend.pre_tokenizer, tokenizers.pre_tokenizers.ByteLevel)
+        and isinstance(model, tokenizers.models.BPE)
+        and not (model.continuing_subword_prefix or model.end_of_word_suffix)
+        and all(backend.token_to_id(char) is not None for char in alphabet)
+        and not any(token.lstrip or token.rstrip for token in backend.get_added_tokens_decoder().values())
+    )
+    return max(map(len, table.values())) if whole else None

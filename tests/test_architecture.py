@@ -189,6 +189,7 @@ POLLERS = (
     "expert_workers/ray_workers.py",
     "tests/coordinator/api/test_leaving.py",
     "tests/integration/",
+    "tests/scenarios/",
 )
 
 

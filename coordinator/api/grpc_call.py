@@ -23,6 +23,9 @@ Context = grpc.aio.ServicerContext[Any, Any]
 
 REQUEST_ID_KEYS = ("x-request-id", "x-correlation-id")
 TRACE_KEYS = ("traceparent", "tracestate")
+# A status waits behind what its caller has not read, for ever where the caller never reads. Nobody waits
+# with it for longer: it stays with grpc, and is gone with the caller.
+STATUS_SECONDS = 5.0
 
 # (what the call failed with, whether its caller went away).
 OnEnd = Callable[[ApiError | None, bool], None]
@@ -48,6 +51,7 @@ class Call:
         self._accepted = False
         self._error: ApiError | None = None
         self._on_end: OnEnd | None = None
+        self._ended = False
 
     @property
     def peer(self) -> str:
@@ -76,14 +80,20 @@ class Call:
             await self.context.send_initial_metadata((("x-request-id", self.request_id),))
 
     async def fail(self, error: ApiError) -> None:
-        """Ends the call with the error's status; raises AbortError.
+        """Ends the call with the error's status; raises AbortError, or CancelledError where nobody takes it.
 
         UNAVAILABLE goes out without initial metadata, for clients retry only while they have seen none.
         """
         self.code, self.reason, self._error = error.code, error.reason, error
-        if error.code is not Code.UNAVAILABLE:
-            await self.accept()
-        await self.context.abort(status_code(error), error.message, status_metadata(error, self.request_id))
+        self.end()
+        metadata = status_metadata(error, self.request_id)
+        try:
+            async with asyncio.timeout(STATUS_SECONDS):
+                if error.code is not Code.UNAVAILABLE:
+                    await self.accept()
+                await self.context.abort(status_code(error), error.message, metadata)
+        except (TimeoutError, grpc.aio.InternalError):
+            raise gone() from None
 
     def left(self) -> None:
         """Its caller went away, or its deadline passed, which grpc tells the caller itself."""
@@ -94,7 +104,10 @@ class Call:
             self.code, self.reason = self._error.code, self._error.reason
 
     def end(self) -> None:
-        """Told once, whatever happened."""
+        """Told once, whatever happened, and before its caller hears of it."""
+        if self._ended:
+            return
+        self._ended = True
         if self._on_end is None:
             self._log()
         else:
@@ -133,12 +146,18 @@ async def rpc(
     except grpc.aio.InternalError:
         # The client went away in the middle of a write.
         call.code = "CANCELLED"
-        raise
+        raise gone() from None
     except Exception as error:  # noqa: BLE001 - the top of a call: nothing unforeseen may reach the client
         log_details(error, call.request_id)
         await call.fail(translate(error, call.request_id))
     finally:
         call.end()
+
+
+def gone() -> asyncio.CancelledError:
+    """What grpc takes without a word for the end of a call whose caller is not there; for its own error,
+    which it raised before, it would write a trace into the log."""
+    return asyncio.CancelledError()
 
 
 def trace_parent(context: Context) -> dict[str, str]:

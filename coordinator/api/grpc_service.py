@@ -49,9 +49,8 @@ class GenerationService:
             StallGuard(self._write_stall_timeout) as guard,
         ):
             async for event in events:
-                await call.accept()
                 try:
-                    await guard.wait(context.write(event))
+                    await guard.wait(_send(call, event))
                 except TimeoutError:
                     raise self._stalled() from None
 
@@ -78,6 +77,11 @@ class GenerationService:
                 response = await off_loop(message, function, message, backend.model)
                 await call.accept()
                 return response
+
+
+async def _send(call: Call, event: pb.GenerateStreamResponse) -> None:
+    await call.accept()
+    await call.context.write(event)
 
 
 @asynccontextmanager

@@ -5,13 +5,24 @@ from coordinator.api.served_model import ServedModel
 from coordinator.engine.request import ContextOverflow
 
 
-def check_context(served: ServedModel, num_prompt: int, max_tokens: int | None, prompt_field: str) -> None:
-    """Raises CONTEXT_LENGTH_EXCEEDED unless the prompt and at least one token, or what was asked for, fit."""
+def check_context(
+    served: ServedModel,
+    num_prompt: int,
+    max_tokens: int | None,
+    prompt_field: str,
+    *,
+    is_least: bool = False,
+) -> None:
+    """Raises CONTEXT_LENGTH_EXCEEDED unless the prompt and at least one token, or what was asked for, fit.
+
+    `is_least`: the prompt may have more tokens than that, so only it is looked at.
+    """
     context = served.max_context
     most = context if max_tokens == 0 else context - 1
     if num_prompt > most:
-        field, message = prompt_field, f"{num_prompt} tokens are more than {most}"
-    elif max_tokens is not None and num_prompt + max_tokens > context:
+        field = prompt_field
+        message = f"{'at least ' if is_least else ''}{num_prompt} tokens are more than {most}"
+    elif not is_least and max_tokens is not None and num_prompt + max_tokens > context:
         field = "stopping.max_tokens"
         message = f"{max_tokens} after a prompt of {num_prompt} tokens is more than the context of {context}"
     else:

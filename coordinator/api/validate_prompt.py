@@ -1,6 +1,6 @@
 """Prompts: text, token ids or chat, to token ids of the model's vocabulary."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from coordinator.api.chat_template import ChatMessage, ChatTemplateError
 from coordinator.api.errors import ApiError, Reason
@@ -63,29 +63,49 @@ def check_chat(field: str, chat: pb.ChatPrompt, violations: Violations) -> None:
         violations.add(field, f"{num_bytes} bytes are more than {MAX_TEXT_BYTES}")
 
 
-def prompt_ids(message: pb.GenerateRequest, served: ServedModel) -> tuple[int, ...]:
-    """The ids of a checked prompt, after truncation. Raises ApiError."""
+def prompt_ids(
+    message: pb.GenerateRequest, served: ServedModel, check_least: Callable[[int], None]
+) -> tuple[int, ...]:
+    """The ids of a checked prompt, after truncation. Raises ApiError.
+
+    `check_least` is told how many tokens a text has at least before it costs anything to know them.
+    """
     field = prompt_field(message)
+    truncates = message.HasField("truncate_prompt_tokens")
+    check = None if truncates else check_least
     match message.WhichOneof("prompt"):
         case "token_ids":
             token_ids: Sequence[int] = message.token_ids.ids
         case "chat":
-            token_ids = encode_chat(field, message.chat, served)
+            token_ids = encode_chat(field, message.chat, served, check)
         case _:
             add_bos = message.add_special_tokens if message.HasField("add_special_tokens") else True
-            token_ids = encode(field, message.text, served, add_bos=add_bos)
+            token_ids = encode(field, message.text, served, check, add_bos=add_bos)
     violations = Violations()
     if not 1 <= len(token_ids) <= MAX_PROMPT_TOKENS:
         violations.add(field, f"{len(token_ids)} tokens are not in [1, {MAX_PROMPT_TOKENS}]")
     violations.raise_if_any()
-    if message.HasField("truncate_prompt_tokens"):
+    if truncates:
         token_ids = token_ids[-message.truncate_prompt_tokens :]
     return tuple(token_ids)
 
 
-def encode(field: str, text: str, served: ServedModel, *, add_bos: bool = True) -> list[int]:
-    """Token ids of a text, all of them in the model's vocabulary. Raises ApiError."""
+def encode(
+    field: str,
+    text: str,
+    served: ServedModel,
+    check_least: Callable[[int], None] | None = None,
+    *,
+    add_bos: bool = True,
+) -> list[int]:
+    """Token ids of a text, all of them in the model's vocabulary. Raises ApiError.
+
+    `check_least` is told first how many tokens it has at least.
+    """
     tokenizer = served.require_tokenizer(field)
+    if check_least is not None:
+        # A character has a byte or more.
+        check_least(tokenizer.least_tokens(len(text)))
     try:
         token_ids = tokenizer.encode(text, add_bos=add_bos)
     except TokenizerError:
@@ -100,7 +120,12 @@ def encode(field: str, text: str, served: ServedModel, *, add_bos: bool = True) 
     return token_ids
 
 
-def encode_chat(field: str, chat: pb.ChatPrompt, served: ServedModel) -> list[int]:
+def encode_chat(
+    field: str,
+    chat: pb.ChatPrompt,
+    served: ServedModel,
+    check_least: Callable[[int], None] | None = None,
+) -> list[int]:
     """Token ids of a rendered conversation; its template brings its own special tokens. Raises ApiError."""
     if served.chat_template is None:
         raise ApiError.of(
@@ -112,4 +137,4 @@ def encode_chat(field: str, chat: pb.ChatPrompt, served: ServedModel) -> list[in
     except ChatTemplateError:
         message = "the chat template cannot render these messages"
         raise ApiError.of(Reason.INVALID_FIELD, message, field=field) from None
-    return encode(field, text, served, add_bos=False)
+    return encode(field, text, served, check_least, add_bos=False)

@@ -56,7 +56,9 @@ def resolve(
     response = message.response
     skip_special = response.skip_special_tokens if response.HasField("skip_special_tokens") else True
     wants_text = _wants_text(response, served)
-    token_ids = prompt_ids(message, served)
+    token_ids = prompt_ids(
+        message, served, lambda least: _check_length(message, served, least, is_least=True)
+    )
     stop = stop_rules(
         message, served, _max_tokens(message, served, len(token_ids)), skip_special_tokens=skip_special
     )
@@ -131,19 +133,31 @@ def _wants_text(response: pb.ResponseOptions, served: ServedModel) -> bool:
 
 def _max_tokens(message: pb.GenerateRequest, served: ServedModel, num_prompt: int) -> int:
     """The request's limit, now that its prompt is known. Raises ApiError."""
-    stopping, field = message.stopping, prompt_field(message)
-    overflow = overflow_of(stopping, served)
-    asked = stopping.max_tokens if stopping.HasField("max_tokens") else None
-    # What a sliding window has lost cannot be scored, and where nothing is generated nothing slides.
-    scores = message.response.HasField("prompt_logprobs")
-    if overflow is ContextOverflow.STOP or asked == 0 or (scores and num_prompt > served.max_context):
-        check_context(served, num_prompt, asked, field)
-    max_tokens = output_limit(served, num_prompt, asked, overflow, field)
+    stopping = message.stopping
+    _check_length(message, served, num_prompt)
+    overflow, asked = overflow_of(stopping, served), _asked(stopping)
+    max_tokens = output_limit(served, num_prompt, asked, overflow, prompt_field(message))
     violations = Violations()
     fine = stopping.min_tokens <= max_tokens
     violations.check(fine, "stopping.min_tokens", stopping.min_tokens, f"[0, {max_tokens}]")
     violations.raise_if_any()
     return max_tokens
+
+
+def _check_length(
+    message: pb.GenerateRequest, served: ServedModel, num_prompt: int, *, is_least: bool = False
+) -> None:
+    """Raises ApiError for a prompt of so many tokens, or more, that does not fit the context and has to."""
+    asked = _asked(message.stopping)
+    # What a sliding window has lost cannot be scored, and where nothing is generated nothing slides.
+    scores = message.response.HasField("prompt_logprobs")
+    stops = overflow_of(message.stopping, served) is ContextOverflow.STOP
+    if stops or asked == 0 or (scores and num_prompt > served.max_context):
+        check_context(served, num_prompt, asked, prompt_field(message), is_least=is_least)
+
+
+def _asked(stopping: pb.StoppingParams) -> int | None:
+    return stopping.max_tokens if stopping.HasField("max_tokens") else None
 
 
 def _returns(response: pb.ResponseOptions) -> Returns:

@@ -1,18 +1,20 @@
 """Named tensors of one source file, read one by one, and the check that they are the expected ones."""
 
+import os
 from collections.abc import Mapping
 from contextlib import ExitStack
+from io import FileIO
 from pathlib import Path
 from typing import Protocol
 
-import safetensors
 import torch
 from torch import Tensor
 
 from moe_model.errors import CheckpointError
 from moe_model.families import Shapes
-from moe_model.files import reason
-from moe_model.safetensors_file import check_names, header_length, read_header, shape_message
+from moe_model.files import read_at, reason
+from moe_model.importer.mapped import copy_mapped
+from moe_model.safetensors_file import check_names, header_length, read_entries, read_header, shape_message
 
 SAFETENSORS_SUFFIX = ".safetensors"
 _FLOAT_CODES = {
@@ -38,7 +40,10 @@ class TensorTable(Protocol):
 
 
 class DictTable:
-    """A state dict that torch.load has mapped: a tensor's bytes are read when they are used."""
+    """A state dict that torch.load has mapped: a tensor's bytes are read when it is asked for.
+
+    `where` is the file.
+    """
 
     def __init__(self, where: str, tensors: object, prefix: str = "") -> None:
         if not isinstance(tensors, Mapping):
@@ -50,6 +55,7 @@ class DictTable:
                 raise CheckpointError(f"{where}: {name[:200]!r} is not a dense tensor")
         self.where = where
         self._tensors: dict[str, Tensor] = {prefix + name: value.detach() for name, value in tensors.items()}
+        self._size = self._num_bytes()
 
     @property
     def names(self) -> frozenset[str]:
@@ -63,44 +69,54 @@ class DictTable:
         return dtype if dtype in _FLOAT_CODES.values() else None
 
     def read(self, name: str) -> Tensor:
-        return self._tensors[name]
+        """Raises CheckpointError when the file has become shorter."""
+        tensor = copy_mapped(self._tensors[name])
+        # Beyond the end of a file that was cut the rest of the last page reads as zeros.
+        if tensor is None or self._num_bytes() != self._size:
+            raise CheckpointError(f"{self.where}: was cut short while it was read")
+        return tensor
+
+    def _num_bytes(self) -> int:
+        try:
+            return Path(self.where).stat().st_size
+        except OSError as error:
+            raise CheckpointError(f"{self.where}: {reason(error)}") from None
 
 
 class SafetensorsTable:
-    """A safetensors file, opened once and read tensor by tensor."""
+    """A safetensors file, opened once and read tensor by tensor; never mapped."""
 
     def __init__(self, path: Path, stack: ExitStack) -> None:
         self.where = str(path)
-        _refuse_bad_header(path)
-        try:
-            self._file = stack.enter_context(safetensors.safe_open(path, framework="pt"))
-        except safetensors.SafetensorError as error:
-            raise CheckpointError(f"{path}: {str(error).splitlines()[0][:200]}") from None
-        self.names = frozenset(self._file.keys())
+        self._path = path
+        self._file = stack.enter_context(_opened(path))
+        size = os.fstat(self._file.fileno()).st_size
+        start = read_at(self._file, 0, min(8, size), path)
+        start += read_at(self._file, 8, header_length(start, size, self.where), path)
+        header, self._start = read_header(start, size, self.where)
+        self._entries = read_entries(header, size - self._start, self.where)
+        self.names = frozenset(self._entries)
 
     def shape(self, name: str) -> tuple[int, ...]:
-        return tuple(self._file.get_slice(name).get_shape())
+        return self._entries[name].shape
 
     def dtype(self, name: str) -> torch.dtype | None:
-        return _FLOAT_CODES.get(self._file.get_slice(name).get_dtype())
+        return _FLOAT_CODES.get(self._entries[name].dtype)
 
     def read(self, name: str) -> Tensor:
-        tensor: Tensor = self._file.get_tensor(name)
-        return tensor
+        entry = self._entries[name]
+        data = read_at(self._file, self._start + entry.begin, entry.end - entry.begin, self._path)
+        dtype = _FLOAT_CODES[entry.dtype]
+        return torch.frombuffer(data, dtype=dtype).view(entry.shape) if data else torch.empty(entry.shape)
 
 
-def _refuse_bad_header(path: Path) -> None:
-    """The library lets duplicate keys pass."""
+def _opened(path: Path) -> FileIO:
     if not path.is_file():
         raise CheckpointError(f"{path}: is not a file")
     try:
-        size = path.stat().st_size
-        with path.open("rb") as file:
-            start = file.read(8)
-            start += file.read(header_length(start, size, str(path)))
+        return FileIO(path)
     except OSError as error:
         raise CheckpointError(f"{path}: {reason(error)}") from None
-    read_header(start, size, str(path))
 
 
 def check_table(

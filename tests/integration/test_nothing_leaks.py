@@ -1,8 +1,7 @@
-"""However a request ends, what it held is free again: over real gRPC, with clients that go and die."""
+"""However a request ends, what it held is free again: over real gRPC, with clients that go."""
 
 import asyncio
 import random
-import subprocess
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -11,7 +10,7 @@ import pytest
 from coordinator.client import AsyncClient, ClientError, Delta
 from coordinator.config import Addresses, EngineConfig, ModelOptions, ServeConfig, WorkersConfig
 from coordinator.server import RunningServer, open_server
-from tests.integration.processes import COMMAND
+from tests.scenarios.starting import assert_all_free
 
 # Few blocks, so that requests preempt each other.
 ENGINE = EngineConfig(block_size=4, kv_cache_bytes=30 * 4 * 1536, max_num_seqs=6, max_step_tokens=24)
@@ -28,48 +27,6 @@ async def server(tiny_checkpoint: Path) -> AsyncIterator[RunningServer]:
     )
     async with open_server(config) as server:
         yield server
-
-
-async def until_idle(server: RunningServer, timeout: float = 20.0) -> None:
-    """Waits until the engine has nothing left to do."""
-    async with asyncio.timeout(timeout):
-        while server.engine.stats().num_running or server.engine.stats().num_waiting:
-            await asyncio.sleep(0.001)
-
-
-async def assert_all_free(server: RunningServer) -> None:
-    await until_idle(server)
-    await server.engine.check_integrity()
-    stats = server.engine.stats()
-    assert stats.num_free_blocks == stats.num_blocks
-    assert server.engine.num_requests == 0
-    assert server.fronts.grpc.num_calls == 0
-
-
-async def test_a_killed_client_frees_its_blocks(server: RunningServer) -> None:
-    endless = [
-        "--token-ids",
-        "5,6,7",
-        "--max-tokens",
-        "1000000",
-        "--context-overflow",
-        "slide",
-        "--ignore-eos",
-    ]
-    client = await asyncio.create_subprocess_exec(
-        *COMMAND,
-        "client",
-        server.fronts.grpc.address,
-        *endless,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-    )
-    assert client.stdout is not None
-    assert await client.stdout.read(10), "the stream runs"
-    assert server.engine.stats().num_running == 1
-    client.kill()
-    await client.wait()
-    await assert_all_free(server)
 
 
 async def test_two_hundred_requests_that_end_in_every_way(server: RunningServer) -> None:

@@ -1,25 +1,25 @@
 """The reader against folders that are not what their manifest says: each is refused, with the thing named."""
 
-import hashlib
-import json
 import os
-import struct
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
-import safetensors.torch
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from moe_model.checkpoint import Checkpoint
 from moe_model.errors import CheckpointError
-from tests.moe_model.source_files import (
-    read_manifest,
-    write_checkpoint,
+from tests.moe_model.corruptions import (
+    change_tensors,
+    double_key,
+    edit_manifest,
+    flip_last_bit,
+    replace_by_link,
+    resum,
 )
+from tests.moe_model.source_files import write_checkpoint
 
 SHARED = "shared.safetensors"
 EXPERT = "experts/layer_0001/expert_0002.safetensors"
@@ -33,11 +33,6 @@ def folder(tmp_path: Path) -> Path:
 # What Checkpoint.open sees: the manifest, and the files from outside.
 
 
-def _replace_by_link(path: Path) -> None:
-    path.rename(path.with_suffix(".elsewhere"))
-    path.symlink_to(path.with_suffix(".elsewhere"))
-
-
 def _replace_by_fifo(path: Path) -> None:
     path.unlink()
     os.mkfifo(path)
@@ -47,14 +42,8 @@ def _truncate(path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-1])
 
 
-def _edit_manifest(folder: Path, change: Callable[[Any], object]) -> None:
-    manifest = read_manifest(folder)
-    change(manifest)
-    (folder / "manifest.json").write_text(json.dumps(manifest))
-
-
 def _set_size(name: str, size: int) -> Callable[[Path], None]:
-    return lambda folder: _edit_manifest(folder, lambda manifest: manifest["files"][name].update(size=size))
+    return lambda folder: edit_manifest(folder, lambda manifest: manifest["files"][name].update(size=size))
 
 
 @pytest.mark.parametrize(
@@ -62,12 +51,12 @@ def _set_size(name: str, size: int) -> Callable[[Path], None]:
     [
         (lambda folder: (folder / EXPERT).unlink(), f"{EXPERT}: No such file"),
         (lambda folder: _truncate(folder / EXPERT), f"{EXPERT}: has [0-9]+ bytes, its manifest says"),
-        (lambda folder: _replace_by_link(folder / EXPERT), f"{EXPERT}: is a symbolic link"),
-        (lambda folder: _replace_by_link(folder / "experts"), "experts: is not a folder"),
-        (lambda folder: _replace_by_link(folder / "experts/layer_0001"), "layer_0001: is not a folder"),
+        (lambda folder: replace_by_link(folder / EXPERT), f"{EXPERT}: is a symbolic link"),
+        (lambda folder: replace_by_link(folder / "experts"), "experts: is not a folder"),
+        (lambda folder: replace_by_link(folder / "experts/layer_0001"), "layer_0001: is not a folder"),
         (lambda folder: _replace_by_fifo(folder / EXPERT), f"{EXPERT}: is not a regular file"),
         (lambda folder: _replace_by_fifo(folder / "tokenizer.json"), "tokenizer.json: is not a regular file"),
-        (lambda folder: _replace_by_link(folder / "manifest.json"), "manifest.json: is a symbolic link"),
+        (lambda folder: replace_by_link(folder / "manifest.json"), "manifest.json: is a symbolic link"),
         (lambda folder: _replace_by_fifo(folder / "manifest.json"), "manifest.json: is not a regular file"),
         (lambda folder: os.truncate(folder / "manifest.json", 65 << 20), "manifest.json: has 68157440 bytes"),
         (lambda folder: _truncate(folder / "manifest.json"), None),
@@ -76,11 +65,11 @@ def _set_size(name: str, size: int) -> Callable[[Path], None]:
         (_set_size(SHARED, 1 << 45), f"{SHARED}: 35184372088832 bytes do not fit the model"),
         (_set_size("tokenizer.json", 1 << 30), "tokenizer.json: 1073741824 bytes do not fit"),
         (
-            lambda folder: _edit_manifest(folder, lambda manifest: manifest["model"].update(family="x")),
+            lambda folder: edit_manifest(folder, lambda manifest: manifest["model"].update(family="x")),
             "manifest.json: model: family: unknown 'x'",
         ),
         (
-            lambda folder: _edit_manifest(folder, lambda manifest: manifest["model"].update(d_ff=1 << 18)),
+            lambda folder: edit_manifest(folder, lambda manifest: manifest["model"].update(d_ff=1 << 18)),
             "bytes do not fit the model",
         ),
     ],
@@ -100,16 +89,10 @@ def test_open_refuses_a_broken_folder(
 # What reading a file sees.
 
 
-def _flip_last_bit(path: Path) -> None:
-    data = bytearray(path.read_bytes())
-    data[-1] ^= 1
-    path.write_bytes(data)
-
-
 @pytest.mark.parametrize("name", [SHARED, EXPERT, "tokenizer.json"])
 def test_a_flipped_bit_is_found(folder: Path, name: str) -> None:
     checkpoint = Checkpoint.open(folder)
-    _flip_last_bit(folder / name)
+    flip_last_bit(folder / name)
     readers: dict[str, Callable[[], object]] = {
         SHARED: checkpoint.read_shared,
         EXPERT: lambda: checkpoint.read_expert(1, 2),
@@ -125,7 +108,7 @@ def test_a_flipped_bit_is_found(folder: Path, name: str) -> None:
     ("corrupt", "reason"),
     [
         (_truncate, "has [0-9]+ bytes, its manifest says"),
-        (_replace_by_link, "is a symbolic link"),
+        (replace_by_link, "is a symbolic link"),
         (_replace_by_fifo, "is not a regular file"),
         (Path.unlink, "No such file"),
         (lambda path: path.write_bytes(path.read_bytes() + b"x"), "has [0-9]+ bytes, at most"),
@@ -140,26 +123,6 @@ def test_a_file_changed_after_opening_is_found(
         checkpoint.read_expert(1, 2)
 
 
-def _resum(folder: Path, name: str) -> None:
-    """A careful attacker: the manifest is right about what is in the file."""
-    data = (folder / name).read_bytes()
-    entry = {"size": len(data), "sha256": hashlib.sha256(data).hexdigest()}
-    _edit_manifest(folder, lambda manifest: manifest["files"].update({name: entry}))
-
-
-def _change_tensors(path: Path, change: Callable[[dict[str, torch.Tensor]], object]) -> None:
-    tensors = safetensors.torch.load(path.read_bytes())
-    change(tensors)
-    path.write_bytes(safetensors.torch.save(tensors))
-
-
-def _duplicate_key(path: Path) -> None:
-    """The name of one tensor becomes that of another of its shape; the library would take the last."""
-    data = path.read_bytes()
-    header = data[8 : 8 + struct.unpack("<Q", data[:8])[0]]
-    path.write_bytes(data.replace(header, header.replace(b'"norm.weight"', b'"norm.bias"  '), 1))
-
-
 def _swap_shapes(tensors: dict[str, torch.Tensor]) -> None:
     tensors["fc1.weight"] = tensors["fc1.weight"].t().contiguous()
 
@@ -168,24 +131,24 @@ def _swap_shapes(tensors: dict[str, torch.Tensor]) -> None:
     ("corrupt", "reason"),
     [
         (
-            lambda path: _change_tensors(path, _swap_shapes),
+            lambda path: change_tensors(path, _swap_shapes),
             r"'fc1.weight' has shape \[8, 12\], expected \[12, 8\]",
         ),
         (
-            lambda path: _change_tensors(path, lambda tensors: tensors.update(x=tensors.pop("fc1.bias"))),
+            lambda path: change_tensors(path, lambda tensors: tensors.update(x=tensors.pop("fc1.bias"))),
             "tensor 'fc1.bias' is missing",
         ),
         (
-            lambda path: _change_tensors(path, lambda tensors: tensors.update({"../x": torch.ones(1)})),
+            lambda path: change_tensors(path, lambda tensors: tensors.update({"../x": torch.ones(1)})),
             "unknown tensor '../x'",
         ),
         (
-            lambda path: _change_tensors(
+            lambda path: change_tensors(
                 path, lambda tensors: tensors.update({"fc1.bias": tensors["fc1.bias"].to(torch.int32)})
             ),
             "'fc1.bias' has dtype 'I32', expected 'F32'",
         ),
-        (_duplicate_key, "duplicate key 'norm.bias'"),
+        (double_key, "duplicate key 'norm.bias'"),
         (lambda path: path.write_bytes(path.read_bytes() + bytes(8)), "bytes of tensor data, its header"),
     ],
 )
@@ -193,7 +156,7 @@ def test_a_bad_file_with_a_right_sum_is_found(
     folder: Path, corrupt: Callable[[Path], object], reason: str
 ) -> None:
     corrupt(folder / EXPERT)
-    _resum(folder, EXPERT)
+    resum(folder, EXPERT)
     checkpoint = Checkpoint.open(folder)
     for read in (lambda: checkpoint.read_expert(1, 2), checkpoint.verify):
         with pytest.raises(CheckpointError, match=f"{EXPERT}: .*{reason}"):
@@ -217,7 +180,7 @@ def test_any_change_of_any_file_gives_the_same_model_or_a_checkpoint_error(
     try:
         (folder / name).write_bytes(changed)
         if fix and name != "manifest.json":
-            _resum(folder, name)
+            resum(folder, name)
         Checkpoint.open(folder).verify()
     except CheckpointError as error:
         message = str(error)

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from moe_model.errors import CheckpointError
-from moe_model.safetensors_file import parse, serialise
+from moe_model.safetensors_file import Entry, parse, read_entries, serialise
 
 SHAPES = {"a": (2, 3), "b": (4,)}
 TENSORS = {"a": torch.arange(6.0).view(2, 3), "b": torch.arange(4.0)}
@@ -116,3 +116,37 @@ def test_any_bytes_are_tensors_or_a_checkpoint_error(data: st.DataObject) -> Non
     except CheckpointError:
         return
     assert {name: tuple(tensor.shape) for name, tensor in tensors.items()} == SHAPES
+
+
+def test_entries_of_a_file_of_which_nothing_is_known() -> None:
+    header = {
+        "__metadata__": {"a": "b"},
+        **ENTRIES,
+        "c": {"dtype": "I8", "shape": [0], "data_offsets": [40, 40]},
+    }
+    expected = {
+        "a": Entry("F32", (2, 3), 0, 24),
+        "b": Entry("F32", (4,), 24, 40),
+        "c": Entry("I8", (0,), 40, 40),
+    }
+    assert read_entries(header, 40, "FILE") == expected
+
+
+@pytest.mark.parametrize(
+    ("header", "reason"),
+    [
+        (_entry(dtype="F33"), "'a': dtype 'F33' is unknown"),
+        (_entry(dtype=["F32"]), "'a': dtype list is unknown"),
+        (_entry(shape=[2, -3]), "'a': malformed header entry"),
+        (_entry(shape=[2**40, 2**40]), "'a': data_offsets do not fit"),
+        (_entry(more=1), "'a': malformed header entry"),
+        (_entry(data_offsets=[0, 20]), "'a': data_offsets do not fit"),
+        (_entry(data_offsets=[16, 40]), "overlaps another or leaves a gap"),
+        (_entry(data_offsets=[24, 48]), "overlaps another or leaves a gap"),
+        ({"a": ENTRIES["a"]}, "40 bytes of tensor data, its header describes 24"),
+        ({"a": []}, "'a': malformed header entry"),
+    ],
+)
+def test_refuses_bad_entries(header: dict[str, Any], reason: str) -> None:
+    with pytest.raises(CheckpointError, match=f"^FILE: .*{reason}"):
+        read_entries(header, 40, "FILE")

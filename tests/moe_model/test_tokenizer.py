@@ -1,6 +1,7 @@
 """Text and ids against what the `tokenizers` library itself says, and text that grows token by token."""
 
 import json
+from collections.abc import Callable
 from itertools import pairwise
 from typing import Any
 
@@ -45,6 +46,29 @@ def test_text_survives_the_round_trip(text: str) -> None:
     assert ids[0] == BOS
     if not any(f"<{name}>" in text for name in ("pad", "unk", "bos", "eos")):
         assert TOKENIZER.decode(ids) == text
+
+
+@given(TEXT | st.text("e <>pad\n", min_size=100, max_size=400))
+def test_a_text_has_at_least_so_many_tokens(text: str) -> None:
+    num_tokens = len(TOKENIZER.encode(text, add_bos=False))
+    assert TOKENIZER.least_tokens(len(text.encode())) <= num_tokens
+
+
+def test_what_may_lose_bytes_may_have_no_tokens() -> None:
+    """Each of these makes nothing of some text, so that its length says nothing."""
+    changes: list[Callable[[Any], object]] = [
+        lambda file: file.update(normalizer={"type": "Strip", "strip_left": True, "strip_right": True}),
+        lambda file: file.update(pre_tokenizer={"type": "Whitespace"}),
+        lambda file: file["model"]["vocab"].pop("z"),
+        lambda file: file["added_tokens"][3].update(rstrip=True),
+    ]
+    assert TOKENIZER.least_tokens(17) == 1
+    assert TOKENIZER.least_tokens(18) == 2
+    for change in changes:
+        file = json.loads(DATA)
+        file["model"]["merges"] = []
+        change(file)
+        assert Tokenizer.from_bytes(json.dumps(file).encode()).least_tokens(1 << 20) == 0
 
 
 @given(IDS, st.booleans())

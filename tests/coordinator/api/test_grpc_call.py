@@ -6,6 +6,7 @@ from typing import Any
 import grpc
 import pytest
 
+from coordinator.api import grpc_call
 from coordinator.api.errors import ApiError, Reason
 from coordinator.api.gate import Gate
 from coordinator.api.grpc_call import rpc
@@ -60,15 +61,53 @@ async def test_a_deadline_that_has_passed_starts_nothing(remaining: float) -> No
     assert context.code is grpc.StatusCode.DEADLINE_EXCEEDED
 
 
-@pytest.mark.parametrize(
-    "error", [grpc.aio.AbortError("theirs"), grpc.aio.InternalError("gone"), asyncio.CancelledError()]
-)
+@pytest.mark.parametrize("error", [grpc.aio.AbortError("theirs"), asyncio.CancelledError()])
 async def test_what_is_grpcs_own_is_left_to_grpc(error: BaseException) -> None:
     context = FakeContext()
     with pytest.raises(type(error)) as caught:
         await run(context, error)
     assert caught.value is error
     assert context.code is None
+
+
+async def test_a_caller_that_went_away_during_a_write_leaves_no_trace() -> None:
+    """For an error of its own grpc would log one; a cancel is silent."""
+    context = FakeContext()
+    with pytest.raises(asyncio.CancelledError):
+        await run(context, grpc.aio.InternalError("gone"))
+    assert context.code is None
+
+
+class DeafContext(FakeContext):
+    """Its caller never reads: no status ever gets through. Or it is gone when the status comes."""
+
+    def __init__(self, error: BaseException | None = None) -> None:
+        super().__init__()
+        self.error = error
+        self.waited = asyncio.Event()
+
+    async def abort(self, code: grpc.StatusCode, details: str, trailing_metadata: Any) -> None:
+        self.code = code
+        if self.error is not None:
+            raise self.error
+        self.waited.set()
+        await asyncio.Event().wait()
+
+
+@pytest.mark.parametrize("error", [None, grpc.aio.InternalError("gone")])
+async def test_a_status_that_nobody_takes_is_waited_for_in_vain_for_a_while(
+    error: BaseException | None, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(grpc_call, "STATUS_SECONDS", 0.05)
+    caplog.set_level("INFO", logger="coordinator.api")
+    context = DeafContext(error)
+    running = asyncio.ensure_future(run(context, ApiError.of(Reason.SLOW_CONSUMER, "slow")))
+    if error is None:
+        await context.waited.wait()
+        assert "reason=SLOW_CONSUMER" in caplog.text, "told before it waits"
+    with pytest.raises(asyncio.CancelledError):
+        await running
+    assert caplog.text.count("SLOW_CONSUMER") == 1, "and told once"
 
 
 @pytest.mark.parametrize(

@@ -45,6 +45,9 @@ class Blunt(Tokenizer):
     def encode(self, text: str, *, add_bos: bool = True, add_eos: bool = False) -> list[int]:
         return [40]
 
+    def least_tokens(self, num_bytes: int) -> int:
+        return 1
+
 
 class Lenient:
     """A compiler to which every constraint is fine, and asks nothing of the output."""
