@@ -3,6 +3,7 @@
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 _ROOT = Path("/")
 
@@ -17,8 +18,14 @@ def available_bytes(root: Path = _ROOT) -> int:
 
     A group's file cache counts as left: the kernel takes it back. `root` is where /proc and /sys are.
     """
-    left = [_kilobytes(root / "proc/meminfo", "MemAvailable:"), *_group_bytes(root)]
-    return max(0, min(left))
+    left = _kilobytes(root / "proc/meminfo", "MemAvailable:")
+    for folder, names in _groups(root):
+        limit, usage = _read(folder / names.limit).strip(), _read(folder / names.usage).strip()
+        if limit.isdigit() and usage.isdigit() and int(limit) - int(usage) < left:
+            # Looked at only where it counts, as the kernel takes its time over this file.
+            cache = dict(line.split() for line in _read(folder / "memory.stat").splitlines())
+            left = min(left, int(limit) - int(usage) + int(cache.get(names.cache, 0)))
+    return max(0, left)
 
 
 def num_oom_kills(root: Path = _ROOT) -> int:
@@ -27,32 +34,35 @@ def num_oom_kills(root: Path = _ROOT) -> int:
     return next((int(line[1]) for line in lines if line[0] == "oom_kill"), 0)
 
 
-def _group_bytes(root: Path) -> Iterator[int]:
-    """Of each limited group of memory that this process is in."""
+class _Names(NamedTuple):
+    """Files of a limit and of what is used of it, and in memory.stat the part that is inactive file cache."""
+
+    limit: str
+    usage: str
+    cache: str
+
+
+_V1 = _Names("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
+_V2 = _Names("memory.max", "memory.current", "inactive_file")
+
+
+def _groups(root: Path) -> Iterator[tuple[Path, _Names]]:
+    """The folder of each group of memory that this process is in."""
     for line in _read(root / "proc/self/cgroup").splitlines():
         _, _, rest = line.partition(":")
         controllers, _, group = rest.partition(":")
         if controllers == "":
-            yield from _limited(root / "sys/fs/cgroup", group, _V2)
+            yield from ((folder, _V2) for folder in _upwards(root / "sys/fs/cgroup", group))
         elif "memory" in controllers.split(","):
-            yield from _limited(root / "sys/fs/cgroup/memory", group, _V1)
+            yield from ((folder, _V1) for folder in _upwards(root / "sys/fs/cgroup/memory", group))
 
 
-# limit, usage, the name of the inactive file cache
-_V1 = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
-_V2 = ("memory.max", "memory.current", "inactive_file")
-
-
-def _limited(mount: Path, group: str, names: tuple[str, str, str]) -> Iterator[int]:
-    """Of a group and all above it. In a container the group's path may be the host's, and only the mount's
-    own folder is there: that is the container's."""
-    limit_name, usage_name, cache_name = names
+def _upwards(mount: Path, group: str) -> Iterator[Path]:
+    """A group and all above it. In a container the group's path may be the host's, and only the mount's own
+    folder is there: that is the container's."""
     path = mount / group.lstrip("/")
     for folder in (path, *path.parents):
-        limit, usage = _read(folder / limit_name).strip(), _read(folder / usage_name).strip()
-        if limit.isdigit() and usage.isdigit():
-            cache = dict(line.split() for line in _read(folder / "memory.stat").splitlines())
-            yield int(limit) - int(usage) + int(cache.get(cache_name, 0))
+        yield folder
         if folder == mount:
             return
 

@@ -368,7 +368,7 @@ static PyObject *py_exchange(PyObject *self, PyObject *args) {
     if (set == NULL) return NULL;
     served_layer next = {0};
     if (handle != Py_None && (next.table = PyCapsule_GetPointer(handle, EXPERTS_CAPSULE)) == NULL) return NULL;
-    if (layer < 0 || layer >= MAX_LAYERS) return PyErr_Format(PyExc_ValueError, "layer %ld is too high", layer);
+    if (layer < 0 || layer >= MAX_LAYERS) return PyErr_Format(PyExc_ValueError, "%ld is no layer", layer);
     next.num_slots = (long)PyTuple_GET_SIZE(tuple);
     if ((next.slots = read_slots(tuple, next.table)) == NULL) return NULL;
     uint32_t *const mine = next.slots;
