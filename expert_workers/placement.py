@@ -1,110 +1,138 @@
-"""Which worker holds which expert, and which live holder computes it. Pure; knows no process and no tensor.
+"""Which worker holds which expert. Pure; knows no process and no tensor.
 
-A module is one expert of one layer. Shapes: E experts of a layer.
+A module is one expert of one layer. The load of a module is shared by its copies in proportion to their
+workers' speeds, so a worker's time for a layer is its modules' loads over the speeds of their holders, and a
+layer takes as long as its slowest worker.
 """
 
-from collections.abc import Iterator, Sequence
-from collections.abc import Set as AbstractSet
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+from expert_workers.copies import Copies, Problem, Share, wanted_copies
+from expert_workers.rebalance import STEPS, STEPS_OF_LOADED, even_memory, fill, quicken, repair, spread_nodes
 from moe_model.dispatch import ExpertKey
-from moe_model.errors import ConfigError, ExpertsLostError
 
-Segments = list[tuple[int, int]]
+__all__ = ["Placement", "Share", "balance", "drops", "moves", "place"]
+
+# A new placement is swapped and moved about until the slowest worker takes this much longer than the mean.
+_EVEN = 1.01
 
 
 @dataclass(frozen=True, slots=True)
 class Placement:
-    """`holders[layer][expert]` are the ranks that hold a module, the primary first."""
+    """`holders[key]` are the ranks that hold a module, the primary first."""
 
-    n_layers: int
-    n_experts: int
-    num_workers: int
-    holders: tuple[tuple[tuple[int, ...], ...], ...]
+    holders: Mapping[ExpertKey, tuple[int, ...]]
 
     @property
-    def keys(self) -> Iterator[ExpertKey]:
-        return ((layer, expert) for layer in range(self.n_layers) for expert in range(self.n_experts))
+    def ranks(self) -> frozenset[int]:
+        """The workers that hold anything."""
+        return frozenset(rank for ranks in self.holders.values() for rank in ranks)
 
     def experts_of(self, rank: int) -> tuple[ExpertKey, ...]:
-        """The modules a worker holds, by layer and expert."""
-        return tuple(key for key in self.keys if rank in self.holders[key[0]][key[1]])
+        """The modules a worker holds, by layer and slot."""
+        return tuple(sorted(key for key, ranks in self.holders.items() if rank in ranks))
 
     def layers_of(self, rank: int) -> dict[int, tuple[int, ...]]:
-        """layer -> the experts of it that a worker holds; layers of which it holds none are left out."""
-        layers: dict[int, tuple[int, ...]] = {}
-        for layer, expert in self.experts_of(rank):
-            layers[layer] = (*layers.get(layer, ()), expert)
-        return layers
+        """layer -> the slots of it that a worker holds; layers of which it holds none are left out."""
+        layers: dict[int, list[int]] = {}
+        for layer, slot in self.experts_of(rank):
+            layers.setdefault(layer, []).append(slot)
+        return {layer: tuple(slots) for layer, slots in layers.items()}
 
-    def assign(self, layer: int, counts_E: Sequence[int], live: AbstractSet[int]) -> dict[int, Segments]:
-        """Gives every expert that has rows, whole, to one live holder: largest first, to the least loaded.
-
-        Whole, because the shape of a matrix product decides its rounding: a split expert would not equal the
-        same expert run in one place. Raises ExpertsLostError for experts without a live holder.
-        """
-        active, lost, is_choice = [], [], False
-        for expert, holders in enumerate(self.holders[layer]):
-            if counts_E[expert]:
-                ranks = [rank for rank in holders if rank in live]
-                active.append((-counts_E[expert], expert, ranks))
-                is_choice |= len(ranks) > 1
-                if not ranks:
-                    lost.append(expert)
-        if lost:
-            asked = sorted({rank for expert in lost for rank in self.holders[layer][expert]})
-            raise ExpertsLostError(_lost_message(layer, lost, asked), tuple(asked))
-        if is_choice:
-            active.sort()
-        segments: dict[int, Segments] = {}
-        load = dict.fromkeys(live, 0)
-        for negative, expert, ranks in active:
-            rank = ranks[0] if len(ranks) == 1 else min(ranks, key=lambda r: (load[r], r))
-            load[rank] -= negative
-            segments.setdefault(rank, []).append((expert, -negative))
-        return {rank: sorted(segments[rank]) for rank in sorted(segments)}
+    def without(self, ranks: Collection[int]) -> "Placement":
+        """What is left when these workers are gone; a module may be left without a holder."""
+        return Placement(
+            {key: tuple(rank for rank in held if rank not in ranks) for key, held in self.holders.items()}
+        )
 
 
-def place(n_layers: int, n_experts: int, num_workers: int, replicas: int = 1) -> Placement:
-    """Spreads the modules over any number of workers, each module on `replicas` of them.
+def place(
+    keys: Iterable[ExpertKey],
+    workers: Sequence[Share],
+    replicas: int,
+    *,
+    loads: Mapping[ExpertKey, float] | None = None,
+    redundant: int = 0,
+    current: Placement | None = None,
+    tolerance: float = 0.1,
+) -> Placement:
+    """Puts each module on `replicas` workers, or on as many as there are and their memory allows.
 
-    Copies per worker differ by at most one within each layer and at most one over all layers. Among equals, a
-    worker that shares the fewest modules with the copies already chosen wins, so that one lost worker's rows
-    spread over many. Raises ConfigError.
+    Every module gets its first holder before any gets a second. Each layer's `redundant` further copies go to
+    the modules with the most load per copy, as DeepSeek's EPLB has it. `loads` are relative; a module that
+    they do not name weighs as much as the mean of its layer. Copies of a module are on other nodes if they
+    can. Then the time of the workers in each layer is made even, then the number of modules they hold.
+
+    With `current`, what is held stays where it is and only what is missing is placed, unless the layers would
+    take more than 1 + tolerance times what a new placement takes; then few modules move, until they do not.
+    Memory is evened to the same tolerance, or one module. Raises ConfigError.
     """
-    if num_workers < 1:
-        raise ConfigError(f"workers: {num_workers} is less than 1")
-    if not 1 <= replicas <= num_workers:
-        raise ConfigError(f"replicas: {replicas} is not between 1 and the number of workers, {num_workers}")
-    total = [0] * num_workers
-    shared = [[0] * num_workers for _ in range(num_workers)]
-    layers = [_place_layer(n_experts, replicas, total, shared) for _ in range(n_layers)]
-    return Placement(n_layers, n_experts, num_workers, tuple(layers))
+    problem = Problem.of(keys, workers, replicas, loads)
+    fresh = Copies(problem, wanted_copies(problem, redundant, {}))
+    _settle(fresh)
+    if current is None:
+        return Placement(fresh.result())
+    held = {
+        key: tuple(rank for rank in current.holders.get(key, ()) if rank in problem.speed)
+        for key in problem.keys
+    }
+    kept = Copies(problem, wanted_copies(problem, redundant, held))
+    kept.keep(held)
+    _settle(kept)
+    return Placement((kept if _mend(kept, fresh, tolerance) else fresh).result())
 
 
-def _place_layer(
-    n_experts: int, replicas: int, total: list[int], shared: list[list[int]]
-) -> tuple[tuple[int, ...], ...]:
-    here = [0] * len(total)
-    layer = []
-    for _ in range(n_experts):
-        chosen: list[int] = []
-        for _ in range(replicas):
-            rank = min(
-                (rank for rank in range(len(total)) if rank not in chosen),
-                key=lambda r: (here[r], total[r], sum(shared[r][other] for other in chosen), r),
-            )
-            chosen.append(rank)
-        for rank in chosen:
-            here[rank] += 1
-            total[rank] += 1
-            for other in chosen:
-                shared[rank][other] += 1
-        layer.append(tuple(chosen))
-    return tuple(layer)
+def moves(old: Placement, new: Placement) -> list[tuple[ExpertKey, int]]:
+    """What must be loaded where before `new` can be used, sorted."""
+    return sorted(
+        (key, rank)
+        for key, ranks in new.holders.items()
+        for rank in ranks
+        if rank not in old.holders.get(key, ())
+    )
 
 
-def _lost_message(layer: int, experts: Sequence[int], ranks: Sequence[int]) -> str:
-    shown = ", ".join(map(str, experts[:8])) + (", ..." if len(experts) > 8 else "")
-    workers = ", ".join(map(str, ranks))
-    return f"layer {layer}: no live worker holds expert {shown} (lost: worker {workers})"
+def drops(old: Placement, new: Placement) -> list[tuple[ExpertKey, int]]:
+    """What can be unloaded where once only `new` is used, sorted."""
+    return moves(new, old)
+
+
+def balance(placement: Placement, shares: Sequence[Share], loads: Mapping[ExpertKey, float] | None) -> float:
+    """The time of all layers if every worker were always busy, over the time they take: 1.0 is even.
+
+    Modules without a holder among the shares are left out. Raises ConfigError.
+    """
+    ranks = {share.rank for share in shares}
+    served = {key: tuple(r for r in held if r in ranks) for key, held in placement.holders.items()}
+    problem = Problem.of((key for key, held in served.items() if held), shares, 1, loads)
+    copies = Copies(problem, {})
+    for key in problem.load:
+        copies.put(key, served[key])
+    return sum(map(problem.mean_of, problem.layers)) / copies.time if problem.layers else 1.0
+
+
+def _settle(copies: Copies) -> None:
+    """Places what is missing, and moves what is not pinned about until it is even."""
+    fill(copies)
+    repair(copies)
+    spread_nodes(copies)
+    for layer in copies.problem.layers:
+        quicken(copies, layer, _EVEN * copies.problem.mean_of(layer), STEPS)
+    even_memory(copies, 0)
+
+
+def _mend(kept: Copies, fresh: Copies, tolerance: float) -> bool:
+    """Moves pinned modules until `tolerance` is kept; false if it cannot be."""
+    kept.pinned.clear()
+    factor = 1 + tolerance + 1e-9
+    excess = {layer: kept.time_of(layer) - fresh.time_of(layer) for layer in kept.problem.layers}
+    for layer in sorted(excess, key=lambda layer: (-excess[layer], layer)):
+        if not kept.time > factor * fresh.time:
+            break
+        quicken(kept, layer, factor * fresh.time_of(layer), STEPS_OF_LOADED)
+    if kept.time > factor * fresh.time:
+        return False
+    most = max(fresh.total.values())
+    even_memory(kept, max(most + 1, factor * most))
+    return True
