@@ -1,0 +1,64 @@
+"""Which holder computes which rows of one layer. Pure, and on the path of every step."""
+
+from collections.abc import Mapping, Sequence
+
+# (slot or column, rows)
+Segments = list[tuple[int, int]]
+
+
+def assign(
+    holders: Sequence[tuple[int, ...]], counts: Sequence[int], costs: Mapping[int, float]
+) -> tuple[dict[int, Segments], list[int]]:
+    """Gives every column that has rows, whole, to one holder; says which columns have rows and no holder.
+
+    `holders` and `counts` are by column; `costs[rank]` is what one row costs that worker, relative to the
+    others, and a rank without a cost is not used. Columns without a choice come first, then the largest, each
+    to the worker that would be done with it first; of equals to the lower rank. Ranks are sorted, and so are
+    the segments of each.
+
+    Whole, because the shape of a matrix product may decide its rounding: a split column would not equal the
+    same column computed in one place.
+    """
+    chosen: dict[int, int] = {}
+    choices: list[tuple[int, int, Sequence[int]]] = []
+    lost: list[int] = []
+    for column, rows in enumerate(counts):
+        if rows:
+            ranks: Sequence[int] = holders[column]
+            if len(ranks) > 1:
+                ranks = [rank for rank in ranks if rank in costs]
+            if len(ranks) > 1:
+                choices.append((-rows, column, ranks))
+            elif ranks and ranks[0] in costs:
+                chosen[column] = ranks[0]
+            else:
+                lost.append(column)
+    if choices:
+        choices.sort()
+        chosen = _choose(choices, chosen, counts, costs)
+    segments: dict[int, Segments] = {rank: [] for rank in sorted(set(chosen.values()))}
+    for column, rank in chosen.items():
+        segments[rank].append((column, counts[column]))
+    return segments, lost
+
+
+def _choose(
+    choices: Sequence[tuple[int, int, Sequence[int]]],
+    forced: Mapping[int, int],
+    counts: Sequence[int],
+    costs: Mapping[int, float],
+) -> dict[int, int]:
+    """column -> rank, by column, of the forced ones and of the choices, which come largest first."""
+    spent = dict.fromkeys(costs, 0.0)
+    for column, rank in forced.items():
+        spent[rank] += counts[column] * costs[rank]
+    chosen = dict(forced)
+    for negative, column, ranks in choices:
+        best, least = -1, 0.0
+        for rank in ranks:
+            done = spent[rank] - negative * costs[rank]
+            if best < 0 or done < least or (done == least and rank < best):
+                best, least = rank, done
+        chosen[column] = best
+        spent[best] = least
+    return dict(sorted(chosen.items()))
