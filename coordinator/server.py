@@ -9,7 +9,7 @@ import gc
 import time
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import metadata
 from uuid import uuid4
 
@@ -26,7 +26,14 @@ from coordinator.engine.async_engine import AsyncEngine
 from coordinator.engine.observer import EngineObservers
 from coordinator.engine.request import ContextOverflow, Request, StopRules
 from coordinator.fronts import Fronts
-from coordinator.main import build_engine, missing_experts_of, open_experts, served_model, topology_of
+from coordinator.main import (
+    build_engine,
+    expert_exchange,
+    missing_experts_of,
+    open_experts,
+    served_model,
+    topology_of,
+)
 from moe_model.checkpoint import Checkpoint
 from moe_model.experts import ExpertBackend
 from moe_model.sampling import SamplingParams
@@ -66,10 +73,13 @@ async def open_server(config: ServeConfig) -> AsyncIterator[RunningServer]:
         engine = AsyncEngine(core)
         stack.push_async_callback(engine.close)
         await _warm_up(engine)
+        exchange = expert_exchange(checkpoint, config.engine, experts, core, engine.call)
+        if exchange is not None:
+            model = replace(model, current_experts=exchange.expert_ids)
         topology = topology_of(experts)
-        metric_sources = MetricSources(engine.stats, topology, config.engine.block_size)
+        metric_sources = MetricSources(engine.stats, topology, config.engine.block_size, exchange)
         watchers.metrics.open(model.name, model.max_context, metric_sources)
-        operations = Operations(_facts(config, model), engine, topology)
+        operations = Operations(_facts(config, model), engine, topology, exchange=exchange)
         sources = Sources(engine.stats, missing_experts_of(experts))
         # What is there now stays: looking through all of it for cycles would only hold up everybody.
         gc.collect()

@@ -89,7 +89,7 @@ class Engine:
         self._max_seq_len = max_seq_len
         self._experts = experts
         self._observer = observer
-        self._generations = generations
+        self.generations = generations
         # The generations that had sequences when it was last looked which are to be dropped.
         self._in_use: set[int] | None = None
         self._lost_since: float | None = None
@@ -129,7 +129,7 @@ class Engine:
             raise self._stopped
         self._check(request)
         block_size = self._scheduler.block_size
-        generation = 0 if self._generations is None else self._generations.newest.number
+        generation = 0 if self.generations is None else self.generations.newest.number
         sequences = [
             Sequence(request, self._max_seq_len, block_size, index, next(self._keys), generation)
             for index in range(request.num_sequences)
@@ -190,8 +190,8 @@ class Engine:
 
         Raises what the experts' backend raises; then nothing has changed.
         """
-        assert self._generations is not None, "the model of this engine stays as it is"
-        self._generations.switch(generation)
+        assert self.generations is not None, "the model of this engine stays as it is"
+        self.generations.switch(generation)
         self._in_use = None
         self._settle()
 
@@ -206,8 +206,8 @@ class Engine:
         num_prompt, max_output = len(request.prompt_ids), max_output_tokens(request, self._max_seq_len)
         if not num_prompt:
             raise UserError("prompt: is empty")
-        if self._generations is not None:
-            self._generations.check(request.experts)
+        if self.generations is not None:
+            self.generations.check(request.experts)
         if max_output < 1 and request.stop.max_tokens > 0:
             raise UserError(f"max_tokens: no token fits after a prompt of {num_prompt}")
         longest = num_prompt + max_output
@@ -291,14 +291,14 @@ class Engine:
 
     def _settle(self) -> None:
         """Drops the generations that no sequence is of. One that cannot be dropped now stays till later."""
-        if self._generations is None or len(self._generations.live) == 1:
+        if self.generations is None or len(self.generations.live) == 1:
             return
         in_use = {sequence.generation for each in self._requests.values() for sequence in each}
         if in_use == self._in_use:
             return
         self._in_use = in_use
         try:
-            self._generations.keep(in_use)
+            self.generations.keep(in_use)
         except (ExpertMeshError, MemoryError, torch.OutOfMemoryError) as error:
             logger.warning("old experts are kept for now: %s", error)
 
