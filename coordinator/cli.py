@@ -22,6 +22,7 @@ COMMANDS = {
     "client": ("client", "stream a generation from a server"),
     "top": ("top", "show a server's load, workers, experts and rates, live"),
     "scale": ("scale", "change the number of a server's expert workers"),
+    "experts": ("experts", "list, exchange, add and retire experts of a running server"),
     "keys": ("keys", "make API keys"),
     "bench": ("bench", "measure this machine: engine, service, dispatch, other systems"),
     "import": ("import_checkpoint", "turn ModularForge files into a checkpoint"),

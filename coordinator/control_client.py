@@ -16,6 +16,8 @@ from protos.expertmesh.v1 import control_pb2 as pb
 from protos.expertmesh.v1 import control_pb2_grpc
 
 DEFAULT_TIMEOUT = 10.0
+# For what loads files, and waits for a step to end.
+CHANGE_TIMEOUT = 120.0
 
 
 class ControlClient:
@@ -56,6 +58,32 @@ class ControlClient:
         response: pb.ScaleResponse = self._call(self._stub.Scale, request, timeout)
         return response
 
+    def experts(self) -> Sequence[pb.ExpertModule]:
+        """Ordered by layer, expert and version."""
+        return tuple(self._call(self._stub.ListExperts, pb.ListExpertsRequest()).experts)
+
+    def replace_expert(
+        self, layer: int, expert_id: int, path: str, *, sha256: str | None = None
+    ) -> pb.ReplaceExpertResponse:
+        """Blocks until new requests use the module in the file, whose path is one of the server's machine."""
+        request = pb.ReplaceExpertRequest(layer=layer, expert_id=expert_id, path=path, sha256=sha256)
+        response: pb.ReplaceExpertResponse = self._change(self._stub.ReplaceExpert, request)
+        return response
+
+    def add_expert(
+        self, layer: int, path: str, router_path: str, *, sha256: str | None = None
+    ) -> pb.AddExpertResponse:
+        """Blocks until new requests use the module and its row of the router."""
+        request = pb.AddExpertRequest(layer=layer, path=path, sha256=sha256, router_path=router_path)
+        response: pb.AddExpertResponse = self._change(self._stub.AddExpert, request)
+        return response
+
+    def remove_expert(self, layer: int, expert_id: int) -> pb.RemoveExpertResponse:
+        """Blocks until new requests do without the expert."""
+        request = pb.RemoveExpertRequest(layer=layer, expert_id=expert_id)
+        response: pb.RemoveExpertResponse = self._change(self._stub.RemoveExpert, request)
+        return response
+
     def close(self) -> None:
         self._channel.close()
 
@@ -66,6 +94,9 @@ class ControlClient:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+    def _change(self, method: Any, request: Any) -> Any:
+        return self._call(method, request, max(self._timeout, CHANGE_TIMEOUT))
 
     def _call(self, method: Any, request: Any, timeout: float | None = None) -> Any:
         try:

@@ -13,22 +13,25 @@ from coordinator.api.served_model import ServedModel
 from coordinator.config import EngineConfig, ModelOptions, ObservabilityConfig, WorkersConfig
 from coordinator.engine.block_allocator import BlockAllocator
 from coordinator.engine.engine import Engine, ExpertWatch
+from coordinator.engine.generations import Generations
 from coordinator.engine.kernel_attention import attention_plan
 from coordinator.engine.kv_cache import KVCache, num_blocks_for
 from coordinator.engine.model_runner import ModelRunner
 from coordinator.engine.observer import EngineObserver
 from coordinator.engine.overlap import Overlap
 from coordinator.engine.scheduler import Scheduler
+from coordinator.exchange import CallEngine, ExpertExchange
 from coordinator.open_workers import open_workers
 from coordinator.structured.compiler import ConstraintCompiler
 from expert_workers.pool_stats import PoolObserver
 from expert_workers.remote_experts import RemoteExperts
 from moe_model.checkpoint import MAX_CHAT_TEMPLATE_BYTES, Checkpoint
-from moe_model.experts import ExpertBackend
+from moe_model.experts import ExpertBackend, LivingExperts
 from moe_model.families import family_of
 from moe_model.files import read_file
 from moe_model.kernels.choice import choose_kernels, set_torch_threads
-from moe_model.loading import load_local_experts, load_model
+from moe_model.living import load_living_experts
+from moe_model.loading import load_model
 from moe_model.tokenizer import Tokenizer
 
 logger = logging.getLogger(__name__)
@@ -86,8 +89,24 @@ def build_engine(
     )
     watch = _watch(experts, expert_wait_timeout) if isinstance(experts, RemoteExperts) else None
     overlap = Overlap(config.micro_batches) if isinstance(experts, RemoteExperts) else None
-    runner = ModelRunner(model, cache, attention_plan(kernels), overlap)
-    return Engine(scheduler, runner, checkpoint.config.max_seq_len, watch, observer)
+    generations = Generations(model, experts)
+    runner = ModelRunner(model, cache, attention_plan(kernels), overlap, generations=generations)
+    return Engine(scheduler, runner, checkpoint.config.max_seq_len, watch, observer, generations)
+
+
+def expert_exchange(
+    checkpoint: Checkpoint,
+    config: EngineConfig,
+    experts: ExpertBackend,
+    engine: Engine,
+    call_engine: CallEngine,
+) -> ExpertExchange | None:
+    """None where the experts cannot be exchanged."""
+    if not isinstance(experts, LivingExperts) or engine.generations is None:
+        return None
+    kernels = choose_kernels(config.kernels, config.resolve_device(), config.num_threads)
+    holders = experts.holders if isinstance(experts, RemoteExperts) else None
+    return ExpertExchange(checkpoint, experts, engine.generations, call_engine, kernels.router, holders)
 
 
 def _watch(experts: RemoteExperts, timeout: float) -> ExpertWatch:
@@ -162,7 +181,7 @@ def open_experts(
     if workers.num_workers == 0:
         device = engine.resolve_device()
         kernels = choose_kernels(engine.kernels, device, engine.num_threads)
-        yield load_local_experts(
+        yield load_living_experts(
             checkpoint, engine.dtype, device, kernels, int8=engine.expert_dtype == "int8"
         )
         return

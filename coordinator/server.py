@@ -9,7 +9,7 @@ import gc
 import time
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import metadata
 from uuid import uuid4
 
@@ -28,6 +28,7 @@ from coordinator.engine.request import ContextOverflow, Request, StopRules
 from coordinator.fronts import Fronts
 from coordinator.main import (
     build_engine,
+    expert_exchange,
     missing_experts_of,
     open_experts,
     scale_of,
@@ -81,10 +82,13 @@ async def open_server(config: ServeConfig) -> AsyncIterator[RunningServer]:
         engine = AsyncEngine(core)
         stack.push_async_callback(engine.close)
         await _warm_up(engine)
+        exchange = expert_exchange(checkpoint, config.engine, experts, core, engine.call)
+        if exchange is not None:
+            model = replace(model, current_experts=exchange.expert_ids)
         topology = topology_of(experts)
-        metric_sources = MetricSources(engine.stats, topology, config.engine.block_size)
+        metric_sources = MetricSources(engine.stats, topology, config.engine.block_size, exchange)
         watchers.metrics.open(model.name, model.max_context, metric_sources)
-        operations = Operations(_facts(config, model), engine, topology, scale_of(experts))
+        operations = Operations(_facts(config, model), engine, topology, scale_of(experts), exchange)
         sources = Sources(engine.stats, missing_experts_of(experts))
         # What is there now stays: looking through all of it for cycles would only hold up everybody.
         gc.collect()

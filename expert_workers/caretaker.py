@@ -88,6 +88,9 @@ class Caretaker:
         """Whether the workers are another coordinator's now."""
         return self._is_fenced
 
+    def expert_ids(self) -> dict[ExpertKey, int]:
+        return self._targets.expert_ids()
+
     def members(self) -> list[Member]:
         """To be read only."""
         return sorted((m for m in list(self._members.values()) if m.rank != LOCAL), key=lambda m: m.rank)

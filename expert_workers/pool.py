@@ -15,8 +15,8 @@ from typing import Protocol
 from torch import Tensor
 
 from expert_workers.assembly import PairRows, Sums
+from expert_workers.assign import assign
 from expert_workers.dispatch import Dispatch, OnLoss, PoolOptions, Sent
-from expert_workers.placement import assign
 from expert_workers.pool_stats import Exchange, PoolObserver, PoolStats, StatsRecorder
 from expert_workers.routes import Routes, tables
 from expert_workers.slices import cut

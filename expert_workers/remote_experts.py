@@ -18,7 +18,7 @@ from moe_model.router import Routing
 
 @dataclass(frozen=True, slots=True)
 class WorkerRecord:
-    """One worker as the topology shows it. `experts` is layer -> slots; `routed_rows` are this pool's."""
+    """One worker as the topology shows it. `experts` is layer -> expert ids; `routed_rows` are this pool's."""
 
     rank: int
     state: WorkerState
@@ -76,6 +76,10 @@ class RemoteExperts:
         """Returns when there are so many workers and each holds its part. Raises ExpertMeshError."""
         return self._supervisor.scale(num_workers)
 
+    def holders(self, key: ExpertKey) -> tuple[int, ...]:
+        """The ranks of the workers that hold a module. Any thread may ask."""
+        return tuple(member.rank for member in self._supervisor.members() if key in member.held)
+
     def missing_experts(self) -> int:
         """How many modules nobody holds. Any thread may ask."""
         return self._pool.missing_experts()
@@ -84,9 +88,10 @@ class RemoteExperts:
         return self._pool.stats()
 
     def topology(self) -> tuple[WorkerRecord, ...]:
-        workers = self._pool.stats().workers
+        """Any thread may ask."""
+        workers, experts = self._pool.stats().workers, self._supervisor.expert_ids()
         return tuple(
-            _record(member, workers[member.rank].rows if member.rank in workers else 0)
+            _record(member, experts, workers[member.rank].rows if member.rank in workers else 0)
             for member in self._supervisor.members()
         )
 
@@ -96,10 +101,11 @@ class RemoteExperts:
         self._close()
 
 
-def _record(member: Member, routed_rows: int) -> WorkerRecord:
-    info, layers = member.info, dict[int, tuple[int, ...]]()
-    for layer, slot in sorted(member.held):
-        layers[layer] = (*layers.get(layer, ()), slot)
+def _record(member: Member, expert_ids: Mapping[ExpertKey, int], routed_rows: int) -> WorkerRecord:
+    info, layers = member.info, dict[int, list[int]]()
+    for key in member.held:
+        if key in expert_ids:
+            layers.setdefault(key[0], []).append(expert_ids[key])
     return WorkerRecord(
         rank=member.rank,
         state=member.state,
@@ -107,7 +113,7 @@ def _record(member: Member, routed_rows: int) -> WorkerRecord:
         host="" if info is None else info.host,
         pid=0 if info is None or not member.is_ready else info.pid,
         device="" if info is None else info.device,
-        experts=layers,
+        experts={layer: tuple(sorted(set(layers[layer]))) for layer in sorted(layers)},
         routed_rows=routed_rows,
         num_bytes=0 if info is None else info.num_bytes,
         num_losses=member.num_losses,

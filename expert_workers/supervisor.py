@@ -87,6 +87,10 @@ class Supervisor:
         """To be read only."""
         return self._mind.members()
 
+    def expert_ids(self) -> dict[ExpertKey, int]:
+        """What people call each module."""
+        return self._mind.expert_ids()
+
     def close(self, timeout: float = 30.0) -> None:
         """Ends what is going on; the workers stay. Idempotent."""
         self._loop.close(timeout)

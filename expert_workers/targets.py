@@ -44,6 +44,10 @@ class Targets:
     def modules(self, keys: Iterable[ExpertKey]) -> list[ExpertModule]:
         return [self._modules[key] for key in sorted(keys)]
 
+    def expert_ids(self) -> dict[ExpertKey, int]:
+        """What people call each module. Any thread may ask."""
+        return {key: module.expert for key, module in list(self._modules.items())}
+
     def add(self, module: ExpertModule) -> None:
         self._modules[module.key] = module
 

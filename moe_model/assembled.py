@@ -128,7 +128,12 @@ class AssembledModel:
         rows = row_selection(
             [(selection, batch * seq_len)], config.n_experts, config.top_k, self.model.device
         )
-        return self.model.forward(ids_T, positions_T, attend, observe, rows).view(batch, seq_len, -1)
+        routers = self.model.routers
+
+        def route(layer: int, x_TD: Tensor) -> Routing:
+            return routers[layer](x_TD, rows)
+
+        return self.model.forward(ids_T, positions_T, attend, observe, route).view(batch, seq_len, -1)
 
     def _check_ids(self, ids_BS: Tensor) -> tuple[int, int]:
         if ids_BS.dim() != 2 or not ids_BS.numel():

@@ -1,10 +1,13 @@
 """Where experts run: the seam, and the backend that runs them all in this process."""
 
-from typing import Any, Protocol
+from collections.abc import Sequence
+from typing import Any, Protocol, runtime_checkable
 
 from torch import Tensor
 
+from moe_model.dispatch import ExpertKey
 from moe_model.kernels.base import ExpertBank
+from moe_model.modules import Catalog, ExpertModule
 from moe_model.router import Routing
 
 
@@ -23,6 +26,25 @@ class ExpertBackend(Protocol):
 
     def finish(self, begun: Any) -> Tensor:
         """Waits for y_TD."""
+
+
+@runtime_checkable
+class LivingExperts(Protocol):
+    """A backend whose modules can be exchanged while it runs. It begins with the checkpoint's.
+
+    A layer's routings name columns of the catalog that was last switched to; an absent expert's is the number
+    of columns that the layer has.
+    """
+
+    def prepare(self, module: ExpertModule) -> None:
+        """Loads it beside the others, so that `switch` takes no time. Blocks; any thread. ExpertMeshError."""
+
+    def switch(self, catalog: Catalog) -> None:
+        """The columns from now on, all of prepared modules. On the thread that runs the experts, while
+        nothing is begun. Changes all or, when it raises, nothing."""
+
+    def release(self, keys: Sequence[ExpertKey]) -> None:
+        """These are in no catalog and will not be again. On any thread, after `switch`; must not wait."""
 
 
 class LocalExperts:

@@ -86,11 +86,12 @@ class FusedAttention:
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """One decoder layer without its experts."""
+    """One decoder layer without its experts. `gate_ED` is what the router was made of."""
 
     attention: Attention
     ffn_norm: Norm
     router: Router
+    gate_ED: Tensor
 
 
 @dataclass(frozen=True, slots=True)

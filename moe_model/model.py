@@ -11,26 +11,29 @@ from torch import Tensor
 
 from moe_model.config import ModelConfig
 from moe_model.experts import ExpertBackend
+from moe_model.kernels.base import Router
 from moe_model.layers import Attend, SharedModel
-from moe_model.router import Routing, RowSelection
+from moe_model.router import Routing
 
 # Called with (layer, routing) after each router, for those who want to watch.
 Observe = Callable[[int, Routing], None]
+# (layer, x_TD) -> where a layer's rows go.
+Route = Callable[[int, Tensor], Routing]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Part:
-    """Tokens of a batch that go through the layers together."""
+    """Tokens of a batch that go through the layers together. `route` None: as the model's own routers say."""
 
     token_ids_T: Tensor
     positions_T: Tensor
     attend: Attend
     observe: Observe | None = None
-    selection: RowSelection | None = None
+    route: Route | None = None
 
 
 class Model:
-    """A decoder whose attention and whose experts are passed in."""
+    """A decoder whose attention and whose experts are passed in, and whose routing may be."""
 
     def __init__(self, config: ModelConfig, shared: SharedModel, experts: ExpertBackend) -> None:
         self.config = config
@@ -45,16 +48,26 @@ class Model:
     def device(self) -> torch.device:
         return self._shared.embed.weight_VD.device
 
+    @property
+    def routers(self) -> tuple[Router, ...]:
+        """By layer."""
+        return tuple(block.router for block in self._shared.blocks)
+
+    @property
+    def gates(self) -> tuple[Tensor, ...]:
+        """What the routers were made of, by layer."""
+        return tuple(block.gate_ED for block in self._shared.blocks)
+
     def forward(
         self,
         token_ids_T: Tensor,
         positions_T: Tensor,
         attend: Attend,
         observe: Observe | None = None,
-        selection: RowSelection | None = None,
+        route: Route | None = None,
     ) -> Tensor:
         """Returns the last hidden states h_TD, before the output norm."""
-        return self.forward_parts([Part(token_ids_T, positions_T, attend, observe, selection)])
+        return self.forward_parts([Part(token_ids_T, positions_T, attend, observe, route)])
 
     def forward_parts(self, parts: Sequence[Part]) -> Tensor:
         """Several batches in flight: while one is at the experts, the next is in attention. h_TD of all.
@@ -76,7 +89,7 @@ class Model:
             q_THd, k_TGd, v_TGd = block.attention.project(x_TD, part.positions_T)
             x_TD = block.attention.merge(part.attend(layer, q_THd, k_TGd, v_TGd), x_TD)
             n_TD = block.ffn_norm(x_TD)
-            routing = block.router(n_TD, part.selection)
+            routing = block.router(n_TD) if part.route is None else part.route(layer, n_TD)
             if part.observe is not None:
                 part.observe(layer, routing)
             begun = self._experts.begin(layer, n_TD, routing)

@@ -13,6 +13,7 @@ import torch
 
 from coordinator.engine.async_engine import DuplicateRequestError, EngineClosedError, SlowConsumerError
 from coordinator.engine.engine import CapacityError, StepMemoryError
+from coordinator.engine.generations import UnknownExpertError
 from coordinator.structured.errors import ConstraintError
 from moe_model.errors import (
     ClusterError,
@@ -68,6 +69,7 @@ class Reason(StrEnum):
     EXPERT_WORKER_LOST = "EXPERT_WORKER_LOST"
     OUT_OF_MEMORY = "OUT_OF_MEMORY"
     DEADLINE_EXCEEDED = "DEADLINE_EXCEEDED"
+    EXPERTS_NOT_CHANGED = "EXPERTS_NOT_CHANGED"
     INTERNAL = "INTERNAL"
 
 
@@ -99,6 +101,7 @@ TABLE: Mapping[Reason, Row] = {
     Reason.NO_CHAT_TEMPLATE: Row(Code.FAILED_PRECONDITION, 400, _BAD_REQUEST, "no_chat_template"),
     Reason.NO_TOKENIZER: Row(Code.FAILED_PRECONDITION, 400, _BAD_REQUEST, "no_tokenizer"),
     Reason.KV_CAPACITY_TOO_SMALL: Row(Code.FAILED_PRECONDITION, 400, _BAD_REQUEST, "context_length_exceeded"),
+    Reason.EXPERTS_NOT_CHANGED: Row(Code.FAILED_PRECONDITION, 400, _BAD_REQUEST, "experts_not_changed"),
     Reason.MODEL_NOT_FOUND: Row(Code.NOT_FOUND, 404, _BAD_REQUEST, "model_not_found"),
     Reason.DUPLICATE_REQUEST_ID: Row(
         Code.ALREADY_EXISTS, 409, _BAD_REQUEST, "duplicate_request_id", should_retry=False
@@ -122,6 +125,11 @@ TABLE: Mapping[Reason, Row] = {
 _EXCEPTIONS: tuple[tuple[type[BaseException], Reason, str], ...] = (
     (DuplicateRequestError, Reason.DUPLICATE_REQUEST_ID, "request_id: already running"),
     (ConstraintError, Reason.INVALID_CONSTRAINT, "the constraint cannot be followed by this model's tokens"),
+    (
+        UnknownExpertError,
+        Reason.INVALID_FIELD,
+        "experts: leaves no expert in some layer, for one has just been retired",
+    ),
     (CapacityError, Reason.KV_CAPACITY_TOO_SMALL, "the request does not fit the server's KV cache"),
     (EngineClosedError, Reason.DRAINING, "the server is shutting down"),
     (SlowConsumerError, Reason.SLOW_CONSUMER, "more output waits to be read than one request may hold"),

@@ -7,6 +7,7 @@ from coordinator.api.gate import Gate
 from coordinator.api.grpc_call import Context, rpc
 from coordinator.api.grpc_methods import Behaviours
 from coordinator.api.operations import Operations, WorkerState, WorkerView
+from coordinator.exchange import ExpertView
 from protos.expertmesh.v1 import control_pb2 as pb
 
 SERVICE = pb.DESCRIPTOR.services_by_name["ControlService"]
@@ -79,24 +80,35 @@ class ControlService:
             )
 
     async def list_experts(self, message: pb.ListExpertsRequest, context: Context) -> pb.ListExpertsResponse:
-        async with rpc("ListExperts", message, context, self._gate):
-            raise _fixed_experts()
+        async with rpc("ListExperts", message, context, self._gate) as call:
+            views = self._opened().list_experts()
+            await call.accept()
+            return pb.ListExpertsResponse(experts=map(_expert, views))
 
     async def replace_expert(
         self, message: pb.ReplaceExpertRequest, context: Context
     ) -> pb.ReplaceExpertResponse:
-        async with rpc("ReplaceExpert", message, context, self._gate):
-            raise _fixed_experts()
+        async with rpc("ReplaceExpert", message, context, self._gate) as call:
+            arguments = (message.layer, message.expert_id, message.path, _sha256(message))
+            changed = await asyncio.to_thread(self._opened().replace_expert, *arguments)
+            await call.accept()
+            return pb.ReplaceExpertResponse(expert=_expert(changed.expert), seconds=changed.seconds)
 
     async def add_expert(self, message: pb.AddExpertRequest, context: Context) -> pb.AddExpertResponse:
-        async with rpc("AddExpert", message, context, self._gate):
-            raise _fixed_experts()
+        async with rpc("AddExpert", message, context, self._gate) as call:
+            arguments = (message.layer, message.path, _sha256(message), message.router_path)
+            changed = await asyncio.to_thread(self._opened().add_expert, *arguments)
+            await call.accept()
+            return pb.AddExpertResponse(expert=_expert(changed.expert), seconds=changed.seconds)
 
     async def remove_expert(
         self, message: pb.RemoveExpertRequest, context: Context
     ) -> pb.RemoveExpertResponse:
-        async with rpc("RemoveExpert", message, context, self._gate):
-            raise _fixed_experts()
+        async with rpc("RemoveExpert", message, context, self._gate) as call:
+            arguments = (message.layer, message.expert_id)
+            changed = await asyncio.to_thread(self._opened().remove_expert, *arguments)
+            await call.accept()
+            return pb.RemoveExpertResponse(expert=_expert(changed.expert), seconds=changed.seconds)
 
     def _opened(self) -> Operations:
         if self._operations is None:
@@ -119,8 +131,19 @@ def behaviours(service: ControlService) -> Behaviours:
     }
 
 
-def _fixed_experts() -> ApiError:
-    return ApiError.of(Reason.UNSUPPORTED_FEATURE, "this server's experts cannot be exchanged")
+def _sha256(message: pb.ReplaceExpertRequest | pb.AddExpertRequest) -> str | None:
+    return message.sha256 if message.HasField("sha256") else None
+
+
+def _expert(view: ExpertView) -> pb.ExpertModule:
+    return pb.ExpertModule(
+        layer=view.module.layer,
+        expert_id=view.module.expert,
+        version=view.module.version,
+        sha256=view.sha256,
+        worker_ranks=view.ranks,
+        retiring=view.is_retiring,
+    )
 
 
 def _worker(view: WorkerView, include_experts: bool) -> pb.ExpertWorker:

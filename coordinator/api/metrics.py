@@ -16,6 +16,7 @@ from coordinator.api.metrics_names import COMPATIBLE, PREFIX
 from coordinator.api.metrics_requests import RequestMetrics
 from coordinator.api.operations import WorkerState, WorkerView
 from coordinator.engine.engine import EngineStats
+from coordinator.exchange import ExpertExchange
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +26,7 @@ class MetricSources:
     stats: Callable[[], EngineStats]
     topology: Callable[[], Sequence[WorkerView]]
     block_size: int
+    exchange: ExpertExchange | None = None
 
 
 class Metrics:
@@ -71,6 +73,7 @@ class Metrics:
         yield _counter("prefix_cache_hits", "Prompt tokens found.", label, stats.prefix_hits)
         yield _counter("num_preemptions", "Sequences that gave way.", label, stats.num_preemptions)
         yield from self._read_workers(self._sources)
+        yield from self._read_exchange(self._sources.exchange)
 
     def _read_workers(self, sources: MetricSources) -> Iterator[Metric]:
         views = sources.topology()
@@ -87,6 +90,23 @@ class Metrics:
         for view in views:
             up.add_metric([self._model, str(view.rank)], view.state is WorkerState.READY)
         yield up
+
+    def _read_exchange(self, exchange: ExpertExchange | None) -> Iterator[Metric]:
+        """Only exchanged experts have a series of their own: a model may have thousands."""
+        changes = CounterMetricFamily(
+            f"{PREFIX}expert_exchanges", "Changes of experts.", labels=["model_name", "kind"]
+        )
+        for kind, count in ({} if exchange is None else exchange.counts()).items():
+            changes.add_metric([self._model, kind], count)
+        yield changes
+        versions = GaugeMetricFamily(
+            f"{PREFIX}expert_version",
+            "Version of an expert that is not the checkpoint's.",
+            labels=["model_name", "layer", "expert"],
+        )
+        for module in () if exchange is None else exchange.exchanged():
+            versions.add_metric([self._model, str(module.layer), str(module.expert)], module.version)
+        yield versions
 
 
 class _Reader:

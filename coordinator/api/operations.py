@@ -1,12 +1,14 @@
 """Operations: what a running server tells and lets do to itself. Knows no transport."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import StrEnum
 
 from coordinator.api.errors import ApiError, Reason
 from coordinator.api.violations import REQUEST_ID
 from coordinator.engine.async_engine import AsyncEngine
+from coordinator.exchange import Changed, ExchangeError, ExpertExchange, ExpertView
 
 # As many as can run, and some that have just ended.
 MAX_ABORTS = 4096
@@ -70,6 +72,17 @@ class Load:
     kv_capacity_tokens: int
 
 
+@contextmanager
+def _refusals() -> Iterator[None]:
+    """An operator is told what is wrong with a file, by the name that the operator gave."""
+    try:
+        yield
+    except ExchangeError as error:
+        shown = "".join(char if char.isprintable() else "?" for char in str(error))
+        reason = Reason.EXPERTS_NOT_CHANGED if error.field is None else Reason.INVALID_FIELD
+        raise ApiError.of(reason, shown, field=error.field) from None
+
+
 @dataclass(frozen=True, slots=True)
 class Operations:
     """A running server from its operator's side."""
@@ -78,6 +91,7 @@ class Operations:
     engine: AsyncEngine
     topology: Callable[[], Sequence[WorkerView]]
     scale_workers: Callable[[int], Scaled] | None = None
+    exchange: ExpertExchange | None = None
 
     def load(self) -> Load:
         stats = self.engine.stats()
@@ -93,6 +107,28 @@ class Operations:
             message = f"{num_workers} is not in [1, {MAX_WORKERS}]"
             raise ApiError.of(Reason.INVALID_FIELD, message, field="num_workers")
         return self.scale_workers(num_workers)
+
+    def list_experts(self) -> Sequence[ExpertView]:
+        """By layer, expert and version. Raises ApiError."""
+        return self._exchange().list()
+
+    def replace_expert(self, layer: int, expert: int, path: str, sha256: str | None) -> Changed:
+        """Blocks until new requests use it. Raises ApiError; so do the next two."""
+        with _refusals():
+            return self._exchange().replace(layer, expert, path, sha256)
+
+    def add_expert(self, layer: int, path: str, sha256: str | None, router_path: str) -> Changed:
+        with _refusals():
+            return self._exchange().add(layer, path, sha256, router_path)
+
+    def remove_expert(self, layer: int, expert: int) -> Changed:
+        with _refusals():
+            return self._exchange().remove(layer, expert)
+
+    def _exchange(self) -> ExpertExchange:
+        if self.exchange is None:
+            raise ApiError.of(Reason.UNSUPPORTED_FEATURE, "this server's experts cannot be exchanged")
+        return self.exchange
 
     def abort(self, request_ids: Sequence[str], *, everything: bool) -> tuple[list[str], list[str]]:
         """Ends requests; returns those that ran and those that did not. Raises ApiError."""

@@ -1,6 +1,6 @@
 """ServedModel: everything the fronts need to know about the model behind them. Knows no weights."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Protocol
@@ -12,6 +12,9 @@ from coordinator.engine.request import ContextOverflow
 from moe_model.checkpoint import GenerationDefaults
 from moe_model.config import ModelConfig
 from moe_model.tokenizer import Tokenizer
+
+# Of each layer.
+ExpertIds = tuple[tuple[int, ...], ...]
 
 
 class GenerationConfig(StrEnum):
@@ -52,6 +55,14 @@ class ServedModel:
     max_logprobs: int = 20
     allow_routed_experts: bool = False
     generation_config: GenerationConfig = GenerationConfig.MODEL
+    current_experts: Callable[[], ExpertIds] | None = None
+
+    @property
+    def experts(self) -> ExpertIds:
+        """The expert ids of each layer, as they are now; without `current_experts`, the checkpoint's."""
+        if self.current_experts is not None:
+            return self.current_experts()
+        return (tuple(range(self.config.n_experts)),) * self.config.n_layers
 
     @property
     def sampling_defaults(self) -> GenerationDefaults:

@@ -1,7 +1,7 @@
 """ResponseOptions, ExpertSelection and OutputConstraint of a request: limits, and what the engine gets."""
 
 from coordinator.api.errors import ApiError, Reason
-from coordinator.api.served_model import ServedModel
+from coordinator.api.served_model import ExpertIds, ServedModel
 from coordinator.api.violations import Violations
 from coordinator.engine.constraint import Constraint
 from coordinator.structured.errors import ConstraintError
@@ -25,16 +25,23 @@ def check_response(response: pb.ResponseOptions, served: ServedModel, violations
 
 
 def check_experts(selection: pb.ExpertSelection, served: ServedModel, violations: Violations) -> None:
-    num_experts = served.config.n_experts
+    if not selection.ListFields():
+        return
+    layers = served.experts
+    known, num_experts = _known(layers), max(map(len, layers))
     for name in ("allowed_experts", "denied_experts"):
         ids, field = getattr(selection, name), f"experts.{name}"
         if len(ids) > MAX_EXPERT_IDS:
             violations.add(field, f"{len(ids)} ids are more than {MAX_EXPERT_IDS}")
             return
         for index, expert in enumerate(ids):
-            violations.check(expert < num_experts, f"{field}[{index}]", expert, f"[0, {num_experts})")
-    if not _allowed(selection, num_experts):
-        violations.add("experts", "leaves no expert")
+            if expert not in known:
+                violations.add(f"{field}[{index}]", f"{expert} is not {_described(known)}")
+    allowed = set(_allowed(selection, known))
+    empty = [layer for layer, experts in enumerate(layers) if allowed.isdisjoint(experts)]
+    if empty:
+        where = "" if len(empty) == len(layers) else f" in layer {empty[0]}"
+        violations.add("experts", f"leaves no expert{where}")
     if selection.HasField("experts_per_token"):
         value = selection.experts_per_token
         violations.check(1 <= value <= num_experts, "experts.experts_per_token", value, f"[1, {num_experts}]")
@@ -42,14 +49,14 @@ def check_experts(selection: pb.ExpertSelection, served: ServedModel, violations
 
 def expert_selection(selection: pb.ExpertSelection, served: ServedModel) -> ExpertSelection | None:
     """Of a checked message; None where it selects what the model does anyway."""
-    config = served.config
-    allowed = _allowed(selection, config.n_experts)
-    top_k = selection.experts_per_token or config.top_k
-    if len(allowed) == config.n_experts and top_k == config.top_k:
+    if not selection.ListFields():
         return None
-    return ExpertSelection(
-        allowed if len(allowed) < config.n_experts else None, top_k if top_k != config.top_k else None
-    )
+    known, usual = _known(served.experts), served.config.top_k
+    allowed = _allowed(selection, known)
+    top_k = selection.experts_per_token or usual
+    if len(allowed) == len(known) and top_k == usual:
+        return None
+    return ExpertSelection(allowed if len(allowed) < len(known) else None, top_k if top_k != usual else None)
 
 
 def check_constraint(message: pb.GenerateRequest, violations: Violations) -> None:
@@ -105,6 +112,16 @@ def _check_choices(choice: pb.OutputConstraint.Choice, violations: Violations) -
     )
 
 
-def _allowed(selection: pb.ExpertSelection, num_experts: int) -> tuple[int, ...]:
-    allowed = set(selection.allowed_experts) or set(range(num_experts))
-    return tuple(sorted((allowed & set(range(num_experts))) - set(selection.denied_experts)))
+def _known(layers: ExpertIds) -> frozenset[int]:
+    """The experts that any layer has."""
+    return frozenset(expert for experts in set(layers) for expert in experts)
+
+
+def _described(known: frozenset[int]) -> str:
+    is_range = known == frozenset(range(len(known)))
+    return f"in [0, {len(known)})" if is_range else "an expert of this model"
+
+
+def _allowed(selection: pb.ExpertSelection, known: frozenset[int]) -> tuple[int, ...]:
+    allowed = set(selection.allowed_experts) or known
+    return tuple(sorted((allowed & known) - set(selection.denied_experts)))

@@ -276,6 +276,10 @@ def positive(text: str) -> int:
     return _whole_number(text, 1, (1 << 31) - 1)
 
 
+def index(text: str) -> int:
+    return _whole_number(text, 0, (1 << 31) - 1)
+
+
 def num_threads(text: str) -> int:
     return _whole_number(text, 1, MAX_THREADS)
 

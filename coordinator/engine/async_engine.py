@@ -3,14 +3,18 @@
 import asyncio
 import contextlib
 import itertools
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
+from concurrent.futures import Future
 from dataclasses import replace
+from typing import TypeVar
 
 from coordinator.engine.engine import Engine, EngineError, EngineStats
 from coordinator.engine.engine_thread import EngineThread
 from coordinator.engine.output_stream import OutputStream
 from coordinator.engine.request import Output, Request
 from moe_model.errors import UserError, WorldError
+
+T = TypeVar("T")
 
 # Stands between a request's id and the number of one of its prompts; no caller's id has one.
 PART = "/"
@@ -103,7 +107,11 @@ class AsyncEngine:
 
     async def check_integrity(self) -> None:
         """Raises AssertionError when the engine has lost a block or a sequence."""
-        await asyncio.wrap_future(self._thread.check_integrity())
+        await asyncio.wrap_future(self._thread.call(Engine.check_integrity))
+
+    def call(self, function: Callable[[Engine], T]) -> Future[T]:
+        """As EngineThread.call: between two steps. From any thread."""
+        return self._thread.call(function)
 
     async def close(self, timeout: float = 10.0) -> bool:
         """Ends every stream with EngineClosedError and the thread; False when a step outlasts `timeout`."""

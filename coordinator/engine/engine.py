@@ -9,6 +9,7 @@ from typing import Protocol
 
 import torch
 
+from coordinator.engine.generations import Generations
 from coordinator.engine.observer import EngineObserver, StepRecord
 from coordinator.engine.outputs import OutputWriter
 from coordinator.engine.request import FinishReason, Output, Request
@@ -16,6 +17,7 @@ from coordinator.engine.scheduler import Chunk, Scheduler, Step
 from coordinator.engine.sequence import Sequence, max_output_tokens
 from coordinator.engine.step_result import StepResult
 from moe_model.errors import ExpertMeshError, ExpertsLostError, NumericError, UserError, WorldError
+from moe_model.generations import Generation
 
 logger = logging.getLogger(__name__)
 
@@ -79,12 +81,17 @@ class Engine:
         max_seq_len: int,
         experts: ExpertWatch | None = None,
         observer: EngineObserver | None = None,
+        generations: Generations | None = None,
     ) -> None:
+        """`generations` are the runner's; None: the model stays as it is."""
         self._scheduler = scheduler
         self._runner = runner
         self._max_seq_len = max_seq_len
         self._experts = experts
         self._observer = observer
+        self.generations = generations
+        # The generations that had sequences when it was last looked which are to be dropped.
+        self._in_use: set[int] | None = None
         self._lost_since: float | None = None
         self._requests: dict[str, list[Sequence]] = {}
         self._timed: dict[str, Request] = {}
@@ -113,14 +120,18 @@ class Engine:
         )
 
     def submit(self, request: Request) -> None:
-        """Queues a request. Raises CapacityError when it can never fit the cache, UserError, EngineError."""
+        """Queues a request, for the newest generation of the model.
+
+        Raises CapacityError when it can never fit the cache, UserError, EngineError.
+        """
         assert request.request_id not in self._requests, f"request {request.request_id} is running"
         if self._stopped is not None:
             raise self._stopped
         self._check(request)
         block_size = self._scheduler.block_size
+        generation = 0 if self.generations is None else self.generations.newest.number
         sequences = [
-            Sequence(request, self._max_seq_len, block_size, index, next(self._keys))
+            Sequence(request, self._max_seq_len, block_size, index, next(self._keys), generation)
             for index in range(request.num_sequences)
         ]
         self._requests[request.request_id] = sequences
@@ -149,6 +160,7 @@ class Engine:
         their time is over.
         """
         outputs = self._end_timed()
+        self._settle()
         if not self._requests:
             return outputs
         step = self._scheduler.schedule()
@@ -172,8 +184,19 @@ class Engine:
 
     def idle(self) -> None:
         """For when there is nothing to do: looks after the experts."""
+        self._settle()
         if self._experts is not None:
             self._experts.idle()
+
+    def switch(self, generation: Generation) -> None:
+        """Requests that come from now on use another generation; those that are here keep theirs.
+
+        Raises what the experts' backend raises; then nothing has changed.
+        """
+        assert self.generations is not None, "the model of this engine stays as it is"
+        self.generations.switch(generation)
+        self._in_use = None
+        self._settle()
 
     def check_integrity(self) -> None:
         """Raises AssertionError when blocks or sequences are lost."""
@@ -186,6 +209,8 @@ class Engine:
         num_prompt, max_output = len(request.prompt_ids), max_output_tokens(request, self._max_seq_len)
         if not num_prompt:
             raise UserError("prompt: is empty")
+        if self.generations is not None:
+            self.generations.check(request.experts)
         if max_output < 1 and request.stop.max_tokens > 0:
             raise UserError(f"max_tokens: no token fits after a prompt of {num_prompt}")
         longest = num_prompt + max_output
@@ -266,6 +291,19 @@ class Engine:
             return False
         self._experts.wait()
         return True
+
+    def _settle(self) -> None:
+        """Drops the generations that no sequence is of. One that cannot be dropped now stays till later."""
+        if self.generations is None or len(self.generations.live) == 1:
+            return
+        in_use = {sequence.generation for each in self._requests.values() for sequence in each}
+        if in_use == self._in_use:
+            return
+        self._in_use = in_use
+        try:
+            self.generations.keep(in_use)
+        except (ExpertMeshError, MemoryError, torch.OutOfMemoryError) as error:
+            logger.warning("old experts are kept for now: %s", error)
 
     def _mark_scheduled(self, step: Step) -> None:
         now = time.monotonic()

@@ -5,12 +5,15 @@ import queue
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
+from typing import TypeVar
 
 from coordinator.engine.engine import Engine, EngineError, EngineStats
 from coordinator.engine.request import Output, Request
 from moe_model.errors import ExpertMeshError
 
 logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 # Seconds between two looks at the experts while there is nothing else to do.
 IDLE_INTERVAL = 0.5
@@ -54,17 +57,18 @@ class EngineThread:
         """The state after the last step."""
         return self._stats
 
-    def check_integrity(self) -> Future[None]:
-        """Engine.check_integrity between two steps; the future has its AssertionError."""
-        result: Future[None] = Future()
+    def call(self, function: Callable[[Engine], T]) -> Future[T]:
+        """Calls it between two steps; the future has what it returns or raises. One that is cancelled in time
+        is not called."""
+        result: Future[T] = Future()
 
         def command(engine: Engine) -> Sequence[Output]:
+            if not result.set_running_or_notify_cancel():
+                return []
             try:
-                engine.check_integrity()
-            except AssertionError as error:
+                result.set_result(function(engine))
+            except Exception as error:  # noqa: BLE001 - whoever called hears of it
                 result.set_exception(error)
-            else:
-                result.set_result(None)
             return []
 
         self._inbox.put(command)

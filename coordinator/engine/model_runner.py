@@ -10,18 +10,18 @@ from torch import Tensor
 
 from coordinator.engine.attention import AttentionPlan, paged_attention
 from coordinator.engine.batch import Batch, build_batch, join_batches, split_step
+from coordinator.engine.generations import Generations
 from coordinator.engine.kv_cache import KVCache
 from coordinator.engine.logprobs import token_logprobs
 from coordinator.engine.overlap import Overlap
 from coordinator.engine.prompt_scores import score_prompts
 from coordinator.engine.request import TokenLogprobs
-from coordinator.engine.routing_trace import RoutingTrace, wants_trace
+from coordinator.engine.routing_trace import RoutingTrace, rows_of, wants_trace
 from coordinator.engine.sampler import Drawn, Sampler, SamplingRow
 from coordinator.engine.scheduler import Chunk, Step
 from coordinator.engine.step_result import StepResult
 from moe_model.errors import ExpertMeshError, NumericError
 from moe_model.model import Model, Part
-from moe_model.router import RowSelection, row_selection
 
 
 class ModelRunner:
@@ -34,18 +34,23 @@ class ModelRunner:
         plan: AttentionPlan = paged_attention,
         overlap: Overlap | None = None,
         sampler: Sampler | None = None,
+        generations: Generations | None = None,
     ) -> None:
-        """`overlap` decides how many parts of a step are in flight; None: one. `sampler` None: a new one."""
+        """`overlap` decides how many parts of a step are in flight; None: one. `sampler` None: a new one.
+
+        `generations` None: the model stays as it is.
+        """
         self._model = model
         self._cache = cache
         self._plan = plan
         self._overlap = overlap
         self._sampler = sampler or Sampler(model.config.vocab_size, model.device)
+        self._generations = generations or Generations(model)
 
     @torch.inference_mode()
     def run(self, step: Step) -> StepResult:
         """Running a step twice gives the same: the cache is written by position, the draw is by counter."""
-        trace = RoutingTrace(self._model.config) if any(map(wants_trace, step.chunks)) else None
+        trace = RoutingTrace(self._generations) if any(map(wants_trace, step.chunks)) else None
         h_TD, batch = self._forward(step, trace)
         drawn, logprobs = self._draw(h_TD, batch, step.sampling)
         failures = _broken_numbers(h_TD, batch)
@@ -79,16 +84,11 @@ class ModelRunner:
                 batch.positions_T,
                 self._plan(self._cache, batch),
                 None if trace is None else trace.observe,
-                self._selection(batch),
+                self._generations.route([rows_of(chunk) for chunk in batch.chunks]),
             )
             for batch in batches
         ]
         return self._model.forward_parts(parts), join_batches(batches)
-
-    def _selection(self, batch: Batch) -> RowSelection | None:
-        selections = [(chunk.sequence.request.experts, chunk.num_tokens) for chunk in batch.chunks]
-        config = self._model.config
-        return row_selection(selections, config.n_experts, config.top_k, self._model.device)
 
     def _draw(
         self, h_TD: Tensor, batch: Batch, chunks: list[Chunk]

@@ -6,45 +6,53 @@ Shapes: T tokens of the step, L layers, K experts per token.
 import numpy as np
 
 from coordinator.engine.batch import Batch
+from coordinator.engine.generations import Generations, Rows
 from coordinator.engine.scheduler import Chunk
 from coordinator.engine.step_result import ChunkTrace
-from moe_model.config import ModelConfig
-from moe_model.router import ExpertSelection, Routing
+from moe_model.router import Routing
+
+_ABSENT = -1
 
 
 def wants_trace(chunk: Chunk) -> bool:
     return chunk.sequence.request.returns.routed_experts
 
 
-def experts_per_token(selection: ExpertSelection | None, config: ModelConfig) -> int:
-    """How many experts every token of a request goes to."""
-    if selection is None:
-        return config.top_k
-    num_allowed = config.n_experts if selection.allowed is None else len(selection.allowed)
-    return min(selection.top_k or config.top_k, num_allowed)
+def rows_of(chunk: Chunk) -> Rows:
+    return Rows(chunk.sequence.generation, chunk.sequence.request.experts, chunk.num_tokens)
 
 
 class RoutingTrace:
     """The routing of one step; `observe` is called once per layer."""
 
-    def __init__(self, config: ModelConfig) -> None:
-        self._config = config
+    def __init__(self, generations: Generations) -> None:
+        self._generations = generations
         self._layers: list[np.ndarray] = []
 
-    def observe(self, _layer: int, routing: Routing) -> None:
-        dtype = np.uint8 if self._config.n_experts <= 1 << 8 else np.uint16
-        self._layers.append(routing.expert_ids_TK.cpu().numpy().astype(dtype))
+    def observe(self, layer: int, routing: Routing) -> None:
+        columns_TK = routing.expert_ids_TK.cpu().numpy()
+        self._layers.append(self._generations.experts_by_column(layer, _ABSENT)[columns_TK])
 
     def chunks(self, batch: Batch) -> dict[int, ChunkTrace]:
         """By the key of the sequence; what an earlier step has told is left out."""
-        ids_TLK = np.stack(self._layers, axis=1)
         traces = {}
         for chunk, first_row in zip(batch.chunks, batch.first_rows, strict=True):
             if wants_trace(chunk):
-                num_experts = experts_per_token(chunk.sequence.request.experts, self._config)
-                rows = ids_TLK[first_row : first_row + chunk.num_tokens, :, :num_experts]
-                traces[chunk.sequence.key] = _untold(chunk, rows)
+                traces[chunk.sequence.key] = _untold(chunk, self._ids(chunk, first_row))
         return traces
+
+    def _ids(self, chunk: Chunk, first_row: int) -> np.ndarray:
+        """Expert ids, `ids_TLK`, in one byte where all fit. A layer that has fewer experts for the request
+        than another has the largest number of the type in the places that are left."""
+        most = self._generations.most_per_token(rows_of(chunk))
+        ids_TLK = np.full((chunk.num_tokens, len(self._layers), most), _ABSENT)
+        for layer, ids_TK in enumerate(self._layers):
+            mine_TK = ids_TK[first_row : first_row + chunk.num_tokens, :most]
+            ids_TLK[:, layer, : mine_TK.shape[1]] = mine_TK
+        highest = self._generations.highest(chunk.sequence.generation)
+        has_absent = bool((ids_TLK == _ABSENT).any())
+        dtype = np.uint8 if highest + has_absent < 1 << 8 else np.uint16
+        return np.where(ids_TLK == _ABSENT, np.iinfo(dtype).max, ids_TLK).astype(dtype)
 
 
 def _untold(chunk: Chunk, ids_TLK: np.ndarray) -> ChunkTrace:

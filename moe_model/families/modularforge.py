@@ -99,10 +99,12 @@ class ModularForge:
             kernels.linear(tensors[f"{prefix}.out.weight"]),
             config.n_heads,
         )
+        gate_ED = tensors[f"{prefix}.router.weight"]
         return Block(
             attention,
             _norm(tensors, f"{prefix}.ffn_norm", kernels),
-            kernels.router(tensors[f"{prefix}.router.weight"], config.top_k),
+            kernels.router(gate_ED, config.top_k),
+            gate_ED,
         )
 
     def build_expert(

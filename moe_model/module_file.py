@@ -1,0 +1,47 @@
+"""A file with one expert module, or with an expert's row of a router, which nobody has vouched for yet."""
+
+import hashlib
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from moe_model import safetensors_file
+from moe_model.errors import CheckpointError
+from moe_model.families import Shapes
+from moe_model.files import read_file
+from moe_model.modules import ExpertFile
+
+ROUTER_ROW = "router.weight"
+
+
+def check_module(path: str, shapes: Shapes, dtype: torch.dtype, sha256: str | None = None) -> ExpertFile:
+    """Reads all of it. Raises CheckpointError naming the file and the tensor unless it holds just these
+    tensors, of that dtype and all of them finite, in a file whose SHA-256 is the one given, if one is."""
+    data = _read(path, shapes, dtype)
+    found = hashlib.sha256(data).hexdigest()
+    if sha256 is not None and found != sha256:
+        raise CheckpointError(f"{path}: SHA-256 is {found}, not the one given")
+    _parse_finite(data, shapes, dtype, path)
+    return ExpertFile(path, len(data), found)
+
+
+def read_router_row(path: str, d_model: int, dtype: torch.dtype) -> Tensor:
+    """`router.weight`, row_D. Raises CheckpointError as `check_module`."""
+    shapes: Shapes = {ROUTER_ROW: (d_model,)}
+    return _parse_finite(_read(path, shapes, dtype), shapes, dtype, path)[ROUTER_ROW].clone()
+
+
+def _read(path: str, shapes: Shapes, dtype: torch.dtype) -> bytearray:
+    if "\0" in path or not Path(path).is_absolute():
+        raise CheckpointError(f"{path}: is not an absolute path")
+    num_bytes = safetensors_file.num_data_bytes(shapes, dtype)
+    return read_file(Path(path), max_size=num_bytes + 8 + safetensors_file.MAX_HEADER_BYTES)
+
+
+def _parse_finite(data: bytearray, shapes: Shapes, dtype: torch.dtype, where: str) -> dict[str, Tensor]:
+    tensors = safetensors_file.parse(data, shapes, dtype, where)
+    for name, tensor in tensors.items():
+        if not tensor.isfinite().all():
+            raise CheckpointError(f"{where}: tensor {name!r} holds numbers that are not finite")
+    return tensors

@@ -1,0 +1,179 @@
+"""An engine whose experts are exchanged while it runs, and models that stay as they are to compare with."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from coordinator.engine.block_allocator import BlockAllocator
+from coordinator.engine.engine import Engine
+from coordinator.engine.generations import Generations
+from coordinator.engine.kernel_attention import attention_plan
+from coordinator.engine.kv_cache import KVCache
+from coordinator.engine.model_runner import ModelRunner
+from coordinator.engine.overlap import Overlap
+from coordinator.engine.request import Request
+from coordinator.engine.scheduler import Scheduler
+from moe_model.families import family_of
+from moe_model.generations import RoutedLayer
+from moe_model.kernels.base import Kernels
+from moe_model.living import LivingLocalExperts
+from moe_model.model import Model
+from moe_model.modules import Catalog, ExpertModule
+from moe_model.router import Routing
+from moe_model.sampling import SamplingParams
+from tests.models import TINY, Collected, Weights, collect, drain, make_request, random_weights, tiny_engine
+
+CONFIG = replace(TINY, max_seq_len=24)
+OLD, OTHER = random_weights(CONFIG), random_weights(CONFIG, seed=9)
+LAYER = 1
+GATE = f"blocks.{LAYER}.router.weight"
+COMMON = (3, 1, 4, 1, 5)
+LONG = tuple(range(10, 24))
+
+
+class Living:
+    """An engine whose experts are exchanged as the test says."""
+
+    def __init__(
+        self,
+        weights: Weights,
+        kernels: Kernels,
+        num_blocks: int = 64,
+        step: int = 64,
+        overlap: int | None = None,
+    ) -> None:
+        self.kernels, self.weights = kernels, dict(weights.experts)
+        family = family_of(CONFIG)
+        self.experts = LivingLocalExperts(
+            Catalog.of_checkpoint(CONFIG.n_layers, CONFIG.n_experts),
+            kernels,
+            lambda m: family.build_expert(CONFIG, self.weights[m.key], kernels),
+        )
+        model = Model(CONFIG, family.build_shared(CONFIG, weights.shared, kernels), self.experts)
+        self.generations = Generations(model, self.experts)
+        cache = KVCache(CONFIG, num_blocks, 4)
+        cut = None if overlap is None else Overlap(overlap)
+        runner = ModelRunner(model, cache, attention_plan(kernels), cut, generations=self.generations)
+        scheduler = Scheduler(BlockAllocator(num_blocks), 4, 8, step)
+        self.engine = Engine(scheduler, runner, CONFIG.max_seq_len, generations=self.generations)
+        self.results: dict[str, Collected] = {}
+
+    def step(self, num_steps: int) -> None:
+        for _ in range(num_steps):
+            collect(self.engine.step(), self.results)
+
+    def drain(self) -> dict[str, Collected]:
+        while self.engine.has_work:
+            self.step(1)
+        self.engine.check_integrity()
+        return self.results
+
+    def change(self, modules: Sequence[ExpertModule], gate_ED: Tensor, layer: int = LAYER) -> None:
+        newest = self.generations.newest
+        router = self.kernels.router(gate_ED, CONFIG.top_k)
+        routed = RoutedLayer(tuple(modules), gate_ED, router)
+        self.engine.switch(newest.followed_by(layer, routed))
+
+    def load(self, module: ExpertModule, tensors: dict[str, Tensor]) -> ExpertModule:
+        self.weights[module.key] = tensors
+        self.experts.prepare(module)
+        return module
+
+    def replace(self, expert: int, tensors: dict[str, Tensor], slot: int, layer: int = LAYER) -> None:
+        routed = self.generations.newest.layers[layer]
+        module = self.load(ExpertModule(layer, slot, expert, 1 + slot), tensors)
+        self.change([module if m.expert == expert else m for m in routed.modules], routed.gate_ED, layer)
+
+    def add(self, tensors: dict[str, Tensor], row_D: Tensor) -> None:
+        routed = self.generations.newest.layers[LAYER]
+        expert = routed.experts[-1] + 1
+        module = self.load(ExpertModule(LAYER, expert, expert), tensors)
+        self.change([*routed.modules, module], torch.cat([routed.gate_ED, row_D[None]]))
+
+    def remove(self, expert: int) -> None:
+        routed = self.generations.newest.layers[LAYER]
+        stay = [column for column, each in enumerate(routed.experts) if each != expert]
+        self.change([routed.modules[column] for column in stay], routed.gate_ED[stay])
+
+    @property
+    def num_live(self) -> int:
+        return len(self.generations.live)
+
+
+class Layers:
+    """Experts of layers that may have different numbers of them."""
+
+    def __init__(self, experts: Sequence[Sequence[dict[str, Tensor]]], kernels: Kernels) -> None:
+        family = family_of(CONFIG)
+        self._banks = [
+            kernels.bank(
+                {(layer, e): family.build_expert(CONFIG, t, kernels) for e, t in enumerate(tensors)},
+                len(tensors),
+            )
+            for layer, tensors in enumerate(experts)
+        ]
+
+    def forward(self, layer: int, x_TD: Tensor, routing: Routing) -> Tensor:
+        return self._banks[layer].run_tokens(layer, x_TD, routing)
+
+    begin = forward
+
+    def finish(self, begun: Tensor) -> Tensor:
+        return begun
+
+
+class Alone:
+    """A model that stays as it is, and what it says to each request on its own, without a cache of others."""
+
+    def __init__(self, weights: Weights, kernels: Kernels) -> None:
+        self.kernels = kernels
+        self.shared = dict(weights.shared)
+        self.experts = [
+            [weights.experts[layer, e] for e in range(CONFIG.n_experts)] for layer in range(CONFIG.n_layers)
+        ]
+
+    def replace(self, expert: int, tensors: dict[str, Tensor], layer: int = LAYER) -> "Alone":
+        self.experts[layer][expert] = tensors
+        return self
+
+    def add(self, tensors: dict[str, Tensor], row_D: Tensor) -> "Alone":
+        self.experts[LAYER].append(tensors)
+        self.shared[GATE] = torch.cat([self.shared[GATE], row_D[None]])
+        return self
+
+    def remove(self, place: int) -> "Alone":
+        del self.experts[LAYER][place]
+        gate_ED = self.shared[GATE]
+        self.shared[GATE] = torch.cat([gate_ED[:place], gate_ED[place + 1 :]])
+        return self
+
+    def tokens(self, request: Request) -> list[int]:
+        shared = family_of(CONFIG).build_shared(CONFIG, self.shared, self.kernels)
+        engine = tiny_engine(Model(CONFIG, shared, Layers(self.experts, self.kernels)), kernels=self.kernels)
+        engine.submit(request)
+        return drain(engine)[request.request_id].token_ids
+
+
+def requests(name: str, count: int = 4) -> list[Request]:
+    """Greedy and seeded, which begin alike, some of them at once with others."""
+    return [
+        make_request(
+            f"{name}{n}",
+            (*COMMON, *range(n)),
+            9,
+            SamplingParams(temperature=0) if n % 2 else SamplingParams(1.2, top_k=9, seed=n),
+        )
+        for n in range(count)
+    ]
+
+
+def submit(living: Living, some: Sequence[Request]) -> None:
+    for request in some:
+        living.engine.submit(request)
+
+
+def assert_equal(living: Living, some: Sequence[Request], alone: Alone) -> None:
+    for request in some:
+        assert living.results[request.request_id].token_ids == alone.tokens(request), request.request_id
