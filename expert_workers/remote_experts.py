@@ -18,7 +18,7 @@ from moe_model.router import Routing
 
 @dataclass(frozen=True, slots=True)
 class WorkerRecord:
-    """One worker as the topology shows it. `experts` is layer -> expert ids; `routed_rows` are this pool's."""
+    """One worker as the topology shows it. `experts` is layer -> expert ids."""
 
     rank: int
     state: WorkerState

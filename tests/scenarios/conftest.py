@@ -1,0 +1,48 @@
+"""Servers that scenarios break, and a place for what was measured."""
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from coordinator.control_client import ControlClient
+from tests.integration.processes import DEMO_CHECKPOINT, Server
+from tests.scenarios.under_load import Operator
+
+Measured = Callable[..., None]
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--figures", metavar="FILE", help="append what scenarios measure, a JSON line each")
+
+
+@pytest.fixture
+def measured(request: pytest.FixtureRequest) -> Measured:
+    """Keeps figures of a scenario, by name."""
+
+    def keep(scenario: str, **figures: float) -> None:
+        line = json.dumps({"scenario": scenario} | {name: round(value, 4) for name, value in figures.items()})
+        print(line)
+        path = request.config.getoption("--figures")
+        if path:
+            with Path(path).open("a", encoding="utf-8") as file:
+                file.write(line + "\n")
+
+    return keep
+
+
+@pytest.fixture(scope="module")
+def trio(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """Three workers, each expert on two of them."""
+    log = tmp_path_factory.mktemp("trio") / "log"
+    arguments = (str(DEMO_CHECKPOINT), "--workers=3", "--replicas=2", "--call-timeout=1")
+    with Server(*arguments, log=log) as server:
+        server.wait_ready()
+        yield server
+
+
+@pytest.fixture(scope="module")
+def operator(trio: Server) -> Iterator[Operator]:
+    with ControlClient(trio.address_of("control")) as control:
+        yield Operator(control)

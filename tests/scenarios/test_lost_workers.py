@@ -1,0 +1,125 @@
+"""Scenarios A1, A4 to A6, A11 and A12: workers die, hang, stall and crawl, come and go, under load.
+
+Three workers, each expert on two of them: nothing may be lost, and no token may change.
+"""
+
+import asyncio
+import os
+import signal
+import time
+
+import pytest
+
+from tests.integration.processes import Server, stop, wait_gone
+from tests.scenarios.conftest import Measured
+from tests.scenarios.under_load import Load, Operator, until
+
+pytestmark = pytest.mark.timeout(240)
+# Of --call-timeout.
+T_CALL = 1.0
+
+
+@pytest.fixture
+async def load(trio: Server, operator: Operator) -> Load:
+    await operator.until_replicated(3, 2)
+    load = Load(trio.address)
+    await load.learn()
+    return load
+
+
+async def test_a1_a_killed_worker_costs_no_request_and_no_token(
+    load: Load, operator: Operator, measured: Measured
+) -> None:
+    victim, losses = operator.pid(1), operator.num_losses()
+    async with load.running(num_tokens=8) as tasks:
+        os.kill(victim, signal.SIGKILL)
+        histories = [await task for task in tasks]
+    assert not wait_gone({victim})
+    restored = await operator.until_replicated(3, 2)
+    assert operator.pid(1) != victim
+    assert operator.num_losses() == losses + 1
+    load.check(histories)
+    added = load.added_gap(histories)
+    assert added <= 1.5
+    measured("A1", added_gap_s=added, restored_s=restored)
+
+
+async def test_a4_a_hung_worker_is_routed_round_and_killed(
+    load: Load, operator: Operator, measured: Measured
+) -> None:
+    victim, losses = operator.pid(2), operator.num_losses()
+    async with load.running(num_tokens=8) as tasks:
+        stop(victim)
+        histories = [await task for task in tasks]
+    # It did not go by itself: a stopped process cannot.
+    assert not wait_gone({victim}, T_CALL + 10)
+    await operator.until_replicated(3, 2)
+    assert operator.num_losses() == losses + 1
+    load.check(histories)
+    added = load.added_gap(histories)
+    assert added <= T_CALL + 0.5
+    measured("A4", added_gap_s=added)
+
+
+async def test_a5_short_stalls_do_not_cost_a_worker(
+    load: Load, operator: Operator, measured: Measured
+) -> None:
+    victim, losses, num_stalls = operator.pid(0), operator.num_losses(), 0
+    async with load.running(num_tokens=4) as tasks:
+        while not all(task.done() for task in tasks):
+            stop(victim)
+            await asyncio.sleep(0.5 * T_CALL)
+            os.kill(victim, signal.SIGCONT)
+            num_stalls += 1
+            await asyncio.sleep(0.1)
+        histories = [await task for task in tasks]
+    assert num_stalls >= 1
+    load.check(histories)
+    ejected = operator.num_losses() - losses
+    assert ejected <= 1
+    measured("A5", added_gap_s=load.added_gap(histories), stalls=num_stalls, ejected=ejected)
+
+
+async def test_a11_every_worker_in_turn(load: Load, operator: Operator, measured: Measured) -> None:
+    gaps = []
+    for rank in range(3):
+        victim = operator.pid(rank)
+        async with load.running(num_tokens=4) as tasks:
+            os.kill(victim, signal.SIGKILL)
+            histories = [await task for task in tasks]
+        await operator.until_replicated(3, 2)
+        assert operator.pid(rank) != victim
+        load.check(histories)
+        gaps.append(load.added_gap(histories))
+    measured("A11", added_gap_s=max(gaps))
+
+
+async def test_a12_more_and_fewer_workers(load: Load, operator: Operator, measured: Measured) -> None:
+    """3 -> 4 -> 2 -> 3, and requests all the time."""
+    stopped, rounds = asyncio.Event(), 0
+
+    async def keep_loading() -> float:
+        nonlocal rounds
+        added = 0.0
+        while not stopped.is_set():
+            histories = await load.run()
+            load.check(histories)
+            added = max(added, load.added_gap(histories))
+            rounds += 1
+        return added
+
+    loading = asyncio.create_task(keep_loading())
+    seconds = []
+    for num_workers in (4, 2, 3):
+        started = time.perf_counter()
+        before = {worker.pid for worker in operator.workers().values()}
+        done = await asyncio.to_thread(operator.control.scale, num_workers, timeout=60.0)
+        seconds.append(time.perf_counter() - started)
+        now = {worker.pid for worker in operator.workers().values()}
+        assert (done.num_workers, len(now)) == (num_workers, num_workers)
+        assert not wait_gone(before - now)
+        await until(lambda: all(len(ranks) >= 2 for ranks in operator.holders().values()))
+    stopped.set()
+    added = await loading
+    assert rounds >= 1
+    measured("A12", added_gap_s=added, seconds=max(seconds))
