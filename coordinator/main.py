@@ -111,7 +111,8 @@ def expert_exchange(
 
 def _watch(experts: RemoteExperts, timeout: float) -> ExpertWatch:
     """Waits in short turns, so that the engine hears its callers between them."""
-    return ExpertWatch(lambda: experts.await_news(EXPERT_WAIT_TURN), timeout, experts.idle)
+    patience = timeout if experts.waits else 0.0
+    return ExpertWatch(lambda: experts.await_news(EXPERT_WAIT_TURN), patience, experts.idle)
 
 
 def served_model(checkpoint: Checkpoint, options: ModelOptions, config: EngineConfig) -> ServedModel:

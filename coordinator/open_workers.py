@@ -62,7 +62,7 @@ def open_workers(
             catalog, _PLANES[workers.transport](), _pool_options(workers, epoch), None, watchers
         )
         modules, options = list(catalog.modules), _supervisor_options(workers)
-        load = _loader(checkpoint, engine)
+        load = _loader(checkpoint, engine, epoch)
         supervisor = Supervisor(jobs, modules, pool, options, watchers, load, over)
         pool.set_rescuer(supervisor)
 
@@ -122,7 +122,9 @@ def _worker_spec(checkpoint: Checkpoint, engine: EngineConfig, workers: WorkersC
     )
 
 
-def _loader(checkpoint: Checkpoint, engine: EngineConfig) -> Callable[[Sequence[ExpertModule]], Link]:
+def _loader(
+    checkpoint: Checkpoint, engine: EngineConfig, epoch: int
+) -> Callable[[Sequence[ExpertModule]], Link]:
     """Loads experts into this process, as a last resort."""
 
     def load(modules: Sequence[ExpertModule]) -> Link:
@@ -136,6 +138,7 @@ def _loader(checkpoint: Checkpoint, engine: EngineConfig) -> Callable[[Sequence[
             int8=engine.expert_dtype == "int8",
         )
         worker = ExpertWorker(spec)
+        worker.claim(epoch)
         worker.load(modules)
         return LocalLink(LOCAL, worker)
 

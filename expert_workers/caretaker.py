@@ -80,6 +80,7 @@ class Caretaker:
         self._loads: dict[ExpertKey, int] = {}
         self._rebalance_at = time.monotonic() + (self._options.rebalance_interval or 1e12)
         self._num_nodes, self._num_wanted = 0, 0
+        self._local_policy = RestartPolicy(self._options.restarts)
         self._is_fenced = False
         self.loop = EventLoop("supervisor", self._look_around, self._next_timeout)
 
@@ -207,7 +208,7 @@ class Caretaker:
                 member.policy = RestartPolicy(self._options.restarts)
         elif member.rank == LOCAL:
             _log.error("experts cannot be loaded here: %s", failure.message)
-            del self._members[LOCAL]
+            self._forget_local()
         elif failure.reason is FailureReason.DIED and self._is_expected_back(member):
             member.policy.soon(time.monotonic())
         else:
@@ -226,7 +227,7 @@ class Caretaker:
         now = time.monotonic()
         _log.warning("worker %d is lost (%s): %s", member.rank, failure.reason, failure.message)
         if member.rank == LOCAL:
-            del self._members[LOCAL]
+            self._forget_local()
             return
         if failure.reason is FailureReason.FENCED and not self._is_fenced:
             # They are another's now: from here on nothing is done to them.
@@ -244,6 +245,10 @@ class Caretaker:
             self._job(member, partial(self._jobs.fence, info), _ignore)
         elif failure.reason is FailureReason.DIED and info is not None and was_ready:
             self.loop.submit(partial(self._jobs.was_oom, info), partial(self._explain, member))
+
+    def _forget_local(self) -> None:
+        self._local_policy.failed(time.monotonic())
+        del self._members[LOCAL]
 
     def _explain(self, member: Member, was_oom: object) -> None:
         """Why a process is gone shows only once it is."""
@@ -276,7 +281,9 @@ class Caretaker:
             self._load_here(self._local, left)
 
     def _load_here(self, load: Callable[[Sequence[ExpertModule]], Link], keys: set[ExpertKey]) -> None:
-        member = self._members.setdefault(LOCAL, Member(LOCAL))
+        if time.monotonic() < self._local_policy.next_at:
+            return
+        member = self._members.setdefault(LOCAL, Member(LOCAL, self._local_policy))
         new = keys - member.held
         if member.is_busy or not new:
             return
@@ -285,6 +292,7 @@ class Caretaker:
 
         def done(link: Link) -> None:
             member.link, member.held, member.lost_at = link, wanted, None
+            member.policy.ready(time.monotonic())
 
         self._job(member, partial(load, self._targets.modules(wanted)), done)
 

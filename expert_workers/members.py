@@ -15,7 +15,7 @@ from expert_workers.worker import WorkerInfo
 from moe_model.dispatch import ExpertKey
 
 # The rank of the coordinator's own process, where experts are loaded as a last resort.
-LOCAL = -1
+LOCAL = 1 << 20
 # Seconds for which a module stays after the last step that could have asked for it there has begun.
 DROP_AFTER = 2.0
 

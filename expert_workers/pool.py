@@ -136,6 +136,11 @@ class ExpertPool:
         self._tables = tables(catalog, self._routes)
 
     @property
+    def waits(self) -> bool:
+        """Whether a step waits for experts that nobody holds."""
+        return self._options.on_loss.waits
+
+    @property
     def adopted(self) -> int:
         """The version of the routes in use."""
         return self._routes.version

@@ -56,6 +56,11 @@ class RemoteExperts:
         """For when nothing is dispatched."""
         self._pool.idle()
 
+    @property
+    def waits(self) -> bool:
+        """Whether a step whose experts are lost shall be tried again."""
+        return self._pool.waits
+
     def await_news(self, timeout: float) -> None:
         """Waits until other routes are published, at most so many seconds."""
         self._pool.await_news(timeout)
