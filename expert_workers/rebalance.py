@@ -194,6 +194,11 @@ def _other_redundancies(copies: Copies, layer: int, slowest: int) -> Iterator[Ch
                         yield {**less, key: (*held, taker)}
 
 
+def _single_loads(copies: Copies, layer: int, slowest: int) -> Iterator[Change]:
+    yield from _moves(copies, layer, slowest)
+    yield from _other_redundancies(copies, layer, slowest)
+
+
 def _exchanges(copies: Copies, layer: int, slowest: int) -> Iterator[Change]:
     partners = _partners(copies, layer, slowest)
     for key in sorted(copies.held[layer, slowest]):
@@ -226,8 +231,9 @@ def _partners(copies: Copies, layer: int, slowest: int) -> list[int]:
 
 
 STEPS: Sequence[Step] = (_moves, _exchanges)
-# To exchange two is to load two. The redundant copies that are loaded may have been of other modules.
-STEPS_OF_LOADED: Sequence[Step] = (_moves, _other_redundancies, _exchanges)
+# Where copies are loaded: the redundant ones may be of modules that are no longer hot, and to exchange two
+# is to load two.
+STEPS_OF_LOADED: Sequence[Step] = (_single_loads, _exchanges)
 
 
 def even_memory(copies: Copies, most: float) -> None:
