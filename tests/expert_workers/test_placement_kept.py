@@ -78,7 +78,8 @@ def test_a_loss_moves_only_what_was_lost(case: Case, data: st.DataObject) -> Non
     restored = follow(rest, kept, tolerance=ANY)
     assert drops(kept, restored) == []
     assert len(moves(kept, restored)) == num_copies(rest.place()) - num_copies(kept)
-    assert {key for key, _ in moves(kept, restored)} <= set(placement.experts_of(lost.rank))
+    if not case.redundant:
+        assert {key for key, _ in moves(kept, restored)} <= set(placement.experts_of(lost.rank))
 
 
 @given(roomy_cases(), st.data())
@@ -110,7 +111,7 @@ def test_among_equals_balance_needs_no_more_moves_after_a_loss(
 
 
 @given(st.integers(1, 24), st.integers(1, 6), st.integers(1, 4))
-def test_a_new_worker_is_given_the_fewest_modules_that_make_a_layer_even(
+def test_new_workers_are_given_few_modules_and_nothing_else_moves(
     n_slots: int, num_workers: int, more: int
 ) -> None:
     keys = grid(1, n_slots)
@@ -119,9 +120,11 @@ def test_a_new_worker_is_given_the_fewest_modules_that_make_a_layer_even(
     after = place(keys, shares, 1, current=before)
     most = int(1.1 * -(-n_slots // len(shares)))
     assert max(totals(after, shares)) <= most
-    surplus = sum(max(0, held - most) for held in totals(before, shares))
-    assert len(moves(before, after)) == surplus
-    assert all(rank >= num_workers for _, rank in moves(before, after))
+    given = [rank for _, rank in moves(before, after)]
+    assert all(rank >= num_workers for rank in given)
+    # What somebody has too much of must go; nobody is given more than the mean.
+    assert len(given) >= sum(max(0, held - most) for held in totals(before, shares))
+    assert max(map(given.count, given), default=0) <= -(-n_slots // len(shares))
 
 
 @given(roomy_cases())
@@ -147,6 +150,15 @@ def test_a_worker_that_comes_gets_modules_though_no_layer_gets_faster() -> None:
     keys = grid(8, 2)
     after = place(keys, workers(4), 1, current=place(keys, workers(2), 1))
     assert max(totals(after, workers(4))) <= 5
+
+
+def test_a_worker_that_comes_to_many_is_not_left_idle_for_being_within_the_tolerance() -> None:
+    keys = grid(2, 60)
+    before = place(keys, workers(20), 2)
+    after = place(keys, workers(21), 2, current=before)
+    given = moves(before, after)
+    assert {rank for _, rank in given} == {20}
+    assert 10 <= len(given) <= 12
 
 
 def test_another_load_moves_redundant_copies_and_little_else() -> None:
