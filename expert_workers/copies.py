@@ -114,18 +114,27 @@ def wanted_copies(
         )[:left]:
             wanted[key] += 1
         return wanted
+    # None but the first of a layer can be the hottest, unless it is held already.
+    candidates = {
+        layer: {*keys[:redundant], *(key for key in keys if len(held.get(key, ())) > level)}
+        for layer, keys in problem.layers.items()
+    }
     for _ in range(redundant):
-        for layer in problem.layers.values():
-            candidates = [key for key in layer if wanted[key] < num_workers]
-            if not candidates or not left:
-                continue
-            hottest = max(
-                candidates,
-                key=lambda k: (len(held.get(k, ())) > wanted[k], problem.load[k] / wanted[k], -k[1]),
-            )
-            wanted[hottest] += 1
-            left -= 1
+        for keys in candidates.values():
+            free = [key for key in keys if wanted[key] < num_workers]
+            if free and left:
+                wanted[_next_redundant(problem, wanted, held, free)] += 1
+                left -= 1
     return wanted
+
+
+def _next_redundant(
+    problem: Problem,
+    wanted: Mapping[ExpertKey, int],
+    held: Mapping[ExpertKey, Sequence[int]],
+    keys: Iterable[ExpertKey],
+) -> ExpertKey:
+    return max(keys, key=lambda k: (len(held.get(k, ())) > wanted[k], problem.load[k] / wanted[k], -k[1]))
 
 
 @dataclass(slots=True)
@@ -208,11 +217,11 @@ class Copies:
 
     def modules_of(self, rank: int) -> list[ExpertKey]:
         """What a worker holds, the coldest of each layer first."""
+        load = self.problem.load
         return [
             key
-            for layer, keys in self.problem.layers.items()
-            for key in reversed(keys)
-            if key in self.held[layer, rank]
+            for layer in self.problem.layers
+            for key in sorted(self.held[layer, rank], key=lambda key: (load[key], key))
         ]
 
     def _drop(self, key: ExpertKey) -> None:

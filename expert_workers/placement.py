@@ -9,7 +9,16 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from expert_workers.copies import Copies, Problem, Share, wanted_copies
-from expert_workers.rebalance import STEPS, STEPS_OF_LOADED, even_memory, fill, quicken, repair, spread_nodes
+from expert_workers.rebalance import (
+    STEPS,
+    STEPS_OF_LOADED,
+    even_memory,
+    fill,
+    quicken,
+    repair,
+    spread_nodes,
+    welcome,
+)
 from moe_model.dispatch import ExpertKey
 
 __all__ = ["Placement", "Share", "balance", "drops", "moves", "place"]
@@ -66,7 +75,8 @@ def place(
 
     With `current`, what is held stays where it is and only what is missing is placed, unless the layers would
     take more than 1 + tolerance times what a new placement takes; then few modules move, until they do not.
-    Memory is evened to the same tolerance, or one module. Raises ConfigError.
+    Memory is evened to the same tolerance, or one module, and a worker that holds not half of what it would
+    hold in a new placement is given its part. Raises ConfigError.
     """
     problem = Problem.of(keys, workers, replicas, loads)
     fresh = Copies(problem, wanted_copies(problem, redundant, {}))
@@ -133,6 +143,10 @@ def _mend(kept: Copies, fresh: Copies, tolerance: float) -> bool:
         quicken(kept, layer, factor * fresh.time_of(layer), STEPS_OF_LOADED)
     if kept.time > factor * fresh.time:
         return False
+    for rank, due in fresh.total.items():
+        if kept.total[rank] < int(due / max(2.0, factor)):
+            for layer in kept.problem.layers:
+                welcome(kept, layer, rank, kept.problem.mean_of(layer) / factor)
     most = max(fresh.total.values())
     even_memory(kept, max(most + 1, factor * most))
     return True

@@ -5,7 +5,7 @@ its copies on fewer nodes, than there could be.
 """
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from functools import partial
 from math import inf
 
@@ -17,7 +17,7 @@ from moe_model.dispatch import ExpertKey
 _EQUAL = 1 / 64
 # A change must quicken its workers by this part of the layer's mean, so that there is an end.
 _WORTH = 1e-4
-# With more workers than these, copies are exchanged only with the quickest.
+# So many of the quickest workers, the coldest redundant and the hottest modules are tried with each other.
 _MAX_PARTNERS = 4
 # Sums of the same times in another order may differ by this factor.
 _ROUNDED = 1 + 1e-9
@@ -158,6 +158,17 @@ def quicken(copies: Copies, layer: int, target: float, steps: Sequence[Step]) ->
             return
 
 
+def welcome(copies: Copies, layer: int, rank: int, least: float) -> None:
+    """Gives a worker modules of the slowest until it takes `least` for a layer, or nothing is quickened."""
+    times, worth = copies.times[layer], _WORTH * copies.problem.mean_of(layer)
+    while times[rank] < least:
+        slowest = max(times, key=lambda r: (times[r], r))
+        change = _fastest(copies, slowest, _moves(copies, layer, slowest, (rank,)), times[slowest] - worth)
+        if change is None:
+            return
+        copies.apply(change)
+
+
 def _fastest(copies: Copies, giver: int | None, changes: Iterable[Change], below: float) -> Change | None:
     best, least = None, below
     for change in changes:
@@ -167,31 +178,44 @@ def _fastest(copies: Copies, giver: int | None, changes: Iterable[Change], below
     return best
 
 
-def _moves(copies: Copies, layer: int, slowest: int) -> Iterator[Change]:
+def _moves(
+    copies: Copies, layer: int, slowest: int, takers: Collection[int] | None = None
+) -> Iterator[Change]:
     times = copies.times[layer]
     for key in sorted(copies.held[layer, slowest]):
         if (key, slowest) not in copies.pinned:
             held = copies.holders[key]
-            for taker, time in times.items():
-                if taker not in held and time + copies.charge_moved(key, slowest, taker) < times[slowest]:
+            for taker in times if takers is None else takers:
+                if (
+                    taker not in held
+                    and times[taker] + copies.charge_moved(key, slowest, taker) < times[slowest]
+                ):
                     yield {key: _replaced(held, slowest, taker)}
 
 
 def _other_redundancies(copies: Copies, layer: int, slowest: int) -> Iterator[Change]:
     """Takes a redundant copy from one module and gives one to a module of the slowest worker."""
     problem, partners = copies.problem, _partners(copies, layer, slowest)
-    for giver in problem.layers[layer]:
-        if len(copies.holders[giver]) <= problem.goal:
-            continue
+    redundant = [key for key in problem.layers[layer] if len(copies.holders[key]) > problem.goal]
+    coldest = sorted(redundant, key=lambda k: (problem.load[k] / (len(copies.holders[k]) - 1), k))
+    hottest = sorted(
+        copies.held[layer, slowest], key=lambda k: (-problem.load[k] / len(copies.holders[k]), k)
+    )
+    for giver in coldest[:_MAX_PARTNERS]:
         for rank in copies.holders[giver]:
             if (giver, rank) in copies.pinned:
                 continue
             less = {giver: tuple(other for other in copies.holders[giver] if other != rank)}
-            for key in sorted(copies.held[layer, slowest] - {giver}):
-                held = copies.holders[key]
+            for key in hottest[:_MAX_PARTNERS]:
+                held = copies.holders[key] if key != giver else tuple(problem.speed)
                 for taker in {rank: None, **dict.fromkeys(partners)}:
                     if taker not in held:
                         yield {**less, key: (*held, taker)}
+
+
+def _single_loads(copies: Copies, layer: int, slowest: int) -> Iterator[Change]:
+    yield from _moves(copies, layer, slowest)
+    yield from _other_redundancies(copies, layer, slowest)
 
 
 def _exchanges(copies: Copies, layer: int, slowest: int) -> Iterator[Change]:
@@ -226,8 +250,9 @@ def _partners(copies: Copies, layer: int, slowest: int) -> list[int]:
 
 
 STEPS: Sequence[Step] = (_moves, _exchanges)
-# To exchange two is to load two. The redundant copies that are loaded may have been of other modules.
-STEPS_OF_LOADED: Sequence[Step] = (_moves, _other_redundancies, _exchanges)
+# Where copies are loaded: the redundant ones may be of modules that are no longer hot, and to exchange two
+# is to load two.
+STEPS_OF_LOADED: Sequence[Step] = (_single_loads, _exchanges)
 
 
 def even_memory(copies: Copies, most: float) -> None:
@@ -251,8 +276,9 @@ def _is_harmless(copies: Copies, change: Change) -> bool:
 
 def _lightening(copies: Copies, fullest: int, takers: list[int]) -> Iterator[Change]:
     room = {layer: copies.time_of(layer) * _ROUNDED for layer in copies.problem.layers}
+    modules = copies.modules_of(fullest)
     for taker in takers:
-        for key in copies.modules_of(fullest):
+        for key in modules:
             held, time = copies.holders[key], copies.times[key[0]][taker]
             if taker in held or (key, fullest) in copies.pinned:
                 continue

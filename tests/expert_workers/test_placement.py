@@ -230,6 +230,10 @@ def test_slots_need_not_follow_each_other() -> None:
     assert placement.layers_of(0) == {0: (5,), 3: (2, 17)}
 
 
+def test_no_modules_are_placed_nowhere() -> None:
+    assert place([], workers(2), 1, redundant=1, current=Placement({})) == Placement({})
+
+
 @given(cases())
 def test_the_views_of_a_placement_agree(case: Case) -> None:
     placement = case.place()
