@@ -351,6 +351,8 @@ class ExpertPool:
         self._routes = Routes(routes.version, live, routes.holders)
         self._tables = tables(self._catalog, self._routes)
         self._standing.refresh()
+        if all(_live(self._routes, key) for key in self._catalog.keys):
+            self._lost_since = None
 
 
 def _live(routes: Routes, key: ExpertKey) -> bool:
