@@ -326,11 +326,11 @@ class ExpertPool:
     def _expire(self, begun: Dispatch, exchange: Exchange) -> None:
         """Gives up the workers that have had their time."""
         now = time.monotonic()
-        for sent in begun.sent:
-            if sent.pending.outcome is None and now >= sent.deadline:
-                self._failed(sent, _late(sent.link.rank), exchange)
-                begun.put_back(sent.part)
-        begun.sent = [sent for sent in begun.sent if sent.link.failure is None]
+        late = [sent for sent in begun.sent if sent.pending.outcome is None and now >= sent.deadline]
+        begun.sent = [sent for sent in begun.sent if sent not in late]
+        for sent in late:
+            self._failed(sent, _late(sent.link.rank), exchange)
+            begun.put_back(sent.part)
 
     def _settle_owed(self) -> None:
         """What is answered late is not used; who does not answer at all is lost."""
@@ -362,6 +362,8 @@ class ExpertPool:
         self._routes = Routes(routes.version, live, routes.holders)
         self._tables = tables(self._catalog, self._routes)
         self._standing.refresh()
+        if all(_live(self._routes, key) for key in self._catalog.keys):
+            self._lost_since = None
 
 
 def _live(routes: Routes, key: ExpertKey) -> bool:

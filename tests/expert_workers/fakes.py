@@ -1,24 +1,20 @@
-"""Workers over experts made in memory, and a transport whose workers misbehave when told to.
+"""Workers over experts made in memory, and pools of them.
 
 Shapes: T tokens, D d_model, E experts, K experts per token.
 """
 
-from collections import defaultdict, deque
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from typing import Any, TypeVar, cast
+from dataclasses import replace
+from typing import Any
 
 import torch
 
 from expert_workers.dispatch import PoolOptions
-from expert_workers.in_process import InProcessTransport
-from expert_workers.members import Expected
 from expert_workers.module_source import Opened
-from expert_workers.placement import Placement, place
+from expert_workers.placement import Placement, Share, place
 from expert_workers.pool import ExpertPool
 from expert_workers.pool_stats import PoolObserver
-from expert_workers.transport import Failure, FailureReason, Pending
-from expert_workers.wire import ExpertCall, ExpertReply, dtype_name
+from expert_workers.routes import Routes
+from expert_workers.wire import ExpertCall
 from expert_workers.worker import ExpertWorker, WorkerInfo, WorkerSpec
 from moe_model.config import ModelConfig
 from moe_model.dispatch import Expert, ExpertKey
@@ -28,12 +24,11 @@ from moe_model.families import family_of
 from moe_model.kernels.base import Kernels
 from moe_model.kernels.choice import KernelChoice
 from moe_model.kernels.torch_kernels import TorchKernels
-from moe_model.modules import ExpertModule, checkpoint_modules
+from moe_model.modules import Catalog, ExpertModule, checkpoint_modules
 from moe_model.router import Routing
+from tests.expert_workers.fake_links import FakeLink, FakePlane, FakeRescuer
 
-T = TypeVar("T")
 TORCH = TorchKernels()
-Fault = Callable[[ExpertCall, ExpertReply], ExpertReply | Failure]
 
 
 def make_config(n_layers: int = 2, n_experts: int = 5) -> ModelConfig:
@@ -123,58 +118,60 @@ def make_local(
     return LocalExperts(kernels.bank(make_experts(config, dtype, kernels)))
 
 
-@dataclass(frozen=True)
-class FakePending:
-    rank: int
-    outcome: Any
+def placed(n_layers: int, n_experts: int, num_workers: int, replicas: int = 1) -> Placement:
+    """Of all experts over equal workers."""
+    keys = [(layer, expert) for layer in range(n_layers) for expert in range(n_experts)]
+    return place(keys, [Share(rank) for rank in range(num_workers)], replicas)
 
 
-class FakeTransport:
-    """Real workers behind scripted faults: each call of a rank uses up its next fault, if there is one."""
+def dealt(n_layers: int, n_experts: int, num_workers: int) -> Placement:
+    """One after the other, for tests that must know who holds what."""
+    keys = [(layer, expert) for layer in range(n_layers) for expert in range(n_experts)]
+    return Placement({key: (number % num_workers,) for number, key in enumerate(keys)})
 
-    def __init__(self, workers: dict[int, ExpertWorker]) -> None:
-        self._inner = InProcessTransport(workers)
-        self.faults: dict[int, deque[Fault]] = defaultdict(deque)
-        self.describes: dict[int, Callable[[WorkerInfo], WorkerInfo | Failure]] = {}
-        self.calls: list[tuple[int, ExpertCall]] = []
-        self.num_describes = 0
-        self.deadlines: list[float] = []
+
+class PoolWorld:
+    """What is around a pool: its workers, the links to them, and who is told of losses."""
+
+    def __init__(self, config: ModelConfig, placement: Placement, dtype: torch.dtype) -> None:
+        self.placement = placement
+        self.plane = FakePlane()
+        self.rescuer = FakeRescuer()
+        self.links = {
+            rank: FakeLink(rank, make_worker(config, placement, rank, dtype), self.plane)
+            for rank in sorted(placement.ranks)
+        }
+        self.pool: ExpertPool | None = None
+        self._version = 0
 
     @property
-    def ranks(self) -> Sequence[int]:
-        return self._inner.ranks
+    def calls(self) -> list[tuple[int, ExpertCall]]:
+        """All of the links that there are now."""
+        return [(link.rank, call) for link in self.links.values() for call in link.calls]
 
-    def send(self, rank: int, call: ExpertCall) -> Pending[ExpertReply]:
-        self.calls.append((rank, call))
-        [outcome] = self._inner.gather([self._inner.send(rank, call)], 0.0)
-        if self.faults[rank] and isinstance(outcome, ExpertReply):
-            return FakePending(rank, self.faults[rank].popleft()(call, outcome))
-        return FakePending(rank, outcome)
+    def forget_calls(self) -> None:
+        for link in self.links.values():
+            link.calls.clear()
 
-    def describe(self, rank: int) -> Pending[WorkerInfo]:
-        self.num_describes += 1
-        [outcome] = self._inner.gather([self._inner.describe(rank)], 0.0)
-        assert isinstance(outcome, WorkerInfo)
-        return FakePending(rank, self.describes.get(rank, _as_it_is)(outcome))
+    def renew(self, *ranks: int) -> None:
+        """Other links to the same workers, as if their processes had been started again."""
+        for rank in ranks:
+            self.links[rank] = FakeLink(rank, self.links[rank].worker, self.plane)
 
-    def gather(self, pendings: Sequence[Pending[T]], deadline: float) -> list[T | Failure]:
-        self.deadlines.append(deadline)
-        return [cast("FakePending", pending).outcome for pending in pendings]
+    def routes(self, *without: int) -> Routes:
+        """To all links but some."""
+        self._version += 1
+        links = {rank: link for rank, link in self.links.items() if rank not in without}
+        holders = {
+            key: tuple(rank for rank in ranks if rank in links)
+            for key, ranks in self.placement.holders.items()
+        }
+        return Routes(self._version, links, holders)
 
-    def close(self) -> None:
-        pass
-
-
-def _as_it_is(info: WorkerInfo) -> WorkerInfo:
-    return info
-
-
-def fails(reason: FailureReason) -> Fault:
-    return lambda call, reply: Failure(reason, f"told to be {reason}")
-
-
-def changes(**fields: Any) -> Fault:
-    return lambda call, reply: reply._replace(**fields)
+    def publish(self) -> None:
+        """Routes to all links. Any thread."""
+        assert self.pool is not None
+        self.pool.publish(self.routes())
 
 
 def make_pool(
@@ -182,12 +179,13 @@ def make_pool(
     num_workers: int,
     replicas: int,
     dtype: torch.dtype = torch.float32,
-    retry_interval: float = 60.0,
+    options: PoolOptions | None = None,
     observer: PoolObserver | None = None,
-) -> tuple[ExpertPool, FakeTransport]:
-    placement = place(config.n_layers, config.n_experts, num_workers, replicas)
-    workers = {rank: make_worker(config, placement, rank, dtype) for rank in range(num_workers)}
-    transport = FakeTransport(workers)
-    options = PoolOptions(retry_interval=retry_interval)
-    expected = Expected(dtype_name(dtype), "sums")
-    return ExpertPool.connect(placement, transport, options, expected, observer), transport
+) -> tuple[ExpertPool, PoolWorld]:
+    """Of the checkpoint's experts, with routes to all of them."""
+    world = PoolWorld(config, placed(config.n_layers, config.n_experts, num_workers, replicas), dtype)
+    catalog = Catalog.of_checkpoint(config.n_layers, config.n_experts)
+    pool = ExpertPool(catalog, world.plane, options, world.rescuer, observer)
+    world.pool = pool
+    world.publish()
+    return pool, world

@@ -1,0 +1,259 @@
+"""What a pool does about answers that are late, and about experts that somebody is bringing back."""
+
+import threading
+import time
+
+import pytest
+import torch
+
+from expert_workers import latency
+from expert_workers.dispatch import PoolOptions
+from expert_workers.pool import ExpertPool
+from expert_workers.transport import FailureReason
+from moe_model.errors import ExpertsLostError
+from tests.expert_workers.fake_links import after, fails, silent
+from tests.expert_workers.fakes import (
+    PoolWorld,
+    make_config,
+    make_local,
+    make_pool,
+    make_routing,
+    make_rows,
+)
+
+CONFIG = make_config()
+X_TD = make_rows(9, CONFIG)
+ROUTING = make_routing(9, CONFIG.n_experts, 2)
+EXPECTED = make_local(CONFIG).forward(1, X_TD, ROUTING)
+PATIENT = PoolOptions(rescue_patience=20)
+# So many dispatches, and it is known what is usual.
+MANY = 30
+
+
+def settle_in(pool: ExpertPool, world: PoolWorld) -> None:
+    """Every call takes a while, so that a busy machine does not make one worker look slow; and the pool
+    knows how long."""
+    for link in world.links.values():
+        link.usual = after(0.004)
+    for _ in range(MANY):
+        pool.forward(1, X_TD, ROUTING)
+    world.forget_calls()
+
+
+class Publishing:
+    """Publishes routes from another thread, once somebody asks to be rescued."""
+
+    def __init__(self, world: PoolWorld) -> None:
+        self.threads: list[threading.Thread] = []
+        self._world = world
+
+    def __call__(self) -> None:
+        if not self.threads:
+            thread = threading.Thread(target=self.publish)
+            self.threads.append(thread)
+            thread.start()
+
+    def publish(self) -> None:
+        self._world.renew(*(rank for rank, link in self._world.links.items() if link.failure is not None))
+        self._world.publish()
+
+    def join(self) -> None:
+        for thread in self.threads:
+            thread.join()
+
+
+def test_a_step_goes_on_when_lost_experts_are_back() -> None:
+    pool, world = make_pool(CONFIG, 2, 1, options=PATIENT)
+    world.links[1].faults.append(fails(FailureReason.DIED))
+    publishing = world.rescuer.on_rescue = Publishing(world)
+    assert torch.equal(pool.forward(1, X_TD, ROUTING), EXPECTED)
+    publishing.join()
+    assert world.rescuer.reasons == [(1, FailureReason.DIED)]
+    assert len(world.rescuer.rescues) == 1
+    assert pool.adopted == 2
+
+
+def test_dispatches_that_overlap_go_on_as_well() -> None:
+    pool, world = make_pool(CONFIG, 3, 1, options=PATIENT)
+    world.links[1].faults.append(fails(FailureReason.DIED))
+    publishing = world.rescuer.on_rescue = Publishing(world)
+    begun = [pool.begin(1, X_TD, ROUTING) for _ in range(3)]
+    for dispatch in begun:
+        assert torch.equal(pool.finish(dispatch), EXPECTED)
+    publishing.join()
+    assert world.rescuer.reasons == [(1, FailureReason.DIED)]
+
+
+def test_each_loss_is_waited_for_anew() -> None:
+    pool, world = make_pool(CONFIG, 2, 1, options=PoolOptions(rescue_patience=0.3))
+    world.links[1].faults.append(fails(FailureReason.DIED))
+    with pytest.raises(ExpertsLostError):
+        pool.forward(1, X_TD, ROUTING)
+    world.renew(1)
+    world.publish()
+    assert torch.equal(pool.forward(1, X_TD, ROUTING), EXPECTED)
+    world.links[1].faults.append(fails(FailureReason.DIED))
+    publishing = world.rescuer.on_rescue = Publishing(world)
+    assert torch.equal(pool.forward(1, X_TD, ROUTING), EXPECTED)
+    publishing.join()
+
+
+def test_news_end_a_wait_for_news() -> None:
+    pool, world = make_pool(CONFIG, 1, 1)
+    pool.idle()
+    thread = threading.Thread(target=world.publish)
+    started = time.monotonic()
+    thread.start()
+    pool.await_news(60)
+    thread.join()
+    assert time.monotonic() - started < 30
+    pool.idle()
+    started = time.monotonic()
+    pool.await_news(0.05)
+    assert 0.05 <= time.monotonic() - started < 30
+
+
+HEDGED = PoolOptions(call_timeout=30, least_timeout=30, hedge_floor=0.03)
+
+
+def test_a_replica_is_asked_as_well_when_a_worker_takes_unusually_long() -> None:
+    pool, world = make_pool(CONFIG, 2, 2, options=HEDGED)
+    settle_in(pool, world)
+    link = world.links[1]
+    link.faults.append(silent())
+    started = time.monotonic()
+    assert torch.equal(pool.forward(1, X_TD, ROUTING), EXPECTED)
+    assert 0.03 <= time.monotonic() - started < 10
+    assert len(link.calls) == 1
+    assert len(world.links[0].calls) == 2
+    assert pool.stats().num_hedged == 1
+    assert not world.rescuer.losses
+
+
+def test_who_owes_an_answer_gets_no_rows_until_it_has_come_and_is_not_used() -> None:
+    pool, world = make_pool(CONFIG, 2, 2, options=HEDGED)
+    settle_in(pool, world)
+    link = world.links[1]
+    link.faults.append(silent())
+    assert torch.equal(pool.forward(1, X_TD + 1, ROUTING), make_local(CONFIG).forward(1, X_TD + 1, ROUTING))
+    num_rows = pool.stats().workers[1].rows
+    world.forget_calls()
+    for _ in range(MANY):
+        assert torch.equal(pool.forward(1, X_TD, ROUTING), EXPECTED)
+    assert not link.calls
+    link.answer()
+    deadline = time.monotonic() + 30
+    while not link.calls:
+        assert time.monotonic() < deadline
+        assert torch.equal(pool.forward(1, X_TD, ROUTING), EXPECTED)
+    assert pool.stats().workers[1].rows == num_rows + link.calls[0].num_pairs
+    assert not world.rescuer.losses
+
+
+def test_only_who_answers_first_counts_when_both_do() -> None:
+    pool, world = make_pool(CONFIG, 2, 2, options=HEDGED)
+    settle_in(pool, world)
+    world.links[1].faults.append(after(0.1))
+    world.links[0].faults.extend([after(0.004), after(0.3)])
+    assert torch.equal(pool.forward(1, X_TD, ROUTING), EXPECTED)
+    assert torch.equal(pool.forward(1, X_TD, ROUTING), EXPECTED)
+    assert pool.stats().num_hedged == 1
+    assert not world.rescuer.losses
+
+
+def test_who_is_not_heard_of_until_its_deadline_is_lost() -> None:
+    options = PoolOptions(call_timeout=1.0, least_timeout=0.3, hedge_floor=0.03)
+    pool, world = make_pool(CONFIG, 2, 2, options=options)
+    settle_in(pool, world)
+    world.links[1].faults.append(silent())
+    started = time.monotonic()
+    assert torch.equal(pool.forward(1, X_TD, ROUTING), EXPECTED)
+    while not world.rescuer.losses:
+        assert torch.equal(pool.forward(1, X_TD, ROUTING), EXPECTED)
+        assert time.monotonic() - started < 30
+    assert time.monotonic() - started >= 0.3
+    [(lost, failure)] = world.rescuer.losses
+    assert lost is world.links[1]
+    assert (failure.reason, failure.message) == (FailureReason.LATE, "worker 1: no answer in time")
+
+
+def test_idle_finds_who_is_late() -> None:
+    options = PoolOptions(call_timeout=1.0, least_timeout=0.2, hedge_floor=0.03)
+    pool, world = make_pool(CONFIG, 2, 2, options=options)
+    settle_in(pool, world)
+    world.links[1].faults.append(silent())
+    pool.forward(1, X_TD, ROUTING)
+    started = time.monotonic()
+    while not world.rescuer.losses:
+        pool.idle()
+        pool.await_news(0.01)
+        assert time.monotonic() - started < 30
+    assert world.rescuer.reasons == [(1, FailureReason.LATE)]
+
+
+def test_without_a_replica_one_deadline_is_waited_and_the_worker_is_lost() -> None:
+    options = PoolOptions(call_timeout=0.2, least_timeout=0.2, rescue_patience=20)
+    pool, world = make_pool(CONFIG, 2, 1, options=options)
+    world.links[1].faults.append(silent())
+    publishing = world.rescuer.on_rescue = Publishing(world)
+    started = time.monotonic()
+    assert torch.equal(pool.forward(1, X_TD, ROUTING), EXPECTED)
+    assert 0.2 <= time.monotonic() - started < 10
+    publishing.join()
+    assert world.rescuer.reasons == [(1, FailureReason.LATE)]
+
+
+def test_a_silent_worker_costs_dispatches_that_overlap_one_deadline_together() -> None:
+    options = PoolOptions(call_timeout=0.3, least_timeout=0.3)
+    pool, world = make_pool(CONFIG, 2, 2, options=options)
+    world.links[1].usual = silent()
+    started = time.monotonic()
+    begun = [pool.begin(1, X_TD, ROUTING) for _ in range(4)]
+    for dispatch in begun:
+        assert torch.equal(pool.finish(dispatch), EXPECTED)
+    assert 0.3 <= time.monotonic() - started < 0.9
+    assert world.rescuer.reasons == [(1, FailureReason.LATE)]
+
+
+def rows_of(world: PoolWorld, rank: int) -> int:
+    return sum(call.num_pairs for call in world.links[rank].calls)
+
+
+def test_a_slow_worker_gets_fewer_rows_then_none_and_is_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(latency, "FORGIVENESS", 0.2)
+    x_TD, routing = make_rows(40, CONFIG), make_routing(40, CONFIG.n_experts, 2)
+    pool, world = make_pool(CONFIG, 3, 3, options=PoolOptions(hedge_floor=5.0))
+    for link in world.links.values():
+        link.usual = after(0.01)
+    world.links[2].usual = after(0.035)
+    for _ in range(MANY):
+        pool.forward(1, x_TD, routing)
+    world.forget_calls()
+    for _ in range(10):
+        pool.forward(1, x_TD, routing)
+    assert 0 < rows_of(world, 2) < 0.7 * min(rows_of(world, 0), rows_of(world, 1))
+    world.links[2].usual = after(1.0)
+    deadline = time.monotonic() + 30
+    while pool.costs().keys() != {0, 1}:
+        assert time.monotonic() < deadline
+        pool.forward(1, x_TD, routing)
+    world.forget_calls()
+    pool.forward(1, x_TD, routing)
+    assert not world.links[2].calls
+    world.links[2].usual = after(0.01)
+    while not world.links[2].calls:
+        assert time.monotonic() < deadline
+        pool.forward(1, x_TD, routing)
+    assert not world.rescuer.losses
+
+
+def test_who_owes_an_answer_gets_rows_all_the_same_where_nobody_else_can() -> None:
+    pool, world = make_pool(CONFIG, 2, 2, options=HEDGED)
+    settle_in(pool, world)
+    world.links[1].faults.append(silent())
+    assert torch.equal(pool.forward(1, X_TD, ROUTING), EXPECTED)
+    world.links[0].faults.append(fails(FailureReason.DIED))
+    assert torch.equal(pool.forward(1, X_TD, ROUTING), EXPECTED)
+    assert len(world.links[1].calls) == 2
+    assert world.rescuer.reasons == [(0, FailureReason.DIED)]
+    assert not world.rescuer.rescues
