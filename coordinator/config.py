@@ -68,6 +68,7 @@ class WorkersConfig:
     redundant_experts: int = 0
     workers_per_node: int = 0
     rebalance_interval: float = 60.0
+    canary_interval: float = 30.0
     keep_workers: bool = False
     take_over: bool = False
     num_threads: int | None = None

@@ -11,6 +11,7 @@ from coordinator.config import EngineConfig, WorkersConfig
 from expert_workers.assembly import Combine
 from expert_workers.dispatch import OnLoss, PoolOptions
 from expert_workers.fleet import Fleet
+from expert_workers.health import HealthOptions
 from expert_workers.in_process import LocalLink, LocalPlane
 from expert_workers.jobs import Expected, Jobs, Timeouts
 from expert_workers.local_fleet import LocalFleet
@@ -84,6 +85,7 @@ def _supervisor_options(workers: WorkersConfig) -> SupervisorOptions:
         workers_per_node=workers.workers_per_node,
         on_loss=OnLoss(workers.on_expert_loss),
         rebalance_interval=workers.rebalance_interval,
+        health=HealthOptions(canary_interval=workers.canary_interval),
     )
 
 

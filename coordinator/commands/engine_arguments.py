@@ -191,6 +191,14 @@ def _add_loss(group: argparse._ArgumentGroup, default: WorkersConfig) -> None:
         f"0: never ({default.rebalance_interval:g})",
     )
     group.add_argument(
+        "--canary-interval",
+        type=seconds,
+        default=default.canary_interval,
+        metavar="S",
+        help="seconds between two looks at whether the experts' weights are still what was loaded; 0: never "
+        f"({default.canary_interval:g})",
+    )
+    group.add_argument(
         "--keep-workers",
         action="store_true",
         help="leave the workers running at the end, for the next coordinator (needs --ray-address)",
@@ -259,6 +267,7 @@ def workers_config(args: argparse.Namespace) -> WorkersConfig:
         redundant_experts=args.redundant_experts,
         workers_per_node=args.workers_per_node,
         rebalance_interval=args.rebalance_interval,
+        canary_interval=args.canary_interval,
         keep_workers=args.keep_workers,
         take_over=args.take_over,
         num_threads=args.worker_threads,
