@@ -1,0 +1,208 @@
+"""Scenarios C1 to C4 on a Ray cluster that is not the coordinator's own."""
+
+import asyncio
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import grpc
+import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+from coordinator.client import AsyncClient
+from coordinator.client_messages import ClientError
+from coordinator.control_client import ControlClient
+from tests.integration.processes import (
+    DEMO_CHECKPOINT,
+    PORTS,
+    Server,
+    children,
+    run_command,
+    wait_gone,
+)
+from tests.scenarios.conftest import Measured
+from tests.scenarios.under_load import Load, Operator, until, until_true
+
+pytestmark = pytest.mark.timeout(300)
+TOKEN = "0123456789abcdef" * 4
+
+
+@dataclass
+class Head:
+    """A Ray head in processes of its own."""
+
+    address: str
+    env: dict[str, str]
+    process: subprocess.Popen[bytes]
+
+    @property
+    def gcs_pid(self) -> int:
+        for pid in children(self.process.pid):
+            if "gcs_server" in Path(f"/proc/{pid}/cmdline").read_text().split("\0")[0]:
+                return pid
+        raise AssertionError("no GCS")
+
+
+@contextmanager
+def ray_head() -> Iterator[Head]:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    with tempfile.TemporaryDirectory(prefix="r-", ignore_cleanup_errors=True) as temp:
+        token = Path(temp) / "token"
+        token.touch(mode=0o600)
+        token.write_text(TOKEN)
+        env = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(token)}
+        command = [sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block"]
+        options = [f"--port={port}", f"--temp-dir={temp}", "--num-cpus=4", "--include-dashboard=false"]
+        quiet = ["--disable-usage-stats", "--object-store-memory=100000000"]
+        process = subprocess.Popen(
+            [*command, *options, *quiet],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            env={**os.environ, **env},
+        )
+        below: set[int] = set()
+        try:
+            wait_listening(port, process)
+            yield Head(f"127.0.0.1:{port}", env, process)
+        finally:
+            below = children(process.pid)
+            process.send_signal(signal.SIGTERM)
+            process.wait(60)
+            for pid in wait_gone(below):
+                os.kill(pid, signal.SIGKILL)
+
+
+def wait_listening(port: int, process: subprocess.Popen[bytes], timeout: float = 90.0) -> None:
+    deadline = time.monotonic() + timeout
+    while True:
+        assert process.poll() is None, "ray start ended"
+        try:
+            socket.create_connection(("127.0.0.1", port), 1.0).close()
+        except OSError:
+            assert time.monotonic() < deadline, f"nothing listens on {port}"
+            time.sleep(0.1)
+        else:
+            return
+
+
+@pytest.fixture(scope="module")
+def head() -> Iterator[Head]:
+    with ray_head() as head:
+        yield head
+
+
+def serving(head: Head, log: Path, *arguments: str) -> Server:
+    options = ("--workers=2", "--replicas=2", f"--ray-address={head.address}")
+    return Server(str(DEMO_CHECKPOINT), *options, *arguments, log=log, env=head.env)
+
+
+async def test_c1_a_new_coordinator_uses_the_workers_that_run(
+    head: Head, tmp_path: Path, measured: Measured
+) -> None:
+    with serving(head, tmp_path / "first") as first:
+        first.wait_ready()
+        load = Load(first.address)
+        await load.learn()
+        with ControlClient(first.address_of("control")) as control:
+            before = {worker.rank: worker.pid for worker in control.topology()}
+        async with load.running(num_tokens=8) as tasks:
+            killed = time.perf_counter()
+            first.process.kill()
+            histories = [await task for task in tasks]
+            told = time.perf_counter() - killed
+        load.check(histories, allowed=["UNAVAILABLE"])
+        assert all(history.error is not None for history in histories)
+        assert told <= 1.0
+    with serving(head, tmp_path / "second") as second:
+        line = second.wait_ready()
+        assert "has loaded" not in second.log
+        with ControlClient(second.address_of("control")) as control:
+            assert {worker.rank: worker.pid for worker in control.topology()} == before
+        load.address = second.address
+        load.check(await load.run())
+        seconds = float(line.rpartition("startup_seconds=")[2])
+    measured("C1", told_after_s=told, restart_s=seconds)
+    assert not wait_gone(set(before.values()))
+
+
+async def test_c3_a_second_coordinator_is_refused_until_it_takes_over(
+    head: Head, tmp_path: Path, measured: Measured
+) -> None:
+    with serving(head, tmp_path / "first") as first:
+        first.wait_ready()
+        load = Load(first.address)
+        await load.learn()
+        async with load.running(num_tokens=8) as tasks:
+            options = ("--workers=2", f"--ray-address={head.address}")
+            refused = await asyncio.to_thread(
+                lambda: run_command("serve", *PORTS, str(DEMO_CHECKPOINT), *options, env=head.env)
+            )
+            histories = [await task for task in tasks]
+        assert refused.returncode == 1
+        assert "is in use by coordinator" in refused.stderr
+        assert "--take-over" in refused.stderr
+        load.check(histories)
+        with serving(head, tmp_path / "second", "--take-over") as second:
+            second.wait_ready()
+            taken = time.perf_counter()
+            assert await asyncio.to_thread(first.process.wait, 30) == 1
+            seconds = time.perf_counter() - taken
+            assert "has taken" in first.log
+            load.address = second.address
+            load.check(await load.run())
+    measured("C3", older_stopped_after_s=seconds)
+
+
+async def test_c4_sigterm_drains(head: Head, tmp_path: Path, measured: Measured) -> None:
+    with serving(head, tmp_path / "log", "--withdrawal-grace=0.5") as server:
+        server.wait_ready()
+        load = Load(server.address)
+        await load.learn()
+        async with grpc.aio.insecure_channel(server.address) as channel:
+            stub = health_pb2_grpc.HealthStub(channel)
+
+            async def is_withdrawn() -> bool:
+                answer = await stub.Check(health_pb2.HealthCheckRequest(service=""))
+                return bool(answer.status != health_pb2.HealthCheckResponse.SERVING)
+
+            async with load.running(num_tokens=8) as tasks:
+                server.process.send_signal(signal.SIGTERM)
+                withdrawn = await until_true(is_withdrawn, 10)
+                histories = [await task for task in tasks]
+        load.check(histories)
+        assert all(history.error is None for history in histories)
+        async with AsyncClient(server.address, timeout=5) as client:
+            with pytest.raises(ClientError):
+                await client.generate("late", max_tokens=1)
+        assert await asyncio.to_thread(server.process.wait, 60) == 0
+    measured("C4", not_serving_after_s=withdrawn)
+
+
+async def test_c2_a_lost_head_ends_the_server_before_ray_does(tmp_path: Path, measured: Measured) -> None:
+    with ray_head() as head, serving(head, tmp_path / "log") as server:
+        server.wait_ready()
+        load = Load(server.address)
+        await load.learn()
+        with ControlClient(server.address_of("control")) as control:
+            workers = {int(worker.pid) for worker in Operator(control).workers().values()}
+        async with load.running(num_tokens=8) as tasks:
+            killed = time.perf_counter()
+            os.kill(head.gcs_pid, signal.SIGKILL)
+            histories = [await task for task in tasks]
+        load.check(histories)
+        assert await asyncio.to_thread(server.process.wait, 50) == 1
+        seconds = time.perf_counter() - killed
+        assert "the head of the Ray cluster is gone" in server.log
+        await until(lambda: "stopped" in server.log)
+        measured("C2", ended_after_s=seconds)
+    assert not wait_gone(workers)
