@@ -23,7 +23,7 @@ from typing import Any, Self
 from tests.chaos.namespaces import Host, short_temp_dir
 
 PORT = 6379
-START_TIMEOUT = 60.0
+START_TIMEOUT = 100.0
 _RAY = (sys.executable, "-m", "ray.scripts.scripts", "start", "--block", "--disable-usage-stats")
 _STARTED = "This command will now block forever"
 # Each host has all ports for itself.
@@ -38,8 +38,10 @@ _PORTS = {
     "min-worker-port": 6400,
     "max-worker-port": 6499,
 }
-# Ray's default of 15 lets any other process on the machine starve the workers.
-_SYSTEM_CONFIG = {"worker_niceness": 0}
+# Ray's default of 15 lets any other process on the machine starve the workers. A node ends itself when one of its
+# agents has not started in time, which on a busy machine is long.
+_SYSTEM_CONFIG = {"worker_niceness": 0, "agent_register_timeout_ms": 90_000}
+_PATIENCE = {"RAY_raylet_start_wait_time_s": "90"}
 # A node that is not heard of counts as dead after some 4 s, and not after a minute.
 QUICK_HEALTH_CHECKS = {
     "health_check_period_ms": 500,
@@ -79,7 +81,8 @@ class RayHosts:
         token.write_text(secrets.token_hex(32))
         # What the environment says of Ray and of proxies is about another cluster and another network.
         kept = {k: v for k, v in os.environ.items() if not k.startswith("RAY_") and "proxy" not in k.lower()}
-        self.env = {**kept, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(token), **(env or {})}
+        auth = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(token)}
+        self.env = {**kept, **_PATIENCE, **auth, **(env or {})}
         self._commands: dict[Host, subprocess.Popen[bytes]] = {}
 
     def __enter__(self) -> Self:
@@ -119,6 +122,10 @@ class RayHosts:
     def is_up(self, host: Host) -> bool:
         """Whether the node's command still runs; it is not asked what the head thinks of it."""
         return self._commands[host].poll() is None
+
+    def is_started(self, host: Host) -> bool:
+        """Whether the node's command runs and the head knows the node."""
+        return self.is_up(host) and _STARTED in self.log(host)
 
     def wait_down(self, host: Host, timeout: float) -> float:
         """Seconds until the node's command ended by itself."""
@@ -169,6 +176,13 @@ class RayHosts:
         """What the node's command said."""
         return self._log(host).read_text(encoding="utf-8", errors="replace")
 
+    def raylet_log(self, host: Host) -> str:
+        found = self._folder.glob(f"{self._folder_of(host).name}/session_latest/logs/raylet.*")
+        return "\n".join(path.read_text(encoding="utf-8", errors="replace") for path in sorted(found))
+
+    def _folder_of(self, host: Host) -> Path:
+        return self._folder / host.name.rpartition("-")[2]
+
     def _log(self, host: Host) -> Path:
         return self._folder / f"{host.name}.log"
 
@@ -176,7 +190,7 @@ class RayHosts:
         options = {
             **_PORTS,
             "node-ip-address": host.address,
-            "temp-dir": self._folder / host.name.rpartition("-")[2],
+            "temp-dir": self._folder_of(host),
             "num-cpus": self._num_cpus[host],
             "object-store-memory": 80_000_000,
             "include-log-monitor": "false",
@@ -194,9 +208,10 @@ class RayHosts:
 
     def _wait_started(self, host: Host) -> None:
         wait_until(
-            lambda: _STARTED in self.log(host) or not self.is_up(host), START_TIMEOUT, f"{host.name}: no Ray"
+            lambda: self.is_started(host) or not self.is_up(host), START_TIMEOUT, f"{host.name}: no Ray"
         )
-        assert self.is_up(host), f"{host.name}: Ray did not start:\n{self.log(host)}"
+        said = f"{self.raylet_log(host)[-3000:]}\n{self.log(host)[-1500:]}"
+        assert self.is_up(host), f"{host.name}: Ray did not start:\n{said}"
 
 
 def pids_of(host: Host, name: str) -> list[int]:

@@ -4,6 +4,8 @@ Every scenario asserts that its fault has happened: a Fault that did nothing is 
 """
 
 import json
+import os
+import signal
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -54,6 +56,19 @@ class Service:
         started = time.monotonic()
         num = len(self.workers)
         wait_until(lambda: self.server.num_ready() == num, timeout, f"not {num} workers ready")
+        return time.monotonic() - started
+
+    def wait_rejoined(self, host: Host, timeout: float = 60.0) -> float:
+        """Seconds until a node that was taken for dead, and so is one no more, has been started anew.
+
+        Ray itself takes some 3 s of them on an idle machine, and several times as many on a busy one.
+        """
+        started = time.monotonic()
+
+        def is_back() -> bool:
+            return host in self.restarts and self.ray.is_started(host)
+
+        wait_until(is_back, timeout, f"{host.name} did not rejoin")
         return time.monotonic() - started
 
 
@@ -123,13 +138,13 @@ def test_b1_a_worker_cut_off_costs_one_deadline_and_rejoins(golden: Golden, log:
     with service(log, system_config=QUICK_HEALTH_CHECKS) as running:
         with loaded(running) as load:
             hold(partition(running.workers[0]), 10.0)
-            rejoined = running.wait_all_ready(15.0)
+            node = running.wait_rejoined(running.workers[0])
+            ready = running.wait_all_ready(10.0)
             load.wait_for_more()
         check(load.streams, golden)
         assert running.server.num_losses() > 0
         assert longest_gap(load) <= CALL_TIMEOUT + 0.5
-        assert running.workers[0] in running.restarts, "a node that was taken for dead is one no more"
-        print(f"rejoined {rejoined:.1f} s after the end of the partition")
+        print(f"after the partition: the node back in {node:.1f} s, the workers {ready:.1f} s later")
 
 
 def test_b2_a_worker_that_hears_and_is_not_heard(golden: Golden, log: Path) -> None:
@@ -225,20 +240,32 @@ def test_b7_a_flapping_link_storms_nobody(golden: Golden, log: Path) -> None:
             running.wait_all_ready(5.0)
             load.wait_for_more()
         check(load.streams, golden)
-        # Once for each time that it was away, or less often.
-        assert 0 < running.server.num_losses() <= 15
+        # Once for each time that it was away, with at most the two parts of a step that were under way.
+        assert 0 < running.server.num_losses() <= 2 * 15
         assert longest_gap(load) <= CALL_TIMEOUT + 0.5
 
 
-def test_b8_one_in_five_of_rays_calls_fails(golden: Golden, log: Path) -> None:
-    """Before it is sent, or after it was answered: what is made again was perhaps done before."""
-    chaos = {"num_failures": -1, "req_failure_prob": 10, "resp_failure_prob": 10, "in_flight_failure_prob": 0}
-    env = {"RAY_testing_rpc_failure": json.dumps({"CoreWorkerService.grpc_client.PushTask": chaos})}
-    with service(log, "--transport=ray", env=env) as running:
+@pytest.mark.parametrize(("transport", "before", "after"), [("stream", 10, 10), ("ray", 1, 1)])
+def test_b8_some_of_rays_calls_fail(
+    golden: Golden, log: Path, transport: str, before: int, after: int
+) -> None:
+    """So many in a hundred before they are sent, and after they were answered: made again, they come twice.
+
+    Over streams they are those that find and describe workers, as when one comes back; else all.
+    """
+    chances = {"req_failure_prob": before, "resp_failure_prob": after, "in_flight_failure_prob": 0}
+    chaos = {"CoreWorkerService.grpc_client.PushTask": {"num_failures": -1, **chances}}
+    env = {"RAY_testing_rpc_failure": json.dumps(chaos)}
+    with service(log, f"--transport={transport}", env=env) as running:
         with loaded(running) as load:
+            ((pid,), *_) = running.server.actors().values()
+            os.kill(pid, signal.SIGKILL)
+            load.wait_for_more(60.0)
+            running.wait_all_ready(60.0)
             load.wait_for_more(60.0)
         check(load.streams, golden)
-        assert running.server.num_losses() > 0, "calls did fail"
+        assert running.server.num_losses() > 0
+        assert "RpcFailureManager" in running.server.log, "Ray was told to fail"
 
 
 def test_b9_a_coordinator_without_any_worker_waits_for_them(golden: Golden, log: Path) -> None:
@@ -258,7 +285,7 @@ def test_a13_a_killed_raylet_costs_no_more_than_a_killed_worker(golden: Golden, 
         with loaded(running) as load:
             host = running.workers[0]
             running.ray.kill_raylet(host)
-            wait_until(lambda: host in running.restarts, 10.0, "the node has not ended")
+            running.wait_rejoined(host)
             running.wait_all_ready(30.0)
             load.wait_for_more()
         check(load.streams, golden)
