@@ -38,10 +38,11 @@ _PORTS = {
     "min-worker-port": 6400,
     "max-worker-port": 6499,
 }
-# Ray's default of 15 lets any other process on the machine starve the workers. A node ends itself when one of its
-# agents has not started in time, which on a busy machine is long.
+# Ray's default niceness of 15 lets any other process on the machine starve the workers. And a node ends itself
+# when an agent of its own has not started in time, which on a busy machine takes longer than Ray thinks.
 _SYSTEM_CONFIG = {"worker_niceness": 0, "agent_register_timeout_ms": 90_000}
-_PATIENCE = {"RAY_raylet_start_wait_time_s": "90"}
+# A node also gives up when its raylet is not there after 30 s, and no option changes that.
+_ATTEMPTS = 3
 # A node that is not heard of counts as dead after some 4 s, and not after a minute.
 QUICK_HEALTH_CHECKS = {
     "health_check_period_ms": 500,
@@ -82,7 +83,7 @@ class RayHosts:
         # What the environment says of Ray and of proxies is about another cluster and another network.
         kept = {k: v for k, v in os.environ.items() if not k.startswith("RAY_") and "proxy" not in k.lower()}
         auth = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(token)}
-        self.env = {**kept, **_PATIENCE, **auth, **(env or {})}
+        self.env = {**kept, **auth, **(env or {})}
         self._commands: dict[Host, subprocess.Popen[bytes]] = {}
 
     def __enter__(self) -> Self:
@@ -207,11 +208,20 @@ class RayHosts:
             self._commands[host] = host.popen(*command, stdout=log, stderr=subprocess.STDOUT, env=self.env)
 
     def _wait_started(self, host: Host) -> None:
-        wait_until(
-            lambda: self.is_started(host) or not self.is_up(host), START_TIMEOUT, f"{host.name}: no Ray"
-        )
+        """As a supervisor would, starts a node again that has given up. AssertionError with its last words."""
+
+        def is_settled() -> bool:
+            return self.is_started(host) or not self.is_up(host)
+
+        for attempt in range(_ATTEMPTS):
+            if attempt > 0:
+                host.kill_all()
+                self._launch(host)
+            wait_until(is_settled, START_TIMEOUT, f"{host.name}: no Ray")
+            if self.is_up(host):
+                return
         said = f"{self.raylet_log(host)[-3000:]}\n{self.log(host)[-1500:]}"
-        assert self.is_up(host), f"{host.name}: Ray did not start:\n{said}"
+        raise AssertionError(f"{host.name}: Ray did not start:\n{said}")
 
 
 def pids_of(host: Host, name: str) -> list[int]:
