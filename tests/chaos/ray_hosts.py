@@ -38,8 +38,8 @@ _PORTS = {
     "min-worker-port": 6400,
     "max-worker-port": 6499,
 }
-# Ray's default niceness of 15 lets any other process on the machine starve the workers. And a node ends itself
-# when an agent of its own has not started in time, which on a busy machine takes longer than Ray thinks.
+# Ray's default niceness of 15 lets any other process on the machine starve the workers. And a node ends
+# itself when an agent of its own has not started in time, for which Ray allows too little on a busy machine.
 _SYSTEM_CONFIG = {"worker_niceness": 0, "agent_register_timeout_ms": 90_000}
 # A node also gives up when its raylet is not there after 30 s, and no option changes that.
 _ATTEMPTS = 3
@@ -208,7 +208,7 @@ class RayHosts:
             self._commands[host] = host.popen(*command, stdout=log, stderr=subprocess.STDOUT, env=self.env)
 
     def _wait_started(self, host: Host) -> None:
-        """As a supervisor would, starts a node again that has given up. AssertionError with its last words."""
+        """Starts a node again that has given up, as a supervisor would; AssertionError with its words."""
 
         def is_settled() -> bool:
             return self.is_started(host) or not self.is_up(host)
