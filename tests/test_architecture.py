@@ -187,6 +187,7 @@ POLLERS = (
     "coordinator/commands/top.py",
     "expert_workers/processes.py",
     "expert_workers/ray_workers.py",
+    "tests/chaos/",
     "tests/coordinator/api/test_leaving.py",
     "tests/integration/",
     "tests/scenarios/",

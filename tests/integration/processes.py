@@ -43,13 +43,15 @@ def assert_one_line_error(result: subprocess.CompletedProcess[str], *parts: str)
 
 
 class Server:
-    """`expertmesh serve` in a process of its own."""
+    """`expertmesh serve` in a process of its own. `prefix`: a command that turns into the one after it."""
 
-    def __init__(self, *arguments: str, log: Path, env: dict[str, str] | None = None) -> None:
+    def __init__(
+        self, *arguments: str, log: Path, env: dict[str, str] | None = None, prefix: Sequence[str] = ()
+    ) -> None:
         self._log_path = log
         self._log_file = log.open("wb")
         self.process = subprocess.Popen(
-            [*COMMAND, "serve", *PORTS, *arguments],
+            [*prefix, *COMMAND, "serve", *PORTS, *arguments],
             stdout=subprocess.PIPE,
             stderr=self._log_file,
             env={**os.environ, **(env or {})},
