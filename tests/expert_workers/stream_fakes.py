@@ -1,108 +1,264 @@
-"""Stream servers over workers in this process, and a control that finds them without Ray."""
+"""Workers with stream servers, all in this process, and a fleet of them: what Ray does, without Ray."""
 
 import ssl
+import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Any, TypeVar, cast
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
+from expert_workers.dispatch import PoolOptions
 from expert_workers.in_process import LocalWorker
-from expert_workers.stream_auth import Endpoint
+from expert_workers.placement import Placement
+from expert_workers.pool import ExpertPool
+from expert_workers.routes import Routes
+from expert_workers.stream_connect import open_link
+from expert_workers.stream_connection import StreamConnection
 from expert_workers.stream_server import StreamLimits, StreamServer
-from expert_workers.stream_transport import StreamTransport
-from expert_workers.transport import Failure, FailureReason, Pending
-from expert_workers.wire import ExpertCall, ReplyForm
+from expert_workers.stream_transport import StreamPlane
+from expert_workers.transport import Failure, FailureReason, Link, Pending, WorkerFailureError
+from expert_workers.wire import Array, ExpertCall, ExpertReply, Pong, ReplyForm
 from expert_workers.worker import ExpertWorker, WorkerInfo
-from tests.expert_workers.fakes import FakePending
+from moe_model.dispatch import ExpertKey
+from moe_model.errors import ExpertMeshError
+from moe_model.modules import Catalog, ExpertModule
 
-T = TypeVar("T")
 HOST = "127.0.0.1"
 LIMITS = StreamLimits(handshake_timeout=0.3, stall_timeout=5.0, max_handshakes=3, max_connections=6)
 
 
+class _Stoppable:
+    """A LocalWorker that computes only while its process is not stopped."""
+
+    def __init__(self, worker: LocalWorker, goes: threading.Event) -> None:
+        self._worker = worker
+        self._goes = goes
+
+    def compute(self, call: ExpertCall) -> ExpertReply:
+        self._goes.wait()
+        return self._worker.compute(call)
+
+
 @dataclass
-class Process:
-    """A worker's process as it looks from outside: it has a pid, it may die and be started again."""
+class FakeProcess:
+    """A worker's process as it looks from outside. While it does not go, nothing in it answers."""
 
     worker: LocalWorker
     server: StreamServer
     pid: int
+    goes: threading.Event
+    owner: str = ""
+
+    def end(self) -> None:
+        self.goes.set()
+        self.server.close()
 
 
-class FakeControl:
-    """A Control over servers of this process; `kill` and `start` do what Ray and the world do."""
+@dataclass
+class FakeMachine:
+    """Runs workers. `kill` and `stop` are what the world does to them; what was killed is started again at
+    once, as by Ray, where `restarts`."""
 
-    def __init__(self, workers: Mapping[int, LocalWorker], tls: ssl.SSLContext | None = None) -> None:
-        self._workers = dict(workers)
-        self._tls = tls
-        self._processes: dict[int, Process] = {}
-        self.num_started = 0
-        self.endpoints: dict[int, Endpoint] = {}
-        for rank in workers:
-            self.start(rank)
-
-    @property
-    def ranks(self) -> Sequence[int]:
-        return tuple(sorted(self._workers))
+    make: Callable[[int], LocalWorker]
+    tls: ssl.SSLContext | None = None
+    restarts: bool = True
+    processes: dict[int, FakeProcess] = field(default_factory=dict)
+    # Those that were started and not ended, whether their process runs or not.
+    ranks: set[int] = field(default_factory=set)
+    num_started: int = 0
+    lock: threading.RLock = field(default_factory=threading.RLock)
 
     def start(self, rank: int) -> None:
-        self.num_started += 1
-        worker = self._workers[rank]
-        loop = worker.loop if isinstance(worker, ExpertWorker) else None
-        server = StreamServer(worker, HOST, self._tls, LIMITS, loop=loop)
-        self._processes[rank] = Process(self._workers[rank], server, self.num_started)
+        with self.lock:
+            self.num_started += 1
+            self.ranks.add(rank)
+            goes = threading.Event()
+            goes.set()
+            worker = self.make(rank)
+            loop = worker.loop if isinstance(worker, ExpertWorker) else None
+            server = StreamServer(_Stoppable(worker, goes), HOST, self.tls, LIMITS, loop=loop)
+            self.processes[rank] = FakeProcess(worker, server, self.num_started, goes)
 
     def kill(self, rank: int) -> None:
-        self._processes.pop(rank).server.close()
+        with self.lock:
+            self.processes.pop(rank).end()
+            if self.restarts:
+                self.start(rank)
+
+    def stop(self, rank: int) -> None:
+        self.processes[rank].goes.clear()
+
+    def worker(self, rank: int) -> ExpertWorker:
+        worker = self.processes[rank].worker
+        assert isinstance(worker, ExpertWorker)
+        return worker
 
     def server(self, rank: int) -> StreamServer:
-        return self._processes[rank].server
+        return self.processes[rank].server
 
-    def describe(self, rank: int) -> Pending[WorkerInfo]:
-        process = self._processes.get(rank)
-        if process is None:
-            return FakePending(rank, Failure(FailureReason.DIED, f"worker {rank}: its process is gone"))
-        info = process.worker.describe()
-        return FakePending(rank, WorkerInfo(**{**_fields(info), "pid": process.pid}))
+    def pid(self, rank: int) -> int:
+        return self.processes[rank].pid
 
-    def endpoint(self, rank: int) -> Pending[Endpoint]:
-        process = self._processes.get(rank)
-        if process is None:
-            return FakePending(rank, Failure(FailureReason.DIED, f"worker {rank}: its process is gone"))
-        endpoint = self.endpoints.get(rank) or process.server.endpoint
-        return FakePending(rank, Endpoint(**{**_fields(endpoint), "pid": process.pid}))
+    def end(self, ranks: Iterable[int] | None = None) -> None:
+        """For good."""
+        with self.lock:
+            for rank in list(self.ranks) if ranks is None else ranks:
+                self.ranks.discard(rank)
+                process = self.processes.pop(rank, None)
+                if process is not None:
+                    process.end()
 
-    def gather(self, pendings: Sequence[Pending[T]], deadline: float) -> list[T | Failure]:
-        return [cast("FakePending", pending).outcome for pending in pendings]
+
+class StreamFleet:
+    """A Fleet: one coordinator's way to a machine's workers."""
+
+    def __init__(
+        self,
+        machine: FakeMachine,
+        owner: str = "",
+        tls: ssl.SSLContext | None = None,
+        *,
+        use_unix: bool = True,
+    ) -> None:
+        self.machine = machine
+        self._owner = owner
+        self._tls = tls
+        self._use_unix = use_unix
+        self.fenced: list[int] = []
+
+    def find(self) -> frozenset[int]:
+        return frozenset(self.machine.ranks)
+
+    def start(self, rank: int) -> None:
+        self.machine.start(rank)
+
+    def describe(self, rank: int, timeout: float) -> WorkerInfo:
+        return self._info(self._process(rank, timeout))
+
+    def beat(self, rank: int, timeout: float) -> WorkerInfo:
+        process = self._process(rank, timeout)
+        if process.owner not in ("", self._owner):
+            raise _failure(FailureReason.FENCED, rank, f"{process.owner} has taken it over")
+        return self._info(process)
+
+    def claim(self, rank: int, epoch: int, owner: str, *, by_force: bool, timeout: float) -> None:
+        process = self._process(rank, timeout)
+        if process.owner not in ("", owner) and not by_force and process.server.num_connections:
+            raise _failure(FailureReason.FENCED, rank, f"is in use by {process.owner}")
+        _expert_worker(process).claim(epoch)
+        process.owner = owner
+
+    def load(self, rank: int, modules: Sequence[ExpertModule], timeout: float) -> WorkerInfo:
+        process = self._process(rank, timeout)
+        try:
+            _expert_worker(process).load(modules)
+        except ExpertMeshError as error:
+            raise WorkerFailureError(Failure(FailureReason.RAISED, str(error))) from None
+        return self._info(process)
+
+    def unload(self, rank: int, keys: Sequence[ExpertKey], timeout: float) -> WorkerInfo:
+        process = self._process(rank, timeout)
+        _expert_worker(process).unload(keys)
+        return self._info(process)
+
+    def canary(self, rank: int, keys: Sequence[ExpertKey], timeout: float) -> Mapping[ExpertKey, Array]:
+        return _expert_worker(self._process(rank, timeout)).canary(keys)
+
+    def connect(self, rank: int, timeout: float) -> Link:
+        return self.open(rank, timeout)
+
+    def open(self, rank: int, timeout: float = 10.0) -> StreamConnection:
+        endpoint = replace(self._process(rank, timeout).server.endpoint, pid=self.machine.pid(rank))
+        return open_link(rank, endpoint, self._tls, self._use_unix, timeout)
+
+    def was_oom(self, info: WorkerInfo) -> bool:
+        return False
+
+    def fence(self, info: WorkerInfo) -> None:
+        with self.machine.lock:
+            self.fenced.append(info.pid)
+            process = self.machine.processes.get(info.rank)
+            if process is not None and process.pid == info.pid:
+                self.machine.kill(info.rank)
+
+    def end(self, ranks: Iterable[int]) -> None:
+        self.machine.end(list(ranks))
+
+    def num_nodes(self) -> int:
+        return 1
 
     def close(self) -> None:
         pass
 
-    def end(self) -> None:
-        for rank in list(self._processes):
-            self.kill(rank)
+    def _process(self, rank: int, timeout: float) -> FakeProcess:
+        with self.machine.lock:
+            process = self.machine.processes.get(rank)
+        if process is None:
+            raise _failure(FailureReason.DIED, rank, "its process is gone")
+        if not process.goes.wait(timeout):
+            raise _failure(FailureReason.LATE, rank, "no answer in time")
+        return process
+
+    def _info(self, process: FakeProcess) -> WorkerInfo:
+        return replace(_expert_worker(process).describe(), pid=process.pid)
+
+
+def _expert_worker(process: FakeProcess) -> ExpertWorker:
+    assert isinstance(process.worker, ExpertWorker)
+    return process.worker
+
+
+def _failure(reason: FailureReason, rank: int, message: str) -> WorkerFailureError:
+    return WorkerFailureError(Failure(reason, f"worker {rank}: {message}"))
+
+
+@contextmanager
+def running(workers: Mapping[int, LocalWorker], tls: ssl.SSLContext | None = None) -> Iterator[FakeMachine]:
+    """These workers, each in a process that is not started again by itself."""
+    machine = FakeMachine(lambda rank: workers[rank], tls, restarts=False)
+    try:
+        for rank in workers:
+            machine.start(rank)
+        yield machine
+    finally:
+        machine.end()
 
 
 @contextmanager
 def streams(
     workers: Mapping[int, LocalWorker], *, use_unix: bool = True
-) -> Iterator[tuple[StreamTransport, FakeControl]]:
-    """A transport that is not connected yet; describe connects it."""
-    control = FakeControl(workers)
-    transport = StreamTransport(control, use_unix=use_unix)
-    try:
-        yield transport, control
-    finally:
-        transport.close()
-        control.end()
+) -> Iterator[tuple[dict[int, StreamConnection], FakeMachine]]:
+    """A stream to each of these workers."""
+    with running(workers) as machine:
+        fleet = StreamFleet(machine, use_unix=use_unix)
+        links = {rank: fleet.open(rank) for rank in workers}
+        try:
+            yield links, machine
+        finally:
+            for link in links.values():
+                link.close()
 
 
-def introduce_all(transport: StreamTransport, timeout: float = 10.0) -> list[WorkerInfo | Failure]:
-    pendings = [transport.describe(rank) for rank in transport.ranks]
-    return transport.gather(pendings, time.monotonic() + timeout)
+def stream_pool(
+    placement: Placement,
+    links: Mapping[int, Link],
+    options: PoolOptions | None = None,
+    layers: tuple[int, int] = (2, 5),
+) -> ExpertPool:
+    """A pool with routes to all of them, for the experts of so many layers."""
+    pool = ExpertPool(Catalog.of_checkpoint(*layers), StreamPlane(), options)
+    pool.publish(Routes(1, dict(links), placement.holders))
+    return pool
+
+
+def outcomes(
+    pendings: Sequence[Pending], deadline: float | None = None
+) -> list[ExpertReply | Pong | Failure | None]:
+    """Waits for calls of streams; None: there is no answer in time."""
+    StreamPlane().wait(pendings, soon() if deadline is None else deadline)
+    return [pending.outcome for pending in pendings]
 
 
 def make_call(call_id: int, num_rows: int = 2, width: int = 4) -> ExpertCall:
@@ -113,7 +269,3 @@ def make_call(call_id: int, num_rows: int = 2, width: int = 4) -> ExpertCall:
 
 def soon() -> float:
     return time.monotonic() + 10
-
-
-def _fields(value: Any) -> dict[str, Any]:
-    return {name: getattr(value, name) for name in value.__slots__}

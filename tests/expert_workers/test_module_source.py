@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 import torch
 
-from expert_workers.placement import place
 from expert_workers.processes import Process, is_running
 from expert_workers.wire import ExpertCall, ReplyForm
 from expert_workers.worker import ExpertWorker, WorkerSpec
@@ -19,10 +18,10 @@ from moe_model.errors import WorkerStartError
 from moe_model.initialise import initialise_checkpoint
 from moe_model.manifest import expert_file
 from moe_model.modules import ExpertFile, ExpertModule, checkpoint_modules
-from tests.expert_workers.fakes import make_config
+from tests.expert_workers.fakes import dealt, make_config
 
 CONFIG = make_config()
-PLACEMENT = place(2, 5, 2)
+PLACEMENT = dealt(2, 5, 2)
 
 
 @pytest.fixture(scope="module")

@@ -15,15 +15,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from expert_workers.frame import ERROR, HEADER, call_frame, encode, parse_reply, read_header
-from expert_workers.placement import place
 from expert_workers.stream_connect import connect
 from expert_workers.stream_socket import aligned_buffer, prepare
 from expert_workers.wire import ExpertCall, ExpertReply, ReplyForm
 from expert_workers.worker import ExpertWorker, WorkerSpec
 from moe_model.errors import ReplyError
 from moe_model.kernels.choice import choose_kernels
-from tests.expert_workers.fakes import make_config, make_worker
-from tests.expert_workers.stream_fakes import introduce_all, soon, streams
+from tests.expert_workers.fakes import dealt, make_config, make_worker
+from tests.expert_workers.stream_fakes import outcomes, running, soon, streams
 from tests.native import needs_native
 
 pytestmark = needs_native
@@ -34,14 +33,14 @@ EPOCH = 3
 
 
 def native_worker(dtype: torch.dtype = torch.float32) -> ExpertWorker:
-    worker = make_worker(CONFIG, place(2, 5, 2), 0, dtype, choose_kernels("native", "cpu"))
+    worker = make_worker(CONFIG, dealt(2, 5, 2), 0, dtype, choose_kernels("native", "cpu"))
     assert worker.loop is not None
     worker.claim(EPOCH)
     return worker
 
 
 WORKER = native_worker()
-HELD = [expert for layer, expert in place(2, 5, 2).experts_of(0) if layer == 0]
+HELD = [expert for layer, expert in dealt(2, 5, 2).experts_of(0) if layer == 0]
 
 
 FAULTS = ["slot", "count", "rows", "index", "width", "layer", "epoch before", "epoch after"]
@@ -207,10 +206,9 @@ def test_a_peer_that_leaves_in_mid_frame_is_an_error() -> None:
 
 def test_its_pairs_are_counted() -> None:
     worker = native_worker()
-    with streams({0: worker}) as (transport, _):
-        introduce_all(transport)
+    with streams({0: worker}) as (links, _):
         for call_id in range(3):
-            [reply] = transport.gather([transport.send(0, call_of(4, call_id))], soon())
+            [reply] = outcomes([links[0].send(call_of(4, call_id))])
             assert isinstance(reply, ExpertReply)
     assert worker.loop is not None
     assert worker.loop.num_pairs == 12
@@ -218,15 +216,15 @@ def test_its_pairs_are_counted() -> None:
 
 
 def test_there_is_no_loop_for_other_kernels() -> None:
-    assert make_worker(CONFIG, place(2, 5, 2), 0).loop is None
+    assert make_worker(CONFIG, dealt(2, 5, 2), 0).loop is None
     assert ExpertWorker(WorkerSpec(0, "", device="cuda")).loop is None
 
 
 def test_after_a_frame_of_odd_length_calls_are_answered_all_the_same() -> None:
     """A reply where a call belongs is refused by Python; what follows begins at no multiple of anything."""
     worker = native_worker()
-    with streams({0: worker}) as (_, control):
-        stream = connect(control.server(0).endpoint, None, True, soon())
+    with running({0: worker}) as machine:
+        stream = connect(machine.server(0).endpoint, None, True, soon())
         assert isinstance(stream, socket.socket)
         stream.settimeout(10)
         header = HEADER.pack(b"EM", 3, 2, 0, 0, False, 7, 9, 0, 0, 0, 0, 0, 0, 0.0)

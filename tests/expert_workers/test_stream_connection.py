@@ -21,18 +21,13 @@ from expert_workers.frame import (
     read_header,
     reply_frame,
 )
-from expert_workers.placement import place
 from expert_workers.stream_auth import Endpoint, prove_to_client
-from expert_workers.stream_connect import connect
+from expert_workers.stream_connect import connect, open_link
 from expert_workers.stream_connection import StreamConnection
-from expert_workers.transport import Failure, FailureReason
+from expert_workers.transport import Failure, FailureReason, WorkerFailureError
 from expert_workers.wire import ExpertReply, Pong
 from moe_model.errors import ReplyError
-from tests.expert_workers.fakes import make_config, make_worker
-from tests.expert_workers.stream_fakes import HOST, introduce_all, make_call, soon, streams
-
-CONFIG = make_config()
-PLACEMENT = place(2, 5, 2)
+from tests.expert_workers.stream_fakes import HOST, make_call, soon
 
 
 def rogue(answer: bytes) -> tuple[StreamConnection, socket.socket]:
@@ -173,28 +168,45 @@ def test_something_else_at_a_worker_s_address_is_named(answer: bytes, message: s
 
 
 def test_a_worker_that_is_not_there_is_a_failure_and_not_a_wait() -> None:
-    with streams({0: make_worker(CONFIG, PLACEMENT, 0)}) as (transport, control):
-        gone = Endpoint(1, "elsewhere", "\0none", "127.0.0.1", 1, False, bytes(32))
-        control.endpoints[0] = gone
-        [outcome] = introduce_all(transport)
-        assert isinstance(outcome, Failure)
-        assert outcome.message == "worker 0: its stream cannot be reached: Connection refused"
-        [outcome2] = transport.gather([transport.send(0, make_call(1))], soon())
-        assert outcome2 == Failure(FailureReason.DIED, "worker 0: has no stream")
+    gone = Endpoint(1, "elsewhere", "\0none", HOST, 1, False, bytes(32))
+    with pytest.raises(WorkerFailureError) as raised:
+        open_link(3, gone, None, True, 10.0)
+    message = "worker 3: its stream cannot be reached: Connection refused"
+    assert raised.value.failure == Failure(FailureReason.DIED, message)
 
 
 def test_a_worker_that_says_nothing_in_the_handshake_keeps_nobody_waiting() -> None:
-    with (
-        socket.create_server(("127.0.0.1", 0)) as silent,
-        streams({0: make_worker(CONFIG, PLACEMENT, 0)}) as (transport, control),
-    ):
-        control.endpoints[0] = Endpoint(1, "", "\0none", HOST, silent.getsockname()[1], False, bytes(32))
-        pending = transport.describe(0)
+    with socket.create_server((HOST, 0)) as silent:
+        endpoint = Endpoint(1, "", "\0none", HOST, silent.getsockname()[1], False, bytes(32))
         started = time.monotonic()
-        [outcome] = transport.gather([pending], 0.0)
-        assert isinstance(outcome, Failure)
-        assert outcome.reason is FailureReason.LATE
-        assert time.monotonic() - started < 1
+        with pytest.raises(WorkerFailureError, match=r"^worker 3: "):
+            open_link(3, endpoint, None, True, 0.1)
+        assert 0.1 <= time.monotonic() - started < 5
+
+
+def test_the_first_failure_of_a_link_stays() -> None:
+    connection, theirs = rogue(b"")
+    pending = connection.send(make_call(1))
+    connection.fail(FailureReason.LATE, "no answer in time")
+    connection.fail(FailureReason.DIED, "gone")
+    connection.close()
+    late = Failure(FailureReason.LATE, "worker 7: no answer in time")
+    assert pending.outcome == connection.failure == connection.send(make_call(2)).outcome == late
+    theirs.close()
+
+
+def test_a_look_takes_what_has_come_and_waits_for_nothing() -> None:
+    connection, theirs = rogue(b"")
+    pending = connection.send(make_call(1))
+    connection.look()
+    assert pending.outcome is None
+    theirs.sendall(REPLY)
+    connection.look()
+    assert isinstance(pending.outcome, ExpertReply)
+    theirs.shutdown(socket.SHUT_WR)
+    connection.look()
+    assert connection.failure == Failure(FailureReason.DIED, "worker 7: its stream is closed")
+    theirs.close()
 
 
 def test_both_ends_of_a_handshake_agree() -> None:

@@ -20,38 +20,35 @@ from expert_workers.frame import (
     pong_frame,
     read_header,
 )
-from expert_workers.placement import place
 from expert_workers.stream_connect import connect
 from expert_workers.stream_connection import StreamConnection
 from expert_workers.wire import ExpertReply
-from expert_workers.worker import ExpertWorker
 from moe_model.errors import ReplyError
 from moe_model.kernels.choice import choose_kernels
-from tests.expert_workers.fakes import make_config, make_worker
-from tests.expert_workers.stream_fakes import FakeControl, make_call, soon
+from tests.expert_workers.fakes import dealt, make_config, make_worker
+from tests.expert_workers.stream_fakes import FakeMachine, make_call, running, soon
 from tests.native import KERNELS
 
 CONFIG = make_config()
-PLACEMENT = place(2, 5, 2)
+PLACEMENT = dealt(2, 5, 2)
 
 
 @pytest.fixture(params=KERNELS)
-def served(request: pytest.FixtureRequest) -> Iterator[FakeControl]:
+def served(request: pytest.FixtureRequest) -> Iterator[FakeMachine]:
     kernels = choose_kernels(request.param, "cpu")
-    control = FakeControl({0: make_worker(CONFIG, PLACEMENT, 0, kernels=kernels)})
-    yield control
-    control.end()
+    with running({0: make_worker(CONFIG, PLACEMENT, 0, kernels=kernels)}) as machine:
+        yield machine
 
 
-def raw(control: FakeControl) -> socket.socket:
-    endpoint = control.server(0).endpoint
+def raw(machine: FakeMachine) -> socket.socket:
+    endpoint = machine.server(0).endpoint
     stream = socket.create_connection((endpoint.host, endpoint.port), 5)
     stream.settimeout(5)
     return stream
 
 
-def proven(control: FakeControl) -> socket.socket:
-    stream = connect(control.server(0).endpoint, None, False, soon())
+def proven(machine: FakeMachine) -> socket.socket:
+    stream = connect(machine.server(0).endpoint, None, False, soon())
     assert isinstance(stream, socket.socket)
     stream.settimeout(5)
     return stream
@@ -66,8 +63,8 @@ def is_closed(stream: socket.socket) -> bool:
     return True
 
 
-def still_serves(control: FakeControl) -> bool:
-    stream = connect(control.server(0).endpoint, None, False, soon())
+def still_serves(machine: FakeMachine) -> bool:
+    stream = connect(machine.server(0).endpoint, None, False, soon())
     connection = StreamConnection(0, stream, 1)
     pending = connection.send(make_call(1, width=16))
     while pending.outcome is None:
@@ -81,14 +78,14 @@ def still_serves(control: FakeControl) -> bool:
     [b"GET / HTTP/1.1\r\n\r\n" * 10, bytes(200), b"EMHS\x03" + bytes(200), b"EMHS\x01" + bytes(67), b"EM"],
     ids=["http", "zeros", "wrong proof", "old version", "cut off"],
 )
-def test_a_peer_that_proves_nothing_is_cut_off(served: FakeControl, data: bytes) -> None:
+def test_a_peer_that_proves_nothing_is_cut_off(served: FakeMachine, data: bytes) -> None:
     with raw(served) as stream:
         stream.sendall(data)
         assert is_closed(stream)
     assert still_serves(served)
 
 
-def test_a_peer_that_says_nothing_is_cut_off_in_time(served: FakeControl) -> None:
+def test_a_peer_that_says_nothing_is_cut_off_in_time(served: FakeMachine) -> None:
     with raw(served) as stream:
         started = time.monotonic()
         assert is_closed(stream)
@@ -96,7 +93,7 @@ def test_a_peer_that_says_nothing_is_cut_off_in_time(served: FakeControl) -> Non
     assert still_serves(served)
 
 
-def test_handshakes_are_bounded(served: FakeControl) -> None:
+def test_handshakes_are_bounded(served: FakeMachine) -> None:
     endpoint = served.server(0).endpoint
     silent = [raw(served) for _ in range(3)]
     for stream in silent:
@@ -107,7 +104,7 @@ def test_handshakes_are_bounded(served: FakeControl) -> None:
         stream.close()
 
 
-def test_the_wrong_key_is_refused_on_both_ways(served: FakeControl) -> None:
+def test_the_wrong_key_is_refused_on_both_ways(served: FakeMachine) -> None:
     endpoint = replace(served.server(0).endpoint, key=bytes(32))
     for use_unix in (True, False):
         with pytest.raises(ReplyError, match="refused the session key"):
@@ -115,7 +112,7 @@ def test_the_wrong_key_is_refused_on_both_ways(served: FakeControl) -> None:
     assert still_serves(served)
 
 
-def test_the_key_is_not_shown(served: FakeControl) -> None:
+def test_the_key_is_not_shown(served: FakeMachine) -> None:
     endpoint = served.server(0).endpoint
     assert len(endpoint.key) == 32
     assert repr(endpoint.key) not in repr(endpoint)
@@ -135,7 +132,7 @@ FRAME = encode(call_frame(make_call(1, width=16)))
     ],
     ids=["magic", "version", "length", "kind", "an error"],
 )
-def test_what_is_no_frame_ends_its_connection_only(served: FakeControl, frame: bytes) -> None:
+def test_what_is_no_frame_ends_its_connection_only(served: FakeMachine, frame: bytes) -> None:
     with proven(served) as stream:
         stream.sendall(frame)
         assert is_closed(stream)
@@ -143,7 +140,7 @@ def test_what_is_no_frame_ends_its_connection_only(served: FakeControl, frame: b
 
 
 @pytest.mark.parametrize("offset", [36, 40, 44, 48])
-def test_sizes_that_contradict_each_other_are_an_error_of_that_call(served: FakeControl, offset: int) -> None:
+def test_sizes_that_contradict_each_other_are_an_error_of_that_call(served: FakeMachine, offset: int) -> None:
     with proven(served) as stream:
         stream.sendall(FRAME[:offset] + struct.pack("<I", 2**32 - 1) + FRAME[offset + 4 :] + FRAME)
         first = stream.recv(HEADER.size, socket.MSG_WAITALL)
@@ -153,7 +150,7 @@ def test_sizes_that_contradict_each_other_are_an_error_of_that_call(served: Fake
         assert read_header(stream.recv(HEADER.size, socket.MSG_WAITALL)).kind == 2
 
 
-def test_a_frame_may_come_byte_by_byte_and_two_at_once(served: FakeControl) -> None:
+def test_a_frame_may_come_byte_by_byte_and_two_at_once(served: FakeMachine) -> None:
     with proven(served) as stream:
         for byte in FRAME[:100]:
             stream.sendall(bytes((byte,)))
@@ -165,7 +162,7 @@ def test_a_frame_may_come_byte_by_byte_and_two_at_once(served: FakeControl) -> N
             assert len(stream.recv(header.body_bytes, socket.MSG_WAITALL)) == header.body_bytes
 
 
-def test_a_ping_is_answered_between_calls_and_its_answer_is_no_call(served: FakeControl) -> None:
+def test_a_ping_is_answered_between_calls_and_its_answer_is_no_call(served: FakeMachine) -> None:
     with proven(served) as stream:
         stream.sendall(FRAME + encode(ping_frame(7, 9)) + FRAME)
         kinds = []
@@ -179,9 +176,8 @@ def test_a_ping_is_answered_between_calls_and_its_answer_is_no_call(served: Fake
         assert (refused.kind, refused.call_id) == (ERROR, 8)
 
 
-def test_a_call_of_a_coordinator_that_was_replaced_is_refused_by_name(served: FakeControl) -> None:
-    worker = served.server(0)._worker
-    assert isinstance(worker, ExpertWorker)
+def test_a_call_of_a_coordinator_that_was_replaced_is_refused_by_name(served: FakeMachine) -> None:
+    worker = served.worker(0)
     with proven(served) as stream:
         stream.sendall(FRAME)
         header = read_header(stream.recv(HEADER.size, socket.MSG_WAITALL))

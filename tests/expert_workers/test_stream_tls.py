@@ -7,19 +7,16 @@ from pathlib import Path
 import pytest
 import torch
 
-from expert_workers.placement import place
-from expert_workers.pool import ExpertPool
+from expert_workers.stream_connection import StreamConnection
 from expert_workers.stream_tls import TlsPaths, context
-from expert_workers.stream_transport import StreamTransport
-from expert_workers.transport import Failure, FailureReason
-from expert_workers.worker import WorkerInfo
+from expert_workers.transport import FailureReason, WorkerFailureError
 from moe_model.errors import ConfigError
 from tests.coordinator.api.certificates import Authority, write_private
-from tests.expert_workers.fakes import make_config, make_local, make_routing, make_rows, make_worker
-from tests.expert_workers.stream_fakes import FakeControl, introduce_all
+from tests.expert_workers.fakes import dealt, make_config, make_local, make_routing, make_rows, make_worker
+from tests.expert_workers.stream_fakes import FakeMachine, StreamFleet, running, stream_pool
 
 CONFIG = make_config()
-PLACEMENT = place(2, 5, 2)
+PLACEMENT = dealt(2, 5, 2)
 
 
 def write_paths(folder: Path, authority: Authority) -> TlsPaths:
@@ -40,25 +37,20 @@ def paths(tmp_path: Path, authority: Authority) -> TlsPaths:
 
 
 @contextmanager
-def serving(paths: TlsPaths | None) -> Iterator[FakeControl]:
+def serving(paths: TlsPaths | None) -> Iterator[FakeMachine]:
     workers = {rank: make_worker(CONFIG, PLACEMENT, rank) for rank in range(2)}
-    control = FakeControl(workers, None if paths is None else context(paths, is_server=True))
-    yield control
-    control.end()
+    with running(workers, None if paths is None else context(paths, is_server=True)) as machine:
+        yield machine
 
 
-def introduced(control: FakeControl, paths: TlsPaths | None) -> WorkerInfo | Failure:
+def opened(machine: FakeMachine, paths: TlsPaths | None, rank: int = 0) -> StreamConnection:
     client = None if paths is None else context(paths, is_server=False)
-    transport = StreamTransport(control, client, use_unix=False)
-    outcome = introduce_all(transport)[0]
-    transport.close()
-    return outcome
+    return StreamFleet(machine, tls=client, use_unix=False).open(rank)
 
 
 def test_it_equals_local_experts_whatever_the_size(paths: TlsPaths) -> None:
-    with serving(paths) as control:
-        transport = StreamTransport(control, context(paths, is_server=False), use_unix=False)
-        pool = ExpertPool.connect(PLACEMENT, transport)
+    with serving(paths) as machine:
+        pool = stream_pool(PLACEMENT, {rank: opened(machine, paths, rank) for rank in range(2)})
         for num_tokens in (1, 9, 300, 5000, 40000):
             x_TD, routing = make_rows(num_tokens, CONFIG), make_routing(num_tokens, CONFIG.n_experts, 2)
             begun = [pool.begin(1, x_TD, routing) for _ in range(3)]
@@ -69,23 +61,26 @@ def test_it_equals_local_experts_whatever_the_size(paths: TlsPaths) -> None:
 
 
 def test_a_certificate_of_another_ca_is_refused(tmp_path: Path, paths: TlsPaths) -> None:
-    with serving(paths) as control:
-        outcome = introduced(control, write_paths(tmp_path / "theirs", Authority("another CA")))
-        assert isinstance(outcome, Failure)
-        assert outcome.reason is FailureReason.DIED
-        assert "certificate verify failed" in outcome.message
-        assert isinstance(introduced(control, paths), WorkerInfo)
+    with serving(paths) as machine:
+        with pytest.raises(WorkerFailureError, match="certificate verify failed") as raised:
+            opened(machine, write_paths(tmp_path / "theirs", Authority("another CA")))
+        assert raised.value.failure.reason is FailureReason.DIED
+        opened(machine, paths).close()
 
 
-def test_both_ends_must_want_it(paths: TlsPaths) -> None:
-    with serving(paths) as control:
-        outcome = introduced(control, None)
-        assert outcome == Failure(
-            FailureReason.DIED, "worker 0: wants TLS on its stream, and none is set up here"
-        )
-    with serving(None) as control:
-        outcome = introduced(control, paths)
-        assert outcome == Failure(FailureReason.DIED, "worker 0: does not offer TLS on its stream")
+@pytest.mark.parametrize(
+    ("is_served", "message"),
+    [
+        (True, r"^worker 0: wants TLS on its stream, and none is set up here$"),
+        (False, r"^worker 0: does not offer TLS on its stream$"),
+    ],
+)
+def test_both_ends_must_want_it(paths: TlsPaths, is_served: bool, message: str) -> None:
+    with (
+        serving(paths if is_served else None) as machine,
+        pytest.raises(WorkerFailureError, match=message),
+    ):
+        opened(machine, None if is_served else paths)
 
 
 def test_a_file_that_cannot_be_used_is_named(tmp_path: Path, paths: TlsPaths) -> None:

@@ -1,4 +1,4 @@
-"""The stream transport over real sockets: workers in this process, a control without Ray."""
+"""StreamPlane over real sockets: workers in this process, each with a stream server."""
 
 import os
 import threading
@@ -13,24 +13,32 @@ from hypothesis import strategies as st
 
 from expert_workers.assembly import Combine
 from expert_workers.dispatch import PoolOptions
-from expert_workers.placement import place
 from expert_workers.pool import ExpertPool
-from expert_workers.stream_transport import StreamTransport
+from expert_workers.routes import Routes
+from expert_workers.stream_connection import StreamConnection
+from expert_workers.stream_transport import StreamPlane
 from expert_workers.transport import Failure, FailureReason
 from expert_workers.wire import ExpertCall, ExpertReply
-from expert_workers.worker import WorkerInfo
 from tests.expert_workers.fakes import (
+    dealt,
     make_config,
-    make_info,
     make_local,
     make_routing,
     make_rows,
     make_worker,
+    placed,
 )
-from tests.expert_workers.stream_fakes import introduce_all, make_call, soon, streams
+from tests.expert_workers.stream_fakes import (
+    StreamFleet,
+    make_call,
+    outcomes,
+    running,
+    stream_pool,
+    streams,
+)
 
 CONFIG = make_config()
-PLACEMENT = place(2, 5, 2)
+PLACEMENT = dealt(2, 5, 2)
 X_TD, ROUTING = make_rows(9, CONFIG), make_routing(9, CONFIG.n_experts, 2)
 EXPECTED = make_local(CONFIG).forward(1, X_TD, ROUTING)
 WAYS = pytest.mark.parametrize("use_unix", [True, False], ids=["unix", "tcp"])
@@ -46,15 +54,12 @@ class Slow:
         assert self.go.wait(30)
         return ExpertReply(call.call_id, call.epoch, call.layer, call.tag, call.x_RD.copy(), 0.0)
 
-    def describe(self) -> WorkerInfo:
-        return make_info()
-
 
 @WAYS
 def test_it_equals_local_experts_and_dispatches_may_overlap(use_unix: bool) -> None:
     workers = {rank: make_worker(CONFIG, PLACEMENT, rank) for rank in range(2)}
-    with streams(workers, use_unix=use_unix) as (transport, _):
-        pool = ExpertPool.connect(PLACEMENT, transport)
+    with streams(workers, use_unix=use_unix) as (links, _):
+        pool = stream_pool(PLACEMENT, links)
         for num_tokens in (1, 9, 5000):
             x_TD, routing = make_rows(num_tokens, CONFIG), make_routing(num_tokens, CONFIG.n_experts, 2)
             expected = [make_local(CONFIG).forward(layer, x_TD, routing) for layer in (0, 1)]
@@ -68,98 +73,130 @@ def test_calls_that_fill_every_buffer_do_not_wait_for_each_other(use_unix: bool)
     """Neither end can write: the worker, because nobody reads its answers; we, because it does not read."""
     worker = Slow()
     worker.go.set()
-    with streams({0: worker}, use_unix=use_unix) as (transport, _):
-        introduce_all(transport)
-        pendings = [transport.send(0, make_call(call_id, 4096, 512)) for call_id in range(6)]
-        replies = transport.gather(pendings, soon())
-        for call_id, reply in enumerate(replies):
+    with streams({0: worker}, use_unix=use_unix) as (links, _):
+        pendings = [links[0].send(make_call(call_id, 4096, 512)) for call_id in range(6)]
+        for call_id, reply in enumerate(outcomes(pendings)):
             assert isinstance(reply, ExpertReply)
             assert reply.call_id == call_id
             assert (reply.y_ND == call_id).all()
 
 
-def test_a_late_answer_is_dropped_and_the_next_one_is_found() -> None:
+def test_a_late_answer_is_waited_for_again_or_found_by_the_next_wait() -> None:
     worker = Slow()
-    with streams({0: worker}) as (transport, _):
-        introduce_all(transport)
-        late = transport.send(0, make_call(1, 9000, 16))
-        [outcome] = transport.gather([late], time.monotonic() + 0.05)
-        assert isinstance(outcome, Failure)
-        assert outcome == Failure(FailureReason.LATE, "worker 0: no answer in time")
+    with streams({0: worker}) as (links, _):
+        late = links[0].send(make_call(1, 9000, 16))
+        started = time.monotonic()
+        assert outcomes([late], started + 0.05) == [None]
+        assert 0.05 <= time.monotonic() - started < 5
         worker.go.set()
-        del late
-        [reply] = transport.gather([transport.send(0, make_call(2))], soon())
+        [reply] = outcomes([links[0].send(make_call(2))])
         assert isinstance(reply, ExpertReply)
         assert (reply.call_id, reply.y_ND[0, 0]) == (2, 2)
-
-
-def test_a_late_call_may_be_gathered_again() -> None:
-    worker = Slow()
-    with streams({0: worker}) as (transport, _):
-        introduce_all(transport)
-        pending = transport.send(0, make_call(1))
-        [outcome] = transport.gather([pending], 0.0)
-        assert isinstance(outcome, Failure)
-        worker.go.set()
-        [reply] = transport.gather([pending], soon())
-        assert isinstance(reply, ExpertReply)
-
-
-def test_a_worker_s_error_comes_back_as_one_line_and_the_stream_goes_on() -> None:
-    with streams({0: make_worker(CONFIG, PLACEMENT, 0)}) as (transport, _):
-        introduce_all(transport)
-        bad, good = make_call(1, width=5), make_call(2, width=16)
-        outcomes = transport.gather([transport.send(0, bad), transport.send(0, good)], soon())
-        message = "worker 0: rows have shape (2, 5), expected (rows, 16)"
-        assert outcomes[0] == Failure(FailureReason.RAISED, message)
-        assert isinstance(outcomes[1], ExpertReply)
+        assert isinstance(late.outcome, ExpertReply)
+        assert late.arrived > 0
+        assert links[0].is_idle
 
 
 @WAYS
-def test_a_death_is_seen_at_once_and_the_restarted_worker_is_taken_back(use_unix: bool) -> None:
-    placement = place(2, 5, 2, 2)
+def test_waiting_for_several_ends_when_it_is_enough(use_unix: bool) -> None:
+    slow, quick = Slow(), Slow()
+    quick.go.set()
+    with streams({0: slow, 1: quick}, use_unix=use_unix) as (links, _):
+        pendings = [links[rank].send(make_call(1, 50)) for rank in (0, 1)]
+        asked: list[list[bool]] = []
+
+        def is_enough() -> bool:
+            asked.append([pending.outcome is not None for pending in pendings])
+            return True
+
+        StreamPlane().wait(pendings, time.monotonic() + 60, is_enough)
+        assert asked == [[False, True]]
+        slow.go.set()
+        assert all(isinstance(outcome, ExpertReply) for outcome in outcomes(pendings))
+
+
+def test_a_wait_without_time_still_takes_what_has_come() -> None:
+    worker = Slow()
+    worker.go.set()
+    with streams({0: worker}) as (links, _):
+        pending = links[0].send(make_call(1))
+        deadline = time.monotonic() + 10
+        while pending.outcome is None:
+            assert time.monotonic() < deadline
+            StreamPlane().wait([pending], 0.0)
+        assert isinstance(pending.outcome, ExpertReply)
+
+
+def test_a_worker_s_error_comes_back_as_one_line_and_the_stream_goes_on() -> None:
+    with streams({0: make_worker(CONFIG, PLACEMENT, 0)}) as (links, _):
+        bad, good = make_call(1, width=5), make_call(2, width=16)
+        found = outcomes([links[0].send(bad), links[0].send(good)])
+        message = "worker 0: rows have shape (2, 5), expected (rows, 16)"
+        assert found[0] == Failure(FailureReason.RAISED, message)
+        assert isinstance(found[1], ExpertReply)
+
+
+def test_a_coordinator_whose_epoch_is_over_is_told_so() -> None:
+    worker = make_worker(CONFIG, PLACEMENT, 0)
+    with streams({0: worker}) as (links, _):
+        worker.claim(1)
+        [failure] = outcomes([links[0].send(make_call(1, width=16))])
+        assert isinstance(failure, Failure)
+        assert failure.reason is FailureReason.FENCED
+        assert failure.message == "worker 0: epoch 0 is over: a coordinator of epoch 1 has taken over"
+
+
+@WAYS
+def test_a_death_is_seen_at_once_and_the_restarted_worker_is_used_again(use_unix: bool) -> None:
+    placement = placed(2, 5, 2, 2)
     workers = {rank: make_worker(CONFIG, placement, rank) for rank in range(2)}
-    with streams(workers, use_unix=use_unix) as (transport, control):
-        pool = ExpertPool.connect(placement, transport, PoolOptions(call_timeout=30, retry_interval=0.01))
-        control.kill(1)
+    with streams(workers, use_unix=use_unix) as (links, machine):
+        pool = stream_pool(placement, links, PoolOptions(call_timeout=30))
+        machine.kill(1)
         started = time.monotonic()
         assert torch.equal(pool.forward(1, X_TD, ROUTING), EXPECTED)
         assert time.monotonic() - started < 5
-        assert pool.lost == {1}
         assert pool.stats().workers[1].failures == {FailureReason.DIED: 1}
-        control.start(1)
-        assert pool.revive(soon()) == {1}
+        machine.start(1)
+        again: dict[int, StreamConnection] = {**links, 1: StreamFleet(machine, use_unix=use_unix).open(1)}
+        pool.publish(Routes(2, dict(again), placement.holders))
         assert torch.equal(pool.forward(1, X_TD, ROUTING), EXPECTED)
-        assert pool.topology()[1].pid == control.num_started
+        assert again[1].pid == machine.num_started == 3
+        assert pool.stats().workers[1].calls == 1
+        pool.close()
 
 
 def test_what_was_begun_before_a_loss_is_sent_again_and_costs_nobody_else() -> None:
-    placement = place(2, 5, 3, 2)
+    placement = placed(2, 5, 3, 2)
     workers = {rank: make_worker(CONFIG, placement, rank) for rank in range(3)}
-    with streams(workers) as (transport, control):
-        pool = ExpertPool.connect(placement, transport, PoolOptions(retry_interval=60))
+    with streams(workers) as (links, machine):
+        pool = stream_pool(placement, links)
         begun = [pool.begin(1, X_TD, ROUTING) for _ in range(3)]
-        control.kill(1)
+        machine.kill(1)
         begun += [pool.begin(1, X_TD, ROUTING) for _ in range(2)]
         for dispatch in begun:
             assert torch.equal(pool.finish(dispatch), EXPECTED)
-        assert pool.lost == {1}
-        assert sum(pool.stats().workers[1].failures.values()) == 1
+        stats = pool.stats()
+        assert {rank: sum(worker.failures.values()) for rank, worker in stats.workers.items()} == {
+            0: 0,
+            1: 1,
+            2: 0,
+        }
 
 
 def test_a_death_is_seen_while_nothing_is_dispatched() -> None:
     workers = {rank: make_worker(CONFIG, PLACEMENT, rank) for rank in range(2)}
-    with streams(workers) as (transport, control):
-        pool = ExpertPool.connect(PLACEMENT, transport, PoolOptions(retry_interval=0.0))
-        control.kill(0)
-        control.start(0)
-        pool.watch()
-        assert pool.lost == {0}
-        assert pool.revive(soon()) == {0}
+    with streams(workers) as (links, machine):
+        pool = stream_pool(PLACEMENT, links)
+        pool.idle()
+        machine.kill(0)
+        pool.idle()
+        assert pool.stats().workers[0].failures == {FailureReason.DIED: 1}
+        assert pool.missing_experts() == len(PLACEMENT.experts_of(0))
 
 
 def test_several_coordinators_use_one_worker_at_a_time() -> None:
-    placement = place(2, 5, 1)
+    placement = placed(2, 5, 1)
 
     def use(pool: ExpertPool, seed: int) -> None:
         for num_tokens in range(1, 40):
@@ -168,9 +205,10 @@ def test_several_coordinators_use_one_worker_at_a_time() -> None:
             expected = make_local(CONFIG).forward(1, x_TD, routing)
             assert torch.equal(pool.forward(1, x_TD, routing), expected)
 
-    with streams({0: make_worker(CONFIG, placement, 0)}) as (_, control), ExitStack() as stack:
-        pools = [ExpertPool.connect(placement, StreamTransport(control)) for _ in range(4)]
+    with running({0: make_worker(CONFIG, placement, 0)}) as machine, ExitStack() as stack:
+        pools = [stream_pool(placement, {0: StreamFleet(machine).open(0)}) for _ in range(4)]
         for pool in pools:
+            pool.idle()
             stack.callback(pool.close)
         with ThreadPoolExecutor(len(pools)) as executor:
             for done in [executor.submit(use, pool, seed) for seed, pool in enumerate(pools)]:
@@ -181,12 +219,11 @@ def test_nothing_is_left_after_close() -> None:
     threads, files = threading.active_count(), len(os.listdir("/proc/self/fd"))
     names = []
     for _ in range(3):
-        with streams({0: make_worker(CONFIG, PLACEMENT, 0)}) as (transport, control):
-            names.append(control.server(0).endpoint.unix_name.removeprefix("\0"))
-            introduce_all(transport)
-            transport.gather([transport.send(0, make_call(1, width=16))], soon())
-            transport.close()
-            transport.close()
+        with streams({0: make_worker(CONFIG, PLACEMENT, 0)}) as (links, machine):
+            names.append(machine.server(0).endpoint.unix_name.removeprefix("\0"))
+            outcomes([links[0].send(make_call(1, width=16))])
+            links[0].close()
+            links[0].close()
     assert threading.active_count() == threads
     assert len(os.listdir("/proc/self/fd")) == files
     with open("/proc/net/unix", encoding="ascii") as listed:
@@ -216,11 +253,11 @@ def test_placement_does_not_show(
     x_TD, routing = make_rows(num_tokens, CONFIG, dtype), make_routing(num_tokens, CONFIG.n_experts, top_k)
     results = []
     for workers in {1, num_workers}:
-        placement = place(2, 5, workers)
+        placement = placed(2, 5, workers)
         made = {rank: make_worker(CONFIG, placement, rank, dtype) for rank in range(workers)}
-        with streams(made, use_unix=use_unix) as (transport, _):
+        with streams(made, use_unix=use_unix) as (links, _):
             options = PoolOptions(wire_dtype=wire_dtype, combine=combine)
-            results.append(ExpertPool.connect(placement, transport, options).forward(1, x_TD, routing))
+            results.append(stream_pool(placement, links, options).forward(1, x_TD, routing))
     expected = make_local(CONFIG, dtype).forward(1, x_TD, routing)
     if combine is Combine.SUM and top_k > 2:
         torch.testing.assert_close(results[0], results[-1], rtol=1e-2, atol=1e-2)

@@ -4,15 +4,14 @@ import numpy as np
 import pytest
 import torch
 
-from expert_workers.placement import place
 from expert_workers.wire import ExpertCall, ReplyForm, tensor_to_array
 from expert_workers.worker import ExpertWorker
 from moe_model.dispatch import Expert, compute_segments
 from moe_model.errors import ReplyError
-from tests.expert_workers.fakes import make_config, make_expert, make_worker
+from tests.expert_workers.fakes import dealt, make_config, make_expert, make_worker
 
 CONFIG = make_config()
-PLACEMENT = place(2, 5, 2)
+PLACEMENT = dealt(2, 5, 2)
 
 
 def make_call(**changes: Any) -> ExpertCall:

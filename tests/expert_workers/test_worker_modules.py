@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 import torch
 
-from expert_workers.placement import place
 from expert_workers.wire import ExpertCall, ReplyForm
 from expert_workers.worker import ExpertWorker, WorkerSpec
 from moe_model.dispatch import Expert, ExpertKey
@@ -15,11 +14,19 @@ from moe_model.errors import CheckpointError, ReplyError, WorkerStartError
 from moe_model.kernels.base import Kernels
 from moe_model.kernels.choice import choose_kernels
 from moe_model.modules import ExpertFile, ExpertModule, checkpoint_modules
-from tests.expert_workers.fakes import TORCH, FakeSource, make_config, make_expert, make_spec, make_worker
+from tests.expert_workers.fakes import (
+    TORCH,
+    FakeSource,
+    dealt,
+    make_config,
+    make_expert,
+    make_spec,
+    make_worker,
+)
 from tests.native import KERNELS
 
 CONFIG = make_config()
-PLACEMENT = place(2, 5, 2)
+PLACEMENT = dealt(2, 5, 2)
 FAR = ExpertModule(1, 2**31, 3, 7, ExpertFile("/far", 1, ""))
 
 
