@@ -10,7 +10,7 @@ SECONDS ?= 60
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 
-.PHONY: help install demo serve test test-slow check format protos bench bench-serve bench-peers bench-service \
+.PHONY: help install demo serve test test-slow chaos check format protos bench bench-serve bench-peers bench-service \
   fuzz examples clean
 
 help:  ## show this list
@@ -34,6 +34,9 @@ serve: install  ## serve the bundled model on 127.0.0.1:50051
 
 test: install  ## all tests but the slow ones; none needs privileges
 	$(BIN)/python -m pytest $(ARGS)
+
+chaos: install  ## all scenarios of failure; those of networks need root, iproute2 and iptables
+	$(BIN)/python -m pytest -m 'not slow' tests/scenarios tests/chaos $(ARGS)
 
 test-slow: install  ## the tests that take a minute each
 	$(BIN)/python -m pytest -m slow $(ARGS)

@@ -197,7 +197,8 @@ class Caretaker:
             del member.canaries[key]
 
     def _job_failed(self, member: Member, failure: Failure) -> None:
-        self._changes.fail_start(WorkerStartError(failure.message))
+        if failure.reason not in (FailureReason.DIED, FailureReason.LATE):
+            self._changes.fail_start(WorkerStartError(failure.message))
         if member.is_ready and failure.reason is FailureReason.RAISED:
             # It could not load; what it has, it can still compute.
             _log.error("%s", failure.message)

@@ -2,6 +2,9 @@
 
 import argparse
 import asyncio
+import logging
+import os
+import sys
 from pathlib import Path
 
 from coordinator.commands.engine_arguments import (
@@ -59,4 +62,10 @@ def run(args: argparse.Namespace) -> int:
     )
     configure_logging(config.observability)
     configure_process(config.engine)
-    return asyncio.run(serve(config))
+    code = asyncio.run(serve(config))
+    if code:
+        # Threads of Ray may wait for ever for a head that is gone; they must not meet the interpreter's end.
+        sys.stdout.flush()
+        logging.shutdown()
+        os._exit(code)
+    return code
