@@ -15,7 +15,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -23,16 +23,19 @@ import torch
 
 from benchmarks.physics import measure_machine
 from benchmarks.report import add_out_argument, reporting
-from expert_workers.dispatch import PoolOptions
-from expert_workers.placement import Placement, place
+from expert_workers.placement import Placement, Share, place
 from expert_workers.pool import ExpertPool
 from expert_workers.ray_cluster import RayCluster
-from expert_workers.ray_workers import RayWorkers
-from expert_workers.transport import Failure, Transport
-from expert_workers.wire import ExpertCall, ReplyForm, validate_reply
+from expert_workers.ray_transport import RayPlane
+from expert_workers.ray_workers import FleetOptions, RayFleet
+from expert_workers.routes import Routes
+from expert_workers.stream_transport import StreamPlane
+from expert_workers.transport import Link, Plane
+from expert_workers.wire import ExpertCall, ExpertReply, ReplyForm, validate_reply
 from expert_workers.worker import WorkerSpec
 from moe_model.config import ModelConfig
 from moe_model.initialise import initialise_checkpoint
+from moe_model.modules import Catalog, checkpoint_modules
 from moe_model.router import Routing
 
 WIDTH = 512
@@ -42,6 +45,17 @@ SMALLEST = ModelConfig(d_model=WIDTH, n_layers=1, d_ff=1, n_experts=N_EXPERTS, t
 BARE = "bare tcp"
 STREAM_UNIX, STREAM_TCP, RAY = "stream unix", "stream tcp", "ray"
 SIZES = {"2 KiB": 1 << 11, "64 KiB": 1 << 16, "1 MiB": 1 << 20}
+
+
+START_TIMEOUT = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class Way:
+    """Links of one kind to all workers."""
+
+    plane: Plane
+    links: dict[int, Link]
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,25 +125,26 @@ def bare_peers(num_workers: int, num_bytes: int) -> Iterator[Callable[[], None]]
         yield dispatch
 
 
-def transport_dispatch(transport: Transport, placement: Placement, num_bytes: int) -> Callable[[], None]:
-    """Send to all, gather once, validate: what a pool asks of a transport."""
+def link_dispatch(way: Way, placement: Placement, num_bytes: int) -> Callable[[], None]:
+    """Send to all, wait once, validate: what a pool asks of its links."""
     x_RD = np.ones((num_bytes // ROW_BYTES, WIDTH), np.float32)
     weights_P = np.ones(len(x_RD), np.float32)
     call_ids = iter(range(1, 1 << 60))
     # Each worker is asked for the first expert that it holds.
-    segments = [((placement.experts_of(rank)[0][1], len(x_RD)),) for rank in transport.ranks]
+    segments = {rank: ((placement.experts_of(rank)[0][1], len(x_RD)),) for rank in way.links}
 
     def dispatch() -> None:
-        calls = [
-            ExpertCall(next(call_ids), 0, 0, part, None, weights_P, x_RD, "float32", ReplyForm.SUM)
-            for part in segments
-        ]
-        pendings = [transport.send(rank, call) for rank, call in zip(transport.ranks, calls, strict=True)]
-        outcomes = transport.gather(pendings, time.monotonic() + 10.0)
-        for rank, (call, outcome) in enumerate(zip(calls, outcomes, strict=True)):
-            if isinstance(outcome, Failure):
-                raise RuntimeError(outcome.message)
-            validate_reply(rank, call, outcome)
+        calls = {
+            rank: ExpertCall(next(call_ids), 0, 0, part, None, weights_P, x_RD, "float32", ReplyForm.SUM)
+            for rank, part in segments.items()
+        }
+        pendings = {rank: way.links[rank].send(call) for rank, call in calls.items()}
+        way.plane.wait(list(pendings.values()), time.monotonic() + 10.0)
+        for rank, pending in pendings.items():
+            outcome = pending.outcome
+            if not isinstance(outcome, ExpertReply):
+                raise RuntimeError(outcome)
+            validate_reply(rank, calls[rank], outcome)
 
     return dispatch
 
@@ -150,40 +165,54 @@ def pool_dispatch(pool: ExpertPool, num_workers: int, num_bytes: int) -> Callabl
 
 
 @contextmanager
-def workers(checkpoint: Path, num_workers: int) -> Iterator[tuple[Placement, RayWorkers]]:
-    """Real ones, as a coordinator starts them; each has its share of the cores."""
-    placement = place(1, N_EXPERTS, num_workers)
+def workers(checkpoint: Path, num_workers: int) -> Iterator[tuple[Placement, dict[str, Way]]]:
+    """Real ones, as a coordinator starts them, and the ways to them; each has its share of the cores."""
+    placement = place(
+        [(0, expert) for expert in range(N_EXPERTS)], [Share(rank) for rank in range(num_workers)], 1
+    )
     threads = max(1, len(os.sched_getaffinity(0)) // num_workers)
-    ranks = range(num_workers)
-    specs = [WorkerSpec(rank, str(checkpoint), num_threads=threads) for rank in ranks]
-    keys = [placement.experts_of(rank) for rank in ranks]
-    actors = RayWorkers.start(specs, keys, namespace=f"dispatch-{num_workers}")
+    spec = WorkerSpec(0, str(checkpoint), num_threads=threads)
+    options = FleetOptions(spec, f"dispatch-{num_workers}")
+    fleet = RayFleet(options)
     try:
-        yield placement, actors
+        for rank in range(num_workers):
+            fleet.start(rank)
+        for rank in range(num_workers):
+            fleet.load(rank, checkpoint_modules(placement.experts_of(rank)), START_TIMEOUT)
+        yield (
+            placement,
+            {
+                STREAM_UNIX: _way(fleet, StreamPlane(), num_workers),
+                STREAM_TCP: _way(RayFleet(replace(options, use_unix=False)), StreamPlane(), num_workers),
+                RAY: _way(RayFleet(replace(options, is_stream=False)), RayPlane(), num_workers),
+            },
+        )
     finally:
-        actors.close()
+        fleet.end(range(num_workers))
+        fleet.close()
 
 
-def transports(actors: RayWorkers) -> dict[str, Transport]:
-    return {
-        STREAM_UNIX: actors.stream_transport(),
-        STREAM_TCP: actors.stream_transport(use_unix=False),
-        RAY: actors.call_transport(),
-    }
+def _way(fleet: RayFleet, plane: Plane, num_workers: int) -> Way:
+    return Way(plane, {rank: fleet.connect(rank, START_TIMEOUT) for rank in range(num_workers)})
+
+
+def make_pool(way: Way, placement: Placement) -> ExpertPool:
+    pool = ExpertPool(Catalog.of_checkpoint(1, N_EXPERTS), way.plane)
+    pool.publish(Routes(1, way.links, placement.holders))
+    return pool
 
 
 def run(checkpoint: Path, num_workers: int, seconds: float, rounds: int) -> list[Result]:
     """The ways take turns, as the machine's mood changes; a way's figure is the median of its rounds."""
     results = []
-    with workers(checkpoint, num_workers) as (placement, actors), ExitStack() as stack:
-        ways = transports(actors)
-        pools = {name: ExpertPool.connect(placement, way, PoolOptions()) for name, way in ways.items()}
+    with workers(checkpoint, num_workers) as (placement, ways), ExitStack() as stack:
+        pools = {name: make_pool(way, placement) for name, way in ways.items()}
         for pool in pools.values():
             stack.callback(pool.close)
         for num_bytes in SIZES.values():
             with bare_peers(num_workers, num_bytes) as bare:
                 work = {BARE: bare}
-                work |= {name: transport_dispatch(way, placement, num_bytes) for name, way in ways.items()}
+                work |= {name: link_dispatch(way, placement, num_bytes) for name, way in ways.items()}
                 for name, pool in pools.items():
                     work[f"pool, {name}"] = pool_dispatch(pool, num_workers, num_bytes)
                 turns = [{name: measure(each, seconds) for name, each in work.items()} for _ in range(rounds)]

@@ -77,8 +77,14 @@ class Split:
         self.seconds["experts"] += max(record.compute_seconds.values(), default=0.0)
         self.seconds["combine"] += record.combine_seconds
 
-    def restarted(self, rank: int, reason: FailureReason) -> None:
+    def lost(self, rank: int, reason: FailureReason) -> None:
         raise AssertionError(f"worker {rank} was lost in a benchmark: {reason}")
+
+    def restarted(self, rank: int, reason: FailureReason) -> None:
+        """It was lost before."""
+
+    def rebalanced(self, num_moved: int, seconds: float) -> None:
+        """Nothing waits for it."""
 
     def shares(self) -> dict[str, float]:
         """Seconds per part; what is left of a step are batches, bookkeeping and outputs: the scheduler's."""

@@ -15,7 +15,7 @@ from benchmarks.report import add_out_argument, reporting
 from coordinator.config import Addresses, EngineConfig, ServeConfig, WorkersConfig
 from coordinator.main import configure_process
 from coordinator.server import open_server
-from expert_workers.pool import ExpertPool
+from expert_workers.remote_experts import RemoteExperts
 from moe_model.config import ModelConfig
 from moe_model.initialise import initialise_checkpoint
 from moe_model.manifest import DTYPES
@@ -48,7 +48,7 @@ async def measure(checkpoint: Path, engine: EngineConfig, num_workers: int) -> l
         addresses=Addresses("127.0.0.1:0", control=None, http=None),
     )
     async with open_server(config) as server:
-        assert isinstance(server.experts, ExpertPool)
+        assert isinstance(server.experts, RemoteExperts)
         return [
             Row(
                 num_workers,
