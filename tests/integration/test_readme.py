@@ -3,7 +3,6 @@
 import re
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
@@ -23,12 +22,10 @@ def run_example(source: str) -> str:
     return result.stdout
 
 
-def test_the_client_example(tmp_path: Path) -> None:
+def test_the_client_example(demo_server: Server) -> None:
     (example,) = (source for source in EXAMPLES if ADDRESS in source)
-    with Server(str(DEMO_CHECKPOINT), "--workers", "0", log=tmp_path / "log") as server:
-        server.wait_ready()
-        # Another port only, so that the test can run beside a server.
-        assert " length 20" in run_example(example.replace(ADDRESS, server.address))
+    # Another port only, so that the test can run beside a server.
+    assert " length 20" in run_example(example.replace(ADDRESS, demo_server.address))
 
 
 def test_the_model_example() -> None:

@@ -3,15 +3,16 @@
 import random
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
-from coordinator.config import EngineConfig
+from coordinator.config import EngineConfig, WorkersConfig
 from coordinator.engine.engine import Engine
 from coordinator.engine.request import ContextOverflow, Request, StopRules
-from coordinator.main import build_engine
+from coordinator.main import build_engine, open_experts
 from expert_workers.placement import place
 from expert_workers.pool import ExpertPool
 from expert_workers.ray_cluster import RayCluster
@@ -20,11 +21,14 @@ from expert_workers.worker import WorkerSpec
 from moe_model import AssembledModel
 from moe_model.checkpoint import Checkpoint
 from moe_model.experts import ExpertBackend
-from moe_model.loading import load_local_experts
+from moe_model.kernels.choice import KernelChoice, choose_kernels
 from moe_model.sampling import SamplingParams
 from tests.models import drain, expected_tokens
+from tests.native import KERNELS
 
 MATRIX = [(1, 1), (2, 1), (2, 2), (3, 1), (3, 2), (5, 1), (5, 2), (7, 1), (7, 2)]
+# With processes, of which each takes seconds to start.
+RAY_MATRIX = [(1, 1), (2, 2), (3, 1), (5, 2), (7, 1)]
 NUM_REQUESTS = 16
 CONFIG = EngineConfig(block_size=4, max_num_seqs=6, max_step_tokens=24)
 
@@ -84,8 +88,12 @@ def requests(checkpoint: Checkpoint) -> list[Request]:
 
 
 @pytest.fixture(scope="module")
-def oracle(golden_model: AssembledModel, requests: list[Request]) -> dict[str, list[int]]:
-    return {request.request_id: expected_tokens(golden_model, request) for request in requests}
+def oracle(tiny_checkpoint: Path, requests: list[Request]) -> dict[str, list[int]]:
+    """From torch's kernels; what they and the native ones say is the same."""
+    model = AssembledModel.from_checkpoint(
+        tiny_checkpoint, dtype=torch.float32, kernels=choose_kernels("torch", "cpu")
+    )
+    return {request.request_id: expected_tokens(model, request) for request in requests}
 
 
 @contextmanager
@@ -104,28 +112,38 @@ def ray_experts(checkpoint: Checkpoint, num_workers: int, replicas: int) -> Iter
         yield pool
 
 
-def test_one_process_equals_the_oracle(checkpoint: Checkpoint, oracle: dict[str, list[int]]) -> None:
-    from_local = build_engine(checkpoint, CONFIG, _local(checkpoint))
+def check(
+    checkpoint: Checkpoint, config: EngineConfig, experts: ExpertBackend, oracle: dict[str, list[int]]
+) -> None:
+    engine = build_engine(checkpoint, config, experts)
     requests = mixed_requests(checkpoint.config.vocab_size, checkpoint.config.max_seq_len)
-    assert run_together(from_local, requests) == oracle
-    assert run_alone(from_local, requests) == oracle
+    assert run_together(engine, requests) == oracle
+    assert run_alone(engine, requests[:4]) == {r.request_id: oracle[r.request_id] for r in requests[:4]}
+
+
+@pytest.mark.parametrize("kernels", KERNELS)
+@pytest.mark.parametrize(("num_workers", "replicas"), [(0, 1), *MATRIX])
+def test_workers_in_this_process_equal_the_oracle(
+    checkpoint: Checkpoint,
+    oracle: dict[str, list[int]],
+    num_workers: int,
+    replicas: int,
+    kernels: KernelChoice,
+) -> None:
+    config = replace(CONFIG, kernels=kernels)
+    workers = WorkersConfig(num_workers=num_workers, replicas=replicas, transport="in-process")
+    with open_experts(checkpoint, config, workers) as experts:
+        check(checkpoint, config, experts, oracle)
 
 
 @pytest.mark.timeout(300)
-@pytest.mark.parametrize(("num_workers", "replicas"), MATRIX)
+@pytest.mark.parametrize(("num_workers", "replicas"), RAY_MATRIX)
 def test_ray_workers_equal_the_oracle(
     cluster: RayCluster,
     checkpoint: Checkpoint,
-    requests: list[Request],
     oracle: dict[str, list[int]],
     num_workers: int,
     replicas: int,
 ) -> None:
     with ray_experts(checkpoint, num_workers, replicas) as experts:
-        engine = build_engine(checkpoint, CONFIG, experts)
-        assert run_together(engine, requests) == oracle
-        assert run_alone(engine, requests[:4]) == {r.request_id: oracle[r.request_id] for r in requests[:4]}
-
-
-def _local(checkpoint: Checkpoint) -> ExpertBackend:
-    return load_local_experts(checkpoint, torch.float32, "cpu")
+        check(checkpoint, CONFIG, experts, oracle)
