@@ -101,11 +101,11 @@ class Operations:
 
     def scale(self, num_workers: int) -> Scaled:
         """Blocks until there are so many workers. Raises ApiError, ExpertMeshError."""
-        if self.scale_workers is None:
-            raise ApiError.of(Reason.UNSUPPORTED_FEATURE, "this server's experts run in the coordinator")
         if not 1 <= num_workers <= MAX_WORKERS:
             message = f"{num_workers} is not in [1, {MAX_WORKERS}]"
             raise ApiError.of(Reason.INVALID_FIELD, message, field="num_workers")
+        if self.scale_workers is None:
+            raise ApiError.of(Reason.UNSUPPORTED_FEATURE, "this server's experts run in the coordinator")
         return self.scale_workers(num_workers)
 
     def list_experts(self) -> Sequence[ExpertView]:
