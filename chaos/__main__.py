@@ -14,7 +14,13 @@ from coordinator.commands.termination import sigterm_exits
 
 def run(args: argparse.Namespace) -> int:
     """0 if all expectations hold, else 1. Raises ExpertMeshError."""
-    scenario = changed(find(args.scenario), duration=args.duration, seed=args.seed, streams=args.streams)
+    scenario = changed(
+        find(args.scenario),
+        duration=args.duration,
+        seed=args.seed,
+        streams=args.streams,
+        expert_file=args.expert_file,
+    )
     target = Target(args.address, args.control or next_port(args.address), connection(args))
     with sigterm_exits():
         record = run_scenario(scenario, target, say)

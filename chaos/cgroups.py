@@ -1,4 +1,4 @@
-"""Limits of one process by a control group of its own, version 1 or 2; undone, the process is where it was."""
+"""Limits of one process by a control group of its own, version 1 or 2."""
 
 import contextlib
 import os
@@ -77,7 +77,7 @@ def num_throttled(group: Cgroup) -> int:
 
 
 def limit_memory(group: Cgroup) -> None:
-    """Not one page more than a process has: what was there before it came does not count. Raises FaultError."""
+    """Not one page more than it has: what it had before it came does not count. Raises FaultError."""
     if group.version == 2:
         group.write("memory.max", "0")
     else:

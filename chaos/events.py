@@ -1,8 +1,8 @@
 """What can happen in a scenario, as data: one class for each `do`, whose fields are its keys.
 
-Events happen in the order of the file. One without a time follows the one before it at once; `at` counts seconds,
-and `after_tokens` all streams' tokens, from the end of the baseline; `after` counts seconds from the end of the
-event before.
+Events happen in the order of the file. One without a time follows the one before it at once. `at` counts
+seconds, and `after_tokens` all streams' tokens, from the end of the baseline; `after` counts seconds from the
+end of the event before.
 """
 
 from dataclasses import dataclass
@@ -10,8 +10,6 @@ from typing import ClassVar, Literal
 
 from chaos.strict_table import Table, bounded, from_table, required
 from moe_model.errors import ConfigError
-
-Rank = int | Literal["random"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,7 +26,7 @@ class Event:
 class WorkerEvent(Event):
     """Something happens to one worker."""
 
-    rank: Rank = bounded("random", 0, 1023)
+    rank: int | Literal["random"] = bounded("random", 0, 1023)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,7 +65,7 @@ class Slow(WorkerEvent):
     """For `seconds` it has only `share` of a core's time: a CPU quota, or SIGSTOP and SIGCONT in turns."""
 
     do: ClassVar[str] = "slow"
-    share: float = bounded(0.2, 0.01, 0.95)
+    share: float = bounded(0.05, 0.01, 0.95)
     seconds: float = bounded(10.0, 0.1, 86400)
     by: Literal["auto", "cgroup", "signals"] = "auto"
 

@@ -1,4 +1,4 @@
-"""Faults: each breaks a worker, waits until it is broken, and returns the proof. All of them can be undone."""
+"""Faults: each breaks a worker, waits until it is broken, and returns the proof. Closing undoes them."""
 
 import time
 from collections.abc import Callable
@@ -66,7 +66,7 @@ class Faults:
         return f"process {process.pid} stopped {done} times for {event.seconds:g} s{gone}"
 
     def _stopped(self, process: Process, before: int) -> bool:
-        """False for one that was stopped before and is gone now: the server has ended it. Raises FaultError."""
+        """False for one that was stopped before and is gone now: the server ended it. Raises FaultError."""
         try:
             process.stop()
         except FaultError:

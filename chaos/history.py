@@ -5,6 +5,7 @@ Arrays instead of objects: a night's load is millions of tokens.
 
 from array import array
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Literal
 
 Outcome = Literal["completed", "failed", "refused", "cancelled", "open"]
@@ -77,7 +78,7 @@ class Stream:
         times = list(self.times)
         if times and self.outcome == "failed":
             times.append(self.ends[0].at)
-        return list(zip(times, times[1:], strict=False))
+        return list(pairwise(times))
 
     @property
     def first_wait(self) -> tuple[float, float] | None:

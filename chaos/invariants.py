@@ -1,7 +1,7 @@
 """What must hold for every history, whatever was broken meanwhile. Pure.
 
-The checks of Jepsen's and NVIDIA Dynamo's fault tests: tokens gapless and in order, nothing after the end, one
-end each, the tokens of a run without faults or a beginning of them and an error, everything accounted for.
+The checks of Jepsen's and NVIDIA Dynamo's fault tests: tokens gapless and in order, nothing after the end,
+one end each, the tokens of a run without faults or a beginning of them and an error, all accounted for.
 """
 
 from collections import Counter

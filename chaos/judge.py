@@ -16,8 +16,8 @@ MAX_SHOWN = 20
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """`failures` are one line each; none means that all held. `added_gap` is what the longest gap during a fault
-    is longer than the p99 outside, in seconds; None where there is not both."""
+    """`failures` are one line each; none means that all held. `added_gap` is by how many seconds the longest
+    gap during a fault exceeds the p99 outside; None where there is not both."""
 
     outcomes: Counter[str]
     statuses: Counter[str]
@@ -105,7 +105,7 @@ def _wait_failures(verdict: Verdict, expect: Expect) -> Iterator[str]:
     if expect.max_gap is not None and longest > expect.max_gap:
         yield f"the longest gap is {longest:.3f} s, {expect.max_gap:g} s are allowed"
     if expect.max_gap_added is not None and (verdict.added_gap or 0.0) > expect.max_gap_added:
-        yield f"faults added {verdict.added_gap:.3f} s to the longest gap, {expect.max_gap_added:g} s are allowed"
+        yield f"faults added {verdict.added_gap:.3f} s to a gap, {expect.max_gap_added:g} s are allowed"
     during, outside = verdict.during.gaps.p99, verdict.outside.gaps.p99
     if expect.max_p99_ratio is not None and during and outside and during > expect.max_p99_ratio * outside:
         yield (

@@ -27,7 +27,7 @@ class LoadError(WorldError):
 
 
 async def golden_outputs(address: str, connection: Connection, spec: LoadSpec) -> list[list[int]]:
-    """The tokens of each of the different requests, while nothing fails. Raises LoadError when something does."""
+    """The tokens of each of the different requests, while nothing fails. Raises LoadError when one does."""
     streams = [Stream(number, time.monotonic()) for number in range(spec.requests)]
     turns = asyncio.Semaphore(spec.streams)
 

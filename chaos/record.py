@@ -9,8 +9,8 @@ from chaos.scenario import Scenario
 
 @dataclass(slots=True)
 class FaultRecord:
-    """One event that disturbs. Times are monotonic seconds; `problem` says why it did not happen, or was not got
-    over; `restored` is when all was as before, `ended` when the event itself was over."""
+    """One event that disturbs. Times are monotonic seconds: `ended` is when the event itself was over,
+    `restored` when all was as before. `problem` says why it did not happen, or was not got over."""
 
     do: str
     began: float
@@ -25,8 +25,8 @@ class FaultRecord:
 
 @dataclass(slots=True)
 class Record:
-    """`golden` and `golden_after` are tokens by request, before and after an exchange of an expert that took from
-    `exchange[0]` to `exchange[1]`."""
+    """`golden` and `golden_after` are tokens by request, before and after an exchange of an expert, which
+    took from `exchange[0]` to `exchange[1]`."""
 
     scenario: Scenario
     address: str
@@ -43,7 +43,7 @@ class Record:
     idle_after: float | None = None
 
     def goldens(self, stream: Stream) -> list[Sequence[int]]:
-        """What is right for a stream: one output, or either of two where the exchange came while it was sent."""
+        """What is right for a stream: one output, or either of two if the exchange came while it ran."""
         before = self.golden[stream.request]
         if self.exchange is None or self.golden_after is None:
             return [before]

@@ -67,14 +67,16 @@ def _fault_lines(record: Record) -> Iterator[str]:
     for fault in record.faults:
         name = fault.do if fault.rank is None else f"{fault.do} worker {fault.rank}"
         restored = "" if fault.restored is None else f"{fault.restored - fault.began:.2f}"
-        yield f"{fault.began - record.began:>8.2f}  {name:<20} {restored:>17}  {fault.proof or 'none: ' + fault.problem}"
+        proof = fault.proof or f"none: {fault.problem}"
+        yield f"{fault.began - record.began:>8.2f}  {name:<20} {restored:>17}  {proof}"
     yield f"the server gave up workers {record.worker_losses} times"
 
 
 def _measure_lines(verdict: Verdict) -> Iterator[str]:
     outside, during = verdict.outside, verdict.during
     yield f"{'':<22}{'outside faults':>16}{'during faults':>16}"
-    yield f"{'tokens/s':<22}{_shown(outside.tokens_per_second, 1):>16}{_shown(during.tokens_per_second, 1):>16}"
+    rates = (_shown(side.tokens_per_second, 1) for side in (outside, during))
+    yield f"{'tokens/s':<22}" + "".join(f"{rate:>16}" for rate in rates)
     for name, out, dur in (
         ("gap", outside.gaps, during.gaps),
         ("first token", outside.first_tokens, during.first_tokens),
@@ -100,7 +102,8 @@ def _histogram_lines(outside: Measures, during: Measures) -> Iterator[str]:
 def _request_lines(record: Record, verdict: Verdict) -> Iterator[str]:
     outcomes = verdict.outcomes
     others = "".join(f", {outcomes[name]} {name}" for name in ("refused", "cancelled") if outcomes[name])
-    yield f"requests  {record.num_sent} sent, {outcomes['completed']} completed, {verdict.num_lost} lost{others}"
+    completed = outcomes["completed"]
+    yield f"requests  {record.num_sent} sent, {completed} completed, {verdict.num_lost} lost{others}"
     yield f"tokens    {verdict.num_tokens} received, {verdict.changed_tokens} changed"
     for error in first_errors(list(record.streams)):
         yield f"          {error}"

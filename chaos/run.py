@@ -1,9 +1,9 @@
-"""Run: leads through a scenario. A pass without faults, load, faults, recovery, the end; returns the record."""
+"""Run: leads through a scenario: a pass without faults, load, faults, recovery, the end."""
 
 import asyncio
 import time
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from chaos.invariants import left_over
 from chaos.load import Load, golden_outputs
@@ -25,12 +25,12 @@ class Target:
 
     address: str
     control_address: str
-    connection: Connection = Connection()
+    connection: Connection
 
 
 def run_scenario(scenario: Scenario, target: Target, say: Say) -> Record:
-    """Raises ConfigError for a server that is not what the scenario needs, ClientError and WorldError where it
-    cannot go on. Whatever ends it, Ctrl-C as well, faults are undone and the load is ended."""
+    """Raises ConfigError for a server that is not what the scenario needs, ClientError and WorldError where
+    it can't go on. Whatever ends it, Ctrl-C as well, faults are undone and the load is ended."""
     with ControlClient(target.control_address, connection=target.connection) as control:
         return _Run(scenario, target, control, say).run()
 
@@ -60,9 +60,9 @@ class _Run:
                 load,
                 watch,
                 wanted,
-                scenario.course.seed,
-                scenario.expect.restored_within,
-                self._say,
+                seed=scenario.course.seed,
+                patience=scenario.expect.restored_within,
+                say=self._say,
             )
             ending.callback(stage.close)
             self._disturb(stage, load)
@@ -89,8 +89,8 @@ class _Run:
     def _finish(self, stage: Stage, load: Load, watch: Watch) -> None:
         record = self._record
         record.ended = time.monotonic()
-        load.stop(self._scenario.load.timeout + GRACE)
         stage.close()
+        load.stop(self._scenario.load.timeout + GRACE)
         record.streams, record.num_sent = load.streams, load.num_sent
         record.faults, record.exchange = stage.faults, stage.exchange
         record.worker_losses = watch.num_losses

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
-from chaos.events import Event, event_from
+from chaos.events import Event, Replace, event_from
 from chaos.strict_table import Table, bounded, from_table, sub_table, sub_tables
 from moe_model.errors import ConfigError
 
@@ -50,8 +50,8 @@ class LoadSpec:
 
 @dataclass(frozen=True, slots=True)
 class Soak:
-    """Random faults, one after the other, until the duration is over; `pause` seconds between a recovery and the
-    next fault, drawn from [low, high]."""
+    """Random faults, one after the other, until the duration is over; between a recovery and the next fault
+    are `pause` seconds, drawn from [low, high]."""
 
     faults: tuple[SoakFault, ...] = ("kill", "stop", "stall", "slow")
     pause: tuple[float, float] = bounded((2.0, 6.0), 0.0, 3600)
@@ -61,10 +61,10 @@ class Soak:
 class Expect:
     """What must hold. None: reported only. The invariants of histories hold always.
 
-    `statuses` are those that lost requests may end with; `max_gap` is between two tokens of a stream, or its last
-    and its failure; `max_gap_added` is what the longest one is longer than the p99 without a fault;
-    `max_p99_ratio` compares the p99 during and outside the faults; `worker_losses` bounds how often the server
-    gave a worker up. Seconds, all of them.
+    `statuses` are those that lost requests may end with; none: any. `max_gap` is between two tokens of a
+    stream, or its last and its failure; `max_gap_added` is by how much the longest one exceeds the p99
+    outside the faults; `max_p99_ratio` compares the p99 during and outside them; `..._worker_losses` bound
+    how often the server gave a worker up. Times are seconds.
     """
 
     max_lost: int | None = bounded(0, 0)
@@ -82,7 +82,7 @@ class Expect:
 
 @dataclass(frozen=True, slots=True)
 class Course:
-    """`baseline` seconds of load without a fault come first; `settle` seconds follow the last recovery; all of
+    """`baseline` seconds of load without a fault come first; `settle` seconds follow the last recovery; all
     the load lasts `duration` seconds at least. `seed` is that of random choices."""
 
     about: str = ""
@@ -136,7 +136,7 @@ def load(path: Path, *, allow_exec: bool = False) -> Scenario:
 
 
 def parse(table: Table, name: str, where: str, *, allow_exec: bool = False) -> Scenario:
-    """`where` begins every error. `exec` events run commands, and only tests may have them. Raises ConfigError."""
+    """`where` begins every error. `exec` events, which run commands, are for tests. Raises ConfigError."""
     unknown = [key for key, value in table.items() if isinstance(value, dict) and key not in _TABLES]
     if unknown:
         raise ConfigError(f"{where}: there is no table [{unknown[0][:80]}] ({', '.join(_TABLES)})")
@@ -168,9 +168,14 @@ def _check(scenario: Scenario, where: str) -> None:
 
 
 def changed(
-    scenario: Scenario, *, duration: float | None = None, seed: int | None = None, streams: int | None = None
+    scenario: Scenario,
+    *,
+    duration: float | None = None,
+    seed: int | None = None,
+    streams: int | None = None,
+    expert_file: str | None = None,
 ) -> Scenario:
-    """With what the command line says otherwise. None: as it is."""
+    """With what the command line says otherwise. None: as it is. Raises ConfigError."""
     course, load = scenario.course, scenario.load
     if streams is not None:
         load = replace(load, streams=streams)
@@ -178,4 +183,17 @@ def changed(
         course, load = replace(course, seed=seed), replace(load, seed=seed)
     if duration is not None:
         course = replace(course, duration=duration)
-    return replace(scenario, course=course, load=load)
+    if scenario.soak is not None and course.duration <= course.baseline + course.settle:
+        raise ConfigError("duration: a soak needs more than its baseline and settle together")
+    return replace(scenario, course=course, load=load, events=_with_files(scenario.events, expert_file))
+
+
+def _with_files(events: tuple[Event, ...], expert_file: str | None) -> tuple[Event, ...]:
+    """`expert_file` where an exchange names none."""
+    found = tuple(
+        replace(event, path=expert_file or "") if isinstance(event, Replace) and not event.path else event
+        for event in events
+    )
+    if any(isinstance(event, Replace) and not event.path for event in found):
+        raise ConfigError("the scenario exchanges an expert for that of a file: --expert-file names it")
+    return found

@@ -15,6 +15,7 @@ from moe_model.errors import ConfigError
 
 HELP = "break workers of a live server under load, and report requests lost, tokens changed, gaps"
 
+MAX_SEED = 2**31
 FOLDER = Path(__file__).parents[2] / "chaos"
 
 
@@ -42,7 +43,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--streams", type=positive, metavar="N", help="streams at once (the scenario's)")
     parser.add_argument(
-        "--seed", type=int, metavar="N", help="of sampling and of random choices (the scenario's)"
+        "--expert-file",
+        metavar="FILE",
+        help="on the server's machine, for scenarios that exchange an expert",
+    )
+    parser.add_argument(
+        "--seed", type=seed, metavar="N", help="of sampling and of random choices (the scenario's)"
     )
     add_connection_arguments(parser)
 
@@ -52,6 +58,13 @@ def run(args: argparse.Namespace) -> int:
     if not (FOLDER / "__main__.py").is_file():
         raise ConfigError("chaos is not installed; a checkout of the repository has it")
     return int(runpy.run_module("chaos")["run"](args))
+
+
+def seed(text: str) -> int:
+    """Raises ArgumentTypeError."""
+    if not (text.isascii() and text.isdigit() and int(text) <= MAX_SEED):
+        raise argparse.ArgumentTypeError(f"{text[:80]!r} is not in [0, {MAX_SEED}]")
+    return int(text)
 
 
 def scenarios() -> Iterator[tuple[str, str]]:
