@@ -25,6 +25,7 @@ COMMANDS = {
     "experts": ("experts", "list, exchange, add and retire experts of a running server"),
     "keys": ("keys", "make API keys"),
     "bench": ("bench", "measure this machine: engine, service, dispatch, other systems"),
+    "chaos": ("chaos", "break workers of a live server under load, and report what was lost"),
     "import": ("import_checkpoint", "turn ModularForge files into a checkpoint"),
     "inspect": ("inspect_checkpoint", "show what a checkpoint holds, and verify it"),
     "init": ("init_checkpoint", "write a randomly initialised checkpoint"),

@@ -35,7 +35,7 @@ class Connection:
     """`ca` is the CA of the server's certificate: with it, or with `tls`, the connection is encrypted.
 
     `certificate` and `key` are the client's own, for servers that want one. `api_key` is sent with every
-    call; without TLS everybody on the way can read it.
+    call; without TLS everybody on the way can read it. `retries`: whether grpc sends refused calls again.
     """
 
     tls: bool = False
@@ -43,6 +43,7 @@ class Connection:
     certificate: Path | None = None
     key: Path | None = None
     api_key: str | None = None
+    retries: bool = True
 
     @property
     def metadata(self) -> tuple[tuple[str, str], ...]:
@@ -56,14 +57,18 @@ class Connection:
     def open(self, address: str) -> grpc.Channel:
         """A channel for threads. Raises ConfigError naming the file that cannot be read."""
         if not self.is_encrypted:
-            return grpc.insecure_channel(address, options=OPTIONS)
-        return grpc.secure_channel(address, self._credentials(), options=OPTIONS)
+            return grpc.insecure_channel(address, options=self._options)
+        return grpc.secure_channel(address, self._credentials(), options=self._options)
 
     def open_async(self, address: str) -> grpc.aio.Channel:
         """A channel for asyncio. Raises ConfigError naming the file that cannot be read."""
         if not self.is_encrypted:
-            return grpc.aio.insecure_channel(address, options=OPTIONS)
-        return grpc.aio.secure_channel(address, self._credentials(), options=OPTIONS)
+            return grpc.aio.insecure_channel(address, options=self._options)
+        return grpc.aio.secure_channel(address, self._credentials(), options=self._options)
+
+    @property
+    def _options(self) -> tuple[tuple[str, int | str], ...]:
+        return OPTIONS if self.retries else (*OPTIONS, ("grpc.enable_retries", 0))
 
     def _credentials(self) -> grpc.ChannelCredentials:
         return grpc.ssl_channel_credentials(_read(self.ca), _read(self.key), _read(self.certificate))

@@ -1,0 +1,44 @@
+"""What `expertmesh chaos` runs; its arguments are in coordinator/commands/chaos.py."""
+
+import argparse
+import sys
+
+from chaos.judge import judge
+from chaos.report import as_json, table
+from chaos.run import Target, run_scenario
+from chaos.scenario import changed, find
+from coordinator.cli import main
+from coordinator.commands.connection_arguments import connection
+from coordinator.commands.termination import sigterm_exits
+
+
+def run(args: argparse.Namespace) -> int:
+    """0 if all expectations hold, else 1. Raises ExpertMeshError."""
+    scenario = changed(
+        find(args.scenario),
+        duration=args.duration,
+        seed=args.seed,
+        streams=args.streams,
+        expert_file=args.expert_file,
+    )
+    target = Target(args.address, args.control or next_port(args.address), connection(args))
+    with sigterm_exits():
+        record = run_scenario(scenario, target, say)
+    verdict = judge(record)
+    print(table(record, verdict))
+    print(as_json(record, verdict), flush=True)
+    return 1 if verdict.failures else 0
+
+
+def say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
+def next_port(address: str) -> str:
+    """Where a server that was told nothing else has its ControlService."""
+    host, _, port = address.rpartition(":")
+    return f"{host}:{int(port) + 1}"
+
+
+if __name__ == "__main__":
+    raise SystemExit(main(["chaos", *sys.argv[1:]]))

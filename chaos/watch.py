@@ -1,0 +1,127 @@
+"""Watch: what the control service and this machine say about the workers, ten times a second."""
+
+import threading
+import time
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from chaos.processes import is_local, is_running
+from coordinator.client_messages import ClientError
+from coordinator.control_client import ControlClient
+from moe_model.errors import WorldError
+from protos.expertmesh.v1 import control_pb2 as pb
+
+PERIOD = 0.1
+READY = pb.ExpertWorker.STATE_READY
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """The workers at one time (monotonic seconds). `whole` are the ranks of those that are ready and run;
+    `copies` counts the whole holders of each (layer, expert)."""
+
+    at: float
+    pids: dict[int, int] = field(default_factory=dict)
+    losses: dict[int, int] = field(default_factory=dict)
+    whole: frozenset[int] = frozenset()
+    copies: Counter[tuple[int, int]] = field(default_factory=Counter)
+
+    @property
+    def replicas(self) -> int:
+        """Holders that every expert has; 0 if nobody holds anything."""
+        return min(self.copies.values(), default=0)
+
+    def is_restored(self, wanted: "Wanted") -> bool:
+        return (
+            len(self.pids) == len(self.whole) == wanted.workers
+            and len(self.copies) >= wanted.experts
+            and self.replicas >= wanted.replicas
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What counts as restored. `experts` are those of all layers."""
+
+    workers: int
+    experts: int
+    replicas: int
+
+
+def look(workers: Sequence[pb.ExpertWorker], at: float) -> Look:
+    """A worker on another machine is taken at the server's word."""
+    whole = [w for w in workers if w.state == READY and (not w.pid or _runs(w))]
+    return Look(
+        at,
+        {worker.rank: worker.pid for worker in workers},
+        {worker.rank: worker.losses for worker in workers},
+        frozenset(worker.rank for worker in whole),
+        Counter((each.layer, expert) for w in whole for each in w.layers for expert in each.expert_ids),
+    )
+
+
+def _runs(worker: pb.ExpertWorker) -> bool:
+    return not is_local(worker.host) or is_running(worker.pid)
+
+
+class Watch:
+    """A thread that looks. `close` ends it."""
+
+    def __init__(self, control: ControlClient, first: Look) -> None:
+        self._control = control
+        self._news = threading.Condition()
+        self._last = first
+        self._closed = threading.Event()
+        self._num_losses = 0
+        self._thread = threading.Thread(target=self._run, name="chaos-watch", daemon=True)
+        self._error: BaseException | None = None
+
+    def start(self) -> None:
+        self._thread.start()
+
+    @property
+    def num_losses(self) -> int:
+        """How often the server has given up a worker since the start."""
+        return self._num_losses
+
+    def wait_restored(self, wanted: Wanted, since: float, timeout: float) -> float | None:
+        """When it was seen for the first time after `since`; None after `timeout` seconds. WorldError."""
+
+        def is_there() -> bool:
+            return self._error is not None or (self._last.at >= since and self._last.is_restored(wanted))
+
+        with self._news:
+            there = self._news.wait_for(is_there, timeout)
+            if self._error is not None:
+                raise WorldError(f"the workers cannot be watched any more: {self._error!r}")
+            return self._last.at if there else None
+
+    def close(self) -> None:
+        self._closed.set()
+        if self._thread.is_alive():
+            self._thread.join()
+
+    def _run(self) -> None:
+        try:
+            while not self._closed.wait(PERIOD):
+                self._look()
+        except BaseException as error:  # noqa: BLE001 - the top of a thread; `wait_restored` raises it
+            with self._news:
+                self._error = error
+                self._news.notify_all()
+
+    def _look(self) -> None:
+        at = time.monotonic()
+        try:
+            now = look(self._control.topology(include_experts=True), at)
+        except ClientError:
+            # A server that is away has no whole worker.
+            now = Look(at)
+        with self._news:
+            before = self._last.losses
+            self._num_losses += sum(max(0, n - before.get(rank, 0)) for rank, n in now.losses.items())
+            if not now.losses:
+                now = Look(at, losses=before)
+            self._last = now
+            self._news.notify_all()
