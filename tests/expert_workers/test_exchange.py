@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 import torch
 
-from expert_workers.placement import place
 from expert_workers.serve_loop import HAS_LOOP, ServeLoop
 from expert_workers.stream_connect import connect
 from expert_workers.stream_connection import StreamConnection
@@ -21,8 +20,8 @@ from moe_model.errors import ReplyError
 from moe_model.kernels.base import Kernels
 from moe_model.kernels.choice import choose_kernels
 from moe_model.modules import checkpoint_modules
-from tests.expert_workers.fakes import FakeSource, make_config, make_expert, make_spec, make_worker
-from tests.expert_workers.stream_fakes import FakeControl, soon
+from tests.expert_workers.fakes import FakeSource, make_config, make_expert, make_spec, make_worker, placed
+from tests.expert_workers.stream_fakes import FakeMachine, soon
 from tests.native import KERNELS, needs_native
 
 CONFIG = make_config()
@@ -52,6 +51,12 @@ def make_call(call_id: int, layer: int, slots: list[int]) -> ExpertCall:
     index = np.tile(np.arange(num_rows, dtype=np.int32), len(slots))
     segments = tuple((slot, num_rows) for slot in slots)
     return ExpertCall(call_id, 0, layer, segments, index, None, ROWS, "float32", ReplyForm.PAIRS)
+
+
+def machine_of(worker: ExpertWorker) -> FakeMachine:
+    machine = FakeMachine(lambda _: worker)
+    machine.start(0)
+    return machine
 
 
 @dataclass
@@ -92,7 +97,7 @@ class Caller:
 def test_every_answer_is_right_or_a_clean_refusal(name: str) -> None:
     kernels = choose_kernels(name, "cpu")  # type: ignore[arg-type]
     worker, expected, until = empty_worker(kernels), rows_of_all(kernels), threading.Event()
-    control = FakeControl({0: worker})
+    control = machine_of(worker)
     endpoint = control.server(0).endpoint
     streams = [StreamConnection(0, connect(endpoint, None, True, soon()), 1) for _ in range(3)]
     callers = [Caller(stream, expected, seed, until) for seed, stream in enumerate(streams)]
@@ -125,7 +130,7 @@ def test_a_layer_that_comes_later_is_served_in_the_loop() -> None:
     kernels = choose_kernels("native", "cpu")
     worker, expected = empty_worker(kernels), rows_of_all(kernels)
     assert worker.loop is not None
-    control = FakeControl({0: worker})
+    control = machine_of(worker)
     stream = StreamConnection(0, connect(control.server(0).endpoint, None, True, soon()), 1)
     for number, (layer, slot) in enumerate([(1, 900), (0, 2**32 - 1), (1, 0), (0, 5)], 1):
         worker.load(checkpoint_modules([(layer, slot)]))
@@ -146,7 +151,7 @@ def test_every_slot_is_found_and_no_other(num_slots: int) -> None:
     worker = empty_worker(choose_kernels("native", "cpu"))
     slots = sorted(random.Random(num_slots).sample(range(3 * num_slots), num_slots))
     worker.load(checkpoint_modules([(0, slot) for slot in slots]))
-    control = FakeControl({0: worker})
+    control = machine_of(worker)
     stream = StreamConnection(0, connect(control.server(0).endpoint, None, True, soon()), 1)
     assert worker.loop is not None
     for call_id, slot in enumerate(range(3 * num_slots + 2), 1):
@@ -165,7 +170,7 @@ def test_every_slot_is_found_and_no_other(num_slots: int) -> None:
 @needs_native
 def test_what_is_no_table_is_refused_by_the_loop() -> None:
     assert HAS_LOOP
-    from_worker = make_worker(CONFIG, place(2, 5, 2), 0, kernels=choose_kernels("native", "cpu"))
+    from_worker = make_worker(CONFIG, placed(2, 5, 2), 0, kernels=choose_kernels("native", "cpu"))
     held = from_worker._held
     assert held is not None
     loop = ServeLoop()

@@ -11,37 +11,30 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
-from functools import partial
 from pathlib import Path
 
 import pytest
 import ray
 import torch
 
-from expert_workers.dispatch import PoolOptions
-from expert_workers.members import Expected
-from expert_workers.placement import Placement, place
-from expert_workers.pool import ExpertPool
+from expert_workers.dispatch import OnLoss
 from expert_workers.processes import Process, is_running
 from expert_workers.ray_cluster import RayCluster
-from expert_workers.ray_workers import RayWorkers, actor_name
-from expert_workers.transport import FailureReason, Transport
-from expert_workers.worker import WorkerSpec
+from expert_workers.ray_workers import actor_name
 from moe_model.checkpoint import Checkpoint
 from moe_model.config import ModelConfig
 from moe_model.errors import ClusterError, ExpertsLostError, WorkerStartError
 from moe_model.experts import LocalExperts
 from moe_model.initialise import initialise_checkpoint
+from moe_model.kernels.choice import choose_kernels
 from moe_model.loading import load_local_experts
 from tests.expert_workers.fakes import make_routing, make_rows
-from tests.integration.processes import stop
+from tests.integration.processes import stop, wait_gone
+from tests.integration.ray_experts import WAYS, Running, running, until
 
 CONFIG = ModelConfig(d_model=32, n_heads=2, n_layers=2, d_ff=64, n_experts=5, top_k=2, vocab_size=32)
 X_TD, ROUTING = make_rows(9, CONFIG), make_routing(9, CONFIG.n_experts, 2)
 CALL_TIMEOUT = 1.0
-PAIR = place(CONFIG.n_layers, CONFIG.n_experts, 2)
-TRIO = place(CONFIG.n_layers, CONFIG.n_experts, 3, 2)
 
 
 @pytest.fixture(scope="module")
@@ -60,141 +53,78 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
 
 @pytest.fixture(scope="module")
 def local(checkpoint: Checkpoint) -> LocalExperts:
-    return load_local_experts(checkpoint, torch.float32, "cpu")
+    return load_local_experts(checkpoint, torch.float32, "cpu", choose_kernels("auto", "cpu"))
 
 
-@contextmanager
-def running(checkpoint: Checkpoint, placement: Placement) -> Iterator[RayWorkers]:
-    path, sums = str(checkpoint.path), checkpoint.fingerprint
-    specs = [
-        WorkerSpec(rank, path, num_threads=1, fingerprint=sums, kernels="torch")
-        for rank in range(placement.num_workers)
-    ]
-    keys = [placement.experts_of(rank) for rank in range(placement.num_workers)]
-    workers = RayWorkers.start(specs, keys, namespace=f"test-{placement.num_workers}")
-    try:
-        yield workers
-    finally:
-        workers.close()
-
-
-@pytest.fixture(scope="module")
-def pair(cluster: RayCluster, checkpoint: Checkpoint) -> Iterator[RayWorkers]:
-    """Two workers that hold every expert once. A test that breaks one waits until it is back."""
-    with running(checkpoint, PAIR) as workers:
-        yield workers
-
-
-@pytest.fixture(scope="module")
-def trio(cluster: RayCluster, checkpoint: Checkpoint) -> Iterator[RayWorkers]:
+@pytest.fixture(scope="module", params=WAYS)
+def trio(request: pytest.FixtureRequest, cluster: RayCluster, checkpoint: Checkpoint) -> Iterator[Running]:
     """Three workers that hold every expert twice. A test that breaks one waits until it is back."""
-    with running(checkpoint, TRIO) as workers:
-        yield workers
+    way = request.param
+    with running(checkpoint, 3, 2, way=way, namespace=f"trio-{way}", call_timeout=CALL_TIMEOUT) as trio:
+        yield trio
 
 
-TRANSPORTS: dict[str, Callable[[RayWorkers], Transport]] = {
-    "unix": RayWorkers.stream_transport,
-    "tcp": partial(RayWorkers.stream_transport, use_unix=False),
-    "ray": RayWorkers.call_transport,
-}
-Connected = Callable[[Placement, RayWorkers], AbstractContextManager[ExpertPool]]
-
-
-@pytest.fixture(params=TRANSPORTS)
-def connected(request: pytest.FixtureRequest) -> Connected:
-    make = TRANSPORTS[request.param]
-
-    @contextmanager
-    def connect(placement: Placement, workers: RayWorkers) -> Iterator[ExpertPool]:
-        options = PoolOptions(call_timeout=CALL_TIMEOUT, retry_interval=0.1)
-        pool = ExpertPool.connect(placement, make(workers), options, Expected("float32"))
-        yield pool
-        pool.close()
-
-    return connect
-
-
-def check_equal(pool: ExpertPool, local: LocalExperts, checkpoint: Checkpoint, copies: int) -> None:
-    for num_tokens in (1, 9, 64):
+def test_workers_with_replicas_equal_local_experts(
+    trio: Running, local: LocalExperts, checkpoint: Checkpoint
+) -> None:
+    for num_tokens in (1, 9, 64, 4000):
         x_TD, routing = make_rows(num_tokens, CONFIG), make_routing(num_tokens, CONFIG.n_experts, 2)
         for layer in range(CONFIG.n_layers):
             expected = local.forward(layer, x_TD, routing)
-            assert torch.equal(pool.forward(layer, x_TD, routing), expected)
+            assert torch.equal(trio.pool.forward(layer, x_TD, routing), expected)
     sizes = [tensor.nbytes for tensor in checkpoint.read_expert(0, 0).values()]
-    held = sum(record.num_bytes for record in pool.topology())
-    assert held == copies * CONFIG.n_layers * CONFIG.n_experts * sum(sizes)
+    infos = [trio.worker(rank).info for rank in range(3)]
+    held = sum(info.num_bytes for info in infos if info is not None)
+    assert held == 2 * CONFIG.n_layers * CONFIG.n_experts * sum(sizes)
 
 
-def test_two_workers_equal_local_experts(
-    connected: Connected, pair: RayWorkers, local: LocalExperts, checkpoint: Checkpoint
+def test_a_worker_killed_with_dispatches_in_flight_costs_no_result(
+    trio: Running, local: LocalExperts
 ) -> None:
-    with connected(PAIR, pair) as pool:
-        check_equal(pool, local, checkpoint, copies=1)
+    pid, sizes = trio.pid(1), (1, 300, 7, 2000)
+    inputs = [(make_rows(n, CONFIG), make_routing(n, CONFIG.n_experts, 2, n)) for n in sizes]
+    expected = [local.forward(1, x_TD, routing) for x_TD, routing in inputs]
+    for is_killed in (False, True, True):
+        begun = [trio.pool.begin(1, x_TD, routing) for x_TD, routing in inputs]
+        if is_killed and trio.worker(1).num_losses == 0:
+            os.kill(pid, signal.SIGKILL)
+        for dispatch, y_TD in zip(begun, expected, strict=True):
+            assert torch.equal(trio.pool.finish(dispatch), y_TD)
+    trio.until_back(1, pid)
+    assert torch.equal(trio.pool.forward(1, X_TD, ROUTING), local.forward(1, X_TD, ROUTING))
 
 
-def test_three_workers_with_replicas_equal_local_experts(
-    connected: Connected, trio: RayWorkers, local: LocalExperts, checkpoint: Checkpoint
+def test_a_stopped_worker_is_routed_round_killed_and_replaced(trio: Running, local: LocalExperts) -> None:
+    expected, pid = local.forward(1, X_TD, ROUTING), trio.pid(2)
+    stop(pid)
+    started = time.monotonic()
+    assert torch.equal(trio.pool.forward(1, X_TD, ROUTING), expected)
+    assert time.monotonic() - started < CALL_TIMEOUT + 0.5
+    trio.until_back(2, pid)
+    assert not wait_gone({pid})
+    assert torch.equal(trio.pool.forward(1, X_TD, ROUTING), expected)
+
+
+def test_without_a_replica_the_experts_are_loaded_elsewhere(
+    cluster: RayCluster, checkpoint: Checkpoint, local: LocalExperts
 ) -> None:
-    with connected(TRIO, trio) as pool:
-        check_equal(pool, local, checkpoint, copies=2)
-
-
-def test_rows_too_many_for_an_inline_message_come_back_right(
-    connected: Connected, pair: RayWorkers, local: LocalExperts
-) -> None:
-    x_TD, routing = make_rows(4000, CONFIG), make_routing(4000, CONFIG.n_experts, 2)
-    with connected(PAIR, pair) as pool:
-        assert torch.equal(pool.forward(0, x_TD, routing), local.forward(0, x_TD, routing))
-
-
-def test_a_replica_answers_for_a_killed_worker_which_ray_starts_again(
-    connected: Connected, trio: RayWorkers, local: LocalExperts
-) -> None:
-    expected = local.forward(1, X_TD, ROUTING)
-    with connected(TRIO, trio) as pool:
-        pid = pool.topology()[1].pid
+    with running(checkpoint, 2, namespace="pair") as pair:
+        pid = pair.pid(1)
         os.kill(pid, signal.SIGKILL)
-        started = time.monotonic()
-        assert torch.equal(pool.forward(1, X_TD, ROUTING), expected)
-        assert time.monotonic() - started < CALL_TIMEOUT + 0.5
-        assert pool.lost == {1}
-        assert pool.revive(time.monotonic() + 60) == {1}
-        assert pool.topology()[1].pid != pid
-        assert torch.equal(pool.forward(1, X_TD, ROUTING), expected)
+        assert torch.equal(pair.pool.forward(1, X_TD, ROUTING), local.forward(1, X_TD, ROUTING))
+        pair.until_back(1, pid)
 
 
-def test_without_a_replica_the_loss_is_told_in_time_and_mended_by_the_restart(
-    connected: Connected, pair: RayWorkers, local: LocalExperts
+def test_without_a_replica_and_without_patience_the_loss_is_told(
+    cluster: RayCluster, checkpoint: Checkpoint, local: LocalExperts
 ) -> None:
-    with connected(PAIR, pair) as pool:
-        os.kill(pool.topology()[1].pid, signal.SIGKILL)
-        started = time.monotonic()
-        with pytest.raises(ExpertsLostError) as raised:
-            pool.forward(1, X_TD, ROUTING)
-        assert time.monotonic() - started < CALL_TIMEOUT + 0.5
-        assert raised.value.ranks == (1,)
-        assert pool.revive(time.monotonic() + 60) == {1}
-        assert torch.equal(pool.forward(1, X_TD, ROUTING), local.forward(1, X_TD, ROUTING))
-
-
-def test_a_stopped_worker_costs_one_deadline_once(
-    connected: Connected, trio: RayWorkers, local: LocalExperts
-) -> None:
-    expected = local.forward(1, X_TD, ROUTING)
-    with connected(TRIO, trio) as pool:
-        pid = pool.topology()[2].pid
-        stop(pid)
-        started = time.monotonic()
-        assert torch.equal(pool.forward(1, X_TD, ROUTING), expected)
-        assert CALL_TIMEOUT <= time.monotonic() - started < CALL_TIMEOUT + 0.5
-        assert pool.stats().workers[2].failures == {FailureReason.LATE: 1}
-        started = time.monotonic()
-        while pool.stats().dispatches < 30:
-            assert torch.equal(pool.forward(1, X_TD, ROUTING), expected)
-        assert time.monotonic() - started < CALL_TIMEOUT
+    with running(checkpoint, 2, namespace="strict", on_loss=OnLoss.REPLICA) as pair:
+        pid = pair.pid(1)
         os.kill(pid, signal.SIGKILL)
-        assert pool.revive(time.monotonic() + 60) == {2}
-        assert torch.equal(pool.forward(1, X_TD, ROUTING), expected)
+        with pytest.raises(ExpertsLostError, match="no live worker holds expert"):
+            pair.pool.forward(1, X_TD, ROUTING)
+        pair.until_back(1, pid)
+        assert torch.equal(pair.pool.forward(1, X_TD, ROUTING), local.forward(1, X_TD, ROUTING))
 
 
 def test_a_worker_that_cannot_load_is_named_with_its_file_and_nothing_is_left(
@@ -204,32 +134,70 @@ def test_a_worker_that_cannot_load_is_named_with_its_file_and_nothing_is_left(
     initialise_checkpoint(path, CONFIG)
     file = path / "experts" / "layer_0001" / "expert_0003.safetensors"
     file.write_bytes(file.read_bytes()[:-1] + b"!")
-    specs = [WorkerSpec(0, str(path)), WorkerSpec(1, str(path))]
-    started = time.monotonic()
-    with pytest.raises(WorkerStartError, match=r"^worker 1: [^\n]*layer_0001/expert_0003.safetensors[^\n]*$"):
-        RayWorkers.start(specs, [((0, 0),), ((1, 3),)], namespace="broken")
-    assert time.monotonic() - started < 10
-    with pytest.raises(ClusterError, match="no Ray actor 'expert-worker-0' in namespace 'broken'"):
-        RayWorkers.attach([0, 1], namespace="broken")
+    message = r"^worker \d: [^\n]*layer_0001/expert_0003.safetensors[^\n]*$"
+    with (
+        pytest.raises(WorkerStartError, match=message),
+        running(Checkpoint.open(path), 2, namespace="broken"),
+    ):
+        pass
+    with pytest.raises(ValueError, match="Failed to look up actor"):
+        ray.get_actor(actor_name(0), namespace="broken")
 
 
 def test_a_worker_that_is_not_ready_in_time_is_named(cluster: RayCluster, checkpoint: Checkpoint) -> None:
-    spec = WorkerSpec(4, str(checkpoint.path))
-    with pytest.raises(WorkerStartError, match=r"worker 4: not ready within 0 s"):
-        RayWorkers.start([spec], [((0, 0),)], namespace="late", timeout=0.0)
+    with (
+        pytest.raises(WorkerStartError, match=r"worker 0: not ready within 0.01 s"),
+        running(checkpoint, 1, namespace="late", start_timeout=0.01),
+    ):
+        pass
 
 
-def test_a_taken_name_is_told_and_can_be_replaced(cluster: RayCluster, checkpoint: Checkpoint) -> None:
-    spec = WorkerSpec(0, str(checkpoint.path))
-    first = RayWorkers.start([spec], [((0, 0),)], namespace="taken")
-    with pytest.raises(ClusterError, match="'expert-worker-0' exists already in namespace 'taken'"):
-        RayWorkers.start([spec], [((0, 0),)], namespace="taken")
-    RayWorkers.attach([0], namespace="taken")
-    second = RayWorkers.start([spec], [((0, 0),)], namespace="taken", replace=True)
-    second.close()
-    first.close()
-    with pytest.raises(ValueError, match="Failed to look up actor"):
-        ray.get_actor(actor_name(0), namespace="taken")
+def test_the_next_coordinator_gets_the_workers_as_they_are(
+    cluster: RayCluster, checkpoint: Checkpoint, local: LocalExperts
+) -> None:
+    with running(checkpoint, 2, namespace="kept", owner="first", keep=True) as first:
+        pids = [first.pid(rank) for rank in range(2)]
+    with running(checkpoint, 2, namespace="kept", owner="second", epoch=2) as second:
+        assert [second.pid(rank) for rank in range(2)] == pids
+        loaded = [second.worker(rank).info for rank in range(2)]
+        assert all(info is not None and info.epoch == 2 for info in loaded)
+        assert torch.equal(second.pool.forward(1, X_TD, ROUTING), local.forward(1, X_TD, ROUTING))
+
+
+def test_a_second_coordinator_is_refused_until_it_takes_over(
+    cluster: RayCluster, checkpoint: Checkpoint, local: LocalExperts
+) -> None:
+    said: list[str] = []
+    with running(checkpoint, 2, namespace="both", owner="first", keep=True, over=said.append) as first:
+        pids = [first.pid(rank) for rank in range(2)]
+        with (
+            pytest.raises(WorkerStartError, match=r"worker \d: is in use by first: stop that one first"),
+            running(checkpoint, 2, namespace="both", owner="second", epoch=2, keep=True),
+        ):
+            pass
+        assert torch.equal(first.pool.forward(1, X_TD, ROUTING), local.forward(1, X_TD, ROUTING))
+        with running(checkpoint, 2, namespace="both", owner="second", epoch=2, by_force=True) as second:
+            assert torch.equal(second.pool.forward(1, X_TD, ROUTING), local.forward(1, X_TD, ROUTING))
+            until(lambda: first.supervisor.is_fenced)
+            assert "second has taken it over" in said[0]
+            assert [second.pid(rank) for rank in range(2)] == pids
+
+
+def test_nothing_is_left_open_after_close(
+    cluster: RayCluster, checkpoint: Checkpoint, local: LocalExperts
+) -> None:
+    def use(epoch: int) -> None:
+        with running(checkpoint, 1, namespace="leaks", epoch=epoch, keep=True) as one:
+            assert torch.equal(one.pool.forward(1, X_TD, ROUTING), local.forward(1, X_TD, ROUTING))
+
+    use(1)
+    threads, files = threading.active_count(), len(os.listdir("/proc/self/fd"))
+    for epoch in range(2, 5):
+        use(epoch)
+    assert threading.active_count() <= threads
+    assert len(os.listdir("/proc/self/fd")) <= files
+    with running(checkpoint, 1, namespace="leaks", epoch=9):
+        pass
 
 
 def test_a_second_cluster_in_one_process_is_refused(cluster: RayCluster) -> None:
@@ -276,12 +244,11 @@ def test_an_address_that_cannot_be_used_is_told_within_five_seconds(address: str
 
 
 SCRIPT = """
-import os, signal, sys, time
-from pathlib import Path
+import os, signal, sys
 from expert_workers.processes import descendants
 from expert_workers.ray_cluster import RayCluster
-from expert_workers.ray_workers import RayWorkers
-from expert_workers.transport import Failure
+from expert_workers.ray_workers import FleetOptions, RayFleet
+from expert_workers.transport import WorkerFailureError
 from expert_workers.worker import WorkerSpec
 
 received = []
@@ -289,47 +256,51 @@ received = []
 def mine(number, frame):
     received.append(number)
 
-def describe(transport, rank):
-    [info] = transport.gather([transport.describe(rank)], time.monotonic() + 30)
-    return info
-
 if __name__ == "__main__":
     signal.signal(signal.SIGTERM, mine)
     cluster = RayCluster.start_local(object_store_bytes=80 << 20)
-    specs = [WorkerSpec(rank, sys.argv[1]) for rank in range(2)]
-    workers = RayWorkers.start(specs, [((0, 0),), ((0, 1),)], namespace="script")
-    transport = workers.stream_transport()
-    pids = [describe(transport, rank).pid for rank in range(2)]
+    fleet = RayFleet(FleetOptions(WorkerSpec(0, sys.argv[1]), "script"))
+    for rank in range(2):
+        fleet.start(rank)
+    pids = [fleet.describe(rank, 60).pid for rank in range(2)]
     assert os.getpriority(os.PRIO_PROCESS, pids[0]) == os.getpriority(os.PRIO_PROCESS, 0)
     os.killpg(0, signal.SIGTERM)
-    assert [describe(transport, rank).pid for rank in range(2)] == pids
+    assert [fleet.describe(rank, 60).pid for rank in range(2)] == pids
     assert received == [signal.SIGTERM]
     os.kill(pids[0], signal.SIGKILL)
-    while isinstance(describe(transport, 0), Failure):
-        pass
+    while True:
+        try:
+            assert fleet.describe(0, 60).pid != pids[0]
+            break
+        except WorkerFailureError:
+            pass
     os.kill(pids[1], signal.SIGSTOP)
     ours = descendants(os.getpid(), "raylet") | descendants(os.getpid(), "gcs_server")
     assert pids[1] in {process.pid for process in ours}
-    workers.close()
+    fleet.end(range(2))
+    fleet.close()
     cluster.close()
     print(cluster._temp_dir, *(f"{process.pid}:{process.started}" for process in ours))
 """
 
 
 HEADLESS = """
-import os, signal, sys, time
-from expert_workers.processes import descendants, kill_and_wait, wait_gone
+import os, sys, time
+from expert_workers.processes import descendants, kill_and_wait
 from expert_workers.ray_cluster import RayCluster
-from expert_workers.ray_workers import RayWorkers
+from expert_workers.ray_workers import FleetOptions, RayFleet
 from expert_workers.worker import WorkerSpec
 
 if __name__ == "__main__":
     cluster = RayCluster.start_local(object_store_bytes=80 << 20)
-    workers = RayWorkers.start([WorkerSpec(0, sys.argv[1])], [((0, 0),)], namespace="headless")
+    fleet = RayFleet(FleetOptions(WorkerSpec(0, sys.argv[1]), "headless"))
+    fleet.start(0)
+    fleet.describe(0, 60)
     assert not kill_and_wait(descendants(os.getpid(), "gcs_server"), 10.0)
     ours = descendants(os.getpid(), "raylet")
     started = time.monotonic()
-    workers.close()
+    fleet.end([0])
+    fleet.close()
     cluster.close()
     assert time.monotonic() - started < 10
     print(cluster._temp_dir, *(f"{process.pid}:{process.started}" for process in ours), flush=True)

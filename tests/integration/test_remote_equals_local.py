@@ -2,7 +2,7 @@
 
 import random
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,16 +13,13 @@ from coordinator.config import EngineConfig, WorkersConfig
 from coordinator.engine.engine import Engine
 from coordinator.engine.request import ContextOverflow, Request, StopRules
 from coordinator.main import build_engine, open_experts
-from expert_workers.placement import place
-from expert_workers.pool import ExpertPool
 from expert_workers.ray_cluster import RayCluster
-from expert_workers.ray_workers import RayWorkers
-from expert_workers.worker import WorkerSpec
 from moe_model import AssembledModel
 from moe_model.checkpoint import Checkpoint
 from moe_model.experts import ExpertBackend
 from moe_model.kernels.choice import KernelChoice, choose_kernels
 from moe_model.sampling import SamplingParams
+from tests.integration.ray_experts import running
 from tests.models import drain, expected_tokens
 from tests.native import KERNELS
 
@@ -98,18 +95,9 @@ def oracle(tiny_checkpoint: Path, requests: list[Request]) -> dict[str, list[int
 
 @contextmanager
 def ray_experts(checkpoint: Checkpoint, num_workers: int, replicas: int) -> Iterator[ExpertBackend]:
-    config = checkpoint.config
-    placement = place(config.n_layers, config.n_experts, num_workers, replicas)
-    specs = [
-        WorkerSpec(rank, str(checkpoint.path), torch.float32, num_threads=1) for rank in range(num_workers)
-    ]
-    keys = [placement.experts_of(rank) for rank in range(num_workers)]
-    with ExitStack() as stack:
-        workers = RayWorkers.start(specs, keys, namespace=f"matrix-{num_workers}-{replicas}")
-        stack.callback(workers.close)
-        pool = ExpertPool.connect(placement, workers.stream_transport())
-        stack.callback(pool.close)
-        yield pool
+    namespace = f"matrix-{num_workers}-{replicas}"
+    with running(checkpoint, num_workers, replicas, namespace=namespace) as experts:
+        yield experts.pool
 
 
 def check(
