@@ -42,7 +42,7 @@ _SHA256 = re.compile("[0-9a-f]{64}")
 
 
 class ExchangeError(UserError):
-    """A change of experts is refused or has failed, and nothing has changed. `field` is what is wrong, if any."""
+    """A change of experts is refused or has failed, and nothing has changed. `field` is at fault, if any."""
 
     def __init__(self, message: str, field: str | None = None) -> None:
         super().__init__(message)
@@ -82,6 +82,7 @@ class ExpertExchange:
         call_engine: CallEngine,
         make_router: Callable[[Tensor, int], Router],
         holders: Callable[[ExpertKey], Sequence[int]] = lambda _: (),
+        switch_timeout: float = SWITCH_TIMEOUT,
     ) -> None:
         """`holders` are the ranks of the workers that hold a module."""
         config = checkpoint.config
@@ -89,7 +90,7 @@ class ExpertExchange:
         self._shapes = family_of(config).expert_shapes(config)
         self._experts, self._generations = experts, generations
         self._call_engine, self._make_router = call_engine, make_router
-        self._holders = holders
+        self._holders, self._switch_timeout = holders, switch_timeout
         self._next_slots = [config.n_experts] * config.n_layers
         self._next_ids = [config.n_experts] * config.n_layers
         self._counts: Counter[str] = Counter(dict.fromkeys(KINDS, 0))
@@ -205,10 +206,10 @@ class ExpertExchange:
         with _foreseen("the engine could not switch"):
             called = self._call_engine(lambda engine: engine.switch(generation))
             try:
-                called.result(SWITCH_TIMEOUT)
+                called.result(self._switch_timeout)
             except TimeoutError:
                 if called.cancel():
-                    raise ExchangeError(f"no step ended in {SWITCH_TIMEOUT:.0f} s") from None
+                    raise ExchangeError(f"no step ended in {self._switch_timeout:g} s") from None
                 called.result()
 
     def _done(self, kind: str, module: ExpertModule, started: float) -> Changed:
