@@ -48,16 +48,22 @@ def test_a_stream_ends_as_it_began_and_the_next_one_has_the_new_expert(
     new = AssembledModel.from_checkpoint(
         rewritten(DEMO_CHECKPOINT, tmp_path / "new", {(2, 1): Path(FILE), (0, 0): Path(FILE)})
     )
-    options: GenerateOptions = {"temperature": 0, "ignore_eos": True, "return_token_ids": True}
+    long: GenerateOptions = {
+        "max_tokens": 200,
+        "temperature": 0,
+        "ignore_eos": True,
+        "return_token_ids": True,
+    }
+    short: GenerateOptions = {**long, "max_tokens": 40}
     with Client(server.address) as client:
-        stream = client.stream(PROMPT, max_tokens=200, **options)
+        stream = client.stream(PROMPT, **long)
         events = [next(stream), next(stream)]
         control.replace_expert(2, 1, FILE)
         assert any(each.retiring for each in control.experts()), "the stream still runs"
         control.replace_expert(0, 0, FILE)
-        after = client.generate(PROMPT, max_tokens=40, **options)
+        after = client.generate(PROMPT, **short)
         events += stream
-        again = client.generate(PROMPT, max_tokens=40, **options)
+        again = client.generate(PROMPT, **short)
     tokens = tuple(i for event in events if isinstance(event, Delta) for i in event.token_ids)
     assert tokens == greedy(old, 200)
     assert after.token_ids == again.token_ids == greedy(new, 40)
