@@ -74,6 +74,8 @@ def test_columns_are_what_was_switched_to(source: Checkpoint, kernels: Kernels) 
         assert torch.equal(living.forward(1, x_TD, only(column)), alone.forward(1, x_TD, only(slot)))
     assert torch.equal(living.forward(1, x_TD, only(3)), alone.forward(0, x_TD, only(3)))
     assert torch.equal(living.forward(0, x_TD[:4], routing(4)), others), "the other layer is as it was"
+    living.switch(Catalog((old[0], both[::-1])))
+    assert torch.equal(living.forward(1, x_TD, only(4)), alone.forward(1, x_TD, only(0)))
 
 
 def only(column: int) -> Routing:

@@ -164,7 +164,7 @@ def test_a_call_happens_between_two_steps_and_gives_what_it_returns_or_raises(
     gated.thread.submit(make_request("a", (1, 2, 3), 4))
     assert runner.entered.acquire(timeout=WAIT)
     number = gated.thread.call(lambda engine: engine.stats().num_steps)
-    failure = gated.thread.call(lambda engine: [][0])
+    failure = gated.thread.call(lambda engine: ["nothing"][engine.stats().num_blocks])
     assert not number.done(), "a step runs"
     runner.permit(100)
     assert number.result(WAIT) == 1

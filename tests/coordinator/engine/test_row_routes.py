@@ -1,11 +1,13 @@
-"""Rows of several generations in one batch: to each what its own generation's routers say of its rows alone."""
+"""Rows of several generations in one batch: to each what its own generation's routers say of it alone."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import Tensor
 
 from coordinator.engine.row_routes import LayerColumns, RowRoutes, Run
 from moe_model.generations import Generation, RoutedLayer, in_columns
@@ -67,17 +69,18 @@ def test_each_row_is_routed_by_its_own_generation(
         )
         alone = layer.router(x_TD[rows], selection)
         top_k = alone.weights_TK.shape[1]
-        assert [
-            [columns.modules[column] for column in ids if column < len(columns.modules)]
-            for ids in routing.expert_ids_TK[rows].tolist()
-        ] == [
-            [layer.modules[i] for i in ids if i < len(layer.modules)] for ids in alone.expert_ids_TK.tolist()
-        ]
+        mine = modules(columns.modules, routing.expert_ids_TK[rows])
+        assert mine == modules(layer.modules, alone.expert_ids_TK)
         torch.testing.assert_close(routing.weights_TK[rows, :top_k], alone.weights_TK)
         assert not routing.weights_TK[rows, top_k:].any()
         if choice == "native":
             assert torch.equal(routing.weights_TK[rows, :top_k], alone.weights_TK), "to the last bit"
         row += run.num_rows
+
+
+def modules(columns: Sequence[ExpertModule], ids_TK: Tensor) -> list[list[ExpertModule]]:
+    """Whom each row goes to, absent ones left out."""
+    return [[columns[column] for column in row if column < len(columns)] for row in ids_TK.tolist()]
 
 
 def test_one_generation_of_its_own_columns_is_left_as_it_is() -> None:
