@@ -10,7 +10,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Future
+from concurrent.futures import CancelledError, Future
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -211,6 +211,8 @@ class ExpertExchange:
                 if called.cancel():
                     raise ExchangeError(f"no step ended in {self._switch_timeout:g} s") from None
                 called.result()
+            except CancelledError:
+                raise ExchangeError("the server is shutting down") from None
 
     def _done(self, kind: str, module: ExpertModule, started: float) -> Changed:
         self._counts[kind] += 1

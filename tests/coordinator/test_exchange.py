@@ -326,8 +326,8 @@ def test_there_is_one_change_at_a_time(source: Path, donor: Path) -> None:
     changing.exchange.remove(0, 1)
 
 
-def test_an_engine_that_does_not_come_to_it_is_not_waited_for(source: Path, donor: Path) -> None:
-    changing, waiting = Changing.open(source), Future[None]()
+def over_call(changing: Changing, waiting: Future[None]) -> None:
+    """An engine that never comes to what it is told."""
     engine = changing.engine
     assert engine.generations is not None
     changing.exchange = ExpertExchange(
@@ -338,5 +338,17 @@ def test_an_engine_that_does_not_come_to_it_is_not_waited_for(source: Path, dono
         choose_kernels("torch", "cpu").router,
         switch_timeout=0.01,
     )
+
+
+def test_an_engine_that_does_not_come_to_it_is_not_waited_for(source: Path, donor: Path) -> None:
+    changing, waiting = Changing.open(source), Future[None]()
+    over_call(changing, waiting)
     refused(changing, lambda e: e.replace(1, 2, module_of(donor, 0, 0)), None, "no step ended in 0.01 s")
     assert waiting.cancelled(), "it must not be called later"
+
+
+def test_an_engine_that_is_closed_meanwhile_is_said_to_be(source: Path, donor: Path) -> None:
+    changing, waiting = Changing.open(source), Future[None]()
+    waiting.cancel()
+    over_call(changing, waiting)
+    refused(changing, lambda e: e.remove(1, 2), None, "the server is shutting down")

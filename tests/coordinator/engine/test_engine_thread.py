@@ -182,3 +182,16 @@ def test_a_call_that_is_cancelled_in_time_never_happens(gated: Harness, runner: 
     gated.until_last("a")
     gated.thread.call(Engine.check_integrity).result(WAIT)
     assert called == []
+
+
+def test_a_call_that_nobody_will_make_any_more_is_cancelled() -> None:
+    runner = GatedRunner()
+    harness = Harness(engine_over(runner))
+    harness.thread.submit(make_request("a", (1, 2, 3), 4))
+    assert runner.entered.acquire(timeout=WAIT)
+    assert not harness.thread.close(0), "it is in a step"
+    late = harness.thread.call(lambda engine: engine.stats())
+    runner.permit(100)
+    assert harness.thread.close(WAIT)
+    assert late.cancelled()
+    assert harness.thread.call(lambda engine: engine.stats()).cancelled()
