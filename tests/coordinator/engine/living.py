@@ -108,10 +108,7 @@ class Layers:
     def __init__(self, experts: Sequence[Sequence[dict[str, Tensor]]], kernels: Kernels) -> None:
         family = family_of(CONFIG)
         self._banks = [
-            kernels.bank(
-                {(layer, e): family.build_expert(CONFIG, t, kernels) for e, t in enumerate(tensors)},
-                len(tensors),
-            )
+            kernels.bank({(layer, e): family.build_expert(CONFIG, t, kernels) for e, t in enumerate(tensors)})
             for layer, tensors in enumerate(experts)
         ]
 
