@@ -10,7 +10,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Future
+from concurrent.futures import CancelledError, Future
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -82,6 +82,7 @@ class ExpertExchange:
         call_engine: CallEngine,
         make_router: Callable[[Tensor, int], Router],
         holders: Callable[[ExpertKey], Sequence[int]] | None = None,
+        switch_timeout: float = SWITCH_TIMEOUT,
     ) -> None:
         """`holders` are the ranks of the workers that hold a module; None: there are no workers."""
         config = checkpoint.config
@@ -89,7 +90,7 @@ class ExpertExchange:
         self._shapes = family_of(config).expert_shapes(config)
         self._experts, self._generations = experts, generations
         self._call_engine, self._make_router = call_engine, make_router
-        self._holders = holders
+        self._holders, self._switch_timeout = holders, switch_timeout
         self._next_slots = [config.n_experts] * config.n_layers
         self._next_ids = [config.n_experts] * config.n_layers
         self._counts: Counter[str] = Counter(dict.fromkeys(KINDS, 0))
@@ -205,11 +206,13 @@ class ExpertExchange:
         with _foreseen("the engine could not switch"):
             called = self._call_engine(lambda engine: engine.switch(generation))
             try:
-                called.result(SWITCH_TIMEOUT)
+                called.result(self._switch_timeout)
             except TimeoutError:
                 if called.cancel():
-                    raise ExchangeError(f"no step ended in {SWITCH_TIMEOUT:.0f} s") from None
+                    raise ExchangeError(f"no step ended in {self._switch_timeout:g} s") from None
                 called.result()
+            except CancelledError:
+                raise ExchangeError("the server is shutting down") from None
 
     def _done(self, kind: str, module: ExpertModule, started: float) -> Changed:
         self._counts[kind] += 1

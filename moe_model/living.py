@@ -7,25 +7,25 @@ from torch import Tensor
 
 from moe_model.checkpoint import Checkpoint
 from moe_model.dispatch import Expert, ExpertKey
-from moe_model.kernels.base import ExpertBank, Kernels
+from moe_model.kernels.base import Kernels
 from moe_model.loading import load_module
 from moe_model.modules import Catalog, ExpertModule
 from moe_model.router import Routing
 
 
 class LivingLocalExperts:
-    """As LocalExperts, layer by layer: an ExpertBackend, and LivingExperts."""
+    """As LocalExperts, an ExpertBackend; and LivingExperts."""
 
     def __init__(self, catalog: Catalog, kernels: Kernels, load: Callable[[ExpertModule], Expert]) -> None:
         """Loads all modules of the catalog. Raises whatever `load` raises."""
-        self._kernels = kernels
         self._load = load
-        self._modules = {module.key: load(module) for module in catalog.modules}
         self._catalog = catalog
-        self._banks = [self._bank(layer, columns) for layer, columns in enumerate(catalog.columns)]
+        self._bank = kernels.bank({module.key: load(module) for module in catalog.modules})
+        # Loaded, and not in the bank: a bank may have its own copy of what it was given.
+        self._prepared: dict[ExpertKey, Expert] = {}
 
     def forward(self, layer: int, x_TD: Tensor, routing: Routing) -> Tensor:
-        return self._banks[layer].run_tokens(layer, x_TD, routing)
+        return self._bank.run_tokens(layer, x_TD, routing)
 
     def begin(self, layer: int, x_TD: Tensor, routing: Routing) -> Tensor:
         """Nothing is gained by waiting: it is computed now."""
@@ -36,29 +36,28 @@ class LivingLocalExperts:
 
     def prepare(self, module: ExpertModule) -> None:
         """As LivingExperts. Raises CheckpointError naming the file and the tensor."""
-        self._modules[module.key] = self._load(module)
+        self._prepared[module.key] = self._load(module)
 
     def switch(self, catalog: Catalog) -> None:
-        """As LivingExperts; banks of layers that stay as they are stay too."""
-        pairs = zip(self._catalog.columns, catalog.columns, strict=True)
-        self._banks = [
-            self._banks[layer] if old == new else self._bank(layer, new)
-            for layer, (old, new) in enumerate(pairs)
-        ]
-        self._catalog = catalog
+        """As LivingExperts; layers that stay as they are cost nothing."""
+        bank = self._bank
+        for layer, (old, new) in enumerate(zip(self._catalog.columns, catalog.columns, strict=True)):
+            if old != new:
+                prepared = {m.slot: self._prepared[m.key] for m in new if m.key in self._prepared}
+                bank = bank.with_layer(layer, [module.slot for module in new], prepared)
+        self._bank, self._catalog = bank, catalog
+        for key in catalog.keys:
+            self._prepared.pop(key, None)
 
     def release(self, keys: Sequence[ExpertKey]) -> None:
+        """The bank let go of its own with the switch."""
         for key in keys:
-            self._modules.pop(key, None)
+            self._prepared.pop(key, None)
 
     @property
     def keys(self) -> frozenset[ExpertKey]:
         """The modules that are held."""
-        return frozenset(self._modules)
-
-    def _bank(self, layer: int, columns: Sequence[ExpertModule]) -> ExpertBank:
-        experts = {(layer, column): self._modules[module.key] for column, module in enumerate(columns)}
-        return self._kernels.bank(experts)
+        return frozenset(self._catalog.keys) | frozenset(self._prepared)
 
 
 def load_living_experts(

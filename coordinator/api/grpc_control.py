@@ -81,7 +81,7 @@ class ControlService:
 
     async def list_experts(self, message: pb.ListExpertsRequest, context: Context) -> pb.ListExpertsResponse:
         async with rpc("ListExperts", message, context, self._gate) as call:
-            views = self._opened().list_experts()
+            views = await asyncio.to_thread(self._opened().list_experts)
             await call.accept()
             return pb.ListExpertsResponse(experts=map(_expert, views))
 

@@ -3,8 +3,9 @@
 Labels have few values and never come from a caller. What is known elsewhere is read when it is asked for.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 from prometheus_client import CollectorRegistry, Metric
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
@@ -16,7 +17,14 @@ from coordinator.api.metrics_names import COMPATIBLE, PREFIX
 from coordinator.api.metrics_requests import RequestMetrics
 from coordinator.api.operations import WorkerState, WorkerView
 from coordinator.engine.engine import EngineStats
-from coordinator.exchange import ExpertExchange
+from moe_model.modules import ExpertModule
+
+
+class Exchanges(Protocol):
+    """What is read of an ExpertExchange."""
+
+    def counts(self) -> Mapping[str, int]: ...
+    def exchanged(self) -> Iterable[ExpertModule]: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +34,7 @@ class MetricSources:
     stats: Callable[[], EngineStats]
     topology: Callable[[], Sequence[WorkerView]]
     block_size: int
-    exchange: ExpertExchange | None = None
+    exchange: Exchanges | None = None
 
 
 class Metrics:
@@ -91,7 +99,7 @@ class Metrics:
             up.add_metric([self._model, str(view.rank)], view.state is WorkerState.READY)
         yield up
 
-    def _read_exchange(self, exchange: ExpertExchange | None) -> Iterator[Metric]:
+    def _read_exchange(self, exchange: Exchanges | None) -> Iterator[Metric]:
         """Only exchanged experts have a series of their own: a model may have thousands."""
         changes = CounterMetricFamily(
             f"{PREFIX}expert_exchanges", "Changes of experts.", labels=["model_name", "kind"]

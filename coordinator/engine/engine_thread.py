@@ -5,7 +5,7 @@ import queue
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from coordinator.engine.engine import Engine, EngineError, EngineStats
 from coordinator.engine.request import Output, Request
@@ -35,6 +35,8 @@ class EngineThread:
         self._inbox: queue.SimpleQueue[Command | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
         self._stats = engine.stats()
+        self._calls: set[Future[Any]] = set()
+        self._ended = False
 
     def start(self) -> None:
         self._thread.start()
@@ -58,9 +60,13 @@ class EngineThread:
         return self._stats
 
     def call(self, function: Callable[[Engine], T]) -> Future[T]:
-        """Calls it between two steps; the future has what it returns or raises. One that is cancelled in time
-        is not called."""
+        """Calls it between two steps; the future has what it returns or raises.
+
+        One that is cancelled in time is not called; when the engine is closed first, it is cancelled.
+        """
         result: Future[T] = Future()
+        self._calls.add(result)
+        result.add_done_callback(self._calls.discard)
 
         def command(engine: Engine) -> Sequence[Output]:
             if not result.set_running_or_notify_cancel():
@@ -72,6 +78,8 @@ class EngineThread:
             return []
 
         self._inbox.put(command)
+        if self._ended:
+            result.cancel()
         return result
 
     def _run(self) -> None:
@@ -85,6 +93,9 @@ class EngineThread:
             # Of what was lost with the bookkeeping, nobody else would hear.
             self._stopped(error)
             self._serve()
+        self._ended = True
+        for call in tuple(self._calls):
+            call.cancel()
 
     def _serve(self) -> None:
         while self._obey():

@@ -6,13 +6,14 @@
 On the engine's thread, but for `live`, which anybody may read.
 """
 
-from collections.abc import Iterable, Sequence, Set
-from dataclasses import dataclass
+from collections.abc import Iterable, Set
+from collections.abc import Sequence as Seq
 
 import numpy as np
-import torch
 
 from coordinator.engine.row_routes import LayerColumns, RowRoutes, Run
+from coordinator.engine.scheduler import Chunk
+from coordinator.engine.sequence import Sequence
 from moe_model.errors import UserError
 from moe_model.experts import ExpertBackend, LivingExperts
 from moe_model.generations import Generation, experts_per_token
@@ -23,15 +24,6 @@ from moe_model.router import ExpertSelection
 
 class UnknownExpertError(UserError):
     """A request selects experts that the model does not have, or not any more."""
-
-
-@dataclass(frozen=True, slots=True)
-class Rows:
-    """Consecutive rows of a batch: of one sequence, whose generation has this number."""
-
-    generation: int
-    selection: ExpertSelection | None
-    num_rows: int
 
 
 class Generations:
@@ -80,18 +72,21 @@ class Generations:
             if allowed.isdisjoint(experts):
                 raise UnknownExpertError(f"experts: layer {layer} has none of those that are allowed")
 
-    def route(self, rows: Sequence[Rows]) -> Route | None:
-        """For the rows of a batch; None where the model's own routers say the same."""
-        if len(self.live) == 1 and all(each.selection is None for each in rows):
+    def route(self, chunks: Seq[Chunk]) -> Route | None:
+        """For the rows of these, in their order; None where the model's own routers say the same."""
+        if len(self.live) == 1 and all(chunk.sequence.request.experts is None for chunk in chunks):
             return None if self.newest is self._first else self.newest.route
         by_number = {generation.number: generation for generation in self.live}
-        runs = [Run(by_number[each.generation], each.selection, each.num_rows) for each in rows]
+        runs = [
+            Run(by_number[chunk.sequence.generation], chunk.sequence.request.experts, chunk.num_tokens)
+            for chunk in chunks
+        ]
         return RowRoutes(runs, self._columns, self._top_k, self._device)
 
-    def most_per_token(self, rows: Rows) -> int:
-        """To how many experts a token goes, in the layer where it goes to most."""
-        layers = set(self._generation(rows.generation).experts)
-        return max(experts_per_token(rows.selection, experts, self._top_k) for experts in layers)
+    def most_per_token(self, sequence: Sequence) -> int:
+        """To how many experts a token of it goes, in the layer where it goes to most."""
+        layers = set(self._generation(sequence.generation).experts)
+        return max(experts_per_token(sequence.request.experts, each, self._top_k) for each in layers)
 
     def highest(self, number: int) -> int:
         """The highest expert id of the generation of this number."""
@@ -113,9 +108,8 @@ class Generations:
 
     def _columns_of(self, live: Iterable[Generation]) -> tuple[LayerColumns, ...]:
         of_layers = zip(*(generation.layers for generation in live), strict=True)
-        with torch.inference_mode(mode=False):
-            return tuple(LayerColumns(list(dict.fromkeys(routed)), self._device) for routed in of_layers)
+        return tuple(LayerColumns(list(dict.fromkeys(routed)), self._device) for routed in of_layers)
 
 
-def _catalog(columns: Sequence[LayerColumns]) -> Catalog:
+def _catalog(columns: Seq[LayerColumns]) -> Catalog:
     return Catalog(tuple(layer.modules for layer in columns))

@@ -16,7 +16,7 @@ from coordinator.engine.logprobs import token_logprobs
 from coordinator.engine.overlap import Overlap
 from coordinator.engine.prompt_scores import score_prompts
 from coordinator.engine.request import TokenLogprobs
-from coordinator.engine.routing_trace import RoutingTrace, rows_of, wants_trace
+from coordinator.engine.routing_trace import RoutingTrace, wants_trace
 from coordinator.engine.sampler import Drawn, Sampler, SamplingRow
 from coordinator.engine.scheduler import Chunk, Step
 from coordinator.engine.step_result import StepResult
@@ -84,7 +84,7 @@ class ModelRunner:
                 batch.positions_T,
                 self._plan(self._cache, batch),
                 None if trace is None else trace.observe,
-                self._generations.route([rows_of(chunk) for chunk in batch.chunks]),
+                self._generations.route(batch.chunks),
             )
             for batch in batches
         ]

@@ -6,7 +6,7 @@ Shapes: T tokens of the step, L layers, K experts per token.
 import numpy as np
 
 from coordinator.engine.batch import Batch
-from coordinator.engine.generations import Generations, Rows
+from coordinator.engine.generations import Generations
 from coordinator.engine.scheduler import Chunk
 from coordinator.engine.step_result import ChunkTrace
 from moe_model.router import Routing
@@ -16,10 +16,6 @@ _ABSENT = -1
 
 def wants_trace(chunk: Chunk) -> bool:
     return chunk.sequence.request.returns.routed_experts
-
-
-def rows_of(chunk: Chunk) -> Rows:
-    return Rows(chunk.sequence.generation, chunk.sequence.request.experts, chunk.num_tokens)
 
 
 class RoutingTrace:
@@ -44,7 +40,7 @@ class RoutingTrace:
     def _ids(self, chunk: Chunk, first_row: int) -> np.ndarray:
         """Expert ids, `ids_TLK`, in one byte where all fit. A layer that has fewer experts for the request
         than another has the largest number of the type in the places that are left."""
-        most = self._generations.most_per_token(rows_of(chunk))
+        most = self._generations.most_per_token(chunk.sequence)
         ids_TLK = np.full((chunk.num_tokens, len(self._layers), most), _ABSENT)
         for layer, ids_TK in enumerate(self._layers):
             mine_TK = ids_TK[first_row : first_row + chunk.num_tokens, :most]

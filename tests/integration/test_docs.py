@@ -107,7 +107,7 @@ def test_every_option_exists(page: Path) -> None:
         parser = argparse.ArgumentParser()
         importlib.import_module(f"coordinator.commands.{module}").add_arguments(parser)
         known |= options(parser)
-    named = set(re.findall(r"(?<![\w-])--[a-z][a-z-]*", page.read_text(encoding="utf-8")))
+    named = set(re.findall(r"(?<![\w-])--[a-z][a-z0-9-]*", page.read_text(encoding="utf-8")))
     assert named - known == set()
 
 

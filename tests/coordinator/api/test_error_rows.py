@@ -35,8 +35,9 @@ pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 ALWAYS = frozenset({"ErrorInfo", "RequestInfo"})
 TABLE = pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
-# Rows without a request of both fronts that meets them; each has a test of its own below.
-APART = {Reason.NOT_ALLOWED, Reason.QUOTA_EXCEEDED, Reason.REQUEST_TOO_LARGE}
+# Rows without a request of both fronts that meets them; each has a test of its own below or, the last one, in
+# tests/integration/test_experts.py.
+APART = {Reason.NOT_ALLOWED, Reason.QUOTA_EXCEEDED, Reason.REQUEST_TOO_LARGE, Reason.EXPERTS_NOT_CHANGED}
 
 
 async def test_every_row_is_here() -> None:

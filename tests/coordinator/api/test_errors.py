@@ -6,6 +6,7 @@ import torch
 from coordinator.api.errors import TABLE, ApiError, Code, Reason, echo, translate
 from coordinator.engine.async_engine import DuplicateRequestError, EngineClosedError, SlowConsumerError
 from coordinator.engine.engine import CapacityError, EngineError, StepMemoryError
+from coordinator.engine.generations import UnknownExpertError
 from moe_model.errors import (
     CheckpointError,
     ClusterError,
@@ -41,6 +42,7 @@ def test_clients_that_send_again_are_told_when_it_is_of_no_use() -> None:
         (DuplicateRequestError(SECRET), Reason.DUPLICATE_REQUEST_ID),
         (CapacityError(SECRET), Reason.KV_CAPACITY_TOO_SMALL),
         (EngineClosedError(SECRET), Reason.DRAINING),
+        (UnknownExpertError(SECRET), Reason.INVALID_FIELD),
         (ExpertsLostError(SECRET), Reason.EXPERT_WORKER_LOST),
         (ReplyError(SECRET), Reason.EXPERT_WORKER_LOST),
         (ClusterError(SECRET), Reason.EXPERT_WORKER_LOST),

@@ -12,6 +12,7 @@ from coordinator.api.operations import WorkerState, WorkerView
 from coordinator.engine.engine import EngineStats
 from coordinator.engine.observer import StepRecord
 from expert_workers.transport import FailureReason
+from moe_model.modules import ExpertModule
 from tests.coordinator.api.requests import resolved
 
 MODEL = {"model_name"}
@@ -58,6 +59,8 @@ EXPECTED = {
     "expertmesh_expert_retries": ("counter", MODEL | {"reason"}),
     "expertmesh_expert_rebalances": ("counter", MODEL),
     "expertmesh_expert_rebalance_seconds": ("histogram", MODEL),
+    "expertmesh_expert_exchanges": ("counter", MODEL | {"kind"}),
+    "expertmesh_expert_version": ("gauge", MODEL | {"layer", "expert"}),
     "grpc_server_started": ("counter", {"grpc_type", "grpc_service", "grpc_method"}),
     "grpc_server_handled": ("counter", {"grpc_type", "grpc_service", "grpc_method", "grpc_code"}),
     "grpc_server_handling_seconds": ("histogram", {"grpc_type", "grpc_service", "grpc_method"}),
@@ -66,11 +69,21 @@ EXPECTED = {
 }
 
 
+class Exchanges:
+    """One expert of a thousand is in its second version."""
+
+    def counts(self) -> dict[str, int]:
+        return {"replace": 2, "add": 0, "remove": 0}
+
+    def exchanged(self) -> tuple[ExpertModule, ...]:
+        return (ExpertModule(1, 1001, 7, 2),)
+
+
 def opened(*, vllm_names: bool = False) -> Metrics:
     metrics = Metrics(vllm_names=vllm_names)
     views = [WorkerView(rank, "node", "cpu", WorkerState.READY, 7, {0: (rank,)}) for rank in range(2)]
     stats = EngineStats(num_running=3, num_free_blocks=6, num_blocks=8, prefix_queries=10, prefix_hits=4)
-    metrics.open("tiny", 512, MetricSources(lambda: stats, lambda: views, 16))
+    metrics.open("tiny", 512, MetricSources(lambda: stats, lambda: views, 16, Exchanges()))
     return metrics
 
 
@@ -128,6 +141,8 @@ def test_values() -> None:
     fed(metrics)
     text = metrics.render()[0].decode()
     for line in (
+        'expertmesh_expert_exchanges_total{kind="replace",model_name="tiny"} 2.0',
+        'expertmesh_expert_version{expert="7",layer="1",model_name="tiny"} 2.0',
         'expertmesh_kv_cache_usage_perc{model_name="tiny"} 0.25',
         'expertmesh_request_success_total{finished_reason="length",model_name="tiny"} 1.0',
         'expertmesh_requests_rejected_total{model_name="tiny",reason="QUEUE_FULL"} 1.0',

@@ -9,6 +9,7 @@ from coordinator.api.errors import ApiError, Code, Reason
 from coordinator.api.validation import resolve
 from coordinator.engine.request import ContextOverflow
 from moe_model.checkpoint import GenerationDefaults
+from moe_model.router import ExpertSelection
 from protos.expertmesh.v1 import generation_pb2 as pb
 from tests.coordinator.api.fakes import BOS, EOS, served_model, tiny_tokenizer
 from tests.coordinator.api.requests import ids, refused, resolved
@@ -239,3 +240,44 @@ def test_nan_is_caught_by_every_float_check() -> None:
     with pytest.raises(ApiError) as caught:
         resolve(message, served_model(), "id", 0.0)
     assert len(caught.value.violations) == 3
+
+
+UNEVEN = ((0, 1, 2, 3, 4), (0, 1, 3, 4), (0, 1, 3, 4, 5))
+
+
+@pytest.mark.parametrize(
+    ("text", "field", "message"),
+    [
+        ("experts { allowed_experts: 7 }", "experts.allowed_experts[0]", "7 is not in [0, 6)"),
+        ("experts { denied_experts: 6 }", "experts.denied_experts[0]", "6 is not in [0, 6)"),
+        ("experts { allowed_experts: 2 }", "experts", "leaves no expert in layer 1"),
+        ("experts { denied_experts: [0, 1, 2, 3, 4, 5] }", "experts", "leaves no expert"),
+        ("experts { denied_experts: [0, 1, 3, 4] }", "experts", "leaves no expert in layer 1"),
+        ("experts { experts_per_token: 6 }", "experts.experts_per_token", "6 is not in [1, 5]"),
+    ],
+)
+def test_selections_are_among_the_experts_that_there_are_now(text: str, field: str, message: str) -> None:
+    served = served_model(current_experts=lambda: UNEVEN)
+    error = refused(text, served)
+    assert (error.reason, error.field) == (Reason.INVALID_FIELD, field)
+    assert error.violations[0].description == message
+
+
+def test_an_id_that_is_retired_everywhere_is_named() -> None:
+    served = served_model(current_experts=lambda: ((0, 2, 3),) * 3)
+    error = refused("experts { allowed_experts: [0, 1] }", served)
+    assert error.message == "experts.allowed_experts[1]: 1 is not an expert of this model"
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("experts { denied_experts: 0 }", ExpertSelection((1, 2, 3, 4, 5))),
+        ("experts { allowed_experts: [2, 3] }", ExpertSelection((2, 3))),
+        ("experts { experts_per_token: 5 }", ExpertSelection(None, 5)),
+        ("experts { allowed_experts: [0, 1, 2, 3, 4, 5] experts_per_token: 2 }", None),
+    ],
+)
+def test_what_is_selected_is_by_id(text: str, expected: ExpertSelection | None) -> None:
+    served = served_model(current_experts=lambda: UNEVEN)
+    assert resolved(text, served).request.experts == expected

@@ -156,3 +156,42 @@ def test_a_broken_engine_fails_all_requests_and_answers_new_ones(caplog: pytest.
     assert isinstance(harness.next().error, EngineError)
     assert harness.thread.close(WAIT)
     assert "the engine has stopped" in caplog.text
+
+
+def test_a_call_happens_between_two_steps_and_gives_what_it_returns_or_raises(
+    gated: Harness, runner: GatedRunner
+) -> None:
+    gated.thread.submit(make_request("a", (1, 2, 3), 4))
+    assert runner.entered.acquire(timeout=WAIT)
+    number = gated.thread.call(lambda engine: engine.stats().num_steps)
+    failure = gated.thread.call(lambda engine: ["nothing"][engine.stats().num_blocks])
+    assert not number.done(), "a step runs"
+    runner.permit(100)
+    assert number.result(WAIT) == 1
+    with pytest.raises(IndexError):
+        failure.result(WAIT)
+    assert gated.until_last("a")[0] == [3, 4, 5, 6]
+
+
+def test_a_call_that_is_cancelled_in_time_never_happens(gated: Harness, runner: GatedRunner) -> None:
+    called: list[Engine] = []
+    gated.thread.submit(make_request("a", (1, 2, 3), 4))
+    assert runner.entered.acquire(timeout=WAIT)
+    assert gated.thread.call(called.append).cancel()
+    runner.permit(100)
+    gated.until_last("a")
+    gated.thread.call(Engine.check_integrity).result(WAIT)
+    assert called == []
+
+
+def test_a_call_that_nobody_will_make_any_more_is_cancelled() -> None:
+    runner = GatedRunner()
+    harness = Harness(engine_over(runner))
+    harness.thread.submit(make_request("a", (1, 2, 3), 4))
+    assert runner.entered.acquire(timeout=WAIT)
+    assert not harness.thread.close(0), "it is in a step"
+    late = harness.thread.call(lambda engine: engine.stats())
+    runner.permit(100)
+    assert harness.thread.close(WAIT)
+    assert late.cancelled()
+    assert harness.thread.call(lambda engine: engine.stats()).cancelled()

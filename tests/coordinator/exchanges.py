@@ -1,0 +1,127 @@
+"""An exchange over a real engine in this thread, and checkpoints that are what a model becomes."""
+
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Self
+
+import torch
+from safetensors.torch import load_file, save_file
+
+from coordinator.config import EngineConfig
+from coordinator.engine.engine import Engine
+from coordinator.engine.request import Request
+from coordinator.exchange import ExpertExchange
+from coordinator.main import build_engine, expert_exchange
+from moe_model.checkpoint import Checkpoint, CheckpointWriter, GenerationDefaults
+from moe_model.dispatch import ExpertKey
+from moe_model.kernels.choice import KernelChoice, choose_kernels
+from moe_model.living import LivingLocalExperts, load_living_experts
+from moe_model.loading import load_local_experts
+from tests.models import TINY, drain
+
+CONFIG = replace(TINY, max_seq_len=24)
+
+
+def engine_config(kernels: KernelChoice, dtype: torch.dtype) -> EngineConfig:
+    return EngineConfig(dtype=dtype, kernels=kernels, num_threads=1, block_size=4, kv_cache_bytes=1 << 20)
+
+
+@dataclass
+class Changing:
+    """A checkpoint that runs, an engine, and the exchange that changes it."""
+
+    checkpoint: Checkpoint
+    config: EngineConfig
+    experts: LivingLocalExperts
+    engine: Engine
+    exchange: ExpertExchange
+
+    @classmethod
+    def open(cls, path: Path, kernels: KernelChoice = "torch", dtype: torch.dtype = torch.float32) -> Self:
+        checkpoint, config = Checkpoint.open(path), engine_config(kernels, dtype)
+        experts = load_living_experts(checkpoint, dtype, "cpu", choose_kernels(kernels, "cpu", 1))
+        engine = build_engine(checkpoint, config, experts)
+        exchange = expert_exchange(checkpoint, config, experts, engine, at_once(engine))
+        assert exchange is not None
+        return cls(checkpoint, config, experts, engine, exchange)
+
+    def state(self) -> object:
+        """All that a change that fails must leave alone."""
+        generations = self.engine.generations
+        assert generations is not None
+        return self.exchange.list(), self.experts.keys, generations.live, self.exchange.counts()
+
+
+def at_once(engine: Engine) -> Callable[[Callable[[Engine], None]], Future[None]]:
+    """Calls the engine in the caller's thread."""
+
+    def call(function: Callable[[Engine], None]) -> Future[None]:
+        future: Future[None] = Future()
+        try:
+            function(engine)
+        except Exception as error:  # noqa: BLE001 - as an engine's thread does
+            future.set_exception(error)
+        else:
+            future.set_result(None)
+        return future
+
+    return call
+
+
+def tokens_of(path: Path, config: EngineConfig, requests: Sequence[Request]) -> dict[str, list[int]]:
+    """What a checkpoint answers to each request alone."""
+    checkpoint = Checkpoint.open(path)
+    kernels = choose_kernels(config.kernels, "cpu", 1)
+    found = {}
+    for request in requests:
+        experts = load_local_experts(checkpoint, config.dtype, "cpu", kernels)
+        engine = build_engine(checkpoint, config, experts)
+        engine.submit(request)
+        found[request.request_id] = drain(engine)[request.request_id].token_ids
+    return found
+
+
+def rewritten(
+    source: Path,
+    dest: Path,
+    experts: Mapping[ExpertKey, Path],
+    rows: Sequence[Sequence[int | Path]] | None = None,
+) -> Path:
+    """A checkpoint like another: with these files for experts, and in each layer these rows of the router,
+    each that of an expert of the source or one in a file."""
+    old = Checkpoint.open(source)
+    config = old.config if rows is None else replace(old.config, n_experts=len(rows[0]))
+    shared = old.read_shared()
+    rows = rows or [list(range(config.n_experts))] * config.n_layers
+    with CheckpointWriter(dest, config, old.dtype, GenerationDefaults()) as writer:
+        for layer, wanted in enumerate(rows):
+            name = f"blocks.{layer}.router.weight"
+            shared[name] = torch.stack(
+                [
+                    shared[name][row] if isinstance(row, int) else load_file(row)["router.weight"]
+                    for row in wanted
+                ]
+            )
+            for place, row in enumerate(wanted):
+                if (layer, place) in experts:
+                    tensors = load_file(experts[layer, place])
+                else:
+                    assert isinstance(row, int)
+                    tensors = old.read_expert(layer, row)
+                writer.write_expert(layer, place, tensors)
+        writer.write_shared(shared)
+    return dest
+
+
+def module_of(checkpoint: Path, layer: int, expert: int) -> str:
+    """The file of one module."""
+    return str(checkpoint / "experts" / f"layer_{layer:04d}" / f"expert_{expert:04d}.safetensors")
+
+
+def row_file(path: Path, seed: int, dtype: torch.dtype = torch.float32) -> str:
+    """A random row of a router."""
+    row_D = torch.randn(CONFIG.d_model, generator=torch.Generator().manual_seed(seed))
+    save_file({"router.weight": row_D.to(dtype)}, path)
+    return str(path)
