@@ -304,7 +304,7 @@ def test_a_file_that_changes_meanwhile_is_refused(source: Path, donor: Path, tmp
         changing.experts.prepare(module)
 
     changing.exchange, _ = exchange_over(changing, prepare)
-    refused(changing, lambda e: e.replace(1, 2, str(path)), "path", "has changed since it was checked")
+    refused(changing, lambda e: e.replace(1, 2, str(path)), "path", "has changed")
 
 
 def test_there_is_one_change_at_a_time(source: Path, donor: Path) -> None:
