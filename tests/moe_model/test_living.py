@@ -71,16 +71,16 @@ def test_columns_are_what_was_switched_to(source: Checkpoint, kernels: Kernels) 
     living.switch(Catalog((old[0], both)))
     alone = opened(source, kernels)
     for column, slot in ((0, 0), (1, 1), (2, 2), (4, 3)):
-        assert torch.equal(living.forward(1, x_TD, only(column)), alone.forward(1, x_TD, only(slot)))
-    assert torch.equal(living.forward(1, x_TD, only(3)), alone.forward(0, x_TD, only(3)))
+        assert torch.equal(living.forward(1, x_TD, only(column, 5)), alone.forward(1, x_TD, only(slot, 4)))
+    assert torch.equal(living.forward(1, x_TD, only(3, 5)), alone.forward(0, x_TD, only(3, 4)))
     assert torch.equal(living.forward(0, x_TD[:4], routing(4)), others), "the other layer is as it was"
     living.switch(Catalog((old[0], both[::-1])))
-    assert torch.equal(living.forward(1, x_TD, only(4)), alone.forward(1, x_TD, only(0)))
+    assert torch.equal(living.forward(1, x_TD, only(4, 5)), alone.forward(1, x_TD, only(0, 4)))
 
 
-def only(column: int) -> Routing:
+def only(column: int, num_columns: int) -> Routing:
     """Five tokens to one column."""
-    return Routing(torch.ones(5, 1), torch.full((5, 1), column), torch.zeros(5, 5))
+    return Routing(torch.ones(5, 1), torch.full((5, 1), column), torch.zeros(5, num_columns))
 
 
 def test_what_is_released_is_gone(source: Checkpoint, kernels: Kernels) -> None:
