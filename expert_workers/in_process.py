@@ -9,7 +9,7 @@ from typing import Protocol
 
 from expert_workers.transport import Failure, FailureReason, Pending
 from expert_workers.wire import ExpertCall, ExpertReply
-from moe_model.errors import ExpertMeshError
+from moe_model.errors import ExpertMeshError, FencedError
 
 
 class LocalWorker(Protocol):
@@ -41,6 +41,8 @@ class LocalLink:
             return LocalCall(self.failure)
         try:
             return LocalCall(self._worker.compute(call))
+        except FencedError as error:
+            return LocalCall(Failure(FailureReason.FENCED, str(error)))
         except ExpertMeshError as error:
             return LocalCall(Failure(FailureReason.RAISED, str(error)))
 

@@ -8,7 +8,7 @@ from expert_workers.transport import Failure, FailureReason, Link, WorkerFailure
 from expert_workers.wire import Array
 from expert_workers.worker import ExpertWorker, WorkerInfo, WorkerSpec
 from moe_model.dispatch import ExpertKey
-from moe_model.errors import ExpertMeshError
+from moe_model.errors import ExpertMeshError, FencedError
 from moe_model.modules import ExpertModule
 
 
@@ -33,7 +33,10 @@ class LocalFleet:
         return self.describe(rank, timeout)
 
     def claim(self, rank: int, epoch: int, owner: str, *, by_force: bool, timeout: float) -> None:
-        self._worker(rank).claim(epoch)
+        try:
+            self._worker(rank).claim(epoch)
+        except FencedError as error:
+            raise WorkerFailureError(Failure(FailureReason.FENCED, str(error))) from None
 
     def load(self, rank: int, modules: Sequence[ExpertModule], timeout: float) -> WorkerInfo:
         worker = self._worker(rank)

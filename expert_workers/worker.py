@@ -27,7 +27,7 @@ from expert_workers.wire import (
     weights_tag,
 )
 from moe_model.dispatch import Expert, ExpertKey
-from moe_model.errors import ExpertMeshError, ReplyError, WorkerStartError
+from moe_model.errors import ExpertMeshError, FencedError, ReplyError, WorkerStartError
 from moe_model.kernels.base import ExpertBank
 from moe_model.kernels.choice import uses_native
 from moe_model.modules import ExpertModule
@@ -124,7 +124,7 @@ class ExpertWorker:
             self._exchange(held.opened, {}, {}, old=frozenset(keys))
 
     def claim(self, epoch: int) -> None:
-        """From now on answers the coordinator of this epoch only. Raises ReplyError for one that is over."""
+        """From now on answers the coordinator of this epoch only. Raises FencedError for one that is over."""
         with self._lock:
             if epoch < self._epoch:
                 raise self._taken_over(epoch)
@@ -133,7 +133,8 @@ class ExpertWorker:
             self.loop.claim(epoch)
 
     def compute(self, call: ExpertCall) -> ExpertReply:
-        """Runs the call's segments. Raises ReplyError when the call asks for what this worker has not."""
+        """Runs the call's segments. Raises ReplyError when the call asks for what this worker has not,
+        FencedError when its epoch is over."""
         with self._lock:
             held, tag = self._checked(call)
             started = time.perf_counter()
@@ -260,12 +261,11 @@ class ExpertWorker:
         if index_P is not None and not (index_P.min() >= 0 and index_P.max() < num_rows):
             raise ReplyError(f"{name}: row index outside the {num_rows} rows")
 
-    def _taken_over(self, epoch: int) -> ReplyError:
+    def _taken_over(self, epoch: int) -> ExpertMeshError:
+        other = f"a coordinator of epoch {self._epoch}"
         if epoch < self._epoch:
-            what = f"epoch {epoch} is over: a coordinator of epoch {self._epoch} has taken over"
-        else:
-            what = f"epoch {epoch} has not been claimed: it answers a coordinator of epoch {self._epoch}"
-        return ReplyError(f"{self._name}: {what}")
+            return FencedError(f"{self._name}: epoch {epoch} is over: {other} has taken over")
+        return ReplyError(f"{self._name}: epoch {epoch} has not been claimed: it answers {other}")
 
 
 def _exchanged(

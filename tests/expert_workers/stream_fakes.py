@@ -22,7 +22,7 @@ from expert_workers.transport import Failure, FailureReason, Link, Pending, Work
 from expert_workers.wire import Array, ExpertCall, ExpertReply, Pong, ReplyForm
 from expert_workers.worker import ExpertWorker, WorkerInfo
 from moe_model.dispatch import ExpertKey
-from moe_model.errors import ExpertMeshError
+from moe_model.errors import ExpertMeshError, FencedError
 from moe_model.modules import Catalog, ExpertModule
 
 HOST = "127.0.0.1"
@@ -147,7 +147,10 @@ class StreamFleet:
         process = self._process(rank, timeout)
         if process.owner not in ("", owner) and not by_force and process.server.num_connections:
             raise _failure(FailureReason.FENCED, rank, f"is in use by {process.owner}")
-        _expert_worker(process).claim(epoch)
+        try:
+            _expert_worker(process).claim(epoch)
+        except FencedError as error:
+            raise WorkerFailureError(Failure(FailureReason.FENCED, str(error))) from None
         process.owner = owner
 
     def load(self, rank: int, modules: Sequence[ExpertModule], timeout: float) -> WorkerInfo:

@@ -10,7 +10,7 @@ import torch
 from expert_workers.wire import ExpertCall, ReplyForm
 from expert_workers.worker import ExpertWorker, WorkerSpec
 from moe_model.dispatch import Expert, ExpertKey
-from moe_model.errors import CheckpointError, ReplyError, WorkerStartError
+from moe_model.errors import CheckpointError, FencedError, ReplyError, WorkerStartError
 from moe_model.kernels.base import Kernels
 from moe_model.kernels.choice import choose_kernels
 from moe_model.modules import ExpertFile, ExpertModule, checkpoint_modules
@@ -196,7 +196,7 @@ def test_a_coordinator_that_has_been_replaced_is_refused(kernels: Kernels) -> No
     worker.claim(5)
     over = "worker 0: epoch 4 is over: a coordinator of epoch 5 has taken over"
     for refused in (lambda: worker.claim(4), lambda: worker.compute(call_of((0, 0), epoch=4))):
-        with pytest.raises(ReplyError, match=over):
+        with pytest.raises(FencedError, match=over):
             refused()
     with pytest.raises(ReplyError, match=r"worker 0: epoch 6 has not been claimed: .* of epoch 5"):
         worker.compute(call_of((0, 0), epoch=6))
