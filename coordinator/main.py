@@ -10,7 +10,6 @@ from contextlib import contextmanager
 from coordinator.api import logging_setup
 from coordinator.api.chat_template import ChatTemplate
 from coordinator.api.operations import WorkerState, WorkerView
-from coordinator.api.private_files import check_private
 from coordinator.api.served_model import ServedModel
 from coordinator.config import EngineConfig, ModelOptions, ObservabilityConfig, WorkersConfig
 from coordinator.engine.block_allocator import BlockAllocator
@@ -42,6 +41,7 @@ from moe_model.families import family_of
 from moe_model.files import read_file
 from moe_model.kernels.choice import choose_kernels, set_torch_threads
 from moe_model.loading import load_local_experts, load_model
+from moe_model.private_files import check_private
 from moe_model.tokenizer import Tokenizer
 
 logger = logging.getLogger(__name__)
