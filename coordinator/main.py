@@ -230,8 +230,11 @@ def _open_transport(specs: Sequence[WorkerSpec], config: WorkersConfig) -> Itera
         yield InProcessTransport({spec.rank: ExpertWorker.load(spec) for spec in specs})
         return
     address, tls_paths = config.ray_address, data_tls(config)
-    tls = os.environ.get("RAY_USE_TLS", "0").lower() in ("1", "true")
-    cluster = RayCluster.start_local() if address is None else RayCluster.connect(address, tls=tls)
+    cluster = (
+        RayCluster.start_local(hidden=[API_KEY_VARIABLE])
+        if address is None
+        else RayCluster.connect(address, insecure=config.insecure)
+    )
     try:
         actors = RayWorkers.start(
             specs,

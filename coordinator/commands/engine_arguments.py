@@ -196,7 +196,14 @@ def engine_config(args: argparse.Namespace) -> EngineConfig:
     )
 
 
-def workers_config(args: argparse.Namespace) -> WorkersConfig:
+def add_insecure_argument(parser: argparse.ArgumentParser) -> None:
+    """For commands that have none of a server's arguments."""
+    parser.add_argument(
+        "--insecure", action="store_true", help="use --ray-address also where Ray asks nobody for a token"
+    )
+
+
+def workers_config(args: argparse.Namespace, *, insecure: bool = False) -> WorkersConfig:
     return WorkersConfig(
         num_workers=args.workers,
         replicas=args.replicas,
@@ -209,6 +216,7 @@ def workers_config(args: argparse.Namespace) -> WorkersConfig:
         ray_address=args.ray_address,
         ray_namespace=args.ray_namespace,
         replace_workers=args.replace_workers,
+        insecure=insecure,
         num_threads=args.worker_threads,
         call_timeout=args.call_timeout,
         expert_wait_timeout=args.expert_wait_timeout,
