@@ -51,7 +51,8 @@ class EngineConfig:
 
 @dataclass(frozen=True, slots=True)
 class WorkersConfig:
-    """The expert workers. 0 workers: all experts run in the coordinator's process."""
+    """The expert workers. 0 workers: all experts run in the coordinator's process. `insecure`: also on a
+    Ray of other machines that lets everybody in."""
 
     num_workers: int = 0
     replicas: int = 1
@@ -71,6 +72,7 @@ class WorkersConfig:
     canary_interval: float = 30.0
     keep_workers: bool = False
     take_over: bool = False
+    insecure: bool = False
     num_threads: int | None = None
     call_timeout: float = 10.0
     expert_wait_timeout: float = 30.0

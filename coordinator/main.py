@@ -21,7 +21,7 @@ from coordinator.engine.observer import EngineObserver
 from coordinator.engine.overlap import Overlap
 from coordinator.engine.scheduler import Scheduler
 from coordinator.exchange import CallEngine, ExpertExchange
-from coordinator.open_workers import open_workers
+from coordinator.open_workers import API_KEY_VARIABLE, open_workers
 from coordinator.structured.compiler import ConstraintCompiler
 from expert_workers.pool_stats import PoolObserver
 from expert_workers.remote_experts import RemoteExperts
@@ -38,7 +38,6 @@ logger = logging.getLogger(__name__)
 
 EXPERT_WAIT_TURN = 0.2
 SWITCH_INTERVAL = 0.0005
-API_KEY_VARIABLE = "EXPERTMESH_API_KEY"
 
 
 def configure_process(config: EngineConfig) -> None:

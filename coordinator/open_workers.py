@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from uuid import uuid4
 
-from coordinator.api.private_files import check_private
 from coordinator.config import EngineConfig, WorkersConfig
 from expert_workers.assembly import Combine
 from expert_workers.dispatch import OnLoss, PoolOptions
@@ -32,7 +31,10 @@ from expert_workers.worker import ExpertWorker, WorkerSpec
 from moe_model.checkpoint import Checkpoint
 from moe_model.errors import ConfigError
 from moe_model.modules import Catalog, ExpertModule
+from moe_model.private_files import check_private
 
+# Not for the workers' eyes.
+API_KEY_VARIABLE = "EXPERTMESH_API_KEY"
 _PLANES: dict[str, Callable[[], Plane]] = {"stream": StreamPlane, "ray": RayPlane, "in-process": LocalPlane}
 
 
@@ -154,8 +156,11 @@ def _open_fleet(spec: WorkerSpec, config: WorkersConfig, owner: str) -> Iterator
         yield LocalFleet(spec)
         return
     address, tls_paths = config.ray_address, data_tls(config)
-    tls = os.environ.get("RAY_USE_TLS", "0").lower() in ("1", "true")
-    cluster = RayCluster.start_local() if address is None else RayCluster.connect(address, tls=tls)
+    cluster = (
+        RayCluster.start_local(hidden=[API_KEY_VARIABLE])
+        if address is None
+        else RayCluster.connect(address, insecure=config.insecure)
+    )
     try:
         options = FleetOptions(
             spec,

@@ -11,7 +11,7 @@ import signal
 import socket
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -23,6 +23,17 @@ from ray._private import worker as ray_private_worker
 from ray._private.utils import detect_fate_sharing_support
 
 from expert_workers.processes import descendants, kill_and_wait
+from expert_workers.ray_environment import (
+    TOKEN,
+    OwnToken,
+    RayAccess,
+    changed_environment,
+    read_again,
+    read_tls,
+    warn_of_open_token,
+)
+from expert_workers.ray_preflight import preflight
+from expert_workers.ray_tls import check_own
 from expert_workers.ray_transport import first_line
 from moe_model.errors import ClusterError
 
@@ -30,9 +41,6 @@ NAMESPACE = "expertmesh"
 _OBJECT_STORE_BYTES = 256 << 20
 _CONNECT_TIMEOUT = 3.0
 _END_TIMEOUT = 10.0
-# The HTTP/2 client preface with an empty SETTINGS frame; a server's first frame is one too (RFC 9113, 3.4).
-_HTTP2_HELLO = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes((0, 0, 0, 4, 0, 0, 0, 0, 0))
-_HTTP2_SETTINGS = 4
 # The name by which Ray's launcher of processes is known in its module.
 _POPEN = "ConsolePopen"
 
@@ -42,41 +50,67 @@ _log = logging.getLogger(__name__)
 class RayCluster:
     """A process has at most one. Make it with `start_local` or `connect`."""
 
-    def __init__(self, address: str, temp_dir: Path | None) -> None:
+    def __init__(self, address: str, temp_dir: Path | None = None, token: OwnToken | None = None) -> None:
         self.address = address
         self._temp_dir = temp_dir
+        self._token = token
         self._is_open = True
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """What another process of this user needs to join a cluster of our own: a path, and no secret."""
+        return {} if self._token is None else self._token.environment
 
     @classmethod
     def start_local(
-        cls, *, num_cpus: int | None = None, object_store_bytes: int = _OBJECT_STORE_BYTES
+        cls,
+        *,
+        num_cpus: int | None = None,
+        object_store_bytes: int = _OBJECT_STORE_BYTES,
+        hidden: Sequence[str] = (),
     ) -> Self:
-        """Starts a Ray of our own on this machine, which ends with us. Raises ClusterError.
+        """Starts a Ray of our own on this machine, which ends with us. Raises ClusterError, ConfigError.
 
-        On Linux the kernel ends it with the thread that started it: call this from one that stays.
+        It wants a token that nobody else has; `hidden` are variables of the environment that its processes
+        shall not get. On Linux the kernel ends it with the thread that started it: call this from one that
+        stays.
         """
-        temp_dir = _make_temp_dir()
+        _require_none()
+        warn_of_open_token()
+        if (tls := read_tls()) is not None:
+            check_own(tls, str(ray_services.get_node_ip_address()))  # type: ignore[no-untyped-call]
+        temp_dir, token = _make_temp_dir(), OwnToken()
+        values: dict[str, str | None] = {**token.environment, TOKEN: None, "RAY_USAGE_STATS_ENABLED": "0"}
         try:
-            address = _init(
-                address="local",
-                _temp_dir=str(temp_dir),
-                num_cpus=num_cpus,
-                object_store_memory=object_store_bytes,
-                include_dashboard=False,
-                # Ray's default of 15 lets any other process on the machine starve the workers.
-                _system_config={"worker_niceness": 0},
-            )
+            with changed_environment(values | dict.fromkeys(hidden)):
+                address = _init(
+                    address="local",
+                    _temp_dir=str(temp_dir),
+                    num_cpus=num_cpus,
+                    object_store_memory=object_store_bytes,
+                    include_dashboard=False,
+                    # Ray's default of 15 lets any other process on the machine starve the workers.
+                    _system_config={"worker_niceness": 0},
+                )
         except ClusterError:
             shutil.rmtree(temp_dir, ignore_errors=True)
+            token.remove()
+            read_again()
             raise
-        return cls(address, temp_dir)
+        return cls(address, temp_dir, token)
 
     @classmethod
-    def connect(cls, address: str, *, tls: bool = False) -> Self:
-        """Joins the Ray at HOST:PORT, or at "auto" this machine's. ClusterError; soon, if none is there."""
+    def connect(cls, address: str, *, insecure: bool = False) -> Self:
+        """Joins the Ray at HOST:PORT, or at "auto" this machine's. Raises ClusterError, ConfigError.
+
+        What stands against it is told within 5 seconds. A cluster without token authentication is used only
+        on this machine, unless `insecure`.
+        """
+        _require_none()
         host, port = _resolve(address)
-        _require_grpc_server(address, host, port, tls)
-        return cls(_init(address=f"{host}:{port}"), None)
+        preflight(address, host, port, RayAccess.read(), insecure=insecure)
+        read_again()
+        return cls(_init(address=f"{host}:{port}"))
 
     def close(self) -> None:
         """Disconnects; ends the local cluster if it is ours. Idempotent."""
@@ -91,12 +125,14 @@ class RayCluster:
             # Without its head, Ray's shutdown waits for a minute and then aborts the process.
             _log.error("Ray at %s is gone: leaving without saying goodbye", self.address)
             atexit.unregister(ray_private_worker.shutdown)
-        if self._temp_dir is None:
+        if self._temp_dir is None or self._token is None:
             return
         left = kill_and_wait(ours, _END_TIMEOUT)
         if left:
             _log.error("still running after SIGKILL: %s", ", ".join(str(process.pid) for process in left))
         shutil.rmtree(self._temp_dir, ignore_errors=True)
+        self._token.remove()
+        read_again()
 
 
 def is_reachable() -> bool:
@@ -109,9 +145,12 @@ def is_reachable() -> bool:
     return True
 
 
-def _init(**options: Any) -> str:
+def _require_none() -> None:
     if ray.is_initialized():
         raise ClusterError("this process is already connected to a Ray cluster")
+
+
+def _init(**options: Any) -> str:
     # Ray prints the deaths of workers on stdout, which is ours; its debugger knows this one switch.
     ray_private_worker._worker_logs_enabled = False
     logging.getLogger("ray").setLevel(logging.ERROR)
@@ -120,8 +159,7 @@ def _init(**options: Any) -> str:
             ray.init(namespace=NAMESPACE, log_to_driver=False, configure_logging=False, **options)
     except Exception as error:  # noqa: BLE001 - Ray raises bare ones, as for a node that does not start
         ray.shutdown()
-        hint = "" if options["address"] == "local" else " (if it wants a token, set RAY_AUTH_MODE=token)"
-        raise ClusterError(f"Ray at {options['address']} cannot be used: {first_line(error)}{hint}") from None
+        raise ClusterError(f"Ray at {options['address']} cannot be used: {first_line(error)}") from None
     return str(ray.get_runtime_context().gcs_address)
 
 
@@ -161,7 +199,7 @@ def _own_process_groups() -> Iterator[None]:
 
 @contextmanager
 def _private_files() -> Iterator[None]:
-    """Whoever reads Ray's token may run code on the cluster, and Ray makes that file readable for all."""
+    """Ray makes its logs and sockets for all to read."""
     old = os.umask(0o077)
     try:
         yield
@@ -178,18 +216,3 @@ def _resolve(address: str) -> tuple[str, int]:
     if not host or not port.isdecimal() or "/" in host:
         raise ClusterError(f"Ray address {address}: expected HOST:PORT or auto")
     return host.strip("[]"), int(port)
-
-
-def _require_grpc_server(address: str, host: str, port: int, tls: bool) -> None:
-    """Ray itself would try for 80 seconds and then end the process."""
-    try:
-        with socket.create_connection((host, port), _CONNECT_TIMEOUT) as connection:
-            if tls:
-                return
-            connection.settimeout(_CONNECT_TIMEOUT / 2)
-            connection.sendall(_HTTP2_HELLO)
-            head = connection.recv(9, socket.MSG_WAITALL)
-    except (OSError, OverflowError) as error:
-        raise ClusterError(f"Ray at {address} cannot be reached: {first_line(error)}") from None
-    if len(head) < 9 or head[3] != _HTTP2_SETTINGS:
-        raise ClusterError(f"Ray at {address} cannot be used: something else listens there")

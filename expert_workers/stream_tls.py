@@ -25,8 +25,8 @@ class TlsPaths:
     ca: str
 
 
-def context(paths: TlsPaths, *, is_server: bool) -> ssl.SSLContext:
-    """Raises ConfigError naming the file at fault."""
+def context(paths: TlsPaths, *, is_server: bool, what: str = "data plane TLS") -> ssl.SSLContext:
+    """`what` is what they are for. Raises ConfigError naming the file at fault."""
     made = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER if is_server else ssl.PROTOCOL_TLS_CLIENT)
     made.minimum_version = ssl.TLSVersion.TLSv1_2
     made.check_hostname = False
@@ -38,7 +38,7 @@ def context(paths: TlsPaths, *, is_server: bool) -> ssl.SSLContext:
         made.load_cert_chain(paths.cert, paths.key, password=_no_password)
     except OSError as error:
         reason = getattr(error, "reason", None) or error.strerror
-        raise ConfigError(f"data plane TLS {path}: cannot be used ({reason})") from None
+        raise ConfigError(f"{what} {path}: cannot be used ({reason})") from None
     return made
 
 

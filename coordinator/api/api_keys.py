@@ -14,8 +14,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 
-from coordinator.api.private_files import FileWatch, check_private, read_bounded
+from coordinator.api.file_watch import FileWatch
 from moe_model.errors import ConfigError
+from moe_model.private_files import check_private, read_bounded
 
 logger = logging.getLogger(__name__)
 

@@ -9,8 +9,9 @@ import threading
 from dataclasses import dataclass
 from pathlib import Path
 
-from coordinator.api.private_files import FileWatch, check_private, read_bounded
+from coordinator.api.file_watch import FileWatch
 from moe_model.errors import ConfigError
+from moe_model.private_files import check_private, read_bounded
 
 logger = logging.getLogger(__name__)
 

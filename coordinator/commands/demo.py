@@ -10,6 +10,7 @@ from coordinator.client import AsyncClient, Delta
 from coordinator.client_requests import generate_request
 from coordinator.commands.engine_arguments import (
     add_engine_arguments,
+    add_insecure_argument,
     add_worker_arguments,
     engine_config,
     workers_config,
@@ -28,6 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--max-tokens", type=int, default=120, metavar="N", help="tokens to generate (120)")
     parser.add_argument("--seed", type=int, default=7, metavar="S", help="of the random numbers (7)")
     add_worker_arguments(parser, default_workers=2)
+    add_insecure_argument(parser)
     add_engine_arguments(parser)
 
 
@@ -37,7 +39,7 @@ def run(args: argparse.Namespace) -> int:
     config = ServeConfig(
         checkpoint=args.checkpoint,
         engine=engine_config(args),
-        workers=workers_config(args),
+        workers=workers_config(args, insecure=args.insecure),
         addresses=Addresses("127.0.0.1:0", control=None, http=None),
     )
     configure_process(config.engine)

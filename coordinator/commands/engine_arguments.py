@@ -250,7 +250,14 @@ def engine_config(args: argparse.Namespace) -> EngineConfig:
     )
 
 
-def workers_config(args: argparse.Namespace) -> WorkersConfig:
+def add_insecure_argument(parser: argparse.ArgumentParser) -> None:
+    """For commands that have none of a server's arguments."""
+    parser.add_argument(
+        "--insecure", action="store_true", help="use --ray-address also where Ray asks nobody for a token"
+    )
+
+
+def workers_config(args: argparse.Namespace, *, insecure: bool = False) -> WorkersConfig:
     return WorkersConfig(
         num_workers=args.workers,
         replicas=args.replicas,
@@ -270,6 +277,7 @@ def workers_config(args: argparse.Namespace) -> WorkersConfig:
         canary_interval=args.canary_interval,
         keep_workers=args.keep_workers,
         take_over=args.take_over,
+        insecure=insecure,
         num_threads=args.worker_threads,
         call_timeout=args.call_timeout,
         expert_wait_timeout=args.expert_wait_timeout,

@@ -13,6 +13,7 @@ from coordinator.api.events import EventWriter
 from coordinator.api.validation import Generation, resolve
 from coordinator.commands.engine_arguments import (
     add_engine_arguments,
+    add_insecure_argument,
     add_worker_arguments,
     engine_config,
     workers_config,
@@ -38,6 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add_engine_arguments(parser)
     add_worker_arguments(parser, default_workers=0)
+    add_insecure_argument(parser)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -46,7 +48,7 @@ def run(args: argparse.Namespace) -> int:
     configure_process(config)
     checkpoint = Checkpoint.open(args.checkpoint)
     generation, writer = _prepare(args, checkpoint)
-    workers = workers_config(args)
+    workers = workers_config(args, insecure=args.insecure)
     with sigterm_exits(), open_experts(checkpoint, config, workers) as experts:
         engine = build_engine(checkpoint, config, experts, workers.expert_wait_timeout)
         events = _generate(engine, generation, writer, show=not args.json)

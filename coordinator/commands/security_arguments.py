@@ -36,7 +36,10 @@ def add_security_arguments(parser: argparse.ArgumentParser) -> None:
         "--tls-client-ca", type=Path, metavar="FILE", help="clients must show a certificate of this CA"
     )
     group.add_argument(
-        "--insecure", action="store_true", help="listen anywhere, also without TLS and API keys"
+        "--insecure",
+        action="store_true",
+        help="listen anywhere, also without TLS and API keys; use --ray-address also where Ray asks nobody "
+        "for a token",
     )
     group.add_argument(
         "--reflection",

@@ -48,7 +48,7 @@ def run(args: argparse.Namespace) -> int:
     config = ServeConfig(
         checkpoint=args.checkpoint,
         engine=engine_config(args),
-        workers=workers_config(args),
+        workers=workers_config(args, insecure=args.insecure),
         model=model_options(args),
         addresses=addresses(args),
         security=security_config(args),

@@ -1,6 +1,7 @@
 """A certificate authority for tests, and files with what it signs."""
 
 import ipaddress
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -29,11 +30,17 @@ class Authority:
         return self._certificate.public_bytes(serialization.Encoding.PEM)
 
     def sign(
-        self, name: str = "localhost", begins: timedelta = -DAY, ends: timedelta = DAY
+        self,
+        name: str = "localhost",
+        begins: timedelta = -DAY,
+        ends: timedelta = DAY,
+        *,
+        addresses: Sequence[str] = ("127.0.0.1",),
     ) -> tuple[bytes, bytes]:
         """A new certificate and its key, in PEM. The times count from now."""
         key = ec.generate_private_key(ec.SECP256R1())
-        names = [x509.DNSName(name), x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]
+        numbers = [x509.IPAddress(ipaddress.ip_address(address)) for address in addresses]
+        names = [x509.DNSName(name), *numbers]
         builder = _builder(_name(name), self._name, key, begins, ends)
         builder = builder.add_extension(x509.SubjectAlternativeName(names), critical=False)
         certificate = builder.sign(self._key, hashes.SHA256())

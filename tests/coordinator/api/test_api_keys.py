@@ -18,7 +18,7 @@ from coordinator.api.api_keys import (
     parse_line,
     read_keys,
 )
-from coordinator.api.private_files import FileWatch
+from coordinator.api.file_watch import FileWatch
 from moe_model.errors import ConfigError
 from tests.coordinator.api.certificates import write_private
 

@@ -12,9 +12,9 @@ import grpc
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from coordinator.api.file_watch import FileWatch
 from coordinator.api.grpc_port import GrpcPort
 from coordinator.api.grpc_tls import server_credentials
-from coordinator.api.private_files import FileWatch
 from coordinator.api.tls import TlsConfig, TlsFiles
 from tests.coordinator.api.certificates import DAY, Authority, write_private
 from tests.coordinator.api.fakes import PATIENCE

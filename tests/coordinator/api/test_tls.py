@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from coordinator.api.private_files import FileWatch
+from coordinator.api.file_watch import FileWatch
 from coordinator.api.tls import TlsConfig, TlsFiles, load, server_context
 from moe_model.errors import ConfigError
 from tests.coordinator.api.certificates import DAY, Authority, key_pem, write_private
