@@ -173,6 +173,16 @@ def test_another_load_moves_redundant_copies_and_little_else() -> None:
     assert num_copies(after) == num_copies(before)
 
 
+def test_where_few_moves_do_not_help_a_new_placement_is_taken() -> None:
+    """Three modules would have to change places at once."""
+    keys, shares = grid(1, 6), workers(2)
+    before = place(keys, shares, 1, loads=dict(zip(keys, [2.0, 2.0, 5.0, 1.0, 1.0, 5.0], strict=True)))
+    loads = dict(zip(keys, [3.0, 5.0, 2.0, 2.0, 5.0, 1.0], strict=True))
+    after = place(keys, shares, 1, loads=loads, current=before)
+    assert balance(before, shares, loads) < 0.9
+    assert after == place(keys, shares, 1, loads=loads)
+
+
 def test_a_small_change_of_the_loads_moves_nothing() -> None:
     keys = grid(4, 8)
     before = place(keys, workers(3), 1, loads={key: 10.0 + key[1] for key in keys}, redundant=1)
