@@ -249,7 +249,28 @@ def _partners(copies: Copies, layer: int, slowest: int) -> list[int]:
     return sorted((rank for rank in times if rank != slowest), key=lambda r: (times[r], r))[:_MAX_PARTNERS]
 
 
-STEPS: Sequence[Step] = (_moves, _exchanges)
+def _chains(copies: Copies, layer: int, slowest: int) -> Iterator[Change]:
+    """A module goes to a worker that passes another one on; for the few that are to be loaded beside many."""
+    if not copies.pinned:
+        return
+    takers = _partners(copies, layer, slowest)
+    for key in sorted(copies.held[layer, slowest]):
+        if (key, slowest) in copies.pinned:
+            continue
+        for middle in copies.problem.speed:
+            if middle in copies.holders[key]:
+                continue
+            for other in sorted(copies.held[layer, middle]):
+                if (other, middle) not in copies.pinned:
+                    for taker in takers:
+                        if taker not in copies.holders[other]:
+                            yield {
+                                key: _replaced(copies.holders[key], slowest, middle),
+                                other: _replaced(copies.holders[other], middle, taker),
+                            }
+
+
+STEPS: Sequence[Step] = (_moves, _exchanges, _chains)
 # Where copies are loaded: the redundant ones may be of modules that are no longer hot, and to exchange two
 # is to load two.
 STEPS_OF_LOADED: Sequence[Step] = (_single_loads, _exchanges)
