@@ -42,6 +42,13 @@ class Record:
     left_over: Sequence[str] = ()
     idle_after: float | None = None
 
+    @property
+    def num_exchanged(self) -> int | None:
+        """How many outputs are others with the exchanged expert; None if there is none."""
+        if self.golden_after is None:
+            return None
+        return sum(a != b for a, b in zip(self.golden, self.golden_after, strict=True))
+
     def goldens(self, stream: Stream) -> list[Sequence[int]]:
         """What is right for a stream: one output, or either of two if the exchange came while it ran."""
         before = self.golden[stream.request]

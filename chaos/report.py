@@ -51,6 +51,7 @@ def as_json(record: Record, verdict: Verdict) -> str:
             "tokens": verdict.num_tokens,
             "changed_tokens": verdict.changed_tokens,
             "changed_requests": verdict.changed_requests,
+            "exchanged_outputs": record.num_exchanged,
             "added_gap_seconds": _rounded(verdict.added_gap),
             "outside": _side(verdict.outside),
             "during": _side(verdict.during),
@@ -105,6 +106,8 @@ def _request_lines(record: Record, verdict: Verdict) -> Iterator[str]:
     completed = outcomes["completed"]
     yield f"requests  {record.num_sent} sent, {completed} completed, {verdict.num_lost} lost{others}"
     yield f"tokens    {verdict.num_tokens} received, {verdict.changed_tokens} changed"
+    if record.num_exchanged is not None:
+        yield f"          {record.num_exchanged} of {len(record.golden)} outputs are others with the new one"
     for error in first_errors(list(record.streams)):
         yield f"          {error}"
     if record.idle_after is not None:

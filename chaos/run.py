@@ -46,7 +46,7 @@ class _Run:
         wanted = wanted_now(first, scenario.setup.workers, scenario.setup.replicas)
         record.golden = self._golden("without a fault")
         load = Load(self._target.address, self._target.connection, scenario.load)
-        watch = Watch(self._control, first)
+        watch = Watch(self._control, first, wanted)
         with ExitStack() as ending:
             record.began = time.monotonic()
             load.start()
@@ -59,7 +59,6 @@ class _Run:
                 self._control,
                 load,
                 watch,
-                wanted,
                 seed=scenario.course.seed,
                 patience=scenario.expect.restored_within,
                 say=self._say,

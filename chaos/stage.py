@@ -28,7 +28,6 @@ class Stage:
         control: ControlClient,
         load: Load,
         watch: Watch,
-        wanted: Wanted,
         *,
         seed: int,
         patience: float,
@@ -37,8 +36,8 @@ class Stage:
         """`patience`: seconds in which all must be as before, after a disturbance."""
         self.faults: list[FaultRecord] = []
         self.exchange: tuple[float, float] | None = None
-        self._control, self._load, self._watch, self._wanted = control, load, watch, wanted
-        self._replicas = wanted.replicas
+        self._control, self._load, self._watch = control, load, watch
+        self._replicas = watch.wanted.replicas
         self._breaker = Faults(load.wait)
         self._rng = random.Random(seed)
         self._patience, self._say = patience, say
@@ -120,7 +119,7 @@ class Stage:
         done = self._control.scale(event.workers, timeout=event.timeout)
         now = look(self._control.topology(include_experts=True), time.monotonic())
         replicas = min(self._replicas, event.workers)
-        self._wanted = replace(self._wanted, workers=event.workers, replicas=replicas)
+        self._watch.wanted = replace(self._watch.wanted, workers=event.workers, replicas=replicas)
         if len(now.pids) != event.workers:
             raise FaultError(f"there are {len(now.pids)} workers, not {event.workers}")
         return f"{done.num_workers_before} to {done.num_workers} workers, {done.modules_moved} modules moved"
@@ -133,28 +132,30 @@ class Stage:
 
     def _noted(self, record: FaultRecord, do: Callable[[], str]) -> None:
         name = record.do if record.rank is None else f"{record.do} worker {record.rank}"
-        self._say(f"{record.began - self._began:7.2f} s  {name}")
+        self._tell(name)
         self.faults.append(record)
         try:
             record.proof = do()
-            self._say(f"{time.monotonic() - self._began:7.2f} s  {record.proof}")
+            self._tell(record.proof)
         except (FaultError, ClientError) as error:
             record.problem = str(error)
-            self._say(f"{time.monotonic() - self._began:7.2f} s  it did not happen: {error}")
+            self._tell(f"it did not happen: {error}")
         record.ended = time.monotonic()
 
     def _wait_restored(self, timeout: float) -> bool:
-        """Whether all is as before, within the time; notes when, for each fault that waits for it."""
+        """Whether all is as before, within the time; notes since when, for each fault."""
         waiting = [each for each in self.faults if each.wants_restored and each.restored is None]
         since = max((each.ended or each.began for each in waiting), default=time.monotonic())
-        seen = self._watch.wait_restored(self._wanted, since, timeout)
+        seen = self._watch.wait_restored(since, timeout)
         for each in waiting:
-            each.restored = seen
-            if seen is None and not each.problem:
+            each.restored = self._watch.restored_since(each.ended or each.began)
+            if each.restored is None and not each.problem:
                 each.problem = f"not as before within {timeout:g} s"
-        now = time.monotonic() - self._began
-        self._say(f"{now:7.2f} s  {'all is as before' if seen else f'not as before within {timeout:g} s'}")
+        self._tell("not as before" if seen is None else "all is as before")
         return seen is not None
+
+    def _tell(self, line: str) -> None:
+        self._say(f"{time.monotonic() - self._began:7.2f} s  {line}")
 
 
 def _exec(event: ev.Exec) -> str:

@@ -1,5 +1,6 @@
 """Watch: what the control service and this machine say about the workers, ten times a second."""
 
+import bisect
 import threading
 import time
 from collections import Counter
@@ -68,10 +69,13 @@ def _runs(worker: pb.ExpertWorker) -> bool:
 class Watch:
     """A thread that looks. `close` ends it."""
 
-    def __init__(self, control: ControlClient, first: Look) -> None:
+    def __init__(self, control: ControlClient, first: Look, wanted: Wanted) -> None:
         self._control = control
         self._news = threading.Condition()
-        self._last = first
+        self._losses = first.losses
+        self._wanted = wanted
+        # When all was as wanted, in order.
+        self._restored: list[float] = []
         self._closed = threading.Event()
         self._num_losses = 0
         self._thread = threading.Thread(target=self._run, name="chaos-watch", daemon=True)
@@ -85,22 +89,36 @@ class Watch:
         """How often the server has given up a worker since the start."""
         return self._num_losses
 
-    def wait_restored(self, wanted: Wanted, since: float, timeout: float) -> float | None:
-        """When it was seen for the first time after `since`; None after `timeout` seconds. WorldError."""
+    @property
+    def wanted(self) -> Wanted:
+        return self._wanted
 
-        def is_there() -> bool:
-            return self._error is not None or (self._last.at >= since and self._last.is_restored(wanted))
-
+    @wanted.setter
+    def wanted(self, wanted: Wanted) -> None:
         with self._news:
-            there = self._news.wait_for(is_there, timeout)
+            self._wanted = wanted
+
+    def restored_since(self, since: float) -> float | None:
+        """When all was seen to be as wanted, for the first time at or after `since`; None: it was not."""
+        with self._news:
+            return self._first(since)
+
+    def wait_restored(self, since: float, timeout: float) -> float | None:
+        """The same, within `timeout` seconds from now. Raises WorldError."""
+        with self._news:
+            self._news.wait_for(lambda: self._error is not None or self._first(since) is not None, timeout)
             if self._error is not None:
                 raise WorldError(f"the workers cannot be watched any more: {self._error!r}")
-            return self._last.at if there else None
+            return self._first(since)
 
     def close(self) -> None:
         self._closed.set()
         if self._thread.is_alive():
             self._thread.join()
+
+    def _first(self, since: float) -> float | None:
+        index = bisect.bisect_left(self._restored, since)
+        return self._restored[index] if index < len(self._restored) else None
 
     def _run(self) -> None:
         try:
@@ -119,9 +137,9 @@ class Watch:
             # A server that is away has no whole worker.
             now = Look(at)
         with self._news:
-            before = self._last.losses
-            self._num_losses += sum(max(0, n - before.get(rank, 0)) for rank, n in now.losses.items())
-            if not now.losses:
-                now = Look(at, losses=before)
-            self._last = now
+            # A worker that has left takes its count along; a new one of that rank begins at 0 again.
+            self._num_losses += sum(max(0, n - self._losses.get(rank, 0)) for rank, n in now.losses.items())
+            self._losses = now.losses or self._losses
+            if now.is_restored(self._wanted):
+                self._restored.append(at)
             self._news.notify_all()
