@@ -174,6 +174,10 @@ def _add_loss(group: argparse._ArgumentGroup, default: WorkersConfig) -> None:
         metavar="N",
         help=f"further copies in each layer, of the experts with the most rows ({default.redundant_experts})",
     )
+    _add_care(group, default)
+
+
+def _add_care(group: argparse._ArgumentGroup, default: WorkersConfig) -> None:
     group.add_argument(
         "--workers-per-node",
         type=whole,
