@@ -12,8 +12,17 @@ from torch import Tensor
 
 from expert_workers.assembly import Combine, PairRows, Sums
 from expert_workers.slices import RowSlice, sort_pairs
-from expert_workers.transport import Link, Pending
-from expert_workers.wire import DTYPES, ExpertCall, ReplyForm, dtype_name, tensor_to_array
+from expert_workers.transport import Failure, FailureReason, Link, Pending
+from expert_workers.wire import (
+    DTYPES,
+    ExpertCall,
+    ExpertReply,
+    ReplyForm,
+    dtype_name,
+    tensor_to_array,
+    validate_reply,
+)
+from moe_model.errors import ReplyError
 from moe_model.router import Routing
 
 
@@ -62,6 +71,18 @@ class Sent(NamedTuple):
     pending: Pending
     started: float
     deadline: float
+
+    def checked(self) -> ExpertReply | Failure:
+        """The answer that has come, if it is one."""
+        outcome = self.pending.outcome
+        if isinstance(outcome, Failure):
+            return outcome
+        assert isinstance(outcome, ExpertReply), "a call is answered by a reply"
+        try:
+            validate_reply(self.link.rank, self.call, outcome)
+        except ReplyError as error:
+            return Failure(FailureReason.INVALID, str(error))
+        return outcome
 
 
 class Dispatch:

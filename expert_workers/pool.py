@@ -6,6 +6,7 @@ Shapes: T tokens, D d_model, C columns of a layer's router.
 """
 
 import logging
+import math
 import threading
 import time
 from collections.abc import Mapping, Sequence
@@ -18,13 +19,13 @@ from expert_workers.assembly import PairRows, Sums
 from expert_workers.assign import assign
 from expert_workers.dispatch import Dispatch, OnLoss, PoolOptions, Sent
 from expert_workers.pool_stats import Exchange, PoolObserver, PoolStats, StatsRecorder
-from expert_workers.routes import Routes, tables
+from expert_workers.routes import Retired, Routes, tables
 from expert_workers.slices import cut
 from expert_workers.standing import TOO_SLOW, Standing
 from expert_workers.transport import Failure, FailureReason, Link, Plane
-from expert_workers.wire import ExpertCall, ExpertReply, ReplyForm, validate_reply
+from expert_workers.wire import ExpertCall, ExpertReply, ReplyForm
 from moe_model.dispatch import ExpertKey
-from moe_model.errors import ExpertsLostError, ReplyError
+from moe_model.errors import ExpertsLostError
 from moe_model.modules import Catalog
 from moe_model.router import Routing
 
@@ -62,6 +63,7 @@ class ExpertPool:
         self._standing = Standing(self._options)
         self._call_ids = count(1)
         self._routes = Routes()
+        self._retired = Retired(self._options.call_timeout)
         self._tables = tables(catalog, self._routes)
         self._changed = threading.Condition()
         self._next: Routes | None = None
@@ -81,6 +83,7 @@ class ExpertPool:
         start_ns, started = time.time_ns(), time.perf_counter()
         if self._next is not None:
             self._adopt()
+        self._retired.close(time.monotonic())
         if self._standing.is_owed:
             self._settle_owed()
         num_columns = len(self._tables[layer].slots_C)
@@ -111,6 +114,7 @@ class ExpertPool:
         """For when nothing is dispatched: takes in news, and finds out which links are closed."""
         if self._next is not None:
             self._adopt()
+        self._retired.close(math.inf)
         self._settle_owed()
         for link in self._routes.links.values():
             link.look()
@@ -120,6 +124,8 @@ class ExpertPool:
     def publish(self, routes: Routes) -> None:
         """What counts from the next dispatch on. Any thread."""
         with self._changed:
+            if self._next is not None:
+                self._retired.add(self._next, routes, time.monotonic())
             self._next = routes
             self._changed.notify_all()
 
@@ -167,6 +173,9 @@ class ExpertPool:
 
     def close(self) -> None:
         """Idempotent. The workers stay; they belong to whoever started them."""
+        if self._next is not None:
+            self._adopt()
+        self._retired.close(math.inf)
         for link in self._routes.links.values():
             link.close()
 
@@ -297,7 +306,7 @@ class ExpertPool:
         else:
             begun.sent = [sent for sent in begun.sent if sent.pending.outcome is None]
         for sent in settled:
-            checked = _checked(sent)
+            checked = sent.checked()
             if isinstance(checked, Failure):
                 self._failed(sent, checked, exchange)
                 begun.put_back(sent.part)
@@ -358,6 +367,7 @@ class ExpertPool:
         with self._changed:
             routes, self._next = self._next, None
         assert routes is not None, "something was published"
+        self._retired.add(self._routes, routes, time.monotonic())
         live = {rank: link for rank, link in routes.links.items() if link.failure is None}
         self._routes = Routes(routes.version, live, routes.holders)
         self._tables = tables(self._catalog, self._routes)
@@ -381,15 +391,3 @@ def _never() -> bool:
 
 def _late(rank: int) -> Failure:
     return Failure(FailureReason.LATE, f"worker {rank}: no answer in time")
-
-
-def _checked(sent: Sent) -> ExpertReply | Failure:
-    outcome = sent.pending.outcome
-    if isinstance(outcome, Failure):
-        return outcome
-    assert isinstance(outcome, ExpertReply), "a call is answered by a reply"
-    try:
-        validate_reply(sent.link.rank, sent.call, outcome)
-    except ReplyError as error:
-        return Failure(FailureReason.INVALID, str(error))
-    return outcome

@@ -335,3 +335,31 @@ def test_close_is_idempotent() -> None:
     pool.close()
     pool.close()
     assert all(link.failure is not None for link in world.links.values())
+
+
+def test_links_that_are_not_needed_any_more_are_closed_when_nothing_goes_through_them() -> None:
+    pool, world = make_pool(CONFIG, 2, 1, options=PoolOptions(call_timeout=0.2))
+    old = dict(world.links)
+    begun = pool.begin(1, X_TD, ROUTING)
+    world.renew(0)
+    never_used = world.links[0]
+    pool.publish(world.routes())
+    world.renew(0)
+    pool.publish(world.routes())
+    pool.forward(1, X_TD, ROUTING)
+    assert old[0].failure is None
+    assert torch.equal(pool.finish(begun), EXPECTED)
+    deadline = time.monotonic() + 30
+    while old[0].failure is None or never_used.failure is None:
+        assert time.monotonic() < deadline
+        pool.forward(1, X_TD, ROUTING)
+    world.renew(1)
+    pool.publish(world.routes())
+    pool.idle()
+    assert old[1].failure is not None
+    assert [link.failure for link in world.links.values()] == [None, None]
+    world.renew(0, 1)
+    pool.publish(world.routes())
+    pool.close()
+    assert None not in [link.failure for link in world.links.values()]
+    assert not world.rescuer.losses
