@@ -10,7 +10,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 PRODUCT = ("moe_model", "expert_workers", "coordinator")
-WITHOUT_TESTS = (*PRODUCT, "benchmarks", "demo", "scripts")
+WITHOUT_TESTS = (*PRODUCT, "benchmarks", "chaos", "demo", "scripts")
 ALL = (*WITHOUT_TESTS, "tests")
 MAX_FILE_LINES = 400
 MAX_FUNCTION_LINES = 50
@@ -125,8 +125,18 @@ def test_the_engine_knows_no_front() -> None:
 
 
 def test_nothing_imports_tests_or_benchmarks() -> None:
-    for package in ("tests", "benchmarks", "demo", "scripts"):
+    for package in ("tests", "benchmarks", "chaos", "demo", "scripts"):
         assert importers(package, *PRODUCT) == {}
+
+
+def test_chaos_sees_a_server_from_outside() -> None:
+    """What breaks a server must not be it: clients, messages and commands are all that it has of ours."""
+    parts = ("coordinator.client", "coordinator.control_client", "coordinator.commands.", "coordinator.cli.")
+    for path in files("chaos"):
+        ours = [name for name, _ in imports(path) if name.startswith(("coordinator", "expert_workers"))]
+        assert [name for name in ours if not name.startswith(parts)] == [], path
+    for package in ("ray", "torch", "grpc"):
+        assert importers(package, "chaos") == {}
 
 
 def test_no_import_inside_a_function() -> None:
@@ -147,6 +157,7 @@ def test_lazy_loading_is_where_it_is_known() -> None:
         for path, found in importers("importlib", *PRODUCT).items()
         if set(found) == {"importlib.metadata"}
     }
+    assert set(importers("runpy", *PRODUCT)) == {"coordinator/commands/chaos.py"}
 
 
 ENVIRONMENT = ("os.environ", "os.getenv", "os.environb", "os.putenv", "environ", "getenv")
@@ -187,6 +198,7 @@ SLEEPS = ("time.sleep", "asyncio.sleep", "sleep")
 # These poll what offers nothing to wait on: a server that is not there yet, a process that is not our child,
 # the state of an engine that may be stuck.
 POLLERS = (
+    "chaos/run.py",
     "coordinator/api/readiness.py",
     "coordinator/client.py",
     "coordinator/commands/top.py",
@@ -210,7 +222,7 @@ def test_nothing_runs_what_it_reads() -> None:
 
 
 def test_nobody_sleeps() -> None:
-    found = _found(*PRODUCT, "tests", wanted=lambda name, _: name in SLEEPS)
+    found = _found(*PRODUCT, "chaos", "tests", wanted=lambda name, _: name in SLEEPS)
     assert [place for place in found if not place.startswith(POLLERS)] == []
 
 
@@ -240,7 +252,7 @@ def test_files_are_short() -> None:
 def test_functions_are_short() -> None:
     long = [
         f"{path}:{node.lineno}: {node.name}"
-        for path in files(*PRODUCT)
+        for path in files(*PRODUCT, "chaos")
         for node in ast.walk(tree(path))
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
         and (node.end_lineno or 0) - node.lineno >= MAX_FUNCTION_LINES
