@@ -62,16 +62,23 @@ class Changes:
     def settle(self, members: Iterable[Member], wanted: Mapping[int, Keys]) -> list[Change]:
         """Tells those who wait if all is as it shall be; returns them."""
         workers = [m for m in members if m.rank != LOCAL]
-        for m in workers:
-            if not m.is_ready or m.is_leaving or not wanted.get(m.rank, frozenset()) <= m.held:
-                return []
+        if not all(_is_settled(m, wanted.get(m.rank, frozenset())) for m in workers):
+            return []
+        num_ready = sum(m.is_ready for m in workers)
         settled, self._open = self._open, []
         now = time.monotonic()
         for change in settled:
-            scaled = Scaled(change.num_before, len(workers), change.num_moved, now - change.started)
+            scaled = Scaled(change.num_before, num_ready, change.num_moved, now - change.started)
             change.future.set_result(scaled)
         return settled
 
     def _fail(self, change: Change, error: ExpertMeshError) -> None:
         self._open.remove(change)
         change.future.set_exception(error)
+
+
+def _is_settled(member: Member, wish: Keys) -> bool:
+    """Whether it is as it shall be. One that is lost, and whose part others have, is waited for no longer."""
+    if member.is_leaving:
+        return False
+    return wish <= member.held if member.is_ready else member.lost_at is not None and not wish

@@ -35,6 +35,7 @@ class RayCall:
     def settle(self, outcome: ExpertReply | Failure) -> None:
         self._outcome = outcome
         self.arrived = time.perf_counter()
+        self.link.settled(self)
 
 
 class RayLink:
@@ -44,23 +45,35 @@ class RayLink:
         self.rank = rank
         self.failure: Failure | None = None
         self._actor = actor
+        self._open: dict[Any, RayCall] = {}
 
     def send(self, call: ExpertCall) -> RayCall:
         if self.failure is not None:
             return RayCall(self, None)
         try:
-            return RayCall(self, self._actor.compute.remote(encode(call_frame(call))))
+            pending = RayCall(self, self._actor.compute.remote(encode(call_frame(call))))
+            self._open[pending.ref] = pending
+            return pending
         except RayError as error:
             pending = RayCall(self, None)
             pending.settle(failure_of(self.rank, error))
             return pending
 
     def look(self) -> None:
-        """Ray tells nothing that it is not asked."""
+        """Takes in what has come, waiting for nothing: Ray tells nothing that it is not asked."""
+        if self._open:
+            ready, _ = ray.wait(list(self._open), num_returns=len(self._open), timeout=0)
+            for ref in ready:
+                _settle(self._open[ref])
+
+    def settled(self, pending: RayCall) -> None:
+        """Nobody has to ask for it any more."""
+        self._open.pop(pending.ref, None)
 
     def fail(self, reason: FailureReason, message: str) -> None:
         if self.failure is None:
             self.failure = Failure(reason, message)
+            self._open.clear()
 
     def close(self) -> None:
         self.fail(FailureReason.DIED, f"worker {self.rank}: is closed")
