@@ -57,3 +57,13 @@ def test_a_load_that_fails_ends_those_whose_modules_are_not_there() -> None:
     with pytest.raises(WorkerStartError):
         lacking.future.result(0)
     assert changes.settle([ready(0, B)], {}) == [there, scaling]
+
+
+def test_who_is_lost_is_waited_for_until_others_have_its_part() -> None:
+    changes, change, lost = Changes(), Change(), Member(1, lost_at=1.0)
+    changes.add(change)
+    assert changes.settle([ready(0, A), lost], {0: frozenset([A]), 1: frozenset([B])}) == []
+    assert changes.settle([ready(0, A), lost], {0: frozenset([A, B])}) == []
+    assert changes.settle([ready(0, A, B), lost, Member(2)], {0: frozenset([A, B])}) == []
+    assert changes.settle([ready(0, A, B), lost], {0: frozenset([A, B])}) == [change]
+    assert change.future.result(0).num_workers == 1

@@ -1,17 +1,20 @@
 """What a pool does about answers that are late, and about experts that somebody is bringing back."""
 
+import math
 import threading
 import time
 
 import pytest
 import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from expert_workers import latency
 from expert_workers.dispatch import PoolOptions
 from expert_workers.pool import ExpertPool
 from expert_workers.transport import FailureReason
 from moe_model.errors import ExpertsLostError
-from tests.expert_workers.fake_links import after, fails, silent
+from tests.expert_workers.fake_links import Fault, after, changes, fails, silent
 from tests.expert_workers.fakes import (
     PoolWorld,
     make_config,
@@ -257,3 +260,36 @@ def test_who_owes_an_answer_gets_rows_all_the_same_where_nobody_else_can() -> No
     assert len(world.links[1].calls) == 2
     assert world.rescuer.reasons == [(0, FailureReason.DIED)]
     assert not world.rescuer.rescues
+
+
+FAULTS = st.sampled_from(
+    [
+        fails(FailureReason.DIED),
+        fails(FailureReason.RAISED),
+        changes(call_id=0),
+        Fault(lambda call, reply: reply._replace(y_ND=reply.y_ND * math.nan)),
+        Fault(lambda call, reply: reply._replace(tag=reply.tag ^ 1), seconds=0.04),
+        after(0.02),
+        after(0.06),
+        silent(),
+        *[after(0.004)] * 8,
+    ]
+)
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(st.lists(st.lists(FAULTS, max_size=8), min_size=4, max_size=4), st.integers(1, 4), st.integers(1, 3))
+def test_whatever_the_workers_do_every_result_is_right(
+    scripts: list[list[Fault]], replicas: int, num_overlapping: int
+) -> None:
+    options = PoolOptions(call_timeout=0.15, least_timeout=0.15, hedge_floor=0.01, rescue_patience=20)
+    pool, world = make_pool(CONFIG, 4, replicas, options=options)
+    publishing = Publishing(world)
+    world.rescuer.on_rescue = publishing.publish
+    settle_in(pool, world)
+    for link, faults in zip(world.links.values(), scripts, strict=True):
+        link.faults.extend(faults)
+    for _ in range(4):
+        begun = [pool.begin(1, X_TD, ROUTING) for _ in range(num_overlapping)]
+        for dispatch in begun:
+            assert torch.equal(pool.finish(dispatch), EXPECTED)

@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
 
@@ -13,6 +14,7 @@ from expert_workers.health import HealthOptions
 from expert_workers.members import WorkerState
 from expert_workers.transport import FailureReason
 from moe_model.errors import ExpertsLostError, WorkerStartError
+from moe_model.modules import ExpertModule
 from tests.expert_workers.supervised import ALL, OPTIONS, ROUTING, X_TD, Coordinator, supervised
 
 BEATING = replace(OPTIONS, health=HealthOptions(beat_interval=0.05, canary_interval=0.0))
@@ -145,6 +147,34 @@ def test_what_shall_fail_at_once_is_restored_all_the_same() -> None:
             coordinator.check_equal()
         coordinator.until(lambda: bool(coordinator.notes.restarts) and is_whole(coordinator, 2, 1))
         coordinator.check_equal()
+
+
+def test_a_module_is_exchanged_while_a_worker_is_gone_for_long() -> None:
+    options = replace(OPTIONS, restore_after=0.2)
+    with supervised(3, options=options) as (coordinator, world), ThreadPoolExecutor(1) as executor:
+        world.machine.restarts = False
+        world.machine.kill(1)
+        new = ExpertModule(1, 7, 2, version=1)
+        prepared = executor.submit(coordinator.supervisor.prepare, new)
+        coordinator.until(prepared.done)
+        prepared.result()
+        coordinator.until(lambda: coordinator.num_holders(0, 2) == {1})
+        assert any(new.key in held for held in coordinator.held().values())
+        coordinator.check_equal()
+
+
+def test_there_may_be_fewer_workers_while_experts_are_here() -> None:
+    with supervised(3, options=replace(OPTIONS, on_loss=OnLoss.LOCAL)) as (coordinator, world):
+        world.machine.restarts = False
+        world.machine.kill(2)
+        coordinator.check_equal()
+        assert coordinator.num_loaded_here == 1
+        with ThreadPoolExecutor(1) as executor:
+            fewer = executor.submit(coordinator.supervisor.scale, 2)
+            coordinator.until(fewer.done, coordinator.check_equal)
+            assert fewer.result().num_workers == 2
+        assert coordinator.held().keys() == coordinator.members().keys() == {0, 1}
+        coordinator.until(lambda: is_whole(coordinator, 2, 1), coordinator.check_equal)
 
 
 def test_who_dies_whenever_it_starts_is_tried_ever_less_and_the_others_go_on() -> None:
