@@ -62,6 +62,7 @@ class _Run:
                 seed=scenario.course.seed,
                 patience=scenario.expect.restored_within,
                 say=self._say,
+                zero=record.began,
             )
             ending.callback(stage.close)
             self._disturb(stage, load)

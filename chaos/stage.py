@@ -32,15 +32,17 @@ class Stage:
         seed: int,
         patience: float,
         say: Say,
+        zero: float,
     ) -> None:
-        """`patience`: seconds in which all must be as before, after a disturbance."""
+        """`patience`: seconds in which all must be as before, after a disturbance. What is said has seconds
+        since `zero`."""
         self.faults: list[FaultRecord] = []
         self.exchange: tuple[float, float] | None = None
         self._control, self._load, self._watch = control, load, watch
         self._replicas = watch.wanted.replicas
         self._breaker = Faults(load.wait)
         self._rng = random.Random(seed)
-        self._patience, self._say = patience, say
+        self._patience, self._say, self._zero = patience, say, zero
         self._began, self._before = time.monotonic(), time.monotonic()
         self._tokens = load.num_tokens
 
@@ -155,7 +157,7 @@ class Stage:
         return seen is not None
 
     def _tell(self, line: str) -> None:
-        self._say(f"{time.monotonic() - self._began:7.2f} s  {line}")
+        self._say(f"{time.monotonic() - self._zero:8.2f} s  {line}")
 
 
 def _exec(event: ev.Exec) -> str:
