@@ -43,7 +43,7 @@ class _Run:
     def run(self) -> Record:
         scenario, record = self._scenario, self._record
         first = look(self._control.topology(include_experts=True), time.monotonic())
-        wanted = wanted_now(first, scenario.setup.workers, scenario.setup.replicas)
+        wanted = wanted_now(first, scenario.setup)
         record.golden = self._golden("without a fault")
         load = Load(self._target.address, self._target.connection, scenario.load)
         watch = Watch(self._control, first, wanted)
