@@ -5,6 +5,7 @@ import select
 import signal
 import socket
 import time
+from functools import cache
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -56,11 +57,13 @@ class Process:
         os.close(self._descriptor)
 
     def signal(self, number: signal.Signals) -> bool:
-        """Whether there was still somebody to send it to."""
+        """Whether there was still somebody to send it to. Raises FaultError."""
         try:
             signal.pidfd_send_signal(self._descriptor, number)
         except ProcessLookupError:
             return False
+        except PermissionError:
+            raise FaultError(f"worker {self.rank}: process {self.pid} is another user's") from None
         return True
 
     def kill(self, timeout: float = 10.0) -> str:
@@ -115,6 +118,7 @@ def _state(task: Path) -> str:
     return stat.rpartition(")")[2].split()[0]
 
 
+@cache
 def is_local(host: str) -> bool:
     """Whether an address is one of this machine's; the empty one of a server without Ray nodes is."""
     if host in ("", "localhost"):

@@ -43,7 +43,7 @@ class _Run:
     def run(self) -> Record:
         scenario, record = self._scenario, self._record
         first = look(self._control.topology(include_experts=True), time.monotonic())
-        wanted = wanted_now(first, scenario.setup.workers, scenario.setup.replicas)
+        wanted = wanted_now(first, scenario.setup)
         record.golden = self._golden("without a fault")
         load = Load(self._target.address, self._target.connection, scenario.load)
         watch = Watch(self._control, first, wanted)
@@ -62,6 +62,7 @@ class _Run:
                 seed=scenario.course.seed,
                 patience=scenario.expect.restored_within,
                 say=self._say,
+                zero=record.began,
             )
             ending.callback(stage.close)
             self._disturb(stage, load)

@@ -21,10 +21,12 @@ _TABLES = ("setup", "load", "soak", "expect", "event")
 
 @dataclass(frozen=True, slots=True)
 class Setup:
-    """What the server must have before anything happens. None: whatever it has."""
+    """What the server must have before anything happens. None: whatever it has. `replicas` are the holders of
+    the expert that has the fewest."""
 
     workers: int | None = bounded(None, 1)
     replicas: int | None = bounded(None, 1)
+    max_replicas: int | None = bounded(None, 1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,9 +69,9 @@ class Expect:
     how often the server gave a worker up. Times are seconds.
     """
 
-    max_lost: int | None = bounded(0, 0)
+    max_lost: int | Literal["any"] = bounded(0, 0)
     max_changed: int = bounded(0, 0)
-    max_refused: int | None = bounded(0, 0)
+    max_refused: int | Literal["any"] = bounded(0, 0)
     statuses: tuple[str, ...] = ()
     max_gap: float | None = bounded(None, 0)
     max_gap_added: float | None = bounded(None, 0)

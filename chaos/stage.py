@@ -11,7 +11,7 @@ from chaos.faults import Faults
 from chaos.load import Load
 from chaos.processes import FaultError, is_local
 from chaos.record import FaultRecord
-from chaos.scenario import Soak
+from chaos.scenario import Setup, Soak
 from chaos.watch import Look, Wanted, Watch, look
 from coordinator.client_messages import ClientError
 from coordinator.control_client import ControlClient
@@ -32,15 +32,17 @@ class Stage:
         seed: int,
         patience: float,
         say: Say,
+        zero: float,
     ) -> None:
-        """`patience`: seconds in which all must be as before, after a disturbance."""
+        """`patience`: seconds in which all must be as before, after a disturbance. What is said has seconds
+        since `zero`."""
         self.faults: list[FaultRecord] = []
         self.exchange: tuple[float, float] | None = None
         self._control, self._load, self._watch = control, load, watch
         self._replicas = watch.wanted.replicas
         self._breaker = Faults(load.wait)
         self._rng = random.Random(seed)
-        self._patience, self._say = patience, say
+        self._patience, self._say, self._zero = patience, say, zero
         self._began, self._before = time.monotonic(), time.monotonic()
         self._tokens = load.num_tokens
 
@@ -155,7 +157,7 @@ class Stage:
         return seen is not None
 
     def _tell(self, line: str) -> None:
-        self._say(f"{time.monotonic() - self._began:7.2f} s  {line}")
+        self._say(f"{time.monotonic() - self._zero:8.2f} s  {line}")
 
 
 def _exec(event: ev.Exec) -> str:
@@ -168,12 +170,20 @@ def _exec(event: ev.Exec) -> str:
     return f"{event.command[0]} ended with 0"
 
 
-def wanted_now(now: Look, workers: int | None, replicas: int | None) -> Wanted:
+def wanted_now(now: Look, setup: Setup) -> Wanted:
     """What is there, which must be whole and what the scenario needs. Raises ConfigError."""
     if len(now.whole) != len(now.pids) or not now.pids:
         raise ConfigError(f"of {len(now.pids)} expert workers {len(now.whole)} are ready; start when all are")
-    if workers is not None and len(now.pids) != workers:
-        raise ConfigError(f"the scenario needs {workers} expert workers, the server has {len(now.pids)}")
-    if replicas is not None and now.replicas < replicas:
-        raise ConfigError(f"the scenario needs each expert on {replicas} workers, one is on {now.replicas}")
+    if setup.workers not in (None, len(now.pids)):
+        raise ConfigError(
+            f"the scenario needs {setup.workers} expert workers, the server has {len(now.pids)}"
+        )
+    if now.replicas < (setup.replicas or 0):
+        raise ConfigError(
+            f"the scenario needs each expert on {setup.replicas} workers, one is on {now.replicas}"
+        )
+    if now.replicas > (setup.max_replicas or now.replicas):
+        raise ConfigError(
+            f"the scenario needs experts on {setup.max_replicas} workers, each is on {now.replicas}"
+        )
     return Wanted(len(now.pids), len(now.copies), now.replicas)

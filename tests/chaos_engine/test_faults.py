@@ -124,6 +124,16 @@ def test_a_server_that_says_of_no_process() -> None:
         broken(events.Kill(), 0)
 
 
+def test_another_users_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise PermissionError
+
+    with victim() as process:
+        monkeypatch.setattr("signal.pidfd_send_signal", refuse)
+        with pytest.raises(FaultError, match=r"process \d+ is another user's"):
+            broken(events.Kill(), process.pid)
+
+
 def test_a_worker_that_has_gone_cannot_be_stopped() -> None:
     with victim() as process:
         worker = Process(process.pid, 1)

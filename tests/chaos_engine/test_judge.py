@@ -114,9 +114,10 @@ def test_what_must_not_be(break_it: Callable[[Record], None], expect: dict[str, 
 
 
 def test_what_is_allowed() -> None:
-    made = record(max_lost=1, statuses=("INTERNAL",))
-    lose(made)
-    assert failures(made) == ()
+    for allowed in (1, "any"):
+        made = record(max_lost=allowed, statuses=("INTERNAL",))
+        lose(made)
+        assert failures(made) == ()
 
 
 def test_no_request_at_all_is_a_failure() -> None:

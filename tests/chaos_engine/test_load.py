@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator
 from dataclasses import replace
 
 import pytest
@@ -16,8 +16,7 @@ from coordinator.api.errors import ApiError, Reason
 from coordinator.client import Delta, Event, Finished, Started, Summary
 from coordinator.client_connection import Connection
 from coordinator.client_messages import Timings, Usage
-from coordinator.engine.request import Request
-from tests.coordinator.api.fakes import FakeEngine, Step, last, running, tokens
+from tests.coordinator.api.fakes import PATIENCE, FakeEngine, logged, running, served_model
 
 SPEC = LoadSpec(streams=2, requests=3, tokens=3, prompts=("a {number}",), timeout=10.0)
 SUMMARY = Summary(Usage(1, 3), Timings(0.0, 0.0, 0.0))
@@ -93,24 +92,20 @@ async def test_an_open_loop_sends_whatever_comes_back() -> None:
         assert list(unaccounted(load.streams, load.num_sent)) == []
 
 
-async def test_a_failure_is_recorded_and_not_sent_again() -> None:
-    """UNAVAILABLE is what the typed client would send again."""
-
-    def play(request: Request) -> Iterable[Step]:
-        return (
-            [ApiError.of(Reason.DRAINING, "going")] if len(engine.requests) == 1 else [tokens(40), last(41)]
-        )
-
-    engine = FakeEngine(play=play)
-    async with running(engine) as server:
+async def test_a_refusal_is_recorded_and_not_sent_again() -> None:
+    """UNAVAILABLE is what grpc would send again by itself, and then there is a server."""
+    async with running(ready=False) as server:
         load = Load(server.server.address, Connection(), replace(SPEC, streams=1))
-        load.start()
+        with logged("NOT_READY") as refused:
+            load.start()
+            await asyncio.wait_for(refused.wait(), PATIENCE)
+        await server.server.set_ready(served_model(), server.engine)
         await asyncio.to_thread(load.wait_tokens, 2)
         await asyncio.to_thread(load.stop, 10.0)
-    first, *others = load.streams
-    assert (first.outcome, first.ends[0].code) == ("failed", "UNAVAILABLE")
-    assert {stream.outcome for stream in others} == {"completed"}
-    assert len(engine.requests) == load.num_sent
+    first = load.streams[0]
+    assert (first.outcome, first.ends[0].code, first.ends[0].reason) == ("failed", "UNAVAILABLE", "NOT_READY")
+    completed = [stream for stream in load.streams if stream.outcome == "completed"]
+    assert len(server.engine.requests) == len(completed) >= 1
 
 
 async def test_a_load_that_gets_nothing_does_not_wait_for_ever() -> None:

@@ -1,12 +1,27 @@
 """Scenario files: ours are good, and what is wrong in one is named in one line."""
 
+import re
 import tomllib
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
 
 from chaos import events
-from chaos.scenario import SCENARIOS, Scenario, changed, find, load, names, parse
+from chaos.scenario import (
+    SCENARIOS,
+    Course,
+    Expect,
+    LoadSpec,
+    Scenario,
+    Setup,
+    Soak,
+    changed,
+    find,
+    load,
+    names,
+    parse,
+)
 from moe_model.errors import ConfigError
 
 SMALL = """
@@ -144,6 +159,16 @@ def test_a_file_by_its_path(tmp_path: Path) -> None:
     path.write_bytes(b"#" * (1 << 21))
     with pytest.raises(ConfigError, match="more than 1048576 bytes"):
         load(path)
+
+
+def test_the_page_has_every_key_and_an_example_that_is_good() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "chaos.md").read_text(encoding="utf-8")
+    (example,) = re.findall(r"^```toml\n(.*?)^```$", page, re.DOTALL | re.MULTILINE)
+    assert len(parsed(example).events) == 4
+    told = set(re.findall(r"`([a-z0-9_-]+)`", page)) | set(re.findall(r'"([a-z-]+)"`', page))
+    kinds = (Course, Setup, LoadSpec, Soak, Expect, *events.KINDS.values())
+    keys = {field.name for kind in kinds for field in fields(kind)} | set(events.KINDS) | set(names())
+    assert keys - told == set()
 
 
 def test_what_the_command_line_changes() -> None:

@@ -28,7 +28,13 @@ class Scene:
         self.watch = Watch(control, look(self.cluster.workers, 0.0), Wanted(2, 2, 2))
         self.watch.start()
         self.stage = Stage(
-            control, cast(Load, self.load), self.watch, seed=seed, patience=0.5, say=self.said.append
+            control,
+            cast(Load, self.load),
+            self.watch,
+            seed=seed,
+            patience=0.5,
+            say=self.said.append,
+            zero=0.0,
         )
 
     @property

@@ -7,6 +7,7 @@ from typing import cast
 
 import pytest
 
+from chaos.scenario import Setup
 from chaos.stage import wanted_now
 from chaos.watch import Look, Wanted, Watch, look
 from coordinator.control_client import ControlClient
@@ -49,15 +50,16 @@ def test_restored_is_as_many_workers_and_as_many_holders(workers: list[object], 
 
 def test_what_a_scenario_needs() -> None:
     now = look([worker(0), worker(1)], 0.0)
-    assert wanted_now(now, 2, 2) == wanted_now(now, None, None) == WANTED
-    for broken, workers, replicas, said in (
-        (look([], 0.0), None, None, "of 0 expert workers 0 are ready"),
-        (look([worker(0), worker(1, state=LOST)], 0.0), None, None, "of 2 expert workers 1 are ready"),
-        (now, 3, None, "needs 3 expert workers, the server has 2"),
-        (now, None, 3, "needs each expert on 3 workers, one is on 2"),
+    assert wanted_now(now, Setup(2, 2, 2)) == wanted_now(now, Setup()) == WANTED
+    for broken, setup, said in (
+        (look([], 0.0), Setup(), "of 0 expert workers 0 are ready"),
+        (look([worker(0), worker(1, state=LOST)], 0.0), Setup(), "of 2 expert workers 1 are ready"),
+        (now, Setup(workers=3), "needs 3 expert workers, the server has 2"),
+        (now, Setup(replicas=3), "needs each expert on 3 workers, one is on 2"),
+        (now, Setup(max_replicas=1), "needs experts on 1 workers, each is on 2"),
     ):
         with pytest.raises(ConfigError, match=said):
-            wanted_now(broken, workers, replicas)
+            wanted_now(broken, setup)
 
 
 @pytest.fixture
