@@ -168,6 +168,8 @@ class Caretaker:
                 if keys >= member.held:
                     del self._members[LOCAL]
             case End(rank):
+                # It is not lost: from here on nobody listens to how it ends.
+                member.link = None
                 self._job(member, partial(self._jobs.end, rank), partial(self._ended, rank))
 
     def _ended(self, rank: int, _: object) -> None:

@@ -50,15 +50,16 @@ class Latency:
         if usual is None:
             usual = self._usual[bucket] = Quantile(0.5)
         usual.add(seconds)
+        expected = self._expected(bucket, 1)
+        assert expected is not None, "it has just been added"
         worker = self._workers.get(rank)
         if worker is None:
             worker = self._workers[rank] = _Worker()
-        worker.add(seconds / usual.value, now)
+        worker.add(seconds / expected, now)
 
     def usual(self, num_pairs: int) -> float | None:
         """The median of calls of this size; None: not known yet."""
-        usual = self._usual.get(num_pairs.bit_length())
-        return None if usual is None or usual.num < _MIN_SAMPLES else usual.value
+        return self._expected(num_pairs.bit_length(), _MIN_SAMPLES)
 
     def costs(self, ranks: Iterable[int], now: float) -> dict[int, float]:
         """How many times longer than usual each worker takes for a row, at least 1 for the quickest."""
@@ -66,6 +67,11 @@ class Latency:
         least = min(costs.values(), default=1.0)
         # Noise must not move rows about: within a half, workers are equal.
         return {rank: 1.0 if cost < 1.5 * least else cost / least for rank, cost in costs.items()}
+
+    def _expected(self, bucket: int, least: int) -> float | None:
+        """No more than larger calls take: a slow worker that gets only small ones is not their measure."""
+        known = [q.value for size, q in self._usual.items() if size >= bucket and q.num >= least]
+        return min(known, default=None)
 
     def forget(self, rank: int) -> None:
         self._workers.pop(rank, None)

@@ -68,3 +68,12 @@ def test_another_process_of_the_same_rank_is_judged_anew() -> None:
         latency.add(1, 4, 0.1, 0.0)
     latency.forget(1)
     assert latency.costs([0, 1], 0.0) == {0: 1.0, 1: 1.0}
+
+
+def test_a_slow_worker_that_gets_small_calls_is_not_their_measure() -> None:
+    latency = Latency()
+    for _ in range(50):
+        latency.add(0, 32, 0.001, 0.0)
+        latency.add(1, 4, 0.01, 0.0)
+    assert latency.costs([0, 1], 0.0)[1] > 5.0
+    assert latency.usual(4) == pytest.approx(0.001, rel=0.1)
