@@ -41,7 +41,8 @@ class Stage:
         self._control, self._load, self._watch = control, load, watch
         self._replicas = watch.wanted.replicas
         self._breaker = Faults(load.wait)
-        self._rng = random.Random(seed)
+        # As a text it is hashed: the first draws of neighbouring numbers are much alike.
+        self._rng = random.Random(str(seed))
         self._patience, self._say, self._zero = patience, say, zero
         self._began, self._before = time.monotonic(), time.monotonic()
         self._tokens = load.num_tokens
