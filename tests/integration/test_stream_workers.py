@@ -131,7 +131,7 @@ def test_another_coordinator_uses_the_same_workers_at_the_same_time(
     pool, done = connect(workers), threading.Event()
     with subprocess.Popen(
         [sys.executable, str(script), cluster.address, str(checkpoint.path)],
-        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
+        env={**os.environ, **cluster.environment, "PYTHONPATH": str(Path(__file__).parents[2])},
         stdout=subprocess.PIPE,
         text=True,
     ) as other:
