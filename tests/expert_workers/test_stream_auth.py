@@ -113,7 +113,12 @@ def test_a_proof_that_is_cut_off_is_refused(size: int) -> None:
 
 def test_a_recorded_proof_is_refused_on_another_connection() -> None:
     recorded: list[bytes] = []
-    answer, error = answer_to(lambda data: recorded.append(data) or data)
+
+    def record(data: bytes) -> bytes:
+        recorded.append(data)
+        return data
+
+    answer, error = answer_to(record)
     assert error is None
     answer, error = answer_to(lambda _: recorded[0])
     assert str(error) == "has not the session key"

@@ -185,7 +185,7 @@ def test_a_head_that_hangs(tmp_path: Path, ours: dict[str, str]) -> None:
 def test_a_cluster_of_other_machines_without_tokens_needs_insecure(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    host = str(services.get_node_ip_address())
+    host = str(services.get_node_ip_address())  # type: ignore[no-untyped-call]
     with head(tmp_path / "head", {}, host) as port:
         address = f"{host}:{port}"
         options = ("--prompt", "x", "--workers", "1", "--ray-address", address)
