@@ -207,7 +207,8 @@ async def failure_of(call: Any) -> Failure:
         else:
             await call
     except grpc.aio.AioRpcError as error:
-        return failure(error)
+        # A stream's error may come before what began the call is known to have come.
+        return replace(failure(error), initial_metadata=dict(await call.initial_metadata()))
     raise AssertionError("the call did not fail")
 
 
