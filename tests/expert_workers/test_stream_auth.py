@@ -12,7 +12,6 @@ from dataclasses import replace
 import pytest
 
 from expert_workers.frame import VERSION
-from expert_workers.placement import place
 from expert_workers.stream_auth import (
     _MAGIC,
     _MESSAGE,
@@ -26,11 +25,11 @@ from expert_workers.stream_auth import (
 from expert_workers.stream_connect import connect
 from expert_workers.stream_server import StreamServer
 from moe_model.errors import ReplyError
-from tests.expert_workers.fakes import make_config, make_worker
+from tests.expert_workers.fakes import make_config, make_worker, placed
 from tests.expert_workers.stream_fakes import HOST, LIMITS, soon
 
 CONFIG = make_config()
-PLACEMENT = place(2, 5, 1)
+PLACEMENT = placed(2, 5, 1)
 KEY = bytes(range(KEY_BYTES))
 PADDING = range(5, 8)
 Outcome = list[BaseException | None]

@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from coordinator.client import Client
-from tests.integration.processes import DEMO_CHECKPOINT, Server, assert_one_line_error, run_command
+from coordinator.control_client import ControlClient
+from tests.integration.processes import DEMO_CHECKPOINT, Server, wait_gone
 from tests.integration.ray_head import free_port, wait_listening, with_token
 
 pytestmark = pytest.mark.timeout(240)
@@ -70,20 +71,27 @@ def test_workers_end_with_the_server_and_the_cluster_stays(running: Ray, tmp_pat
     assert answers[0] == answers[1], "the second found the names free"
 
 
-def test_workers_left_by_a_killed_coordinator_are_replaced_only_when_asked(
+def test_workers_left_by_a_killed_coordinator_are_used_or_replaced_when_asked(
     running: Ray, tmp_path: Path
 ) -> None:
     with serve(running, tmp_path / "first") as server:
         server.wait_ready()
-        expected = generate(server)
+        expected, pids = generate(server), worker_pids(server)
         server.process.kill()
         server.process.wait(30)
-    refused = run_command(
-        *("serve", str(DEMO_CHECKPOINT), "--ray-address", running.address, "--grpc-address", "127.0.0.1:0"),
-        env=running.env,
-    )
-    assert_one_line_error(refused, "expert-worker-0", "expertmesh")
-    with serve(running, tmp_path / "second", "--replace-workers") as server:
+    with serve(running, tmp_path / "second", "--keep-workers") as server:
         server.wait_ready()
         assert generate(server) == expected
+        assert worker_pids(server) == pids
         assert server.stop() == 0
+    with serve(running, tmp_path / "third", "--replace-workers") as server:
+        server.wait_ready()
+        assert generate(server) == expected
+        assert not worker_pids(server) & pids
+        assert server.stop() == 0
+    assert not wait_gone(pids)
+
+
+def worker_pids(server: Server) -> set[int]:
+    with ControlClient(server.address_of("control")) as control:
+        return {int(worker.pid) for worker in control.topology()}
