@@ -92,7 +92,7 @@ class RayCluster:
                     # Ray's default of 15 lets any other process on the machine starve the workers.
                     _system_config={"worker_niceness": 0},
                 )
-        except ClusterError:
+        except BaseException:
             shutil.rmtree(temp_dir, ignore_errors=True)
             token.remove()
             read_again()
@@ -106,9 +106,9 @@ class RayCluster:
         What stands against it is told within 5 seconds. A cluster without token authentication is used only
         on this machine, unless `insecure`.
         """
-        _require_none()
         host, port = _resolve(address)
         preflight(address, host, port, RayAccess.read(), insecure=insecure)
+        _require_none()
         read_again()
         return cls(_init(address=f"{host}:{port}"))
 
