@@ -165,11 +165,12 @@ def test_a_refusal_is_logged_without_any_key(caplog: pytest.LogCaptureFixture) -
     wrong = secrets.token_bytes(KEY_BYTES)
     server = StreamServer(make_worker(CONFIG, PLACEMENT, 0), HOST, limits=LIMITS)
     endpoint = server.endpoint
-    try:
+    with socket.create_connection((endpoint.host, endpoint.port), 10) as stream:
         with pytest.raises(ReplyError, match="refused the session key") as raised:
-            connect(replace(endpoint, key=wrong), None, False, soon())
-    finally:
-        server.close()
+            prove_to_server(stream, wrong, soon())
+        # It is logged before the connection is closed.
+        assert stream.recv(1) == b""
+    server.close()
     assert [record for record in caplog.records if "has not the session key" in record.getMessage()]
     shown = caplog.text + str(raised.value) + repr(endpoint) + repr(server)
     for key in (wrong, endpoint.key):

@@ -20,7 +20,9 @@ from tests.integration.processes import DEMO_CHECKPOINT, Server
 
 ROOT = DEMO_CHECKPOINT.parents[1]
 PAGES = {name: (ROOT / "docs" / name).read_text(encoding="utf-8") for name in ("grpc.md", "http.md")}
-EVERY_PAGE = sorted([ROOT / "README.md", ROOT / "deploy" / "README.md", *(ROOT / "docs").glob("*.md")])
+EVERY_PAGE = sorted(
+    [ROOT / "README.md", ROOT / "SECURITY.md", ROOT / "deploy" / "README.md", *(ROOT / "docs").glob("*.md")]
+)
 # Options of ray and curl that pages mention.
 FOREIGN = {"--head", "--port", "--address", "--include-dashboard", "--disable-usage-stats", "--generate"} | {
     *("--cacert", "--cert", "--key")
