@@ -286,7 +286,7 @@ if __name__ == "__main__":
 HEADLESS = """
 import os, sys, time
 from expert_workers.processes import descendants, kill_and_wait
-from expert_workers.ray_cluster import RayCluster
+from expert_workers.ray_cluster import RayCluster, is_reachable
 from expert_workers.ray_workers import FleetOptions, RayFleet
 from expert_workers.worker import WorkerSpec
 
@@ -296,6 +296,9 @@ if __name__ == "__main__":
     fleet.start(0)
     fleet.describe(0, 60)
     assert not kill_and_wait(descendants(os.getpid(), "gcs_server"), 10.0)
+    # A process of several threads may be a zombie while one of them still keeps its port open.
+    while is_reachable():
+        pass
     ours = descendants(os.getpid(), "raylet")
     started = time.monotonic()
     fleet.end([0])
