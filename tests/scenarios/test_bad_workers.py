@@ -98,6 +98,7 @@ async def long_prompt(address: str) -> None:
         await client.generate(tuple(range(1, 401)), max_tokens=1)
 
 
+@pytest.mark.chaos
 async def test_a9_a_worker_without_memory_is_lost_as_such(tmp_path: Path, measured: Measured) -> None:
     arguments = ("--workers=2", "--replicas=2", "--max-step-tokens=512")
     with serving(tmp_path / "log", *arguments) as (load, operator):

@@ -135,6 +135,7 @@ async def test_c1_a_new_coordinator_uses_the_workers_that_run(
     assert not wait_gone(set(before.values()))
 
 
+@pytest.mark.chaos
 async def test_c3_a_second_coordinator_is_refused_until_it_takes_over(
     head: Head, tmp_path: Path, measured: Measured
 ) -> None:
@@ -163,6 +164,7 @@ async def test_c3_a_second_coordinator_is_refused_until_it_takes_over(
     measured("C3", older_stopped_after_s=seconds)
 
 
+@pytest.mark.chaos
 async def test_c4_sigterm_drains(head: Head, tmp_path: Path, measured: Measured) -> None:
     with serving(head, tmp_path / "log", "--withdrawal-grace=0.5") as server:
         server.wait_ready()
@@ -188,6 +190,7 @@ async def test_c4_sigterm_drains(head: Head, tmp_path: Path, measured: Measured)
     measured("C4", not_serving_after_s=withdrawn)
 
 
+@pytest.mark.chaos
 async def test_c2_a_lost_head_ends_the_server_before_ray_does(tmp_path: Path, measured: Measured) -> None:
     with ray_head() as head, serving(head, tmp_path / "log") as server:
         server.wait_ready()

@@ -61,6 +61,7 @@ async def test_a4_a_hung_worker_is_routed_round_and_killed(
     measured("A4", added_gap_s=added)
 
 
+@pytest.mark.chaos
 async def test_a5_short_stalls_do_not_cost_a_worker(
     load: Load, operator: Operator, measured: Measured
 ) -> None:
@@ -80,6 +81,7 @@ async def test_a5_short_stalls_do_not_cost_a_worker(
     measured("A5", added_gap_s=load.added_gap(histories), stalls=num_stalls, ejected=ejected)
 
 
+@pytest.mark.chaos
 async def test_a11_every_worker_in_turn(load: Load, operator: Operator, measured: Measured) -> None:
     gaps = []
     for rank in range(3):
@@ -94,6 +96,7 @@ async def test_a11_every_worker_in_turn(load: Load, operator: Operator, measured
     measured("A11", added_gap_s=max(gaps))
 
 
+@pytest.mark.chaos
 async def test_a12_more_and_fewer_workers(load: Load, operator: Operator, measured: Measured) -> None:
     """3 -> 4 -> 2 -> 3, and requests all the time."""
     stopped, rounds = asyncio.Event(), 0

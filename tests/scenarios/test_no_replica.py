@@ -29,7 +29,10 @@ def serving(log: Path, *arguments: str) -> Iterator[tuple[Load, Operator]]:
             yield Load(server.address), Operator(control)
 
 
-@pytest.mark.parametrize("on_loss", ["auto", "reload", "local"])
+@pytest.mark.parametrize(
+    "on_loss",
+    ["auto", pytest.param("reload", marks=pytest.mark.chaos), pytest.param("local", marks=pytest.mark.chaos)],
+)
 async def test_a2_lost_experts_are_loaded_elsewhere_within_the_step(
     tmp_path: Path, on_loss: str, measured: Measured
 ) -> None:
@@ -49,6 +52,7 @@ async def test_a2_lost_experts_are_loaded_elsewhere_within_the_step(
         measured(f"A2 {on_loss}", added_gap_s=added)
 
 
+@pytest.mark.chaos
 async def test_a2_requests_wait_and_health_says_so(tmp_path: Path, measured: Measured) -> None:
     with serving(tmp_path / "log", "--workers=2", "--on-expert-loss=wait") as (load, operator):
         await load.learn()
@@ -87,6 +91,7 @@ async def test_a2_without_hope_requests_end_unavailable(tmp_path: Path, measured
         measured("A2 replica", unavailable_after_s=seconds)
 
 
+@pytest.mark.chaos
 async def test_a3_two_of_three_at_once(tmp_path: Path, measured: Measured) -> None:
     with serving(tmp_path / "log", "--workers=3", "--replicas=2") as (load, operator):
         await load.learn()
