@@ -36,7 +36,7 @@ test: install  ## all tests but the slow ones; none needs privileges
 	$(BIN)/python -m pytest $(ARGS)
 
 chaos: install  ## all scenarios of failure; those of networks need root, iproute2 and iptables
-	$(BIN)/python -m pytest -m 'not slow' tests/scenarios tests/chaos $(ARGS)
+	$(BIN)/python -m pytest -m 'not slow' tests/scenarios tests/chaos tests/integration/test_chaos.py $(ARGS)
 
 test-slow: install  ## the tests that take a minute each
 	$(BIN)/python -m pytest -m slow $(ARGS)

@@ -3,14 +3,12 @@
 import math
 import threading
 import time
-from dataclasses import replace
 
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from expert_workers import latency
 from expert_workers.dispatch import PoolOptions
 from expert_workers.placement import Placement
 from expert_workers.pool import ExpertPool
@@ -225,34 +223,6 @@ def test_a_silent_worker_costs_dispatches_that_overlap_one_deadline_together() -
 
 def rows_of(world: PoolWorld, rank: int) -> int:
     return sum(call.num_pairs for call in world.links[rank].calls)
-
-
-def test_a_slow_worker_gets_fewer_rows_then_none_and_is_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(latency, "FORGIVENESS", 0.2)
-    x_TD, routing = make_rows(40, CONFIG), make_routing(40, CONFIG.n_experts, 2)
-    pool, world = make_pool(CONFIG, 3, 3, options=replace(HEDGED, hedge_floor=5.0))
-    for link in world.links.values():
-        link.usual = after(0.01)
-    world.links[2].usual = after(0.035)
-    for _ in range(MANY):
-        pool.forward(1, x_TD, routing)
-    world.forget_calls()
-    for _ in range(10):
-        pool.forward(1, x_TD, routing)
-    assert 0 < rows_of(world, 2) < 0.7 * (rows_of(world, 0) + rows_of(world, 1)) / 2
-    world.links[2].usual = after(0.6)
-    deadline = time.monotonic() + 30
-    while pool.costs().keys() != {0, 1}:
-        assert time.monotonic() < deadline
-        pool.forward(1, x_TD, routing)
-    world.forget_calls()
-    pool.forward(1, x_TD, routing)
-    assert not world.links[2].calls
-    world.links[2].usual = after(0.01)
-    while not world.links[2].calls:
-        assert time.monotonic() < deadline
-        pool.forward(1, x_TD, routing)
-    assert not world.rescuer.losses
 
 
 def test_who_owes_an_answer_gets_rows_all_the_same_where_nobody_else_can() -> None:

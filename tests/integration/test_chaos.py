@@ -14,7 +14,7 @@ from chaos.processes import is_running
 from coordinator.control_client import ControlClient
 from tests.integration.processes import COMMAND, DEMO_CHECKPOINT, Server, run_command
 
-pytestmark = pytest.mark.timeout(240)
+pytestmark = [pytest.mark.timeout(240), pytest.mark.chaos]
 
 # Small: two cores are enough for it.
 SCENARIO = """

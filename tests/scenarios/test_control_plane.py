@@ -106,6 +106,7 @@ def serving(head: Head, log: Path, *arguments: str) -> Server:
     return Server(str(DEMO_CHECKPOINT), *options, *arguments, log=log, env=head.env)
 
 
+@pytest.mark.chaos
 async def test_c1_a_new_coordinator_uses_the_workers_that_run(
     head: Head, tmp_path: Path, measured: Measured
 ) -> None:
