@@ -81,7 +81,7 @@ class Caretaker:
         self._rebalance_at = time.monotonic() + (self._options.rebalance_interval or 1e12)
         self._num_nodes, self._num_wanted = 0, 0
         self._local_policy = RestartPolicy(self._options.restarts)
-        self._is_fenced = False
+        self._is_fenced, self._has_begun_badly = False, False
         self.loop = EventLoop("supervisor", self._look_around, self._next_timeout)
 
     @property
@@ -117,7 +117,7 @@ class Caretaker:
 
     def _look_around(self) -> None:
         """What follows from how things are now."""
-        if self._is_fenced:
+        if self._is_fenced or self._has_begun_badly:
             return
         now = time.monotonic()
         note_adopted(self._members.values(), self._pool.adopted, now)
@@ -199,8 +199,13 @@ class Caretaker:
             del member.canaries[key]
 
     def _job_failed(self, member: Member, failure: Failure) -> None:
-        if failure.reason not in (FailureReason.DIED, FailureReason.LATE):
+        if self._changes.is_starting and failure.reason not in (FailureReason.DIED, FailureReason.LATE):
+            # Whoever waits for the start says so, and ends it all; another's workers are left alone.
+            self._is_fenced = failure.reason is FailureReason.FENCED
+            self._has_begun_badly = True
             self._changes.fail_start(WorkerStartError(failure.message))
+        if self._has_begun_badly:
+            return
         if member.is_ready and failure.reason is FailureReason.RAISED:
             # It could not load; what it has, it can still compute.
             _log.error("%s", failure.message)

@@ -107,10 +107,14 @@ class Targets:
         if target == self._target:
             return False
         self.num_moved = len(moves(current, target))
+        is_first = not self._target.holders
         self._target = target
         self._extra.clear()
-        _log.info(
-            "experts on workers %s: %d to load", ", ".join(map(str, sorted(target.ranks))), self.num_moved
+        _log.log(
+            logging.DEBUG if is_first else logging.INFO,
+            "experts on workers %s: %d to load",
+            ", ".join(map(str, sorted(target.ranks))),
+            self.num_moved,
         )
         return True
 
