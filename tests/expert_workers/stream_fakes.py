@@ -50,8 +50,10 @@ class FakeProcess:
     pid: int
     goes: threading.Event
     owner: str = ""
+    is_dead: bool = False
 
     def end(self) -> None:
+        self.is_dead = True
         self.goes.set()
         self.server.close()
 
@@ -89,6 +91,10 @@ class FakeMachine:
 
     def stop(self, rank: int) -> None:
         self.processes[rank].goes.clear()
+
+    def go(self, rank: int) -> None:
+        """On from where it was stopped."""
+        self.processes[rank].goes.set()
 
     def worker(self, rank: int) -> ExpertWorker:
         worker = self.processes[rank].worker
@@ -202,6 +208,8 @@ class StreamFleet:
             raise _failure(FailureReason.DIED, rank, "its process is gone")
         if not process.goes.wait(timeout):
             raise _failure(FailureReason.LATE, rank, "no answer in time")
+        if process.is_dead:
+            raise _failure(FailureReason.DIED, rank, "its process is gone")
         return process
 
     def _info(self, process: FakeProcess) -> WorkerInfo:

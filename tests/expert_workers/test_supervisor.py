@@ -82,8 +82,10 @@ def test_a_worker_that_does_not_answer_in_time_is_named() -> None:
     world.machine.stop(1)
     with pytest.raises(WorkerStartError, match=r"^worker 1: not ready within 0.2 s$"):
         coordinator.supervisor.start(2, 0.2)
-    world.machine.end()
+    world.machine.go(1)
+    coordinator.until(lambda: coordinator.num_holders(0, 1) == {1})
     coordinator.close()
+    world.machine.end()
 
 
 @WAYS
