@@ -130,8 +130,9 @@ class Checkpoint:
             if name in _TEXTS:
                 fits = entry.size <= _TEXTS[name]
             else:
-                num_bytes = safetensors_file.num_data_bytes(self._shapes_of(name), self.dtype)
-                fits = num_bytes < entry.size <= num_bytes + 8 + safetensors_file.MAX_HEADER_BYTES
+                shapes, dtype = self._shapes_of(name), self.dtype
+                least = safetensors_file.num_data_bytes(shapes, dtype)
+                fits = least < entry.size <= safetensors_file.max_bytes(shapes, dtype)
             if not fits:
                 raise CheckpointError(
                     f"{self.path / MANIFEST}: {name}: {entry.size} bytes do not fit the model"

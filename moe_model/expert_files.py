@@ -29,9 +29,7 @@ def read_expert_file(
     path, shapes = Path(file.path), family_of(config).expert_shapes(config)
     if not path.is_absolute():
         raise CheckpointError(f"{path}: is not an absolute path")
-    num_bytes = safetensors_file.num_data_bytes(shapes, stored)
-    largest = num_bytes + 8 + safetensors_file.MAX_HEADER_BYTES
-    data = read_file(path, max_size=min(file.size, largest))
+    data = read_file(path, max_size=min(file.size, safetensors_file.max_bytes(shapes, stored)))
     if len(data) != file.size:
         raise CheckpointError(f"{path}: has {len(data)} bytes, expected {file.size}")
     if hashlib.sha256(data).hexdigest() != file.sha256:

@@ -35,8 +35,7 @@ def read_router_row(path: str, d_model: int, dtype: torch.dtype) -> Tensor:
 def _read(path: str, shapes: Shapes, dtype: torch.dtype) -> bytearray:
     if "\0" in path or not Path(path).is_absolute():
         raise CheckpointError(f"{path}: is not an absolute path")
-    num_bytes = safetensors_file.num_data_bytes(shapes, dtype)
-    return read_file(Path(path), max_size=num_bytes + 8 + safetensors_file.MAX_HEADER_BYTES)
+    return read_file(Path(path), max_size=safetensors_file.max_bytes(shapes, dtype))
 
 
 def _parse_finite(data: bytearray, shapes: Shapes, dtype: torch.dtype, where: str) -> dict[str, Tensor]:

@@ -32,6 +32,11 @@ _Shapes = Mapping[str, tuple[int, ...]]
 _ENTRY_KEYS = {"dtype", "shape", "data_offsets"}
 
 
+def max_bytes(shapes: _Shapes, dtype: torch.dtype) -> int:
+    """How large a file with these tensors may be."""
+    return num_data_bytes(shapes, dtype) + 8 + MAX_HEADER_BYTES
+
+
 def num_data_bytes(shapes: _Shapes, dtype: torch.dtype) -> int:
     return sum(prod(shape) for shape in shapes.values()) * dtype.itemsize
 
