@@ -102,11 +102,16 @@ def holders_of(
 ) -> dict[ExpertKey, tuple[int, ...]]:
     """Who can be asked for each module: those that shall hold it, else whoever still does."""
     ready = sorted((m for m in members if m.is_ready), key=lambda m: (m.is_leaving, m.rank == LOCAL, m.rank))
-    found = {}
-    for key in keys:
-        meant = tuple(m.rank for m in ready if key in m.held and key in wanted.get(m.rank, ()))
-        found[key] = meant or tuple(m.rank for m in ready if key in m.held)[:1]
-    return found
+    meant: dict[ExpertKey, list[int]] = {}
+    spare: dict[ExpertKey, int] = {}
+    for member in ready:
+        wish = wanted.get(member.rank, frozenset())
+        for key in member.held:
+            if key in wish:
+                meant.setdefault(key, []).append(member.rank)
+            else:
+                spare.setdefault(key, member.rank)
+    return {key: tuple(meant[key]) if key in meant else (spare[key],) if key in spare else () for key in keys}
 
 
 def actions(
