@@ -8,6 +8,7 @@ from uuid import uuid4
 
 from coordinator.config import EngineConfig, WorkersConfig
 from expert_workers.assembly import Combine
+from expert_workers.caretaker import Caretaker
 from expert_workers.dispatch import OnLoss, PoolOptions
 from expert_workers.fleet import Fleet
 from expert_workers.health import HealthOptions
@@ -24,7 +25,8 @@ from expert_workers.ray_workers import FleetOptions, RayFleet
 from expert_workers.remote_experts import RemoteExperts
 from expert_workers.stream_tls import TlsPaths
 from expert_workers.stream_transport import StreamPlane
-from expert_workers.supervisor import Supervisor, SupervisorOptions
+from expert_workers.supervision import SupervisorOptions
+from expert_workers.supervisor import Supervisor
 from expert_workers.transport import Link, Plane, WorkerFailureError
 from expert_workers.wire import dtype_name
 from expert_workers.worker import ExpertWorker, WorkerSpec
@@ -66,7 +68,7 @@ def open_workers(
         )
         modules, options = list(catalog.modules), _supervisor_options(workers)
         load = _loader(checkpoint, engine, epoch)
-        supervisor = Supervisor(jobs, modules, pool, options, watchers, load, over)
+        supervisor = Supervisor(Caretaker(jobs, modules, pool, options, watchers, load, over))
         pool.set_rescuer(supervisor)
 
         def end_workers() -> None:

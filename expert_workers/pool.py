@@ -22,7 +22,7 @@ from expert_workers.pool_stats import Exchange, PoolObserver, PoolStats, StatsRe
 from expert_workers.routes import Retired, Routes, tables
 from expert_workers.slices import cut
 from expert_workers.standing import TOO_SLOW, Standing
-from expert_workers.transport import Failure, FailureReason, Link, Plane
+from expert_workers.transport import Failure, FailureReason, Link, Plane, never
 from expert_workers.wire import ExpertCall, ExpertReply, ReplyForm
 from moe_model.dispatch import ExpertKey
 from moe_model.errors import ExpertsLostError
@@ -258,7 +258,7 @@ class ExpertPool:
             self._plane.wait(pendings, deadline)
             self._take(begun, assembly, exchange)
         else:
-            self._plane.wait(pendings, min(begun.hedge_at, deadline), _never)
+            self._plane.wait(pendings, min(begun.hedge_at, deadline), never)
             self._take(begun, assembly, exchange)
             if begun.num_open and not any(begun.todo_C):
                 self._wait_hedged(begun, assembly, exchange)
@@ -383,10 +383,6 @@ def _live(routes: Routes, key: ExpertKey) -> bool:
 
 def _deadline(sent: Sequence[Sent]) -> float:
     return min([each.deadline for each in sent], default=0.0)
-
-
-def _never() -> bool:
-    return False
 
 
 def _late(rank: int) -> Failure:

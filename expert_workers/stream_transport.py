@@ -8,7 +8,7 @@ from typing import cast
 
 from expert_workers.stream_connection import StreamCall
 from expert_workers.stream_socket import TICK
-from expert_workers.transport import Pending
+from expert_workers.transport import Pending, never
 
 
 class StreamPlane:
@@ -29,14 +29,14 @@ def _wait(calls: Sequence[StreamCall], deadline: float) -> None:
     """Until each call has its outcome, or the deadline. Blocks in reads as long as nothing is special."""
     for call in calls:
         if call.connection is not None and call.connection.has_unsent:
-            _poll(calls, deadline, _never)
+            _poll(calls, deadline, never)
             return
     for call in calls:
         connection = call.connection
         while call.outcome is None:
             assert connection is not None, "a call without one has an outcome"
             if deadline - time.monotonic() < TICK or not connection.receive():
-                _poll(calls, deadline, _never)
+                _poll(calls, deadline, never)
                 return
 
 
@@ -61,7 +61,3 @@ def _poll(calls: Sequence[StreamCall], deadline: float, is_enough: Callable[[], 
                 by_fd[fd].flush()
         if is_enough():
             return
-
-
-def _never() -> bool:
-    return False

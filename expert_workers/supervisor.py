@@ -1,38 +1,24 @@
 """Supervisor: brings expert workers up, looks after them, and says which holds what. Its front."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 
 from expert_workers.caretaker import Caretaker
 from expert_workers.changes import Change, Scaled
-from expert_workers.jobs import Jobs
 from expert_workers.members import Member
-from expert_workers.supervision import Observer, Published, SupervisorOptions
 from expert_workers.transport import Failure, Link
 from moe_model.dispatch import ExpertKey
 from moe_model.errors import ClusterError, WorkerStartError
 from moe_model.modules import ExpertModule
 
-__all__ = ["Supervisor", "SupervisorOptions"]
-
 
 class Supervisor:
     """A Rescuer. Any thread may call it."""
 
-    def __init__(
-        self,
-        jobs: Jobs,
-        modules: Sequence[ExpertModule],
-        pool: Published,
-        options: SupervisorOptions | None = None,
-        observer: Observer | None = None,
-        local: Callable[[Sequence[ExpertModule]], Link] | None = None,
-        over: Callable[[str], None] | None = None,
-    ) -> None:
-        """`local` loads modules into this process; `over` is told why the workers can't be looked after any
-        more: another coordinator has taken over, or the cluster's head is gone."""
-        self._mind = Caretaker(jobs, modules, pool, options, observer, local, over)
-        self._loop = self._mind.loop
+    def __init__(self, mind: Caretaker) -> None:
+        """Begins to look after the workers that `mind` knows."""
+        self._mind = mind
+        self._loop = mind.loop
         self._loop.start()
 
     def start(self, num_workers: int, timeout: float) -> None:

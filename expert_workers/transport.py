@@ -81,3 +81,8 @@ class Plane(Protocol):
     ) -> None:
         """Until each has its outcome, or `is_enough`, which is asked after every arrival, or `deadline`
         (time.monotonic()). Calls of local links are there already."""
+
+
+def never() -> bool:
+    """For `is_enough`: outcomes are taken as they arrive, and only all of them will do."""
+    return False

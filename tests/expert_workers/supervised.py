@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 
 import torch
 
+from expert_workers.caretaker import Caretaker
 from expert_workers.dispatch import OnLoss, PoolOptions
 from expert_workers.fleet import Fleet
 from expert_workers.health import HealthOptions
@@ -18,7 +19,8 @@ from expert_workers.pool import ExpertPool
 from expert_workers.pool_stats import DispatchRecord
 from expert_workers.restart_policy import RestartOptions
 from expert_workers.stream_transport import StreamPlane
-from expert_workers.supervisor import Supervisor, SupervisorOptions
+from expert_workers.supervision import SupervisorOptions
+from expert_workers.supervisor import Supervisor
 from expert_workers.transport import Failure, FailureReason, Link, WorkerFailureError
 from expert_workers.wire import Array
 from expert_workers.worker import ExpertWorker, WorkerInfo, WorkerSpec
@@ -140,13 +142,15 @@ class Coordinator:
         self.pool = ExpertPool(CATALOG, plane, pool_options)
         expected = Expected(epoch, owner, "float32", "sums", by_force)
         self.supervisor = Supervisor(
-            Jobs(self.fleet, expected, TIMEOUTS),
-            list(CATALOG.modules),
-            self.pool,
-            options,
-            self.notes,
-            self._load_here,
-            self.over.append,
+            Caretaker(
+                Jobs(self.fleet, expected, TIMEOUTS),
+                list(CATALOG.modules),
+                self.pool,
+                options,
+                self.notes,
+                self._load_here,
+                self.over.append,
+            )
         )
         self.pool.set_rescuer(self.supervisor)
 

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+from expert_workers.caretaker import Caretaker
 from expert_workers.dispatch import OnLoss, PoolOptions
 from expert_workers.health import HealthOptions
 from expert_workers.jobs import Expected, Jobs, Timeouts
@@ -13,7 +14,8 @@ from expert_workers.pool import ExpertPool
 from expert_workers.ray_transport import RayPlane
 from expert_workers.ray_workers import FleetOptions, RayFleet
 from expert_workers.stream_transport import StreamPlane
-from expert_workers.supervisor import Supervisor, SupervisorOptions
+from expert_workers.supervision import SupervisorOptions
+from expert_workers.supervisor import Supervisor
 from expert_workers.worker import WorkerSpec
 from moe_model.checkpoint import Checkpoint
 from moe_model.modules import Catalog
@@ -87,7 +89,7 @@ def running(
     options = PoolOptions(call_timeout=call_timeout, least_timeout=least, epoch=epoch, on_loss=on_loss)
     pool = ExpertPool(catalog, StreamPlane() if is_stream else RayPlane(), options)
     care = SupervisorOptions(replicas=replicas, on_loss=on_loss, health=HealthOptions(beat_interval=0.2))
-    supervisor = Supervisor(jobs, list(catalog.modules), pool, care, over=over)
+    supervisor = Supervisor(Caretaker(jobs, list(catalog.modules), pool, care, over=over))
     pool.set_rescuer(supervisor)
     try:
         supervisor.start(num_workers, start_timeout)
