@@ -1,14 +1,18 @@
-"""Ray's real head process alone, its GCS: it listens in a tenth of a second, a cluster takes seconds."""
+"""Real Ray heads: a whole cluster, which takes seconds, and its GCS alone, a tenth of one."""
 
 import base64
 import json
 import os
 import secrets
+import signal
 import socket
 import subprocess
+import sys
+import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +21,7 @@ from ray._private import services
 from ray.core.generated import gcs_service_pb2
 
 from tests.coordinator.api.certificates import Authority, write_private
+from tests.integration.processes import children, wait_gone
 
 MESSAGES: Any = gcs_service_pb2
 
@@ -67,6 +72,48 @@ def head(folder: Path, environment: Mapping[str, str], host: str = "127.0.0.1") 
     finally:
         process.kill()
         process.wait(30)
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """A cluster of one machine, and what a process needs to join it."""
+
+    address: str
+    env: dict[str, str]
+    process: subprocess.Popen[bytes]
+
+    @property
+    def gcs_pid(self) -> int:
+        for pid in children(self.process.pid):
+            if "gcs_server" in Path(f"/proc/{pid}/cmdline").read_text().split("\0")[0]:
+                return pid
+        raise AssertionError("no GCS")
+
+
+@contextmanager
+def cluster(folder: Path, num_cpus: int = 2) -> Iterator[Cluster]:
+    """As `ray start --head` makes it, with a token in `folder`; nothing of it is left."""
+    port, env = free_port(), with_token(folder)
+    with tempfile.TemporaryDirectory(prefix="r-", ignore_cleanup_errors=True) as temp:
+        process = subprocess.Popen(
+            [
+                *(sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block"),
+                *(f"--port={port}", f"--temp-dir={temp}", f"--num-cpus={num_cpus}"),
+                *("--include-dashboard=false", "--disable-usage-stats", "--object-store-memory=100000000"),
+            ],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            env={**os.environ, **env},
+        )
+        try:
+            wait_listening(port, process)
+            yield Cluster(f"127.0.0.1:{port}", env, process)
+        finally:
+            below = children(process.pid)
+            process.send_signal(signal.SIGTERM)
+            process.wait(60)
+            for pid in wait_gone(below):
+                os.kill(pid, signal.SIGKILL)
 
 
 def write_versions(port: int, **versions: str) -> None:

@@ -1,12 +1,6 @@
 """Workers on a cluster that is not ours: they come, they go, and nobody takes another's."""
 
-import os
-import signal
-import subprocess
-import sys
-import tempfile
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -14,42 +8,18 @@ import pytest
 from coordinator.client import Client
 from coordinator.control_client import ControlClient
 from tests.integration.processes import DEMO_CHECKPOINT, Server, wait_gone
-from tests.integration.ray_head import free_port, wait_listening, with_token
+from tests.integration.ray_head import Cluster, cluster
 
 pytestmark = pytest.mark.timeout(240)
 
 
-@dataclass(frozen=True)
-class Ray:
-    """A running cluster, and what a process needs to join it."""
-
-    address: str
-    env: dict[str, str]
-
-
 @pytest.fixture(scope="module")
-def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ray]:
-    port, env = free_port(), with_token(tmp_path_factory.mktemp("token"))
-    with tempfile.TemporaryDirectory(prefix="r-", ignore_cleanup_errors=True) as temp:
-        head = subprocess.Popen(
-            [
-                *(sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block"),
-                *(f"--port={port}", f"--temp-dir={temp}", "--num-cpus=2"),
-                *("--include-dashboard=false", "--disable-usage-stats", "--object-store-memory=100000000"),
-            ],
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            env={**os.environ, **env},
-        )
-        try:
-            wait_listening(port, head)
-            yield Ray(f"127.0.0.1:{port}", env)
-        finally:
-            head.send_signal(signal.SIGTERM)
-            head.wait(60)
+def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    with cluster(tmp_path_factory.mktemp("token")) as running:
+        yield running
 
 
-def serve(running: Ray, log: Path, *arguments: str) -> Server:
+def serve(running: Cluster, log: Path, *arguments: str) -> Server:
     return Server(
         str(DEMO_CHECKPOINT), "--ray-address", running.address, *arguments, log=log, env=running.env
     )
@@ -60,7 +30,7 @@ def generate(server: Server) -> tuple[int, ...]:
         return client.generate("def f(", max_tokens=8, temperature=0, return_token_ids=True).token_ids
 
 
-def test_workers_end_with_the_server_and_the_cluster_stays(running: Ray, tmp_path: Path) -> None:
+def test_workers_end_with_the_server_and_the_cluster_stays(running: Cluster, tmp_path: Path) -> None:
     answers = []
     for number in range(2):
         with serve(running, tmp_path / f"log-{number}") as server:
@@ -72,7 +42,7 @@ def test_workers_end_with_the_server_and_the_cluster_stays(running: Ray, tmp_pat
 
 
 def test_workers_left_by_a_killed_coordinator_are_used_or_replaced_when_asked(
-    running: Ray, tmp_path: Path
+    running: Cluster, tmp_path: Path
 ) -> None:
     with serve(running, tmp_path / "first") as server:
         server.wait_ready()

@@ -8,6 +8,7 @@ import pytest
 
 from coordinator.control_client import ControlClient
 from tests.integration.processes import DEMO_CHECKPOINT, Server
+from tests.moe_model.source_files import write_checkpoint
 from tests.scenarios.under_load import Operator
 
 Measured = Callable[..., None]
@@ -30,6 +31,20 @@ def measured(request: pytest.FixtureRequest) -> Measured:
                 file.write(line + "\n")
 
     return keep
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A small checkpoint, to be broken."""
+    return write_checkpoint(tmp_path / "checkpoint")
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    """An empty folder for what is to be imported."""
+    folder = tmp_path / "source"
+    folder.mkdir()
+    return folder
 
 
 @pytest.fixture(scope="module")

@@ -10,28 +10,19 @@ from pathlib import Path
 import pytest
 
 from coordinator.client import AsyncClient
-from coordinator.control_client import ControlClient
 from moe_model.checkpoint import Checkpoint
 from tests.integration.processes import (
     DEMO_CHECKPOINT,
     PORTS,
-    Server,
     run_command,
     wait_gone,
 )
 from tests.scenarios.conftest import Measured
-from tests.scenarios.under_load import Load, Operator, until
+from tests.scenarios.serving import serving
+from tests.scenarios.under_load import until
 
 pytestmark = pytest.mark.timeout(240)
 MEMORY_GROUPS = Path("/sys/fs/cgroup/memory")
-
-
-@contextmanager
-def serving(log: Path, *arguments: str) -> Iterator[tuple[Load, Operator]]:
-    with Server(str(DEMO_CHECKPOINT), *arguments, log=log) as server:
-        server.wait_ready()
-        with ControlClient(server.address_of("control")) as control:
-            yield Load(server.address), Operator(control)
 
 
 def flip_bits(pid: int, data: bytes) -> int:

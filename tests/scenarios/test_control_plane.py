@@ -3,14 +3,8 @@
 import asyncio
 import os
 import signal
-import socket
-import subprocess
-import sys
-import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
 import grpc
@@ -24,91 +18,30 @@ from tests.integration.processes import (
     DEMO_CHECKPOINT,
     PORTS,
     Server,
-    children,
     run_command,
     wait_gone,
 )
+from tests.integration.ray_head import Cluster, cluster
 from tests.scenarios.conftest import Measured
 from tests.scenarios.under_load import Load, Operator, until, until_true
 
 pytestmark = pytest.mark.timeout(300)
-TOKEN = "0123456789abcdef" * 4
-
-
-@dataclass
-class Head:
-    """A Ray head in processes of its own."""
-
-    address: str
-    env: dict[str, str]
-    process: subprocess.Popen[bytes]
-
-    @property
-    def gcs_pid(self) -> int:
-        for pid in children(self.process.pid):
-            if "gcs_server" in Path(f"/proc/{pid}/cmdline").read_text().split("\0")[0]:
-                return pid
-        raise AssertionError("no GCS")
-
-
-@contextmanager
-def ray_head() -> Iterator[Head]:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    with tempfile.TemporaryDirectory(prefix="r-", ignore_cleanup_errors=True) as temp:
-        token = Path(temp) / "token"
-        token.touch(mode=0o600)
-        token.write_text(TOKEN)
-        env = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(token)}
-        command = [sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block"]
-        options = [f"--port={port}", f"--temp-dir={temp}", "--num-cpus=4", "--include-dashboard=false"]
-        quiet = ["--disable-usage-stats", "--object-store-memory=100000000"]
-        process = subprocess.Popen(
-            [*command, *options, *quiet],
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            env={**os.environ, **env},
-        )
-        below: set[int] = set()
-        try:
-            wait_listening(port, process)
-            yield Head(f"127.0.0.1:{port}", env, process)
-        finally:
-            below = children(process.pid)
-            process.send_signal(signal.SIGTERM)
-            process.wait(60)
-            for pid in wait_gone(below):
-                os.kill(pid, signal.SIGKILL)
-
-
-def wait_listening(port: int, process: subprocess.Popen[bytes], timeout: float = 90.0) -> None:
-    deadline = time.monotonic() + timeout
-    while True:
-        assert process.poll() is None, "ray start ended"
-        try:
-            socket.create_connection(("127.0.0.1", port), 1.0).close()
-        except OSError:
-            assert time.monotonic() < deadline, f"nothing listens on {port}"
-            time.sleep(0.1)
-        else:
-            return
 
 
 @pytest.fixture(scope="module")
-def head() -> Iterator[Head]:
-    with ray_head() as head:
+def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    with cluster(tmp_path_factory.mktemp("token"), num_cpus=4) as head:
         yield head
 
 
-def serving(head: Head, log: Path, *arguments: str) -> Server:
+def serving(head: Cluster, log: Path, *arguments: str) -> Server:
     options = ("--workers=2", "--replicas=2", f"--ray-address={head.address}")
     return Server(str(DEMO_CHECKPOINT), *options, *arguments, log=log, env=head.env)
 
 
 @pytest.mark.chaos
 async def test_c1_a_new_coordinator_uses_the_workers_that_run(
-    head: Head, tmp_path: Path, measured: Measured
+    head: Cluster, tmp_path: Path, measured: Measured
 ) -> None:
     with serving(head, tmp_path / "first") as first:
         first.wait_ready()
@@ -138,7 +71,7 @@ async def test_c1_a_new_coordinator_uses_the_workers_that_run(
 
 @pytest.mark.chaos
 async def test_c3_a_second_coordinator_is_refused_until_it_takes_over(
-    head: Head, tmp_path: Path, measured: Measured
+    head: Cluster, tmp_path: Path, measured: Measured
 ) -> None:
     with serving(head, tmp_path / "first") as first:
         first.wait_ready()
@@ -166,7 +99,7 @@ async def test_c3_a_second_coordinator_is_refused_until_it_takes_over(
 
 
 @pytest.mark.chaos
-async def test_c4_sigterm_drains(head: Head, tmp_path: Path, measured: Measured) -> None:
+async def test_c4_sigterm_drains(head: Cluster, tmp_path: Path, measured: Measured) -> None:
     with serving(head, tmp_path / "log", "--withdrawal-grace=0.5") as server:
         server.wait_ready()
         load = Load(server.address)
@@ -193,7 +126,7 @@ async def test_c4_sigterm_drains(head: Head, tmp_path: Path, measured: Measured)
 
 @pytest.mark.chaos
 async def test_c2_a_lost_head_ends_the_server_before_ray_does(tmp_path: Path, measured: Measured) -> None:
-    with ray_head() as head, serving(head, tmp_path / "log") as server:
+    with cluster(tmp_path / "token", num_cpus=4) as head, serving(head, tmp_path / "log") as server:
         server.wait_ready()
         load = Load(server.address)
         await load.learn()

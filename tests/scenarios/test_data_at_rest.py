@@ -24,7 +24,6 @@ from tests.moe_model.source_files import (
     TINY,
     source_config,
     state_dict,
-    write_checkpoint,
     write_config,
     write_parts,
     write_safetensors,
@@ -37,18 +36,6 @@ EXPERT = "experts/layer_0001/expert_0002.safetensors"
 HEAD = "shared.lm_head.weight"
 # A refusal costs what reading a small model costs, whatever a file claims.
 QUICK = 1.0
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    return write_checkpoint(tmp_path / "checkpoint")
-
-
-@pytest.fixture
-def source(tmp_path: Path) -> Path:
-    folder = tmp_path / "source"
-    folder.mkdir()
-    return folder
 
 
 # E1: an expert is missing.

@@ -28,18 +28,6 @@ EXPERT = "experts/layer_0001/expert_0002.safetensors"
 HEAD = "shared.lm_head.weight"
 
 
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    return write_checkpoint(tmp_path / "checkpoint")
-
-
-@pytest.fixture
-def source(tmp_path: Path) -> Path:
-    folder = tmp_path / "source"
-    folder.mkdir()
-    return folder
-
-
 # E7: files that are cut short or replaced while they are in use.
 
 

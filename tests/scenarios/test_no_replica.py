@@ -4,29 +4,19 @@ import asyncio
 import os
 import signal
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import grpc
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from coordinator.control_client import ControlClient
-from tests.integration.processes import DEMO_CHECKPOINT, Server, wait_gone
+from tests.integration.processes import wait_gone
 from tests.scenarios.conftest import Measured
-from tests.scenarios.under_load import Load, Operator, until_true
+from tests.scenarios.serving import serving
+from tests.scenarios.under_load import until_true
 
 pytestmark = pytest.mark.timeout(240)
 SERVING = health_pb2.HealthCheckResponse.SERVING
-
-
-@contextmanager
-def serving(log: Path, *arguments: str) -> Iterator[tuple[Load, Operator]]:
-    with Server(str(DEMO_CHECKPOINT), *arguments, log=log) as server:
-        server.wait_ready()
-        with ControlClient(server.address_of("control")) as control:
-            yield Load(server.address), Operator(control)
 
 
 @pytest.mark.parametrize(
