@@ -16,6 +16,7 @@ from coordinator.control_client import ControlClient
 
 # Beyond a request's own deadline.
 GRACE = 5.0
+# The server tells what it holds only when it is asked.
 LOOK_AGAIN = 0.02
 
 

@@ -25,6 +25,7 @@ def required(low: float = -math.inf, high: float = math.inf) -> Any:
 
 def from_table(kind: type[T], table: Table, where: str) -> T:
     """`where` names the file and the table. Raises ConfigError."""
+    # Typing has no public name for a class that dataclass has made.
     known = {each.name: each for each in fields(kind)}  # type: ignore[arg-type]
     for key in table:
         if key not in known:
