@@ -152,10 +152,12 @@ def test_who_sends_byte_by_byte_has_no_more_time_than_others() -> None:
         answer = iter(proof(read(stream, _MESSAGE.size)))
         stream.settimeout(0.1)
         started = time.monotonic()
-        while not outcome:
-            stream.sendall(bytes([next(answer)]))
-            with suppress(TimeoutError):
-                stream.recv(1)
+        # It is reset when the server gives it up with bytes unread.
+        with suppress(ConnectionError):
+            while not outcome:
+                stream.sendall(bytes([next(answer)]))
+                with suppress(TimeoutError):
+                    stream.recv(1)
         assert time.monotonic() - started < 3
     assert isinstance(outcome[0], TimeoutError)
 
