@@ -100,16 +100,21 @@ class Caretaker:
         due = next_due(self._members.values(), time.monotonic())
         return _TICK if due is None else min(_TICK, due)
 
-    def _job(self, member: Member, work: Callable[[], Any], done: Callable[[Any], None]) -> None:
-        """Runs `work` elsewhere; what comes of it comes back here. Nobody else is at the member meanwhile."""
+    def _job(
+        self, member: Member, work: Callable[[], Any], done: Callable[[Any], None], loading: Keys = frozenset()
+    ) -> None:
+        """Runs `work` elsewhere; what comes of it comes back here. Nobody else is at the member meanwhile, unless
+        it has to be fenced: what was begun with that process before counts no more."""
         member.is_busy = True
+        member.num_jobs += 1
+        number = member.num_jobs
 
         def end(result: Any) -> None:
-            member.is_busy = False
-            if self._members.get(member.rank) is not member:
+            if self._members.get(member.rank) is not member or member.num_jobs != number:
                 return
+            member.is_busy = False
             if isinstance(result, Failure):
-                self._job_failed(member, result)
+                self._job_failed(member, result, loading)
             else:
                 done(result)
 
@@ -159,7 +164,7 @@ class Caretaker:
                 self._job(member, partial(self._jobs.bring_up, member.rank, known), partial(self._up, member))
             case Load(rank, keys):
                 modules = self._targets.modules(keys)
-                self._job(member, partial(self._jobs.load, rank, modules), partial(self._loaded, member))
+                self._job(member, partial(self._jobs.load, rank, modules), partial(self._loaded, member), keys)
             case Drop(rank, keys) if rank != LOCAL:
                 self._job(
                     member, partial(self._jobs.drop, rank, sorted(keys)), partial(self._dropped, member)
@@ -198,7 +203,7 @@ class Caretaker:
         for key in set(member.canaries) - member.held:
             del member.canaries[key]
 
-    def _job_failed(self, member: Member, failure: Failure) -> None:
+    def _job_failed(self, member: Member, failure: Failure, loading: Keys) -> None:
         if self._changes.is_starting and failure.reason not in (FailureReason.DIED, FailureReason.LATE):
             # Whoever waits for the start says so, and ends it all; another's workers are left alone.
             self._is_fenced = failure.reason is FailureReason.FENCED
@@ -210,7 +215,7 @@ class Caretaker:
             # It could not load; what it has, it can still compute.
             _log.error("%s", failure.message)
             member.policy.failed(time.monotonic())
-            blamed = self._changes.fail_new(member.held, WorkerStartError(failure.message))
+            blamed = self._changes.fail_new(loading, WorkerStartError(failure.message))
             if blamed:
                 self._targets.remove(blamed)
                 member.policy = RestartPolicy(self._options.restarts)
@@ -233,7 +238,7 @@ class Caretaker:
 
     def _lose(self, member: Member, failure: Failure) -> None:
         now = time.monotonic()
-        _log.warning("worker %d is lost (%s): %s", member.rank, failure.reason, failure.message)
+        _log.warning("worker %d lost (%s): %s", member.rank, failure.reason, failure.message)
         if member.rank == LOCAL:
             self._forget_local()
             return
@@ -360,7 +365,7 @@ class Caretaker:
         for rank in range(num_workers):
             self._members.setdefault(rank, Member(rank, RestartPolicy(self._options.restarts)))
         for rank, member in self._members.items():
-            member.is_leaving = rank >= num_workers
+            member.is_leaving = rank >= num_workers and rank != LOCAL
         self._num_wanted = num_workers
         change.num_before = len(ranks)
         self._changes.add(change)

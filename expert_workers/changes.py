@@ -52,9 +52,9 @@ class Changes:
         for change in [change for change in self._open if change.is_start]:
             self._fail(change, error)
 
-    def fail_new(self, held: Keys, error: ExpertMeshError) -> Keys:
-        """Those whose modules are not all in `held` have failed; returns these modules."""
-        failed = [change for change in self._open if change.keys and not change.keys <= held]
+    def fail_new(self, loading: Keys, error: ExpertMeshError) -> Keys:
+        """Those that add modules of `loading` have failed, as these could not be loaded; returns what they add."""
+        failed = [change for change in self._open if change.keys & loading]
         for change in failed:
             self._fail(change, error)
         return frozenset(key for change in failed for key in change.keys)

@@ -58,7 +58,7 @@ class Latency:
         worker.add(seconds / expected, now)
 
     def usual(self, num_pairs: int) -> float | None:
-        """The median of calls of this size; None: not known yet."""
+        """The median of calls of this size, or what it can be at most; None: not known yet."""
         return self._expected(num_pairs.bit_length(), _MIN_SAMPLES)
 
     def costs(self, ranks: Iterable[int], now: float) -> dict[int, float]:
@@ -69,9 +69,13 @@ class Latency:
         return {rank: 1.0 if cost < 1.5 * least else cost / least for rank, cost in costs.items()}
 
     def _expected(self, bucket: int, least: int) -> float | None:
-        """No more than larger calls take: a slow worker that gets only small ones is not their measure."""
-        known = [q.value for size, q in self._usual.items() if size >= bucket and q.num >= least]
-        return min(known, default=None)
+        """No more than larger calls take: a slow worker that gets only small ones is not their measure. Of
+        calls larger than all known ones: as if each row took its share of the time."""
+        known = {size: quantile.value for size, quantile in self._usual.items() if quantile.num >= least}
+        larger = [value for size, value in known.items() if size >= bucket]
+        if larger or not known:
+            return min(larger, default=None)
+        return min([value * 2 ** (bucket - size) for size, value in known.items()])
 
     def forget(self, rank: int) -> None:
         self._workers.pop(rank, None)

@@ -41,7 +41,7 @@ class Surplus:
 
 @dataclass(slots=True)
 class Member:
-    """One worker. `is_busy`: somebody is at it; `held` is what its process has loaded."""
+    """One worker. `is_busy`: somebody is at it, its job `num_jobs`; `held` is what its process has loaded."""
 
     rank: int
     policy: RestartPolicy = field(default_factory=RestartPolicy)
@@ -49,6 +49,7 @@ class Member:
     link: Link | None = None
     held: Keys = frozenset()
     is_busy: bool = False
+    num_jobs: int = 0
     is_leaving: bool = False
     num_losses: int = 0
     last_loss: str = ""

@@ -198,13 +198,17 @@ class ExpertPool:
         """Workers that are slow or behind must do where there are no others; then whoever can be found."""
         while True:
             table = self._tables[dispatch.layer]
-            alive = {rank: TOO_SLOW for rank, link in self._routes.links.items() if link.failure is None}
-            costs = alive | self._standing.costs(self._routes.links)
-            segments, lost = assign(table.ranks_C, dispatch.todo_C, costs)
+            segments, lost = assign(table.ranks_C, dispatch.todo_C, self._costs_of_all())
             if not lost:
                 self._lost_since = None
                 return segments
             self._await_holders(dispatch.layer, lost)
+
+    def _costs_of_all(self) -> dict[int, float]:
+        """What a row costs, also with those that usually get none."""
+        links = self._routes.links
+        alive = {rank: TOO_SLOW for rank, link in links.items() if link.failure is None}
+        return alive | self._standing.costs(links)
 
     def _await_holders(self, layer: int, columns: Sequence[int]) -> None:
         """Returns when something has changed. Raises ExpertsLostError where that may take longer."""
@@ -280,9 +284,7 @@ class ExpertPool:
         table = self._tables[begun.layer]
         late = [sent for sent in begun.sent if sent.pending.outcome is None]
         slow = {sent.link.rank for sent in late}
-        costs = {
-            rank: cost for rank, cost in self._standing.costs(self._routes.links).items() if rank not in slow
-        }
+        costs = {rank: cost for rank, cost in self._costs_of_all().items() if rank not in slow}
         counts = [0] * len(table.slots_C)
         for sent in late:
             for column, rows in sent.part.segments:
@@ -355,12 +357,13 @@ class ExpertPool:
         assert failure is not None, "it has failed"
         if self._routes.links.get(rank) is not link:
             return
-        _log.warning("worker %d lost (%s): %s", rank, failure.reason, failure.message)
         links = {other: there for other, there in self._routes.links.items() if there is not link}
         self._routes = Routes(self._routes.version, links, self._routes.holders)
         self._standing.forget(rank)
         self._stats.failed(rank, failure.reason)
-        if self._rescuer is not None:
+        if self._rescuer is None:
+            _log.warning("worker %d lost (%s): %s", rank, failure.reason, failure.message)
+        else:
             self._rescuer.lost(link, failure)
 
     def _adopt(self) -> None:

@@ -4,6 +4,7 @@ A module that nobody holds at the moment gets an extra holder at once; the next 
 """
 
 import logging
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 
@@ -89,7 +90,8 @@ class Targets:
         if not present or (loads is None and placed_for == self._placed_for):
             return False
         self._placed_for = placed_for
-        shares = [self._share(m, costs if loads is not None else {}) for m in present]
+        neighbours = Counter(_node(m) for m in present)
+        shares = [self._share(m, costs if loads is not None else {}, neighbours[_node(m)]) for m in present]
         replicas = min(self._replicas, len(present))
         current = self._with_extra()
         try:
@@ -122,7 +124,8 @@ class Targets:
         """Gives modules that nobody holds to workers that live; returns those that found one."""
         ready = [m for m in members if m.is_ready and not m.is_leaving and m.rank != LOCAL]
         counts = {m.rank: len(m.held) + sum(r == m.rank for r in self._extra.values()) for m in ready}
-        room = {m.rank: self._share(m, {}).max_modules for m in ready}
+        neighbours = Counter(_node(m) for m in ready)
+        room = {m.rank: self._share(m, {}, neighbours[_node(m)]).max_modules for m in ready}
         found = set()
         for key in sorted(keys & self.keys):
             if self._extra.get(key) not in counts:
@@ -141,16 +144,21 @@ class Targets:
             holders[key] = (*(r for r in holders.get(key, ()) if r != rank), rank)
         return Placement(holders)
 
-    def _share(self, member: Member, costs: Mapping[int, float]) -> Share:
+    def _share(self, member: Member, costs: Mapping[int, float], neighbours: int) -> Share:
+        """So many workers, itself among them, share the memory of its machine."""
         info = member.info
         if info is None:
             return Share(member.rank)
         if info.keys:
             self._num_bytes = max(self._num_bytes, info.num_bytes / len(info.keys))
         room = None
-        if self._num_bytes and info.free_bytes:
-            room = len(info.keys) + int(_MEMORY_SHARE * info.free_bytes / self._num_bytes)
+        if self._num_bytes:
+            room = len(info.keys) + int(_MEMORY_SHARE * info.free_bytes / neighbours / self._num_bytes)
         return Share(member.rank, 1.0 / costs.get(member.rank, 1.0), room, info.node_id)
+
+
+def _node(member: Member) -> str:
+    return "" if member.info is None else member.info.node_id
 
 
 def _is_there(member: Member, lost_before: float) -> bool:

@@ -8,7 +8,7 @@ from moe_model.errors import WorkerStartError
 from tests.expert_workers.fakes import make_config, make_worker, placed
 
 WORKER = make_worker(make_config(), placed(2, 5, 1), 0)
-A, B = (0, 0), (0, 1)
+A, B, C = (0, 0), (0, 1), (1, 0)
 ERROR = WorkerStartError("worker 1: no")
 
 
@@ -48,15 +48,16 @@ def test_any_failure_ends_a_start_and_nothing_else() -> None:
     assert changes.settle([ready(0)], {}) == [other]
 
 
-def test_a_load_that_fails_ends_those_whose_modules_are_not_there() -> None:
+def test_a_load_that_fails_ends_those_whose_modules_it_was_to_load() -> None:
     changes = Changes()
-    lacking, there, scaling = Change(keys=frozenset([A])), Change(keys=frozenset([B])), Change()
-    for change in (lacking, there, scaling):
+    failed, other, scaling = Change(keys=frozenset([A])), Change(keys=frozenset([B])), Change()
+    for change in (failed, other, scaling):
         changes.add(change)
-    assert changes.fail_new(frozenset([B]), ERROR) == {A}
+    assert changes.fail_new(frozenset([A, C]), ERROR) == {A}
     with pytest.raises(WorkerStartError):
-        lacking.future.result(0)
-    assert changes.settle([ready(0, B)], {}) == [there, scaling]
+        failed.future.result(0)
+    assert changes.fail_new(frozenset([C]), ERROR) == frozenset()
+    assert changes.settle([ready(0, B)], {}) == [other, scaling]
 
 
 def test_who_is_lost_is_waited_for_until_others_have_its_part() -> None:

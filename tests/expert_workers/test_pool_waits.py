@@ -156,6 +156,21 @@ def test_who_owes_an_answer_gets_no_rows_until_it_has_come_and_is_not_used() -> 
     assert not world.rescuer.losses
 
 
+def test_who_usually_gets_no_rows_is_asked_where_there_is_no_other_replica() -> None:
+    """Worker 0 owes an answer when worker 1 is late as well: it is tried before the deadline has passed."""
+    pool, world = make_pool(CONFIG, 2, 2, options=HEDGED)
+    settle_in(pool, world)
+    world.links[0].faults.append(silent())
+    assert torch.equal(pool.forward(1, X_TD, ROUTING), EXPECTED)
+    world.forget_calls()
+    world.links[1].faults.append(silent())
+    started = time.monotonic()
+    assert torch.equal(pool.forward(1, X_TD, ROUTING), EXPECTED)
+    assert time.monotonic() - started < 10, "the deadline is 30 s"
+    assert [len(world.links[rank].calls) for rank in range(2)] == [1, 1]
+    assert not world.rescuer.losses
+
+
 def test_only_who_answers_first_counts_when_both_do() -> None:
     pool, world = make_pool(CONFIG, 2, 2, options=HEDGED)
     settle_in(pool, world)

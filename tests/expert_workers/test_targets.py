@@ -156,6 +156,22 @@ def test_nobody_without_room_is_asked_to_rescue() -> None:
     assert targets.rescue({(0, 0)}, members) == {(0, 0)}
 
 
+def test_workers_of_one_machine_share_its_memory() -> None:
+    targets = make_targets()
+    held = [((0, 0),), ((0, 1),)]
+    free = {"num_bytes": 1000, "free_bytes": 2600}
+    missing = KEYS - {(0, 0), (0, 1)}
+    apart = [member(rank, *held[rank], node_id=f"node-{rank}", **free) for rank in range(2)]
+    assert len(targets.rescue(missing, apart)) == 4
+    together = [member(rank, *held[rank], node_id="node", **free) for rank in range(2)]
+    assert len(make_targets().rescue(missing, together)) == 2
+
+
+def test_a_machine_without_memory_takes_nothing_more() -> None:
+    members = [member(0, (0, 0), num_bytes=1000, free_bytes=0)]
+    assert make_targets().rescue(KEYS - {(0, 0)}, members) == set()
+
+
 def test_what_was_rescued_counts_in_when_all_is_placed_again() -> None:
     targets, members = make_targets(), [member(0), member(1)]
     place(targets, members)
