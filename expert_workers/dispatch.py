@@ -72,6 +72,10 @@ class Sent(NamedTuple):
     started: float
     deadline: float
 
+    @property
+    def num_pairs(self) -> int:
+        return len(self.part.weights_P)
+
     def checked(self) -> ExpertReply | Failure:
         """The answer that has come, if it is one."""
         outcome = self.pending.outcome

@@ -8,6 +8,8 @@ from collections.abc import Iterable
 # After so many seconds without a call half of a worker's slowness is forgiven, so that it is tried again.
 FORGIVENESS = 5.0
 _MIN_SAMPLES = 20
+# What is usual is looked up anew after so many calls: that is slow, and it changes slowly.
+_KEPT = 16
 _STEP = 0.05
 _WEIGHT = 0.2
 
@@ -41,6 +43,8 @@ class Latency:
 
     def __init__(self) -> None:
         self._usual: dict[int, Quantile] = {}
+        self._found: dict[tuple[int, int], float | None] = {}
+        self._num_added = 0
         self._workers: dict[int, _Worker] = {}
 
     def add(self, rank: int, num_pairs: int, seconds: float, now: float) -> None:
@@ -50,6 +54,9 @@ class Latency:
         if usual is None:
             usual = self._usual[bucket] = Quantile(0.5)
         usual.add(seconds)
+        self._num_added += 1
+        if usual.num <= _MIN_SAMPLES or self._num_added % _KEPT == 0:
+            self._found.clear()
         expected = self._expected(bucket, 1)
         assert expected is not None, "it has just been added"
         worker = self._workers.get(rank)
@@ -69,13 +76,19 @@ class Latency:
         return {rank: 1.0 if cost < 1.5 * least else cost / least for rank, cost in costs.items()}
 
     def _expected(self, bucket: int, least: int) -> float | None:
+        key = (bucket, least)
+        if key not in self._found:
+            self._found[key] = self._look_up(bucket, least)
+        return self._found[key]
+
+    def _look_up(self, bucket: int, least: int) -> float | None:
         """No more than larger calls take: a slow worker that gets only small ones is not their measure. Of
         calls larger than all known ones: as if each row took its share of the time."""
         known = {size: quantile.value for size, quantile in self._usual.items() if quantile.num >= least}
         larger = [value for size, value in known.items() if size >= bucket]
         if larger or not known:
             return min(larger, default=None)
-        return min([value * 2 ** (bucket - size) for size, value in known.items()])
+        return min([value * 2.0 ** (bucket - size) for size, value in known.items()])
 
     def forget(self, rank: int) -> None:
         self._workers.pop(rank, None)

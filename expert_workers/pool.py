@@ -88,7 +88,6 @@ class ExpertPool:
             self._settle_owed()
         num_columns = len(self._tables[layer].slots_C)
         dispatch = Dispatch(layer, x_TD, routing, num_columns, self._options, start_ns, started)
-        self._stats.routed(layer, self._tables[layer].slots_C, dispatch.todo_C)
         self._send(dispatch)
         return dispatch
 
@@ -104,7 +103,8 @@ class ExpertPool:
         computed = time.perf_counter()
         y_TD = assembly.result().to(begun.device, begun.dtype)
         ended = time.perf_counter()
-        self._stats.dispatched(ended - begun.started)
+        slots_C, counts_C = self._tables[begun.layer].slots_C, begun.pairs.counts_E
+        self._stats.dispatched(begun.layer, slots_C, counts_C, ended - begun.started, exchange)
         if self._observer is not None:
             record = exchange.record(begun.layer, begun.start_ns, ended - begun.started, ended - computed)
             self._observer.dispatched(record)
@@ -185,14 +185,14 @@ class ExpertPool:
         segments, lost = assign(table.ranks_C, dispatch.todo_C, self._standing.costs(self._routes.links))
         if lost:
             segments = self._hard_to_place(dispatch)
-        size = 0
         for rank, columns in segments.items():
             self._send_one(dispatch, rank, columns)
-            size = max(size, sum([rows for _, rows in columns]))
             for column, _ in columns:
                 dispatch.todo_C[column] = 0
-        hedge_after = self._standing.hedge_after(size) if table.has_choice else None
-        dispatch.hedge_at = None if hedge_after is None else time.monotonic() + hedge_after
+        dispatch.hedge_at = None
+        if table.has_choice:
+            hedge_after = self._standing.hedge_after(max([sent.num_pairs for sent in dispatch.sent]))
+            dispatch.hedge_at = None if hedge_after is None else time.monotonic() + hedge_after
 
     def _hard_to_place(self, dispatch: Dispatch) -> dict[int, list[tuple[int, int]]]:
         """Workers that are slow or behind must do where there are no others; then whoever can be found."""
@@ -251,7 +251,7 @@ class ExpertPool:
             dispatch.form,
         )
         link = self._routes.links[rank]
-        deadline = time.monotonic() + self._standing.timeout(call.num_pairs)
+        deadline = time.monotonic() + self._standing.timeout(len(part.weights_P))
         started = time.perf_counter()
         dispatch.sent.append(Sent(link, part, call, link.send(call), started, deadline))
 
@@ -321,11 +321,9 @@ class ExpertPool:
                 begun.put_back(sent.part)
 
     def _replied(self, sent: Sent, reply: ExpertReply, exchange: Exchange) -> None:
-        rank, call = sent.link.rank, sent.call
-        num_pairs, seconds = call.num_pairs, reply.compute_seconds
         self._standing.replied(sent)
-        self._stats.replied(rank, num_pairs, seconds)
-        exchange.replied(rank, num_pairs, seconds, call.x_RD.nbytes, reply.y_ND.nbytes)
+        sizes = sent.call.x_RD.nbytes, reply.y_ND.nbytes
+        exchange.replied(sent.link.rank, sent.num_pairs, reply.compute_seconds, *sizes)
 
     def _failed(self, sent: Sent, failure: Failure, exchange: Exchange) -> None:
         sent.link.fail(failure.reason, failure.message)

@@ -97,12 +97,14 @@ class Exchange:
     def __init__(self) -> None:
         self.bytes_sent = 0
         self.bytes_received = 0
+        self.calls: dict[int, int] = {}
         self.rows: dict[int, int] = {}
         self.compute_seconds: dict[int, float] = {}
         self.retries: dict[FailureReason, int] = {}
         self.num_hedged = 0
 
     def replied(self, rank: int, rows: int, compute_seconds: float, sent: int, received: int) -> None:
+        self.calls[rank] = self.calls.get(rank, 0) + 1
         self.rows[rank] = self.rows.get(rank, 0) + rows
         self.compute_seconds[rank] = self.compute_seconds.get(rank, 0.0) + compute_seconds
         self.bytes_sent += sent
@@ -145,30 +147,32 @@ class StatsRecorder:
             loads = dict(self._loads)
             return PoolStats(self._dispatches, self._dispatch_seconds, workers, self._num_hedged, loads)
 
-    def routed(self, layer: int, slots_C: Sequence[int], counts_C: Sequence[int]) -> None:
-        """So many rows of a layer go to each of its modules."""
+    def dispatched(
+        self,
+        layer: int,
+        slots_C: Sequence[int],
+        counts_C: Sequence[int],
+        seconds: float,
+        exchange: Exchange,
+    ) -> None:
+        """So many rows of a layer have gone to each of its modules, and come back."""
         with self._lock:
+            self._dispatches += 1
+            self._dispatch_seconds += seconds
             loads = self._loads
             for slot, num_rows in zip(slots_C, counts_C, strict=True):
                 if num_rows:
                     key = (layer, slot)
                     loads[key] = loads.get(key, 0) + num_rows
-
-    def dispatched(self, seconds: float) -> None:
-        with self._lock:
-            self._dispatches += 1
-            self._dispatch_seconds += seconds
+            for rank, num_calls in exchange.calls.items():
+                counts = self._of(rank)
+                counts.calls += num_calls
+                counts.rows += exchange.rows[rank]
+                counts.seconds += exchange.compute_seconds[rank]
 
     def hedged(self, num_calls: int) -> None:
         with self._lock:
             self._num_hedged += num_calls
-
-    def replied(self, rank: int, rows: int, compute_seconds: float) -> None:
-        with self._lock:
-            counts = self._of(rank)
-            counts.calls += 1
-            counts.rows += rows
-            counts.seconds += compute_seconds
 
     def failed(self, rank: int, reason: FailureReason) -> None:
         with self._lock:

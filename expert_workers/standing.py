@@ -70,7 +70,7 @@ class Standing:
 
     def replied(self, sent: Sent) -> None:
         seconds = sent.pending.arrived - sent.started
-        self._latency.add(sent.link.rank, sent.call.num_pairs, seconds, time.monotonic())
+        self._latency.add(sent.link.rank, sent.num_pairs, seconds, time.monotonic())
 
     def forget(self, rank: int) -> None:
         """Its process is another one from now on."""
