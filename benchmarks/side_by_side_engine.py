@@ -1,0 +1,35 @@
+"""One tree's process for side_by_side.py, with that tree's modules: a batch's size in, seconds out."""
+
+import json
+import os
+import sys
+from pathlib import Path
+
+import torch
+
+from benchmarks.engine import Load, bench_config, measure
+from coordinator.config import EngineConfig, WorkersConfig
+from coordinator.main import build_engine, configure_process, open_experts
+from moe_model.checkpoint import Checkpoint
+
+_LARGEST = 32
+
+
+def main(path: str, workers: str, replicas: str, prompt_tokens: str, new_tokens: str) -> None:
+    # What libraries print is no answer.
+    answers = os.fdopen(os.dup(sys.stdout.fileno()), "w")
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
+    checkpoint, load = Checkpoint.open(Path(path)), Load(int(prompt_tokens), int(new_tokens))
+    config = bench_config(EngineConfig(dtype=torch.bfloat16), _LARGEST, load)
+    configure_process(config)
+    namespace = f"side-by-side-{os.getpid()}"
+    options = WorkersConfig(num_workers=int(workers), replicas=int(replicas), ray_namespace=namespace)
+    with open_experts(checkpoint, config, options) as experts:
+        engine = build_engine(checkpoint, config, experts)
+        for line in sys.stdin:
+            run = measure(engine, checkpoint.config.vocab_size, int(line), load)
+            print(json.dumps(run.steps), file=answers, flush=True)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
