@@ -101,10 +101,14 @@ class Caretaker:
         return _TICK if due is None else min(_TICK, due)
 
     def _job(
-        self, member: Member, work: Callable[[], Any], done: Callable[[Any], None], loading: Keys = frozenset()
+        self,
+        member: Member,
+        work: Callable[[], Any],
+        done: Callable[[Any], None],
+        loading: Keys = frozenset(),
     ) -> None:
-        """Runs `work` elsewhere; what comes of it comes back here. Nobody else is at the member meanwhile, unless
-        it has to be fenced: what was begun with that process before counts no more."""
+        """Runs `work` elsewhere; what comes of it comes back here. Nobody else is at the member meanwhile,
+        unless it has to be fenced: what was begun with that process before counts no more."""
         member.is_busy = True
         member.num_jobs += 1
         number = member.num_jobs
@@ -164,7 +168,9 @@ class Caretaker:
                 self._job(member, partial(self._jobs.bring_up, member.rank, known), partial(self._up, member))
             case Load(rank, keys):
                 modules = self._targets.modules(keys)
-                self._job(member, partial(self._jobs.load, rank, modules), partial(self._loaded, member), keys)
+                self._job(
+                    member, partial(self._jobs.load, rank, modules), partial(self._loaded, member), keys
+                )
             case Drop(rank, keys) if rank != LOCAL:
                 self._job(
                     member, partial(self._jobs.drop, rank, sorted(keys)), partial(self._dropped, member)

@@ -53,7 +53,7 @@ class Changes:
             self._fail(change, error)
 
     def fail_new(self, loading: Keys, error: ExpertMeshError) -> Keys:
-        """Those that add modules of `loading` have failed, as these could not be loaded; returns what they add."""
+        """Those that add modules of `loading`, which failed, have failed too; returns what they add."""
         failed = [change for change in self._open if change.keys & loading]
         for change in failed:
             self._fail(change, error)

@@ -11,6 +11,7 @@ _MIN_SAMPLES = 20
 # What is usual is looked up anew after so many calls: that is slow, and it changes slowly.
 _KEPT = 16
 _STEP = 0.05
+_NUM_LARGE_STEPS = 40
 _WEIGHT = 0.2
 
 
@@ -21,48 +22,48 @@ class Quantile:
     Robbins and Monro, 1951, on the logarithm).
     """
 
-    __slots__ = ("_p", "num", "value")
+    __slots__ = ("_down", "_p", "_up", "num", "value")
 
     def __init__(self, p: float) -> None:
         self._p = p
+        self._up, self._down = 1.0 + _STEP * p, 1.0 - _STEP * (1.0 - p)
         self.num = 0
         self.value = 0.0
 
     def add(self, x: float) -> None:
         self.num += 1
-        if self.num == 1:
+        if self.num > _NUM_LARGE_STEPS:
+            self.value *= self._up if x > self.value else self._down
+        elif self.num == 1:
             self.value = x
-            return
-        # Large steps first, so that one odd beginning does not stay.
-        step = max(_STEP, 2.0 / self.num)
-        self.value *= 1.0 + step * self._p if x > self.value else 1.0 - step * (1.0 - self._p)
+        else:
+            # Large steps first, so that one odd beginning does not stay.
+            step = 2.0 / self.num
+            self.value *= 1.0 + step * self._p if x > self.value else 1.0 - step * (1.0 - self._p)
 
 
 class Latency:
     """Of one pool. Belongs to its thread."""
 
     def __init__(self) -> None:
-        self._usual: dict[int, Quantile] = {}
-        self._found: dict[tuple[int, int], float | None] = {}
-        self._num_added = 0
+        self._sizes: dict[int, _Size] = {}
         self._workers: dict[int, _Worker] = {}
 
     def add(self, rank: int, num_pairs: int, seconds: float, now: float) -> None:
-        """A call of a worker came back after so long."""
+        """A call of a worker came back after so long. On the path of every call."""
         bucket = num_pairs.bit_length()
-        usual = self._usual.get(bucket)
-        if usual is None:
-            usual = self._usual[bucket] = Quantile(0.5)
-        usual.add(seconds)
-        self._num_added += 1
-        if usual.num <= _MIN_SAMPLES or self._num_added % _KEPT == 0:
-            self._found.clear()
-        expected = self._expected(bucket, 1)
-        assert expected is not None, "it has just been added"
+        size = self._sizes.get(bucket)
+        if size is None:
+            size = self._sizes[bucket] = _Size()
+        median = size.median
+        median.add(seconds)
+        if median.num <= _MIN_SAMPLES or not median.num % _KEPT:
+            size.expected = self._expected(bucket, 1) or seconds
         worker = self._workers.get(rank)
         if worker is None:
             worker = self._workers[rank] = _Worker()
-        worker.add(seconds / expected, now)
+        worker.ratio += _WEIGHT * (seconds / size.expected - worker.ratio)
+        worker.at = now
 
     def usual(self, num_pairs: int) -> float | None:
         """The median of calls of this size, or what it can be at most; None: not known yet."""
@@ -76,15 +77,9 @@ class Latency:
         return {rank: 1.0 if cost < 1.5 * least else cost / least for rank, cost in costs.items()}
 
     def _expected(self, bucket: int, least: int) -> float | None:
-        key = (bucket, least)
-        if key not in self._found:
-            self._found[key] = self._look_up(bucket, least)
-        return self._found[key]
-
-    def _look_up(self, bucket: int, least: int) -> float | None:
         """No more than larger calls take: a slow worker that gets only small ones is not their measure. Of
         calls larger than all known ones: as if each row took its share of the time."""
-        known = {size: quantile.value for size, quantile in self._usual.items() if quantile.num >= least}
+        known = {size: found.median.value for size, found in self._sizes.items() if found.median.num >= least}
         larger = [value for size, value in known.items() if size >= bucket]
         if larger or not known:
             return min(larger, default=None)
@@ -98,19 +93,27 @@ class Latency:
         return 1.0 if worker is None else worker.cost(now)
 
 
-class _Worker:
-    __slots__ = ("_at", "_ratio")
+class _Size:
+    """Calls of one size. `expected` is what one should take, as it was when last looked up."""
+
+    __slots__ = ("expected", "median")
 
     def __init__(self) -> None:
-        self._ratio = 1.0
-        self._at = 0.0
+        self.median = Quantile(0.5)
+        self.expected = 0.0
 
-    def add(self, ratio: float, now: float) -> None:
-        self._ratio += _WEIGHT * (ratio - self._ratio)
-        self._at = now
+
+class _Worker:
+    """`ratio`: how many times longer than expected it takes; `at`: when it was last heard of."""
+
+    __slots__ = ("at", "ratio")
+
+    def __init__(self) -> None:
+        self.ratio = 1.0
+        self.at = 0.0
 
     def cost(self, now: float) -> float:
-        if self._ratio <= 1.0:
-            return max(0.05, self._ratio)
-        forgiven: float = 0.5 ** ((now - self._at) / FORGIVENESS)
-        return 1.0 + (self._ratio - 1.0) * forgiven
+        if self.ratio <= 1.0:
+            return max(0.05, self.ratio)
+        forgiven: float = 0.5 ** ((now - self.at) / FORGIVENESS)
+        return 1.0 + (self.ratio - 1.0) * forgiven

@@ -31,6 +31,7 @@ class Standing:
         self._owed: list[Sent] = []
         self._behind: frozenset[int] = frozenset()
         self._costs: dict[int, float] = {}
+        self._timeouts: dict[int, float] = {}
         self._until = 0.0
 
     @property
@@ -50,6 +51,7 @@ class Standing:
             costs = self._latency.costs(alive, now)
             self._costs = {rank: cost for rank, cost in costs.items() if cost < TOO_SLOW}
             self._until = now + _INTERVAL
+            self._timeouts.clear()
         return self._costs
 
     def refresh(self) -> None:
@@ -58,7 +60,13 @@ class Standing:
 
     def timeout(self, num_pairs: int) -> float:
         """How long a call of this size may take."""
-        options, usual = self._options, self._latency.usual(num_pairs)
+        timeout = self._timeouts.get(num_pairs)
+        if timeout is None:
+            timeout = self._timeouts[num_pairs] = self._timeout(self._latency.usual(num_pairs))
+        return timeout
+
+    def _timeout(self, usual: float | None) -> float:
+        options = self._options
         if usual is None:
             return options.call_timeout
         return min(options.call_timeout, max(options.least_timeout, _DEADLINE_FACTOR * usual))

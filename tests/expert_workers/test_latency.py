@@ -29,7 +29,9 @@ def test_what_is_usual_is_known_after_some_calls_of_that_size() -> None:
         latency.add(0, 8, 0.002, 0.0)
     assert latency.usual(8) == pytest.approx(0.002, rel=0.1)
     assert latency.usual(9) == latency.usual(15) == latency.usual(8)
-    assert latency.usual(100) == pytest.approx(8 * 0.002, rel=0.1), "no more than its rows one after the other"
+    assert latency.usual(100) == pytest.approx(8 * 0.002, rel=0.1), (
+        "no more than its rows one after the other"
+    )
 
 
 def test_one_slow_worker_of_three_does_not_change_what_is_usual() -> None:
