@@ -37,6 +37,8 @@ from moe_model.private_files import check_private
 
 # Not for the workers' eyes.
 API_KEY_VARIABLE = "EXPERTMESH_API_KEY"
+# A worker's heart may beat so seldom, in seconds: Ray's calls are not quick on a network that loses packets.
+_LEAST_ANSWER = 5.0
 _PLANES: dict[str, Callable[[], Plane]] = {"stream": StreamPlane, "ray": RayPlane, "in-process": LocalPlane}
 
 
@@ -59,7 +61,7 @@ def open_workers(
             existing = frozenset()
         epoch = 1 + max((_epoch_of(fleet, rank, workers.call_timeout) for rank in existing), default=0)
         expected = Expected(epoch, owner, dtype_name(engine.dtype), checkpoint.fingerprint, workers.take_over)
-        start, answer = workers.start_timeout, workers.call_timeout
+        start, answer = workers.start_timeout, max(_LEAST_ANSWER, workers.call_timeout)
         jobs = Jobs(fleet, expected, Timeouts(start=start, answer=answer, load=start))
         catalog = Catalog.of_checkpoint(checkpoint.config.n_layers, checkpoint.config.n_experts)
         watchers = PoolObservers(observers)

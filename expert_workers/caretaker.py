@@ -44,9 +44,11 @@ from moe_model.modules import ExpertModule
 _log = logging.getLogger(__name__)
 
 _TICK = 0.5
-_RESTART_TIME = 10.0
+# For so long after a loss, a process that is not there is one that Ray has yet to start.
+_RESTART_TIME = 30.0
 # Rows per module below which a load says nothing.
 _LEAST_LOAD = 100
+_SILENT = (FailureReason.DIED, FailureReason.LATE)
 _KILLED = (FailureReason.LATE, FailureReason.INVALID, FailureReason.CORRUPT, FailureReason.RAISED)
 
 
@@ -165,7 +167,8 @@ class Caretaker:
         match action:
             case BringUp():
                 known = self._targets.keys
-                self._job(member, partial(self._jobs.bring_up, member.rank, known), partial(self._up, member))
+                bring_up = partial(self._jobs.bring_up, is_back=member.lost_at is not None)
+                self._job(member, partial(bring_up, member.rank, known), partial(self._up, member))
             case Load(rank, keys):
                 modules = self._targets.modules(keys)
                 self._job(
@@ -210,7 +213,7 @@ class Caretaker:
             del member.canaries[key]
 
     def _job_failed(self, member: Member, failure: Failure, loading: Keys) -> None:
-        if self._changes.is_starting and failure.reason not in (FailureReason.DIED, FailureReason.LATE):
+        if self._changes.is_starting and failure.reason not in _SILENT:
             # Whoever waits for the start says so, and ends it all; another's workers are left alone.
             self._is_fenced = failure.reason is FailureReason.FENCED
             self._has_begun_badly = True
@@ -228,13 +231,13 @@ class Caretaker:
         elif member.rank == LOCAL:
             _log.error("experts cannot be loaded here: %s", failure.message)
             self._forget_local()
-        elif failure.reason is FailureReason.DIED and self._is_expected_back(member):
+        elif failure.reason in _SILENT and self._is_expected_back(member):
             member.policy.soon(time.monotonic())
         else:
             self._lose(member, failure)
 
     def _is_expected_back(self, member: Member) -> bool:
-        """Just after its death Ray has not yet begun to start it again, and says at once that it is gone."""
+        """Until Ray has started it again, it says that it is gone, or nothing at all."""
         return member.lost_at is not None and time.monotonic() - member.lost_at < _RESTART_TIME
 
     def lost(self, link: Link, failure: Failure) -> None:

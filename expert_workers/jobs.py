@@ -25,9 +25,10 @@ class Expected:
 
 @dataclass(frozen=True, slots=True)
 class Timeouts:
-    """Seconds that a worker is given."""
+    """Seconds that a worker is given to start, to get ready then, for a heartbeat, to load modules."""
 
     start: float = 120.0
+    ready: float = 5.0
     answer: float = 10.0
     load: float = 120.0
 
@@ -54,20 +55,23 @@ class Jobs:
         self._expected = expected
         self._timeouts = timeouts
 
-    def bring_up(self, rank: int, known: Keys) -> Up:
-        """Starts the worker unless it runs, claims it, and connects. What it holds of `known` it keeps."""
+    def bring_up(self, rank: int, known: Keys, *, is_back: bool = False) -> Up:
+        """Starts the worker unless it runs, claims it, and connects. What it holds of `known` it keeps.
+
+        One that `is_back` has little time to answer: what it was asked on its old way may stay unanswered.
+        """
         fleet, expected, timeouts = self._fleet, self._expected, self._timeouts
         if rank not in fleet.find():
             fleet.start(rank)
-        info = fleet.describe(rank, timeouts.start)
+        info = fleet.describe(rank, timeouts.ready if is_back else timeouts.start)
         problem = mismatch(expected, rank, info)
         if problem:
             raise WorkerFailureError(Failure(FailureReason.RAISED, problem))
-        fleet.claim(rank, expected.epoch, expected.owner, by_force=expected.by_force, timeout=timeouts.answer)
+        fleet.claim(rank, expected.epoch, expected.owner, by_force=expected.by_force, timeout=timeouts.ready)
         stale = [key for key in info.keys if key not in known]
         if stale:
             info = fleet.unload(rank, stale, timeouts.load)
-        return Up(info, fleet.connect(rank, timeouts.answer))
+        return Up(info, fleet.connect(rank, timeouts.ready))
 
     def load(self, rank: int, modules: Sequence[ExpertModule]) -> Loaded:
         info = self._fleet.load(rank, modules, self._timeouts.load)

@@ -63,6 +63,8 @@ class RayFleet:
         self._actors: dict[int, Any] = {}
         self._infos: dict[int, WorkerInfo] = {}
         self._oom_kills: dict[int, int] = {}
+        # Processes that were to be killed when their machine could not be reached: the order may yet arrive.
+        self._condemned: set[tuple[str, Process]] = set()
         self._agents: dict[str, Any] = {}
         self._node_id = ray.get_runtime_context().get_node_id()
 
@@ -78,6 +80,9 @@ class RayFleet:
         info = self._info(rank, self._ask(rank, "describe", timeout=timeout))
         if info.node_id != self._node_id and info.node_id not in self._agents:
             self._agents[info.node_id] = _launch_agent(info.node_id)
+        if (info.node_id, _process(info)) in self._condemned:
+            self.fence(info)
+            raise WorkerFailureError(Failure(FailureReason.DIED, f"worker {rank}: its process was given up"))
         return info
 
     def beat(self, rank: int, timeout: float) -> WorkerInfo:
@@ -109,11 +114,13 @@ class RayFleet:
 
     def fence(self, info: WorkerInfo) -> None:
         if info.node_id == self._node_id:
-            left = kill_and_wait(frozenset([Process(info.pid, info.start_ticks)]), _KILL_TIMEOUT)
-            is_gone = not left
+            is_gone = not kill_and_wait(frozenset([_process(info)]), _KILL_TIMEOUT)
         else:
             is_gone = self._fence_far_away(info)
-        if not is_gone:
+        if is_gone:
+            self._condemned.discard((info.node_id, _process(info)))
+        else:
+            self._condemned.add((info.node_id, _process(info)))
             _log.error("worker %d: its process %d could not be killed", info.rank, info.pid)
 
     def end(self, ranks: Iterable[int]) -> None:
@@ -180,6 +187,10 @@ class RayFleet:
             _log.warning("worker %d: its machine does not answer: %s", info.rank, first_line(error))
             self._agents.pop(info.node_id, None)
             return False
+
+
+def _process(info: WorkerInfo) -> Process:
+    return Process(info.pid, info.start_ticks)
 
 
 def _launch(spec: WorkerSpec, options: FleetOptions) -> Any:

@@ -2,7 +2,7 @@
 
 import json
 import signal
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,8 @@ from moe_model.kernels.choice import choose_kernels
 from moe_model.tokenizer import Tokenizer
 from tests.models import GOLDEN
 from tests.native import KERNELS
+
+Measured = Callable[..., None]
 
 # Small products gain nothing from more threads, and on a busy machine each waits for the slowest. Set before
 # any test module computes what it expects: the number of threads shows in a float32 product's last bit.
@@ -74,3 +76,22 @@ def golden_tokenizer() -> Tokenizer:
 def _fixed_numbers() -> None:
     """A test that draws its own numbers draws the same ones in every run."""
     torch.manual_seed(0)
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--figures", metavar="FILE", help="append what scenarios measure, a JSON line each")
+
+
+@pytest.fixture
+def measured(request: pytest.FixtureRequest) -> Measured:
+    """Keeps figures of a scenario, by name."""
+
+    def keep(scenario: str, **figures: float) -> None:
+        line = json.dumps({"scenario": scenario} | {name: round(value, 4) for name, value in figures.items()})
+        print(line)
+        path = request.config.getoption("--figures")
+        if path:
+            with Path(path).open("a", encoding="utf-8") as file:
+                file.write(line + "\n")
+
+    return keep

@@ -135,9 +135,12 @@ def check(
 
 
 def gaps(streams: Sequence[Stream]) -> str:
-    """How long clients waited at most, as a histogram by stream: for people who read a test's output."""
+    return histogram([stream.longest_gap for stream in streams if stream.status])
+
+
+def histogram(longest: Sequence[float]) -> str:
+    """How long clients waited at most, by stream: for people who read a test's output."""
     bounds = (0.05, 0.1, 0.2, 0.5, 1.0, 1.5, 2.0, 5.0, 10.0, 30.0, float("inf"))
-    longest = [stream.longest_gap for stream in streams if stream.status]
     counts = [sum(low <= gap < high for gap in longest) for low, high in pairwise((0.0, *bounds))]
     shown = [f"<{bound:g}s:{count}" for bound, count in zip(bounds, counts, strict=True) if count]
     return f"{len(longest)} streams, longest gap {max(longest):.2f} s; {' '.join(shown)}"

@@ -59,8 +59,8 @@ class ServeHosts(Server):
         return int(self.total("expertmesh_expert_worker_up"))
 
     def num_losses(self) -> int:
-        """How often an expert call had to be made again, for whatever reason."""
-        return int(self.total("expertmesh_expert_retries_total"))
+        """How often a worker was lost, for whatever reason."""
+        return int(self.total("expertmesh_expert_worker_losses_total"))
 
     def is_ready(self) -> bool:
         try:

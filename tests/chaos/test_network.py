@@ -268,16 +268,24 @@ def test_b8_some_of_rays_calls_fail(
         assert "RpcFailureManager" in running.server.log, "Ray was told to fail"
 
 
-def test_b9_a_coordinator_without_any_worker_waits_for_them(golden: Golden, log: Path) -> None:
-    with service(log) as running:
+@pytest.mark.parametrize("on_loss", ["auto", "wait"])
+def test_b9_a_coordinator_without_any_worker_goes_on_or_waits(
+    golden: Golden, log: Path, on_loss: str
+) -> None:
+    """It loads all experts itself; or, told to wait for its workers, goes on when they are back."""
+    with service(log, f"--on-expert-loss={on_loss}") as running:
         with loaded(running) as load:
             hold(partition(running.ray.head, *running.workers), 5.0)
-            running.wait_all_ready(15.0)
+            running.wait_all_ready(20.0)
             load.wait_for_more()
-        check(load.streams, golden, allowed=(OK, UNAVAILABLE))
+        check(load.streams, golden, allowed=(OK,) if on_loss == "auto" else (OK, UNAVAILABLE))
         assert running.server.process.poll() is None
-        assert longest_gap(load) >= 4.0, "nobody was served meanwhile"
-        assert longest_gap(load) < WAIT_TIMEOUT
+        assert running.server.num_losses() >= 2
+        if on_loss == "auto":
+            assert longest_gap(load) <= CALL_TIMEOUT + 2.0
+        else:
+            assert longest_gap(load) >= 4.0, "nobody was served meanwhile"
+            assert longest_gap(load) < WAIT_TIMEOUT
 
 
 def test_a13_a_killed_raylet_costs_no_more_than_a_killed_worker(golden: Golden, log: Path) -> None:

@@ -1,4 +1,5 @@
-"""`expertmesh experts` and the control service, over a real server whose experts are in the coordinator."""
+"""`expertmesh experts` and the control service, over a real server: its experts in the coordinator, or in
+workers."""
 
 import hashlib
 import re
@@ -24,8 +25,9 @@ FILE = module_of(DEMO_CHECKPOINT, 0, 3)
 
 
 @pytest.fixture
-def server(tmp_path: Path) -> Iterator[Server]:
-    options = ("--workers", "0", "--routed-experts")
+def server(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Server]:
+    """With as many workers as its parameter says, or none."""
+    options = (f"--workers={getattr(request, 'param', 0)}", "--routed-experts")
     with Server(str(DEMO_CHECKPOINT), *options, log=tmp_path / "log") as server:
         server.wait_ready()
         yield server
@@ -41,6 +43,7 @@ def greedy(model: AssembledModel, num_tokens: int) -> tuple[int, ...]:
     return tuple(model.generate(torch.tensor(PROMPT), num_tokens, temperature=0)[0, len(PROMPT) :].tolist())
 
 
+@pytest.mark.parametrize("server", [0, 2], indirect=True)
 def test_a_stream_ends_as_it_began_and_the_next_one_has_the_new_expert(
     server: Server, control: ControlClient, tmp_path: Path
 ) -> None:

@@ -105,6 +105,29 @@ def test_a_stopped_worker_is_routed_round_killed_and_replaced(trio: Running, loc
     assert torch.equal(trio.pool.forward(1, X_TD, ROUTING), expected)
 
 
+def test_a_process_that_could_not_be_killed_is_killed_when_it_is_heard_of_again(
+    trio: Running, local: LocalExperts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As one on a machine that was cut off: it must not serve until the order to kill it arrives late."""
+    expected, pid = local.forward(1, X_TD, ROUTING), trio.pid(2)
+    given_up = threading.Event()
+
+    def fail(processes: frozenset[Process], timeout: float) -> frozenset[Process]:
+        given_up.set()
+        return processes
+
+    with monkeypatch.context() as patched:
+        patched.setattr("expert_workers.ray_workers.kill_and_wait", fail)
+        stop(pid)
+        assert torch.equal(trio.pool.forward(1, X_TD, ROUTING), expected)
+        while not given_up.wait(0.01):
+            trio.pool.idle()
+    os.kill(pid, signal.SIGCONT)
+    trio.until_back(2, pid)
+    assert not wait_gone({pid})
+    assert torch.equal(trio.pool.forward(1, X_TD, ROUTING), expected)
+
+
 def test_without_a_replica_the_experts_are_loaded_elsewhere(
     cluster: RayCluster, checkpoint: Checkpoint, local: LocalExperts
 ) -> None:

@@ -1,7 +1,6 @@
-"""Servers that scenarios break, and a place for what was measured."""
+"""Servers that scenarios break."""
 
-import json
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -10,27 +9,6 @@ from coordinator.control_client import ControlClient
 from tests.integration.processes import DEMO_CHECKPOINT, Server
 from tests.moe_model.source_files import write_checkpoint
 from tests.scenarios.under_load import Operator
-
-Measured = Callable[..., None]
-
-
-def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--figures", metavar="FILE", help="append what scenarios measure, a JSON line each")
-
-
-@pytest.fixture
-def measured(request: pytest.FixtureRequest) -> Measured:
-    """Keeps figures of a scenario, by name."""
-
-    def keep(scenario: str, **figures: float) -> None:
-        line = json.dumps({"scenario": scenario} | {name: round(value, 4) for name, value in figures.items()})
-        print(line)
-        path = request.config.getoption("--figures")
-        if path:
-            with Path(path).open("a", encoding="utf-8") as file:
-                file.write(line + "\n")
-
-    return keep
 
 
 @pytest.fixture

@@ -11,13 +11,13 @@ import pytest
 
 from coordinator.client import AsyncClient
 from moe_model.checkpoint import Checkpoint
+from tests.conftest import Measured
 from tests.integration.processes import (
     DEMO_CHECKPOINT,
     PORTS,
     run_command,
     wait_gone,
 )
-from tests.scenarios.conftest import Measured
 from tests.scenarios.serving import serving
 from tests.scenarios.under_load import until
 

@@ -14,6 +14,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from coordinator.client import AsyncClient
 from coordinator.client_messages import ClientError
 from coordinator.control_client import ControlClient
+from tests.conftest import Measured
 from tests.integration.processes import (
     DEMO_CHECKPOINT,
     PORTS,
@@ -22,7 +23,6 @@ from tests.integration.processes import (
     wait_gone,
 )
 from tests.integration.ray_head import Cluster, cluster
-from tests.scenarios.conftest import Measured
 from tests.scenarios.under_load import Load, Operator, until, until_true
 
 pytestmark = pytest.mark.timeout(300)

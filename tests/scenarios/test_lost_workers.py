@@ -5,18 +5,25 @@ Three workers, each expert on two of them: nothing may be lost, and no token may
 
 import asyncio
 import os
+import random
 import signal
 import time
 
 import pytest
 
+from tests.conftest import Measured
 from tests.integration.processes import Server, stop, wait_gone
-from tests.scenarios.conftest import Measured
 from tests.scenarios.under_load import Load, Operator, until
 
 pytestmark = pytest.mark.timeout(240)
 # Of --call-timeout.
 T_CALL = 1.0
+
+
+def drawn(seed: int) -> tuple[int, int]:
+    """Who is hit, and after how many tokens."""
+    generator = random.Random(seed)
+    return generator.randrange(3), generator.randrange(4, 24)
 
 
 @pytest.fixture
@@ -27,16 +34,18 @@ async def load(trio: Server, operator: Operator) -> Load:
     return load
 
 
+@pytest.mark.parametrize("seed", [1, 2, 3])
 async def test_a1_a_killed_worker_costs_no_request_and_no_token(
-    load: Load, operator: Operator, measured: Measured
+    load: Load, operator: Operator, measured: Measured, seed: int
 ) -> None:
-    victim, losses = operator.pid(1), operator.num_losses()
-    async with load.running(num_tokens=8) as tasks:
+    rank, moment = drawn(seed)
+    victim, losses = operator.pid(rank), operator.num_losses()
+    async with load.running(moment) as tasks:
         os.kill(victim, signal.SIGKILL)
         histories = [await task for task in tasks]
     assert not wait_gone({victim})
     restored = await operator.until_replicated(3, 2)
-    assert operator.pid(1) != victim
+    assert operator.pid(rank) != victim
     assert operator.num_losses() == losses + 1
     load.check(histories)
     added = load.added_gap(histories)
@@ -44,11 +53,13 @@ async def test_a1_a_killed_worker_costs_no_request_and_no_token(
     measured("A1", added_gap_s=added, restored_s=restored)
 
 
+@pytest.mark.parametrize("seed", [1, 2, 3])
 async def test_a4_a_hung_worker_is_routed_round_and_killed(
-    load: Load, operator: Operator, measured: Measured
+    load: Load, operator: Operator, measured: Measured, seed: int
 ) -> None:
-    victim, losses = operator.pid(2), operator.num_losses()
-    async with load.running(num_tokens=8) as tasks:
+    rank, moment = drawn(seed)
+    victim, losses = operator.pid(rank), operator.num_losses()
+    async with load.running(moment) as tasks:
         stop(victim)
         histories = [await task for task in tasks]
     # It did not go by itself: a stopped process cannot.

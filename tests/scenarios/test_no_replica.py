@@ -10,8 +10,8 @@ import grpc
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from tests.conftest import Measured
 from tests.integration.processes import wait_gone
-from tests.scenarios.conftest import Measured
 from tests.scenarios.serving import serving
 from tests.scenarios.under_load import until_true
 

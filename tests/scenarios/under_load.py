@@ -14,6 +14,7 @@ from coordinator.client import AsyncClient
 from coordinator.client_messages import ClientError, Delta, Finished
 from coordinator.control_client import ControlClient
 from protos.expertmesh.v1 import control_pb2 as pb
+from tests.chaos.load import histogram
 
 READY = pb.ExpertWorker.STATE_READY
 NUM_STREAMS, NUM_TOKENS = 8, 64
@@ -96,6 +97,7 @@ class Load:
 
     def check(self, histories: Sequence[History], allowed: Sequence[str] = ()) -> None:
         """Every stream ended once, with all its tokens, or with an allowed error and a beginning of them."""
+        print(histogram([history.longest_gap for history in histories]))
         for number, (history, golden) in enumerate(zip(histories, self.golden, strict=True)):
             assert (history.finish is None) != (history.error is None), f"stream {number} has not one end"
             if history.error is None:
