@@ -74,8 +74,10 @@ def open_workers(
         pool.set_rescuer(supervisor)
 
         def end_workers() -> None:
+            # Those that were there and never became ours stay as they are.
+            ours = [m.rank for m in supervisor.members() if m.info is not None or m.rank not in existing]
             if not (workers.keep_workers or supervisor.is_fenced):
-                fleet.end([member.rank for member in supervisor.members()])
+                fleet.end(ours)
 
         experts = RemoteExperts(pool, supervisor, end_workers)
         stack.callback(experts.close)

@@ -31,6 +31,7 @@ from expert_workers.members import (
     note_adopted,
     note_surplus,
 )
+from expert_workers.recent_loads import RecentLoads
 from expert_workers.restart_policy import RestartPolicy
 from expert_workers.routes import Routes
 from expert_workers.supervision import Observer, Published, SupervisorOptions
@@ -46,8 +47,6 @@ _log = logging.getLogger(__name__)
 _TICK = 0.5
 # For so long after a loss, a process that is not there is one that Ray has yet to start.
 _RESTART_TIME = 30.0
-# Rows per module below which a load says nothing.
-_LEAST_LOAD = 100
 _SILENT = (FailureReason.DIED, FailureReason.LATE)
 _KILLED = (FailureReason.LATE, FailureReason.INVALID, FailureReason.CORRUPT, FailureReason.RAISED)
 
@@ -79,8 +78,7 @@ class Caretaker:
         self._routed: dict[int, Keys] = {}
         self._changes = Changes()
         self._health = Health(self._options.health)
-        self._loads: dict[ExpertKey, int] = {}
-        self._rebalance_at = time.monotonic() + (self._options.rebalance_interval or 1e12)
+        self._recent = RecentLoads(self._options.rebalance_interval, time.monotonic())
         self._num_nodes, self._num_wanted = 0, 0
         self._local_policy = RestartPolicy(self._options.restarts)
         self._is_fenced, self._has_begun_badly = False, False
@@ -145,22 +143,14 @@ class Caretaker:
         members = self._members.values()
         if not all(m.is_ready or m.num_losses for m in members if not m.is_leaving):
             return
-        loads = self._recent_loads(now)
+        loads = None
+        if self._recent.is_due(now):
+            loads = self._recent.take(dict(self._pool.loads()), self._targets.keys, now)
         lost_before = now - self._options.restore_after
         if self._targets.place(members, lost_before, loads, {} if loads is None else self._pool.costs()):
             if loads is not None:
                 self._changes.add(Change(len(self._members)))
             self._changes.moved(self._targets.num_moved)
-
-    def _recent_loads(self, now: float) -> dict[ExpertKey, float] | None:
-        """Rows by module since the last time, when it is time to look at them."""
-        if now < self._rebalance_at:
-            return None
-        self._rebalance_at = now + self._options.rebalance_interval
-        before, now_all = self._loads, dict(self._pool.loads())
-        self._loads = now_all
-        loads = {key: float(now_all.get(key, 0) - before.get(key, 0)) for key in self._targets.keys}
-        return loads if sum(loads.values()) >= _LEAST_LOAD * len(loads) else None
 
     def _act(self, action: Action) -> None:
         member = self._members[action.rank]
@@ -187,7 +177,10 @@ class Caretaker:
                 self._job(member, partial(self._jobs.end, rank), partial(self._ended, rank))
 
     def _ended(self, rank: int, _: object) -> None:
-        del self._members[rank]
+        member = self._members.pop(rank)
+        if not member.is_leaving:
+            # It is wanted again in the meantime.
+            self._members[rank] = Member(rank, RestartPolicy(self._options.restarts))
 
     def _up(self, member: Member, up: Up) -> None:
         before, member.info = member.info, up.info
@@ -199,11 +192,15 @@ class Caretaker:
             if self._observer is not None and before is not None and before.pid != up.info.pid:
                 self._observer.restarted(member.rank, member.last_reason or FailureReason.DIED)
         member.lost_at = None
+        self._note_canaries(member, up.canaries)
 
     def _loaded(self, member: Member, loaded: Loaded) -> None:
         member.info, member.held = loaded.info, frozenset(loaded.info.keys)
-        member.canaries.update(loaded.canaries)
-        odd = self._health.odd_one(member, loaded.canaries, self._members.values())
+        self._note_canaries(member, loaded.canaries)
+
+    def _note_canaries(self, member: Member, canaries: Mapping[ExpertKey, Any]) -> None:
+        member.canaries.update(canaries)
+        odd = self._health.odd_one(member, canaries, self._members.values())
         if odd:
             self._lose(member, Failure(FailureReason.CORRUPT, f"worker {member.rank}: {odd}"))
 
@@ -298,7 +295,7 @@ class Caretaker:
         on_loss = self._options.on_loss
         left = set(keys)
         if on_loss in (OnLoss.AUTO, OnLoss.RELOAD):
-            left -= self._targets.rescue(left, self._members.values())
+            left -= self._targets.rescue(left, self._members.values(), time.monotonic())
         if left and on_loss in (OnLoss.AUTO, OnLoss.LOCAL) and self._local is not None:
             self._load_here(self._local, left)
 
@@ -309,7 +306,7 @@ class Caretaker:
         new = keys - member.held
         if member.is_busy or not new:
             return
-        wanted = frozenset(member.held | new)
+        wanted = (member.held | new) & self._targets.keys
         _log.warning("loading %d experts into the coordinator", len(wanted))
 
         def done(link: Link) -> None:

@@ -154,7 +154,7 @@ class Dispatch:
 
     def answered(self, part: RowSlice) -> None:
         for column, _ in part.segments:
-            self.open_C[column] = 0
+            self.open_C[column] = self.todo_C[column] = 0
         self.num_open -= len(part.segments)
 
     def put_back(self, part: RowSlice) -> None:

@@ -40,7 +40,12 @@ class EventLoop:
         # Daemons: one that asks a cluster that is gone may never come back.
         thread = threading.Thread(target=self._work, args=(work, end), name=f"{self._name}-job", daemon=True)
         self._jobs.add(thread)
-        thread.start()
+        try:
+            thread.start()
+        except RuntimeError as error:
+            # There are no threads to be had. Who waits for the end is told all the same.
+            self._jobs.discard(thread)
+            self.post(partial(end, Failure(FailureReason.RAISED, str(error))))
 
     def close(self, timeout: float) -> None:
         """Waits for what is going on, at most so long. Idempotent."""
@@ -58,7 +63,7 @@ class EventLoop:
             result = error.failure
         except ExpertMeshError as error:
             result = Failure(FailureReason.RAISED, str(error))
-        except Exception as error:  # noqa: BLE001 - a thread's top
+        except BaseException as error:  # noqa: BLE001 - a thread's top, and some libraries raise more
             _log.exception("a job failed")
             result = Failure(FailureReason.RAISED, f"unforeseen: {type(error).__name__}")
         self._jobs.discard(threading.current_thread())

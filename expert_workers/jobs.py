@@ -1,7 +1,7 @@
 """What a supervisor waits for, as plain functions over a fleet: each runs on a thread of its own."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from expert_workers.fleet import Fleet
 from expert_workers.members import Keys
@@ -35,10 +35,11 @@ class Timeouts:
 
 @dataclass(frozen=True, slots=True)
 class Up:
-    """A worker that can be used."""
+    """A worker that can be used. `canaries` are of what it holds already."""
 
     info: WorkerInfo
     link: Link
+    canaries: Mapping[ExpertKey, Array] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,14 +65,16 @@ class Jobs:
         if rank not in fleet.find():
             fleet.start(rank)
         info = fleet.describe(rank, timeouts.ready if is_back else timeouts.start)
+        # First of all: another coordinator's workers are none of our business, whatever they are.
+        fleet.claim(rank, expected.epoch, expected.owner, by_force=expected.by_force, timeout=timeouts.ready)
         problem = mismatch(expected, rank, info)
         if problem:
             raise WorkerFailureError(Failure(FailureReason.RAISED, problem))
-        fleet.claim(rank, expected.epoch, expected.owner, by_force=expected.by_force, timeout=timeouts.ready)
         stale = [key for key in info.keys if key not in known]
         if stale:
             info = fleet.unload(rank, stale, timeouts.load)
-        return Up(info, fleet.connect(rank, timeouts.ready))
+        canaries = self.canary(rank, info.keys) if info.keys else {}
+        return Up(info, fleet.connect(rank, timeouts.ready), canaries)
 
     def load(self, rank: int, modules: Sequence[ExpertModule]) -> Loaded:
         info = self._fleet.load(rank, modules, self._timeouts.load)

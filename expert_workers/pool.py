@@ -168,8 +168,8 @@ class ExpertPool:
         return self._stats.snapshot().loads
 
     def costs(self) -> Mapping[int, float]:
-        """How many times longer than the quickest each worker takes for a row, where that is known."""
-        return dict(self._standing.last_costs)
+        """How many times longer than the quickest each worker takes for a row."""
+        return dict.fromkeys(self._routes.links, TOO_SLOW) | dict(self._standing.last_costs)
 
     def close(self) -> None:
         """Idempotent. The workers stay; they belong to whoever started them."""
@@ -285,18 +285,17 @@ class ExpertPool:
         late = [sent for sent in begun.sent if sent.pending.outcome is None]
         slow = {sent.link.rank for sent in late}
         costs = {rank: cost for rank, cost in self._costs_of_all().items() if rank not in slow}
-        counts = [0] * len(table.slots_C)
+        # One by one: an answer counts whole or not at all, and each of these is late for itself.
         for sent in late:
+            counts = [0] * len(table.slots_C)
             for column, rows in sent.part.segments:
                 if begun.open_C[column] and any(rank in costs for rank in table.ranks_C[column]):
                     counts[column] = rows
-        if not any(counts):
-            return
-        segments, _ = assign(table.ranks_C, counts, costs)
-        self._stats.hedged(len(segments))
-        exchange.num_hedged += len(segments)
-        for rank, columns in segments.items():
-            self._send_one(begun, rank, columns)
+            segments, _ = assign(table.ranks_C, counts, costs)
+            self._stats.hedged(len(segments))
+            exchange.num_hedged += len(segments)
+            for rank, columns in segments.items():
+                self._send_one(begun, rank, columns)
 
     def _take(self, begun: Dispatch, assembly: Sums | PairRows, exchange: Exchange) -> None:
         """Takes over what has come; what failed is put back."""
@@ -369,8 +368,10 @@ class ExpertPool:
             routes, self._next = self._next, None
         assert routes is not None, "something was published"
         self._retired.add(self._routes, routes, time.monotonic())
-        live = {rank: link for rank, link in routes.links.items() if link.failure is None}
-        self._routes = Routes(routes.version, live, routes.holders)
+        self._routes = Routes(routes.version, dict(routes.links), routes.holders)
+        for link in routes.links.values():
+            if link.failure is not None:
+                self._tell(link)
         self._tables = tables(self._catalog, self._routes)
         self._standing.refresh()
         if all(_live(self._routes, key) for key in self._catalog.keys):

@@ -120,9 +120,11 @@ class Targets:
         )
         return True
 
-    def rescue(self, keys: AbstractSet[ExpertKey], members: Iterable[Member]) -> set[ExpertKey]:
-        """Gives modules that nobody holds to workers that live; returns those that found one."""
+    def rescue(self, keys: AbstractSet[ExpertKey], members: Iterable[Member], now: float) -> set[ExpertKey]:
+        """Gives modules that nobody holds to workers that live; returns those that found one. Who could not
+        load something and is to wait is not asked."""
         ready = [m for m in members if m.is_ready and not m.is_leaving and m.rank != LOCAL]
+        ready = [m for m in ready if m.policy.next_at <= now]
         counts = {m.rank: len(m.held) + sum(r == m.rank for r in self._extra.values()) for m in ready}
         neighbours = Counter(_node(m) for m in ready)
         room = {m.rank: self._share(m, {}, neighbours[_node(m)]).max_modules for m in ready}

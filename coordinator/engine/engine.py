@@ -169,10 +169,11 @@ class Engine:
         try:
             result = self._run(step)
         except ExpertsLostError as error:
-            if not self._waited():
+            is_over = not self._waited()
+            if is_over and len(step.chunks) == 1:
                 return outputs + self._fail(step.chunks, error)
             # Those that need none of the lost experts go on.
-            return outputs + self._run_apart(step)
+            return outputs + self._run_apart(step, is_over=is_over)
         except Exception as error:  # noqa: BLE001 - the top of the engine's thread
             if len(step.chunks) > 1:
                 logger.warning(
@@ -180,6 +181,7 @@ class Engine:
                 )
                 return outputs + self._run_apart(step)
             return outputs + self._fail(step.chunks, self._foreseen(error))
+        self._lost_since = None
         return outputs + self._move(step, result)
 
     def idle(self) -> None:
@@ -223,7 +225,6 @@ class Engine:
         start_ns, started = time.time_ns(), time.perf_counter()
         result = self._runner.run(step)
         seconds = time.perf_counter() - started
-        self._lost_since = None
         if self._observer is not None:
             self._observer.step(_record(step, start_ns, seconds))
         return result
@@ -233,8 +234,9 @@ class Engine:
         self._scheduler.update(step, result.token_ids)
         return self._outputs(step, result)
 
-    def _run_apart(self, step: Step) -> list[Output]:
-        """Each sequence of a failed step alone: only those that fail alone as well end with an error."""
+    def _run_apart(self, step: Step, *, is_over: bool = False) -> list[Output]:
+        """Each sequence of a failed step alone: only those that fail alone as well end with an error; those
+        that lack experts once the time to wait for them `is_over`."""
         outputs: list[Output] = []
         for chunk in step.chunks:
             if chunk.sequence.request.request_id not in self._requests:
@@ -242,9 +244,9 @@ class Engine:
             alone = Step((chunk,))
             try:
                 result = self._run(alone)
-            except ExpertsLostError:
+            except ExpertsLostError as error:
                 # The next step meets them again, and waits.
-                continue
+                outputs += self._fail((chunk,), error) if is_over else []
             except Exception as error:  # noqa: BLE001 - the top of the engine's thread
                 outputs += self._fail((chunk,), self._foreseen(error))
             else:

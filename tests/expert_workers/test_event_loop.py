@@ -130,3 +130,16 @@ def test_close_waits_no_longer_than_it_may() -> None:
 
 def test_what_was_never_started_can_be_closed() -> None:
     EventLoop("never", lambda: None, lambda: 1.0).close(1.0)
+
+
+def test_where_no_thread_is_to_be_had_the_end_comes_all_the_same(
+    noting: Noting, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(_thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(threading.Thread, "start", refuse)
+        noting.loop.submit(lambda: "never", noting.seen.put)
+    assert noting.next() == Failure(FailureReason.RAISED, "can't start new thread")
+    assert noting.next() == "after"

@@ -65,12 +65,26 @@ def test_who_runs_already_keeps_what_is_known_and_nothing_else(fleet: ToldFleet)
     assert up.info.keys == worker.describe().keys == tuple(KEYS)
 
 
-def test_who_is_someone_else_is_refused_before_it_is_claimed(fleet: ToldFleet) -> None:
+def test_what_it_holds_sings_when_it_comes_up(fleet: ToldFleet) -> None:
+    fleet.start(1)
+    fleet.workers[1].load(checkpoint_modules(KEYS))
+    assert make_jobs(fleet).bring_up(1, frozenset(KEYS)).canaries.keys() == set(KEYS)
+
+
+def test_who_is_someone_else_is_refused(fleet: ToldFleet) -> None:
     fleet.changes = {"dtype": "bfloat16"}
     with pytest.raises(WorkerFailureError, match="worker 1: computes in bfloat16") as raised:
         make_jobs(fleet).bring_up(1, frozenset())
     assert raised.value.failure.reason is FailureReason.RAISED
-    assert fleet.asked == ["start"]
+
+
+def test_another_coordinator_s_worker_is_none_of_ours_whatever_it_is(fleet: ToldFleet) -> None:
+    fleet.start(1)
+    fleet.workers[1].claim(5)
+    fleet.changes = {"dtype": "bfloat16"}
+    with pytest.raises(WorkerFailureError) as raised:
+        make_jobs(fleet).bring_up(1, frozenset())
+    assert raised.value.failure.reason is FailureReason.FENCED
 
 
 def test_what_is_loaded_sings_at_once(fleet: ToldFleet) -> None:

@@ -363,3 +363,13 @@ def test_links_that_are_not_needed_any_more_are_closed_when_nothing_goes_through
     pool.close()
     assert None not in [link.failure for link in world.links.values()]
     assert not world.rescuer.losses
+
+
+def test_a_link_that_failed_before_its_routes_were_taken_in_is_told_of() -> None:
+    pool, world = make_pool(CONFIG, 2, 2)
+    pool.idle()
+    world.links[1].fail(FailureReason.DIED, "worker 1: its stream broke")
+    world.publish()
+    assert torch.equal(pool.forward(1, X_TD, ROUTING), EXPECTED)
+    assert world.rescuer.reasons == [(1, FailureReason.DIED)]
+    assert pool.costs().keys() == {0}

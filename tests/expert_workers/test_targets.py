@@ -10,6 +10,7 @@ from tests.expert_workers.fakes import make_config, make_info, make_worker, plac
 
 MODULES = list(Catalog.of_checkpoint(2, 4).modules)
 KEYS = frozenset(module.key for module in MODULES)
+NOW = 100.0
 WORKER = make_worker(make_config(), placed(2, 5, 1), 0)
 
 
@@ -122,12 +123,12 @@ def test_what_nobody_holds_is_given_to_those_with_the_least_until_it_is_back() -
     before = targets.wanted(members)
     lost = before[2]
     members[2] = Member(2, lost_at=10.0, num_losses=1)
-    assert targets.rescue(lost | {(7, 7)}, members) == lost
+    assert targets.rescue(lost | {(7, 7)}, members, NOW) == lost
     wanted = targets.wanted(members)
     assert wanted[0] | wanted[1] == KEYS
     assert wanted[2] == before[2]
     assert abs(len(wanted[0]) - len(wanted[1])) <= 1
-    assert targets.rescue(lost, members) == lost
+    assert targets.rescue(lost, members, NOW) == lost
     assert targets.wanted(members) == wanted
     hold(members[:2], targets)
     members[2] = member(2, *before[2])
@@ -140,10 +141,10 @@ def test_a_rescuer_that_is_lost_itself_is_followed_by_another() -> None:
     hold(members, targets)
     lost = members[2].held
     members[2] = Member(2, lost_at=10.0, num_losses=1)
-    targets.rescue(lost, members)
+    targets.rescue(lost, members, NOW)
     members[1] = Member(1, lost_at=10.0, num_losses=1)
     targets.wanted(members)
-    assert targets.rescue(lost, members) == lost
+    assert targets.rescue(lost, members, NOW) == lost
     assert targets.wanted(members)[0] >= lost
 
 
@@ -151,9 +152,19 @@ def test_nobody_without_room_is_asked_to_rescue() -> None:
     targets = make_targets()
     full = [(layer, slot) for layer in range(2) for slot in range(4) if (layer, slot) != (0, 0)]
     members = [member(0, *full, num_bytes=7000, free_bytes=1100)]
-    assert targets.rescue({(0, 0)}, members) == set()
+    assert targets.rescue({(0, 0)}, members, NOW) == set()
     members = [member(0, *full, num_bytes=7000, free_bytes=1300)]
-    assert targets.rescue({(0, 0)}, members) == {(0, 0)}
+    assert targets.rescue({(0, 0)}, members, NOW) == {(0, 0)}
+
+
+def test_who_could_not_load_is_not_asked_to_rescue_while_others_can() -> None:
+    members = [member(0), member(1, (1, 1))]
+    members[0].policy.failed(NOW)
+    members[0].policy.failed(NOW)
+    targets = make_targets()
+    assert targets.rescue({(0, 0)}, members, NOW) == {(0, 0)}
+    assert (0, 0) in targets.wanted(members)[1]
+    assert make_targets().rescue({(0, 0)}, members[:1], NOW) == set()
 
 
 def test_workers_of_one_machine_share_its_memory() -> None:
@@ -162,14 +173,14 @@ def test_workers_of_one_machine_share_its_memory() -> None:
     free = {"num_bytes": 1000, "free_bytes": 2600}
     missing = KEYS - {(0, 0), (0, 1)}
     apart = [member(rank, *held[rank], node_id=f"node-{rank}", **free) for rank in range(2)]
-    assert len(targets.rescue(missing, apart)) == 4
+    assert len(targets.rescue(missing, apart, NOW)) == 4
     together = [member(rank, *held[rank], node_id="node", **free) for rank in range(2)]
-    assert len(make_targets().rescue(missing, together)) == 2
+    assert len(make_targets().rescue(missing, together, NOW)) == 2
 
 
 def test_a_machine_without_memory_takes_nothing_more() -> None:
     members = [member(0, (0, 0), num_bytes=1000, free_bytes=0)]
-    assert make_targets().rescue(KEYS - {(0, 0)}, members) == set()
+    assert make_targets().rescue(KEYS - {(0, 0)}, members, NOW) == set()
 
 
 def test_what_was_rescued_counts_in_when_all_is_placed_again() -> None:
@@ -178,7 +189,7 @@ def test_what_was_rescued_counts_in_when_all_is_placed_again() -> None:
     hold(members, targets)
     lost = members[1].held
     members[1] = Member(1, lost_at=10.0, num_losses=1)
-    targets.rescue(lost, members)
+    targets.rescue(lost, members, NOW)
     hold(members[:1], targets)
     assert place(targets, members, lost_before=10.0)
     assert targets.num_moved == 0

@@ -1,5 +1,7 @@
 """A step that lost its experts is scheduled again: no request, no token, no random number is lost."""
 
+import time
+
 import pytest
 
 from coordinator.engine.block_allocator import BlockAllocator
@@ -73,6 +75,29 @@ def test_when_the_time_is_over_requests_end_with_the_error_until_a_step_succeeds
     lossy.turns = 0
     engine.submit(make_request("third", max_tokens=2))
     assert drain(engine)["third"].token_ids == [3, 4]
+
+
+@pytest.mark.parametrize("timeout", [1e-9, 0.05])
+def test_who_needs_no_lost_expert_goes_on_and_prolongs_nobody_s_wait(timeout: float) -> None:
+    def check(_number: int, step: Step) -> None:
+        if any(chunk.sequence.request.request_id == "lacks" for chunk in step.chunks):
+            raise ExpertsLostError("no live worker holds expert 0", (1,))
+
+    scheduler = Scheduler(BlockAllocator(4096), 4, max_num_seqs=8, max_step_tokens=64)
+    watch = ExpertWatch(lambda: None, timeout, lambda: None)
+    engine = Engine(scheduler, ScriptedRunner(check), 8192, watch)
+    engine.submit(make_request("lacks", max_tokens=4))
+    engine.submit(make_request("other", max_tokens=8000))
+    results: dict[str, Collected] = {}
+    started = time.monotonic()
+    while "lacks" not in results or results["lacks"].last is None:
+        collect(engine.step(), results)
+    assert time.monotonic() - started < 5
+    assert isinstance(results["lacks"].last.error, ExpertsLostError)
+    assert results["other"].last is None
+    assert results["other"].token_ids
+    assert engine.abort("other")
+    engine.check_integrity()
 
 
 @pytest.mark.parametrize("temperature", [0.0, 0.9])
