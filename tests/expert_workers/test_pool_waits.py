@@ -252,6 +252,29 @@ def test_who_owes_an_answer_gets_rows_all_the_same_where_nobody_else_can() -> No
     assert not world.rescuer.rescues
 
 
+def test_a_replica_s_answer_for_one_late_worker_counts_though_another_late_one_was_quicker() -> None:
+    """Workers 0 and 1 are late; worker 2 is asked for both. Then worker 0 answers, and worker 1 never."""
+    holders: dict[ExpertKey, tuple[int, ...]] = {(0, expert): (0,) for expert in range(5)}
+    holders |= {(1, 0): (0, 2), (1, 1): (1, 2), (1, 2): (2,), (1, 3): (2,), (1, 4): (2,)}
+    world = PoolWorld(CONFIG, Placement(holders), torch.float32)
+    world.pool = pool = ExpertPool(Catalog.of_checkpoint(2, 5), world.plane, HEDGED, world.rescuer)
+    world.publish()
+    ids_TK = torch.tensor([[0] * 5 + [1] * 4, [2] * 9]).T.contiguous()
+    routing = Routing(torch.full((9, 2), 0.5), ids_TK, torch.zeros(9, 5))
+    for link in world.links.values():
+        link.usual = after(0.004)
+    for _ in range(MANY):
+        pool.forward(1, X_TD, routing)
+    world.forget_calls()
+    world.links[0].faults.append(after(0.1))
+    world.links[1].faults.append(silent())
+    world.links[2].faults.extend([after(0.004), after(0.3), after(0.3)])
+    started = time.monotonic()
+    assert torch.equal(pool.forward(1, X_TD, routing), make_local(CONFIG).forward(1, X_TD, routing))
+    assert time.monotonic() - started < 10, "the deadline is 30 s"
+    assert [call.segments for call in world.links[2].calls] == [((2, 9),), ((0, 5),), ((1, 4),)]
+
+
 def test_who_answers_after_a_replica_has_answered_for_some_of_it_is_not_used_for_the_rest() -> None:
     """Worker 1 is late with columns 0 and 1; worker 0 answers for the one at once, worker 2 later still."""
     holders: dict[ExpertKey, tuple[int, ...]] = {(0, expert): (0,) for expert in range(5)}

@@ -6,6 +6,7 @@ import signal
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from subprocess import CompletedProcess
 
 import grpc
 import pytest
@@ -69,6 +70,14 @@ async def test_c1_a_new_coordinator_uses_the_workers_that_run(
     assert not wait_gone(set(before.values()))
 
 
+async def refused(head: Cluster, *arguments: str) -> "CompletedProcess[str]":
+    """Another coordinator's start, with the same workers."""
+    options = ("--workers=2", f"--ray-address={head.address}", *arguments)
+    return await asyncio.to_thread(
+        lambda: run_command("serve", *PORTS, str(DEMO_CHECKPOINT), *options, env=head.env)
+    )
+
+
 @pytest.mark.chaos
 async def test_c3_a_second_coordinator_is_refused_until_it_takes_over(
     head: Cluster, tmp_path: Path, measured: Measured
@@ -78,15 +87,15 @@ async def test_c3_a_second_coordinator_is_refused_until_it_takes_over(
         load = Load(first.address)
         await load.learn()
         async with load.running(num_tokens=8) as tasks:
-            options = ("--workers=2", f"--ray-address={head.address}")
-            refused = await asyncio.to_thread(
-                lambda: run_command("serve", *PORTS, str(DEMO_CHECKPOINT), *options, env=head.env)
-            )
+            refusals = [await refused(head), await refused(head, "--dtype=bfloat16")]
             histories = [await task for task in tasks]
-        assert refused.returncode == 1
-        assert "is in use by coordinator" in refused.stderr
-        assert "--take-over" in refused.stderr
+        for result in refusals:
+            assert result.returncode == 1
+            assert "is in use by coordinator" in result.stderr
+            assert "--take-over" in result.stderr
         load.check(histories)
+        load.check(await load.run())
+        assert "lost" not in first.log
         with serving(head, tmp_path / "second", "--take-over") as second:
             second.wait_ready()
             taken = time.perf_counter()
