@@ -59,6 +59,11 @@ class Generation:
         """The expert ids of each layer."""
         return tuple(layer.experts for layer in self.layers)
 
+    @property
+    def versions(self) -> tuple[str, ...]:
+        """Each expert that is not the checkpoint's, as layer/expert:version."""
+        return tuple(f"{m.layer}/{m.expert}:{m.version}" for m in self.modules if m.version or m.file)
+
     def route(self, layer: int, x_TD: Tensor) -> Routing:
         """As `model.Route`, in columns of this generation."""
         return self.layers[layer].router(x_TD)

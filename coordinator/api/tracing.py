@@ -4,7 +4,7 @@ An optional extra. Without the packages nothing here does anything, and asking f
 """
 
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Protocol
@@ -12,7 +12,7 @@ from typing import Any, Protocol
 from coordinator.api.errors import ApiError
 from coordinator.api.generations import Caller, Facts
 from coordinator.api.tracing_names import finished_attributes, span_name, started_attributes
-from coordinator.engine.observer import StepRecord
+from coordinator.engine.observer import StepRecord, Traced
 from moe_model.errors import ConfigError
 
 try:
@@ -125,19 +125,23 @@ class Tracing:
 
     def step(self, record: StepRecord) -> None:
         dispatches, self._pending.dispatches = self._pending.dispatches, []
-        for handle in record.traces:
-            if isinstance(handle, RequestSpan):
-                self._step_span(handle, record, dispatches)
+        for traced in record.traces:
+            if isinstance(traced.trace, RequestSpan):
+                self._step_span(traced.trace, traced, record, dispatches)
 
-    def _step_span(self, handle: RequestSpan, record: StepRecord, dispatches: list[Dispatched]) -> None:
+    def _step_span(
+        self, handle: RequestSpan, traced: Traced, record: StepRecord, dispatches: list[Dispatched]
+    ) -> None:
         with self._lock:
             handle.num_steps += 1
             if not handle.is_open or handle.num_steps > MAX_STEP_SPANS:
                 return
         context = trace.set_span_in_context(handle.span)
-        attributes = {
+        attributes: dict[str, int | Sequence[str]] = {
             "expertmesh.step.tokens": record.num_tokens,
             "expertmesh.step.sequences": record.num_sequences,
+            "expertmesh.model.generation": traced.generation,
+            "expertmesh.expert_versions": traced.versions,
         }
         step = self._tracer.start_span(
             "engine.step", context, start_time=record.start_ns, attributes=attributes

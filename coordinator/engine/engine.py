@@ -10,7 +10,7 @@ from typing import Protocol
 import torch
 
 from coordinator.engine.generations import Generations
-from coordinator.engine.observer import EngineObserver, StepRecord
+from coordinator.engine.observer import EngineObserver, StepRecord, Traced
 from coordinator.engine.outputs import OutputWriter
 from coordinator.engine.request import FinishReason, Output, Request
 from coordinator.engine.scheduler import Chunk, Scheduler, Step
@@ -226,7 +226,8 @@ class Engine:
         result = self._runner.run(step)
         seconds = time.perf_counter() - started
         if self._observer is not None:
-            self._observer.step(_record(step, start_ns, seconds))
+            live = () if self.generations is None else self.generations.live
+            self._observer.step(_record(step, start_ns, seconds, live))
         return result
 
     def _move(self, step: Step, result: StepResult) -> list[Output]:
@@ -356,8 +357,9 @@ def is_late(request: Request, now: float) -> bool:
     return limit is not None and now - request.arrival_time >= limit
 
 
-def _record(step: Step, start_ns: int, seconds: float) -> StepRecord:
-    traces = {id(t): t for c in step.chunks if (t := c.sequence.request.trace) is not None}
+def _record(step: Step, start_ns: int, seconds: float, live: Iterable[Generation]) -> StepRecord:
+    traced = {id(t): (t, c.sequence) for c in step.chunks if (t := c.sequence.request.trace) is not None}
+    versions = {generation.number: generation.versions for generation in live} if traced else {}
     return StepRecord(
         start_ns=start_ns,
         end_ns=time.time_ns(),
@@ -366,5 +368,8 @@ def _record(step: Step, start_ns: int, seconds: float) -> StepRecord:
         num_prefill_tokens=sum(c.num_tokens for c in step.chunks if c.num_tokens > 1 or not c.completes),
         num_sequences=len(step.chunks),
         num_new_tokens=len(step.sampling),
-        traces=tuple(traces.values()),
+        traces=tuple(
+            Traced(t, sequence.generation, versions.get(sequence.generation, ()))
+            for t, sequence in traced.values()
+        ),
     )

@@ -2,7 +2,16 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
+
+
+class Traced(NamedTuple):
+    """A different `Request.trace`, and which generation of the model its request uses: the number, and each
+    expert that is not the checkpoint's, as layer/expert:version."""
+
+    trace: object
+    generation: int = 0
+    versions: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -10,7 +19,7 @@ class StepRecord:
     """One step that was run. Times are `time.time_ns()`, for spans; `seconds` is by the monotonic clock.
 
     `num_prefill_tokens` are those of chunks that did not end in a drawn token after a single one.
-    `traces`: the different `Request.trace` of the step's requests, as far as they have one.
+    `traces`: of the step's requests, as far as they have one.
     """
 
     start_ns: int
@@ -20,7 +29,7 @@ class StepRecord:
     num_prefill_tokens: int
     num_sequences: int
     num_new_tokens: int
-    traces: tuple[object, ...] = ()
+    traces: tuple[Traced, ...] = ()
 
     @property
     def phase(self) -> str:

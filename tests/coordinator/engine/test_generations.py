@@ -2,11 +2,13 @@
 came after it the new model alone, token for token, whatever runs beside it; and what is not used goes."""
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from coordinator.engine.generations import UnknownExpertError
+from coordinator.engine.observer import StepRecord
 from coordinator.engine.request import Returns, RoutedExperts
 from moe_model.errors import WorkerStartError
 from moe_model.kernels.base import Kernels
@@ -138,6 +140,23 @@ def test_a_waiting_request_keeps_its_generation() -> None:
     assert living.num_live == 2
     living.drain()
     assert_equal(living, before, Alone(OLD, living.kernels))
+
+
+def test_steps_say_which_experts_each_traced_request_uses() -> None:
+    living = Living(OLD, choose_kernels("torch", "cpu"))
+    seen: list[StepRecord] = []
+    # Of an observer the engine needs no more than this.
+    living.engine._observer = SimpleNamespace(step=seen.append)
+    submit(
+        living, [replace(make_request("old", COMMON, 4), trace="old"), make_request("untraced", COMMON, 4)]
+    )
+    living.step(1)
+    living.replace(2, OTHER.experts[LAYER, 0], slot=4)
+    submit(living, [replace(make_request("new", COMMON, 4), trace="new")])
+    living.drain()
+    assert seen[0].traces == (("old", 0, ()),)
+    found = {traced for record in seen[1:] for traced in record.traces}
+    assert found == {("old", 0, ()), ("new", 1, (f"{LAYER}/2:5",))}
 
 
 def test_generations_share_no_cached_prompts(kernels: Kernels) -> None:
