@@ -28,7 +28,6 @@ from expert_workers.stream_transport import StreamPlane
 from expert_workers.supervision import SupervisorOptions
 from expert_workers.supervisor import Supervisor
 from expert_workers.transport import Link, Plane, WorkerFailureError
-from expert_workers.wire import dtype_name
 from expert_workers.worker import ExpertWorker, WorkerSpec
 from moe_model.checkpoint import Checkpoint
 from moe_model.errors import ConfigError
@@ -60,7 +59,7 @@ def open_workers(
             fleet.end(existing)
             existing = frozenset()
         epoch = 1 + max((_epoch_of(fleet, rank, workers.call_timeout) for rank in existing), default=0)
-        expected = Expected(epoch, owner, dtype_name(engine.dtype), checkpoint.fingerprint, workers.take_over)
+        expected = Expected(epoch, owner, spec.precision, checkpoint.fingerprint, workers.take_over)
         start, answer = workers.start_timeout, max(_LEAST_ANSWER, workers.call_timeout)
         jobs = Jobs(fleet, expected, Timeouts(start=start, answer=answer, load=start))
         catalog = Catalog.of_checkpoint(checkpoint.config.n_layers, checkpoint.config.n_experts)

@@ -12,7 +12,7 @@ from moe_model.errors import CheckpointError
 from moe_model.kernels.base import Kernels
 from moe_model.kernels.choice import KernelChoice, choose_kernels
 from moe_model.loading import load_module
-from moe_model.manifest import expert_file
+from moe_model.manifest import dtype_name, expert_file
 from moe_model.modules import ExpertModule
 
 
@@ -32,6 +32,11 @@ class WorkerSpec:
     fingerprint: str | None = None
     kernels: KernelChoice = "auto"
     int8: bool = False
+
+    @property
+    def precision(self) -> str:
+        """What all workers must have in common, or it would show who computed what."""
+        return dtype_name(self.dtype) + (" with int8 experts" if self.int8 else "")
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,7 +22,6 @@ from expert_workers.wire import (
     ExpertReply,
     ReplyForm,
     array_to_tensor,
-    dtype_name,
     tensor_to_array,
     weights_tag,
 )
@@ -160,7 +159,7 @@ class ExpertWorker:
             node_id="",
             host="",
             device=self._spec.device,
-            dtype=dtype_name(self._spec.dtype),
+            dtype=self._spec.precision,
             fingerprint="" if held is None else held.opened.fingerprint,
             keys=() if held is None else tuple(sorted(held.modules)),
             num_bytes=0 if held is None else sum(each.num_bytes for each in held.modules.values()),

@@ -170,45 +170,47 @@ def test_b3_a_reset_is_noticed_at_once(golden: Golden, log: Path) -> None:
         assert longest_gap(load) <= 0.5
 
 
-@pytest.mark.parametrize("share", [0.01, 0.05, 0.20])
-def test_b4_packets_are_lost(golden: Golden, log: Path, share: float) -> None:
+def test_b4_packets_are_lost(golden: Golden, log: Path) -> None:
     """One in a hundred costs little; with one in five there is progress or a clean end, and no hang."""
     with service(log, f"--call-timeout={2 * CALL_TIMEOUT}") as running:
-        with loaded(running) as load:
-            usual = load.wait_for_more()
-            with loss(running.workers[0], share):
-                started = time.monotonic()
-                while time.monotonic() - started < 10.0:
-                    slow = load.wait_for_more(60.0)
-            running.wait_all_ready(30.0)
-            load.wait_for_more(60.0)
-        check(load.streams, golden, allowed=(OK,) if share < 0.2 else (OK, UNAVAILABLE))
-        assert longest_gap(load) < WAIT_TIMEOUT + 5
-        if share == 0.01:
-            assert slow <= 3 * usual + 0.5
+        for share in (0.01, 0.05, 0.20):
+            with loaded(running) as load:
+                usual = load.wait_for_more()
+                with loss(running.workers[0], share):
+                    started = time.monotonic()
+                    while time.monotonic() - started < 10.0:
+                        slow = load.wait_for_more(60.0)
+                running.wait_all_ready(30.0)
+                load.wait_for_more(60.0)
+            check(load.streams, golden, allowed=(OK,) if share < 0.2 else (OK, UNAVAILABLE))
+            assert longest_gap(load) < WAIT_TIMEOUT + 5
+            if share == 0.01:
+                assert slow <= 3 * usual + 0.5
 
 
-@pytest.mark.parametrize(("delay", "max_tokens"), [(0.025, 16), (0.1, 4)])
-def test_b5_a_long_way_is_slow_and_no_failure(
-    golden: Golden, log: Path, delay: float, max_tokens: int
-) -> None:
+def test_b5_a_long_way_is_slow_and_no_failure(golden: Golden, log: Path) -> None:
     """A step takes a round trip for each layer; nobody counts as lost for that."""
     with service(log, is_relayed=True) as running:
-        first, second = (Delay(worker, delay) for worker in running.workers)
-        with loaded(running, max_tokens=max_tokens) as load, first, second:
-            load.wait_for_more(60.0)
-            begin = len(load.streams)
-            load.wait_for_more(60.0)
-            slow = [stream for stream in load.streams[begin:] if stream.status]
-        check(load.streams, golden, max_tokens=max_tokens)
-        assert running.server.num_losses() == 0
-        assert running.server.num_ready() == 2
-        step = NUM_LAYERS * 2 * delay
-        seconds = [(stream.ended - stream.started) / max_tokens for stream in slow]
-        print(f"a token took {min(seconds):.3f} to {max(seconds):.3f} s, round trips alone {step:.3f} s")
-        assert step <= min(seconds)
-        # A request waits for the step that runs, and two parts of a step may take turns.
-        assert max(seconds) <= 2.5 * step
+        for delay, max_tokens in ((0.025, 16), (0.1, 4)):
+            check_delayed(running, golden, delay, max_tokens)
+
+
+def check_delayed(running: Service, golden: Golden, delay: float, max_tokens: int) -> None:
+    first, second = (Delay(worker, delay) for worker in running.workers)
+    with loaded(running, max_tokens=max_tokens) as load, first, second:
+        load.wait_for_more(60.0)
+        begin = len(load.streams)
+        load.wait_for_more(60.0)
+        slow = [stream for stream in load.streams[begin:] if stream.status]
+    check(load.streams, golden, max_tokens=max_tokens)
+    assert running.server.num_losses() == 0
+    assert running.server.num_ready() == 2
+    step = NUM_LAYERS * 2 * delay
+    seconds = [(stream.ended - stream.started) / max_tokens for stream in slow]
+    print(f"a token took {min(seconds):.3f} to {max(seconds):.3f} s, round trips alone {step:.3f} s")
+    assert step <= min(seconds)
+    # A request waits for the step that runs, and two parts of a step may take turns.
+    assert max(seconds) <= 2.5 * step
 
 
 def test_b6_a_narrow_link_holds_back_and_fills_no_memory(golden: Golden, log: Path) -> None:

@@ -129,3 +129,12 @@ def test_kernels_that_cannot_be_had_are_a_failure_to_load(path: Path) -> None:
 def num_expert_bytes(config: ModelConfig) -> int:
     d, f = config.d_model, config.d_ff
     return 4 * (2 * d + f * d + f + d * f + d)
+
+
+def test_rounded_experts_are_another_precision() -> None:
+    precisions = [
+        WorkerSpec(0, "", dtype, int8=int8).precision
+        for dtype in (torch.float32, torch.bfloat16)
+        for int8 in (False, True)
+    ]
+    assert precisions == ["float32", "float32 with int8 experts", "bfloat16", "bfloat16 with int8 experts"]
