@@ -19,6 +19,10 @@ pytestmark = pytest.mark.timeout(240)
 # Of --call-timeout.
 T_CALL = 1.0
 
+# One in every test run, all of them where it is about faults alone.
+_MORE = [pytest.param(seed, marks=pytest.mark.chaos) for seed in (2, 3)]
+SEEDS = pytest.mark.parametrize("seed", [1, *_MORE])
+
 
 def drawn(seed: int) -> tuple[int, int]:
     """Who is hit, another one each time, as who is hit often is left for a while; after how many tokens."""
@@ -33,7 +37,7 @@ async def load(trio: Server, operator: Operator) -> Load:
     return load
 
 
-@pytest.mark.parametrize("seed", [1, 2, 3])
+@SEEDS
 async def test_a1_a_killed_worker_costs_no_request_and_no_token(
     load: Load, operator: Operator, measured: Measured, seed: int
 ) -> None:
@@ -52,7 +56,7 @@ async def test_a1_a_killed_worker_costs_no_request_and_no_token(
     measured("A1", added_gap_s=added, restored_s=restored)
 
 
-@pytest.mark.parametrize("seed", [1, 2, 3])
+@SEEDS
 async def test_a4_a_hung_worker_is_routed_round_and_killed(
     load: Load, operator: Operator, measured: Measured, seed: int
 ) -> None:

@@ -64,6 +64,7 @@ async def test_a2_requests_wait_and_health_says_so(tmp_path: Path, measured: Mea
         measured("A2 wait", added_gap_s=load.added_gap(histories), not_serving_after_s=noticed)
 
 
+@pytest.mark.chaos
 async def test_a2_without_hope_requests_end_unavailable(tmp_path: Path, measured: Measured) -> None:
     arguments = ("--workers=2", "--on-expert-loss=replica")
     with serving(tmp_path / "log", *arguments) as (load, operator):
