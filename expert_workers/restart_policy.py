@@ -14,7 +14,7 @@ class RestartOptions:
     moment: float = 0.1
     first_wait: float = 1.0
     longest_wait: float = 60.0
-    healthy_after: float = 60.0
+    healthy_after: float = 20.0
     max_failures: int = 5
 
 
