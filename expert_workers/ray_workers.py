@@ -81,7 +81,7 @@ class RayFleet:
         if info.node_id != self._node_id and info.node_id not in self._agents:
             self._agents[info.node_id] = _launch_agent(info.node_id)
         if (info.node_id, _process(info)) in self._condemned:
-            self.fence(info)
+            self._end_condemned(info)
             raise WorkerFailureError(Failure(FailureReason.DIED, f"worker {rank}: its process was given up"))
         return info
 
@@ -175,6 +175,14 @@ class RayFleet:
         self._infos[rank] = value
         self._oom_kills[rank] = num_oom_kills()
         return value
+
+    def _end_condemned(self, info: WorkerInfo) -> None:
+        """It answers again: quicker than a neighbour, it can do it itself."""
+        try:
+            self._ask(info.rank, "die", info.pid, timeout=_KILL_TIMEOUT)
+        except WorkerFailureError as error:
+            if error.failure.reason is FailureReason.DIED:
+                self._condemned.discard((info.node_id, _process(info)))
 
     def _fence_far_away(self, info: WorkerInfo) -> bool:
         agent = self._agents.get(info.node_id)

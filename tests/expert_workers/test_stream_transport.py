@@ -1,11 +1,14 @@
 """StreamPlane over real sockets: workers in this process, each with a stream server."""
 
+import math
 import os
 import threading
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
@@ -19,6 +22,7 @@ from expert_workers.stream_connection import StreamConnection
 from expert_workers.stream_transport import StreamPlane
 from expert_workers.transport import Failure, FailureReason
 from expert_workers.wire import ExpertCall, ExpertReply
+from expert_workers.worker import ExpertWorker
 from tests.expert_workers.fakes import (
     dealt,
     make_config,
@@ -144,6 +148,45 @@ def test_a_coordinator_whose_epoch_is_over_is_told_so() -> None:
         assert isinstance(failure, Failure)
         assert failure.reason is FailureReason.FENCED
         assert failure.message == "worker 0: epoch 0 is over: a coordinator of epoch 1 has taken over"
+
+
+class Lying:
+    """A LocalWorker whose answers are not what they should be."""
+
+    def __init__(self, worker: ExpertWorker, change: Callable[[ExpertReply], ExpertReply]) -> None:
+        self._worker = worker
+        self._change = change
+
+    def compute(self, call: ExpertCall) -> ExpertReply:
+        return self._change(self._worker.compute(call))
+
+
+LIES = {
+    "nan": (lambda reply: reply._replace(y_ND=reply.y_ND * np.float32(math.nan)), FailureReason.INVALID),
+    "infinite": (lambda reply: reply._replace(y_ND=reply.y_ND * np.float32(math.inf)), FailureReason.INVALID),
+    "shape": (lambda reply: reply._replace(y_ND=reply.y_ND[:-1].copy()), FailureReason.INVALID),
+    "epoch": (lambda reply: reply._replace(epoch=reply.epoch + 1), FailureReason.INVALID),
+    "layer": (lambda reply: reply._replace(layer=reply.layer + 1), FailureReason.INVALID),
+    "weights": (lambda reply: reply._replace(tag=reply.tag + 1), FailureReason.INVALID),
+    # Nobody has asked: the call that was asked stays unanswered.
+    "call id": (lambda reply: reply._replace(call_id=reply.call_id + 1000), FailureReason.LATE),
+}
+
+
+@WAYS
+@pytest.mark.parametrize(("change", "reason"), LIES.values(), ids=LIES)
+def test_a_lying_worker_s_answers_are_never_used(
+    use_unix: bool, change: Callable[[ExpertReply], ExpertReply], reason: FailureReason
+) -> None:
+    placement = placed(2, 5, 2, 2)
+    workers = [make_worker(CONFIG, placement, rank) for rank in range(2)]
+    with streams({0: workers[0], 1: Lying(workers[1], change)}, use_unix=use_unix) as (links, _):
+        pool = stream_pool(placement, links, PoolOptions(call_timeout=0.5, least_timeout=0.5))
+        for _ in range(2):
+            assert torch.equal(pool.forward(1, X_TD, ROUTING), EXPECTED)
+        assert pool.stats().workers[1].failures == {reason: 1}
+        assert pool.stats().workers[1].calls == 0
+        pool.close()
 
 
 @WAYS

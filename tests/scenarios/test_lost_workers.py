@@ -8,12 +8,17 @@ import os
 import random
 import signal
 import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from itertools import pairwise
 
 import pytest
 
+from chaos.cgroups import Cgroup, group_name, limit_cpu, num_throttled
+from chaos.processes import FaultError
 from tests.conftest import Measured
 from tests.integration.processes import Server, stop, wait_gone
-from tests.scenarios.under_load import Load, Operator, until
+from tests.scenarios.under_load import History, Load, Operator, until
 
 pytestmark = pytest.mark.timeout(240)
 # Of --call-timeout.
@@ -93,6 +98,43 @@ async def test_a5_short_stalls_do_not_cost_a_worker(
     ejected = operator.num_losses() - losses
     assert ejected <= 1
     measured("A5", added_gap_s=load.added_gap(histories), stalls=num_stalls, ejected=ejected)
+
+
+@contextmanager
+def throttled(pid: int, rank: int, share: float) -> Iterator[Cgroup]:
+    """A process that has no more than a share of a core. Skips where there is no such control group."""
+    try:
+        group = Cgroup("cpu", group_name(rank))
+    except FaultError as error:
+        pytest.skip(f"NO CPU CGROUP: {error}")
+    try:
+        limit_cpu(group, share)
+        group.take(pid)
+        yield group
+    finally:
+        group.close()
+
+
+def p99(histories: Sequence[History]) -> float:
+    """Of the seconds between two tokens of a stream."""
+    gaps = sorted(b - a for each in histories for a, b in pairwise(each.times) if b > a)
+    return gaps[int(0.99 * len(gaps))]
+
+
+@pytest.mark.chaos
+async def test_a6_a_slow_worker_slows_nobody_for_long(
+    load: Load, operator: Operator, measured: Measured
+) -> None:
+    before, rank = p99(await load.run()), 1
+    with throttled(operator.pid(rank), rank, 0.05) as group:
+        started = time.perf_counter()
+        while time.perf_counter() - started < 3:
+            load.check(await load.run())
+        histories = await load.run()
+        assert num_throttled(group) > 0, "the fault happened"
+    load.check(histories)
+    assert p99(histories) <= 2.5 * before
+    measured("A6", p99_ratio=p99(histories) / before)
 
 
 @pytest.mark.chaos
