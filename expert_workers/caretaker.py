@@ -145,7 +145,7 @@ class Caretaker:
             return
         loads = None
         if self._recent.is_due(now):
-            loads = self._recent.take(dict(self._pool.loads()), self._targets.keys, now)
+            loads = self._recent.take(self._pool.loads(), self._targets.keys, now)
         lost_before = now - self._options.restore_after
         if self._targets.place(members, lost_before, loads, {} if loads is None else self._pool.costs()):
             if loads is not None:

@@ -368,7 +368,7 @@ class ExpertPool:
             routes, self._next = self._next, None
         assert routes is not None, "something was published"
         self._retired.add(self._routes, routes, time.monotonic())
-        self._routes = Routes(routes.version, dict(routes.links), routes.holders)
+        self._routes = routes
         for link in routes.links.values():
             if link.failure is not None:
                 self._tell(link)

@@ -80,7 +80,7 @@ class RayFleet:
         info = self._info(rank, self._ask(rank, "describe", timeout=timeout))
         if info.node_id != self._node_id and info.node_id not in self._agents:
             self._agents[info.node_id] = _launch_agent(info.node_id)
-        if (info.node_id, _process(info)) in self._condemned:
+        if _identity(info) in self._condemned:
             self._end_condemned(info)
             raise WorkerFailureError(Failure(FailureReason.DIED, f"worker {rank}: its process was given up"))
         return info
@@ -118,9 +118,9 @@ class RayFleet:
         else:
             is_gone = self._fence_far_away(info)
         if is_gone:
-            self._condemned.discard((info.node_id, _process(info)))
+            self._condemned.discard(_identity(info))
         else:
-            self._condemned.add((info.node_id, _process(info)))
+            self._condemned.add(_identity(info))
             _log.error("worker %d: its process %d could not be killed", info.rank, info.pid)
 
     def end(self, ranks: Iterable[int]) -> None:
@@ -182,7 +182,7 @@ class RayFleet:
             self._ask(info.rank, "die", info.pid, timeout=_KILL_TIMEOUT)
         except WorkerFailureError as error:
             if error.failure.reason is FailureReason.DIED:
-                self._condemned.discard((info.node_id, _process(info)))
+                self._condemned.discard(_identity(info))
 
     def _fence_far_away(self, info: WorkerInfo) -> bool:
         agent = self._agents.get(info.node_id)
@@ -199,6 +199,11 @@ class RayFleet:
 
 def _process(info: WorkerInfo) -> Process:
     return Process(info.pid, info.start_ticks)
+
+
+def _identity(info: WorkerInfo) -> tuple[str, Process]:
+    """Of its process among those of all machines."""
+    return info.node_id, _process(info)
 
 
 def _launch(spec: WorkerSpec, options: FleetOptions) -> Any:

@@ -5,6 +5,7 @@ Shapes: D d_model, E outputs of a router.
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Self
 
 from torch import Tensor
@@ -32,9 +33,10 @@ class RoutedLayer:
         return tuple(module.expert for module in self.modules)
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, eq=False)
 class Generation:
-    """Never changes. Layers that two generations have in common are the same object."""
+    """Never changes. Layers that two generations have in common are the same object. (No slots: what is
+    cached needs a place.)"""
 
     number: int
     layers: tuple[RoutedLayer, ...]
@@ -59,7 +61,7 @@ class Generation:
         """The expert ids of each layer."""
         return tuple(layer.experts for layer in self.layers)
 
-    @property
+    @cached_property
     def versions(self) -> tuple[str, ...]:
         """Each expert that is not the checkpoint's, as layer/expert:version."""
         return tuple(f"{m.layer}/{m.expert}:{m.version}" for m in self.modules if m.version or m.file)

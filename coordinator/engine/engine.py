@@ -246,8 +246,9 @@ class Engine:
             try:
                 result = self._run(alone)
             except ExpertsLostError as error:
-                # The next step meets them again, and waits.
-                outputs += self._fail((chunk,), error) if is_over else []
+                # While there is time left, the next step meets them again, and waits.
+                if is_over:
+                    outputs += self._fail((chunk,), error)
             except Exception as error:  # noqa: BLE001 - the top of the engine's thread
                 outputs += self._fail((chunk,), self._foreseen(error))
             else:

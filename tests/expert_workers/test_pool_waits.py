@@ -13,7 +13,6 @@ from expert_workers.dispatch import PoolOptions
 from expert_workers.placement import Placement
 from expert_workers.pool import ExpertPool
 from expert_workers.transport import FailureReason
-from moe_model.dispatch import ExpertKey
 from moe_model.errors import ExpertsLostError
 from moe_model.modules import Catalog
 from moe_model.router import Routing
@@ -36,14 +35,29 @@ PATIENT = PoolOptions(rescue_patience=20)
 MANY = 30
 
 
-def settle_in(pool: ExpertPool, world: PoolWorld) -> None:
+def settle_in(pool: ExpertPool, world: PoolWorld, routing: Routing = ROUTING) -> None:
     """Every call takes a while, so that a busy machine does not make one worker look slow; and the pool
     knows how long."""
     for link in world.links.values():
         link.usual = after(0.004)
     for _ in range(MANY):
-        pool.forward(1, X_TD, ROUTING)
+        pool.forward(1, X_TD, routing)
     world.forget_calls()
+
+
+def three_workers(
+    holders: dict[int, tuple[int, ...]], second: list[int]
+) -> tuple[ExpertPool, PoolWorld, Routing]:
+    """A pool that has settled in, with these holders of each column of layer 1; each row goes to column 0 or
+    1, and to the one of `second`."""
+    placed = {(0, expert): (0,) for expert in range(5)}
+    world = PoolWorld(CONFIG, Placement(placed | {(1, c): r for c, r in holders.items()}), torch.float32)
+    world.pool = pool = ExpertPool(Catalog.of_checkpoint(2, 5), world.plane, HEDGED, world.rescuer)
+    world.publish()
+    ids_TK = torch.tensor([[0] * 5 + [1] * 4, second]).T.contiguous()
+    routing = Routing(torch.full((9, 2), 0.5), ids_TK, torch.zeros(9, 5))
+    settle_in(pool, world, routing)
+    return pool, world, routing
 
 
 class Publishing:
@@ -254,18 +268,8 @@ def test_who_owes_an_answer_gets_rows_all_the_same_where_nobody_else_can() -> No
 
 def test_a_replica_s_answer_for_one_late_worker_counts_though_another_late_one_was_quicker() -> None:
     """Workers 0 and 1 are late; worker 2 is asked for both. Then worker 0 answers, and worker 1 never."""
-    holders: dict[ExpertKey, tuple[int, ...]] = {(0, expert): (0,) for expert in range(5)}
-    holders |= {(1, 0): (0, 2), (1, 1): (1, 2), (1, 2): (2,), (1, 3): (2,), (1, 4): (2,)}
-    world = PoolWorld(CONFIG, Placement(holders), torch.float32)
-    world.pool = pool = ExpertPool(Catalog.of_checkpoint(2, 5), world.plane, HEDGED, world.rescuer)
-    world.publish()
-    ids_TK = torch.tensor([[0] * 5 + [1] * 4, [2] * 9]).T.contiguous()
-    routing = Routing(torch.full((9, 2), 0.5), ids_TK, torch.zeros(9, 5))
-    for link in world.links.values():
-        link.usual = after(0.004)
-    for _ in range(MANY):
-        pool.forward(1, X_TD, routing)
-    world.forget_calls()
+    holders = {0: (0, 2), 1: (1, 2), 2: (2,), 3: (2,), 4: (2,)}
+    pool, world, routing = three_workers(holders, [2] * 9)
     world.links[0].faults.append(after(0.1))
     world.links[1].faults.append(silent())
     world.links[2].faults.extend([after(0.004), after(0.3), after(0.3)])
@@ -277,18 +281,8 @@ def test_a_replica_s_answer_for_one_late_worker_counts_though_another_late_one_w
 
 def test_who_answers_after_a_replica_has_answered_for_some_of_it_is_not_used_for_the_rest() -> None:
     """Worker 1 is late with columns 0 and 1; worker 0 answers for the one at once, worker 2 later still."""
-    holders: dict[ExpertKey, tuple[int, ...]] = {(0, expert): (0,) for expert in range(5)}
-    holders |= {(1, 0): (1, 0), (1, 1): (1, 2), (1, 2): (0,), (1, 3): (2,), (1, 4): (0,)}
-    world = PoolWorld(CONFIG, Placement(holders), torch.float32)
-    world.pool = pool = ExpertPool(Catalog.of_checkpoint(2, 5), world.plane, HEDGED, world.rescuer)
-    world.publish()
-    ids_TK = torch.tensor([[0] * 5 + [1] * 4, [2, 2, 3, 3, 3, 3, 3, 3, 4]]).T.contiguous()
-    routing = Routing(torch.full((9, 2), 0.5), ids_TK, torch.zeros(9, 5))
-    for link in world.links.values():
-        link.usual = after(0.004)
-    for _ in range(MANY):
-        pool.forward(1, X_TD, routing)
-    world.forget_calls()
+    holders = {0: (1, 0), 1: (1, 2), 2: (0,), 3: (2,), 4: (0,)}
+    pool, world, routing = three_workers(holders, [2, 2, 3, 3, 3, 3, 3, 3, 4])
     world.links[1].faults.append(after(0.1))
     world.links[2].faults.extend([after(0.004), after(0.3)])
     assert torch.equal(pool.forward(1, X_TD, routing), make_local(CONFIG).forward(1, X_TD, routing))

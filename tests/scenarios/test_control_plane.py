@@ -45,9 +45,7 @@ async def test_c1_a_new_coordinator_uses_the_workers_that_run(
     head: Cluster, tmp_path: Path, measured: Measured
 ) -> None:
     with serving(head, tmp_path / "first") as first:
-        first.wait_ready()
-        load = Load(first.address)
-        await load.learn()
+        load = await learned(first)
         with ControlClient(first.address_of("control")) as control:
             before = {worker.rank: worker.pid for worker in control.topology()}
         async with load.running(num_tokens=8) as tasks:
@@ -70,6 +68,14 @@ async def test_c1_a_new_coordinator_uses_the_workers_that_run(
     assert not wait_gone(set(before.values()))
 
 
+async def learned(server: Server) -> Load:
+    """Once it is ready: what its streams say when nothing fails."""
+    server.wait_ready()
+    load = Load(server.address)
+    await load.learn()
+    return load
+
+
 async def refused(head: Cluster, *arguments: str) -> "CompletedProcess[str]":
     """Another coordinator's start, with the same workers."""
     options = ("--workers=2", f"--ray-address={head.address}", *arguments)
@@ -83,9 +89,7 @@ async def test_c3_a_second_coordinator_is_refused_until_it_takes_over(
     head: Cluster, tmp_path: Path, measured: Measured
 ) -> None:
     with serving(head, tmp_path / "first") as first:
-        first.wait_ready()
-        load = Load(first.address)
-        await load.learn()
+        load = await learned(first)
         async with load.running(num_tokens=8) as tasks:
             refusals = [await refused(head), await refused(head, "--dtype=bfloat16")]
             histories = [await task for task in tasks]
@@ -110,9 +114,7 @@ async def test_c3_a_second_coordinator_is_refused_until_it_takes_over(
 @pytest.mark.chaos
 async def test_c4_sigterm_drains(head: Cluster, tmp_path: Path, measured: Measured) -> None:
     with serving(head, tmp_path / "log", "--withdrawal-grace=0.5") as server:
-        server.wait_ready()
-        load = Load(server.address)
-        await load.learn()
+        load = await learned(server)
         async with grpc.aio.insecure_channel(server.address) as channel:
             stub = health_pb2_grpc.HealthStub(channel)
 
@@ -136,9 +138,7 @@ async def test_c4_sigterm_drains(head: Cluster, tmp_path: Path, measured: Measur
 @pytest.mark.chaos
 async def test_c2_a_lost_head_ends_the_server_before_ray_does(tmp_path: Path, measured: Measured) -> None:
     with cluster(tmp_path / "token", num_cpus=4) as head, serving(head, tmp_path / "log") as server:
-        server.wait_ready()
-        load = Load(server.address)
-        await load.learn()
+        load = await learned(server)
         with ControlClient(server.address_of("control")) as control:
             workers = {int(worker.pid) for worker in Operator(control).workers().values()}
         async with load.running(num_tokens=8) as tasks:
