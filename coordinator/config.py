@@ -125,7 +125,8 @@ class ObservabilityConfig:
 
 @dataclass(frozen=True, slots=True)
 class ServeConfig:
-    """A whole server. `api_key` is one more key, from the environment."""
+    """A whole server. `api_key` is one more key, from the environment. `strict_fields` refuses what a request
+    says and this server does not know."""
 
     checkpoint: Path
     engine: EngineConfig = field(default_factory=EngineConfig)
@@ -138,5 +139,6 @@ class ServeConfig:
     readiness: ReadinessConfig = field(default_factory=ReadinessConfig)
     observability: ObservabilityConfig = field(default_factory=ObservabilityConfig)
     write_stall_timeout: float = 60.0
+    strict_fields: bool = False
     withdrawal_grace: float = 5.0
     drain_timeout: float = 30.0

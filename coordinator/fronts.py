@@ -71,6 +71,7 @@ class Fronts:
             metrics=self._metrics.render,
             observed=self._metrics.fronts.http_observed,
             write_stall_timeout=self._config.write_stall_timeout,
+            strict_fields=self._config.strict_fields,
         )
         return HttpApi(services)
 

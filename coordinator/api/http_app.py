@@ -21,7 +21,7 @@ from coordinator.api.errors import ApiError, Reason, translate
 from coordinator.api.generations import Caller, Facts, Front, off_loop
 from coordinator.api.http_answer import Asked, Shape, StreamOptions
 from coordinator.api.http_errors import error_response, plain_error
-from coordinator.api.http_json import Body, BodyReader, integers, invalid
+from coordinator.api.http_json import Body, BodyReader, integers, invalid, unknown_field
 from coordinator.api.http_parameters import UnknownFields
 from coordinator.api.http_respond import EventStream, Job, respond
 from coordinator.api.http_shapes import token_text
@@ -39,7 +39,8 @@ _Routes = dict[str, tuple[str, Handler]]
 @dataclass(frozen=True, slots=True)
 class HttpServices:
     """What the routes need. `readiness` gives reasons against, `metrics` a text and its content type;
-    `observed` is told path, method, status and seconds of every request."""
+    `observed` is told path, method, status and seconds of every request; `strict_fields` refuses fields
+    that nobody knows."""
 
     front: Front
     authenticator: Authenticator
@@ -47,6 +48,7 @@ class HttpServices:
     metrics: Callable[[], tuple[bytes, str]]
     observed: Callable[[str, str, int, float], None]
     write_stall_timeout: float = 60.0
+    strict_fields: bool = False
 
 
 @dataclass(slots=True)
@@ -193,7 +195,10 @@ class HttpApi:
     ) -> Response:
         services = self._services
         call.request_id = _request_id(body, request) or call.request_id
-        self._unknown.seen(body.unread)
+        unknown = self._unknown.of(body)
+        if unknown and services.strict_fields:
+            raise unknown_field(unknown[0])
+        self._unknown.seen(unknown)
         caller = Caller(
             request_id=call.request_id,
             peer=_peer(request),

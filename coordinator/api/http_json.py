@@ -91,6 +91,10 @@ def invalid(name: str, description: str) -> ApiError:
     return ApiError.of(Reason.INVALID_FIELD, description, field=name)
 
 
+def unknown_field(path: str) -> ApiError:
+    return invalid(path, "is not a field of this server's")
+
+
 def unsupported(name: str, description: str = "is not supported by this server") -> ApiError:
     return ApiError.of(Reason.UNSUPPORTED_FEATURE, description, field=name)
 

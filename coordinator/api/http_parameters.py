@@ -85,8 +85,12 @@ class UnknownFields:
     def __init__(self) -> None:
         self._names: set[str] = set()
 
-    def seen(self, names: set[str]) -> None:
-        for name in sorted(names - _IGNORED - self._names)[:MAX_LOGGED_AT_ONCE]:
+    def of(self, body: Body) -> list[str]:
+        """Those of a body whose fields have all been asked for."""
+        return sorted(body.unread - _IGNORED)
+
+    def seen(self, names: list[str]) -> None:
+        for name in sorted(set(names) - self._names)[:MAX_LOGGED_AT_ONCE]:
             if len(self._names) >= MAX_LOGGED_NAMES:
                 return
             self._names.add(name)

@@ -57,6 +57,7 @@ def run(args: argparse.Namespace) -> int:
         readiness=readiness_config(args),
         observability=observability_config(args),
         write_stall_timeout=args.write_stall_timeout,
+        strict_fields=args.strict_fields,
         withdrawal_grace=args.withdrawal_grace,
         drain_timeout=args.drain_timeout,
     )

@@ -37,6 +37,12 @@ def add_service_arguments(parser: argparse.ArgumentParser) -> None:
     ):
         text = f"{what}; more are refused at once ({value})"
         group.add_argument(name, type=positive, default=value, metavar="N", help=text)
+    group.add_argument(
+        "--strict-fields",
+        action="store_true",
+        help="refuse requests with fields that this server does not know; otherwise it says which ones it "
+        "passed over",
+    )
     _add_times(group)
 
 

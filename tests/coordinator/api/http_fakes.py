@@ -39,6 +39,7 @@ class Http:
         authenticator: Authenticator | None = None,
         max_requests: int = 64,
         max_seconds: float = 60.0,
+        strict_fields: bool = False,
     ) -> None:
         self.engine = engine or FakeEngine()
         self.gate = Gate(Admission(AdmissionConfig(max_requests=max_requests)))
@@ -53,6 +54,7 @@ class Http:
             readiness=lambda: self.reasons,
             metrics=lambda: (b"# none\n", "text/plain"),
             observed=lambda path, method, status, _: self.observed.append((path, method, status)),
+            strict_fields=strict_fields,
         )
         self.app = HttpApi(services).app()
 

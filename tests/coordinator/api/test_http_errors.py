@@ -172,3 +172,10 @@ async def test_fields_that_nobody_knows_are_named_once_in_the_log(caplog: pytest
     assert [record.getMessage() for record in caplog.records if "unknown field" in record.getMessage()] == [
         "ignored the unknown field 'novel'"
     ]
+
+
+async def test_strict_fields_refuse_what_nobody_knows_and_take_what_says_nothing_about_the_answer() -> None:
+    http = Http(strict_fields=True)
+    error = (await http.complete(temprature=0)).json()["error"]
+    assert (error["code"], error["param"]) == ("invalid_value", "temprature")
+    assert (await http.complete(user="me", store=True, metadata={"a": "b"})).status_code == 200
