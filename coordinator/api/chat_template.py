@@ -4,7 +4,8 @@ A template comes from whoever runs the server, messages from anybody. A special 
 a message becomes that token, as it does in every server whose template is plain text.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import NoReturn, TypedDict
 
 import jinja2
@@ -14,6 +15,15 @@ from moe_model.errors import ConfigError, UserError
 
 MAX_TEMPLATE_CHARS = 1 << 20
 MAX_RENDERED_CHARS = 4 << 20
+# What is the server's to say; a request's own variables cannot take their place.
+RESERVED_VARIABLES = ("messages", "add_generation_prompt", "bos_token", "eos_token")
+
+# Put behind a message that is to be continued, to find its end: characters that no text has a use for.
+END_MARK = "\ue000\uf8ff\ue000"
+
+# Anything that JSON can hold.
+JsonValue = object
+NO_VARIABLES: Mapping[str, JsonValue] = MappingProxyType({})
 
 
 class ChatTemplateError(UserError):
@@ -53,13 +63,39 @@ class ChatTemplate:
         except jinja2.TemplateSyntaxError as error:
             raise ConfigError(f"chat template: line {error.lineno}: {error.message}") from None
 
-    def render(self, messages: Sequence[ChatMessage], *, add_generation_prompt: bool = True) -> str:
-        """The prompt's text. Raises ChatTemplateError, whose text may hold the template's own words."""
-        variables = {**self._special, "messages": list(messages), "tools": None, "documents": None}
+    def render(
+        self,
+        messages: Sequence[ChatMessage],
+        *,
+        add_generation_prompt: bool = True,
+        continue_final_message: bool = False,
+        variables: Mapping[str, JsonValue] = NO_VARIABLES,
+    ) -> str:
+        """The prompt's text. May be called from several threads, where waiting is allowed.
+
+        `continue_final_message` ends the text where the last message's content ends; then there is no
+        generation prompt. `variables` are the request's own, none of them RESERVED_VARIABLES. Raises
+        ChatTemplateError, whose text may hold the template's own words.
+        """
+        if continue_final_message:
+            last = messages[-1]
+            messages = [*messages[:-1], ChatMessage(role=last["role"], content=last["content"] + END_MARK)]
+        given = {
+            "tools": None,
+            "documents": None,
+            **variables,
+            **self._special,
+            "messages": list(messages),
+            "add_generation_prompt": add_generation_prompt and not continue_final_message,
+        }
+        text = self._render(given)
+        return _until_mark(text) if continue_final_message else text
+
+    def _render(self, variables: Mapping[str, JsonValue]) -> str:
         parts: list[str] = []
         num_chars = 0
         try:
-            for part in self._template.generate(**variables, add_generation_prompt=add_generation_prompt):
+            for part in self._template.generate(**variables):
                 num_chars += len(part)
                 if num_chars > MAX_RENDERED_CHARS:
                     raise ChatTemplateError(f"more than {MAX_RENDERED_CHARS} characters")
@@ -70,6 +106,13 @@ class ChatTemplate:
         except Exception as error:  # noqa: BLE001
             raise ChatTemplateError(f"{type(error).__name__}: {error}"[:200]) from None
         return "".join(parts)
+
+
+def _until_mark(text: str) -> str:
+    place = text.rfind(END_MARK)
+    if place < 0:
+        raise ChatTemplateError("the last message is not in the text")
+    return text[:place]
 
 
 def _raise(message: str) -> NoReturn:
