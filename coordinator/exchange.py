@@ -136,9 +136,10 @@ class ExpertExchange:
             expert = self._next_ids[layer]
             if len(routed.modules) >= LIMITS["n_experts"] or expert > MAX_EXPERT_ID:
                 raise ExchangeError(f"layer {layer} can have no more experts")
-            file, row_D = self._checked(path, sha256), self._checked_row(router_path)
+            file = self._checked(path, sha256)
+            row_D = self._checked_row(router_path, routed.gate_ED.dtype)
             module = ExpertModule(layer, self._take_slot(layer), expert, 0, file)
-            gate_ED = torch.cat([routed.gate_ED, row_D.to(routed.gate_ED)[None]])
+            gate_ED = torch.cat([routed.gate_ED, row_D.to(routed.gate_ED.device)[None]])
             self._load_and_switch(module, self._rerouted((*routed.modules, module), gate_ED))
             self._next_ids[layer] = expert + 1
             return self._done("add", module, started)
@@ -180,9 +181,9 @@ class ExpertExchange:
         with _field("path"):
             return check_module(path, self._shapes, self._checkpoint.dtype, wanted)
 
-    def _checked_row(self, path: str) -> Tensor:
+    def _checked_row(self, path: str, dtype: torch.dtype) -> Tensor:
         with _field("router_path"):
-            return read_router_row(path, self._config.d_model, self._checkpoint.dtype)
+            return read_router_row(path, self._config.d_model, self._checkpoint.dtype, dtype)
 
     def _take_slot(self, layer: int) -> int:
         """Never given out again, whatever comes of it: a worker may have loaded it."""

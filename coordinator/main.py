@@ -119,7 +119,7 @@ def served_model(checkpoint: Checkpoint, options: ModelOptions, config: EngineCo
     tokenizer_json = checkpoint.read_tokenizer()
     tokenizer = None if tokenizer_json is None else _tokenizer(checkpoint, tokenizer_json)
     return ServedModel(
-        name=options.name or checkpoint.path.resolve().name,
+        name=options.name or checkpoint.name,
         config=checkpoint.config,
         generation=checkpoint.generation,
         tokenizer=tokenizer,

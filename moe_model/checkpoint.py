@@ -55,6 +55,11 @@ class Checkpoint:
     _shared_shapes: Shapes
     _expert_shapes: Shapes
 
+    @property
+    def name(self) -> str:
+        """Of its folder, as it was given: a link's own, not its target's."""
+        return checkpoint_name(self.path)
+
     @classmethod
     def open(cls, path: str | Path) -> Self:
         """Checks the manifest, and that every file it lists is there with the right size.
@@ -142,7 +147,8 @@ class Checkpoint:
     def _read_tensors(
         self, name: str, shapes: Shapes, dtype: torch.dtype | None, device: str | torch.device
     ) -> dict[str, Tensor]:
-        return safetensors_file.owned(self._parse_file(name, shapes), dtype or self.dtype, device)
+        views = self._parse_file(name, shapes)
+        return safetensors_file.owned(views, dtype or self.dtype, device, str(self.path / name))
 
     def _parse_file(self, name: str, shapes: Shapes) -> dict[str, Tensor]:
         return safetensors_file.parse(self._read_file(name), shapes, self.dtype, str(self.path / name))
@@ -160,3 +166,9 @@ class Checkpoint:
         if hashlib.sha256(data).hexdigest() != entry.sha256:
             raise CheckpointError(f"{self.path / name}: SHA-256 is not the manifest's: the file has changed")
         return data
+
+
+def checkpoint_name(path: Path) -> str:
+    """The last part of a path as it was given; of one that ends in no name (`.`, `..`), the folder's own."""
+    given = path.name
+    return given if given not in ("", "..") else path.resolve().name or "model"

@@ -22,25 +22,18 @@ def check_module(path: str, shapes: Shapes, dtype: torch.dtype, sha256: str | No
     found = hashlib.sha256(data).hexdigest()
     if sha256 is not None and found != sha256:
         raise CheckpointError(f"{path}: SHA-256 is {found}, not the one given")
-    _parse_finite(data, shapes, dtype, path)
+    safetensors_file.parse(data, shapes, dtype, path)
     return ExpertFile(path, len(data), found)
 
 
-def read_router_row(path: str, d_model: int, dtype: torch.dtype) -> Tensor:
-    """`router.weight`, row_D. Raises CheckpointError as `check_module`."""
+def read_router_row(path: str, d_model: int, stored: torch.dtype, dtype: torch.dtype) -> Tensor:
+    """`router.weight`, row_D, as `dtype`; `stored` is the file's. Raises as `check_module`."""
     shapes: Shapes = {ROUTER_ROW: (d_model,)}
-    return _parse_finite(_read(path, shapes, dtype), shapes, dtype, path)[ROUTER_ROW].clone()
+    views = safetensors_file.parse(_read(path, shapes, stored), shapes, stored, path)
+    return safetensors_file.owned(views, dtype, "cpu", path)[ROUTER_ROW]
 
 
 def _read(path: str, shapes: Shapes, dtype: torch.dtype) -> bytearray:
     if "\0" in path or not Path(path).is_absolute():
         raise CheckpointError(f"{path}: is not an absolute path")
     return read_file(Path(path), max_size=safetensors_file.max_bytes(shapes, dtype))
-
-
-def _parse_finite(data: bytearray, shapes: Shapes, dtype: torch.dtype, where: str) -> dict[str, Tensor]:
-    tensors = safetensors_file.parse(data, shapes, dtype, where)
-    for name, tensor in tensors.items():
-        if not tensor.isfinite().all():
-            raise CheckpointError(f"{where}: tensor {name!r} holds numbers that are not finite")
-    return tensors

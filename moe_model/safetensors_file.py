@@ -15,6 +15,7 @@ from torch import Tensor
 
 from moe_model import strict_json
 from moe_model.errors import CheckpointError
+from moe_model.finite import require_finite
 from moe_model.strict_json import brief
 
 MAX_HEADER_BYTES = 32 << 20
@@ -64,7 +65,10 @@ def _separate(tensors: Mapping[str, Tensor], dtype: torch.dtype) -> dict[str, Te
 
 
 def parse(data: bytearray, shapes: _Shapes, dtype: torch.dtype, where: str) -> dict[str, Tensor]:
-    """Views into `data`, one for each expected tensor. Raises CheckpointError naming the tensor."""
+    """Views into `data`, one for each expected tensor, all values finite.
+
+    Raises CheckpointError naming the tensor.
+    """
     header, start = read_header(data, len(data), where)
     header.pop("__metadata__", None)
     check_names(header.keys(), shapes, where)
@@ -72,22 +76,32 @@ def parse(data: bytearray, shapes: _Shapes, dtype: torch.dtype, where: str) -> d
         name: _check_entry(header[name], shapes[name], dtype, f"{where}: tensor {name!r}") for name in shapes
     }
     _check_partition(spans, len(data) - start, where)
-    return {
+    views = {
         name: torch.frombuffer(data, dtype=dtype, count=prod(shapes[name]), offset=start + begin).view(
             shapes[name]
         )
         for name, (begin, _) in spans.items()
     }
+    for name, view in views.items():
+        require_finite(view, name, where)
+    return views
 
 
 def owned(
-    views: Mapping[str, Tensor], dtype: torch.dtype, device: str | torch.device = "cpu"
+    views: Mapping[str, Tensor], dtype: torch.dtype, device: str | torch.device, where: str
 ) -> dict[str, Tensor]:
     """The same values in torch's own aligned memory: kernels may round differently with the alignment of
-    their operands, and a view keeps the whole file's bytes alive."""
-    return {
+    their operands, and a view keeps the whole file's bytes alive.
+
+    Raises CheckpointError naming the tensor that has values beyond the range of `dtype`.
+    """
+    tensors = {
         name: torch.empty(view.shape, dtype=dtype, device=device).copy_(view) for name, view in views.items()
     }
+    for name, tensor in tensors.items():
+        if tensor.dtype != views[name].dtype:
+            require_finite(tensor, name, where)
+    return tensors
 
 
 def read_header(data: bytes | bytearray, file_size: int, where: str) -> tuple[dict[str, Any], int]:

@@ -76,7 +76,9 @@ def _add_times(group: argparse._ArgumentGroup) -> None:
 def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     default = ModelOptions()
     group = parser.add_argument_group("model")
-    group.add_argument("--model-name", metavar="NAME", help="name clients know (default: the folder's)")
+    group.add_argument(
+        "--model-name", metavar="NAME", help="name clients know (default: the folder's, as given)"
+    )
     group.add_argument(
         "--model-alias", action="append", default=[], metavar="NAME", help="another name; may be repeated"
     )

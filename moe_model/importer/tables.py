@@ -13,6 +13,7 @@ from torch import Tensor
 from moe_model.errors import CheckpointError
 from moe_model.families import Shapes
 from moe_model.files import read_at, reason
+from moe_model.finite import require_finite
 from moe_model.importer.mapped import copy_mapped
 from moe_model.safetensors_file import check_names, header_length, read_entries, read_header, shape_message
 
@@ -141,6 +142,5 @@ def check_table(
 def read_finite(table: TensorTable, name: str, dtype: torch.dtype) -> Tensor:
     """One tensor as `dtype`. Raises CheckpointError if a value is infinite, not a number, or becomes it."""
     tensor = table.read(name).to(dtype)
-    if not torch.isfinite(tensor).all():
-        raise CheckpointError(f"{table.where}: tensor {name!r} holds a value that is not finite as {dtype}")
+    require_finite(tensor, name, table.where)
     return tensor

@@ -163,9 +163,9 @@ Spoil = Callable[[dict[str, torch.Tensor]], dict[str, torch.Tensor]]
 SPOILED: Mapping[str, tuple[Spoil, str]] = {
     "nan": (
         lambda t: {**t, "fc1.bias": t["fc1.bias"] * float("nan")},
-        "'fc1.bias' holds numbers that are not finite",
+        "'fc1.bias' has values that are not finite",
     ),
-    "inf": (lambda t: {**t, "fc2.weight": t["fc2.weight"] + float("inf")}, "'fc2.weight' holds numbers"),
+    "inf": (lambda t: {**t, "fc2.weight": t["fc2.weight"] + float("inf")}, "'fc2.weight' has values"),
     "dtype": (lambda t: {n: each.half() for n, each in t.items()}, "has dtype 'F16', expected 'F32'"),
     "shape": (
         lambda t: {**t, "fc1.bias": t["fc1.bias"][1:]},
@@ -239,6 +239,13 @@ def test_a_row_that_is_not_finite_is_refused(value: float, source: Path, donor: 
     save_file({"router.weight": torch.full((CONFIG.d_model,), value)}, tmp_path / "row")
     file, row = module_of(donor, 0, 0), str(tmp_path / "row")
     refused(Changing.open(source), lambda e: e.add(0, file, None, row), "router_path", "not finite")
+
+
+def test_a_row_beyond_the_dtype_that_runs_is_refused(source: Path, donor: Path, tmp_path: Path) -> None:
+    save_file({"router.weight": torch.full((CONFIG.d_model,), 3.4028e38)}, tmp_path / "row")
+    changing = Changing.open(source, dtype=torch.bfloat16)
+    file, row = module_of(donor, 0, 0), str(tmp_path / "row")
+    refused(changing, lambda e: e.add(0, file, None, row), "router_path", "not finite as bfloat16")
 
 
 def test_as_many_stay_as_a_token_goes_to(source: Path) -> None:

@@ -1,5 +1,6 @@
 """The reader against folders that are not what their manifest says: each is refused, with the thing named."""
 
+import math
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -9,8 +10,12 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from moe_model.assembled import AssembledModel
 from moe_model.checkpoint import Checkpoint
 from moe_model.errors import CheckpointError
+from moe_model.kernels.torch_kernels import TorchKernels
+from moe_model.living import LivingLocalExperts, load_living_experts
+from moe_model.loading import load_model
 from tests.moe_model.corruptions import (
     change_tensors,
     double_key,
@@ -161,6 +166,60 @@ def test_a_bad_file_with_a_right_sum_is_found(
     for read in (lambda: checkpoint.read_expert(1, 2), checkpoint.verify):
         with pytest.raises(CheckpointError, match=f"{EXPERT}: .*{reason}"):
             read()
+
+
+def _set_last(value: float, tensor: str) -> Callable[[Path], None]:
+    return lambda path: change_tensors(path, lambda tensors: tensors[tensor].flatten()[-1:].fill_(value))
+
+
+LOADERS: dict[str, Callable[[Checkpoint], object]] = {
+    "verify": lambda checkpoint: checkpoint.verify(),
+    "reference": lambda checkpoint: AssembledModel.from_checkpoint(checkpoint.path),
+    "local": lambda checkpoint: (
+        load_model(checkpoint, _living(checkpoint), torch.float32, "cpu"),
+        _living(checkpoint),
+    ),
+    "bfloat16": lambda checkpoint: AssembledModel.from_checkpoint(checkpoint.path, torch.bfloat16),
+    "int8": lambda checkpoint: (
+        load_model(checkpoint, _living(checkpoint, int8=True), torch.float32, "cpu"),
+        _living(checkpoint, int8=True),
+    ),
+}
+
+
+def _living(checkpoint: Checkpoint, *, int8: bool = False) -> LivingLocalExperts:
+    return load_living_experts(checkpoint, torch.float32, "cpu", TorchKernels(), int8=int8)
+
+
+@pytest.mark.parametrize("load", LOADERS)
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize(
+    ("name", "tensor"),
+    [
+        (EXPERT, "fc1.weight"),
+        (EXPERT, "norm.bias"),
+        (SHARED, "embedding.weight"),
+        (SHARED, "blocks.1.router.weight"),
+        (SHARED, "blocks.0.qkv.weight"),
+        (SHARED, "output_norm.bias"),
+    ],
+)
+def test_numbers_that_are_none_are_never_loaded(
+    folder: Path, name: str, tensor: str, value: float, load: str
+) -> None:
+    _set_last(value, tensor)(folder / name)
+    resum(folder, name)
+    with pytest.raises(CheckpointError, match=f"{name}: tensor '{tensor}' has values that are not finite"):
+        LOADERS[load](Checkpoint.open(folder))
+
+
+def test_what_is_too_large_for_the_dtype_asked_for_is_named(folder: Path) -> None:
+    _set_last(torch.finfo(torch.float32).max, "fc1.weight")(folder / EXPERT)
+    resum(folder, EXPERT)
+    checkpoint = Checkpoint.open(folder)
+    checkpoint.verify()
+    with pytest.raises(CheckpointError, match=r"'fc1.weight' has values that are not finite as bfloat16"):
+        checkpoint.read_expert(1, 2, torch.bfloat16)
 
 
 @settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from moe_model.checkpoint import Checkpoint, GenerationDefaults
+from moe_model.checkpoint import Checkpoint, GenerationDefaults, checkpoint_name
 from moe_model.config import ModelConfig
 from moe_model.errors import CheckpointError
 from moe_model.families import family_of
@@ -116,3 +116,32 @@ def test_reading_changes_nothing(folder: Path) -> None:
     checkpoint.read_shared()["embedding.weight"].zero_()
     checkpoint.verify()
     assert tree(folder) == before
+
+
+@pytest.mark.parametrize(
+    ("given", "name"),
+    [
+        ("store/blobs", "blobs"),
+        ("latest", "latest"),
+        ("latest/", "latest"),
+        ("./latest/.", "latest"),
+        ("store/../latest", "latest"),
+        (".", "here"),
+        ("sub/..", "here"),
+        ("latest/../blobs", "blobs"),
+    ],
+)
+def test_its_name_is_the_one_given(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, given: str, name: str
+) -> None:
+    """A link is named for itself: what it points to is often a sum or a date."""
+    here = tmp_path / "here"
+    for folder in ("sub", "store/blobs", "blobs"):
+        (here / folder).mkdir(parents=True)
+    (here / "latest").symlink_to("store/blobs")
+    monkeypatch.chdir(here)
+    assert checkpoint_name(Path(given)) == name
+
+
+def test_a_folder_without_a_name_has_one() -> None:
+    assert checkpoint_name(Path("/")) == "model"

@@ -10,6 +10,9 @@ import torch
 
 from coordinator.cli import main
 from moe_model import AssembledModel
+from moe_model.manifest import expert_file
+from tests.moe_model.corruptions import change_tensors, resum
+from tests.moe_model.source_files import write_checkpoint
 
 Generate = Callable[..., dict[str, Any]]
 
@@ -99,3 +102,16 @@ def test_bad_values_are_named(
 
 def test_a_missing_checkpoint_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "absent" in error_line(capsys, str(tmp_path / "absent"), "--token-ids", "1")
+
+
+@pytest.mark.parametrize("workers", ["0", "2"])
+def test_weights_that_are_no_numbers_are_never_served(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], workers: str
+) -> None:
+    """With right sums, in an expert that two tokens need not meet."""
+    folder, name = write_checkpoint(tmp_path / "checkpoint"), expert_file(1, 2)
+    change_tensors(folder / name, lambda tensors: tensors["fc1.weight"][0, :1].fill_(torch.nan))
+    resum(folder, name)
+    how = ["--max-tokens", "2", "--workers", workers, "--transport", "in-process"]
+    line = error_line(capsys, str(folder), "--token-ids", "7,8", *how)
+    assert f"{name}: tensor 'fc1.weight' has values that are not finite" in line

@@ -1,0 +1,16 @@
+"""The one check that weights are numbers. Whoever takes tensors from a file asks it before using them."""
+
+import math
+
+from torch import Tensor
+
+from moe_model.errors import CheckpointError
+
+
+def require_finite(tensor: Tensor, name: str, where: str) -> None:
+    """Raises CheckpointError naming the tensor if a value of it is NaN or infinite. Allocates nothing."""
+    # NaN goes through to both ends. There is nothing to look at in an empty tensor, and no ends of it.
+    ends = tensor.aminmax() if tensor.numel() else ()
+    if not all(math.isfinite(end.item()) for end in ends):
+        dtype = str(tensor.dtype).removeprefix("torch.")
+        raise CheckpointError(f"{where}: tensor {name!r} has values that are not finite as {dtype}")
