@@ -12,12 +12,14 @@ from moe_model.checkpoint_writer import CheckpointWriter, Progress, require_free
 from moe_model.config import ModelConfig
 from moe_model.errors import CheckpointError, ConfigError
 from moe_model.importer.locate import Located, locate
+from moe_model.importer.modularforge import ASSEMBLED_ROOTS
 from moe_model.importer.routers import Routers, make_routers
 from moe_model.importer.source_config import generation_defaults, model_config, read_config_file
 from moe_model.importer.sources import AssembledSource, PartsSource, Source
-from moe_model.importer.tables import SAFETENSORS_SUFFIX, DictTable, SafetensorsTable, TensorTable
+from moe_model.importer.tables import SAFETENSORS_SUFFIX, SafetensorsTable, TensorTable
 from moe_model.importer.tokenizer_file import read_chat_template, read_tokenizer, with_token_ids
 from moe_model.importer.torch_file import load_torch_file
+from moe_model.importer.wrappers import Wrappers
 
 _CONFIG_FILE = "config.yaml"
 
@@ -62,8 +64,8 @@ def import_checkpoint(
 def _run(
     located: Located, dest: str | Path, options: ImportOptions, on_progress: Progress | None, stack: ExitStack
 ) -> ImportReport:
-    notes = [located.note]
-    model, settings, config = _open(located, options, stack)
+    notes, wrappers = [located.note], Wrappers()
+    model, settings, config = _open(located, options, stack, wrappers)
     dtype = options.dtype or (torch.bfloat16 if model.is_bfloat16 else torch.float32)
     routers = Routers({}, "")
     if options.router is not None:
@@ -86,17 +88,17 @@ def _run(
             writer.write_tokenizer(tokenizer)
         if chat_template is not None:
             writer.write_chat_template(chat_template)
-    return ImportReport(config, dtype, (*notes, *ignored))
+    return ImportReport(config, dtype, (*notes, *wrappers.notes, *ignored))
 
 
 def _open(
-    located: Located, options: ImportOptions, stack: ExitStack
+    located: Located, options: ImportOptions, stack: ExitStack, wrappers: Wrappers
 ) -> tuple[Source, Mapping[str, Any], ModelConfig]:
     """The checked source, its whole configuration, and the model in it."""
     if located.assembled is None:
         settings, config = _config_beside(located, options)
-        return PartsSource(located.folder, config), settings, config
-    table, embedded = _open_assembled(located.assembled, stack)
+        return PartsSource(located.folder, config, wrappers), settings, config
+    table, embedded = _open_assembled(located.assembled, stack, wrappers)
     if embedded is None:
         settings, config = _config_beside(located, options)
     else:
@@ -106,21 +108,22 @@ def _open(
     return AssembledSource(table, config, bare=bare), settings, config
 
 
-def _open_assembled(path: Path, stack: ExitStack) -> tuple[TensorTable, Mapping[str, Any] | None]:
+def _open_assembled(
+    path: Path, stack: ExitStack, wrappers: Wrappers
+) -> tuple[TensorTable, Mapping[str, Any] | None]:
     """The tensors, and the configuration if the file has one."""
     if path.suffix == SAFETENSORS_SUFFIX:
-        return SafetensorsTable(path, stack), None
+        return wrappers.renamed(SafetensorsTable(path, stack), ASSEMBLED_ROOTS), None
     loaded = load_torch_file(path)
     if not isinstance(loaded, Mapping):
         raise CheckpointError(f"{path}: expected a state dict, got {type(loaded).__name__}")
     if "experts_state_dict" in loaded:
         raise CheckpointError(f"{path}: is one expert; give the folder that holds all parts")
-    if "model_state_dict" not in loaded:
-        return DictTable(str(path), loaded), None
-    config = loaded.get("config")
+    tensors = wrappers.state_dict(loaded, str(path))
+    config = None if tensors is loaded else loaded.get("config")
     if config is not None and not isinstance(config, Mapping):
         raise CheckpointError(f"{path}: config: expected a mapping, got {type(config).__name__}")
-    return DictTable(str(path), loaded["model_state_dict"]), config
+    return wrappers.table(tensors, str(path), ASSEMBLED_ROOTS), config
 
 
 def _config_beside(located: Located, options: ImportOptions) -> tuple[Mapping[str, Any], ModelConfig]:

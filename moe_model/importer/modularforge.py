@@ -15,6 +15,9 @@ EMBEDDING = "shared.token_embedding.weight"
 HEAD = "shared.lm_head.weight"
 POSITIONS = "shared.pos_encoding.pe"
 SHARED_PREFIX = "shared."
+# What the names of all tensors of an assembled model, and those of the part that is shared, begin with.
+ASSEMBLED_ROOTS = frozenset({"shared", "moe_layers"})
+SHARED_ROOTS = frozenset({"token_embedding", "pos_encoding", "transformer_blocks", "output_norm", "lm_head"})
 _POSITIONS_TOLERANCE = 1e-4
 
 

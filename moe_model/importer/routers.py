@@ -16,7 +16,7 @@ from torch import Tensor
 from moe_model.config import ModelConfig
 from moe_model.errors import CheckpointError
 from moe_model.families import Shapes
-from moe_model.importer.modularforge import gate_name, noise_name, norm_name, router_shapes
+from moe_model.importer.modularforge import ASSEMBLED_ROOTS, gate_name, noise_name, norm_name, router_shapes
 from moe_model.importer.tables import (
     SAFETENSORS_SUFFIX,
     DictTable,
@@ -26,6 +26,7 @@ from moe_model.importer.tables import (
     read_finite,
 )
 from moe_model.importer.torch_file import load_torch_file
+from moe_model.importer.wrappers import Wrappers
 from moe_model.initialise import module_generator
 
 UNIFORM = "uniform"
@@ -57,11 +58,12 @@ def make_routers(choice: str, config: ModelConfig, seed: int, dtype: torch.dtype
         return Routers(
             norms | {name: gate.to(dtype) for name, gate in gates.items()}, f"{choice} router; {note}"
         )
+    wrappers = Wrappers()
     with ExitStack() as stack:
-        tensors = _from_file(_open(Path(choice), stack), config, dtype)
+        tensors = _from_file(_open(Path(choice), stack, wrappers), config, dtype)
     if norms.keys() <= tensors.keys():
         note = "the MoE layers' ffn_norm is from there too"
-    return Routers(norms | tensors, f"router from {choice}; {note}")
+    return Routers(norms | tensors, "; ".join([f"router from {choice}", *wrappers.notes, note]))
 
 
 def _gates(config: ModelConfig) -> list[str]:
@@ -82,17 +84,15 @@ def _kaiming(config: ModelConfig, seed: int) -> dict[str, Tensor]:
     return gates
 
 
-def _open(path: Path, stack: ExitStack) -> TensorTable:
+def _open(path: Path, stack: ExitStack, wrappers: Wrappers) -> TensorTable:
     if path.suffix == SAFETENSORS_SUFFIX:
-        return SafetensorsTable(path, stack)
+        return wrappers.renamed(SafetensorsTable(path, stack), ASSEMBLED_ROOTS)
     loaded = load_torch_file(path)
     if isinstance(loaded, Tensor):
         return DictTable(str(path), {_CENTROIDS: loaded})
     if isinstance(loaded, dict) and _CENTROIDS in loaded:
         return DictTable(str(path), {_CENTROIDS: loaded[_CENTROIDS]})
-    if isinstance(loaded, dict) and "model_state_dict" in loaded:
-        return DictTable(str(path), loaded["model_state_dict"])
-    return DictTable(str(path), loaded)
+    return wrappers.table(wrappers.state_dict(loaded, str(path)), str(path), ASSEMBLED_ROOTS)
 
 
 def _from_file(table: TensorTable, config: ModelConfig, dtype: torch.dtype) -> dict[str, Tensor]:

@@ -16,14 +16,16 @@ from moe_model.importer.modularforge import (
     HEAD,
     POSITIONS,
     SHARED_PREFIX,
+    SHARED_ROOTS,
     check_assembled,
     check_derived,
     expert_name,
     shared_names,
     shared_shapes,
 )
-from moe_model.importer.tables import DictTable, TensorTable, check_table, read_finite
+from moe_model.importer.tables import TensorTable, check_table, read_finite
 from moe_model.importer.torch_file import load_torch_file
+from moe_model.importer.wrappers import Wrappers
 from moe_model.strict_json import brief
 
 SHARED_PART = "shared_components.pt"
@@ -70,11 +72,12 @@ class AssembledSource:
 class PartsSource:
     """A folder of the shared part and one file per expert, which holds that expert of every layer."""
 
-    def __init__(self, folder: Path, config: ModelConfig) -> None:
-        self._folder, self._config = folder, config
+    def __init__(self, folder: Path, config: ModelConfig, wrappers: Wrappers) -> None:
+        self._folder, self._config, self._wrappers = folder, config, wrappers
         _check_expert_files(folder, config.n_experts)
         path = folder / SHARED_PART
-        self._table = DictTable(str(path), load_torch_file(path), prefix=SHARED_PREFIX)
+        tensors = wrappers.state_dict(load_torch_file(path), str(path))
+        self._table = wrappers.table(tensors, str(path), SHARED_ROOTS, prefix=SHARED_PREFIX)
         check_table(self._table, shared_shapes(config, self._table))
         check_derived(self._table, config)
 
@@ -101,8 +104,9 @@ class PartsSource:
         if type(index) is not int or index != expert:
             raise CheckpointError(f"{path}: expert_idx is {brief(index)}, its name says {expert}")
         self._check_expert_config(path, loaded.get("config"))
-        table = DictTable(str(path), loaded["experts_state_dict"])
         layers = range(self._config.n_layers)
+        tensors = self._wrappers.state_dict(loaded["experts_state_dict"], str(path))
+        table = self._wrappers.table(tensors, str(path), frozenset(map(str, layers)))
         check_table(table, {f"{layer}.{name}": shape for layer in layers for name, shape in shapes.items()})
         return table
 

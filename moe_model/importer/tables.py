@@ -46,7 +46,7 @@ class DictTable:
     `where` is the file.
     """
 
-    def __init__(self, where: str, tensors: object, prefix: str = "") -> None:
+    def __init__(self, where: str, tensors: object) -> None:
         if not isinstance(tensors, Mapping):
             raise CheckpointError(f"{where}: expected a state dict, got {type(tensors).__name__}")
         for name, value in tensors.items():
@@ -54,8 +54,13 @@ class DictTable:
                 raise CheckpointError(f"{where}: a tensor's name is of type {type(name).__name__}")
             if not isinstance(value, Tensor) or value.layout != torch.strided or value.device.type != "cpu":
                 raise CheckpointError(f"{where}: {name[:200]!r} is not a dense tensor")
+            # One number may be said to be a million of them, by a stride of 0.
+            if value.nbytes > value.untyped_storage().nbytes():
+                raise CheckpointError(
+                    f"{where}: tensor {name[:200]!r} has more values than the file has for it"
+                )
         self.where = where
-        self._tensors: dict[str, Tensor] = {prefix + name: value.detach() for name, value in tensors.items()}
+        self._tensors: dict[str, Tensor] = {name: value.detach() for name, value in tensors.items()}
         self._size = self._num_bytes()
 
     @property
@@ -109,6 +114,25 @@ class SafetensorsTable:
         data = read_at(self._file, self._start + entry.begin, entry.end - entry.begin, self._path)
         dtype = _FLOAT_CODES[entry.dtype]
         return torch.frombuffer(data, dtype=dtype).view(entry.shape) if data else torch.empty(entry.shape)
+
+
+class RenamedTable:
+    """Another table under other names."""
+
+    def __init__(self, table: TensorTable, theirs: Mapping[str, str]) -> None:
+        """`theirs`: the table's name of each of ours."""
+        self.where = table.where
+        self.names = frozenset(theirs)
+        self._table, self._theirs = table, theirs
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        return self._table.shape(self._theirs[name])
+
+    def dtype(self, name: str) -> torch.dtype | None:
+        return self._table.dtype(self._theirs[name])
+
+    def read(self, name: str) -> Tensor:
+        return self._table.read(self._theirs[name])
 
 
 def _opened(path: Path) -> FileIO:
