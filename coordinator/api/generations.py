@@ -14,6 +14,7 @@ from coordinator.api.errors import ApiError, Reason
 from coordinator.api.events import EventWriter
 from coordinator.api.gate import Backend, Gate
 from coordinator.api.quotas import NoQuotas, Quotas
+from coordinator.api.request_ids import id_headers
 from coordinator.api.validation import Generation, resolve
 from coordinator.engine.async_engine import PART, RequestExpiredError
 from coordinator.engine.request import Output
@@ -27,8 +28,8 @@ R = TypeVar("R")
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """Who asks. `key_id` is the name of an API key; it also keeps cached prompts apart. `deadline` is by
-    `time.monotonic()`."""
+    """Who asks. `key_id` is the name of an API key; it also keeps cached prompts apart. `given_ids` are the
+    headers with ids that came along, fit to be shown. `deadline` is by `time.monotonic()`."""
 
     request_id: str
     peer: str = ""
@@ -36,7 +37,13 @@ class Caller:
     transport: str = "grpc"
     streams: bool = False
     trace_parent: Mapping[str, str] = field(default_factory=dict)
+    given_ids: Mapping[str, str] = field(default_factory=dict)
     deadline: float | None = None
+
+    @property
+    def id_headers(self) -> dict[str, str]:
+        """What every answer to it is marked with."""
+        return id_headers(self.request_id, self.given_ids)
 
 
 @dataclass(slots=True)

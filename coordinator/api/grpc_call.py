@@ -14,14 +14,14 @@ from google.protobuf.message import Message
 from coordinator.api.errors import ApiError, Code, Reason, translate
 from coordinator.api.gate import Gate, draining
 from coordinator.api.grpc_errors import status_code, status_metadata
-from coordinator.api.request_log import log_details
+from coordinator.api.request_ids import given_ids, id_headers
+from coordinator.api.request_log import log_details, log_fields
 from coordinator.api.violations import REQUEST_ID, Violations
 
 logger = logging.getLogger(__name__)
 
 Context = grpc.aio.ServicerContext[Any, Any]
 
-REQUEST_ID_KEYS = ("x-request-id", "x-correlation-id")
 TRACE_KEYS = ("traceparent", "tracestate")
 # A status waits behind what its caller has not read, for ever where the caller never reads. Nobody waits
 # with it for longer: it stays with grpc, and is gone with the caller.
@@ -42,8 +42,9 @@ class Call:
         self.method = method
         self.context = context
         self.started = time.monotonic()
-        self.id_field, self.given_id = _given_request_id(message, context)
-        self.request_id = self.given_id if REQUEST_ID.fullmatch(self.given_id) else str(uuid4())
+        self.given_ids = given_ids(context.invocation_metadata() or ())
+        own = getattr(message, "request_id", "")
+        self.request_id = own if REQUEST_ID.fullmatch(own) else str(uuid4())
         self.code = "OK"
         self.reason = ""
         # Facts of the method's own for the log line; never a caller's text.
@@ -66,18 +67,18 @@ class Call:
         violations = Violations()
         if isinstance(message, MalformedMessage):
             violations.add("message", "is not a valid protobuf message of this method, or not UTF-8")
-        if self.id_field != "request_id":
-            violations.check_request_id(self.id_field, self.given_id)
         violations.raise_if_any()
         remaining = self.context.time_remaining()
         if remaining is not None and remaining <= 0:
             raise ApiError.of(Reason.DEADLINE_EXCEEDED, "the deadline passed before the call began")
 
     async def accept(self) -> None:
-        """Tells the caller its id, and every proxy on the way that the call is alive."""
+        """Tells the caller the call's ids, and every proxy on the way that the call is alive."""
         if not self._accepted:
             self._accepted = True
-            await self.context.send_initial_metadata((("x-request-id", self.request_id),))
+            await self.context.send_initial_metadata(
+                tuple(id_headers(self.request_id, self.given_ids).items())
+            )
 
     async def fail(self, error: ApiError) -> None:
         """Ends the call with the error's status; raises AbortError, or CancelledError where nobody takes it.
@@ -86,7 +87,7 @@ class Call:
         """
         self.code, self.reason, self._error = error.code, error.reason, error
         self.end()
-        metadata = status_metadata(error, self.request_id)
+        metadata = status_metadata(error, self.request_id, self.given_ids)
         try:
             async with asyncio.timeout(STATUS_SECONDS):
                 if error.code is not Code.UNAVAILABLE:
@@ -114,17 +115,16 @@ class Call:
             self._on_end(self._error, self._error is None and self.code != "OK")
 
     def _log(self) -> None:
-        facts = "".join(f" {name}={value}" for name, value in self.facts.items())
-        logger.info(
-            "%s id=%s peer=%s code=%s%s%s seconds=%.3f",
-            self.method,
-            self.request_id,
-            self.peer,
-            self.code,
-            f" reason={self.reason}" if self.reason else "",
-            facts,
-            time.monotonic() - self.started,
-        )
+        fields: dict[str, object] = {
+            "id": self.request_id,
+            **self.given_ids,
+            "peer": self.peer,
+            "code": self.code,
+            "reason": self.reason,
+            **self.facts,
+            "seconds": round(time.monotonic() - self.started, 4),
+        }
+        log_fields(logger, self.method, fields)
 
 
 @asynccontextmanager
@@ -164,16 +164,3 @@ def trace_parent(context: Context) -> dict[str, str]:
     """The W3C trace headers that came with a call."""
     metadata = context.invocation_metadata() or ()
     return {key: value for key, value in metadata if key in TRACE_KEYS and isinstance(value, str)}
-
-
-def _given_request_id(message: Message | MalformedMessage, context: Context) -> tuple[str, str]:
-    """Where the caller put an id, and what it is; empty when there is none."""
-    own = getattr(message, "request_id", "")
-    if own:
-        return "request_id", own
-    metadata = context.invocation_metadata() or ()
-    values = {key: value for key, value in metadata if isinstance(value, str)}
-    for key in REQUEST_ID_KEYS:
-        if values.get(key):
-            return key, values[key]
-    return "request_id", ""

@@ -1,5 +1,6 @@
 """ApiError -> gRPC status with google.rpc details. Bounded, for grpc replaces a status that is too large."""
 
+from collections.abc import Mapping
 from datetime import timedelta
 
 import grpc
@@ -8,6 +9,7 @@ from google.protobuf.message import Message
 from google.rpc import error_details_pb2, status_pb2
 
 from coordinator.api.errors import ApiError, Code, Quota
+from coordinator.api.request_ids import id_headers
 from coordinator.api.violations import MAX_VIOLATIONS
 
 DOMAIN = "expertmesh"
@@ -23,9 +25,12 @@ def status_code(error: ApiError) -> grpc.StatusCode:
     return grpc.StatusCode[error.code.name]
 
 
-def status_metadata(error: ApiError, request_id: str) -> tuple[tuple[str, str | bytes], ...]:
+def status_metadata(
+    error: ApiError, request_id: str, given_ids: Mapping[str, str]
+) -> tuple[tuple[str, str | bytes], ...]:
     """The trailing metadata of a failed call."""
-    return (("x-request-id", request_id), (DETAILS_KEY, status_details(error, request_id)))
+    ids = id_headers(request_id, given_ids)
+    return (*ids.items(), (DETAILS_KEY, status_details(error, request_id)))
 
 
 def status_details(error: ApiError, request_id: str) -> bytes:

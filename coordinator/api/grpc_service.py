@@ -115,6 +115,7 @@ def _caller(call: Call, context: Context, *, streams: bool) -> Caller:
         transport="grpc",
         streams=streams,
         trace_parent=trace_parent(context),
+        given_ids=call.given_ids,
         deadline=None if remaining is None else time.monotonic() + remaining,
     )
 

@@ -25,8 +25,10 @@ from coordinator.api.http_json import Body, BodyReader, integers, invalid, unkno
 from coordinator.api.http_parameters import UnknownFields
 from coordinator.api.http_respond import EventStream, Job, respond
 from coordinator.api.http_shapes import token_text
+from coordinator.api.request_ids import given_ids, id_headers
+from coordinator.api.request_log import log_fields
 from coordinator.api.served_model import ServedModel
-from coordinator.api.violations import REQUEST_ID, Violations
+from coordinator.api.violations import Violations
 from protos.expertmesh.v1 import generation_pb2 as pb
 
 logger = logging.getLogger(__name__)
@@ -53,9 +55,10 @@ class HttpServices:
 
 @dataclass(slots=True)
 class _Call:
-    """One request: who asks, under which id."""
+    """One request: who asks, under which ids."""
 
     request_id: str
+    given_ids: dict[str, str]
     key_id: str = ""
     is_chat: bool = False
     # It is told to the observer, even where it ends before there is a generation.
@@ -114,7 +117,7 @@ class HttpApi:
 
         async def endpoint(request: Request) -> Response:
             started = time.monotonic()
-            call = _Call(_header_id(request) or str(uuid4()))
+            call = _call_of(request)
 
             def observed(status: int) -> None:
                 self._services.observed(path, request.method, status, time.monotonic() - started)
@@ -125,7 +128,7 @@ class HttpApi:
                 response = await handler(request, call)
             except Exception as error:  # noqa: BLE001 - the top of a request
                 response = self._failed(error, path, request, call)
-            response.headers.setdefault("x-request-id", call.request_id)
+            response.headers.update(id_headers(call.request_id, call.given_ids))
             if isinstance(response, EventStream):
                 response.on_end = observed
             else:
@@ -140,19 +143,21 @@ class HttpApi:
         if found.reason is Reason.INTERNAL:
             logger.error("request %s: internal error", call.request_id, exc_info=error)
         if call.is_observed:
-            caller = Caller(call.request_id, _peer(request), call.key_id, transport="http")
+            caller = Caller(
+                call.request_id, _peer(request), call.key_id, transport="http", given_ids=call.given_ids
+            )
             self._services.front.observer.finished(caller, Facts(), found, cancelled=False)
         else:
-            logger.info(
-                "%s id=%s peer=%s%s code=%s reason=%s",
-                path,
-                call.request_id,
-                _peer(request),
-                f" key={call.key_id}" if call.key_id else "",
-                found.code.value,
-                found.reason.value,
-            )
-        return error_response(found, call.request_id, is_chat=call.is_chat)
+            fields = {
+                "id": call.request_id,
+                **call.given_ids,
+                "peer": _peer(request),
+                "key": call.key_id,
+                "code": found.code.value,
+                "reason": found.reason.value,
+            }
+            log_fields(logger, path, fields)
+        return error_response(found, is_chat=call.is_chat)
 
     def _identify(self, request: Request) -> str:
         authorization = single(request.headers.getlist("authorization"))
@@ -161,13 +166,13 @@ class HttpApi:
     async def _not_found(self, request: Request, error: Exception) -> Response:
         """Also behind the key: whether a path exists is nobody's business without one."""
         assert isinstance(error, HTTPException)
-        call = _Call(str(uuid4()))
+        call = _call_of(request)
         try:
             self._identify(request)
             response = _nothing_there(error)
         except ApiError as refused:
             response = self._failed(refused, "unknown", request, call)
-        response.headers.setdefault("x-request-id", call.request_id)
+        response.headers.update(id_headers(call.request_id, call.given_ids))
         self._services.observed("unknown", "unknown", response.status_code, 0.0)
         return response
 
@@ -194,7 +199,7 @@ class HttpApi:
         self, asked: Asked, shape: Shape, body: Body, request: Request, call: _Call
     ) -> Response:
         services = self._services
-        call.request_id = _request_id(body, request) or call.request_id
+        call.request_id = _request_id(body) or call.request_id
         unknown = self._unknown.of(body)
         if unknown and services.strict_fields:
             raise unknown_field(unknown[0])
@@ -206,6 +211,7 @@ class HttpApi:
             transport="http",
             streams=asked.streaming.stream,
             trace_parent={k: v for k, v in request.headers.items() if k in ("traceparent", "tracestate")},
+            given_ids=call.given_ids,
         )
         model = self._served().name
         job = Job(asked, shape, caller, services.front, model, services.write_stall_timeout)
@@ -333,19 +339,13 @@ def _streaming(body: Body) -> StreamOptions:
     )
 
 
-def _header_id(request: Request) -> str:
-    for name in ("x-request-id", "x-correlation-id"):
-        value = request.headers.get(name, "")
-        if REQUEST_ID.fullmatch(value):
-            return value
-    return ""
+def _call_of(request: Request) -> _Call:
+    return _Call(str(uuid4()), given_ids(request.headers.items()))
 
 
-def _request_id(body: Body, request: Request) -> str:
-    """The caller's own id: in the body, else in a header. Raises ApiError for one that is none."""
+def _request_id(body: Body) -> str:
+    """The caller's own id for the request. Raises ApiError for one that is none."""
     given = body.text("request_id") or ""
-    for name in ("x-request-id", "x-correlation-id"):
-        given = given or request.headers.get(name, "")
     violations = Violations()
     violations.check_request_id("request_id", given)
     violations.raise_if_any()

@@ -23,9 +23,9 @@ def error_body(error: ApiError, *, is_chat: bool = False) -> dict[str, Any]:
     }
 
 
-def error_response(error: ApiError, request_id: str, *, is_chat: bool = False) -> Response:
+def error_response(error: ApiError, *, is_chat: bool = False) -> Response:
     """With the headers that say whether and when it is of use to try again."""
-    headers = {"x-request-id": request_id}
+    headers: dict[str, str] = {}
     if error.retry_after is not None:
         headers["retry-after"] = str(max(1, round(error.retry_after)))
     if error.row.should_retry is not None:

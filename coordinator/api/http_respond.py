@@ -63,7 +63,7 @@ async def _whole(job: Job) -> Response:
             async for item in events:
                 collected[item.prompt].append(item.event)
     except ApiError as error:
-        return error_response(error, job.caller.request_id, is_chat=job.asked.is_chat)
+        return error_response(error, is_chat=job.asked.is_chat)
     answers = [join(events_of_prompt) for events_of_prompt in collected]
     choices = [
         job.shape.choice(prompt * job.asked.num_sequences + output.index, prompt, output, answer.prompt)
@@ -72,8 +72,7 @@ async def _whole(job: Job) -> Response:
     ]
     envelope = Envelope(f"{job.shape.id_prefix}{job.caller.request_id}", job.shape.kind, job.model)
     body = envelope.around(choices, usage=usage(answer.usage for answer in answers))
-    headers = {"x-request-id": job.caller.request_id}
-    return Response(json.dumps(body), headers=headers, media_type="application/json")
+    return Response(json.dumps(body), media_type="application/json")
 
 
 class EventStream(Response):
@@ -83,7 +82,7 @@ class EventStream(Response):
     """
 
     def __init__(self, job: Job) -> None:
-        super().__init__()
+        super().__init__(headers=EVENT_HEADERS, media_type="text/event-stream")
         self.on_end: Callable[[int], None] | None = None
         self._job = job
         self._began = False
@@ -115,7 +114,8 @@ class EventStream(Response):
                 await self._event(send, chunk)
         except ApiError as error:
             if not self._began:
-                response = error_response(error, job.caller.request_id, is_chat=job.asked.is_chat)
+                response = error_response(error, is_chat=job.asked.is_chat)
+                response.headers.update(job.caller.id_headers)
                 self.status_code = response.status_code
                 await response(scope, receive, send)
                 return
@@ -132,9 +132,7 @@ class EventStream(Response):
     async def _data(self, send: Send, data: bytes) -> None:
         if not self._began:
             self._began = True
-            headers = {"x-request-id": self._job.caller.request_id, **EVENT_HEADERS}
-            start = Response(headers=headers, media_type="text/event-stream")
-            raw = [(key, value) for key, value in start.raw_headers if key != b"content-length"]
+            raw = [(key, value) for key, value in self.raw_headers if key != b"content-length"]
             await send({"type": "http.response.start", "status": 200, "headers": raw})
         try:
             async with asyncio.timeout(self._job.write_stall_timeout):

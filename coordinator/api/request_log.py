@@ -1,6 +1,8 @@
 """One line in the log for every request: who, what came of it, and how long it took. Never what it said."""
 
+import json
 import logging
+from collections.abc import Mapping
 
 from coordinator.api.errors import ApiError, Code, translate
 from coordinator.api.generations import Caller, Facts
@@ -16,9 +18,15 @@ class RequestLog:
         return None
 
     def finished(self, caller: Caller, facts: Facts, error: ApiError | None, *, cancelled: bool) -> None:
-        fields = request_fields(caller, facts, error, cancelled=cancelled)
-        text = " ".join(f"{name}={value}" for name, value in fields.items())
-        logger.info("request %s", text, extra={"fields": fields})
+        log_fields(logger, "request", request_fields(caller, facts, error, cancelled=cancelled))
+
+
+def log_fields(to: logging.Logger, what: str, fields: Mapping[str, object]) -> None:
+    """One line of `name=value`, where a value with anything but plain characters is quoted as JSON has it.
+    What says nothing is left out."""
+    told = {name: value for name, value in fields.items() if value not in ("", None)}
+    text = " ".join(f"{name}={_plain(str(value))}" for name, value in told.items())
+    to.info("%s %s", what, text, extra={"fields": told})
 
 
 def log_details(error: Exception, request_id: str) -> None:
@@ -34,8 +42,9 @@ def request_fields(
 ) -> dict[str, object]:
     """What is logged; nothing in it can hold a prompt, an output or a key."""
     code = error.code.value if error is not None else "CANCELLED" if cancelled else "OK"
-    fields: dict[str, object] = {
+    return {
         "id": caller.request_id,
+        **caller.given_ids,
         "peer": caller.peer,
         "front": caller.transport,
         "streams": caller.streams,
@@ -51,7 +60,11 @@ def request_fields(
         "first_token_seconds": _rounded(facts.time_to_first_token),
         "seconds": _rounded(facts.total_time),
     }
-    return {name: value for name, value in fields.items() if value not in ("", None)}
+
+
+def _plain(text: str) -> str:
+    """As it is, or quoted where it would be taken for more than one value."""
+    return json.dumps(text) if any(char in ' "\\' or not char.isprintable() for char in text) else text
 
 
 def _rounded(seconds: float | None) -> float | None:

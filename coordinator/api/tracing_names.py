@@ -4,6 +4,9 @@ from coordinator.api.errors import ApiError
 from coordinator.api.generations import Caller, Facts
 from coordinator.api.validation import Generation
 
+# Where a header is told, by transport.
+_HEADERS = {"http": "http.request.header", "grpc": "rpc.request.metadata"}
+
 Value = str | int | float | bool | list[str]
 
 
@@ -34,6 +37,7 @@ def started_attributes(caller: Caller, generation: Generation) -> dict[str, Valu
         "gen_ai.response.id": caller.request_id,
         "gen_ai.response.model": generation.model,
     }
+    found |= {f"{_HEADERS[caller.transport]}.{name}": [value] for name, value in caller.given_ids.items()}
     if stop.stop_text is not None:
         found["gen_ai.request.stop_sequences"] = [
             sequence.decode(errors="replace") for sequence in stop.stop_text.sequences

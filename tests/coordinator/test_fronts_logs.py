@@ -28,6 +28,8 @@ MARKER = "MARKER"
 HOSTILE = f"{MARKER}\n2026-01-01 INFO fake: line\x1b[31m\u202e"
 # As far as a header can hold it.
 HEADER = f"{MARKER} [31m"
+# Ids of proxies are the one thing of a caller's that is logged.
+TRACE = 'Root=1-trace "id" 7'
 
 
 class Sink:
@@ -71,6 +73,7 @@ async def test_markers_everywhere_are_logged_nowhere(tmp_path: Path, sink: Sink)
     assert text.count("INVALID_ARGUMENT") > 3
     for secret in (MARKER, MARKER.lower(), KEY, "\x1b", "\u202e", "fake: line"):
         assert secret not in text
+    assert text.count(json.dumps(TRACE)) > 10
     for line in sink.lines:
         assert json.loads(line)["message"] if line.startswith("{") else line[:2] == "20"
 
@@ -97,7 +100,7 @@ async def grpc_codes(fronts: Fronts) -> set[str]:
     async with grpc.aio.insecure_channel(fronts.grpc.address, options) as channel:
         stub: Any = generation_pb2_grpc.GenerationServiceStub(channel)  # type: ignore[no-untyped-call]
         unknown: Any = channel.unary_unary(f"/{MARKER}.Service/Method")
-        for more in ((), (("x-request-id", HEADER),)):
+        for more in ((), (("x-request-id", TRACE),)):
             metadata = (("authorization", f"Bearer {KEY}"), *common, *more)
             for message in messages():
                 found.add(await code_of(stub.Generate(message, metadata=metadata)))
@@ -130,7 +133,7 @@ async def http_statuses(fronts: Fronts) -> set[int]:
     ]
     found = set()
     async with httpx.AsyncClient(base_url=f"http://{fronts.http.address}", verify=False) as client:
-        for more in ({}, {"x-request-id": HEADER}):
+        for more in ({}, {"x-request-id": TRACE}):
             every = {**headers, **more, "authorization": f"Bearer {KEY}"}
             for path, body in bodies:
                 found.add((await client.post(path, json=body, headers=every)).status_code)

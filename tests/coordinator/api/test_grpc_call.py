@@ -28,7 +28,7 @@ class FakeContext:
         return "peer"
 
     def invocation_metadata(self) -> tuple[tuple[str, str | bytes], ...]:
-        return (("x-request-id", "a"), ("x-other-bin", b"\xff"))
+        return (("x-request-id", "theirs"), ("x-other-bin", b"\xff"))
 
     async def send_initial_metadata(self, metadata: Any) -> None:
         self.sent.append(metadata)
@@ -42,7 +42,7 @@ async def run(context: Any, body: BaseException | None = None) -> str:
     """Runs a call whose body raises; returns the code that its log line has."""
     call = None
     try:
-        async with rpc("Method", pb.GenerateRequest(), context, Gate()) as call:
+        async with rpc("Method", pb.GenerateRequest(request_id="a"), context, Gate()) as call:
             if body is not None:
                 raise body
     finally:

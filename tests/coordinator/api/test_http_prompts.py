@@ -9,7 +9,7 @@ from moe_model.errors import ExpertsLostError
 from tests.coordinator.api.fakes import PATIENCE, FakeEngine, Script, ends_at_once, last, tokens
 from tests.coordinator.api.http_fakes import Http
 
-HEADERS = {"x-request-id": "mine"}
+OWN = {"request_id": "mine"}
 
 
 def per_prompt(**scripts: Script) -> FakeEngine:
@@ -47,7 +47,7 @@ async def test_one_invalid_prompt_ends_all_before_any_begins(stream: bool) -> No
 
 async def test_each_prompt_is_a_part_of_the_callers_request() -> None:
     http = Http()
-    assert (await http.post("/v1/completions", {"prompt": ["a", "b"]}, headers=HEADERS)).status_code == 200
+    assert (await http.post("/v1/completions", {"prompt": ["a", "b"], **OWN})).status_code == 200
     assert [request.request_id for request in http.engine.requests] == ["mine/0", "mine/1"]
     assert http.ended.seen == [("mine/0", "ok"), ("mine/1", "ok")]
 
@@ -55,10 +55,10 @@ async def test_each_prompt_is_a_part_of_the_callers_request() -> None:
 async def test_an_id_is_taken_while_any_of_its_prompts_runs() -> None:
     gate = asyncio.Event()
     http = Http(FakeEngine(tokens(40), gate, last(41)))
-    body = {"prompt": ["a", "b"]}
-    first = asyncio.ensure_future(http.post("/v1/completions", body, headers=HEADERS))
+    body = {"prompt": ["a", "b"], **OWN}
+    first = asyncio.ensure_future(http.post("/v1/completions", body))
     await asyncio.wait_for(http.engine.started.wait(), PATIENCE)
-    second = await http.post("/v1/completions", body, headers=HEADERS)
+    second = await http.post("/v1/completions", body)
     assert (second.status_code, second.headers["x-should-retry"]) == (409, "false")
     gate.set()
     assert (await first).status_code == 200
@@ -71,7 +71,7 @@ async def test_the_prompt_that_fails_ends_the_others_and_is_the_one_that_is_told
         return [ExpertsLostError("x")]
 
     http = Http(per_prompt(first=lambda request: [tokens(40), never, last(41)], second=fails))
-    response = await http.post("/v1/completions", {"prompt": ["a", "b"]}, headers=HEADERS)
+    response = await http.post("/v1/completions", {"prompt": ["a", "b"], **OWN})
     assert (response.status_code, response.json()["error"]["code"]) == (503, "expert_worker_lost")
     assert http.engine.aborted == ["mine/0"]
     assert http.engine.num_running == 0
