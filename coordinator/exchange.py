@@ -22,7 +22,7 @@ from coordinator.engine.generations import Generations
 from moe_model.checkpoint import Checkpoint
 from moe_model.config import LIMITS
 from moe_model.dispatch import ExpertKey
-from moe_model.errors import CheckpointError, ExpertMeshError, UserError
+from moe_model.errors import CheckpointError, ExpertMeshError, HaltedError, UserError
 from moe_model.experts import LivingExperts
 from moe_model.families import family_of
 from moe_model.generations import Generation, RoutedLayer
@@ -116,7 +116,7 @@ class ExpertExchange:
         return dict(self._counts)
 
     def replace(self, layer: int, expert: int, path: str, sha256: str | None = None) -> Changed:
-        """Another version of an expert. Raises ExchangeError."""
+        """Another version of an expert. Raises ExchangeError, and HaltedError where the server ends."""
         with self._alone():
             started = time.monotonic()
             routed = self._routed(layer)
@@ -198,7 +198,7 @@ class ExpertExchange:
             with _field("path"), _foreseen("the module could not be loaded"):
                 self._experts.prepare(module)
             self._switch(module.layer, changed)
-        except ExchangeError:
+        except (ExchangeError, HaltedError):
             self._experts.release([module.key])
             raise
 
@@ -213,7 +213,7 @@ class ExpertExchange:
                     raise ExchangeError(f"no step ended in {self._switch_timeout:g} s") from None
                 called.result()
             except CancelledError:
-                raise ExchangeError("the server is shutting down") from None
+                raise HaltedError("the server is shutting down") from None
 
     def _done(self, kind: str, module: ExpertModule, started: float) -> Changed:
         self._counts[kind] += 1
@@ -248,10 +248,11 @@ def _field(name: str) -> Iterator[None]:
 
 @contextmanager
 def _foreseen(message: str) -> Iterator[None]:
-    """Whatever goes wrong inside is an ExchangeError: this process has more to do than this change."""
+    """Whatever goes wrong inside is an ExchangeError: this process has more to do than this change. But where
+    it ends, HaltedError says so."""
     try:
         yield
-    except (ExchangeError, CheckpointError):
+    except (ExchangeError, CheckpointError, HaltedError):
         raise
     except ExpertMeshError as error:
         raise ExchangeError(f"{message}: {error}") from error

@@ -47,14 +47,15 @@ class EventLoop:
             self._jobs.discard(thread)
             self.post(partial(end, Failure(FailureReason.RAISED, str(error))))
 
-    def close(self, timeout: float) -> None:
-        """Waits for what is going on, at most so long. Idempotent."""
+    def close(self, timeout: float) -> bool:
+        """Waits for what is going on, at most so long; whether it has ended. Idempotent."""
         self._is_closed = True
         deadline = time.monotonic() + timeout
         self._events.put(None)
-        for thread in [self._thread, *self._jobs]:
-            if thread.ident is not None:
-                thread.join(max(0.0, deadline - time.monotonic()))
+        threads = [thread for thread in [self._thread, *self._jobs] if thread.ident is not None]
+        for thread in threads:
+            thread.join(max(0.0, deadline - time.monotonic()))
+        return not any(thread.is_alive() for thread in threads)
 
     def _work(self, work: Callable[[], Any], end: Callable[[Any], None]) -> None:
         try:

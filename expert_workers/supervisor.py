@@ -1,6 +1,6 @@
 """Supervisor: brings expert workers up, looks after them, and says which holds what. Its front."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 
 from expert_workers.caretaker import Caretaker
@@ -9,25 +9,26 @@ from expert_workers.members import Member
 from expert_workers.transport import Failure, Link
 from moe_model.dispatch import ExpertKey
 from moe_model.errors import ClusterError, WorkerStartError
+from moe_model.halt import Halt
 from moe_model.modules import ExpertModule
 
 
 class Supervisor:
-    """A Rescuer. Any thread may call it."""
+    """A Rescuer. Any thread may call it. What waits for workers raises HaltedError when it is closed."""
 
     def __init__(self, mind: Caretaker) -> None:
         """Begins to look after the workers that `mind` knows."""
         self._mind = mind
         self._loop = mind.loop
+        self._halt = Halt()
         self._loop.start()
 
     def start(self, num_workers: int, timeout: float) -> None:
         """Brings up workers 0 to N - 1 and returns when all is loaded. WorkerStartError names the first that
         cannot."""
         change = Change(is_start=True)
-        self._loop.post(partial(self._mind.resize, num_workers, change))
         try:
-            change.future.result(timeout)
+            self._wait(change, partial(self._mind.resize, num_workers, change), timeout)
         except TimeoutError:
             waiting = [str(m.rank) for m in self.members() if not m.is_ready]
             names = ", ".join(waiting) or "some"
@@ -36,18 +37,16 @@ class Supervisor:
     def scale(self, num_workers: int, timeout: float = 600.0) -> Scaled:
         """Returns when there are so many and each holds its part. Raises ExpertMeshError."""
         change = Change()
-        self._loop.post(partial(self._mind.resize, num_workers, change))
         try:
-            return change.future.result(timeout)
+            return self._wait(change, partial(self._mind.resize, num_workers, change), timeout)
         except TimeoutError:
             raise ClusterError(f"not {num_workers} workers within {timeout:g} s; it goes on") from None
 
     def prepare(self, module: ExpertModule, timeout: float = 300.0) -> None:
         """Returns when a new module is wherever it shall be. Raises ExpertMeshError; then it is nowhere."""
         change = Change(keys=frozenset([module.key]))
-        self._loop.post(partial(self._mind.add, module, change))
         try:
-            change.future.result(timeout)
+            self._wait(change, partial(self._mind.add, module, change), timeout)
         except TimeoutError:
             self.release([module.key])
             raise ClusterError(
@@ -77,6 +76,16 @@ class Supervisor:
         """What people call each module."""
         return self._mind.expert_ids()
 
-    def close(self, timeout: float = 30.0) -> None:
-        """Ends what is going on; the workers stay. Idempotent."""
-        self._loop.close(timeout)
+    def halt(self) -> None:
+        """Those who wait for a change, and who would, get HaltedError from now on. Idempotent."""
+        self._halt.set()
+
+    def close(self, timeout: float = 30.0) -> bool:
+        """Ends what is going on; the workers stay. False when some of it outlasts `timeout`. Idempotent."""
+        self.halt()
+        return self._loop.close(timeout)
+
+    def _wait(self, change: Change, event: Callable[[], None], timeout: float) -> Scaled:
+        self._halt.check()
+        self._loop.post(event)
+        return self._halt.result(change.future, timeout)

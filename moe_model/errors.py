@@ -11,6 +11,7 @@
         ├── NumericError         the model produced numbers that are none
         ├── FencedError          another coordinator has taken over the expert workers
         ├── ReplyError           an expert worker answered with something that is no result
+        ├── HaltedError          it was told to stop before it was done
         └── ExpertsLostError     experts that a step needs have no live holder
 
 Messages are one line and name the thing. The command line prints them as they are.
@@ -59,6 +60,10 @@ class FencedError(WorldError):
 
 class ReplyError(WorldError):
     """An expert worker's reply failed validation; it is never used as data."""
+
+
+class HaltedError(WorldError):
+    """What was under way ends, for it was told to stop."""
 
 
 class ExpertsLostError(WorldError):

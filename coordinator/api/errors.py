@@ -20,6 +20,7 @@ from moe_model.errors import (
     ExpertMeshError,
     ExpertsLostError,
     FencedError,
+    HaltedError,
     ReplyError,
     WorkerStartError,
 )
@@ -132,6 +133,7 @@ _EXCEPTIONS: tuple[tuple[type[BaseException], Reason, str], ...] = (
     ),
     (CapacityError, Reason.KV_CAPACITY_TOO_SMALL, "the request does not fit the server's KV cache"),
     (EngineClosedError, Reason.DRAINING, "the server is shutting down"),
+    (HaltedError, Reason.DRAINING, "the server is shutting down"),
     (SlowConsumerError, Reason.SLOW_CONSUMER, "more output waits to be read than one request may hold"),
     (StepMemoryError, Reason.OUT_OF_MEMORY, "not enough memory for this request"),
     (

@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 
 from coordinator.engine.request import Request
 from coordinator.exchange import ExchangeError, ExpertExchange
-from moe_model.errors import WorkerStartError
+from moe_model.errors import HaltedError, WorkerStartError
 from moe_model.kernels.choice import KernelChoice, choose_kernels
 from moe_model.modules import Catalog, ExpertModule
 from moe_model.sampling import SamplingParams
@@ -358,4 +358,18 @@ def test_an_engine_that_is_closed_meanwhile_is_said_to_be(source: Path, donor: P
     changing, waiting = Changing.open(source), Future[None]()
     waiting.cancel()
     over_call(changing, waiting)
-    refused(changing, lambda e: e.remove(1, 2), None, "the server is shutting down")
+    before = changing.state()
+    with pytest.raises(HaltedError, match="the server is shutting down"):
+        changing.exchange.remove(1, 2)
+    assert changing.state() == before
+
+
+def test_a_load_that_is_halted_says_so_and_leaves_nothing(source: Path, donor: Path) -> None:
+    def halted(module: ExpertModule) -> None:
+        raise HaltedError("it is being stopped")
+
+    changing = Changing.open(source)
+    changing.exchange, released = exchange_over(changing, halted)
+    with pytest.raises(HaltedError):
+        changing.exchange.replace(1, 2, module_of(donor, 0, 0))
+    assert released == [[(1, 4)]]

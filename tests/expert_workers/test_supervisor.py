@@ -1,7 +1,7 @@
 """What a supervisor brings about while nothing fails: starts, changes of the number of workers, exchanges."""
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
@@ -14,8 +14,9 @@ from expert_workers import members
 from expert_workers.changes import Scaled
 from expert_workers.members import WorkerState
 from expert_workers.remote_experts import RemoteExperts
-from expert_workers.worker import ExpertWorker
-from moe_model.errors import WorkerStartError
+from expert_workers.supervisor import Supervisor
+from expert_workers.worker import ExpertWorker, WorkerSpec
+from moe_model.errors import HaltedError, WorkerStartError
 from moe_model.modules import Catalog, ExpertModule
 from moe_model.router import Routing
 from tests.expert_workers.supervised import (
@@ -235,3 +236,62 @@ def test_workers_that_run_already_are_used_as_they_are(monkeypatch: pytest.Monke
         assert second.held() == held
         second.check_equal()
         second.close()
+
+
+class Blocked(World):
+    """A world in which a load is under way until it is let go."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.begun, self.go, self.blocks = threading.Event(), threading.Event(), False
+
+    def make_worker(self, spec: WorkerSpec) -> ExpertWorker:
+        worker = super().make_worker(spec)
+        load = worker.load
+
+        def blocked(modules: Sequence[ExpertModule]) -> None:
+            if self.blocks:
+                self.begun.set()
+                assert self.go.wait(30)
+            load(modules)
+
+        worker.load = blocked  # type: ignore[method-assign]
+        return worker
+
+
+CHANGES = pytest.mark.parametrize(
+    "change",
+    [
+        pytest.param(lambda supervisor: supervisor.scale(4), id="scale"),
+        pytest.param(lambda supervisor: supervisor.prepare(NEW), id="prepare"),
+        pytest.param(lambda supervisor: supervisor.start(4, 60.0), id="start"),
+    ],
+)
+
+
+@CHANGES
+def test_a_change_that_is_under_way_ends_when_it_is_closed(change: Callable[[Supervisor], object]) -> None:
+    """The one who waits is told at once, and not when the load is over."""
+    world = Blocked()
+    coordinator = Coordinator(world)
+    with ThreadPoolExecutor(1) as executor:
+        try:
+            coordinator.start(2)
+            world.blocks = True
+            waiting = executor.submit(change, coordinator.supervisor)
+            coordinator.until(world.begun.is_set)
+            assert not coordinator.supervisor.close(0.0), "the load goes on"
+            with pytest.raises(HaltedError):
+                waiting.result(30)
+        finally:
+            world.go.set()
+            coordinator.close()
+            world.machine.end()
+
+
+@CHANGES
+def test_a_change_after_the_close_is_refused_at_once(change: Callable[[Supervisor], object]) -> None:
+    with supervised(2) as (coordinator, _):
+        coordinator.supervisor.close()
+        with pytest.raises(HaltedError):
+            change(coordinator.supervisor)
