@@ -8,7 +8,7 @@ from chaos.report import as_json, table
 from chaos.run import Target, run_scenario
 from chaos.scenario import changed, find
 from coordinator.cli import main
-from coordinator.commands.connection_arguments import connection
+from coordinator.commands.connection import connection
 from coordinator.commands.termination import sigterm_exits
 
 

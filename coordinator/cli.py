@@ -1,7 +1,8 @@
-"""The command `expertmesh`: finds the sub-command's module and turns our errors into one line.
+"""The command `expertmesh`: finds the sub-command's modules and turns our errors into one line.
 
-A module in coordinator/commands has HELP, add_arguments(parser) and run(args) -> exit code. It is loaded when
-it is asked for, so that a client does not wait for torch and Ray.
+A command is two modules of coordinator/commands: one has add_arguments(parser), the other run(args) -> exit
+code. The first imports nothing heavy and is all that `--help`, a wrong argument and a completion load; the
+second is loaded when there is something to run. They are one where the whole command is light.
 """
 
 import argparse
@@ -11,72 +12,103 @@ import os
 import sys
 from collections.abc import Sequence
 from importlib import metadata
-from typing import NoReturn, Protocol, cast
+from typing import NamedTuple, Protocol, cast
 
+from coordinator.commands.parser import OneLineParser, did_you_mean, harmless, quoted
 from moe_model.errors import ExpertMeshError
 
+
+class Entry(NamedTuple):
+    """A command: the modules of its arguments and of what it does, and what its help says."""
+
+    arguments: str
+    runs: str
+    help: str
+
+
 COMMANDS = {
-    "serve": ("serve", "serve a checkpoint with Ray expert workers over gRPC and HTTP"),
-    "generate": ("generate", "generate from a checkpoint without a server"),
-    "demo": ("demo", "start everything, stream one generation, stop everything"),
-    "client": ("client", "stream a generation from a server"),
-    "top": ("top", "show a server's load, workers, experts and rates, live"),
-    "scale": ("scale", "change the number of a server's expert workers"),
-    "experts": ("experts", "list, exchange, add and retire experts of a running server"),
-    "keys": ("keys", "make API keys"),
-    "bench": ("bench", "measure this machine: engine, service, dispatch, other systems"),
-    "chaos": ("chaos", "break workers of a live server under load, and report what was lost"),
-    "import": ("import_checkpoint", "turn ModularForge files into a checkpoint"),
-    "inspect": ("inspect_checkpoint", "show what a checkpoint holds, and verify it"),
-    "init": ("init_checkpoint", "write a randomly initialised checkpoint"),
+    "serve": Entry(
+        "serve_arguments", "serve", "serve a checkpoint with Ray expert workers over gRPC and HTTP"
+    ),
+    "generate": Entry("generate_arguments", "generate", "generate from a checkpoint without a server"),
+    "demo": Entry("demo_arguments", "demo", "start everything, stream one generation, stop everything"),
+    "client": Entry("client_arguments", "client", "stream a generation from a server"),
+    "top": Entry("top_arguments", "top", "show a server's load, workers, experts and rates, live"),
+    "scale": Entry("scale_arguments", "scale", "change the number of a server's workers, while it serves"),
+    "experts": Entry(
+        "experts_arguments", "experts", "list, exchange, add and retire experts of a running server"
+    ),
+    "keys": Entry("keys", "keys", "make API keys"),
+    "bench": Entry("bench", "bench", "measure this machine: engine, service, dispatch, other systems"),
+    "chaos": Entry("chaos", "chaos", "break workers of a live server under load, report what was lost"),
+    "import": Entry(
+        "import_arguments", "import_checkpoint", "turn a model made by ModularForge into a checkpoint"
+    ),
+    "inspect": Entry("inspect_arguments", "inspect_checkpoint", "show what a checkpoint holds, verify it"),
+    "init": Entry("init_arguments", "init_checkpoint", "write a randomly initialised checkpoint"),
+    "completion": Entry("completion_arguments", "completion", "teach a shell to complete this command"),
 }
 
 
-class Command(Protocol):
-    """What a module in coordinator/commands provides."""
-
-    HELP: str
+class Arguments(Protocol):
+    """What a command's module of arguments provides."""
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None: ...
+
+
+class Runs(Protocol):
+    """What a command's other module provides."""
 
     def run(self, args: argparse.Namespace) -> int: ...
 
 
-class OneLineParser(argparse.ArgumentParser):
-    """An argument parser whose errors are one line."""
+class Completion(Protocol):
+    """What answers a shell."""
 
-    def error(self, message: str) -> NoReturn:
-        self.exit(2, f"{self.prog}: error: {message} (see {self.prog} --help)\n")
+    def answer(self, parser: argparse.ArgumentParser) -> None: ...
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command; returns its exit code (1 for our errors, 2 for usage, 130 for Ctrl-C)."""
-    args = list(sys.argv[1:] if argv is None else argv)
     if isinstance(sys.stdout, io.TextIOWrapper):
         # A model writes any character; a terminal that cannot show one gets a question mark.
         sys.stdout.reconfigure(errors="replace")
+    try:
+        try:
+            return _main(list(sys.argv[1:] if argv is None else argv))
+        finally:
+            # Here, where it is caught, and not at the interpreter's end: the reader may have left.
+            if sys.stdout is not None:
+                sys.stdout.flush()
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:
+        # What is still buffered must not raise again at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+
+
+def _main(args: list[str]) -> int:
+    if "_ARGCOMPLETE" in os.environ:
+        cast(Completion, _module("completion")).answer(full_parser())
     if not args or args[0] not in COMMANDS:
         return _top_level(args)
+    name, entry = args[0], COMMANDS[args[0]]
+    parser = OneLineParser(prog=f"expertmesh {name}", description=entry.help)
+    cast(Arguments, _module(entry.arguments)).add_arguments(parser)
+    parsed = parser.parse_args(args[1:])
     # grpc reads these when it is imported. It writes lines of its own about ports, whose meaning comes as
     # our errors; and its handlers around a fork, which Ray's start is, can wait for its threads for ever.
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
-    module, _ = COMMANDS[args[0]]
-    command = cast(Command, importlib.import_module(f"coordinator.commands.{module}"))
-    parser = OneLineParser(prog=f"expertmesh {args[0]}", description=command.HELP)
-    command.add_arguments(parser)
-    return _run(command, parser.parse_args(args[1:]), parser.prog)
+    return _run(entry, parsed, parser.prog)
 
 
-def _run(command: Command, args: argparse.Namespace, prog: str) -> int:
+def _run(entry: Entry, args: argparse.Namespace, prog: str) -> int:
     try:
-        return command.run(args)
-    except KeyboardInterrupt:
-        return 130
+        return cast(Runs, _module(entry.runs)).run(args)
     except BrokenPipeError:
-        # The reader left; what is still buffered must not raise again at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
+        raise
     except OSError as error:
         return _complain(prog, f"{error.filename}: {error.strerror}" if error.filename else str(error))
     except ExpertMeshError as error:
@@ -88,25 +120,47 @@ def _run(command: Command, args: argparse.Namespace, prog: str) -> int:
         return _complain(prog, "not enough memory")
 
 
+def _module(name: str) -> object:
+    return importlib.import_module(f"coordinator.commands.{name}")
+
+
 def _complain(prog: str, message: str) -> int:
-    # A name from outside may hold anything, also what moves a terminal's cursor.
-    shown = "".join(char if char.isprintable() else "?" for char in " ".join(message.split()))
-    sys.stderr.write(f"{prog}: error: {shown}\n")
+    sys.stderr.write(f"{prog}: error: {harmless(message)}\n")
     return 1
 
 
-def _top_level(args: Sequence[str]) -> int:
-    """Help, version, and what to do with a command that there is not."""
+def full_parser() -> argparse.ArgumentParser:
+    """All commands in one, for a shell that asks what may come next."""
+    parser = _top_parser()
+    actions = parser.add_subparsers(dest="command")
+    for name, entry in COMMANDS.items():
+        command = actions.add_parser(name, help=entry.help)
+        cast(Arguments, _module(entry.arguments)).add_arguments(command)
+    return parser
+
+
+def _top_parser() -> OneLineParser:
     parser = OneLineParser(
         prog="expertmesh",
+        usage="expertmesh [-h] [--version] COMMAND ...",
         description="Distributed expert-parallel inference for mixture-of-experts language models.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         epilog="commands:\n"
-        + "\n".join(f"  {name:<10}{text}" for name, (_, text) in COMMANDS.items())
+        + "\n".join(f"  {name:<12}{entry.help}" for name, entry in COMMANDS.items())
         + "\n\n`expertmesh COMMAND --help` has its options.",
     )
     parser.add_argument("--version", action="version", version=metadata.version("expertmesh"))
-    parser.add_argument("command", choices=COMMANDS, metavar="command", help="one of those below")
+    return parser
+
+
+def _top_level(args: list[str]) -> int:
+    """Help, version, and what to do with a command that there is not."""
+    parser = _top_parser()
+    if not args:
+        parser.error("a command is missing")
+    if not args[0].startswith("-"):
+        names = [*COMMANDS, "--help", "--version"]
+        parser.error(f"unknown command {quoted(args[0])}{did_you_mean(args[0], names)}")
     parser.parse_args(args)
     return 2
 

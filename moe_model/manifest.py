@@ -16,6 +16,7 @@ import torch
 from moe_model import strict_json
 from moe_model.config import ModelConfig
 from moe_model.errors import CheckpointError, ConfigError
+from moe_model.names import DTYPE_NAMES
 from moe_model.strict_json import brief
 
 FORMAT = "expertmesh"
@@ -24,7 +25,7 @@ MANIFEST = "manifest.json"
 SHARED = "shared.safetensors"
 TOKENIZER = "tokenizer.json"
 CHAT_TEMPLATE = "chat_template.jinja"
-DTYPES: Mapping[str, torch.dtype] = MappingProxyType({"float32": torch.float32, "bfloat16": torch.bfloat16})
+DTYPES: Mapping[str, torch.dtype] = MappingProxyType({name: getattr(torch, name) for name in DTYPE_NAMES})
 MAX_MANIFEST_BYTES = 64 << 20
 MAX_FILE_BYTES = 1 << 50
 MAX_EOS_TOKENS = 64

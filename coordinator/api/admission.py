@@ -2,20 +2,9 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 
 from coordinator.api.errors import ApiError, Quota, Reason
-
-DEFAULT_MAX_REQUESTS = 256
-DEFAULT_MAX_TOKENS = 1 << 18
-
-
-@dataclass(frozen=True, slots=True)
-class AdmissionConfig:
-    """`max_requests` bounds sequences that run or wait, `max_tokens` the prompt tokens of those that wait."""
-
-    max_requests: int = DEFAULT_MAX_REQUESTS
-    max_tokens: int = DEFAULT_MAX_TOKENS
+from coordinator.settings import AdmissionConfig as AdmissionConfig
 
 
 class Ticket:

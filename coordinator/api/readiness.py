@@ -10,6 +10,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 from coordinator.engine.engine import EngineStats
+from coordinator.settings import ReadinessConfig as ReadinessConfig
 
 logger = logging.getLogger(__name__)
 
@@ -22,15 +23,6 @@ class Sources:
 
     stats: Callable[[], EngineStats]
     missing_experts: Callable[[], int]
-
-
-@dataclass(frozen=True, slots=True)
-class ReadinessConfig:
-    """Seconds; `patience` is how many bad looks in a row make a server not ready."""
-
-    interval: float = 0.25
-    stall_timeout: float = 60.0
-    patience: int = 2
 
 
 class Readiness:

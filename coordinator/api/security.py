@@ -6,32 +6,16 @@ Knows no transport; the environment's key comes as an argument.
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from pathlib import Path
 
 from coordinator.api.api_keys import ApiKeys, Limits
 from coordinator.api.auth import Authenticator, KeyAuthenticator, NoAuthenticator
 from coordinator.api.grpc_address import is_loopback, parse_address
 from coordinator.api.quotas import KeyQuotas, NoQuotas, Quotas
-from coordinator.api.tls import TlsConfig, TlsFiles
+from coordinator.api.tls import TlsFiles
+from coordinator.settings import SecurityConfig as SecurityConfig
 from moe_model.errors import ConfigError
 
 logger = logging.getLogger(__name__)
-
-# Half of the queue's default: no key takes all of it from the others.
-DEFAULT_KEY_LIMITS = Limits(concurrent=128)
-DEFAULT_MAX_REQUEST_SECONDS = 3600.0
-
-
-@dataclass(frozen=True, slots=True)
-class SecurityConfig:
-    """`reflection` None: on as long as there are no keys. `key_limits` are for keys whose line has none."""
-
-    api_key_file: Path | None = None
-    key_limits: Limits = DEFAULT_KEY_LIMITS
-    tls: TlsConfig | None = None
-    insecure: bool = False
-    reflection: bool | None = None
-    max_request_seconds: float = DEFAULT_MAX_REQUEST_SECONDS
 
 
 @dataclass(frozen=True, slots=True)

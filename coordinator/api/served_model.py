@@ -2,26 +2,19 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from enum import StrEnum
 from typing import Protocol
 
 from coordinator.api.chat_template import ChatTemplate
 from coordinator.api.errors import ApiError, Reason, Resource, echo
 from coordinator.engine.constraint import Constraint
 from coordinator.engine.request import ContextOverflow
+from coordinator.settings import GenerationConfig
 from moe_model.checkpoint import GenerationDefaults
 from moe_model.config import ModelConfig
 from moe_model.tokenizer import Tokenizer
 
 # Of each layer.
 ExpertIds = tuple[tuple[int, ...], ...]
-
-
-class GenerationConfig(StrEnum):
-    """Where the defaults of sampling come from: the checkpoint, or nowhere."""
-
-    MODEL = "model"
-    NONE = "none"
 
 
 class ConstraintCompiler(Protocol):

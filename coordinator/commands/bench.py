@@ -10,8 +10,6 @@ from pathlib import Path
 
 from moe_model.errors import ConfigError
 
-HELP = "measure this machine: the engine, the service, the dispatch to workers, other systems"
-
 BENCHMARKS = {
     "engine": "prefill and decode rates, alone and with expert workers, beside the origin without a cache",
     "serve": "what gRPC leaves of the engine's rate, and what clients wait for: closed loop and open loop",

@@ -13,8 +13,6 @@ from coordinator.commands.connection_arguments import add_connection_arguments
 from coordinator.commands.engine_arguments import positive, positive_seconds
 from moe_model.errors import ConfigError
 
-HELP = "break workers of a live server under load, and report requests lost, tokens changed, gaps"
-
 MAX_SEED = 2**31
 FOLDER = Path(__file__).parents[2] / "chaos"
 

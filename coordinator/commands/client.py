@@ -8,27 +8,9 @@ from contextlib import closing
 
 from coordinator.client import Client, ClientError, Delta, Finished, Summary
 from coordinator.client_messages import GenerateOptions, Prompt
-from coordinator.commands.connection_arguments import add_connection_arguments, connection
-from coordinator.commands.generation_arguments import add_generation_arguments, options_of, prompt_of
+from coordinator.commands.connection import connection
+from coordinator.commands.generation_arguments import options_of, prompt_of
 from coordinator.commands.shown import Shown
-
-HELP = "stream a generation from a server"
-MAX_TIMEOUT = 86400.0
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("address", metavar="HOST:PORT", help="gRPC address of the server")
-    add_generation_arguments(parser)
-    add_connection_arguments(parser)
-    parser.add_argument("--model", metavar="NAME", help="served model (default: the server's own)")
-    parser.add_argument(
-        "--timeout", type=_seconds, default=300.0, metavar="S", help="seconds for the whole call (300)"
-    )
-    parser.add_argument(
-        "--json",
-        action="store_true",
-        help="print one JSON object, with token ids, instead of a stream of text",
-    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -80,13 +62,3 @@ def _summary(num_tokens: int, until_first: float, total: float, finish_reason: s
         f"{num_tokens} tokens, {rate:.1f} tokens/s, first token after {until_first:.3f} s, "
         f"finished: {finish_reason}"
     )
-
-
-def _seconds(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = 0.0
-    if not 0 < value <= MAX_TIMEOUT:
-        raise argparse.ArgumentTypeError(f"{text[:80]!r} is not in (0, {MAX_TIMEOUT:g}] seconds")
-    return value

@@ -3,11 +3,6 @@
 import argparse
 from pathlib import Path
 
-from coordinator.client_connection import Connection
-from moe_model.errors import ConfigError
-
-MAX_KEY_BYTES = 4096
-
 
 def add_connection_arguments(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("connection")
@@ -16,24 +11,3 @@ def add_connection_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--tls-cert", type=Path, metavar="FILE", help="the client's own certificate (PEM)")
     group.add_argument("--tls-key", type=Path, metavar="FILE", help="its key (PEM)")
     group.add_argument("--api-key-file", type=Path, metavar="FILE", help="a file with the API key in it")
-
-
-def connection(args: argparse.Namespace) -> Connection:
-    """Raises ConfigError for options that need each other and for files that cannot be read."""
-    if (args.tls_cert is None) != (args.tls_key is None):
-        raise ConfigError("--tls-cert and --tls-key need each other")
-    if args.tls_cert is not None and not (args.tls or args.tls_ca):
-        raise ConfigError("--tls-cert needs --tls or --tls-ca")
-    api_key = None if args.api_key_file is None else _key(args.api_key_file)
-    return Connection(args.tls, args.tls_ca, args.tls_cert, args.tls_key, api_key)
-
-
-def _key(path: Path) -> str:
-    try:
-        data = path.read_bytes()[:MAX_KEY_BYTES]
-    except OSError as error:
-        raise ConfigError(f"{path}: {error.strerror}") from None
-    key = data.decode("ascii", "replace").strip()
-    if not key or not key.isprintable() or not key.isascii():
-        raise ConfigError(f"{path}: holds no API key")
-    return key

@@ -4,33 +4,15 @@ import argparse
 import asyncio
 import logging
 import time
-from pathlib import Path
 
 from coordinator.client import AsyncClient, Delta
 from coordinator.client_requests import generate_request
-from coordinator.commands.engine_arguments import (
-    add_engine_arguments,
-    add_insecure_argument,
-    add_worker_arguments,
-    engine_config,
-    workers_config,
-)
+from coordinator.commands.engine_arguments import workers_config
+from coordinator.commands.engine_config import engine_config
 from coordinator.commands.termination import sigterm_exits
 from coordinator.config import Addresses, ServeConfig
 from coordinator.main import configure_process, describe_experts
 from coordinator.server import open_server
-
-HELP = "start everything, stream one generation, say who did what, stop everything"
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("checkpoint", type=Path, metavar="CHECKPOINT", help="folder of a checkpoint")
-    parser.add_argument("--prompt", required=True, metavar="TEXT", help="text to continue")
-    parser.add_argument("--max-tokens", type=int, default=120, metavar="N", help="tokens to generate (120)")
-    parser.add_argument("--seed", type=int, default=7, metavar="S", help="of the random numbers (7)")
-    add_worker_arguments(parser, default_workers=2)
-    add_insecure_argument(parser)
-    add_engine_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> int:

@@ -3,8 +3,8 @@
 import argparse
 from pathlib import Path
 
-from coordinator.config import EngineConfig, WorkersConfig
-from moe_model.manifest import DTYPES
+from coordinator.settings import EngineSizes, WorkersConfig
+from moe_model.names import DTYPE_NAMES
 
 TRANSPORTS = ("stream", "ray", "in-process")
 # More would not be slow but end the process, or the machine.
@@ -13,11 +13,11 @@ MAX_WORKERS = 1024
 
 
 def add_engine_arguments(parser: argparse.ArgumentParser) -> None:
-    default = EngineConfig()
+    default = EngineSizes()
     group = parser.add_argument_group("engine")
     group.add_argument(
         "--dtype",
-        choices=DTYPES,
+        choices=DTYPE_NAMES,
         default="float32",
         help="of weights and activations; float32 is exact (float32)",
     )
@@ -47,7 +47,7 @@ def add_engine_arguments(parser: argparse.ArgumentParser) -> None:
     _add_sizes(group, default)
 
 
-def _add_sizes(group: argparse._ArgumentGroup, default: EngineConfig) -> None:
+def _add_sizes(group: argparse._ArgumentGroup, default: EngineSizes) -> None:
     group.add_argument(
         "--max-batch",
         type=positive,
@@ -119,7 +119,7 @@ def _add_data_plane_arguments(group: argparse._ArgumentGroup, default: WorkersCo
     )
     group.add_argument(
         "--wire-dtype",
-        choices=tuple(DTYPES),
+        choices=DTYPE_NAMES,
         default=default.wire_dtype,
         help="of rows on their way to workers; bfloat16 halves the bytes and rounds rows of a float32 model; "
         f"answers are float32 ({default.wire_dtype})",
@@ -236,21 +236,6 @@ def _add_worker_times(group: argparse._ArgumentGroup, default: WorkersConfig) ->
         default=default.start_timeout,
         metavar="S",
         help=f"seconds the workers may take to load ({default.start_timeout:g})",
-    )
-
-
-def engine_config(args: argparse.Namespace) -> EngineConfig:
-    return EngineConfig(
-        dtype=DTYPES[args.dtype],
-        expert_dtype=args.expert_dtype,
-        kernels=args.kernels,
-        device=args.device,
-        num_threads=args.threads,
-        kv_cache_bytes=args.kv_cache_mib << 20,
-        max_num_seqs=args.max_batch,
-        max_step_tokens=args.max_step_tokens,
-        prefix_caching=args.prefix_caching,
-        micro_batches=None if args.micro_batches == "auto" else int(args.micro_batches),
     )
 
 

@@ -5,20 +5,14 @@ import json
 import sys
 import time
 from dataclasses import replace
-from pathlib import Path
 
 from coordinator import client_messages, client_requests
 from coordinator.api.event_join import join
 from coordinator.api.events import EventWriter
 from coordinator.api.validation import Generation, resolve
-from coordinator.commands.engine_arguments import (
-    add_engine_arguments,
-    add_insecure_argument,
-    add_worker_arguments,
-    engine_config,
-    workers_config,
-)
-from coordinator.commands.generation_arguments import add_generation_arguments, options_of, prompt_of
+from coordinator.commands.engine_arguments import workers_config
+from coordinator.commands.engine_config import engine_config
+from coordinator.commands.generation_arguments import options_of, prompt_of
 from coordinator.commands.shown import Shown
 from coordinator.commands.termination import sigterm_exits
 from coordinator.config import DEFAULT_MAX_OUTPUT_TOKENS, ModelOptions
@@ -27,19 +21,6 @@ from coordinator.main import build_engine, configure_process, open_experts, serv
 from moe_model.checkpoint import Checkpoint
 from moe_model.errors import ConfigError
 from protos.expertmesh.v1 import generation_pb2 as pb
-
-HELP = "generate from a checkpoint without a server"
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("checkpoint", type=Path, metavar="CHECKPOINT", help="folder of a checkpoint")
-    add_generation_arguments(parser)
-    parser.add_argument(
-        "--json", action="store_true", help="print one JSON object with token ids and timings"
-    )
-    add_engine_arguments(parser)
-    add_worker_arguments(parser, default_workers=0)
-    add_insecure_argument(parser)
 
 
 def run(args: argparse.Namespace) -> int:

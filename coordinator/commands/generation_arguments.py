@@ -5,9 +5,11 @@ Values are checked by whoever generates, so that both commands and every other c
 
 import argparse
 from pathlib import Path
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
-from coordinator.client_messages import GenerateOptions, Prompt
+if TYPE_CHECKING:
+    # Only the types: the messages load protobuf.
+    from coordinator.client_messages import GenerateOptions, Prompt
 
 OVERFLOWS = ("stop", "slide")
 _OPTION_NAMES = (
@@ -104,17 +106,17 @@ def _add_shaping(parser: argparse.ArgumentParser) -> None:
     number("--experts-per-token", type=int, metavar="K", help="instead of the model's own number")
 
 
-def prompt_of(args: argparse.Namespace) -> Prompt:
+def prompt_of(args: argparse.Namespace) -> "Prompt":
     """The prompt as text, token ids or a conversation."""
     if args.chat is not None:
         return [{"role": "user", "content": args.chat}]
     return cast("str | list[int]", args.prompt if args.token_ids is None else args.token_ids)
 
 
-def options_of(args: argparse.Namespace) -> GenerateOptions:
+def options_of(args: argparse.Namespace) -> "GenerateOptions":
     """What was given; the rest is left to the model's and the server's defaults."""
     given = {name: getattr(args, name) for name in _OPTION_NAMES if getattr(args, name) is not None}
-    return cast(GenerateOptions, given)
+    return cast("GenerateOptions", given)
 
 
 def text_of(path: str) -> str:

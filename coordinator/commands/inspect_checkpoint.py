@@ -10,16 +10,6 @@ from moe_model.checkpoint import Checkpoint
 from moe_model.families import family_of
 from moe_model.manifest import SHARED, TOKENIZER, dtype_name
 
-HELP = "show what a checkpoint holds"
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("checkpoint", metavar="CHECKPOINT", help="the checkpoint's folder")
-    parser.add_argument(
-        "--verify", action="store_true", help="read every file and check its SHA-256 and tensors"
-    )
-    parser.add_argument("--json", action="store_true", help="print one JSON object")
-
 
 def run(args: argparse.Namespace) -> int:
     checkpoint = Checkpoint.open(args.checkpoint)

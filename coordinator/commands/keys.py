@@ -6,8 +6,6 @@ import sys
 from coordinator.api.api_keys import Limits, key_of, new_secret, parse_limits
 from moe_model.errors import ConfigError
 
-HELP = "make API keys"
-
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     actions = parser.add_subparsers(dest="action", required=True, metavar="new")

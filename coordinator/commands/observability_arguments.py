@@ -3,7 +3,7 @@
 import argparse
 
 from coordinator.api.logging_setup import FORMATS
-from coordinator.config import ObservabilityConfig
+from coordinator.settings import ObservabilityConfig
 
 LEVELS = ("debug", "info", "warning", "error")
 

@@ -3,10 +3,10 @@
 import argparse
 from pathlib import Path
 
-from coordinator.api.security import DEFAULT_MAX_REQUEST_SECONDS, SecurityConfig
 from coordinator.api.tls import TlsConfig
 from coordinator.commands.engine_arguments import positive_seconds
 from coordinator.commands.keys import key_limits
+from coordinator.settings import SecurityConfig
 from moe_model.errors import ConfigError
 
 
@@ -50,9 +50,9 @@ def add_security_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--max-request-seconds",
         type=positive_seconds,
-        default=DEFAULT_MAX_REQUEST_SECONDS,
+        default=default.max_request_seconds,
         metavar="S",
-        help=f"seconds after which any request ends ({DEFAULT_MAX_REQUEST_SECONDS:.0f})",
+        help=f"seconds after which any request ends ({default.max_request_seconds:.0f})",
     )
 
 

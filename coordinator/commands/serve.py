@@ -5,22 +5,12 @@ import asyncio
 import logging
 import os
 import sys
-from pathlib import Path
 
-from coordinator.commands.engine_arguments import (
-    add_engine_arguments,
-    add_worker_arguments,
-    engine_config,
-    workers_config,
-)
-from coordinator.commands.observability_arguments import (
-    add_observability_arguments,
-    observability_config,
-)
-from coordinator.commands.security_arguments import add_security_arguments, security_config
+from coordinator.commands.engine_arguments import workers_config
+from coordinator.commands.engine_config import engine_config
+from coordinator.commands.observability_arguments import observability_config
+from coordinator.commands.security_arguments import security_config
 from coordinator.commands.serve_arguments import (
-    add_model_arguments,
-    add_service_arguments,
     addresses,
     admission_config,
     model_options,
@@ -29,18 +19,6 @@ from coordinator.commands.serve_arguments import (
 from coordinator.config import ServeConfig
 from coordinator.main import api_key, configure_logging, configure_process
 from coordinator.serving import serve
-
-HELP = "serve a checkpoint with Ray expert workers over gRPC and HTTP"
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("checkpoint", type=Path, metavar="CHECKPOINT", help="folder of a checkpoint")
-    add_service_arguments(parser)
-    add_model_arguments(parser)
-    add_security_arguments(parser)
-    add_observability_arguments(parser)
-    add_worker_arguments(parser, default_workers=2)
-    add_engine_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> int:

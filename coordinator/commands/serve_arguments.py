@@ -3,19 +3,40 @@
 import argparse
 from pathlib import Path
 
-from coordinator.api.admission import AdmissionConfig
-from coordinator.api.readiness import ReadinessConfig
-from coordinator.api.served_model import GenerationConfig
-from coordinator.commands.engine_arguments import positive, positive_seconds
-from coordinator.config import Addresses, ModelOptions, ServeConfig
-from coordinator.engine.request import ContextOverflow
+from coordinator.commands.engine_arguments import (
+    add_engine_arguments,
+    add_worker_arguments,
+    positive,
+    positive_seconds,
+)
+from coordinator.commands.observability_arguments import add_observability_arguments
+from coordinator.commands.security_arguments import add_security_arguments
+from coordinator.engine.options import ContextOverflow
+from coordinator.settings import (
+    Addresses,
+    AdmissionConfig,
+    GenerationConfig,
+    ModelOptions,
+    ReadinessConfig,
+    ServiceTimes,
+)
 from moe_model.errors import ConfigError
 
 OFF = "off"
 MAX_NUM_SEQUENCES = 64
 
 
-def add_service_arguments(parser: argparse.ArgumentParser) -> None:
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("checkpoint", type=Path, metavar="CHECKPOINT", help="folder of a checkpoint")
+    _add_service_arguments(parser)
+    _add_model_arguments(parser)
+    add_security_arguments(parser)
+    add_observability_arguments(parser)
+    add_worker_arguments(parser, default_workers=2)
+    add_engine_arguments(parser)
+
+
+def _add_service_arguments(parser: argparse.ArgumentParser) -> None:
     default, admission = Addresses(), AdmissionConfig()
     group = parser.add_argument_group("service")
     for name, what in (
@@ -47,7 +68,7 @@ def add_service_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_times(group: argparse._ArgumentGroup) -> None:
-    readiness, serve = ReadinessConfig(), ServeConfig(Path())
+    readiness, serve = ReadinessConfig(), ServiceTimes()
     for name, default, what in (
         (
             "--stall-timeout",
@@ -73,7 +94,7 @@ def _add_times(group: argparse._ArgumentGroup) -> None:
     )
 
 
-def add_model_arguments(parser: argparse.ArgumentParser) -> None:
+def _add_model_arguments(parser: argparse.ArgumentParser) -> None:
     default = ModelOptions()
     group = parser.add_argument_group("model")
     group.add_argument(
@@ -98,17 +119,15 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument(
         "--context-overflow",
-        type=ContextOverflow,
-        choices=list(ContextOverflow),
-        default=default.context_overflow,
+        choices=[one.value for one in ContextOverflow],
+        default=default.context_overflow.value,
         metavar="stop|slide",
         help="for requests that do not say: stop at the end of the context, or slide (stop)",
     )
     group.add_argument(
         "--generation-config",
-        type=GenerationConfig,
-        choices=list(GenerationConfig),
-        default=default.generation_config,
+        choices=[one.value for one in GenerationConfig],
+        default=default.generation_config.value,
         metavar="model|none",
         help="defaults of sampling: the checkpoint's, or neutral ones (model)",
     )
@@ -148,8 +167,8 @@ def model_options(args: argparse.Namespace) -> ModelOptions:
         aliases=tuple(args.model_alias),
         max_output_tokens=args.max_output_tokens,
         max_num_sequences=args.max_num_sequences,
-        context_overflow=args.context_overflow,
-        generation_config=args.generation_config,
+        context_overflow=ContextOverflow(args.context_overflow),
+        generation_config=GenerationConfig(args.generation_config),
         chat_template=args.chat_template,
         allow_routed_experts=args.routed_experts,
     )

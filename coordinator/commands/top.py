@@ -7,21 +7,9 @@ from rich.console import Console
 from rich.live import Live
 
 from coordinator.client_messages import ClientError
-from coordinator.commands.connection_arguments import add_connection_arguments, connection
-from coordinator.commands.engine_arguments import positive, positive_seconds
+from coordinator.commands.connection import connection
 from coordinator.commands.top_view import Look, problem, render
 from coordinator.control_client import ControlClient
-
-HELP = "show a server's load, workers, experts and rates, live"
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("address", metavar="HOST:PORT", help="address of the server's ControlService")
-    parser.add_argument(
-        "--interval", type=positive_seconds, default=1.0, metavar="S", help="seconds between two looks (1)"
-    )
-    parser.add_argument("--count", type=positive, metavar="N", help="end after N looks (default: Ctrl-C)")
-    add_connection_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> int:

@@ -6,10 +6,9 @@ Shapes: T tokens, G key/value heads, d head size; slot = block * block_size + of
 import torch
 from torch import Tensor
 
+from coordinator.engine.options import DEFAULT_BLOCK_SIZE
 from moe_model.config import ModelConfig
 from moe_model.errors import ConfigError
-
-DEFAULT_BLOCK_SIZE = 16
 
 
 class KVCache:

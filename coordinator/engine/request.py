@@ -8,6 +8,7 @@ from enum import StrEnum
 import numpy as np
 
 from coordinator.engine.constraint import Constraint
+from coordinator.engine.options import ContextOverflow as ContextOverflow
 from coordinator.engine.stop_text import StopText, TextMatch
 from moe_model.errors import ExpertMeshError
 from moe_model.router import ExpertSelection
@@ -21,13 +22,6 @@ class FinishReason(StrEnum):
     LENGTH = "length"
     TIME_LIMIT = "time_limit"
     ABORT = "abort"
-
-
-class ContextOverflow(StrEnum):
-    """What happens when prompt and output fill the context."""
-
-    STOP = "stop"
-    SLIDE = "slide"
 
 
 @dataclass(frozen=True, slots=True)

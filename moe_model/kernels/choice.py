@@ -1,12 +1,11 @@
 """Which kernels compute a model here."""
 
-from typing import Literal
-
 import torch
 
 from moe_model.errors import ConfigError
 from moe_model.kernels.base import Kernels
 from moe_model.kernels.torch_kernels import TorchKernels
+from moe_model.names import KernelChoice as KernelChoice
 
 try:
     from moe_model.native.native_kernels import NativeKernels
@@ -15,8 +14,6 @@ except ImportError:
     HAS_NATIVE = False
 else:
     HAS_NATIVE = True
-
-KernelChoice = Literal["auto", "native", "torch"]
 
 
 def choose_kernels(

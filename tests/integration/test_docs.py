@@ -105,9 +105,9 @@ def test_operating_names_every_metric(server: Server) -> None:
 @pytest.mark.parametrize("page", EVERY_PAGE, ids=lambda path: str(path.relative_to(ROOT)))
 def test_every_option_exists(page: Path) -> None:
     known = set(FOREIGN)
-    for module, _ in COMMANDS.values():
+    for entry in COMMANDS.values():
         parser = argparse.ArgumentParser()
-        importlib.import_module(f"coordinator.commands.{module}").add_arguments(parser)
+        importlib.import_module(f"coordinator.commands.{entry.arguments}").add_arguments(parser)
         known |= options(parser)
     named = set(re.findall(r"(?<![\w-])--[a-z][a-z0-9-]*", page.read_text(encoding="utf-8")))
     assert named - known == set()

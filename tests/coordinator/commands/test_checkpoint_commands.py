@@ -12,18 +12,30 @@ from typing import Any
 import pytest
 import torch
 
-from coordinator.commands import import_checkpoint, init_checkpoint, inspect_checkpoint
+from coordinator.commands import (
+    import_arguments,
+    import_checkpoint,
+    init_arguments,
+    init_checkpoint,
+    inspect_arguments,
+    inspect_checkpoint,
+)
 from coordinator.commands.progress import ProgressLine, format_bytes
 from moe_model.checkpoint import Checkpoint
 from moe_model.config import ModelConfig
 from moe_model.errors import CheckpointError, ConfigError
 
+ARGUMENTS = {
+    import_checkpoint: import_arguments,
+    init_checkpoint: init_arguments,
+    inspect_checkpoint: inspect_arguments,
+}
 FACTS = {"num_parameters": 261472, "num_active_parameters_per_token": 147904}
 
 
 def run(command: ModuleType, *argv: object) -> int:
     parser = argparse.ArgumentParser()
-    command.add_arguments(parser)
+    ARGUMENTS[command].add_arguments(parser)
     code: int = command.run(parser.parse_args([str(arg) for arg in argv]))
     return code
 

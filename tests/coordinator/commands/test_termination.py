@@ -11,9 +11,9 @@ from coordinator.commands.termination import sigterm_exits
 
 COMMAND = """
 import argparse, sys
-from coordinator.commands import init_checkpoint
+from coordinator.commands import init_arguments, init_checkpoint
 parser = argparse.ArgumentParser()
-init_checkpoint.add_arguments(parser)
+init_arguments.add_arguments(parser)
 init_checkpoint.run(parser.parse_args(sys.argv[1:]))
 """
 

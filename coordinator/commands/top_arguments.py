@@ -1,0 +1,15 @@
+"""The arguments of `expertmesh top`."""
+
+import argparse
+
+from coordinator.commands.connection_arguments import add_connection_arguments
+from coordinator.commands.engine_arguments import positive, positive_seconds
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("address", metavar="HOST:PORT", help="address of the server's ControlService")
+    parser.add_argument(
+        "--interval", type=positive_seconds, default=1.0, metavar="S", help="seconds between two looks (1)"
+    )
+    parser.add_argument("--count", type=positive, metavar="N", help="end after N looks (default: Ctrl-C)")
+    add_connection_arguments(parser)
