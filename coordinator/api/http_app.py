@@ -40,14 +40,15 @@ _Routes = dict[str, tuple[str, Handler]]
 
 @dataclass(frozen=True, slots=True)
 class HttpServices:
-    """What the routes need. `readiness` gives reasons against, `metrics` a text and its content type;
+    """What the routes need. `readiness` gives reasons against, `metrics` for an Accept header a text and its
+    content type;
     `observed` is told path, method, status and seconds of every request; `strict_fields` refuses fields
     that nobody knows."""
 
     front: Front
     authenticator: Authenticator
     readiness: Callable[[], Sequence[str]]
-    metrics: Callable[[], tuple[bytes, str]]
+    metrics: Callable[[str], tuple[bytes, str]]
     observed: Callable[[str, str, int, float], None]
     write_stall_timeout: float = 60.0
     strict_fields: bool = False
@@ -301,7 +302,7 @@ class HttpApi:
         )
 
     async def _metrics(self, request: Request, call: _Call) -> Response:
-        text, content_type = self._services.metrics()
+        text, content_type = self._services.metrics(request.headers.get("accept", ""))
         return Response(text, headers={"content-type": content_type})
 
     async def _version(self, request: Request, call: _Call) -> Response:

@@ -9,8 +9,10 @@ from typing import Protocol
 
 from prometheus_client import CollectorRegistry, Metric
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
-from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
+from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, generate_latest
+from prometheus_client.openmetrics import exposition as openmetrics
 
+from coordinator.api.metrics_accept import wants_openmetrics
 from coordinator.api.metrics_experts import ExpertMetrics
 from coordinator.api.metrics_fronts import FrontMetrics
 from coordinator.api.metrics_names import COMPATIBLE, PREFIX
@@ -57,9 +59,14 @@ class Metrics:
         self.requests.open(model, max_context)
         self.experts.open(model, [view.rank for view in sources.topology()])
 
-    def render(self) -> tuple[bytes, str]:
-        """The text, and its content type."""
-        return generate_latest(_View(self._registry, self._vllm_names)), CONTENT_TYPE_LATEST
+    def render(self, accept: str = "") -> tuple[bytes, str]:
+        """The text, and its content type: OpenMetrics for those whose Accept header prefers it."""
+        view = _View(self._registry, self._vllm_names)
+        if wants_openmetrics(accept):
+            # Our names need no escaping, and the default one would take the colon out of vLLM's.
+            text: bytes = openmetrics.generate_latest(view, openmetrics.ALLOWUTF8)  # type: ignore[no-untyped-call]
+            return text, openmetrics.CONTENT_TYPE_LATEST
+        return generate_latest(view), CONTENT_TYPE_PLAIN_0_0_4
 
     def _read(self) -> Iterator[Metric]:
         if self._sources is None:
@@ -141,7 +148,7 @@ class _View:
             yield metric
             stem = metric.name.removeprefix(PREFIX)
             if self._vllm_names and metric.name.startswith(PREFIX) and stem in COMPATIBLE:
-                yield _renamed(metric, f"vllm:{stem}")
+                yield _renamed(metric, f"vllm:{COMPATIBLE[stem]}")
 
 
 def _renamed(metric: Metric, name: str) -> Metric:

@@ -54,7 +54,7 @@ class RequestMetrics:
         if not self._model:
             return
         self._steps[record.phase].observe(record.seconds)
-        self._histograms["iteration_tokens_total"].observe(record.num_tokens)
+        self._histograms["iteration_tokens"].observe(record.num_tokens)
 
     def finished(self, caller: Caller, facts: Facts, error: ApiError | None, *, cancelled: bool) -> None:
         if not self._model:
@@ -130,5 +130,5 @@ def _histograms(max_context: int) -> Sequence[tuple[str, str, Sequence[float]]]:
         ("request_generation_tokens", "Tokens generated for a request.", tokens),
         ("request_params_max_tokens", "max_tokens of a request.", tokens),
         ("request_params_n", "Sequences of a request.", names.NUM_SEQUENCES),
-        ("iteration_tokens_total", "Tokens of one step.", names.ITERATION_TOKENS),
+        ("iteration_tokens", "Tokens of one step.", names.ITERATION_TOKENS),
     )

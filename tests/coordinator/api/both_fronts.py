@@ -79,7 +79,7 @@ def _services(setup: Setup, front: Front, observed: list[tuple[str, int]]) -> Ht
         front=front,
         authenticator=setup.authenticator,
         readiness=tuple,
-        metrics=lambda: (b"# none\n", "text/plain"),
+        metrics=lambda accept: (b"# none\n", "text/plain"),
         observed=lambda path, method, status, seconds: observed.append((path, status)),
     )
 

@@ -52,7 +52,7 @@ class Http:
             front=Front(self.gate, self.ended, max_seconds=max_seconds),
             authenticator=authenticator or NoAuthenticator(),
             readiness=lambda: self.reasons,
-            metrics=lambda: (b"# none\n", "text/plain"),
+            metrics=lambda accept: (f"# {accept}\n".encode(), "text/plain"),
             observed=lambda path, method, status, _: self.observed.append((path, method, status)),
             strict_fields=strict_fields,
         )

@@ -41,7 +41,7 @@ EXPECTED = {
     "expertmesh_request_generation_tokens": ("histogram", MODEL),
     "expertmesh_request_params_max_tokens": ("histogram", MODEL),
     "expertmesh_request_params_n": ("histogram", MODEL),
-    "expertmesh_iteration_tokens_total": ("histogram", MODEL),
+    "expertmesh_iteration_tokens": ("histogram", MODEL),
     "expertmesh_step_seconds": ("histogram", MODEL | {"phase"}),
     "expertmesh_expert_workers": ("gauge", MODEL | {"state"}),
     "expertmesh_expert_worker_up": ("gauge", MODEL | {"rank"}),
