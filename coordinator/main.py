@@ -32,6 +32,7 @@ from moe_model.files import read_file
 from moe_model.kernels.choice import choose_kernels, set_torch_threads
 from moe_model.living import load_living_experts
 from moe_model.loading import load_model
+from moe_model.manifest import CHAT_TEMPLATE
 from moe_model.tokenizer import Tokenizer
 
 logger = logging.getLogger(__name__)
@@ -149,14 +150,16 @@ def _chat_template(
     if options.chat_template is not None:
         data = read_file(options.chat_template, max_size=MAX_CHAT_TEMPLATE_BYTES, follow_links=True)
         source: str | None = data.decode(errors="replace")
+        name = options.chat_template.name
     else:
         source = checkpoint.read_chat_template()
+        name = CHAT_TEMPLATE
     if source is None or tokenizer is None:
         return None
     special = {"bos_token": checkpoint.generation.bos_token_id}
     special["eos_token"] = next(iter(checkpoint.generation.eos_token_ids), None)
     texts = {name: _text_of(tokenizer, token_id) for name, token_id in special.items()}
-    return ChatTemplate(source, **texts)
+    return ChatTemplate(source, **texts, name=name)
 
 
 def _text_of(tokenizer: Tokenizer, token_id: int | None) -> str:

@@ -72,6 +72,9 @@ async def open_server(config: ServeConfig) -> AsyncIterator[RunningServer]:
         model = await asyncio.to_thread(served_model, checkpoint, config.model, config.engine)
         if model.constraints is not None:
             stack.callback(model.constraints.close)
+        if model.chat_template is not None:
+            stack.callback(model.chat_template.close)
+            await asyncio.to_thread(model.chat_template.try_out)
         opened = open_experts(checkpoint, config.engine, config.workers, watchers.pools, over)
         experts = await asyncio.to_thread(opened.__enter__)
         stack.push_async_callback(asyncio.to_thread, opened.__exit__, None, None, None)

@@ -108,7 +108,7 @@ def test_grpc_itself_is_in_the_grpc_files() -> None:
         ("uvicorn", "coordinator/api/http_"),
         ("prometheus_client", "coordinator/api/metrics"),
         ("opentelemetry", "coordinator/api/tracing"),
-        ("jinja2", "coordinator/api/chat_template.py"),
+        ("jinja2", "coordinator/api/chat_template_main.py"),
         ("llguidance", "coordinator/structured/"),
         ("rich", "coordinator/commands/"),
     ],

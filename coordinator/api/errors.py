@@ -11,6 +11,7 @@ from typing import TypedDict, Unpack
 
 import torch
 
+from coordinator.confined.errors import BusyError
 from coordinator.engine.async_engine import DuplicateRequestError, EngineClosedError, SlowConsumerError
 from coordinator.engine.engine import CapacityError, StepMemoryError
 from coordinator.engine.generations import UnknownExpertError
@@ -131,6 +132,7 @@ _EXCEPTIONS: tuple[tuple[type[BaseException], Reason, str], ...] = (
         Reason.INVALID_FIELD,
         "experts: leaves no expert in some layer, for one has just been retired",
     ),
+    (BusyError, Reason.QUEUE_FULL, "the server is busy with what other requests have to be prepared for"),
     (CapacityError, Reason.KV_CAPACITY_TOO_SMALL, "the request does not fit the server's KV cache"),
     (EngineClosedError, Reason.DRAINING, "the server is shutting down"),
     (HaltedError, Reason.DRAINING, "the server is shutting down"),

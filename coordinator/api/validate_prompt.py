@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 
-from coordinator.api.chat_template import ChatMessage, ChatTemplateError
+from coordinator.api.chat_template import ChatMessage, ChatTemplateError, ChatTemplateLimitError
 from coordinator.api.errors import ApiError, Reason
 from coordinator.api.served_model import ServedModel
 from coordinator.api.violations import Violations
@@ -131,9 +131,13 @@ def encode_chat(
         raise ApiError.of(
             Reason.NO_CHAT_TEMPLATE, "this model has no chat template; use a text prompt", field=field
         )
+    if served.chat_template.refusal:
+        raise ApiError.of(Reason.NO_CHAT_TEMPLATE, served.chat_template.refusal, field=field)
     messages = [ChatMessage(role=each.role, content=each.content) for each in chat.messages]
     try:
         text = served.chat_template.render(messages)
+    except ChatTemplateLimitError as error:
+        raise ApiError.of(Reason.INVALID_FIELD, str(error), field=field) from None
     except ChatTemplateError:
         message = "the chat template cannot render these messages"
         raise ApiError.of(Reason.INVALID_FIELD, message, field=field) from None

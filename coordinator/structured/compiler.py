@@ -9,8 +9,9 @@ import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from coordinator.confined.errors import BusyError
 from coordinator.structured.cache import LruCache
-from coordinator.structured.errors import ConstraintError, ProbeError
+from coordinator.structured.errors import ConstraintError
 from coordinator.structured.grammars import KINDS, Value, library_grammar
 from coordinator.structured.library import build, make_tokenizer
 from coordinator.structured.matcher import GrammarConstraint, MaskRows
@@ -59,7 +60,8 @@ class ConstraintCompiler:
 
     def compile(self, kind: str, value: Value) -> GrammarConstraint:
         """A constraint of the caller's own. Takes milliseconds, at worst twice `compile_seconds` and the wait
-        for others' turns: call it where waiting is allowed. Raises ConstraintError, ProbeError.
+        for others' turns: call it where waiting is allowed. Raises ConstraintError, BusyError and
+        NoProcessError.
         """
         key = (kind, value if isinstance(value, str) else tuple(value))
         grammar = self._known.get(key) or self._check(key)
@@ -80,7 +82,7 @@ class ConstraintCompiler:
         """The library's grammar, once it has been built without harm."""
         grammar = library_grammar(*key)
         if not self._turn.acquire(timeout=self._limits.wait_seconds):
-            raise ProbeError("structured output: too many constraints are being compiled")
+            raise BusyError("structured output: too many constraints are being compiled")
         try:
             if self._known.get(key) is None:
                 self._probe.check(grammar.text)

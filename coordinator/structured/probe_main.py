@@ -1,70 +1,39 @@
-"""The probe's process: builds every grammar it is sent and says what came of it. python -m ... < frames
-
-A frame is a length in four bytes, big end first, and that many bytes. The first one holds the vocabulary. It
-ends with its input. What hangs, crashes or eats memory does so here and not in the server.
-"""
+"""The probe's process: builds every grammar it is sent and says what came of it. The first frame holds the
+vocabulary."""
 
 import json
-import resource
-import signal
-import struct
-import sys
-import threading
-from typing import BinaryIO
 
+from llguidance import LLTokenizer
+
+from coordinator.confined.child import Limits, run
 from coordinator.structured.errors import ConstraintError
 from coordinator.structured.library import build, make_tokenizer
 
-MAX_ADDRESS_SPACE = 1 << 30
-# Whoever asked has long given up, or is no more.
-SECONDS_TO_LIVE = 10
-# Smaller than any stack that a thread of the server has: what fits here does not overflow there.
-STACK_BYTES = 1 << 20
+LIMITS = Limits(
+    address_space=1 << 30,
+    # Whoever asked has long given up, or is no more.
+    cpu_seconds=10,
+    # Smaller than any stack that a thread of the server has: what fits here does not overflow there.
+    stack_bytes=1 << 20,
+)
 
 
-def read_frame(stream: BinaryIO) -> bytes | None:
-    """None at the end of the stream."""
-    header = stream.read(4)
-    return stream.read(struct.unpack(">I", header)[0]) if len(header) == 4 else None
-
-
-def frame(payload: bytes) -> bytes:
-    return struct.pack(">I", len(payload)) + payload
-
-
-def serve(requests: BinaryIO, replies: BinaryIO) -> None:
+class Builder:
     """Replies with nothing to the vocabulary and to each good grammar, else with why it is refused."""
-    vocabulary = read_frame(requests)
-    if vocabulary is None:
-        return
-    tokenizer = make_tokenizer([token.encode("latin-1") for token in json.loads(vocabulary)])
-    _reply(replies, "")
-    while (grammar := read_frame(requests)) is not None:
-        signal.alarm(SECONDS_TO_LIVE)
+
+    def __init__(self) -> None:
+        self._tokenizer: LLTokenizer | None = None
+
+    def __call__(self, text: bytes) -> bytes:
+        if self._tokenizer is None:
+            self._tokenizer = make_tokenizer([token.encode("latin-1") for token in json.loads(text)])
+            return b""
         try:
-            build(tokenizer, grammar.decode()).deep_copy()
-            reply = ""
+            build(self._tokenizer, text.decode()).deep_copy()
         except ConstraintError as error:
-            reply = str(error)
-        signal.alarm(0)
-        _reply(replies, reply)
-
-
-def _reply(replies: BinaryIO, text: str) -> None:
-    replies.write(frame(text.encode()))
-    replies.flush()
-
-
-def main() -> None:
-    _, hard = resource.getrlimit(resource.RLIMIT_AS)
-    bound = MAX_ADDRESS_SPACE if hard == resource.RLIM_INFINITY else min(hard, MAX_ADDRESS_SPACE)
-    resource.setrlimit(resource.RLIMIT_AS, (bound, hard))
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    threading.stack_size(STACK_BYTES)
-    thread = threading.Thread(target=serve, args=(sys.stdin.buffer, sys.stdout.buffer))
-    thread.start()
-    thread.join()
+            return str(error).encode()
+        return b""
 
 
 if __name__ == "__main__":
-    main()
+    run(Builder(), LIMITS)

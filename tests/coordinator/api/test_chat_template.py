@@ -1,8 +1,26 @@
-"""Chat templates: what a rendering is given, and where it ends."""
+"""Chat templates: what a rendering is given, where it ends, and what becomes of those that want too much."""
+
+import logging
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import closing
 
 import pytest
 
-from coordinator.api.chat_template import ChatMessage, ChatTemplate, ChatTemplateError
+from coordinator.api.chat_template import (
+    NUM_RENDERERS,
+    ChatMessage,
+    ChatTemplate,
+    ChatTemplateError,
+    ChatTemplateLimitError,
+)
+from coordinator.confined.errors import BusyError
+from moe_model.errors import ConfigError
+from tests.coordinator.api.hostile_templates import HOSTILE, QUICK, switch
+from tests.coordinator.confined.children import children
 
 TURNS = "{% for m in messages %}<{{ m.role }}>{{ m.content | trim }}</>{% endfor %}"
 TALK = [ChatMessage(role="user", content="hi"), ChatMessage(role="assistant", content="hello ")]
@@ -34,3 +52,137 @@ def test_variables_of_a_request_cannot_take_the_servers_place() -> None:
     template = ChatTemplate("{{ bos_token }}{{ messages | length }}{{ mood }}{{ tools }}", bos_token="<s>")
     variables = {"mood": "glad", "bos_token": "x", "messages": []}
     assert template.render(TALK, variables=variables) == "<s>2gladNone"
+
+
+@pytest.mark.parametrize("name", QUICK)
+def test_a_template_that_takes_too_much_is_refused_by_name(
+    name: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    check_refusal(HOSTILE[name], caplog)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", HOSTILE)
+def test_every_template_that_takes_too_much_is_refused(name: str, caplog: pytest.LogCaptureFixture) -> None:
+    check_refusal(HOSTILE[name], caplog)
+
+
+def check_refusal(source: str, caplog: pytest.LogCaptureFixture) -> None:
+    with closing(ChatTemplate(source, name="odd.jinja")) as template, caplog.at_level(logging.WARNING):
+        template.try_out()
+        assert template.refusal.startswith("chat template odd.jinja ")
+    assert any(limit in template.refusal for limit in ("0.5 s", "224 MiB", "4194304 characters", "nested"))
+    assert caplog.messages == [template.refusal]
+
+
+def test_a_conversation_that_takes_too_much_leaves_the_template_to_others() -> None:
+    talk = [ChatMessage(role="user", content="text doubled with ~")]
+    with closing(ChatTemplate(switch())) as template:
+        template.try_out()
+        assert template.refusal == ""
+        with pytest.raises(ChatTemplateLimitError, match="takes more than 224 MiB"):
+            template.render(talk)
+        assert template.render(TALK) == "hi hello  "
+
+
+def test_a_text_that_is_no_template_says_so() -> None:
+    words = r"^chat template odd\.jinja: line 1: "
+    with (
+        closing(ChatTemplate("{% if", name="odd.jinja")) as template,
+        pytest.raises(ConfigError, match=words),
+    ):
+        template.try_out()
+
+
+def test_a_template_that_wants_other_conversations_is_kept() -> None:
+    with closing(ChatTemplate("{{ raise_exception('roles must alternate') }}")) as template:
+        template.try_out()
+        assert template.refusal == ""
+        with pytest.raises(ChatTemplateError, match=r"^roles must alternate$"):
+            template.render(TALK)
+
+
+@pytest.mark.parametrize(
+    ("source", "words"),
+    [
+        ("{{ nothing.there }}", "UndefinedError: 'nothing' is undefined"),
+        ("{{ 'a' + 1 }}", "TypeError: "),
+        ("{{ messages.__class__.__mro__ }}", "SecurityError: "),
+        ("{{ 'a' * 9 }}", "TemplateError: \\* is not allowed here"),
+        ("{{ 10 ** 10 ** 10 }}", "TemplateError: \\*\\* is not allowed here"),
+    ],
+)
+def test_a_templates_own_errors_are_told(source: str, words: str) -> None:
+    with closing(ChatTemplate(source)) as template, pytest.raises(ChatTemplateError, match=words):
+        template.render(TALK)
+
+
+def test_odd_text_comes_through() -> None:
+    with closing(ChatTemplate("{{ messages[0].content }}{{ '\ud800' }}")) as template:
+        assert template.render([ChatMessage(role="user", content="東京 🙂\x00\n")]) == "東京 🙂\x00\n\ud800"
+
+
+def test_the_largest_messages_fit() -> None:
+    talk = [ChatMessage(role="user", content="a" * ((4 << 20) - 8) + "🙂")]
+    with closing(ChatTemplate("{{ messages[0].content }}")) as template:
+        assert template.render(talk) == talk[0]["content"]
+
+
+def test_variables_that_are_too_deep_are_refused() -> None:
+    deep: object = 1
+    for _ in range(100_000):
+        deep = [deep]
+    with closing(ChatTemplate("x")) as template, pytest.raises(ChatTemplateError, match="no JSON"):
+        template.render(TALK, variables={"deep": deep})
+
+
+@pytest.fixture
+def stopped() -> Iterator[tuple[ChatTemplate, set[int]]]:
+    """A template all of whose renderers stand still, with their pids."""
+    before = children()
+    with closing(ChatTemplate(switch())) as template:
+        while len(pids := children() - before) < NUM_RENDERERS:
+            threads = [threading.Thread(target=template.render, args=(TALK,)) for _ in range(8)]
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join()
+        for pid in pids:
+            os.kill(pid, signal.SIGSTOP)
+        yield template, pids
+
+
+def test_a_rendering_that_stands_still_ends_by_the_clock(stopped: tuple[ChatTemplate, set[int]]) -> None:
+    template, pids = stopped
+    began = time.monotonic()
+    with pytest.raises(ChatTemplateLimitError, match="takes more than"):
+        template.render(TALK)
+    assert time.monotonic() - began >= 1
+    assert len(children() & pids) == NUM_RENDERERS - 1
+
+
+def test_waiting_for_a_renderer_is_bounded(stopped: tuple[ChatTemplate, set[int]]) -> None:
+    template, _ = stopped
+    found: list[type[Exception]] = []
+
+    def render() -> None:
+        with pytest.raises((BusyError, ChatTemplateLimitError)) as caught:
+            template.render(TALK)
+        found.append(caught.type)
+
+    threads = [threading.Thread(target=render) for _ in range(NUM_RENDERERS + 1)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert (
+        sorted(kind.__name__ for kind in found) == ["BusyError"] + ["ChatTemplateLimitError"] * NUM_RENDERERS
+    )
+
+
+def test_its_processes_end_with_it() -> None:
+    before = children()
+    with closing(ChatTemplate(switch())) as template:
+        template.render(TALK)
+        assert len(children() - before) == 1
+    assert children() == before

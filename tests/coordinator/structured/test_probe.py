@@ -9,19 +9,16 @@ import time
 
 import pytest
 
+from coordinator.confined.errors import BusyError
 from coordinator.structured.compiler import CompilerLimits, ConstraintCompiler
-from coordinator.structured.errors import ConstraintError, ProbeError
+from coordinator.structured.errors import ConstraintError
 from coordinator.structured.probe import Probe
+from tests.coordinator.confined.children import children
 from tests.coordinator.structured.walks import EOS, TINY, load_tokenizer
 
 GOOD = json.dumps({"grammars": [{"lark_grammar": 'start: "a"\n%llguidance {"no_forcing": true}'}]})
 BAD = json.dumps({"grammars": [{"lark_grammar": "start: b"}]})
 TOKENS = [bytes([byte]) for byte in range(256)]
-
-
-def children() -> set[int]:
-    with open(f"/proc/{os.getpid()}/task/{threading.main_thread().native_id}/children") as file:
-        return {int(pid) for pid in file.read().split()}
 
 
 def test_it_starts_when_needed_and_ends_when_closed() -> None:
@@ -94,7 +91,7 @@ def test_waiting_for_a_turn_is_bounded() -> None:
 
     thread = threading.Thread(target=hog)
     thread.start()
-    with pytest.raises(ProbeError, match="too many"):
+    with pytest.raises(BusyError, match="too many"):
         compile_until_refused(compiler)
     assert compiler.compile("regex", "known")
     thread.join()

@@ -1,0 +1,106 @@
+"""A renderer's process: compiles the template that its first frame holds, then renders it, frame by frame.
+
+Jinja in its immutable sandbox. The sandbox keeps a template from the process, the process keeps it from the
+server. A reply is one byte, an Outcome, and a text.
+"""
+
+import json
+from enum import IntEnum
+from typing import Any, NoReturn
+
+import jinja2
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+from coordinator.confined.child import Limits, run
+
+MAX_RENDERED_CHARS = 4 << 20
+MAX_WORDS = 200
+
+LIMITS = Limits(address_space=224 << 20, cpu_seconds=0.5)
+
+
+class Outcome(IntEnum):
+    """What became of a question; the text is the rendering, or says what went wrong."""
+
+    DONE = 0
+    FAILED = 1
+    NO_TEMPLATE = 2
+    OUT_OF_MEMORY = 3
+    TOO_LONG = 4
+    TOO_DEEP = 5
+
+
+def reply(outcome: Outcome, text: str = "") -> bytes:
+    return bytes([outcome]) + text.encode(errors="surrogatepass")
+
+
+class _RaisedError(Exception):
+    """The template itself says that it cannot render these messages."""
+
+
+class _Environment(ImmutableSandboxedEnvironment):
+    """Without the ways to make much of little: `*` on text, powers; the sandbox bounds ranges itself."""
+
+    intercepted_binops = frozenset({"*", "**"})
+
+    def call_binop(self, context: object, operator: str, left: object, right: object) -> object:
+        if operator == "**" or isinstance(left, (str, list, tuple)) or isinstance(right, (str, list, tuple)):
+            raise jinja2.TemplateError(f"{operator} is not allowed here")
+        return super().call_binop(context, operator, left, right)  # type: ignore[arg-type]
+
+
+class Renderer:
+    """Takes the template's source first, then variables as JSON."""
+
+    def __init__(self) -> None:
+        self._template: jinja2.Template | None = None
+        self._refusal: bytes | None = None
+
+    def __call__(self, question: bytes) -> bytes:
+        """Every error ends here: a template fails in any way that Python can."""
+        is_first = self._template is None and self._refusal is None
+        try:
+            answer = self._compiled(question) if is_first else self._rendered(question)
+        except MemoryError:
+            answer = reply(Outcome.OUT_OF_MEMORY)
+        except _RaisedError as error:
+            answer = reply(Outcome.FAILED, str(error)[:MAX_WORDS])
+        except jinja2.TemplateSyntaxError as error:
+            answer = reply(Outcome.NO_TEMPLATE, f"line {error.lineno}: {error.message}"[:MAX_WORDS])
+        except RecursionError:
+            answer = reply(Outcome.TOO_DEEP)
+        except Exception as error:  # noqa: BLE001
+            # A template that does not compile though its syntax is right nests more than Python can.
+            outcome = Outcome.TOO_DEEP if is_first else Outcome.FAILED
+            answer = reply(outcome, f"{type(error).__name__}: {error}"[:MAX_WORDS])
+        if is_first and self._template is None:
+            self._refusal = answer
+        return answer
+
+    def _compiled(self, source: bytes) -> bytes:
+        environment = _Environment(trim_blocks=True, lstrip_blocks=True)
+        environment.globals["raise_exception"] = _raise
+        self._template = environment.from_string(source.decode(errors="surrogatepass"))
+        return reply(Outcome.DONE)
+
+    def _rendered(self, question: bytes) -> bytes:
+        if self._template is None:
+            assert self._refusal is not None
+            return self._refusal
+        variables: dict[str, Any] = json.loads(question)
+        parts: list[str] = []
+        num_chars = 0
+        for part in self._template.generate(**variables):
+            num_chars += len(part)
+            if num_chars > MAX_RENDERED_CHARS:
+                return reply(Outcome.TOO_LONG)
+            parts.append(part)
+        return reply(Outcome.DONE, "".join(parts))
+
+
+def _raise(message: object) -> NoReturn:
+    raise _RaisedError(message)
+
+
+if __name__ == "__main__":
+    run(Renderer(), LIMITS)
