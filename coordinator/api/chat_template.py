@@ -24,7 +24,7 @@ MAX_TEMPLATE_CHARS = 1 << 20
 NUM_RENDERERS = 2
 # By the clock, of one rendering; its time on a processor has a limit of its own, which is met first unless
 # the machine is very busy.
-RENDER_SECONDS = 1.25
+RENDER_SECONDS = 1.0
 WAIT_SECONDS = 0.5
 # What is the server's to say; a request's own variables cannot take their place.
 RESERVED_VARIABLES = ("messages", "add_generation_prompt", "bos_token", "eos_token")

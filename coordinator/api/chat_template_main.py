@@ -16,7 +16,7 @@ from coordinator.confined.child import Limits, run
 MAX_RENDERED_CHARS = 4 << 20
 MAX_WORDS = 200
 
-LIMITS = Limits(address_space=224 << 20, cpu_seconds=0.5)
+LIMITS = Limits(address_space=224 << 20, cpu_seconds=0.4)
 
 
 class Outcome(IntEnum):
