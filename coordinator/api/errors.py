@@ -66,6 +66,7 @@ class Reason(StrEnum):
     QUOTA_EXCEEDED = "QUOTA_EXCEEDED"
     SLOW_CONSUMER = "SLOW_CONSUMER"
     REQUEST_TOO_LARGE = "REQUEST_TOO_LARGE"
+    UNSUPPORTED_ENCODING = "UNSUPPORTED_ENCODING"
     NOT_READY = "NOT_READY"
     DRAINING = "DRAINING"
     EXPERT_WORKER_LOST = "EXPERT_WORKER_LOST"
@@ -115,6 +116,7 @@ TABLE: Mapping[Reason, Row] = {
     Reason.QUOTA_EXCEEDED: Row(Code.RESOURCE_EXHAUSTED, 429, _RATE, "quota_exceeded", retry_after=1.0),
     Reason.SLOW_CONSUMER: Row(Code.RESOURCE_EXHAUSTED, 503, _SERVER, "slow_consumer", should_retry=False),
     Reason.REQUEST_TOO_LARGE: Row(Code.RESOURCE_EXHAUSTED, 413, _BAD_REQUEST, "request_too_large"),
+    Reason.UNSUPPORTED_ENCODING: Row(Code.UNIMPLEMENTED, 415, _BAD_REQUEST, "unsupported_encoding"),
     Reason.NOT_READY: Row(Code.UNAVAILABLE, 503, _SERVER, "not_ready", retry_after=1.0),
     Reason.DRAINING: Row(Code.UNAVAILABLE, 503, _SERVER, "not_ready", retry_after=1.0),
     Reason.EXPERT_WORKER_LOST: Row(Code.UNAVAILABLE, 503, _SERVER, "expert_worker_lost", retry_after=5.0),

@@ -23,6 +23,7 @@ from coordinator.api.http_answer import Asked, Shape, StreamOptions
 from coordinator.api.http_errors import error_response, plain_error
 from coordinator.api.http_json import Body, BodyReader, integers, invalid, unknown_field
 from coordinator.api.http_parameters import UnknownFields
+from coordinator.api.http_paths import nothing_there
 from coordinator.api.http_respond import EventStream, Job, respond
 from coordinator.api.http_shapes import token_text
 from coordinator.api.request_ids import given_ids, id_headers
@@ -170,7 +171,7 @@ class HttpApi:
         call = _call_of(request)
         try:
             self._identify(request)
-            response = _nothing_there(error)
+            response = _nothing_there(error, request)
         except ApiError as refused:
             response = self._failed(refused, "unknown", request, call)
         response.headers.update(id_headers(call.request_id, call.given_ids))
@@ -318,12 +319,15 @@ class HttpApi:
         return _json({})
 
 
-def _nothing_there(error: HTTPException) -> Response:
+def _nothing_there(error: HTTPException, request: Request) -> Response:
+    headers = dict(error.headers or {})
     if error.status_code == 405:
-        response = plain_error(405, "this method is not allowed here", "method_not_allowed")
+        method = "GET" if "GET" in headers.get("Allow", "") else "POST"
+        response = plain_error(405, f"this method is not allowed here; use {method}", "method_not_allowed")
     else:
-        response = plain_error(404, "there is no such path", "not_found")
-    response.headers.update(error.headers or {})
+        paths = [route.path for route in request.app.routes]
+        response = plain_error(404, nothing_there(request.scope["path"], paths), "not_found")
+    response.headers.update(headers)
     return response
 
 

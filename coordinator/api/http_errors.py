@@ -6,6 +6,7 @@ from typing import Any
 from starlette.responses import Response
 
 from coordinator.api.errors import ApiError, Code, Reason
+from coordinator.api.http_inflate import ACCEPTED
 from coordinator.api.http_parameters import parameter_of
 
 
@@ -30,6 +31,8 @@ def error_response(error: ApiError, *, is_chat: bool = False) -> Response:
         headers["retry-after"] = str(max(1, round(error.retry_after)))
     if error.row.should_retry is not None:
         headers["x-should-retry"] = "true" if error.row.should_retry else "false"
+    if error.reason is Reason.UNSUPPORTED_ENCODING:
+        headers["accept-encoding"] = ACCEPTED
     if error.code is Code.UNAUTHENTICATED:
         headers["www-authenticate"] = "Bearer"
     body = json.dumps(error_body(error, is_chat=is_chat))

@@ -9,11 +9,13 @@ import json
 import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any, NoReturn
 
 from starlette.requests import ClientDisconnect, Request
 
 from coordinator.api.errors import ApiError, Quota, Reason
+from coordinator.api.http_inflate import inflated, is_compressed
 
 MAX_BODY_BYTES = 16 << 20
 # Of all bodies that are being read.
@@ -35,23 +37,35 @@ class BodyReader:
         declared = request.headers.get("content-length", "0")
         if declared.isdigit() and int(declared) > MAX_BODY_BYTES:
             raise _too_large()
+        compressed = is_compressed(request.headers.getlist("content-encoding"))
+        with self._holding() as held:
+            data = await self._received(request, held)
+            if compressed and data:
+                # Elsewhere, for it takes some hundredths of a second whatever the size of what came.
+                content = await asyncio.to_thread(inflated, bytes(data), MAX_BODY_BYTES)
+                if content is None:
+                    raise _too_large()
+                self._take(len(content), held)
+                return _parsed(content)
+            return _parsed(data)
+
+    async def _received(self, request: Request, held: "_Held") -> bytearray:
         data = bytearray()
         try:
             async with asyncio.timeout(self._max_seconds):
                 async for part in request.stream():
                     data += part
-                    self._take(len(part))
+                    self._take(len(part), held)
                     if len(data) > MAX_BODY_BYTES:
                         raise _too_large()
-            return _parsed(data)
         except ClientDisconnect:
             raise invalid("body", "ended before it was complete") from None
         except TimeoutError:
             raise invalid("body", f"did not arrive within {self._max_seconds:g} s") from None
-        finally:
-            self._num_bytes -= len(data)
+        return data
 
-    def _take(self, num_bytes: int) -> None:
+    def _take(self, num_bytes: int, held: "_Held") -> None:
+        held.num_bytes += num_bytes
         self._num_bytes += num_bytes
         if self._num_bytes > MAX_BYTES_AT_ONCE:
             quota = Quota("bodies", f"more than {MAX_BYTES_AT_ONCE} bytes are being read")
@@ -59,20 +73,53 @@ class BodyReader:
                 Reason.QUEUE_FULL, "too many large bodies at once; try again later", quota=quota
             )
 
+    @contextmanager
+    def _holding(self) -> Iterator["_Held"]:
+        """What one body takes of the room for all, until it has been read."""
+        held = _Held()
+        try:
+            yield held
+        finally:
+            self._num_bytes -= held.num_bytes
 
-def _parsed(data: bytearray) -> dict[str, Any]:
+
+@dataclass(slots=True)
+class _Held:
+    num_bytes: int = 0
+
+
+def _parsed(data: bytes | bytearray) -> dict[str, Any]:
     # Nobody else runs while this does: a million elements take some tenths of a second, a body full of them
     # ten times as long. Brackets and commas inside of texts count as well, which only matters beyond that.
     if len(data) > MAX_ELEMENTS and sum(map(data.count, (b",", b"[", b"{"))) > MAX_ELEMENTS:
-        raise ApiError.of(Reason.INVALID_FIELD, f"the body has more than {MAX_ELEMENTS} elements")
+        raise _bad(f"has more than {MAX_ELEMENTS} elements")
+    text = _text(data)
+    if not text or text.isspace():
+        raise _bad("is empty; a JSON object is expected")
     try:
         with _without_collector():
-            found = json.loads(data.decode(), parse_constant=_no_constant)
-    except (ValueError, RecursionError):
-        raise ApiError.of(Reason.INVALID_FIELD, "the body is not valid JSON") from None
+            found = json.loads(text, parse_constant=_no_constant)
+    except json.JSONDecodeError as error:
+        where = f"{error.msg} at line {error.lineno}, column {error.colno}"
+        raise _bad(f"is not valid JSON: {where}") from None
+    except RecursionError:
+        raise _bad("is nested too deeply") from None
+    except ValueError:
+        raise _bad("has a number of too many digits") from None
     if not isinstance(found, dict):
-        raise ApiError.of(Reason.INVALID_FIELD, "the body is not a JSON object")
+        raise _bad("is not a JSON object")
     return found
+
+
+def _text(data: bytes | bytearray) -> str:
+    """UTF-8, which may begin with a mark that says so."""
+    encoding = json.detect_encoding(data)
+    if not encoding.startswith("utf-8"):
+        raise _bad(f"is {encoding.upper()}; JSON is sent as UTF-8")
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise _bad(f"is not UTF-8 (at byte {error.start})") from None
 
 
 @contextmanager
@@ -209,7 +256,11 @@ def checked_integer(value: object, path: str, least: int, most: int) -> int:
 
 
 def _no_constant(name: str) -> NoReturn:
-    raise ValueError(name)
+    raise _bad(f"has {name}, which is not JSON")
+
+
+def _bad(what: str) -> ApiError:
+    return ApiError.of(Reason.INVALID_FIELD, f"the body {what}")
 
 
 def _too_large() -> ApiError:
