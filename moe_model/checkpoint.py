@@ -33,6 +33,7 @@ from moe_model.manifest import (
     Manifest,
     expert_file,
 )
+from moe_model.recognise import POINTER, is_pointer, is_present, what_is
 
 __all__ = ["Checkpoint", "CheckpointWriter", "FileEntry", "GenerationDefaults"]
 
@@ -67,9 +68,11 @@ class Checkpoint:
         Raises CheckpointError naming the file or the key. Cheap: reads the manifest and no other file.
         """
         folder = Path(path)
-        if not folder.is_dir():
-            raise CheckpointError(f"{folder}: there is no such checkpoint folder")
+        if not is_present(folder / MANIFEST):
+            raise CheckpointError(f"{folder}: {what_is(folder)}")
         data = read_file(folder / MANIFEST, max_size=MAX_MANIFEST_BYTES)
+        if is_pointer(folder / MANIFEST):
+            raise CheckpointError(f"{folder / MANIFEST}: {POINTER}")
         manifest = Manifest.parse(data, str(folder / MANIFEST))
         try:
             family = family_of(manifest.config)
@@ -142,7 +145,10 @@ class Checkpoint:
                 raise CheckpointError(
                     f"{self.path / MANIFEST}: {name}: {entry.size} bytes do not fit the model"
                 )
-            require_regular_file(self.path / name, entry.size)
+            path = self.path / name
+            if path.is_file() and path.stat().st_size != entry.size and is_pointer(path):
+                raise CheckpointError(f"{path}: {POINTER}")
+            require_regular_file(path, entry.size)
 
     def _read_tensors(
         self, name: str, shapes: Shapes, dtype: torch.dtype | None, device: str | torch.device

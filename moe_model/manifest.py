@@ -17,11 +17,11 @@ from moe_model import strict_json
 from moe_model.config import ModelConfig
 from moe_model.errors import CheckpointError, ConfigError
 from moe_model.names import DTYPE_NAMES
+from moe_model.recognise import MANIFEST as MANIFEST
 from moe_model.strict_json import brief
 
 FORMAT = "expertmesh"
 FORMAT_VERSION = 1
-MANIFEST = "manifest.json"
 SHARED = "shared.safetensors"
 TOKENIZER = "tokenizer.json"
 CHAT_TEMPLATE = "chat_template.jinja"

@@ -20,6 +20,7 @@ from moe_model.importer.tables import SAFETENSORS_SUFFIX, SafetensorsTable, Tens
 from moe_model.importer.tokenizer_file import read_chat_template, read_tokenizer, with_token_ids
 from moe_model.importer.torch_file import load_torch_file
 from moe_model.importer.wrappers import Wrappers
+from moe_model.recognise import hugging_face
 
 _CONFIG_FILE = "config.yaml"
 
@@ -129,6 +130,8 @@ def _open_assembled(
 def _config_beside(located: Located, options: ImportOptions) -> tuple[Mapping[str, Any], ModelConfig]:
     path = options.config_path or located.folder / _CONFIG_FILE
     if options.config_path is None and not path.exists():
+        if (foreign := hugging_face(located.folder)) is not None:
+            raise CheckpointError(f"{located.folder}: {foreign}")
         raise CheckpointError(
             f"{located.folder}: has no {_CONFIG_FILE}; name the configuration with --config"
         )

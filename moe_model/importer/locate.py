@@ -4,15 +4,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from moe_model.errors import CheckpointError
-from moe_model.importer.sources import SHARED_PART
-from moe_model.manifest import MANIFEST
+from moe_model.recognise import ASSEMBLED, MANIFEST, POINTER, SHARED_PART, is_pointer, what_is
 
-# The calibrated model is the later of the two.
-_ASSEMBLED = tuple(
-    f"{name}{suffix}"
-    for name in ("calibrated_model", "assembled_model")
-    for suffix in (".pt", ".safetensors")
-)
 _SUFFIXES = (".pt", ".pth", ".safetensors")
 
 
@@ -29,10 +22,10 @@ def locate(source: Path, *, with_router: bool) -> Located:
     """Raises CheckpointError for what is no source, or when a router is given for a model that has one."""
     if source.is_dir():
         return _in_folder(source, with_router=with_router)
-    if not source.exists():
-        raise CheckpointError(f"{source}: no such file or folder")
-    if source.suffix not in _SUFFIXES:
-        raise CheckpointError(f"{source}: expected a folder or one of {', '.join(_SUFFIXES)}")
+    if source.suffix not in _SUFFIXES or not source.is_file():
+        raise CheckpointError(f"{source}: {what_is(source)}")
+    if is_pointer(source):
+        raise CheckpointError(f"{source}: {POINTER}")
     if with_router:
         raise CheckpointError(
             f"{source}: an assembled model has its own router; --router is for a folder of parts"
@@ -42,9 +35,13 @@ def locate(source: Path, *, with_router: bool) -> Located:
 
 def _in_folder(folder: Path, *, with_router: bool) -> Located:
     if (folder / MANIFEST).exists():
-        raise CheckpointError(f"{folder}: is a checkpoint of ours already, there is nothing to import")
-    assembled = next((folder / name for name in _ASSEMBLED if (folder / name).exists()), None)
+        raise CheckpointError(
+            f"{folder}: is a checkpoint of ours already, nothing is to be imported: expertmesh serve {folder}"
+        )
+    assembled = next((folder / name for name in ASSEMBLED if (folder / name).exists()), None)
     has_parts = (folder / SHARED_PART).exists()
+    if assembled is not None and is_pointer(assembled):
+        raise CheckpointError(f"{assembled}: {POINTER}")
     if assembled is not None and not (with_router and has_parts):
         if with_router:
             raise CheckpointError(
@@ -52,7 +49,7 @@ def _in_folder(folder: Path, *, with_router: bool) -> Located:
             )
         return Located(folder, assembled, f"took {assembled.name}")
     if not has_parts:
-        raise CheckpointError(f"{folder}: has neither {_ASSEMBLED[0]}, {_ASSEMBLED[2]} nor {SHARED_PART}")
+        raise CheckpointError(f"{folder}: {what_is(folder)}")
     if not with_router:
         raise CheckpointError(f"{folder}: parts have no router: give --router uniform, kaiming or a file")
     unused = f", not {assembled.name}, because --router was given" if assembled else ""

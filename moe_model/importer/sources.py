@@ -26,9 +26,9 @@ from moe_model.importer.modularforge import (
 from moe_model.importer.tables import TensorTable, check_table, read_finite
 from moe_model.importer.torch_file import load_torch_file
 from moe_model.importer.wrappers import Wrappers
+from moe_model.recognise import SHARED_PART
 from moe_model.strict_json import brief
 
-SHARED_PART = "shared_components.pt"
 _EXPERT_PART = re.compile(r"expert_\d+\.pt")
 
 ExpertTensors = tuple[int, int, dict[str, Tensor]]

@@ -244,7 +244,7 @@ def _edit_expert(folder: Path, **changes: object) -> None:
         (lambda folder: (folder / "config.yaml").unlink(), r"source: has no config\.yaml"),
         (
             lambda folder: (folder / "shared_components.pt").unlink(),
-            r"source: has neither calibrated_model\.pt",
+            r"source: is a ModularForge output without its shared_components\.pt",
         ),
     ],
 )
@@ -274,7 +274,7 @@ def test_a_tokenizer_that_is_not_this_models(source: Path, dest: Path) -> None:
 
 @pytest.mark.parametrize(
     ("name", "reason"),
-    [("absent", "no such file"), ("notes.txt", "expected a folder or one of"), ("empty", "has neither")],
+    [("absent", "no such file"), ("notes.txt", "is an empty file"), ("empty", "is an empty folder")],
 )
 def test_a_source_that_is_none(source: Path, dest: Path, name: str, reason: str) -> None:
     (source / "notes.txt").touch()

@@ -1,0 +1,177 @@
+"""What a path is that is not what was expected, and what to do with it: for the one line of an error.
+
+Looks at names and at the first bytes of files, follows links, trusts nothing. Needs no torch.
+"""
+
+import json
+import os
+import re
+import shlex
+import stat
+from collections.abc import Iterator, Sequence
+from itertools import islice
+from pathlib import Path
+
+MANIFEST = "manifest.json"
+SHARED_PART = "shared_components.pt"
+# What ModularForge writes as one file. The calibrated model is the later of the two.
+ASSEMBLED = tuple(
+    f"{name}{suffix}"
+    for name in ("calibrated_model", "assembled_model")
+    for suffix in (".pt", ".safetensors")
+)
+TORCH_SUFFIXES = (".pt", ".pth", ".bin", ".ckpt")
+POINTER = "is a pointer of git-lfs and not the file itself: run `git lfs pull` in its repository"
+ONLY_OURS = "this version serves models made by ModularForge only"
+
+_ARCHIVES = (".zip", ".tar", ".gz", ".tgz", ".xz", ".bz2", ".zst", ".7z")
+_EXPERT_PART = re.compile(r"expert_\d+\.pt")
+_POINTER_START = b"version https://git-lfs.github.com/spec/"
+_MAX_CONFIG_BYTES = 1 << 20
+# A folder may hold anything; so many names are enough to know it by.
+_MAX_NAMES = 4096
+_MAX_SHOWN = 4
+
+
+def what_is(path: Path) -> str:
+    """What follows the path in an error: `is ...: what to do`. Never raises."""
+    try:
+        mode = path.stat().st_mode
+        if stat.S_ISDIR(mode):
+            return _folder(path, _names(path))
+        return _file(path) if stat.S_ISREG(mode) else "is neither a file nor a folder"
+    except OSError as error:
+        return _missing(path) if isinstance(error, FileNotFoundError) else str(error.strerror or error)
+
+
+def is_present(path: Path) -> bool:
+    """Whether there is such a name, whatever it is of; a reader says what is wrong with it."""
+    return os.path.lexists(path)
+
+
+def is_pointer(path: Path) -> bool:
+    """Whether git-lfs has left its note here instead of the file."""
+    return _head(path).startswith(_POINTER_START)
+
+
+def hugging_face(folder: Path) -> str | None:
+    """What the Hugging Face model in a folder is; None where there is none."""
+    config = _config(folder / "config.json")
+    if config is None or not ("model_type" in config or "architectures" in config):
+        return None
+    kind = config.get("model_type")
+    of_type = f" of model_type {kind[:40]}" if isinstance(kind, str) and kind else ""
+    return f"is a Hugging Face model{of_type}; {ONLY_OURS}"
+
+
+def _missing(path: Path) -> str:
+    if path.is_symlink():
+        return "is a link that leads nowhere"
+    is_hub_name = not path.is_absolute() and len(path.parts) == 2 and not Path(path.parts[0]).exists()
+    hint = "; models are not downloaded, give a folder on this machine" if is_hub_name else ""
+    return f"no such file or folder{hint}"
+
+
+def _file(path: Path) -> str:
+    with open(path, "rb") as file:
+        head = file.read(len(_POINTER_START))
+    if not head:
+        return "is an empty file"
+    if head.startswith(_POINTER_START):
+        return POINTER
+    if head.startswith(b"GGUF"):
+        return f"is a GGUF file; {ONLY_OURS}, imported from its .pt or .safetensors files"
+    if (path.parent / MANIFEST).exists():
+        return f"is a file of a checkpoint; give its folder, {_shown(path.parent)}"
+    if path.suffix in _ARCHIVES:
+        return "is an archive; unpack it, and give the folder"
+    if path.suffix not in (*TORCH_SUFFIXES, ".safetensors"):
+        return "is a file; a checkpoint is a folder with a manifest.json in it"
+    what = "a safetensors file" if path.suffix == ".safetensors" else "a PyTorch file"
+    return hugging_face(path.parent) or f"is {what}; if ModularForge wrote it: {_import_of(path)}"
+
+
+def _folder(path: Path, names: Sequence[str]) -> str:
+    if not names:
+        return "is an empty folder"
+    if MANIFEST in names:
+        return "is a checkpoint of ours"
+    if (one := next((name for name in ASSEMBLED if name in names), None)) is not None:
+        how = f", but {one} {POINTER}" if is_pointer(path / one) else f": {_import_of(path)}"
+        return f"is a ModularForge output{how}"
+    if SHARED_PART in names:
+        return f"is a ModularForge output of parts: {_import_of(path)} --router uniform"
+    if any(_EXPERT_PART.fullmatch(name) for name in names):
+        return f"is a ModularForge output without its {SHARED_PART}"
+    return _foreign(path, names) or _parent(path, names) or _unknown(names)
+
+
+def _foreign(path: Path, names: Sequence[str]) -> str | None:
+    if (found := hugging_face(path)) is not None:
+        return found
+    if (gguf := next((name for name in names if name.lower().endswith(".gguf")), None)) is not None:
+        return f"holds a GGUF file ({gguf[:80]}); {ONLY_OURS}"
+    if "adapter_config.json" in names:
+        return f"is an adapter of another model; {ONLY_OURS}"
+    if "params.json" in names or "model_index.json" in names:
+        return f"is a model of another kind; {ONLY_OURS}"
+    return None
+
+
+def _parent(path: Path, names: Sequence[str]) -> str | None:
+    """A folder of folders: what is one level below."""
+    ours = [name for name in names if (path / name / MANIFEST).is_file()]
+    if len(ours) == 1:
+        return f"is no checkpoint but holds one: {_shown(path / ours[0])}"
+    if ours:
+        return f"holds {len(ours)} checkpoints; give one of them: {_listed(ours)}"
+    outputs = [n for n in names if any((path / n / one).is_file() for one in (*ASSEMBLED, SHARED_PART))]
+    if outputs:
+        return f"holds a ModularForge output: {_import_of(path / outputs[0])}"
+    return None
+
+
+def _unknown(names: Sequence[str]) -> str:
+    loose = [name for name in names if name.endswith((*TORCH_SUFFIXES, ".safetensors"))]
+    if len(loose) == 1:
+        return f"is no checkpoint; if ModularForge wrote {loose[0][:80]}, import that file"
+    return f"is no checkpoint and no ModularForge output, it holds {_listed(names)}"
+
+
+def _import_of(path: Path) -> str:
+    return f"expertmesh import {_shown(path)} my-model"
+
+
+def _shown(path: Path) -> str:
+    return shlex.quote(str(path))
+
+
+def _listed(names: Sequence[str]) -> str:
+    shown = ", ".join(name[:80] for name in names[:_MAX_SHOWN])
+    return shown if len(names) <= _MAX_SHOWN else f"{shown} and {len(names) - _MAX_SHOWN} more"
+
+
+def _names(folder: Path) -> list[str]:
+    """In order, without hidden ones."""
+    with os.scandir(folder) as entries:
+        visible: Iterator[str] = (entry.name for entry in entries if not entry.name.startswith("."))
+        return sorted(islice(visible, _MAX_NAMES))
+
+
+def _config(path: Path) -> dict[str, object] | None:
+    data = _head(path, _MAX_CONFIG_BYTES)
+    try:
+        found = json.loads(data)
+    except (ValueError, RecursionError):
+        return None
+    return found if isinstance(found, dict) else None
+
+
+def _head(path: Path, size: int = len(_POINTER_START)) -> bytes:
+    """The first bytes of a regular file; none of what is no such file or cannot be read."""
+    try:
+        # O_NONBLOCK: a pipe in the file's place is not waited for.
+        with open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)) as file:
+            return file.read(size) if stat.S_ISREG(os.fstat(file.fileno()).st_mode) else b""
+    except OSError:
+        return b""
