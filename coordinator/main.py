@@ -69,13 +69,9 @@ def build_engine(
     checkpoint: Checkpoint,
     config: EngineConfig,
     experts: ExpertBackend,
-    expert_wait_timeout: float = 0.0,
     observer: EngineObserver | None = None,
 ) -> Engine:
-    """Loads the shared part and puts an engine around it. Raises CheckpointError, ConfigError.
-
-    Steps whose experts are lost are tried again for `expert_wait_timeout` seconds.
-    """
+    """Loads the shared part and puts an engine around it. Raises CheckpointError, ConfigError."""
     num_blocks, device = num_kv_blocks(checkpoint, config), config.resolve_device()
     kernels = choose_kernels(config.kernels, device, config.num_threads)
     cache = KVCache(checkpoint.config, num_blocks, config.block_size, config.dtype, device)
@@ -87,7 +83,7 @@ def build_engine(
         config.max_step_tokens,
         prefix_caching=config.prefix_caching,
     )
-    watch = _watch(experts, expert_wait_timeout) if isinstance(experts, RemoteExperts) else None
+    watch = _watch(experts) if isinstance(experts, RemoteExperts) else None
     overlap = Overlap(config.micro_batches) if isinstance(experts, RemoteExperts) else None
     generations = Generations(model, experts)
     runner = ModelRunner(model, cache, attention_plan(kernels), overlap, generations=generations)
@@ -109,10 +105,9 @@ def expert_exchange(
     return ExpertExchange(checkpoint, experts, engine.generations, call_engine, kernels.router, holders)
 
 
-def _watch(experts: RemoteExperts, timeout: float) -> ExpertWatch:
+def _watch(experts: RemoteExperts) -> ExpertWatch:
     """Waits in short turns, so that the engine hears its callers between them."""
-    patience = timeout if experts.waits else 0.0
-    return ExpertWatch(lambda: experts.await_news(EXPERT_WAIT_TURN), patience, experts.idle)
+    return ExpertWatch(lambda: experts.wait_for_lost(EXPERT_WAIT_TURN), experts.found, experts.idle)
 
 
 def served_model(checkpoint: Checkpoint, options: ModelOptions, config: EngineConfig) -> ServedModel:

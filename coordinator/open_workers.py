@@ -108,6 +108,7 @@ def _pool_options(workers: WorkersConfig, epoch: int) -> PoolOptions:
     return PoolOptions(
         call_timeout=workers.call_timeout,
         least_timeout=min(1.0, workers.call_timeout),
+        wait_timeout=workers.expert_wait_timeout,
         wire_dtype=workers.wire_dtype,
         combine=Combine(workers.combine),
         on_loss=OnLoss(workers.on_expert_loss),

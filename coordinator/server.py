@@ -78,10 +78,7 @@ async def open_server(config: ServeConfig) -> AsyncIterator[RunningServer]:
         opened = open_experts(checkpoint, config.engine, config.workers, watchers.pools, over)
         experts = await asyncio.to_thread(opened.__enter__)
         stack.push_async_callback(asyncio.to_thread, opened.__exit__, None, None, None)
-        wait_timeout = config.workers.expert_wait_timeout
-        core = await asyncio.to_thread(
-            build_engine, checkpoint, config.engine, experts, wait_timeout, watchers.engine
-        )
+        core = await asyncio.to_thread(build_engine, checkpoint, config.engine, experts, watchers.engine)
         engine = AsyncEngine(core)
         stack.push_async_callback(engine.close)
         await _warm_up(engine)

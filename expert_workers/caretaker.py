@@ -39,7 +39,7 @@ from expert_workers.targets import Targets
 from expert_workers.transport import Failure, FailureReason, Link
 from expert_workers.worker import WorkerInfo
 from moe_model.dispatch import ExpertKey
-from moe_model.errors import WorkerStartError
+from moe_model.errors import ClusterError, FencedError, WorkerStartError, WorldError
 from moe_model.modules import ExpertModule
 
 _log = logging.getLogger(__name__)
@@ -251,7 +251,7 @@ class Caretaker:
         if failure.reason is FailureReason.FENCED and not self._is_fenced:
             # They are another's now: from here on nothing is done to them.
             self._is_fenced = True
-            self._end(failure.message)
+            self._end(FencedError(failure.message))
         info, was_ready = member.info, member.is_ready
         member.link, member.held, member.surplus = None, frozenset(), None
         if was_ready and self._observer is not None:
@@ -276,11 +276,12 @@ class Caretaker:
             member.last_loss = f"worker {member.rank}: was killed for want of memory"
             _log.warning("%s", member.last_loss)
 
-    def _end(self, why: str) -> None:
+    def _end(self, why: WorldError) -> None:
         _log.error("the expert workers are no longer ours to look after: %s", why)
+        self._pool.give_up(why)
         over, self._over = self._over, None
         if over is not None:
-            over(why)
+            over(str(why))
 
     def _rescue_lost(self) -> None:
         """Experts that nobody holds, now that somebody was lost."""
@@ -351,7 +352,7 @@ class Caretaker:
     def _counted(self, result: int | Failure) -> None:
         is_fine = not isinstance(result, Failure)
         if self._health.checked(is_fine=is_fine, now=time.monotonic()) and isinstance(result, Failure):
-            self._end(result.message)
+            self._end(ClusterError(result.message))
         if isinstance(result, Failure) or not self._options.workers_per_node or self._changes.is_starting:
             return
         before, self._num_nodes = self._num_nodes, result

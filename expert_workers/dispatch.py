@@ -46,7 +46,9 @@ class OnLoss(StrEnum):
 @dataclass(frozen=True, slots=True)
 class PoolOptions:
     """Seconds; a call may take `call_timeout` at most, and less, but not below `least_timeout`, where calls
-    of its size usually take much less. `rescue_patience` is how long a step waits inside for lost experts.
+    of its size usually take much less. `wait_timeout` is how long lost experts are waited for at most, from
+    the first step that lacks them to the next that does not; `rescue_patience`, how much of that a step
+    waits inside.
 
     `wire_dtype` is that of float32 rows as they travel to the workers; bfloat16 rows travel as they are. What
     comes back is float32 in any case.
@@ -54,6 +56,7 @@ class PoolOptions:
 
     call_timeout: float = 10.0
     least_timeout: float = 1.0
+    wait_timeout: float = 30.0
     rescue_patience: float = 2.0
     hedge_floor: float = 0.01
     wire_dtype: str = "float32"

@@ -1,7 +1,8 @@
 """ExpertPool: an ExpertBackend whose experts are in workers: cut, send, wait once, validate, combine.
 
 Knows no process, no Ray and no socket. What holds which expert it is told (`publish`), whom it has lost it
-tells (`Rescuer`). `begin`, `finish`, `idle` and `switch` belong to one thread; any may ask for the rest.
+tells (`Rescuer`). `begin`, `finish`, `idle`, `switch`, `wait_for_lost`, `found` belong to one thread; any may
+call the rest.
 Shapes: T tokens, D d_model, C columns of a layer's router.
 """
 
@@ -18,6 +19,7 @@ from torch import Tensor
 from expert_workers.assembly import PairRows, Sums
 from expert_workers.assign import assign
 from expert_workers.dispatch import Dispatch, OnLoss, PoolOptions, Sent
+from expert_workers.patience import Patience
 from expert_workers.pool_stats import Exchange, PoolObserver, PoolStats, StatsRecorder
 from expert_workers.routes import Retired, Routes, tables
 from expert_workers.slices import cut
@@ -25,8 +27,8 @@ from expert_workers.standing import TOO_SLOW, Standing
 from expert_workers.transport import Failure, FailureReason, Link, Plane, never
 from expert_workers.wire import ExpertCall, ExpertReply, ReplyForm
 from moe_model.dispatch import ExpertKey
-from moe_model.errors import ExpertsLostError
-from moe_model.modules import Catalog
+from moe_model.errors import ExpertsLostError, WorldError
+from moe_model.modules import Catalog, ExpertModule
 from moe_model.router import Routing
 
 _log = logging.getLogger(__name__)
@@ -67,8 +69,10 @@ class ExpertPool:
         self._tables = tables(catalog, self._routes)
         self._changed = threading.Condition()
         self._next: Routes | None = None
-        self._lost_since: float | None = None
-        self._missing, self._missing_of = 0, (self._routes, catalog)
+        self._patience = Patience(self._options)
+        self._over: WorldError | None = None
+        self._missing: tuple[ExpertModule, ...] = ()
+        self._missing_of = (self._routes, catalog)
 
     def set_rescuer(self, rescuer: Rescuer) -> None:
         """Before the first dispatch."""
@@ -132,7 +136,25 @@ class ExpertPool:
     def await_news(self, timeout: float) -> None:
         """Waits until something is published, at most so many seconds."""
         with self._changed:
-            self._changed.wait_for(lambda: self._next is not None, timeout)
+            self._changed.wait_for(lambda: self._next is not None or self._over is not None, timeout)
+
+    def give_up(self, why: WorldError) -> None:
+        """Nobody looks after the workers any more: what a step lacks from now on is not waited for, it fails
+        with this. Any thread; the first counts."""
+        with self._changed:
+            self._over = self._over or why
+            self._changed.notify_all()
+
+    def wait_for_lost(self, timeout: float) -> bool:
+        """After an ExpertsLostError: waits until something is published, at most so many seconds. False where
+        the time for that is over, or there is none."""
+        left = self._patience.left
+        self.await_news(min(timeout, left))
+        return left > 0
+
+    def found(self) -> None:
+        """A step has lacked nothing: the next loss is waited for anew."""
+        self._patience.end()
 
     def switch(self, catalog: Catalog) -> None:
         """What the routers' columns stand for from now on. Between two steps."""
@@ -142,21 +164,15 @@ class ExpertPool:
         self._tables = tables(catalog, self._routes)
 
     @property
-    def waits(self) -> bool:
-        """Whether a step waits for experts that nobody holds."""
-        return self._options.on_loss.waits
-
-    @property
     def adopted(self) -> int:
         """The version of the routes in use."""
         return self._routes.version
 
-    def missing_experts(self) -> int:
-        """How many modules nobody holds whose link still works. Any thread may ask."""
-        looked_at = (self._next or self._routes, self._catalog)
+    def missing_experts(self) -> tuple[ExpertModule, ...]:
+        """The modules that nobody holds whose link still works. Any thread may ask."""
+        routes, catalog = looked_at = (self._next or self._routes, self._catalog)
         if looked_at != self._missing_of:
-            routes, catalog = looked_at
-            self._missing = sum(not _live(routes, key) for key in catalog.keys)
+            self._missing = tuple(m for m in catalog.modules if not routes.is_live(m.key))
             self._missing_of = looked_at
         return self._missing
 
@@ -200,7 +216,6 @@ class ExpertPool:
             table = self._tables[dispatch.layer]
             segments, lost = assign(table.ranks_C, dispatch.todo_C, self._costs_of_all())
             if not lost:
-                self._lost_since = None
                 return segments
             self._await_holders(dispatch.layer, lost)
 
@@ -212,15 +227,13 @@ class ExpertPool:
 
     def _await_holders(self, layer: int, columns: Sequence[int]) -> None:
         """Returns when something has changed. Raises ExpertsLostError where that may take longer."""
-        now = time.monotonic()
-        if self._lost_since is None:
-            self._lost_since = now
-        left = self._lost_since + self._options.rescue_patience - now
-        keys = [(layer, self._tables[layer].slots_C[column]) for column in columns]
+        if self._over is not None:
+            raise self._over.with_traceback(None)
         if self._rescuer is None or not self._options.on_loss.waits:
             raise self._lost_error(layer, columns)
-        self._rescuer.rescue(keys)
-        if left <= 0:
+        self._patience.begin()
+        self._rescuer.rescue([(layer, self._tables[layer].slots_C[column]) for column in columns])
+        if (left := self._patience.left_inside) <= 0:
             raise self._lost_error(layer, columns)
         self.await_news(left)
         if self._next is not None:
@@ -374,13 +387,9 @@ class ExpertPool:
                 self._tell(link)
         self._tables = tables(self._catalog, self._routes)
         self._standing.refresh()
-        if all(_live(self._routes, key) for key in self._catalog.keys):
-            self._lost_since = None
-
-
-def _live(routes: Routes, key: ExpertKey) -> bool:
-    links = routes.links
-    return any(rank in links and links[rank].failure is None for rank in routes.holders.get(key, ()))
+        if self._patience.left <= 0 and all(self._routes.is_live(key) for key in self._catalog.keys):
+            # Requests that waited in vain were told; those that come now have all the time there is.
+            self._patience.end()
 
 
 def _deadline(sent: Sequence[Sent]) -> float:

@@ -34,7 +34,7 @@ class WorkerRecord:
 
 
 class RemoteExperts:
-    """An ExpertBackend. `begin`, `finish`, `idle`, `await_news` and `switch` belong to one thread."""
+    """An ExpertBackend. `begin`, `finish`, `idle`, `wait_for_lost`, `found`, `switch`: one thread only."""
 
     def __init__(self, pool: ExpertPool, supervisor: Supervisor, close: Callable[[], None]) -> None:
         """`close` ends the workers, or leaves them; it is called last."""
@@ -56,14 +56,13 @@ class RemoteExperts:
         """For when nothing is dispatched."""
         self._pool.idle()
 
-    @property
-    def waits(self) -> bool:
-        """Whether a step whose experts are lost shall be tried again."""
-        return self._pool.waits
+    def wait_for_lost(self, timeout: float) -> bool:
+        """Waits for lost experts, at most so many seconds; whether the step shall be tried again."""
+        return self._pool.wait_for_lost(timeout)
 
-    def await_news(self, timeout: float) -> None:
-        """Waits until other routes are published, at most so many seconds."""
-        self._pool.await_news(timeout)
+    def found(self) -> None:
+        """A step has lacked nothing."""
+        self._pool.found()
 
     def prepare(self, module: ExpertModule) -> None:
         """As LivingExperts: returns when the module is wherever it shall be. Raises ExpertMeshError."""
@@ -85,8 +84,8 @@ class RemoteExperts:
         """The ranks of the workers that hold a module. Any thread may ask."""
         return tuple(member.rank for member in self._supervisor.members() if key in member.held)
 
-    def missing_experts(self) -> int:
-        """How many modules nobody holds. Any thread may ask."""
+    def missing_experts(self) -> tuple[ExpertModule, ...]:
+        """Those that nobody holds. Any thread may ask."""
         return self._pool.missing_experts()
 
     def stats(self) -> PoolStats:

@@ -20,6 +20,10 @@ class Routes:
     links: Mapping[int, Link] = field(default_factory=dict)
     holders: Mapping[ExpertKey, tuple[int, ...]] = field(default_factory=dict)
 
+    def is_live(self, key: ExpertKey) -> bool:
+        """Whether somebody holds it whose link works."""
+        return any(r in self.links and self.links[r].failure is None for r in self.holders.get(key, ()))
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class LayerTable:

@@ -10,12 +10,16 @@ from expert_workers.restart_policy import RestartOptions
 from expert_workers.routes import Routes
 from expert_workers.transport import FailureReason
 from moe_model.dispatch import ExpertKey
+from moe_model.errors import WorldError
 
 
 class Published(Protocol):
     """What the supervisor needs of a pool."""
 
     def publish(self, routes: Routes) -> None: ...
+
+    def give_up(self, why: WorldError) -> None:
+        """From now on nobody brings lost experts back."""
 
     @property
     def adopted(self) -> int: ...

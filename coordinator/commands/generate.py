@@ -31,7 +31,7 @@ def run(args: argparse.Namespace) -> int:
     generation, writer = _prepare(args, checkpoint)
     workers = workers_config(args, insecure=args.insecure)
     with sigterm_exits(), open_experts(checkpoint, config, workers) as experts:
-        engine = build_engine(checkpoint, config, experts, workers.expert_wait_timeout)
+        engine = build_engine(checkpoint, config, experts)
         events = _generate(engine, generation, writer, show=not args.json)
     if args.json:
         completion = client_messages.completion(join(events))

@@ -62,12 +62,13 @@ class Runner(Protocol):
 class ExpertWatch:
     """How the engine deals with experts that can be lost.
 
-    `wait` returns when lost ones are back, or after a moment in any case; a step whose experts stay away
-    for `timeout` seconds fails. `idle` is called now and then while there is nothing to do.
+    `wait` returns when lost ones are back, or after a moment in any case; False: there is no more time to
+    wait, and the step fails. `found` is called after each step that lacked nothing, `idle` now and then while
+    there is nothing to do.
     """
 
-    wait: Callable[[], None]
-    timeout: float
+    wait: Callable[[], bool]
+    found: Callable[[], None]
     idle: Callable[[], None]
 
 
@@ -92,7 +93,6 @@ class Engine:
         self.generations = generations
         # The generations that had sequences when it was last looked which are to be dropped.
         self._in_use: set[int] | None = None
-        self._lost_since: float | None = None
         self._requests: dict[str, list[Sequence]] = {}
         self._timed: dict[str, Request] = {}
         self._keys = count()
@@ -169,7 +169,7 @@ class Engine:
         try:
             result = self._run(step)
         except ExpertsLostError as error:
-            is_over = not self._waited()
+            is_over = self._experts is None or not self._experts.wait()
             if is_over and len(step.chunks) == 1:
                 return outputs + self._fail(step.chunks, error)
             # Those that need none of the lost experts go on.
@@ -181,7 +181,8 @@ class Engine:
                 )
                 return outputs + self._run_apart(step)
             return outputs + self._fail(step.chunks, self._foreseen(error))
-        self._lost_since = None
+        if self._experts is not None:
+            self._experts.found()
         return outputs + self._move(step, result)
 
     def idle(self) -> None:
@@ -282,19 +283,6 @@ class Engine:
                 if output.is_last:
                     self._drop(sequence)
         return outputs
-
-    def _waited(self) -> bool:
-        """Whether there was time left to wait for the experts; once over, only a good step resets it."""
-        if self._experts is None:
-            return False
-        now = time.monotonic()
-        if self._lost_since is None:
-            self._lost_since = now
-            logger.warning("experts lost; waiting at most %.0f s for them", self._experts.timeout)
-        if now - self._lost_since >= self._experts.timeout:
-            return False
-        self._experts.wait()
-        return True
 
     def _settle(self) -> None:
         """Drops the generations that no sequence is of. One that cannot be dropped now stays till later."""

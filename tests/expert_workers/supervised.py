@@ -25,6 +25,7 @@ from expert_workers.transport import Failure, FailureReason, Link, WorkerFailure
 from expert_workers.wire import Array
 from expert_workers.worker import ExpertWorker, WorkerInfo, WorkerSpec
 from moe_model.dispatch import ExpertKey
+from moe_model.errors import ClusterError
 from moe_model.experts import LocalExperts
 from moe_model.modules import Catalog, ExpertModule
 from tests.expert_workers.fakes import (
@@ -75,11 +76,13 @@ class Notes:
 
 
 class ToldFleet(StreamFleet):
-    """Its workers of some ranks die while they load; those of some processes compute something else."""
+    """Its workers of some ranks die while they load; those of some processes compute something else; what
+    starts them may be gone."""
 
     def __init__(self, machine: FakeMachine, owner: str) -> None:
         super().__init__(machine, owner)
         self.crashing: set[int] = set()
+        self.is_gone = False
         self.odd_pids: set[int] = set()
 
     def load(self, rank: int, modules: Sequence[ExpertModule], timeout: float) -> WorkerInfo:
@@ -87,6 +90,11 @@ class ToldFleet(StreamFleet):
             self.machine.kill(rank)
             raise WorkerFailureError(Failure(FailureReason.DIED, f"worker {rank}: its process is gone"))
         return super().load(rank, modules, timeout)
+
+    def num_nodes(self) -> int:
+        if self.is_gone:
+            raise ClusterError("the head is gone")
+        return super().num_nodes()
 
     def canary(self, rank: int, keys: Sequence[ExpertKey], timeout: float) -> Mapping[ExpertKey, Array]:
         said = super().canary(rank, keys, timeout)

@@ -10,10 +10,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from expert_workers.dispatch import PoolOptions
+from expert_workers.patience import Patience
 from expert_workers.placement import Placement
 from expert_workers.pool import ExpertPool
 from expert_workers.transport import FailureReason
-from moe_model.errors import ExpertsLostError
+from moe_model.errors import ClusterError, ExpertsLostError, FencedError, ReplyError, WorldError
 from moe_model.modules import Catalog
 from moe_model.router import Routing
 from tests.expert_workers.fake_links import Fault, after, changes, fails, silent
@@ -105,17 +106,72 @@ def test_dispatches_that_overlap_go_on_as_well() -> None:
 
 
 def test_each_loss_is_waited_for_anew() -> None:
-    pool, world = make_pool(CONFIG, 2, 1, options=PoolOptions(rescue_patience=0.3))
+    pool, world = make_pool(CONFIG, 2, 1, options=PoolOptions(rescue_patience=0.05))
     world.links[1].faults.append(fails(FailureReason.DIED))
     with pytest.raises(ExpertsLostError):
         pool.forward(1, X_TD, ROUTING)
     world.renew(1)
     world.publish()
     assert torch.equal(pool.forward(1, X_TD, ROUTING), EXPECTED)
+    pool.found()
+    assert pool.wait_for_lost(0), "all the time there is"
+    pool._patience = Patience(PATIENT)
     world.links[1].faults.append(fails(FailureReason.DIED))
     publishing = world.rescuer.on_rescue = Publishing(world)
     assert torch.equal(pool.forward(1, X_TD, ROUTING), EXPECTED)
     publishing.join()
+
+
+def test_the_time_to_wait_counts_from_the_first_step_that_lacks_something() -> None:
+    """What a step waits inside is part of it, whatever is found in between."""
+    limit = 0.3
+    pool, world = make_pool(CONFIG, 2, 1, options=PoolOptions(wait_timeout=limit, rescue_patience=60))
+    assert pool.wait_for_lost(0)
+    started = time.monotonic()
+    for _ in range(2):
+        world.links[1].faults.append(fails(FailureReason.DIED))
+        with pytest.raises(ExpertsLostError):
+            pool.forward(1, X_TD, ROUTING)
+        assert time.monotonic() - started >= limit
+        assert not pool.wait_for_lost(60), "no more time"
+    assert world.rescuer.rescues
+
+
+def test_a_turn_of_waiting_is_no_longer_than_what_is_left() -> None:
+    pool, world = make_pool(CONFIG, 2, 1, options=PoolOptions(wait_timeout=0.3, rescue_patience=0))
+    world.links[1].faults.append(fails(FailureReason.DIED))
+    with pytest.raises(ExpertsLostError):
+        pool.forward(1, X_TD, ROUTING)
+    assert pool.wait_for_lost(3600)
+    assert not pool.wait_for_lost(3600)
+
+
+def test_once_all_are_back_who_comes_after_the_time_was_over_is_waited_for_anew() -> None:
+    pool, world = make_pool(CONFIG, 2, 1, options=PoolOptions(wait_timeout=1e-3))
+    world.links[1].faults.append(fails(FailureReason.DIED))
+    with pytest.raises(ExpertsLostError):
+        pool.forward(1, X_TD, ROUTING)
+    assert not pool.wait_for_lost(0)
+    world.renew(1)
+    world.publish()
+    pool.idle()
+    assert pool.wait_for_lost(0)
+
+
+@pytest.mark.parametrize("why", [FencedError("taken over"), ClusterError("the head is gone")])
+def test_who_is_over_waits_for_nothing(why: WorldError) -> None:
+    """Neither the step that waits at that moment, nor those that come."""
+    pool, world = make_pool(CONFIG, 2, 1, options=PoolOptions(wait_timeout=3600, rescue_patience=3600))
+    world.links[1].faults.append(fails(FailureReason.FENCED))
+    world.rescuer.on_rescue = lambda: pool.give_up(why)
+    for _ in range(2):
+        with pytest.raises(type(why), match=str(why)):
+            pool.forward(1, X_TD, ROUTING)
+    assert len(world.rescuer.rescues) == 1
+    pool.give_up(ReplyError("another reason"))
+    pool.await_news(3600)
+    with pytest.raises(type(why)):
+        pool.forward(1, X_TD, ROUTING)
 
 
 def test_news_end_a_wait_for_news() -> None:

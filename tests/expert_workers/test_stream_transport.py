@@ -235,7 +235,7 @@ def test_a_death_is_seen_while_nothing_is_dispatched() -> None:
         machine.kill(0)
         pool.idle()
         assert pool.stats().workers[0].failures == {FailureReason.DIED: 1}
-        assert pool.missing_experts() == len(PLACEMENT.experts_of(0))
+        assert len(pool.missing_experts()) == len(PLACEMENT.experts_of(0))
 
 
 def test_several_coordinators_use_one_worker_at_a_time() -> None:

@@ -60,7 +60,7 @@ def test_a_start_ends_with_every_expert_where_it_shall_be(
     with supervised(num_workers, is_local=is_local, replicas=replicas) as (coordinator, _):
         assert coordinator.fleet.find() == set(range(num_workers))
         assert coordinator.num_holders(*range(num_workers)) == {min(num_workers, replicas)}
-        assert coordinator.pool.missing_experts() == 0
+        assert coordinator.pool.missing_experts() == ()
         coordinator.check_equal()
         assert not coordinator.notes.losses
 
@@ -146,7 +146,7 @@ def test_a_module_is_exchanged_without_a_pause(is_local: bool) -> None:
             pass
         assert sum(NEW.key in held for held in coordinator.held().values()) == 2
         coordinator.pool.switch(with_version(NEW))
-        assert coordinator.pool.missing_experts() == 0
+        assert coordinator.pool.missing_experts() == ()
         coordinator.check_equal(NEW)
         coordinator.supervisor.release([(1, 2)])
         coordinator.until(lambda: not any((1, 2) in held for held in coordinator.held().values()))

@@ -9,11 +9,12 @@ from functools import partial
 import pytest
 
 from expert_workers import members
-from expert_workers.dispatch import OnLoss
+from expert_workers.dispatch import OnLoss, PoolOptions
 from expert_workers.health import HealthOptions
 from expert_workers.members import WorkerState
+from expert_workers.patience import Patience
 from expert_workers.transport import FailureReason
-from moe_model.errors import ExpertsLostError, WorkerStartError
+from moe_model.errors import ClusterError, ExpertsLostError, FencedError, WorkerStartError
 from moe_model.modules import ExpertModule
 from tests.expert_workers.supervised import ALL, OPTIONS, ROUTING, X_TD, Coordinator, supervised
 
@@ -123,7 +124,7 @@ def test_experts_without_a_holder_are_loaded_here_where_that_is_wanted() -> None
         coordinator.check_equal()
         assert coordinator.num_loaded_here == 1
         assert coordinator.held() == {0: before[0]}
-        assert coordinator.pool.missing_experts() == 0
+        assert coordinator.pool.missing_experts() == ()
         world.machine.start(1)
         coordinator.until(lambda: coordinator.held() == before, coordinator.check_equal)
         coordinator.until(lambda: not any(rank not in (0, 1) for rank in coordinator.pool._routes.links))
@@ -271,8 +272,8 @@ def test_who_was_taken_over_from_finds_out_by_its_next_step() -> None:
         pids = [world.machine.pid(rank) for rank in (0, 1)]
         second = Coordinator(world, epoch=2, by_force=True)
         second.start(2)
-        first.pool._options = replace(first.pool._options, rescue_patience=0.05)
-        with pytest.raises(ExpertsLostError):
+        first.pool._patience = Patience(PoolOptions(rescue_patience=3600, wait_timeout=3600))
+        with pytest.raises(FencedError, match="has taken over"):
             first.pool.forward(0, X_TD, ROUTING)
         first.until(lambda: bool(first.over))
         assert first.supervisor.is_fenced
@@ -280,3 +281,17 @@ def test_who_was_taken_over_from_finds_out_by_its_next_step() -> None:
         assert first.told.fenced == []
         assert [world.machine.pid(rank) for rank in (0, 1)] == pids
         second.close()
+
+
+def test_once_the_cluster_is_gone_a_step_that_lacks_experts_is_not_kept_waiting() -> None:
+    """Nobody can start that worker again; rows of others go on."""
+    looking = replace(OPTIONS, health=HealthOptions(beat_interval=0, canary_interval=0, check_interval=0.02))
+    with supervised(2, options=looking) as (coordinator, world):
+        coordinator.pool._patience = Patience(PoolOptions(rescue_patience=3600, wait_timeout=3600))
+        coordinator.told.is_gone = True
+        coordinator.until(lambda: bool(coordinator.over), coordinator.check_equal)
+        coordinator.told.crashing.add(1)
+        world.machine.kill(1)
+        with pytest.raises(ClusterError, match="the head is gone"):
+            coordinator.pool.forward(0, X_TD, ROUTING)
+        assert coordinator.over == ["the head is gone"]

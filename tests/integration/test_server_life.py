@@ -143,9 +143,9 @@ def check_a_death(server: Server, stub: Any, http: httpx.Client, watch: Watch) -
     assert stub.Generate(message, timeout=PATIENCE).usage.completion_tokens == 2
 
 
-def until_running(control: ControlClient, count: int) -> None:
+def until_running(control: ControlClient, num_running: int, num_waiting: int = 0) -> None:
     deadline = time.monotonic() + PATIENCE
-    while control.load().running_requests != count:
+    while (load := control.load()).running_requests != num_running or load.waiting_requests != num_waiting:
         assert time.monotonic() < deadline
         time.sleep(0.02)
 
