@@ -9,7 +9,7 @@ import re
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import CancelledError, Future
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -51,12 +51,14 @@ class ExchangeError(UserError):
 
 @dataclass(frozen=True, slots=True)
 class ExpertView:
-    """A module as operators see it. `ranks` hold it; `is_retiring`: only older requests use it."""
+    """A module as operators see it. `ranks` hold it; `is_retiring`: only older requests use it; `is_missing`:
+    nobody can compute it at the moment."""
 
     module: ExpertModule
     sha256: str
     ranks: tuple[int, ...]
     is_retiring: bool
+    is_missing: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,15 +84,17 @@ class ExpertExchange:
         call_engine: CallEngine,
         make_router: Callable[[Tensor, int], Router],
         holders: Callable[[ExpertKey], Sequence[int]] | None = None,
+        missing: Callable[[], Collection[ExpertModule]] = tuple,
         switch_timeout: float = SWITCH_TIMEOUT,
     ) -> None:
-        """`holders` are the ranks of the workers that hold a module; None: there are no workers."""
+        """`holders` are the ranks of the workers that hold a module; None: there are none. `missing` are
+        the modules that nobody can compute."""
         config = checkpoint.config
         self._checkpoint, self._config = checkpoint, config
         self._shapes = family_of(config).expert_shapes(config)
         self._experts, self._generations = experts, generations
         self._call_engine, self._make_router = call_engine, make_router
-        self._holders, self._switch_timeout = holders, switch_timeout
+        self._holders, self._missing, self._switch_timeout = holders, missing, switch_timeout
         self._next_slots = [config.n_experts] * config.n_layers
         self._next_ids = [config.n_experts] * config.n_layers
         self._counts: Counter[str] = Counter(dict.fromkeys(KINDS, 0))
@@ -228,7 +232,7 @@ class ExpertExchange:
         file = module.file or self._checkpoint.files[expert_file(module.layer, module.expert)]
         is_retiring = module not in live[-1].layers[module.layer].modules
         ranks = () if self._holders is None else tuple(self._holders(module.key))
-        return ExpertView(module, file.sha256, ranks, is_retiring)
+        return ExpertView(module, file.sha256, ranks, is_retiring, module in self._missing())
 
 
 def _column(routed: RoutedLayer, layer: int, expert: int) -> int:

@@ -33,6 +33,7 @@ from moe_model.kernels.choice import choose_kernels, set_torch_threads
 from moe_model.living import load_living_experts
 from moe_model.loading import load_model
 from moe_model.manifest import CHAT_TEMPLATE
+from moe_model.modules import ExpertModule
 from moe_model.tokenizer import Tokenizer
 
 logger = logging.getLogger(__name__)
@@ -102,7 +103,10 @@ def expert_exchange(
         return None
     kernels = choose_kernels(config.kernels, config.resolve_device(), config.num_threads)
     holders = experts.holders if isinstance(experts, RemoteExperts) else None
-    return ExpertExchange(checkpoint, experts, engine.generations, call_engine, kernels.router, holders)
+    missing = missing_experts_of(experts)
+    return ExpertExchange(
+        checkpoint, experts, engine.generations, call_engine, kernels.router, holders, missing
+    )
 
 
 def _watch(experts: RemoteExperts) -> ExpertWatch:
@@ -216,6 +220,8 @@ def topology_of(experts: ExpertBackend) -> Callable[[], Sequence[WorkerView]]:
                 state=WorkerState(worker.state.value),
                 routed_tokens=worker.routed_rows,
                 experts=worker.experts,
+                missing=worker.missing,
+                problem=worker.problem,
                 pid=worker.pid,
                 host=worker.host,
                 num_bytes=worker.num_bytes,
@@ -240,6 +246,6 @@ def scale_of(experts: ExpertBackend) -> Callable[[int], Scaled] | None:
     return scale
 
 
-def missing_experts_of(experts: ExpertBackend) -> Callable[[], int]:
-    """How many experts nobody can compute at the moment."""
-    return experts.missing_experts if isinstance(experts, RemoteExperts) else int
+def missing_experts_of(experts: ExpertBackend) -> Callable[[], Sequence[ExpertModule]]:
+    """The experts that nobody can compute at the moment."""
+    return experts.missing_experts if isinstance(experts, RemoteExperts) else tuple

@@ -86,10 +86,11 @@ async def open_server(config: ServeConfig) -> AsyncIterator[RunningServer]:
         if exchange is not None:
             model = replace(model, current_experts=exchange.expert_ids)
         topology = topology_of(experts)
-        metric_sources = MetricSources(engine.stats, topology, config.engine.block_size, exchange)
+        missing = missing_experts_of(experts)
+        metric_sources = MetricSources(engine.stats, topology, config.engine.block_size, exchange, missing)
         watchers.metrics.open(model.name, model.max_context, metric_sources)
         operations = Operations(_facts(config, model), engine, topology, scale_of(experts), exchange)
-        sources = Sources(engine.stats, missing_experts_of(experts))
+        sources = Sources(engine.stats, missing)
         # What is there now stays: looking through all of it for cycles would only hold up everybody.
         gc.collect()
         gc.freeze()
@@ -121,7 +122,6 @@ def _facts(config: ServeConfig, model: ServedModel) -> ServerFacts:
         version=metadata.version("expertmesh"),
         instance_id=str(uuid4()),
         models=(model.name, *model.aliases),
-        num_workers=config.workers.num_workers,
         kv_capacity_tokens=model.kv_capacity_tokens,
     )
 

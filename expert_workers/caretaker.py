@@ -220,6 +220,7 @@ class Caretaker:
         if member.is_ready and failure.reason is FailureReason.RAISED:
             # It could not load; what it has, it can still compute.
             _log.error("%s", failure.message)
+            member.problem = failure.message
             member.policy.failed(time.monotonic())
             blamed = self._changes.fail_new(loading, WorkerStartError(failure.message))
             if blamed:
@@ -328,6 +329,7 @@ class Caretaker:
             self._pool.publish(self._routes)
         for member in members.values():
             wish = wanted.get(member.rank, frozenset())
+            member.note_wish(wish)
             note_surplus(member, wish, self._routed.get(member.rank, frozenset()), self._routes.version)
 
     def _check_health(self, now: float) -> None:

@@ -25,6 +25,7 @@ Keys = frozenset[ExpertKey]
 class WorkerState(StrEnum):
     STARTING = "starting"
     READY = "ready"
+    INCOMPLETE = "incomplete"
     LOST = "lost"
     DRAINING = "draining"
     BROKEN = "broken"
@@ -41,13 +42,16 @@ class Surplus:
 
 @dataclass(slots=True)
 class Member:
-    """One worker. `is_busy`: somebody is at it, its job `num_jobs`; `held` is what its process has loaded."""
+    """One worker. `is_busy`: somebody is at it, its job `num_jobs`; `held` is what its process has loaded,
+    `missing` what it should hold besides, and `problem` why it could not load that."""
 
     rank: int
     policy: RestartPolicy = field(default_factory=RestartPolicy)
     info: WorkerInfo | None = None
     link: Link | None = None
     held: Keys = frozenset()
+    missing: Keys = frozenset()
+    problem: str = ""
     is_busy: bool = False
     num_jobs: int = 0
     is_leaving: bool = False
@@ -67,10 +71,16 @@ class Member:
         if self.is_leaving:
             return WorkerState.DRAINING
         if self.is_ready:
-            return WorkerState.READY
+            return WorkerState.INCOMPLETE if self.missing else WorkerState.READY
         if self.policy.is_open:
             return WorkerState.BROKEN
         return WorkerState.STARTING if self.lost_at is None else WorkerState.LOST
+
+    def note_wish(self, wish: Keys) -> None:
+        """What it shall hold, as things are now."""
+        self.missing = wish - self.held if self.is_ready else frozenset()
+        if not self.missing:
+            self.problem = ""
 
 
 @dataclass(frozen=True, slots=True)

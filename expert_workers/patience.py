@@ -9,7 +9,7 @@ _log = logging.getLogger(__name__)
 
 
 class Patience:
-    """Belongs to the pool's thread. Seconds, from the first step that lacks experts to the next that does not."""
+    """Belongs to the pool's thread. Seconds, from the first step that lacks experts to one that does not."""
 
     def __init__(self, options: PoolOptions) -> None:
         self._longest = options.wait_timeout if options.on_loss.waits else 0.0

@@ -71,8 +71,7 @@ class ExpertPool:
         self._next: Routes | None = None
         self._patience = Patience(self._options)
         self._over: WorldError | None = None
-        self._missing: tuple[ExpertModule, ...] = ()
-        self._missing_of = (self._routes, catalog)
+        self._missing: tuple[object, tuple[ExpertModule, ...]] = (None, ())
 
     def set_rescuer(self, rescuer: Rescuer) -> None:
         """Before the first dispatch."""
@@ -171,10 +170,9 @@ class ExpertPool:
     def missing_experts(self) -> tuple[ExpertModule, ...]:
         """The modules that nobody holds whose link still works. Any thread may ask."""
         routes, catalog = looked_at = (self._next or self._routes, self._catalog)
-        if looked_at != self._missing_of:
-            self._missing = tuple(m for m in catalog.modules if not routes.is_live(m.key))
-            self._missing_of = looked_at
-        return self._missing
+        if looked_at != self._missing[0]:
+            self._missing = looked_at, tuple(m for m in catalog.modules if not routes.is_live(m.key))
+        return self._missing[1]
 
     def stats(self) -> PoolStats:
         return self._stats.snapshot()

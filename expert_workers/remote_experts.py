@@ -1,6 +1,6 @@
 """RemoteExperts: the experts of a model on workers, as one thing: dispatched, supervised, exchanged."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -18,7 +18,8 @@ from moe_model.router import Routing
 
 @dataclass(frozen=True, slots=True)
 class WorkerRecord:
-    """One worker as the topology shows it. `experts` is layer -> expert ids."""
+    """One worker as the topology shows it. `experts` and `missing`, what it should hold and does not, are
+    layer -> expert ids; `problem` says why it could not load those."""
 
     rank: int
     state: WorkerState
@@ -27,6 +28,8 @@ class WorkerRecord:
     pid: int
     device: str
     experts: Mapping[int, tuple[int, ...]]
+    missing: Mapping[int, tuple[int, ...]]
+    problem: str
     routed_rows: int
     num_bytes: int
     num_losses: int
@@ -106,10 +109,7 @@ class RemoteExperts:
 
 
 def _record(member: Member, expert_ids: Mapping[ExpertKey, int], routed_rows: int) -> WorkerRecord:
-    info, layers = member.info, dict[int, list[int]]()
-    for key in member.held:
-        if key in expert_ids:
-            layers.setdefault(key[0], []).append(expert_ids[key])
+    info = member.info
     return WorkerRecord(
         rank=member.rank,
         state=member.state,
@@ -117,9 +117,19 @@ def _record(member: Member, expert_ids: Mapping[ExpertKey, int], routed_rows: in
         host="" if info is None else info.host,
         pid=0 if info is None or not member.is_ready else info.pid,
         device="" if info is None else info.device,
-        experts={layer: tuple(sorted(set(layers[layer]))) for layer in sorted(layers)},
+        experts=_by_layer(member.held, expert_ids),
+        missing=_by_layer(member.missing, expert_ids),
+        problem=member.problem,
         routed_rows=routed_rows,
         num_bytes=0 if info is None else info.num_bytes,
         num_losses=member.num_losses,
         last_loss=member.last_loss,
     )
+
+
+def _by_layer(keys: Iterable[ExpertKey], expert_ids: Mapping[ExpertKey, int]) -> dict[int, tuple[int, ...]]:
+    layers: dict[int, set[int]] = {}
+    for key in keys:
+        if key in expert_ids:
+            layers.setdefault(key[0], set()).add(expert_ids[key])
+    return {layer: tuple(sorted(layers[layer])) for layer in sorted(layers)}

@@ -1,6 +1,7 @@
 """ControlService on grpc.aio: operations as messages."""
 
 import asyncio
+from collections.abc import Mapping, Sequence
 
 from coordinator.api.errors import ApiError, Reason
 from coordinator.api.gate import Gate
@@ -15,6 +16,7 @@ SERVICE = pb.DESCRIPTOR.services_by_name["ControlService"]
 _STATES = {
     WorkerState.STARTING: pb.ExpertWorker.STATE_STARTING,
     WorkerState.READY: pb.ExpertWorker.STATE_READY,
+    WorkerState.INCOMPLETE: pb.ExpertWorker.STATE_INCOMPLETE,
     WorkerState.LOST: pb.ExpertWorker.STATE_LOST,
     WorkerState.DRAINING: pb.ExpertWorker.STATE_DRAINING,
     WorkerState.BROKEN: pb.ExpertWorker.STATE_BROKEN,
@@ -35,13 +37,14 @@ class ControlService:
         self, message: pb.GetServerInfoRequest, context: Context
     ) -> pb.GetServerInfoResponse:
         async with rpc("GetServerInfo", message, context, self._gate) as call:
-            facts = self._opened().facts
+            operations = self._opened()
+            facts = operations.facts
             await call.accept()
             return pb.GetServerInfoResponse(
                 version=facts.version,
                 instance_id=facts.instance_id,
                 models=facts.models,
-                expert_parallel_size=facts.num_workers,
+                expert_parallel_size=operations.num_workers,
             )
 
     async def get_load(self, message: pb.GetLoadRequest, context: Context) -> pb.GetLoadResponse:
@@ -143,21 +146,27 @@ def _expert(view: ExpertView) -> pb.ExpertModule:
         sha256=view.sha256,
         worker_ranks=view.ranks,
         retiring=view.is_retiring,
+        missing=view.is_missing,
     )
 
 
 def _worker(view: WorkerView, include_experts: bool) -> pb.ExpertWorker:
-    layers = sorted(view.experts.items()) if include_experts else ()
     return pb.ExpertWorker(
         rank=view.rank,
         node_id=view.node_id,
         device=view.device,
         state=_STATES[view.state],
         routed_tokens=view.routed_tokens,
-        layers=[pb.ExpertWorker.LayerExperts(layer=layer, expert_ids=ids) for layer, ids in layers],
+        layers=_layers(view.experts if include_experts else {}),
         pid=view.pid,
         host=view.host,
         weight_bytes=view.num_bytes,
         losses=view.num_losses,
         last_loss=view.last_loss,
+        missing=_layers(view.missing),
+        problem=view.problem,
     )
+
+
+def _layers(experts: Mapping[int, Sequence[int]]) -> list[pb.ExpertWorker.LayerExperts]:
+    return [pb.ExpertWorker.LayerExperts(layer=n, expert_ids=ids) for n, ids in sorted(experts.items())]

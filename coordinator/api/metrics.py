@@ -37,6 +37,7 @@ class MetricSources:
     topology: Callable[[], Sequence[WorkerView]]
     block_size: int
     exchange: Exchanges | None = None
+    missing_experts: Callable[[], Sequence[ExpertModule]] = tuple
 
 
 class Metrics:
@@ -105,6 +106,8 @@ class Metrics:
         for view in views:
             up.add_metric([self._model, str(view.rank)], view.state is WorkerState.READY)
         yield up
+        missing = len(sources.missing_experts())
+        yield _gauge("experts_missing", "Experts that nobody can compute.", [self._model], missing)
 
     def _read_exchange(self, exchange: Exchanges | None) -> Iterator[Metric]:
         """Only exchanged experts have a series of their own: a model may have thousands."""

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 
 from coordinator.api.errors import ApiError, Reason
@@ -18,6 +18,7 @@ MAX_WORKERS = 1024
 class WorkerState(StrEnum):
     STARTING = "starting"
     READY = "ready"
+    INCOMPLETE = "incomplete"
     LOST = "lost"
     DRAINING = "draining"
     BROKEN = "broken"
@@ -25,8 +26,9 @@ class WorkerState(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class WorkerView:
-    """One expert worker. `experts` is layer -> expert ids; `routed_tokens` are summed over layers;
-    `last_loss` says why it was last lost."""
+    """One expert worker. `experts` and `missing`, what it should hold and does not, are layer -> expert ids;
+    `routed_tokens` are summed over layers; `last_loss` says why it was last lost, `problem` why it could not
+    load what is missing."""
 
     rank: int
     node_id: str
@@ -39,6 +41,8 @@ class WorkerView:
     num_bytes: int = 0
     num_losses: int = 0
     last_loss: str = ""
+    missing: Mapping[int, tuple[int, ...]] = field(default_factory=dict)
+    problem: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +62,6 @@ class ServerFacts:
     version: str
     instance_id: str
     models: tuple[str, ...]
-    num_workers: int
     kv_capacity_tokens: int
 
 
@@ -92,6 +95,11 @@ class Operations:
     topology: Callable[[], Sequence[WorkerView]]
     scale_workers: Callable[[int], Scaled] | None = None
     exchange: ExpertExchange | None = None
+
+    @property
+    def num_workers(self) -> int:
+        """As many as there shall be at the moment."""
+        return sum(view.state is not WorkerState.DRAINING for view in self.topology())
 
     def load(self) -> Load:
         stats = self.engine.stats()

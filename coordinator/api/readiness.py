@@ -6,23 +6,26 @@ STARTING --open--> watched: READY <-> NOT READY --drain--> DRAINING
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
 from coordinator.engine.engine import EngineStats
 from coordinator.settings import ReadinessConfig as ReadinessConfig
+from moe_model.modules import ExpertModule
 
 logger = logging.getLogger(__name__)
 
 STARTING, DRAINING = "starting", "draining"
+# So many missing experts are named.
+MAX_NAMED = 32
 
 
 @dataclass(frozen=True, slots=True)
 class Sources:
-    """What there is to look at. `missing_experts` counts the experts that no live worker holds."""
+    """What there is to look at. `missing_experts` are those that no live worker holds."""
 
     stats: Callable[[], EngineStats]
-    missing_experts: Callable[[], int]
+    missing_experts: Callable[[], Sequence[ExpertModule]]
 
 
 class Readiness:
@@ -76,7 +79,7 @@ class Readiness:
         if stats.stopped:
             problems.append("the engine has stopped")
         if missing:
-            problems.append(f"{missing} experts have no live worker")
+            problems.append(f"{len(missing)} experts have no live worker: {_named(missing)}")
         if self._stall.lasts(stats, now):
             problems.append(f"no step in {self._config.stall_timeout:.0f} s")
         return tuple(problems)
@@ -89,6 +92,15 @@ class Readiness:
         if changed:
             for listener in self._listeners:
                 await listener(not reasons)
+
+
+def _named(modules: Sequence[ExpertModule]) -> str:
+    """By layer, as many as a line can have."""
+    layers: dict[int, list[str]] = {}
+    for module in modules[:MAX_NAMED]:
+        layers.setdefault(module.layer, []).append(str(module.expert))
+    shown = "; ".join(f"layer {layer}: {', '.join(experts)}" for layer, experts in layers.items())
+    return shown + (", ..." if len(modules) > MAX_NAMED else "")
 
 
 class _Stall:

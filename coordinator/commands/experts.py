@@ -39,7 +39,7 @@ def table(experts: Sequence[pb.ExpertModule]) -> list[str]:
                 module.layer,
                 module.expert_id,
                 module.version,
-                ",".join(map(str, module.worker_ranks)) or "-",
+                "MISSING" if module.missing else ",".join(map(str, module.worker_ranks)) or "-",
                 module.sha256 + ("  retiring" if module.retiring else ""),
             )
             for module in experts

@@ -12,7 +12,10 @@ from protos.expertmesh.v1 import control_pb2 as pb
 _STATES = {
     pb.ExpertWorker.STATE_STARTING: ("starting", "yellow"),
     pb.ExpertWorker.STATE_READY: ("ready", "green"),
+    pb.ExpertWorker.STATE_INCOMPLETE: ("INCOMPLETE", "bold red"),
     pb.ExpertWorker.STATE_LOST: ("LOST", "bold red"),
+    pb.ExpertWorker.STATE_DRAINING: ("draining", "yellow"),
+    pb.ExpertWorker.STATE_BROKEN: ("BROKEN", "bold red"),
 }
 _BAR_WIDTH = 20
 

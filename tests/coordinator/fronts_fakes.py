@@ -14,11 +14,13 @@ from coordinator.config import Addresses, ServeConfig
 from coordinator.engine.async_engine import AsyncEngine
 from coordinator.engine.engine import EngineStats, Runner
 from coordinator.fronts import Fronts
+from moe_model.modules import Catalog
 from tests.coordinator.api.fakes import served_model
 from tests.coordinator.engine.fakes import CountingRunner, engine_over
 
 ANY = "127.0.0.1:0"
 EVERYWHERE = Addresses(ANY, ANY, ANY, ANY)
+MODULES = tuple(Catalog.of_checkpoint(2, 2).modules)
 
 
 class World:
@@ -30,7 +32,7 @@ class World:
 
     @property
     def sources(self) -> Sources:
-        return Sources(lambda: self.stats, lambda: self.missing)
+        return Sources(lambda: self.stats, lambda: MODULES[: self.missing])
 
 
 def make_fronts(
@@ -58,6 +60,6 @@ async def opening(fronts: Fronts, runner: Runner | None = None) -> AsyncIterator
 
 
 async def open_fronts(fronts: Fronts, engine: AsyncEngine, world: World) -> None:
-    facts = ServerFacts("1", "an instance", ("tiny",), 0, 1024)
+    facts = ServerFacts("1", "an instance", ("tiny",), 1024)
     operations = Operations(facts, engine, tuple)
     await fronts.open(Backend(served_model(), engine), operations, world.sources)

@@ -69,7 +69,7 @@ async def test_every_change_is_told_on_both_fronts() -> None:
         await open_fronts(fronts, engine, world)
         await watchers.hear(SERVING)
         world.missing = 3
-        await watchers.hear(NOT_SERVING, "3 experts have no live worker")
+        await watchers.hear(NOT_SERVING, "3 experts have no live worker: layer 0: 0, 1; layer 1: 0")
         world.missing = 0
         await watchers.hear(SERVING)
         world.stats = EngineStats(num_running=1, num_steps=7)

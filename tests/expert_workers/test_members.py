@@ -139,6 +139,7 @@ def test_the_state_is_told_by_what_is_known() -> None:
     expected = {
         WorkerState.STARTING: Member(0),
         WorkerState.READY: Member(0, link=link),
+        WorkerState.INCOMPLETE: Member(0, link=link, missing=keys(A)),
         WorkerState.LOST: Member(0, lost_at=1.0),
         WorkerState.BROKEN: Member(0, lost_at=1.0, policy=broken),
         WorkerState.DRAINING: Member(0, link=link, is_leaving=True),
@@ -236,3 +237,18 @@ def test_doing_what_is_due_leads_to_what_is_wanted_and_nobody_is_without_meanwhi
             assert wish <= member.held
             # What nobody wants stays with one of those that have it, in case that it is asked for.
             assert all(holders_of(members, wanted, [key])[key] for key in member.held - wish)
+
+
+def test_who_lacks_something_it_shall_hold_is_incomplete_until_it_has_it() -> None:
+    member = ready(0, A)
+    member.note_wish(keys(A, B))
+    member.problem = "it cannot be read"
+    assert (member.missing, member.state) == (keys(B), WorkerState.INCOMPLETE)
+    member.note_wish(keys(A, B))
+    assert member.problem, "still"
+    member.held = keys(A, B)
+    member.note_wish(keys(A, B))
+    assert (member.missing, member.problem, member.state) == (NONE, "", WorkerState.READY)
+    member.link = None
+    member.note_wish(keys(A, B))
+    assert member.missing == NONE, "it holds nothing at all"

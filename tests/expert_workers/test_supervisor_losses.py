@@ -16,7 +16,7 @@ from expert_workers.patience import Patience
 from expert_workers.transport import FailureReason
 from moe_model.errors import ClusterError, ExpertsLostError, FencedError, WorkerStartError
 from moe_model.modules import ExpertModule
-from tests.expert_workers.supervised import ALL, OPTIONS, ROUTING, X_TD, Coordinator, supervised
+from tests.expert_workers.supervised import ALL, OPTIONS, RESTARTS, ROUTING, X_TD, Coordinator, supervised
 
 BEATING = replace(OPTIONS, health=HealthOptions(beat_interval=0.05, canary_interval=0.0))
 SINGING = replace(OPTIONS, health=HealthOptions(beat_interval=0.0, canary_interval=0.1))
@@ -295,3 +295,22 @@ def test_once_the_cluster_is_gone_a_step_that_lacks_experts_is_not_kept_waiting(
         with pytest.raises(ClusterError, match="the head is gone"):
             coordinator.pool.forward(0, X_TD, ROUTING)
         assert coordinator.over == ["the head is gone"]
+
+
+def test_who_is_back_without_what_it_should_hold_is_not_ready() -> None:
+    """Its experts cannot be read; what is missing, and why, is shown until they can."""
+    options = replace(OPTIONS, restarts=replace(RESTARTS, max_failures=1000, longest_wait=0.05))
+    with supervised(2, options=options) as (coordinator, world):
+        lacking = coordinator.held()[1]
+        world.broken |= lacking
+        world.machine.kill(1)
+        coordinator.until(lambda: bool(coordinator.members()[1].problem))
+        member = coordinator.members()[1]
+        assert (member.state, member.missing) == (WorkerState.INCOMPLETE, lacking)
+        assert "is broken" in member.problem
+        assert {module.key for module in coordinator.pool.missing_experts()} == lacking
+        world.broken.clear()
+        coordinator.until(lambda: not coordinator.pool.missing_experts())
+        coordinator.until(lambda: coordinator.members()[1].state is WorkerState.READY)
+        assert not coordinator.members()[1].problem
+        coordinator.check_equal()

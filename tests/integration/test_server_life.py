@@ -5,6 +5,7 @@ starting -> serving -> a worker hangs -> serving -> a worker dies, which has no 
 
 import os
 import queue
+import shutil
 import signal
 import socket
 import threading
@@ -21,6 +22,7 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from coordinator.control_client import ControlClient
+from protos.expertmesh.v1 import control_pb2 as pb_control
 from protos.expertmesh.v1 import generation_pb2 as pb
 from protos.expertmesh.v1 import generation_pb2_grpc
 from tests.coordinator.api.answers import chunks_of
@@ -28,15 +30,17 @@ from tests.coordinator.api.fakes import failure
 from tests.integration.processes import DEMO_CHECKPOINT, Server, stop
 from tests.integration.test_serve import worker_pid
 
-pytestmark = pytest.mark.timeout(240)
+pytestmark = pytest.mark.timeout(300)
 
 SERVING = health_pb2.HealthCheckResponse.SERVING
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
-PATIENCE = 60.0
-# No worker is back so soon; no step takes so long.
+# Of a worker that has failed again and again, the next try is a minute later.
+PATIENCE = 150.0
+# No step takes so long.
 EXPERT_WAIT, STALL = "0.3", "2"
 TIMES = ["--expert-wait-timeout", EXPERT_WAIT, "--stall-timeout", STALL, "--call-timeout", "60"]
-# Nothing takes a lost worker's place: here requests are to fail.
+# Nothing takes a lost worker's place, and its experts' files are away until they are put back: requests fail,
+# however quick a worker is back.
 LOSS = ["--on-expert-loss", "wait"]
 ENDLESS = {"max_tokens": 4000, "ignore_eos": True, "context_overflow": "slide"}
 
@@ -91,11 +95,22 @@ def endless_message() -> pb.GenerateRequest:
     return message
 
 
+@contextmanager
+def away(folder: Path) -> Iterator[None]:
+    """What is in it can be read by those that have it open already, and by no other."""
+    aside = folder.rename(folder.with_name("aside"))
+    try:
+        yield
+    finally:
+        aside.rename(folder)
+
+
 def test_a_server_s_life(tmp_path: Path) -> None:
+    checkpoint = Path(shutil.copytree(DEMO_CHECKPOINT, tmp_path / "checkpoint"))
     ports = {name: free_port() for name in ("grpc", "http")}
     addresses = [f"--{name}-address=127.0.0.1:{port}" for name, port in ports.items()]
     with (
-        Server(str(DEMO_CHECKPOINT), *TIMES, *LOSS, *addresses, log=tmp_path / "log") as server,
+        Server(str(checkpoint), *TIMES, *LOSS, *addresses, log=tmp_path / "log") as server,
         grpc.insecure_channel(f"127.0.0.1:{ports['grpc']}") as channel,
         httpx.Client(base_url=f"http://127.0.0.1:{ports['http']}", timeout=PATIENCE) as http,
     ):
@@ -105,7 +120,7 @@ def test_a_server_s_life(tmp_path: Path) -> None:
         watch.hear(SERVING)
         stub: Any = generation_pb2_grpc.GenerationServiceStub(channel)  # type: ignore[no-untyped-call]
         check_a_hang(server, stub, watch)
-        check_a_death(server, stub, http, watch)
+        check_a_death(server, stub, http, watch, checkpoint)
         check_an_end(server, stub, watch)
 
 
@@ -120,10 +135,22 @@ def check_a_hang(server: Server, stub: Any, watch: Watch) -> None:
     stream.cancel()
 
 
-def check_a_death(server: Server, stub: Any, http: httpx.Client, watch: Watch) -> None:
+def check_a_death(server: Server, stub: Any, http: httpx.Client, watch: Watch, checkpoint: Path) -> None:
     """Every request that runs ends, and says why; so does one that comes before the worker is back."""
+    with ControlClient(server.address_of("control")) as control, away(checkpoint / "experts"):
+        check_failures(server, stub, http, control)
+        watch.hear(NOT_SERVING, "experts have no live worker: layer 0: ")
+        check_shown(control)
+    watch.hear(SERVING)
+    assert "worker 1 lost" in server.log, "the fault happened"
+    message = endless_message()
+    message.stopping.max_tokens = 2
+    assert stub.Generate(message, timeout=PATIENCE).usage.completion_tokens == 2
+
+
+def check_failures(server: Server, stub: Any, http: httpx.Client, control: ControlClient) -> None:
     body = {"prompt": [2, 5, 6], **ENDLESS}
-    with ThreadPoolExecutor() as threads, ControlClient(server.address_of("control")) as control:
+    with ThreadPoolExecutor() as threads:
         stream = stub.GenerateStream(endless_message())
         whole = threads.submit(http.post, "/v1/completions", json=body)
         streamed = threads.submit(http.post, "/v1/completions", json={**body, "stream": True})
@@ -135,12 +162,19 @@ def check_a_death(server: Server, stub: Any, http: httpx.Client, watch: Watch) -
         assert time.monotonic() - before < 30, "as long as lost experts are waited for, and no longer"
         late = stub.Generate.future(endless_message())
         assert failure_of(late).reason == "EXPERT_WORKER_LOST"
-    watch.hear(NOT_SERVING, "experts have no live worker")
-    watch.hear(SERVING)
-    assert "worker 1 lost" in server.log, "the fault happened"
-    message = endless_message()
-    message.stopping.max_tokens = 2
-    assert stub.Generate(message, timeout=PATIENCE).usage.completion_tokens == 2
+
+
+def check_shown(control: ControlClient) -> None:
+    """A worker without experts that it should hold is not called ready, and says what it lacks, and why."""
+    deadline = time.monotonic() + PATIENCE
+    while not (lacking := [worker for worker in control.topology() if worker.problem]):
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    for worker in lacking:
+        assert worker.state == pb_control.ExpertWorker.STATE_INCOMPLETE
+        assert "experts/" in worker.problem
+        assert worker.missing
+    assert any(module.missing for module in control.experts())
 
 
 def until_running(control: ControlClient, num_running: int, num_waiting: int = 0) -> None:

@@ -52,7 +52,7 @@ class GetTopologyResponse(_message.Message):
     def __init__(self, workers: _Optional[_Iterable[_Union[ExpertWorker, _Mapping]]] = ...) -> None: ...
 
 class ExpertWorker(_message.Message):
-    __slots__ = ("rank", "node_id", "device", "state", "routed_tokens", "layers", "pid", "host", "weight_bytes", "losses", "last_loss")
+    __slots__ = ("rank", "node_id", "device", "state", "routed_tokens", "layers", "pid", "host", "weight_bytes", "losses", "last_loss", "missing", "problem")
     class State(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
         __slots__ = ()
         STATE_UNSPECIFIED: _ClassVar[ExpertWorker.State]
@@ -61,12 +61,14 @@ class ExpertWorker(_message.Message):
         STATE_LOST: _ClassVar[ExpertWorker.State]
         STATE_DRAINING: _ClassVar[ExpertWorker.State]
         STATE_BROKEN: _ClassVar[ExpertWorker.State]
+        STATE_INCOMPLETE: _ClassVar[ExpertWorker.State]
     STATE_UNSPECIFIED: ExpertWorker.State
     STATE_STARTING: ExpertWorker.State
     STATE_READY: ExpertWorker.State
     STATE_LOST: ExpertWorker.State
     STATE_DRAINING: ExpertWorker.State
     STATE_BROKEN: ExpertWorker.State
+    STATE_INCOMPLETE: ExpertWorker.State
     class LayerExperts(_message.Message):
         __slots__ = ("layer", "expert_ids")
         LAYER_FIELD_NUMBER: _ClassVar[int]
@@ -85,6 +87,8 @@ class ExpertWorker(_message.Message):
     WEIGHT_BYTES_FIELD_NUMBER: _ClassVar[int]
     LOSSES_FIELD_NUMBER: _ClassVar[int]
     LAST_LOSS_FIELD_NUMBER: _ClassVar[int]
+    MISSING_FIELD_NUMBER: _ClassVar[int]
+    PROBLEM_FIELD_NUMBER: _ClassVar[int]
     rank: int
     node_id: str
     device: str
@@ -96,7 +100,9 @@ class ExpertWorker(_message.Message):
     weight_bytes: int
     losses: int
     last_loss: str
-    def __init__(self, rank: _Optional[int] = ..., node_id: _Optional[str] = ..., device: _Optional[str] = ..., state: _Optional[_Union[ExpertWorker.State, str]] = ..., routed_tokens: _Optional[int] = ..., layers: _Optional[_Iterable[_Union[ExpertWorker.LayerExperts, _Mapping]]] = ..., pid: _Optional[int] = ..., host: _Optional[str] = ..., weight_bytes: _Optional[int] = ..., losses: _Optional[int] = ..., last_loss: _Optional[str] = ...) -> None: ...
+    missing: _containers.RepeatedCompositeFieldContainer[ExpertWorker.LayerExperts]
+    problem: str
+    def __init__(self, rank: _Optional[int] = ..., node_id: _Optional[str] = ..., device: _Optional[str] = ..., state: _Optional[_Union[ExpertWorker.State, str]] = ..., routed_tokens: _Optional[int] = ..., layers: _Optional[_Iterable[_Union[ExpertWorker.LayerExperts, _Mapping]]] = ..., pid: _Optional[int] = ..., host: _Optional[str] = ..., weight_bytes: _Optional[int] = ..., losses: _Optional[int] = ..., last_loss: _Optional[str] = ..., missing: _Optional[_Iterable[_Union[ExpertWorker.LayerExperts, _Mapping]]] = ..., problem: _Optional[str] = ...) -> None: ...
 
 class AbortRequest(_message.Message):
     __slots__ = ("request_ids", "all")
@@ -133,20 +139,22 @@ class ScaleResponse(_message.Message):
     def __init__(self, num_workers_before: _Optional[int] = ..., num_workers: _Optional[int] = ..., modules_moved: _Optional[int] = ..., seconds: _Optional[float] = ...) -> None: ...
 
 class ExpertModule(_message.Message):
-    __slots__ = ("layer", "expert_id", "version", "sha256", "worker_ranks", "retiring")
+    __slots__ = ("layer", "expert_id", "version", "sha256", "worker_ranks", "retiring", "missing")
     LAYER_FIELD_NUMBER: _ClassVar[int]
     EXPERT_ID_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
     SHA256_FIELD_NUMBER: _ClassVar[int]
     WORKER_RANKS_FIELD_NUMBER: _ClassVar[int]
     RETIRING_FIELD_NUMBER: _ClassVar[int]
+    MISSING_FIELD_NUMBER: _ClassVar[int]
     layer: int
     expert_id: int
     version: int
     sha256: str
     worker_ranks: _containers.RepeatedScalarFieldContainer[int]
     retiring: bool
-    def __init__(self, layer: _Optional[int] = ..., expert_id: _Optional[int] = ..., version: _Optional[int] = ..., sha256: _Optional[str] = ..., worker_ranks: _Optional[_Iterable[int]] = ..., retiring: bool = ...) -> None: ...
+    missing: bool
+    def __init__(self, layer: _Optional[int] = ..., expert_id: _Optional[int] = ..., version: _Optional[int] = ..., sha256: _Optional[str] = ..., worker_ranks: _Optional[_Iterable[int]] = ..., retiring: bool = ..., missing: bool = ...) -> None: ...
 
 class ListExpertsRequest(_message.Message):
     __slots__ = ()

@@ -45,6 +45,7 @@ EXPECTED = {
     "expertmesh_step_seconds": ("histogram", MODEL | {"phase"}),
     "expertmesh_expert_workers": ("gauge", MODEL | {"state"}),
     "expertmesh_expert_worker_up": ("gauge", MODEL | {"rank"}),
+    "expertmesh_experts_missing": ("gauge", MODEL),
     "expertmesh_expert_tokens": ("counter", MODEL | {"rank"}),
     "expertmesh_expert_balancedness": ("histogram", MODEL | {"phase"}),
     "expertmesh_expert_dispatch_seconds": ("histogram", MODEL),

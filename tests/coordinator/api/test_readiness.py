@@ -4,8 +4,11 @@ import asyncio
 
 import pytest
 
-from coordinator.api.readiness import DRAINING, STARTING, Readiness, ReadinessConfig, Sources
+from coordinator.api.readiness import DRAINING, MAX_NAMED, STARTING, Readiness, ReadinessConfig, Sources
 from coordinator.engine.engine import EngineStats
+from moe_model.modules import Catalog
+
+MODULES = tuple(Catalog.of_checkpoint(2, 2).modules)
 
 
 class World:
@@ -19,7 +22,7 @@ class World:
 
     @property
     def sources(self) -> Sources:
-        return Sources(lambda: self.stats, lambda: self.missing)
+        return Sources(lambda: self.stats, lambda: MODULES[: self.missing])
 
 
 def reasons(readiness: Readiness) -> list[str]:
@@ -45,13 +48,25 @@ async def test_lost_experts_are_told_twice_before_they_count_and_return_at_once(
     await readiness.look(1.0)
     assert reasons(readiness) == []
     await readiness.look(2.0)
-    assert reasons(readiness) == ["3 experts have no live worker"]
+    assert reasons(readiness) == ["3 experts have no live worker: layer 0: 0, 1; layer 1: 0"]
     world.missing = 1
     await readiness.look(3.0)
-    assert reasons(readiness) == ["1 experts have no live worker"]
+    assert reasons(readiness) == ["1 experts have no live worker: layer 0: 0"]
     world.missing = 0
     await readiness.look(4.0)
     assert (reasons(readiness), world.heard) == ([], [True, False, True])
+
+
+async def test_of_very_many_missing_experts_some_are_named() -> None:
+    world = World()
+    readiness = await opened(world)
+    many = tuple(Catalog.of_checkpoint(1, MAX_NAMED + 1).modules)
+    await readiness.open(Sources(lambda: world.stats, lambda: many))
+    for now in (1.0, 2.0):
+        await readiness.look(now)
+    (reason,) = reasons(readiness)
+    assert reason.startswith(f"{MAX_NAMED + 1} experts have no live worker: layer 0: 0, 1, ")
+    assert reason.endswith(f", {MAX_NAMED - 1}, ...")
 
 
 async def test_a_single_bad_look_between_good_ones_is_nothing() -> None:
