@@ -3,22 +3,24 @@
     with Client("127.0.0.1:50051") as client:
         print(client.generate("def main():", max_tokens=20).text)
 
-Every call has a timeout and raises ClientError. Closing a stream before its end cancels it.
+Every call ends within its timeout and a second, and raises ClientError. A call that the server could not take
+is sent again, a stream as long as nothing of it has come. Closing a stream before its end cancels it.
 """
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Sequence
+from collections.abc import AsyncGenerator, Generator, Sequence
+from contextlib import aclosing, closing
 from types import TracebackType
-from typing import Any, Self, TypeVar, Unpack
+from typing import Any, Self, Unpack
 
-import grpc
-from google.protobuf.message import Message
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from coordinator import client_messages as messages
 from coordinator import client_requests as requests
+from coordinator.client_calls import AsyncCalls, Calls, checked
 from coordinator.client_connection import Connection
+from coordinator.client_diagnosis import why_not_ready
 from coordinator.client_messages import (
     ClientError,
     Completion,
@@ -49,13 +51,12 @@ __all__ = [
     "Summary",
 ]
 
-R = TypeVar("R")
-
 DEFAULT_TIMEOUT = 300.0
-_DETAILS_KEY = "grpc-status-details-bin"
 _SERVING = health_pb2.HealthCheckResponse.SERVING
 # Between two attempts to watch a server that went away.
 _WATCH_BACKOFF = 0.1
+# While waiting, a server that is away or slow is no error; one without health checks is.
+_PASSING = ("UNAVAILABLE", "DEADLINE_EXCEEDED")
 
 
 class Client:
@@ -64,38 +65,36 @@ class Client:
     def __init__(
         self, address: str, *, timeout: float = DEFAULT_TIMEOUT, connection: Connection | None = None
     ) -> None:
-        """`timeout`, in seconds, is for a whole call, where the call itself gives none."""
+        """`timeout`, in seconds, is for a whole call, where the call itself gives none.
+
+        Raises ConfigError for an address or a file that cannot be used.
+        """
         self.address = address
-        self._timeout = _checked(timeout)
-        connection = connection or Connection()
-        self._metadata = connection.metadata
-        self._channel = connection.open(address)
-        self._stub: Any = generation_pb2_grpc.GenerationServiceStub(self._channel)  # type: ignore[no-untyped-call]
+        self._connection = connection or Connection()
+        self._calls = Calls(address, timeout, self._connection)
+        self._stub: Any = generation_pb2_grpc.GenerationServiceStub(self._calls.channel)  # type: ignore[no-untyped-call]
+        # Now, for grpc ends the process when a stub is made of a closed channel.
+        self._watch: Any = health_pb2_grpc.HealthStub(self._calls.channel).Watch
 
     def generate(
         self, prompt: Prompt, *, timeout: float | None = None, **options: Unpack[GenerateOptions]
     ) -> Completion:
         """Generates from a text or from token ids and returns the whole result."""
         request = requests.generate_request(prompt, options)
-        return messages.completion(self._call(self._stub.Generate, request, timeout))
+        return messages.completion(self._calls.unary(self._stub.Generate, request, timeout))
 
     def stream(
         self, prompt: Prompt, *, timeout: float | None = None, **options: Unpack[GenerateOptions]
     ) -> Generator[Event, None, None]:
         """Generates and yields Started, Delta ..., Finished, Summary as they come."""
         request = requests.generate_request(prompt, options)
-        call = self._stub.GenerateStream(request, timeout=self._seconds(timeout), metadata=self._metadata)
         complete = False
-        try:
-            for response in call:
+        with closing(self._calls.stream(self._stub.GenerateStream, request, timeout)) as responses:
+            for response in responses:
                 complete = response.WhichOneof("event") == "summary"
                 event = messages.event(response)
                 if event is not None:
                     yield event
-        except grpc.RpcError as error:
-            raise client_error(error) from None
-        finally:
-            call.cancel()
         if not complete:
             raise _incomplete()
 
@@ -103,37 +102,37 @@ class Client:
         self, text: str, *, add_special_tokens: bool = True, timeout: float | None = None
     ) -> tuple[int, ...]:
         request = requests.tokenize_request(text, add_special_tokens)
-        return tuple(self._call(self._stub.Tokenize, request, timeout).token_ids)
+        return tuple(self._calls.unary(self._stub.Tokenize, request, timeout).token_ids)
 
     def detokenize(
         self, token_ids: Sequence[int], *, skip_special_tokens: bool = False, timeout: float | None = None
     ) -> str:
         request = requests.detokenize_request(token_ids, skip_special_tokens)
-        text: str = self._call(self._stub.Detokenize, request, timeout).text
+        text: str = self._calls.unary(self._stub.Detokenize, request, timeout).text
         return text
 
     def model_info(self, *, timeout: float | None = None) -> ModelInfo:
-        return messages.model_info(self._call(self._stub.GetModelInfo, pb.GetModelInfoRequest(), timeout))
+        return messages.model_info(
+            self._calls.unary(self._stub.GetModelInfo, pb.GetModelInfoRequest(), timeout)
+        )
 
     def wait_ready(self, timeout: float) -> None:
         """Returns when the server can serve; ClientError when it cannot within `timeout` seconds."""
-        health: Any = health_pb2_grpc.HealthStub(self._channel)
-        deadline = time.monotonic() + timeout
+        deadline = time.monotonic() + checked(timeout)
         while (remaining := deadline - time.monotonic()) > 0:
-            call = health.Watch(health_pb2.HealthCheckRequest(), timeout=remaining, wait_for_ready=True)
             try:
-                if any(response.status == _SERVING for response in call):
-                    return
-            except grpc.RpcError as error:
-                _raise_unless_passing(error)
-            finally:
-                call.cancel()
-            time.sleep(_WATCH_BACKOFF)
-        raise _not_ready(self.address, timeout)
+                with closing(self._watched(remaining)) as answers:
+                    if any(answer.status == _SERVING for answer in answers):
+                        return
+            except ClientError as error:
+                if error.code not in _PASSING:
+                    raise self._calls.explained(error) from None
+            self._calls.pause(min(_WATCH_BACKOFF, max(0.0, deadline - time.monotonic())))
+        raise _not_ready(self.address, timeout, why_not_ready(self.address, self._connection))
 
     def close(self) -> None:
         """Ends all calls. Idempotent."""
-        self._channel.close()
+        self._calls.close()
 
     def __enter__(self) -> Self:
         return self
@@ -143,14 +142,8 @@ class Client:
     ) -> None:
         self.close()
 
-    def _seconds(self, timeout: float | None) -> float:
-        return self._timeout if timeout is None else _checked(timeout)
-
-    def _call(self, method: Callable[..., R], request: Message, timeout: float | None) -> R:
-        try:
-            return method(request, timeout=self._seconds(timeout), metadata=self._metadata)
-        except grpc.RpcError as error:
-            raise client_error(error) from None
+    def _watched(self, seconds: float) -> Generator[Any, None, None]:
+        return self._calls.stream(self._watch, health_pb2.HealthCheckRequest(), seconds, waits=True)
 
 
 class AsyncClient:
@@ -159,38 +152,36 @@ class AsyncClient:
     def __init__(
         self, address: str, *, timeout: float = DEFAULT_TIMEOUT, connection: Connection | None = None
     ) -> None:
-        """`timeout`, in seconds, is for a whole call, where the call itself gives none."""
+        """`timeout`, in seconds, is for a whole call, where the call itself gives none.
+
+        Raises ConfigError for an address or a file that cannot be used.
+        """
         self.address = address
-        self._timeout = _checked(timeout)
-        connection = connection or Connection()
-        self._metadata = connection.metadata
-        self._channel = connection.open_async(address)
-        self._stub: Any = generation_pb2_grpc.GenerationServiceStub(self._channel)  # type: ignore[no-untyped-call]
+        self._connection = connection or Connection()
+        self._calls = AsyncCalls(address, timeout, self._connection)
+        self._stub: Any = generation_pb2_grpc.GenerationServiceStub(self._calls.channel)  # type: ignore[no-untyped-call]
+        # Now, for grpc ends the process when a stub is made of a closed channel.
+        self._watch: Any = health_pb2_grpc.HealthStub(self._calls.channel).Watch
 
     async def generate(
         self, prompt: Prompt, *, timeout: float | None = None, **options: Unpack[GenerateOptions]
     ) -> Completion:
         """Generates from a text or from token ids and returns the whole result."""
         request = requests.generate_request(prompt, options)
-        return messages.completion(await self._call(self._stub.Generate, request, timeout))
+        return messages.completion(await self._calls.unary(self._stub.Generate, request, timeout))
 
     async def stream(
         self, prompt: Prompt, *, timeout: float | None = None, **options: Unpack[GenerateOptions]
     ) -> AsyncGenerator[Event, None]:
         """Generates and yields Started, Delta ..., Finished, Summary as they come."""
         request = requests.generate_request(prompt, options)
-        call = self._stub.GenerateStream(request, timeout=self._seconds(timeout), metadata=self._metadata)
         complete = False
-        try:
-            async for response in call:
+        async with aclosing(self._calls.stream(self._stub.GenerateStream, request, timeout)) as responses:
+            async for response in responses:
                 complete = response.WhichOneof("event") == "summary"
                 event = messages.event(response)
                 if event is not None:
                     yield event
-        except grpc.RpcError as error:
-            raise client_error(error) from None
-        finally:
-            call.cancel()
         if not complete:
             raise _incomplete()
 
@@ -198,40 +189,39 @@ class AsyncClient:
         self, text: str, *, add_special_tokens: bool = True, timeout: float | None = None
     ) -> tuple[int, ...]:
         request = requests.tokenize_request(text, add_special_tokens)
-        response: pb.TokenizeResponse = await self._call(self._stub.Tokenize, request, timeout)
+        response: pb.TokenizeResponse = await self._calls.unary(self._stub.Tokenize, request, timeout)
         return tuple(response.token_ids)
 
     async def detokenize(
         self, token_ids: Sequence[int], *, skip_special_tokens: bool = False, timeout: float | None = None
     ) -> str:
         request = requests.detokenize_request(token_ids, skip_special_tokens)
-        response: pb.DetokenizeResponse = await self._call(self._stub.Detokenize, request, timeout)
+        response: pb.DetokenizeResponse = await self._calls.unary(self._stub.Detokenize, request, timeout)
         return response.text
 
     async def model_info(self, *, timeout: float | None = None) -> ModelInfo:
         request = pb.GetModelInfoRequest()
-        return messages.model_info(await self._call(self._stub.GetModelInfo, request, timeout))
+        return messages.model_info(await self._calls.unary(self._stub.GetModelInfo, request, timeout))
 
     async def wait_ready(self, timeout: float) -> None:
         """Returns when the server can serve; ClientError when it cannot within `timeout` seconds."""
-        health: Any = health_pb2_grpc.HealthStub(self._channel)
-        deadline = time.monotonic() + timeout
+        deadline = time.monotonic() + checked(timeout)
         while (remaining := deadline - time.monotonic()) > 0:
-            call = health.Watch(health_pb2.HealthCheckRequest(), timeout=remaining, wait_for_ready=True)
             try:
-                async for response in call:
-                    if response.status == _SERVING:
-                        return
-            except grpc.RpcError as error:
-                _raise_unless_passing(error)
-            finally:
-                call.cancel()
-            await asyncio.sleep(_WATCH_BACKOFF)
-        raise _not_ready(self.address, timeout)
+                async with aclosing(self._watched(remaining)) as answers:
+                    async for answer in answers:
+                        if answer.status == _SERVING:
+                            return
+            except ClientError as error:
+                if error.code not in _PASSING:
+                    raise await self._calls.explained(error) from None
+            await self._calls.pause(min(_WATCH_BACKOFF, max(0.0, deadline - time.monotonic())))
+        why = await asyncio.to_thread(why_not_ready, self.address, self._connection)
+        raise _not_ready(self.address, timeout, why)
 
     async def close(self) -> None:
         """Ends all calls. Idempotent."""
-        await self._channel.close()
+        await self._calls.close()
 
     async def __aenter__(self) -> Self:
         return self
@@ -241,37 +231,13 @@ class AsyncClient:
     ) -> None:
         await self.close()
 
-    def _seconds(self, timeout: float | None) -> float:
-        return self._timeout if timeout is None else _checked(timeout)
-
-    async def _call(self, method: Callable[..., Awaitable[R]], request: Message, timeout: float | None) -> R:
-        try:
-            return await method(request, timeout=self._seconds(timeout), metadata=self._metadata)
-        except grpc.RpcError as error:
-            raise client_error(error) from None
+    def _watched(self, seconds: float) -> AsyncGenerator[Any, None]:
+        return self._calls.stream(self._watch, health_pb2.HealthCheckRequest(), seconds, waits=True)
 
 
-def _checked(timeout: float) -> float:
-    """grpc takes 0 for no deadline at all."""
-    if not 0 < timeout < float("inf"):
-        raise ClientError("INVALID_ARGUMENT", f"timeout: {timeout} is not a number of seconds > 0")
-    return timeout
-
-
-def client_error(error: Any) -> ClientError:
-    """From grpc's own error, which both flavours raise as an RpcError that is also a Call."""
-    trailing = dict(error.trailing_metadata() or ())
-    return messages.error(error.code().name, error.details() or "", trailing.get(_DETAILS_KEY))
-
-
-def _raise_unless_passing(error: Any) -> None:
-    """While waiting, a server that is away or slow is no error; one without health checks is."""
-    if error.code() not in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED):
-        raise client_error(error) from None
-
-
-def _not_ready(address: str, timeout: float) -> ClientError:
-    return ClientError("DEADLINE_EXCEEDED", f"{address} is not ready after {timeout:g} s", "NOT_READY")
+def _not_ready(address: str, timeout: float, why: str | None) -> ClientError:
+    message = f"{address} is not ready after {timeout:g} s" + (f": {why}" if why else "")
+    return ClientError("DEADLINE_EXCEEDED", message, "NOT_READY")
 
 
 def _incomplete() -> ClientError:

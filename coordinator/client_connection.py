@@ -1,33 +1,28 @@
 """How a client reaches a server: plain or TLS, with or without a certificate and a key of its own."""
 
-import json
+import ssl
 from dataclasses import dataclass
 from pathlib import Path
 
 import grpc
 
+from coordinator.client_address import check_address, is_local
+from coordinator.pem import load_ca, load_pair
 from moe_model.errors import ConfigError
 
-# Refused calls may be sent again; grpc does so only while nothing of an answer has come.
-_RETRY_POLICY = {
-    "maxAttempts": 4,
-    "initialBackoff": "0.1s",
-    "maxBackoff": "2s",
-    "backoffMultiplier": 2,
-    "retryableStatusCodes": ["UNAVAILABLE"],
-}
-_SERVICE_CONFIG = {
-    "methodConfig": [
-        {"name": [{"service": "expertmesh.v1.GenerationService"}], "retryPolicy": _RETRY_POLICY},
-    ]
-}
 OPTIONS = (
     ("grpc.max_send_message_length", 16 << 20),
     ("grpc.max_receive_message_length", 64 << 20),
     ("grpc.keepalive_time_ms", 20_000),
     ("grpc.keepalive_timeout_ms", 10_000),
-    ("grpc.service_config", json.dumps(_SERVICE_CONFIG)),
+    # client_retries.py sends again what may be: grpc's own retries let a call outlive its deadline.
+    ("grpc.enable_retries", 0),
+    # A server that comes back is found soon; grpc waits for up to two minutes.
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.max_reconnect_backoff_ms", 2_000),
 )
+# No proxy leads to this machine, whatever http_proxy says.
+_DIRECT = (("grpc.enable_http_proxy", 0),)
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +30,7 @@ class Connection:
     """`ca` is the CA of the server's certificate: with it, or with `tls`, the connection is encrypted.
 
     `certificate` and `key` are the client's own, for servers that want one. `api_key` is sent with every
-    call; without TLS everybody on the way can read it. `retries`: whether grpc sends refused calls again.
+    call; without TLS everybody on the way can read it. `retries`: whether refused calls are sent again.
     """
 
     tls: bool = False
@@ -55,23 +50,38 @@ class Connection:
         return self.tls or self.ca is not None
 
     def open(self, address: str) -> grpc.Channel:
-        """A channel for threads. Raises ConfigError naming the file that cannot be read."""
+        """A channel for threads. Raises ConfigError for an address or a file that cannot be used."""
+        options = _options(address)
         if not self.is_encrypted:
-            return grpc.insecure_channel(address, options=self._options)
-        return grpc.secure_channel(address, self._credentials(), options=self._options)
+            return grpc.insecure_channel(address, options=options)
+        return grpc.secure_channel(address, self._credentials(), options=options)
 
     def open_async(self, address: str) -> grpc.aio.Channel:
-        """A channel for asyncio. Raises ConfigError naming the file that cannot be read."""
+        """A channel for asyncio. Raises ConfigError for an address or a file that cannot be used."""
+        options = _options(address)
         if not self.is_encrypted:
-            return grpc.aio.insecure_channel(address, options=self._options)
-        return grpc.aio.secure_channel(address, self._credentials(), options=self._options)
+            return grpc.aio.insecure_channel(address, options=options)
+        return grpc.aio.secure_channel(address, self._credentials(), options=options)
 
-    @property
-    def _options(self) -> tuple[tuple[str, int | str], ...]:
-        return OPTIONS if self.retries else (*OPTIONS, ("grpc.enable_retries", 0))
+    def tls_context(self) -> ssl.SSLContext:
+        """The same for Python's own TLS. Raises ConfigError, naming the file at fault."""
+        context = ssl.create_default_context()
+        if self.ca is not None:
+            context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+            load_ca(context, self.ca, "TLS CA")
+        if self.certificate is not None and self.key is not None:
+            load_pair(context, self.certificate, self.key)
+        context.set_alpn_protocols(["h2"])
+        return context
 
     def _credentials(self) -> grpc.ChannelCredentials:
+        # grpc would say of a file that it cannot use only that the server is not to be reached.
+        self.tls_context()
         return grpc.ssl_channel_credentials(_read(self.ca), _read(self.key), _read(self.certificate))
+
+
+def _options(address: str) -> tuple[tuple[str, int], ...]:
+    return (*OPTIONS, *_DIRECT) if is_local(check_address(address)) else OPTIONS
 
 
 def _read(path: Path | None) -> bytes | None:

@@ -19,14 +19,25 @@ FINISH_REASONS = {
 
 
 class ClientError(ExpertMeshError):
-    """A call failed. `code` is the gRPC status by name; `reason` and `field` are empty when unknown."""
+    """A call failed. `code` is the gRPC status by name; `reason` and `field` are empty when unknown.
 
-    def __init__(self, code: str, message: str, reason: str = "", field: str = "") -> None:
+    `retry_after`: seconds after which the server would see the call again; below 0 never, None: not said.
+    """
+
+    def __init__(
+        self,
+        code: str,
+        message: str,
+        reason: str = "",
+        field: str = "",
+        retry_after: float | None = None,
+    ) -> None:
         super().__init__(f"{code}: {message}")
         self.code = code
         self.message = message
         self.reason = reason
         self.field = field
+        self.retry_after = retry_after
 
 
 class GenerateOptions(TypedDict, total=False):
@@ -303,19 +314,22 @@ def model_info(response: pb.GetModelInfoResponse) -> ModelInfo:
 
 def error(code: str, message: str, details: bytes | None) -> ClientError:
     """From a status and its google.rpc details."""
-    reason = field = ""
+    reason, field, retry_after = "", "", None
     status = status_pb2.Status()
     try:
         status.ParseFromString(details or b"")
         for packed in status.details:
             info, bad_request = error_details_pb2.ErrorInfo(), error_details_pb2.BadRequest()
+            retry = error_details_pb2.RetryInfo()
             if packed.Unpack(info):
                 reason = info.reason
             elif packed.Unpack(bad_request) and bad_request.field_violations:
                 field = bad_request.field_violations[0].field
+            elif packed.Unpack(retry):
+                retry_after = retry.retry_delay.ToMilliseconds() / 1000
     except DecodeError:
         pass
-    return ClientError(code, " ".join(message.split()), reason, field)
+    return ClientError(code, " ".join(message.split()), reason, field, retry_after)
 
 
 def _stop_token_id(match: pb.StopMatch) -> int | None:

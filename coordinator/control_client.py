@@ -8,9 +8,7 @@ from collections.abc import Sequence
 from types import TracebackType
 from typing import Any, Self
 
-import grpc
-
-from coordinator.client import client_error
+from coordinator.client_calls import Calls
 from coordinator.client_connection import Connection
 from protos.expertmesh.v1 import control_pb2 as pb
 from protos.expertmesh.v1 import control_pb2_grpc
@@ -21,17 +19,16 @@ CHANGE_TIMEOUT = 120.0
 
 
 class ControlClient:
-    """Blocking. Every call has a timeout and raises ClientError."""
+    """Blocking. Every call ends within its timeout and a second or raises ClientError; none is sent twice."""
 
     def __init__(
         self, address: str, *, timeout: float = DEFAULT_TIMEOUT, connection: Connection | None = None
     ) -> None:
+        """Raises ConfigError for an address or a file that cannot be used."""
         self.address = address
         self._timeout = timeout
-        connection = connection or Connection()
-        self._metadata = connection.metadata
-        self._channel = connection.open(address)
-        self._stub: Any = control_pb2_grpc.ControlServiceStub(self._channel)  # type: ignore[no-untyped-call]
+        self._calls = Calls(address, timeout, connection)
+        self._stub: Any = control_pb2_grpc.ControlServiceStub(self._calls.channel)  # type: ignore[no-untyped-call]
 
     def server_info(self) -> pb.GetServerInfoResponse:
         response: pb.GetServerInfoResponse = self._call(self._stub.GetServerInfo, pb.GetServerInfoRequest())
@@ -85,7 +82,7 @@ class ControlClient:
         return response
 
     def close(self) -> None:
-        self._channel.close()
+        self._calls.close()
 
     def __enter__(self) -> Self:
         return self
@@ -99,7 +96,4 @@ class ControlClient:
         return self._call(method, request, max(self._timeout, CHANGE_TIMEOUT))
 
     def _call(self, method: Any, request: Any, timeout: float | None = None) -> Any:
-        try:
-            return method(request, timeout=timeout or self._timeout, metadata=self._metadata)
-        except grpc.RpcError as error:
-            raise client_error(error) from None
+        return self._calls.unary(method, request, timeout, retries=False)

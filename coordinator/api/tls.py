@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from coordinator.api.file_watch import FileWatch
+from coordinator.pem import load_ca, load_pair
 from moe_model.errors import ConfigError
 from moe_model.private_files import check_private, read_bounded
 
@@ -94,39 +95,14 @@ def _contents(config: TlsConfig) -> tuple[bytes, ...]:
 def _context(config: TlsConfig) -> ssl.SSLContext:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
-    _load_ca(ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), config.cert, "TLS certificate")
-    try:
-        context.load_cert_chain(config.cert, config.key, password=_no_password)
-    except ssl.SSLError as error:
-        if error.reason == "KEY_VALUES_MISMATCH":
-            message = f"TLS key {config.key}: does not belong to the certificate {config.cert}"
-            raise ConfigError(message) from None
-        raise ConfigError(
-            f"TLS key {config.key}: is not a usable private key in PEM without a password"
-        ) from None
-    except OSError as error:
-        raise ConfigError(f"TLS key {config.key}: {error.strerror}") from None
+    load_pair(context, config.cert, config.key)
     if config.client_ca is not None:
-        _load_ca(context, config.client_ca, "TLS client CA")
+        load_ca(context, config.client_ca, "TLS client CA")
         context.verify_mode = ssl.CERT_REQUIRED
         # A resumed session would outlive the CA that its client was checked by.
         context.options |= ssl.OP_NO_TICKET
         context.num_tickets = 0
     return context
-
-
-def _load_ca(context: ssl.SSLContext, path: Path, what: str) -> None:
-    try:
-        context.load_verify_locations(cafile=path)
-    except ssl.SSLError:
-        raise ConfigError(f"{what} {path}: holds no certificate in PEM") from None
-    except OSError as error:
-        raise ConfigError(f"{what} {path}: {error.strerror}") from None
-
-
-def _no_password() -> str:
-    """Instead of a question on the terminal."""
-    return ""
 
 
 def _check_handshake(config: TlsConfig) -> None:
@@ -139,7 +115,7 @@ def _check_handshake(config: TlsConfig) -> None:
     trusting.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
     trusting.load_verify_locations(cafile=config.cert)
     asking = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    asking.load_cert_chain(config.cert, config.key, password=_no_password)
+    load_pair(asking, config.cert, config.key)
     to_server, to_client = ssl.MemoryBIO(), ssl.MemoryBIO()
     client = trusting.wrap_bio(to_client, to_server)
     peers = (client, asking.wrap_bio(to_server, to_client, server_side=True))
