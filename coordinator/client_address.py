@@ -9,6 +9,8 @@ _HOST_PORT = re.compile(
     r"(?:\[(?P<v6>[0-9A-Fa-f:.]+(?:%\w+)?)\]|(?P<host>[^\s:\[\]/]+)):(?P<port>[0-9]{1,5})"
 )
 _URL = re.compile(r"(?P<scheme>https?|grpcs?)://(?P<rest>.*)", re.IGNORECASE)
+_SCHEME = re.compile(r"(?:dns|ipv4|ipv6):")
+_BARE_V6 = re.compile(r"\[?[0-9A-Fa-f.]*:[0-9A-Fa-f.]*:[0-9A-Fa-f:.]*\]?")
 # Names of grpc's own, such as dns:///host:port or unix:/path; what follows is for grpc to judge.
 _GRPC_SCHEMES = ("dns:", "ipv4:", "ipv6:", "unix:", "unix-abstract:", "vsock:", "xds:")
 
@@ -36,7 +38,7 @@ def is_local(address: str) -> bool:
     """Whether it can only be this machine: no proxy leads there."""
     if address.startswith("unix"):
         return True
-    found = host_port(address.rpartition("/")[2].removeprefix("dns:"))
+    found = host_port(_SCHEME.sub("", address.rpartition("/")[2]))
     if found is None:
         return False
     host = found[0].partition("%")[0].lower()
@@ -51,12 +53,8 @@ def is_local(address: str) -> bool:
 def _fault(address: str, match: re.Match[str] | None) -> str:
     if match is not None:
         return "its port is not in [1, 65535]"
-    try:
-        ipaddress.IPv6Address(address)
-    except ValueError:
-        pass
-    else:
-        return f"an IPv6 address needs brackets and a port, as in [{address}]:50051"
+    if _BARE_V6.fullmatch(address):
+        return "an IPv6 address needs brackets and a port, as in [::1]:50051"
     if address and not set(address) & set(" :/[]"):
         return f"it has no port; as in {address}:50051"
     return "expected HOST:PORT or [IPV6]:PORT"

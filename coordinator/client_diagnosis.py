@@ -137,19 +137,19 @@ class _Probe:
         return f"{self._address} does not speak gRPC: {_READY}"
 
     def _encrypted(self) -> str | None:
-        context = self._connection.tls_context()
+        context, shaken = self._connection.tls_context(), False
         try:
             with self._open() as raw, context.wrap_socket(raw, server_hostname=self._where[0]) as found:
                 if found.selected_alpn_protocol() != "h2":
                     return f"{self._address} is an HTTPS port, and this needs a gRPC port: {_READY}"
                 # Only what comes after the handshake says whether our certificate was taken.
+                shaken = True
                 found.sendall(_PREFACE)
-                found.recv(64)
-                return None
+                return None if found.recv(64) else self._of_own_certificate()
         except ssl.SSLCertVerificationError as error:
             return self._of_certificate(error)
-        except (ssl.SSLError, ConnectionResetError, BrokenPipeError) as error:
-            return self._of_handshake(getattr(error, "reason", "") or "")
+        except (ssl.SSLError, ConnectionResetError, BrokenPipeError):
+            return self._of_own_certificate() if shaken else self._of_handshake()
 
     def _of_certificate(self, error: ssl.SSLCertVerificationError) -> str:
         if error.verify_code in _OTHER_HOST:
@@ -162,13 +162,13 @@ class _Probe:
         ca = "any CA of this system" if self._connection.ca is None else f"the CA of {self._connection.ca}"
         return f"the certificate of {self._address} is not signed by {ca}: give the right one (--tls-ca FILE)"
 
-    def _of_handshake(self, reason: str) -> str | None:
-        if "CERTIFICATE_REQUIRED" in reason or (
-            self._connection.certificate is None and "HANDSHAKE_FAILURE" in reason
-        ):
+    def _of_own_certificate(self) -> str:
+        """The other side has shown its own, and hung up when it had seen ours."""
+        if self._connection.certificate is None:
             return f"{self._address} wants a client's certificate: give --tls-cert FILE and --tls-key FILE"
-        if self._connection.certificate is not None and ("UNKNOWN_CA" in reason or "CERTIFICATE" in reason):
-            return f"{self._address} does not accept the certificate of {self._connection.certificate}"
+        return f"{self._address} does not accept the certificate of {self._connection.certificate}"
+
+    def _of_handshake(self) -> str | None:
         answer = self._answer_to_plain()
         if answer.startswith(b"HTTP/"):
             return f"{self._address} is an HTTP port without TLS, and this needs a gRPC port: {_READY}"
