@@ -187,11 +187,13 @@ def open_experts(
             checkpoint, engine.dtype, device, kernels, int8=engine.expert_dtype == "int8"
         )
         return
-    if workers.num_replicas < workers.replicas:
-        asked, num = workers.replicas, workers.num_replicas
-        logger.warning("%d replicas asked for, %d workers can hold %d", asked, num, num)
     with open_workers(checkpoint, engine, workers, observers, over) as experts:
         yield experts
+
+
+def sizes_of(experts: ExpertBackend) -> tuple[int, int]:
+    """How many workers there are, and on how many of them the expert with the fewest holders is."""
+    return (experts.num_workers, experts.num_replicas) if isinstance(experts, RemoteExperts) else (0, 0)
 
 
 def describe_experts(experts: ExpertBackend) -> list[str]:

@@ -87,7 +87,7 @@ def open_workers(
 
 def _supervisor_options(workers: WorkersConfig) -> SupervisorOptions:
     return SupervisorOptions(
-        replicas=workers.num_replicas,
+        replicas=workers.replicas,
         redundant=workers.redundant_experts,
         workers_per_node=workers.workers_per_node,
         on_loss=OnLoss(workers.on_expert_loss),

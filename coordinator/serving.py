@@ -8,7 +8,7 @@ from typing import Any
 
 from coordinator.config import ServeConfig
 from coordinator.fronts import Fronts
-from coordinator.main import describe_experts
+from coordinator.main import describe_experts, sizes_of
 from coordinator.server import RunningServer, open_server
 from moe_model.manifest import dtype_name
 
@@ -83,10 +83,10 @@ def _announce(config: ServeConfig, server: RunningServer) -> None:
     """The one line on stdout that says the server can serve; where the experts are goes to the log."""
     device = config.engine.resolve_device()
     dtype = dtype_name(config.engine.dtype)
+    num_workers, num_replicas = sizes_of(server.experts)
     sys.stdout.write(
-        f"READY {server.fronts.describe()} workers={config.workers.num_workers} "
-        f"replicas={config.workers.num_replicas} dtype={dtype} device={device} "
-        f"startup_seconds={server.startup_seconds:.2f}\n"
+        f"READY {server.fronts.describe()} workers={num_workers} replicas={num_replicas} dtype={dtype} "
+        f"device={device} startup_seconds={server.startup_seconds:.2f}\n"
     )
     sys.stdout.flush()
     for line in describe_experts(server.experts):

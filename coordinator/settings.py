@@ -50,8 +50,9 @@ class EngineSizes:
 
 @dataclass(frozen=True, slots=True)
 class WorkersConfig:
-    """The expert workers. 0 workers: all experts run in the coordinator's process. `insecure`: also on a
-    Ray of other machines that lets everybody in."""
+    """The expert workers. 0 workers: all experts run in the coordinator's process. `replicas` and
+    `redundant_experts` are met as far as there are workers, now and whenever there are more. `insecure`: also
+    on a Ray of other machines that lets everybody in."""
 
     num_workers: int = 0
     replicas: int = 1
@@ -76,11 +77,6 @@ class WorkersConfig:
     call_timeout: float = 10.0
     expert_wait_timeout: float = 30.0
     start_timeout: float = 120.0
-
-    @property
-    def num_replicas(self) -> int:
-        """As asked for, as far as there are workers: a second copy on one worker saves nothing."""
-        return min(self.replicas, self.num_workers)
 
 
 @dataclass(frozen=True, slots=True)

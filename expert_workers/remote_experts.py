@@ -1,5 +1,6 @@
 """RemoteExperts: the experts of a model on workers, as one thing: dispatched, supervised, exchanged."""
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -86,6 +87,17 @@ class RemoteExperts:
     def holders(self, key: ExpertKey) -> tuple[int, ...]:
         """The ranks of the workers that hold a module. Any thread may ask."""
         return tuple(member.rank for member in self._supervisor.members() if key in member.held)
+
+    @property
+    def num_workers(self) -> int:
+        """That are up."""
+        return sum(member.is_ready for member in self._supervisor.members())
+
+    @property
+    def num_replicas(self) -> int:
+        """On how many workers the expert is that is on the fewest."""
+        held = Counter(key for m in self._supervisor.members() if m.is_ready for key in m.held)
+        return min(held[key] for key in self._supervisor.expert_ids())
 
     def missing_experts(self) -> tuple[ExpertModule, ...]:
         """Those that nobody holds. Any thread may ask."""

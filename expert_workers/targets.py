@@ -92,13 +92,12 @@ class Targets:
         self._placed_for = placed_for
         neighbours = Counter(_node(m) for m in present)
         shares = [self._share(m, costs if loads is not None else {}, neighbours[_node(m)]) for m in present]
-        replicas = min(self._replicas, len(present))
         current = self._with_extra()
         try:
             target = place(
                 sorted(self._modules),
                 shares,
-                replicas,
+                self._replicas,
                 loads=loads,
                 redundant=self._redundant,
                 current=current,
@@ -118,7 +117,17 @@ class Targets:
             ", ".join(map(str, sorted(target.ranks))),
             self.num_moved,
         )
+        self._warn_of_few(target)
         return True
+
+    def _warn_of_few(self, target: Placement) -> None:
+        """Copies that were asked for and have no place yet."""
+        fewest = min(map(len, target.holders.values()), default=self._replicas)
+        if fewest < self._replicas:
+            _log.warning(
+                "%d replicas asked for, %d fit on %d workers; the rest follow when there are more",
+                *(self._replicas, fewest, len(target.ranks)),
+            )
 
     def rescue(self, keys: AbstractSet[ExpertKey], members: Iterable[Member], now: float) -> set[ExpertKey]:
         """Gives modules that nobody holds to workers that live; returns those that found one. Who could not

@@ -1,6 +1,8 @@
 from dataclasses import replace
 from typing import Any
 
+import pytest
+
 from expert_workers.in_process import LocalLink
 from expert_workers.members import LOCAL, Member
 from expert_workers.targets import Targets
@@ -50,6 +52,19 @@ def test_there_are_as_many_replicas_as_workers_allow() -> None:
     targets, members = make_targets(replicas=3), [member(0), member(1)]
     place(targets, members)
     assert targets.wanted(members)[0] == targets.wanted(members)[1] == KEYS
+
+
+def test_replicas_that_were_asked_for_come_with_the_workers(caplog: pytest.LogCaptureFixture) -> None:
+    """One worker cannot hold two copies; what it lacks is said, and met once there are more."""
+    targets, members = make_targets(replicas=2), [member(0)]
+    place(targets, members)
+    assert "2 replicas asked for, 1 fit on 1 workers" in caplog.text
+    caplog.clear()
+    members += [member(1), member(2)]
+    place(targets, members)
+    wanted = targets.wanted(members)
+    assert all(sum(key in wanted[rank] for rank in range(3)) == 2 for key in KEYS)
+    assert "replicas" not in caplog.text
 
 
 def test_nothing_is_placed_anew_while_nothing_changes() -> None:
