@@ -117,10 +117,11 @@ async def admitted(
         most = backend.model.max_num_sequences
         ticket.take_sequences(sum(min(max(1, m.sampling.num_sequences), most) for m in messages))
         works = []
+        num_bytes = sum(each.ByteSize() for each in messages)
         for number, (message, known) in enumerate(zip(messages, facts, strict=True)):
             own = caller if len(messages) == 1 else replace(caller, request_id=part(caller, number))
             arguments = (message, backend.model, own.request_id, arrival_time, caller.key_id.encode())
-            known.generation = await off_loop(message, resolve, *arguments)
+            known.generation = await off_loop(message, resolve, *arguments, num_bytes=num_bytes)
             known.model = known.generation.model
             works.append(Work(own, front, backend, ticket, known.generation, known))
         ticket.wait_with(sum(known.prompt_tokens for known in facts))
@@ -171,9 +172,15 @@ class Work:
         assert writer.done, "the engine's stream ended without a last output"
 
 
-async def off_loop(message: Message, function: Callable[..., R], *arguments: object) -> R:
-    """Calls a function that takes as long as the message is large; in a thread where that is long."""
-    if message.ByteSize() <= MAX_INLINE_BYTES and not _is_costly(message):
+async def off_loop(
+    message: Message, function: Callable[..., R], *arguments: object, num_bytes: int | None = None
+) -> R:
+    """Calls a function that takes as long as the message is large; in a thread where that is long.
+
+    `num_bytes` is the size of all messages that are dealt with in a row, where there are several.
+    """
+    size = message.ByteSize() if num_bytes is None else num_bytes
+    if size <= MAX_INLINE_BYTES and not _is_costly(message):
         return function(*arguments)
     return await asyncio.to_thread(function, *arguments)
 

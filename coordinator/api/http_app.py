@@ -25,7 +25,7 @@ from coordinator.api.http_json import Body, BodyReader, integers, invalid, unkno
 from coordinator.api.http_parameters import UnknownFields
 from coordinator.api.http_paths import nothing_there
 from coordinator.api.http_respond import EventStream, Job, respond
-from coordinator.api.http_shapes import token_text
+from coordinator.api.http_shapes import token_text, tokenized
 from coordinator.api.request_ids import given_ids, id_headers
 from coordinator.api.request_log import log_fields
 from coordinator.api.served_model import ServedModel
@@ -266,15 +266,8 @@ class HttpApi:
         add_special = body.boolean("add_special_tokens")
         if add_special is not None:
             message.add_special_tokens = add_special
-        found = await off_loop(message, tokenization.tokenize, message, served)
-        return _json(
-            {
-                "count": len(found.token_ids),
-                "max_model_len": found.max_context_length,
-                "tokens": list(found.token_ids),
-                "token_strs": [token_text(each) for each in found.token_bytes],
-            }
-        )
+        content = await off_loop(message, _tokenized, message, served)
+        return Response(content, media_type="application/json")
 
     async def _detokenize(self, request: Request, call: _Call) -> Response:
         body = Body(await self._bodies.read_object(request))
@@ -359,6 +352,10 @@ def _request_id(body: Body) -> str:
 
 def _peer(request: Request) -> str:
     return "" if request.client is None else f"{request.client.host}:{request.client.port}"
+
+
+def _tokenized(message: pb.TokenizeRequest, served: ServedModel) -> bytes:
+    return tokenized(tokenization.tokenize(message, served))
 
 
 def _special(token_bytes: Callable[[int], bytes], token_id: int | None) -> str | None:

@@ -21,6 +21,8 @@ MAX_BODY_BYTES = 16 << 20
 # Of all bodies that are being read.
 MAX_BYTES_AT_ONCE = 128 << 20
 MAX_ELEMENTS = 1 << 20
+# Of the body's own object: what is not known is named, one by one.
+MAX_FIELDS = 1024
 # That one body may take to arrive.
 BODY_SECONDS = 60.0
 
@@ -108,6 +110,8 @@ def _parsed(data: bytes | bytearray) -> dict[str, Any]:
         raise _bad("has a number of too many digits") from None
     if not isinstance(found, dict):
         raise _bad("is not a JSON object")
+    if len(found) > MAX_FIELDS:
+        raise _bad(f"has {len(found)} fields, more than {MAX_FIELDS}")
     return found
 
 

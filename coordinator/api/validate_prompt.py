@@ -81,10 +81,8 @@ def prompt_ids(
         case _:
             add_bos = message.add_special_tokens if message.HasField("add_special_tokens") else True
             token_ids = encode(field, message.text, served, check, add_bos=add_bos)
-    violations = Violations()
-    if not 1 <= len(token_ids) <= MAX_PROMPT_TOKENS:
-        violations.add(field, f"{len(token_ids)} tokens are not in [1, {MAX_PROMPT_TOKENS}]")
-    violations.raise_if_any()
+    if not token_ids:
+        raise ApiError.of(Reason.INVALID_FIELD, "has no tokens", field=field)
     if truncates:
         token_ids = token_ids[-message.truncate_prompt_tokens :]
     return tuple(token_ids)
@@ -98,7 +96,7 @@ def encode(
     *,
     add_bos: bool = True,
 ) -> list[int]:
-    """Token ids of a text, all of them in the model's vocabulary. Raises ApiError.
+    """Token ids of a text, all of them in the model's vocabulary, at most MAX_PROMPT_TOKENS. Raises ApiError.
 
     `check_least` is told first how many tokens it has at least.
     """
@@ -110,6 +108,10 @@ def encode(
         token_ids = tokenizer.encode(text, add_bos=add_bos)
     except TokenizerError:
         raise ApiError.of(Reason.INVALID_FIELD, "the tokenizer cannot take this text", field=field) from None
+    # Before anything is done with each of them.
+    if len(token_ids) > MAX_PROMPT_TOKENS:
+        what = f"{len(token_ids)} tokens are more than {MAX_PROMPT_TOKENS}"
+        raise ApiError.of(Reason.INVALID_FIELD, what, field=field)
     if token_ids and max(token_ids) >= served.config.vocab_size:
         raise ApiError.of(
             Reason.TOKEN_ID_OUT_OF_RANGE,
