@@ -51,7 +51,7 @@ class EngineConfig(EngineSizes):
 @dataclass(frozen=True, slots=True)
 class ServeConfig(ServiceTimes):
     """A whole server. `api_key` is one more key, from the environment. `strict_fields` refuses what a request
-    says and this server does not know."""
+    says and this server does not know; pages of `allowed_origins` may use the HTTP API from a browser."""
 
     checkpoint: Path
     engine: EngineConfig = field(default_factory=EngineConfig)
@@ -64,3 +64,4 @@ class ServeConfig(ServiceTimes):
     readiness: ReadinessConfig = field(default_factory=ReadinessConfig)
     observability: ObservabilityConfig = field(default_factory=ObservabilityConfig)
     strict_fields: bool = False
+    allowed_origins: tuple[str, ...] = ()

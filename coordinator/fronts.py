@@ -58,8 +58,8 @@ class Fronts:
             write_stall_timeout=config.write_stall_timeout,
         )
         api = self._http_api(security)
-        self.http = _http_server("http", config.addresses.http, api.app(), security)
-        self.metrics = _http_server("metrics", config.addresses.metrics, api.metrics_app(), security)
+        self.http = self._http_server("http", config.addresses.http, api.app(), security)
+        self.metrics = self._http_server("metrics", config.addresses.metrics, api.metrics_app(), security)
         self._control_service = ControlService(self.gate)
         self.control = self._control_port(security)
 
@@ -72,8 +72,15 @@ class Fronts:
             observed=self._metrics.fronts.http_observed,
             write_stall_timeout=self._config.write_stall_timeout,
             strict_fields=self._config.strict_fields,
+            allowed_origins=self._config.allowed_origins,
         )
         return HttpApi(services)
+
+    def _http_server(self, name: str, address: str | None, app: App, security: Security) -> HttpServer | None:
+        if address is None:
+            return None
+        tls = None if security.tls is None else server_context(security.tls)
+        return HttpServer(address, app, tls, name=name, keep_alive=self._config.keep_alive_timeout)
 
     def _control_port(self, security: Security) -> GrpcPort | None:
         address = self._config.addresses.control
@@ -136,13 +143,6 @@ class Fronts:
     def _ports(self) -> list[GrpcPort | HttpServer]:
         ports = (self.grpc, self.http, self.control, self.metrics)
         return [port for port in ports if port is not None]
-
-
-def _http_server(name: str, address: str | None, app: App, security: Security) -> HttpServer | None:
-    if address is None:
-        return None
-    tls = None if security.tls is None else server_context(security.tls)
-    return HttpServer(address, app, tls, name=name)
 
 
 async def _ended(task: asyncio.Task[None]) -> None:

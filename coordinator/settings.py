@@ -149,8 +149,12 @@ class SecurityConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServiceTimes:
-    """Seconds that a client may read nothing, that balancers get to hear of the end, and that calls get."""
+    """Seconds that a client may read nothing, that a quiet HTTP connection is kept, that balancers get to
+    hear of the end, and that calls get."""
 
     write_stall_timeout: float = 60.0
+    # Longer than the pools of proxies keep theirs (60 to 75 s): the server, which a request may be on its way
+    # to, must not be the one that closes.
+    keep_alive_timeout: float = 90.0
     withdrawal_grace: float = 5.0
     drain_timeout: float = 30.0

@@ -11,6 +11,7 @@ from uuid import uuid4
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
@@ -20,6 +21,7 @@ from coordinator.api.auth import Authenticator, single
 from coordinator.api.errors import ApiError, Reason, translate
 from coordinator.api.generations import Caller, Facts, Front, off_loop
 from coordinator.api.http_answer import Asked, Shape, StreamOptions
+from coordinator.api.http_cors import cors
 from coordinator.api.http_errors import error_response, plain_error
 from coordinator.api.http_json import Body, BodyReader, integers, invalid, unknown_field
 from coordinator.api.http_parameters import UnknownFields
@@ -53,6 +55,7 @@ class HttpServices:
     observed: Callable[[str, str, int, float], None]
     write_stall_timeout: float = 60.0
     strict_fields: bool = False
+    allowed_origins: Sequence[str] = ()
 
 
 @dataclass(slots=True)
@@ -89,13 +92,13 @@ class HttpApi:
             "/metrics": ("GET", self._metrics),
             "/version": ("GET", self._version),
         }
-        return self._app(closed_routes)
+        return self._app(closed_routes, cors(self._services.allowed_origins))
 
     def metrics_app(self) -> Starlette:
         """Metrics and health, for a port of their own."""
         return self._app({"/metrics": ("GET", self._metrics)})
 
-    def _app(self, closed_routes: _Routes) -> Starlette:
+    def _app(self, closed_routes: _Routes, middleware: Sequence[Middleware] = ()) -> Starlette:
         """The routes that need a key, beside those that never do."""
         open_routes: _Routes = {
             "/health": ("GET", self._health),
@@ -107,7 +110,8 @@ class HttpApi:
             for routes in (open_routes, closed_routes)
             for path, (method, handler) in routes.items()
         ]
-        app = Starlette(routes=routes, exception_handlers={HTTPException: self._not_found})
+        handlers = {HTTPException: self._not_found}
+        app = Starlette(routes=routes, middleware=middleware, exception_handlers=handlers)
         # A redirect would tell which paths there are, before any key is asked for.
         app.router.redirect_slashes = False
         return app

@@ -1,6 +1,7 @@
 """One HTTP/1.1 connection of uvicorn's, with bounds that uvicorn has not: time for headers, and numbers."""
 
 import asyncio
+import math
 
 import h11
 from uvicorn.protocols.http.h11_impl import H11Protocol
@@ -17,10 +18,28 @@ class BoundedProtocol(H11Protocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
-        if len(self.connections) > MAX_CONNECTIONS:
+        if len(self.connections) > MAX_CONNECTIONS and not self._made_room():
             transport.abort()
         else:
             self._wait_for_headers()
+
+    def _made_room(self) -> bool:
+        """The connection that has been quiet longest ends for a new one."""
+        ours = (each for each in self.connections if isinstance(each, BoundedProtocol))
+        first = min(ours, key=lambda each: each.quiet_until)
+        if math.isinf(first.quiet_until):
+            return False
+        first.shutdown()
+        first._unset_keepalive_if_required()
+        return True
+
+    @property
+    def quiet_until(self) -> float:
+        """When it ends if nothing more comes, by the loop's clock; infinite while a request comes or runs."""
+        return math.inf if self.timeout_keep_alive_task is None else self.timeout_keep_alive_task.when()
+
+    def _unsupported_upgrade_warning(self) -> None:
+        """An upgrade is an offer, which a server may pass over; Java's clients make it every time."""
 
     def data_received(self, data: bytes) -> None:
         super().data_received(data)

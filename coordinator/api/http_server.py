@@ -10,12 +10,13 @@ from starlette.types import ASGIApp
 
 from coordinator.api.grpc_address import check_free, format_address, parse_address
 from coordinator.api.http_protocol import BoundedProtocol
+from coordinator.api.http_proxied import Proxied
+from coordinator.settings import ServiceTimes
 from moe_model.errors import ConfigError
 
 App = ASGIApp
 
-# Seconds that a quiet connection is kept, and that a closing server waits for its last answers.
-KEEP_ALIVE_SECONDS = 5
+# That a closing server waits for its last answers.
 CLOSE_SECONDS = 2
 
 
@@ -38,13 +39,21 @@ class HttpServer:
     """bind, start, close; in this order, on one event loop. close may come at any time."""
 
     def __init__(
-        self, address: str, app: App, tls: ssl.SSLContext | None = None, *, name: str = "http"
+        self,
+        address: str,
+        app: App,
+        tls: ssl.SSLContext | None = None,
+        *,
+        name: str = "http",
+        keep_alive: float = ServiceTimes().keep_alive_timeout,
     ) -> None:
-        """`name` is what errors call the address."""
+        """`name` is what errors call the address; a quiet connection is kept for `keep_alive` seconds."""
         self._name = name
         self._host, self._port = parse_address(address, name)
         config = uvicorn.Config(
-            app,
+            Proxied(app),
+            # Which would believe anything, and look into the environment for whom.
+            proxy_headers=False,
             log_config=None,
             access_log=False,
             server_header=False,
@@ -53,7 +62,7 @@ class HttpServer:
             ws="none",
             lifespan="off",
             h11_max_incomplete_event_size=16 << 10,
-            timeout_keep_alive=KEEP_ALIVE_SECONDS,
+            timeout_keep_alive=keep_alive,  # type: ignore[arg-type]  # which it only waits for
             timeout_graceful_shutdown=CLOSE_SECONDS,
         )
         config.load()

@@ -6,6 +6,7 @@ import logging
 import os
 import sys
 
+from coordinator.api.origins import origins_of
 from coordinator.commands.engine_arguments import workers_config
 from coordinator.commands.engine_config import engine_config
 from coordinator.commands.observability_arguments import observability_config
@@ -35,7 +36,9 @@ def run(args: argparse.Namespace) -> int:
         readiness=readiness_config(args),
         observability=observability_config(args),
         write_stall_timeout=args.write_stall_timeout,
+        keep_alive_timeout=args.keep_alive_timeout,
         strict_fields=args.strict_fields,
+        allowed_origins=origins_of(args.allowed_origins),
         withdrawal_grace=args.withdrawal_grace,
         drain_timeout=args.drain_timeout,
     )

@@ -64,6 +64,14 @@ def _add_service_arguments(parser: argparse.ArgumentParser) -> None:
         help="refuse requests with fields that this server does not know; otherwise it says which ones it "
         "passed over",
     )
+    group.add_argument(
+        "--allowed-origins",
+        action="append",
+        default=[],
+        metavar="ORIGIN[,...]",
+        help="web pages that may use the HTTP API from a browser, such as https://app.example, or `*`; may "
+        "be repeated (none)",
+    )
     _add_times(group)
 
 
@@ -79,6 +87,11 @@ def _add_times(group: argparse._ArgumentGroup) -> None:
             "--write-stall-timeout",
             serve.write_stall_timeout,
             "that a client may read nothing until its request ends",
+        ),
+        (
+            "--keep-alive-timeout",
+            serve.keep_alive_timeout,
+            "that a quiet HTTP connection is kept open; longer than a proxy in front of it keeps its own",
         ),
         ("--drain-timeout", serve.drain_timeout, "that running requests get after SIGTERM"),
     ):

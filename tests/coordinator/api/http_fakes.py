@@ -40,6 +40,7 @@ class Http:
         max_requests: int = 64,
         max_seconds: float = 60.0,
         strict_fields: bool = False,
+        allowed_origins: tuple[str, ...] = (),
     ) -> None:
         self.engine = engine or FakeEngine()
         self.gate = Gate(Admission(AdmissionConfig(max_requests=max_requests)))
@@ -55,6 +56,7 @@ class Http:
             metrics=lambda accept: (f"# {accept}\n".encode(), "text/plain"),
             observed=lambda path, method, status, _: self.observed.append((path, method, status)),
             strict_fields=strict_fields,
+            allowed_origins=allowed_origins,
         )
         self.app = HttpApi(services).app()
 
