@@ -8,6 +8,7 @@ from contextlib import contextmanager
 
 from coordinator.api import logging_setup
 from coordinator.api.chat_template import ChatTemplate
+from coordinator.api.confined_tokenizer import ConfinedEncoder
 from coordinator.api.operations import Scaled, WorkerState, WorkerView
 from coordinator.api.served_model import ServedModel
 from coordinator.config import EngineConfig, ModelOptions, ObservabilityConfig, WorkersConfig
@@ -167,7 +168,18 @@ def _text_of(tokenizer: Tokenizer, token_id: int | None) -> str:
 
 def _tokenizer(checkpoint: Checkpoint, data: bytes) -> Tokenizer:
     eos = checkpoint.generation.eos_token_ids
-    return Tokenizer.from_bytes(data, checkpoint.generation.bos_token_id, eos[0] if eos else None)
+    tokenizer = Tokenizer.from_bytes(
+        data,
+        checkpoint.generation.bos_token_id,
+        eos[0] if eos else None,
+        vocab_size=checkpoint.config.vocab_size,
+        confine=ConfinedEncoder,
+    )
+    if tokenizer.waits:
+        logger.info(
+            "tokenizer.json: has a step that is not known to be quick; a process with limits takes it"
+        )
+    return tokenizer
 
 
 @contextmanager

@@ -72,6 +72,8 @@ async def open_server(config: ServeConfig) -> AsyncIterator[RunningServer]:
         model = await asyncio.to_thread(served_model, checkpoint, config.model, config.engine)
         if model.constraints is not None:
             stack.callback(model.constraints.close)
+        if model.tokenizer is not None:
+            stack.callback(model.tokenizer.close)
         if model.chat_template is not None:
             stack.callback(model.chat_template.close)
             await asyncio.to_thread(model.chat_template.try_out)

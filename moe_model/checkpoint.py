@@ -34,10 +34,10 @@ from moe_model.manifest import (
     expert_file,
 )
 from moe_model.recognise import POINTER, is_pointer, is_present, what_is
+from moe_model.tokenizer_json import MAX_TOKENIZER_BYTES
 
 __all__ = ["Checkpoint", "CheckpointWriter", "FileEntry", "GenerationDefaults"]
 
-MAX_TOKENIZER_BYTES = 128 << 20
 MAX_CHAT_TEMPLATE_BYTES = 1 << 20
 # The files that hold no tensors, and how large they may be.
 _TEXTS = {TOKENIZER: MAX_TOKENIZER_BYTES, CHAT_TEMPLATE: MAX_CHAT_TEMPLATE_BYTES}

@@ -5,6 +5,7 @@
     │   ├── ConfigError          a model configuration or an option
     │   ├── CheckpointError      a file or folder we were asked to read or write
     │   └── TokenizerError       a tokenizer file, or text it cannot take
+    │       └── TokenizerLimitError  a text that takes the tokenizer too long or too much memory
     └── WorldError             what the world causes
         ├── ClusterError         Ray cannot be reached or cannot place our workers
         ├── WorkerStartError     an expert worker could not load what it must hold
@@ -36,6 +37,10 @@ class CheckpointError(UserError):
 
 class TokenizerError(UserError):
     """A tokenizer file is missing or not usable."""
+
+
+class TokenizerLimitError(TokenizerError):
+    """To encode a text takes more time or memory than it may. Names the part of the tokenizer that does."""
 
 
 class WorldError(ExpertMeshError):

@@ -4,13 +4,15 @@ Knows byte-level BPE (every token is a run of bytes) as the `tokenizers` library
 """
 
 import codecs
-import json
-from collections.abc import Mapping, Sequence
-from typing import Self
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Protocol, Self
 
 import tokenizers
 
+from moe_model.config import LIMITS
 from moe_model.errors import TokenizerError
+from moe_model.tokenizer_json import read_tokenizer_json
 
 
 def byte_alphabet() -> dict[str, int]:
@@ -25,37 +27,69 @@ def byte_alphabet() -> dict[str, int]:
     return table | {chr(256 + offset): byte for offset, byte in enumerate(others)}
 
 
+class TextEncoder(Protocol):
+    """Encodes texts elsewhere, with a tokenizer that may take any time and memory for one."""
+
+    def encode(self, text: str) -> list[int]:
+        """Raises TokenizerError, and UnicodeEncodeError for half a surrogate pair."""
+
+    def close(self) -> None: ...
+
+
+# Makes one of a checked tokenizer.json and the name of its step that may take any time.
+Confine = Callable[[str, str], TextEncoder]
+
+
 class Tokenizer:
     """A byte-level tokenizer with BOS and EOS known by id."""
 
     def __init__(
-        self, backend: tokenizers.Tokenizer, bos_token_id: int | None = None, eos_token_id: int | None = None
+        self,
+        backend: tokenizers.Tokenizer,
+        bos_token_id: int | None = None,
+        eos_token_id: int | None = None,
+        encoder: TextEncoder | None = None,
     ) -> None:
-        self._backend = backend
+        """`encoder` None: the backend encodes, in this process; else it is asked for its vocabulary only."""
+        self._backend, self._encoder = backend, encoder
         self._bos = bos_token_id
         self._eos = eos_token_id
         added = backend.get_added_tokens_decoder()
         self._special = frozenset(token_id for token_id, token in added.items() if token.special)
         self._bytes = _token_bytes(backend)
-        self._longest = _longest_token(backend, self._bytes)
+        self._longest = None if encoder is not None else _longest_token(backend, self._bytes)
 
     @classmethod
     def from_bytes(
-        cls, data: bytes, bos_token_id: int | None = None, eos_token_id: int | None = None
+        cls,
+        data: bytes,
+        bos_token_id: int | None = None,
+        eos_token_id: int | None = None,
+        *,
+        vocab_size: int = LIMITS["vocab_size"],
+        confine: Confine | None = None,
     ) -> Self:
-        """Reads a tokenizer.json. BOS and EOS default to its `<bos>` and `<eos>`. Raises TokenizerError."""
-        try:
-            backend = tokenizers.Tokenizer.from_str(data.decode("utf-8"))
-            decoder = json.loads(backend.to_str())["decoder"]
-        except Exception as error:  # noqa: BLE001 - the library raises bare Exception for a bad file
-            raise TokenizerError(f"tokenizer.json: {' '.join(str(error).split())[:200]}") from None
-        if not decoder or decoder.get("type") != "ByteLevel":
-            raise TokenizerError("tokenizer.json: decoder is not ByteLevel, the only kind known here")
-        backend.no_padding()
-        backend.no_truncation()
+        """Reads a tokenizer.json. BOS and EOS default to its `<bos>` and `<eos>`.
+
+        `vocab_size` is the model's: every id is less. `confine` is where texts are encoded with a file whose
+        steps are not known to be quick; None: here as well, if the file is trusted. Raises TokenizerError.
+        """
+        file = read_tokenizer_json(data, vocab_size)
+        encoder = None if file.unknown is None or confine is None else confine(file.core, file.unknown)
+        backend = _build(file.core if encoder is None else file.bare, vocab_size)
         bos = backend.token_to_id("<bos>") if bos_token_id is None else bos_token_id
         eos = backend.token_to_id("<eos>") if eos_token_id is None else eos_token_id
-        return cls(backend, bos, eos)
+        return cls(backend, bos, eos, encoder)
+
+    @property
+    def waits(self) -> bool:
+        """Whether to encode is to wait for another process, even for a short text."""
+        return self._encoder is not None
+
+    def close(self) -> None:
+        """Ends what encodes elsewhere. Idempotent."""
+        if self._encoder is not None:
+            self._encoder.close()
 
     @property
     def vocab_size(self) -> int:
@@ -64,17 +98,25 @@ class Tokenizer:
     def encode(self, text: str, *, add_bos: bool = True, add_eos: bool = False) -> list[int]:
         """BOS + text by default; an EOS at the end of a prompt would tell the model to stop.
 
-        Raises TokenizerError for text with half a surrogate pair, which is no Unicode.
+        Raises TokenizerError for text with half a surrogate pair, which is no Unicode, and for one that the
+        tokenizer has no tokens for; TokenizerLimitError.
         """
         try:
-            ids = self._backend.encode_batch_fast([text], add_special_tokens=False)[0].ids
-        except TypeError:
+            ids = self._encode(text)
+        except (TypeError, UnicodeEncodeError):
             raise TokenizerError("text: has a lone surrogate, which is not Unicode") from None
         if add_bos and self._bos is not None:
             ids = [self._bos, *ids]
         if add_eos and self._eos is not None:
             ids = [*ids, self._eos]
         return ids
+
+    def _encode(self, text: str) -> list[int]:
+        if self._encoder is not None:
+            return self._encoder.encode(text)
+        with _librarys_errors("text: "):
+            ids: list[int] = self._backend.encode_batch_fast([text], add_special_tokens=False)[0].ids
+            return ids
 
     def least_tokens(self, num_bytes: int) -> int:
         """A text of so many bytes has at least so many tokens; what can be said without looking at it."""
@@ -108,6 +150,37 @@ class IncrementalDecoder:
     def flush(self) -> str:
         """Ends the sequence: what is left of an unfinished character comes out as U+FFFD."""
         return self._utf8.decode(b"", final=True)
+
+
+def vocabulary_of(data: bytes, vocab_size: int = LIMITS["vocab_size"]) -> dict[str, int]:
+    """All tokens of a tokenizer.json, without what may take any time. Raises TokenizerError."""
+    vocabulary: dict[str, int] = _build(read_tokenizer_json(data, vocab_size).bare, vocab_size).get_vocab()
+    return vocabulary
+
+
+def _build(file: str, vocab_size: int) -> tokenizers.Tokenizer:
+    with _librarys_errors("tokenizer.json: "):
+        backend = tokenizers.Tokenizer.from_str(file)
+    # The library may give an added token another id than the file does.
+    token, token_id = max(backend.get_vocab().items(), key=lambda item: item[1], default=("", -1))
+    if token_id >= vocab_size:
+        raise TokenizerError(
+            f"tokenizer.json: token {token[:80]!r} has id {token_id}, the model's vocab_size is {vocab_size}"
+        )
+    return backend
+
+
+@contextmanager
+def _librarys_errors(prefix: str) -> Iterator[None]:
+    """The library raises bare Exception for a bad file, and its panics are not even that."""
+    try:
+        yield
+    except (TypeError, MemoryError):
+        raise
+    except BaseException as error:
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+            raise
+        raise TokenizerError(prefix + " ".join(str(error).split())[:200]) from None
 
 
 def _token_bytes(backend: tokenizers.Tokenizer) -> dict[int, bytes]:

@@ -15,6 +15,7 @@ from coordinator.api.events import EventWriter
 from coordinator.api.gate import Backend, Gate
 from coordinator.api.quotas import NoQuotas, Quotas
 from coordinator.api.request_ids import id_headers
+from coordinator.api.served_model import ServedModel
 from coordinator.api.validation import Generation, resolve
 from coordinator.engine.async_engine import PART, RequestExpiredError
 from coordinator.engine.request import Output
@@ -175,12 +176,14 @@ class Work:
 async def off_loop(
     message: Message, function: Callable[..., R], *arguments: object, num_bytes: int | None = None
 ) -> R:
-    """Calls a function that takes as long as the message is large; in a thread where that is long.
+    """Calls a function that takes as long as the message is large; in a thread where that is long, or where
+    the model's tokenizer waits for another process.
 
     `num_bytes` is the size of all messages that are dealt with in a row, where there are several.
     """
     size = message.ByteSize() if num_bytes is None else num_bytes
-    if size <= MAX_INLINE_BYTES and not _is_costly(message):
+    waits = any(isinstance(each, ServedModel) and each.tokenizer_waits for each in arguments)
+    if size <= MAX_INLINE_BYTES and not waits and not _is_costly(message):
         return function(*arguments)
     return await asyncio.to_thread(function, *arguments)
 

@@ -65,6 +65,11 @@ class ServedModel:
         return replace(self.generation, temperature=1.0, top_k=0, top_p=1.0)
 
     @property
+    def tokenizer_waits(self) -> bool:
+        """Whether to encode even a short text is to wait."""
+        return self.tokenizer is not None and self.tokenizer.waits
+
+    @property
     def max_context(self) -> int:
         return self.config.max_seq_len
 

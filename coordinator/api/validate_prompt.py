@@ -6,7 +6,7 @@ from coordinator.api.chat_template import ChatMessage, ChatTemplateError, ChatTe
 from coordinator.api.errors import ApiError, Reason
 from coordinator.api.served_model import ServedModel
 from coordinator.api.violations import Violations
-from moe_model.errors import TokenizerError
+from moe_model.errors import TokenizerError, TokenizerLimitError
 from protos.expertmesh.v1 import generation_pb2 as pb
 
 MAX_TEXT_BYTES = 4 << 20
@@ -106,6 +106,8 @@ def encode(
         check_least(tokenizer.least_tokens(len(text)))
     try:
         token_ids = tokenizer.encode(text, add_bos=add_bos)
+    except TokenizerLimitError as error:
+        raise ApiError.of(Reason.INVALID_FIELD, str(error), field=field) from None
     except TokenizerError:
         raise ApiError.of(Reason.INVALID_FIELD, "the tokenizer cannot take this text", field=field) from None
     # Before anything is done with each of them.

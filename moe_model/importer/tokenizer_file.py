@@ -1,17 +1,15 @@
 """The tokenizer that comes along, and what its special tokens say about generation."""
 
 import json
-from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
-import tokenizers
-
-from moe_model.checkpoint import MAX_CHAT_TEMPLATE_BYTES, MAX_TOKENIZER_BYTES
+from moe_model.checkpoint import MAX_CHAT_TEMPLATE_BYTES
 from moe_model.errors import CheckpointError, TokenizerError
 from moe_model.files import read_file
 from moe_model.manifest import CHAT_TEMPLATE, TOKENIZER, GenerationDefaults
-from moe_model.tokenizer import Tokenizer
+from moe_model.tokenizer import vocabulary_of
+from moe_model.tokenizer_json import MAX_TOKENIZER_BYTES
 
 
 def read_tokenizer(folder: Path) -> bytes | None:
@@ -21,7 +19,7 @@ def read_tokenizer(folder: Path) -> bytes | None:
         return None
     data = bytes(read_file(path, max_size=MAX_TOKENIZER_BYTES, follow_links=True))
     try:
-        Tokenizer.from_bytes(data)
+        vocabulary_of(data)
     except TokenizerError as error:
         raise TokenizerError(f"{path.parent}: {error}") from None
     return data
@@ -55,12 +53,7 @@ def _text(path: Path) -> str:
 
 def with_token_ids(defaults: GenerationDefaults, tokenizer: bytes, vocab_size: int) -> GenerationDefaults:
     """Fills in BOS, EOS and PAD. Raises TokenizerError for a token id that the model does not have."""
-    vocabulary = _vocabulary(tokenizer)
-    token, token_id = max(vocabulary.items(), key=lambda item: item[1], default=("", -1))
-    if token_id >= vocab_size:
-        raise TokenizerError(
-            f"{TOKENIZER}: token {token[:80]!r} has id {token_id}, the model's vocab_size is {vocab_size}"
-        )
+    vocabulary = vocabulary_of(tokenizer, vocab_size)
     eos = vocabulary.get("<eos>")
     return replace(
         defaults,
@@ -68,10 +61,3 @@ def with_token_ids(defaults: GenerationDefaults, tokenizer: bytes, vocab_size: i
         eos_token_ids=() if eos is None else (eos,),
         pad_token_id=vocabulary.get("<pad>"),
     )
-
-
-def _vocabulary(tokenizer: bytes) -> Mapping[str, int]:
-    """All tokens of a file that has been read successfully before."""
-    backend = tokenizers.Tokenizer.from_str(tokenizer.decode("utf-8"))
-    vocabulary: dict[str, int] = backend.get_vocab(with_added_tokens=True)
-    return vocabulary
