@@ -12,26 +12,29 @@ import os
 import sys
 from collections.abc import Sequence
 from importlib import metadata
-from typing import NamedTuple, Protocol, cast
+from typing import NamedTuple, Protocol, TextIO, cast
 
 from coordinator.commands.parser import OneLineParser, did_you_mean, harmless, quoted
+from coordinator.commands.start_report import StartReport
 from moe_model.errors import ExpertMeshError
 
 
 class Entry(NamedTuple):
-    """A command: the modules of its arguments and of what it does, and what its help says."""
+    """A command: the modules of its arguments and of what it does, and what its help says. `tells`: its start
+    takes seconds, and it says what it is at."""
 
     arguments: str
     runs: str
     help: str
+    tells: bool = False
 
 
 COMMANDS = {
     "serve": Entry(
-        "serve_arguments", "serve", "serve a checkpoint with Ray expert workers over gRPC and HTTP"
+        "serve_arguments", "serve", "serve a checkpoint with Ray expert workers over gRPC and HTTP", True
     ),
-    "generate": Entry("generate_arguments", "generate", "generate from a checkpoint without a server"),
-    "demo": Entry("demo_arguments", "demo", "start everything, stream one generation, stop everything"),
+    "generate": Entry("generate_arguments", "generate", "generate from a checkpoint without a server", True),
+    "demo": Entry("demo_arguments", "demo", "start everything, stream one generation, stop everything", True),
     "client": Entry("client_arguments", "client", "stream a generation from a server"),
     "top": Entry("top_arguments", "top", "show a server's load, workers, experts and rates, live"),
     "scale": Entry("scale_arguments", "scale", "change the number of a server's workers, while it serves"),
@@ -70,6 +73,8 @@ class Completion(Protocol):
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command; returns its exit code (1 for our errors, 2 for usage, 130 for Ctrl-C)."""
+    # Closed ones, as by `>&-`: there is something to write to, and nothing comes of it.
+    sys.stdout, sys.stderr = sys.stdout or _nowhere(), sys.stderr or _nowhere()
     if isinstance(sys.stdout, io.TextIOWrapper):
         # A model writes any character; a terminal that cannot show one gets a question mark.
         sys.stdout.reconfigure(errors="replace")
@@ -78,14 +83,17 @@ def main(argv: Sequence[str] | None = None) -> int:
             return _main(list(sys.argv[1:] if argv is None else argv))
         finally:
             # Here, where it is caught, and not at the interpreter's end: the reader may have left.
-            if sys.stdout is not None:
-                sys.stdout.flush()
+            sys.stdout.flush()
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:
         # What is still buffered must not raise again at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
+
+
+def _nowhere() -> TextIO:
+    return open(os.devnull, "w", encoding="utf-8")
 
 
 def _main(args: list[str]) -> int:
@@ -106,7 +114,11 @@ def _main(args: list[str]) -> int:
 
 def _run(entry: Entry, args: argparse.Namespace, prog: str) -> int:
     try:
-        return cast(Runs, _module(entry.runs)).run(args)
+        with StartReport(sys.stderr) as report:
+            if entry.tells:
+                args.report = report
+                report("libraries")
+            return cast(Runs, _module(entry.runs)).run(args)
     except BrokenPipeError:
         raise
     except OSError as error:

@@ -23,6 +23,7 @@ from coordinator.engine.overlap import Overlap
 from coordinator.engine.scheduler import Scheduler
 from coordinator.exchange import CallEngine, ExpertExchange
 from coordinator.open_workers import API_KEY_VARIABLE, open_workers
+from coordinator.phases import UNTOLD, Phases
 from coordinator.structured.compiler import ConstraintCompiler
 from expert_workers.pool_stats import PoolObserver
 from expert_workers.remote_experts import RemoteExperts
@@ -189,17 +190,19 @@ def open_experts(
     workers: WorkersConfig,
     observers: Sequence[PoolObserver] = (),
     over: Callable[[str], None] | None = None,
+    phases: Phases = UNTOLD,
 ) -> Iterator[ExpertBackend]:
     """The experts, in this process or in workers that end with the block; `over` is told why these cannot be
     looked after any more."""
     if workers.num_workers == 0:
+        phases("experts")
         device = engine.resolve_device()
         kernels = choose_kernels(engine.kernels, device, engine.num_threads)
         yield load_living_experts(
             checkpoint, engine.dtype, device, kernels, int8=engine.expert_dtype == "int8"
         )
         return
-    with open_workers(checkpoint, engine, workers, observers, over) as experts:
+    with open_workers(checkpoint, engine, workers, observers, over, phases) as experts:
         yield experts
 
 

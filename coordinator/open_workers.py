@@ -7,6 +7,7 @@ from contextlib import ExitStack, contextmanager
 from uuid import uuid4
 
 from coordinator.config import EngineConfig, WorkersConfig
+from coordinator.phases import UNTOLD, Phases
 from expert_workers.assembly import Combine
 from expert_workers.caretaker import Caretaker
 from expert_workers.dispatch import OnLoss, PoolOptions
@@ -48,11 +49,14 @@ def open_workers(
     workers: WorkersConfig,
     observers: Sequence[PoolObserver] = (),
     over: Callable[[str], None] | None = None,
+    phases: Phases = UNTOLD,
 ) -> Iterator[RemoteExperts]:
     """Workers with all their experts; they end with the block, unless they shall stay."""
     owner = f"coordinator {platform.node()}:{os.getpid()} ({uuid4().hex[:8]})"
     spec = _worker_spec(checkpoint, engine, workers)
     with ExitStack() as stack:
+        if workers.transport != "in-process":
+            phases("Ray")
         fleet = stack.enter_context(_open_fleet(spec, workers, owner))
         existing = fleet.find()
         if workers.replace_workers:
@@ -80,6 +84,7 @@ def open_workers(
 
         experts = RemoteExperts(pool, supervisor, end_workers)
         stack.callback(experts.close)
+        phases(f"{workers.num_workers} workers with their experts")
         supervisor.start(workers.num_workers, workers.start_timeout)
         fleet.end(rank for rank in existing if rank >= workers.num_workers)
         yield experts

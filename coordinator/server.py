@@ -35,6 +35,7 @@ from coordinator.main import (
     served_model,
     topology_of,
 )
+from coordinator.phases import UNTOLD, Phases
 from moe_model.checkpoint import Checkpoint
 from moe_model.experts import ExpertBackend
 from moe_model.sampling import SamplingParams
@@ -52,7 +53,7 @@ class RunningServer:
 
 
 @asynccontextmanager
-async def open_server(config: ServeConfig) -> AsyncIterator[RunningServer]:
+async def open_server(config: ServeConfig, phases: Phases = UNTOLD) -> AsyncIterator[RunningServer]:
     """A whole server, ready; everything it started ends with the block. Raises ExpertMeshError."""
     started = time.monotonic()
     watchers = _Watchers(config.observability)
@@ -68,6 +69,7 @@ async def open_server(config: ServeConfig) -> AsyncIterator[RunningServer]:
     async with AsyncExitStack() as stack:
         stack.callback(watchers.close)
         await stack.enter_async_context(fronts.serving())
+        phases("checkpoint")
         checkpoint = await asyncio.to_thread(Checkpoint.open, config.checkpoint)
         model = await asyncio.to_thread(served_model, checkpoint, config.model, config.engine)
         if model.constraints is not None:
@@ -77,12 +79,14 @@ async def open_server(config: ServeConfig) -> AsyncIterator[RunningServer]:
         if model.chat_template is not None:
             stack.callback(model.chat_template.close)
             await asyncio.to_thread(model.chat_template.try_out)
-        opened = open_experts(checkpoint, config.engine, config.workers, watchers.pools, over)
+        opened = open_experts(checkpoint, config.engine, config.workers, watchers.pools, over, phases)
         experts = await asyncio.to_thread(opened.__enter__)
         stack.push_async_callback(asyncio.to_thread, opened.__exit__, None, None, None)
+        phases("engine")
         core = await asyncio.to_thread(build_engine, checkpoint, config.engine, experts, watchers.engine)
         engine = AsyncEngine(core)
         stack.push_async_callback(engine.close)
+        phases("warm-up")
         await _warm_up(engine)
         exchange = expert_exchange(checkpoint, config.engine, experts, core, engine.call)
         if exchange is not None:

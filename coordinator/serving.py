@@ -9,18 +9,20 @@ from typing import Any
 from coordinator.config import ServeConfig
 from coordinator.fronts import Fronts
 from coordinator.main import describe_experts, sizes_of
+from coordinator.phases import UNTOLD, Phases
 from coordinator.server import RunningServer, open_server
 from moe_model.manifest import dtype_name
 
 logger = logging.getLogger(__name__)
 
 
-async def serve(config: ServeConfig) -> int:
+async def serve(config: ServeConfig, phases: Phases = UNTOLD) -> int:
     """Serves until SIGTERM or SIGINT; returns the exit code. Raises ExpertMeshError when it cannot begin."""
     stop = _StopSignals()
-    async with open_server(config) as server:
+    async with open_server(config, phases) as server:
         stop.listen()
         if not stop.first.is_set():
+            phases.done()
             _announce(config, server)
         failure = await _until_stopped(server, stop)
         num_calls = server.fronts.gate.num_calls

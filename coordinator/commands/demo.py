@@ -3,15 +3,18 @@
 import argparse
 import asyncio
 import logging
+import sys
 import time
 
 from coordinator.client import AsyncClient, Delta
 from coordinator.client_requests import generate_request
 from coordinator.commands.engine_arguments import workers_config
 from coordinator.commands.engine_config import engine_config
+from coordinator.commands.start_report import plainly
 from coordinator.commands.termination import sigterm_exits
 from coordinator.config import Addresses, ServeConfig
 from coordinator.main import configure_process, describe_experts
+from coordinator.phases import Phases
 from coordinator.server import open_server
 
 
@@ -27,14 +30,16 @@ def run(args: argparse.Namespace) -> int:
     configure_process(config.engine)
     # Refused here, before anything starts, if it is no text.
     generate_request(args.prompt, {"max_tokens": args.max_tokens, "seed": args.seed})
-    asyncio.run(_demo(config, args.prompt, args.max_tokens, args.seed))
+    args.report.say_with(plainly(sys.stderr))
+    asyncio.run(_demo(config, args.prompt, args.max_tokens, args.seed, args.report))
     return 0
 
 
-async def _demo(config: ServeConfig, prompt: str, max_tokens: int, seed: int) -> None:
+async def _demo(config: ServeConfig, prompt: str, max_tokens: int, seed: int, phases: Phases) -> None:
     started = time.monotonic()
     print(f"starting Ray, {config.workers.num_workers} expert workers and the coordinator ...", flush=True)
-    async with open_server(config) as server:
+    async with open_server(config, phases) as server:
+        phases.done()
         print(f"ready at {server.fronts.grpc.address} after {time.monotonic() - started:.1f} s\n", flush=True)
         # From here on: Ray, while it started, took the signal for itself.
         with sigterm_exits():

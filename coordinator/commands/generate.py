@@ -14,6 +14,7 @@ from coordinator.commands.engine_arguments import workers_config
 from coordinator.commands.engine_config import engine_config
 from coordinator.commands.generation_arguments import options_of, prompt_of
 from coordinator.commands.shown import Shown
+from coordinator.commands.start_report import plainly
 from coordinator.commands.termination import sigterm_exits
 from coordinator.config import DEFAULT_MAX_OUTPUT_TOKENS, ModelOptions
 from coordinator.engine.engine import Engine
@@ -30,8 +31,13 @@ def run(args: argparse.Namespace) -> int:
     checkpoint = Checkpoint.open(args.checkpoint)
     generation, writer = _prepare(args, checkpoint)
     workers = workers_config(args, insecure=args.insecure)
-    with sigterm_exits(), open_experts(checkpoint, config, workers) as experts:
+    report = args.report
+    if workers.num_workers:
+        report.say_with(plainly(sys.stderr))
+    with sigterm_exits(), open_experts(checkpoint, config, workers, phases=report) as experts:
+        report("engine")
         engine = build_engine(checkpoint, config, experts)
+        report.done()
         events = _generate(engine, generation, writer, show=not args.json)
     if args.json:
         completion = client_messages.completion(join(events))

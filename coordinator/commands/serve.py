@@ -17,9 +17,12 @@ from coordinator.commands.serve_arguments import (
     model_options,
     readiness_config,
 )
+from coordinator.commands.start_report import to_log
 from coordinator.config import ServeConfig
 from coordinator.main import api_key, configure_logging, configure_process
 from coordinator.serving import serve
+
+logger = logging.getLogger(__name__)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -44,7 +47,8 @@ def run(args: argparse.Namespace) -> int:
     )
     configure_logging(config.observability)
     configure_process(config.engine)
-    code = asyncio.run(serve(config))
+    args.report.say_with(to_log(logger))
+    code = asyncio.run(serve(config, args.report))
     if code:
         # Threads of Ray may wait for ever for a head that is gone; they must not meet the interpreter's end.
         sys.stdout.flush()

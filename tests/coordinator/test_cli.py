@@ -1,5 +1,6 @@
 """The command itself: what it says when it is asked wrongly. The sub-commands have their own tests."""
 
+import shlex
 import subprocess
 from importlib import metadata
 
@@ -93,6 +94,15 @@ def test_the_version_is_the_distributions() -> None:
     result = run_command("--version")
     assert result.returncode == 0
     assert result.stdout.strip() == metadata.version("expertmesh")
+
+
+@pytest.mark.parametrize("closed", [">&-", "2>&-", ">&- 2>&-", "<&-"])
+@pytest.mark.parametrize("arguments", ["keys new x", "inspect there/is/none", "serv"])
+def test_closed_streams_are_no_traceback(closed: str, arguments: str) -> None:
+    command = ["bash", "-c", f"{shlex.join(COMMAND)} {arguments} {closed}"]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert "Traceback" not in result.stderr
+    assert result.returncode == {"keys new x": 0, "inspect there/is/none": 1, "serv": 2}[arguments]
 
 
 @pytest.mark.parametrize("arguments", [["inspect", str(DEMO_CHECKPOINT)], ["--help"], ["serve", "--help"]])

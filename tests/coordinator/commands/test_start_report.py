@@ -1,0 +1,151 @@
+"""What a command says while it starts: lines with times, and on a terminal one that is alive."""
+
+import io
+import json
+import logging
+import os
+import pty
+import re
+import subprocess
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from coordinator.api import logging_setup
+from coordinator.commands.start_report import StartReport, plainly, to_log
+from tests.integration.processes import COMMAND, DEMO_CHECKPOINT, PORTS, Server, run_command
+
+CLEAR = "\r\x1b[K"
+
+
+class Terminal(io.StringIO):
+    """Tells when it has been written to so often."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.num_lines_drawn = 0
+        self.was_drawn_twice = threading.Event()
+
+    def isatty(self) -> bool:
+        return True
+
+    def write(self, text: str) -> int:
+        self.num_lines_drawn += "..." in text
+        if self.num_lines_drawn >= 2:
+            self.was_drawn_twice.set()
+        return super().write(text)
+
+
+@pytest.fixture
+def root() -> Iterator[logging.Logger]:
+    """The root logger, as it was before in the end."""
+    logger = logging.getLogger()
+    handlers, level = logger.handlers[:], logger.level
+    yield logger
+    logger.handlers[:] = handlers
+    logger.setLevel(level)
+
+
+def test_each_phase_says_how_long_the_one_before_took() -> None:
+    stream = io.StringIO()
+    with StartReport(stream) as report:
+        report("libraries")
+        assert stream.getvalue() == ""
+        report.say_with(plainly(stream))
+        report("Ray")
+        report.done()
+    first, second, last = stream.getvalue().splitlines()
+    assert first == "starting libraries"
+    assert re.fullmatch(r"starting Ray \(libraries: \d+\.\d\d s\)", second)
+    assert re.fullmatch(r"started in \d+\.\d\d s \(Ray: \d+\.\d\d s\)", last)
+
+
+def test_nothing_is_alive_where_there_is_no_terminal() -> None:
+    stream = io.StringIO()
+    with StartReport(stream) as report:
+        report("Ray")
+        assert "start-report" not in {thread.name for thread in threading.enumerate()}
+    assert stream.getvalue() == ""
+
+
+def test_the_line_is_alive_and_leaves_nothing_behind() -> None:
+    stream = Terminal()
+    with StartReport(stream, tick=0.001) as report:
+        report("Ray")
+        assert stream.was_drawn_twice.wait(60)
+    shown = stream.getvalue()
+    assert shown.startswith(f"{CLEAR}starting Ray ... 0 s")
+    assert shown.endswith(CLEAR)
+    assert "\n" not in shown
+    assert "start-report" not in {thread.name for thread in threading.enumerate()}
+
+
+def test_a_line_of_the_log_gets_a_line_of_its_own(root: logging.Logger) -> None:
+    stream = Terminal()
+    logging_setup.configure(stream, "text", "info")
+    with StartReport(stream, tick=60) as report:
+        report.say_with(to_log(logging.getLogger("start")))
+        report("Ray")
+        logging.getLogger("other").warning("something else")
+    assert all(line.startswith("20") for line in visible(stream.getvalue()) if line)
+    assert root.handlers[0].filters == []
+
+
+def visible(shown: str) -> list[str]:
+    """The lines of a terminal when all is written."""
+    return [line.rpartition(CLEAR)[2] for line in shown.split("\n")]
+
+
+def test_a_terminal_that_is_gone_stops_nothing() -> None:
+    stream = Terminal()
+    with StartReport(stream, tick=60) as report:
+        report("Ray")
+        stream.close()
+        report("workers")
+
+
+def test_serve_tells_its_phases_as_its_log_is(tmp_path: Path) -> None:
+    arguments = [str(DEMO_CHECKPOINT), "--workers", "0", "--log-format", "json"]
+    with Server(*arguments, log=tmp_path / "log") as server:
+        server.wait_ready()
+        lines = [json.loads(line) for line in server.log.splitlines()]
+    starting = [line for line in lines if line["message"] == "starting"]
+    assert [line["phase"] for line in starting] == ["libraries", "checkpoint", "experts", "engine", "warm-up"]
+    assert all(line["seconds"] >= 0 for line in starting[1:])
+    (started,) = [line for line in lines if line["message"] == "started"]
+    assert started["total"] >= sum(line["seconds"] for line in starting[1:])
+
+
+def test_workers_are_a_phase_and_stdout_is_only_the_text() -> None:
+    options = ["--token-ids", "2,5", "--max-tokens", "1", "--workers", "1", "--transport", "in-process"]
+    result = run_command("generate", str(DEMO_CHECKPOINT), *options, "--json")
+    assert result.returncode == 0, result.stderr
+    assert len(json.loads(result.stdout)) > 1
+    lines = result.stderr.splitlines()
+    assert re.match(r"starting 1 workers with their experts \(", lines[1])
+    assert lines[-1].startswith("started in ")
+
+
+def test_on_a_terminal() -> None:
+    """As a person sees it: the living line first, then lines of the log, and none of the former is left."""
+    ours, theirs = pty.openpty()
+    command = [*COMMAND, "serve", *PORTS, str(DEMO_CHECKPOINT), "--workers", "0"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=theirs) as process:
+        os.close(theirs)
+        assert process.stdout is not None
+        assert process.stdout.readline().startswith(b"READY ")
+        process.terminate()
+        shown = b""
+        try:
+            while part := os.read(ours, 4096):
+                shown += part
+        except OSError:
+            # So a pty says that its other end is closed.
+            pass
+        assert process.wait(60) == 0
+    os.close(ours)
+    text = shown.decode().replace("\r\n", "\n")
+    assert text.startswith(f"{CLEAR}starting libraries ... 0 s")
+    assert all(re.match(r"20\d\d-", line) for line in visible(text) if line), visible(text)
