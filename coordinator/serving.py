@@ -26,7 +26,7 @@ async def serve(config: ServeConfig, phases: Phases = UNTOLD) -> int:
             _announce(config, server)
         failure = await _until_stopped(server, stop)
         num_calls = server.fronts.gate.num_calls
-        logger.info("draining %d calls, for at most %.0f s", num_calls, config.drain_timeout)
+        logger.info("draining %d calls, for at most %g s", num_calls, config.drain_timeout)
         is_urgent = stop.is_terminal or failure is not None
         await _drain(server.fronts, stop, config.drain_timeout, 0.0 if is_urgent else config.withdrawal_grace)
     logger.info("stopped")

@@ -57,7 +57,8 @@ class PoolOptions:
     call_timeout: float = 10.0
     least_timeout: float = 1.0
     wait_timeout: float = 30.0
-    rescue_patience: float = 2.0
+    # What ends at a step's end, as a request's own time limit does, comes so much late at most.
+    rescue_patience: float = 0.5
     hedge_floor: float = 0.01
     wire_dtype: str = "float32"
     combine: Combine = Combine.EXACT

@@ -1,4 +1,4 @@
-"""Names, help texts and bucket edges of all metrics, in one place. vLLM's edges, so that its panels fit.
+"""The prefix of our metrics' names, and the bucket edges of all: vLLM's, so that its panels fit.
 
 `COMPATIBLE` are those that are also told under vLLM's names on request.
 """

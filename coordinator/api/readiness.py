@@ -81,7 +81,7 @@ class Readiness:
         if missing:
             problems.append(f"{len(missing)} experts have no live worker: {_named(missing)}")
         if self._stall.lasts(stats, now):
-            problems.append(f"no step in {self._config.stall_timeout:.0f} s")
+            problems.append(f"no step in {self._config.stall_timeout:g} s")
         return tuple(problems)
 
     async def _set(self, reasons: tuple[str, ...]) -> None:

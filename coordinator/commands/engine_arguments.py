@@ -305,7 +305,7 @@ def positive_seconds(text: str) -> float:
     except ValueError:
         value = 0.0
     if not 0 < value < 1e6:
-        raise argparse.ArgumentTypeError(f"{text[:80]!r} is not a number of seconds above 0")
+        raise argparse.ArgumentTypeError(f"{text[:80]!r} is not a number of seconds between 0 and 1000000")
     return value
 
 

@@ -1,4 +1,4 @@
-/* The operations as Python functions over addresses. ops.py, which calls them, checks shapes and types. */
+/* The operations as Python functions over addresses. parts.py and native_kernels.py, which call them, check shapes and types. */
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
 

@@ -1,0 +1,127 @@
+"""What the pages and comments say is so: lists are complete, files exist, messages are the product's own."""
+
+import argparse
+import ast
+import importlib
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from coordinator.cli import COMMANDS
+from protos.expertmesh.v1 import control_pb2, generation_pb2
+
+ROOT = Path(__file__).resolve().parents[1]
+DEPLOY = ROOT / "deploy" / "README.md"
+PAGES = sorted([ROOT / "README.md", ROOT / "SECURITY.md", DEPLOY, *ROOT.glob("docs/*.md")])
+PRODUCT = ("coordinator", "expert_workers", "moe_model", "chaos")
+SERVICES = [
+    *generation_pb2.DESCRIPTOR.services_by_name.values(),
+    *control_pb2.DESCRIPTOR.services_by_name.values(),
+]
+# Names of files that are not ours, or are made.
+FOREIGN_FILES = re.compile(r"google/.*|_pb2\w*\.py|benchmarks\.service")
+FILE_NAME = re.compile(r"(?<![\w./*{}<-])((?:[\w.-]+/)*[\w-]+\.(?:py|md|c|h|proto|toml|service))\b(?![\w(])")
+
+
+def tracked(*endings: str) -> list[Path]:
+    """All files of the repository with these endings."""
+    listed = subprocess.run(
+        ["git", "ls-files", "--cached", "--others", "--exclude-standard"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    ).stdout.split("\n")
+    found = [ROOT / name for name in listed if name]
+    if not found:
+        pytest.skip("no git here: a source archive")
+    return [path for path in found if path.suffix in endings and path.is_file()]
+
+
+def text_of(path: Path) -> str:
+    return path.read_text(encoding="utf-8")
+
+
+def test_grpc_md_has_every_method_of_both_services() -> None:
+    section = text_of(ROOT / "docs" / "grpc.md").partition("## The methods")[2].partition("\n## ")[0]
+    methods = {method.name for service in SERVICES for method in service.methods}
+    assert len(methods) > 12
+    assert {name for name in methods if not re.search(rf"\b{name}\b", section)} == set()
+
+
+def test_operating_md_has_every_method_of_the_control_service() -> None:
+    section = text_of(ROOT / "docs" / "operating.md").partition("## The control service")[2]
+    experts = text_of(ROOT / "docs" / "experts.md")
+    for method in control_pb2.DESCRIPTOR.services_by_name["ControlService"].methods:
+        assert method.name in section or method.name in experts, method.name
+
+
+def test_operating_md_has_every_state_of_a_worker() -> None:
+    page = text_of(ROOT / "docs" / "operating.md")
+    rows = set(re.findall(r"^\| `(\w+)` \|", page, re.MULTILINE))
+    states = control_pb2.ExpertWorker.State.keys()
+    assert {state.removeprefix("STATE_").lower() for state in states} - {"unspecified"} <= rows
+
+
+@pytest.mark.parametrize("command", ["serve", "scale", "top"])
+def test_every_option_of_an_operator_s_command_is_on_a_page(command: str) -> None:
+    parser = argparse.ArgumentParser(add_help=False)
+    importlib.import_module(f"coordinator.commands.{COMMANDS[command].arguments}").add_arguments(parser)
+    pages = "\n".join(map(text_of, PAGES))
+    missing = {
+        action.option_strings[0]
+        for action in parser._actions
+        if action.option_strings
+        and not any(re.search(rf"{option}(?![\w-])", pages) for option in action.option_strings)
+    }
+    assert missing == set()
+
+
+def test_every_file_that_is_named_exists() -> None:
+    """In pages, comments and docstrings of the product; by the end of its path."""
+    files = tracked(".py", ".md", ".c", ".h", ".proto", ".toml", ".service")
+    parts = [path.relative_to(ROOT).parts for path in files]
+    known = {"/".join(path[start:]) for path in parts for start in range(len(path))}
+    wrong = [
+        f"{path.relative_to(ROOT)}: {name}"
+        for path in files
+        if path.relative_to(ROOT).parts[0] != "tests" and not path.name.endswith("_pb2.py")
+        for name in FILE_NAME.findall(text_of(path))
+        if name.removeprefix("../") not in known and not FOREIGN_FILES.fullmatch(name)
+    ]
+    assert wrong == []
+
+
+def pieces() -> list[str]:
+    """What the product's own texts are put together from, the longest first."""
+    found: set[str] = set()
+    for path in tracked(".py"):
+        if path.relative_to(ROOT).parts[0] in PRODUCT:
+            for node in ast.walk(ast.parse(text_of(path))):
+                if isinstance(node, ast.Constant) and isinstance(node.value, str) and "\n" not in node.value:
+                    found.update(piece.strip() for piece in re.split(r"%\S*[a-z]", node.value))
+    return sorted((piece for piece in found if len(piece) > 3), key=len, reverse=True)
+
+
+def quoted() -> list[tuple[str, str]]:
+    """(page, message) for all that pages quote from the product: what commands end with, and what is between
+    quotation marks in deploy/README.md."""
+    found = [
+        (page.name, line)
+        for page in PAGES
+        for line in re.findall(r"^expertmesh \w+: error: (.+)$", text_of(page), re.MULTILINE)
+    ]
+    said = re.findall(r'"([^"]{12,})"', text_of(DEPLOY))
+    return found + [("deploy", " ".join(message.split())) for message in said]
+
+
+@pytest.mark.parametrize(("page", "message"), quoted())
+def test_every_message_that_is_quoted_is_the_product_s(page: str, message: str) -> None:
+    left = message
+    for piece in pieces():
+        left = left.replace(piece, " ")
+    # What is put in has no words: names of hosts, numbers, addresses.
+    words = re.findall(r"(?<![\w.:/-])[a-z']{4,}(?![\w.:/-])", left)
+    assert set(words) <= {"host"}, f"{page} quotes {message!r}; of that nobody says {words}"
