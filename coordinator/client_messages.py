@@ -57,6 +57,8 @@ class GenerateOptions(TypedDict, total=False):
     seed: int
     num_sequences: int
     logit_bias: Mapping[int, float]
+    allowed_token_ids: Sequence[int]
+    bad_words: Sequence[str]
     max_tokens: int
     min_tokens: int
     stop_sequences: Sequence[str]
@@ -75,6 +77,7 @@ class GenerateOptions(TypedDict, total=False):
     min_tokens_per_message: int
     json_schema: str
     json_object: bool
+    compact_json: bool
     regex: str
     choices: Sequence[str]
     grammar: str

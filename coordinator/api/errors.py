@@ -15,6 +15,7 @@ from coordinator.confined.errors import BusyError
 from coordinator.engine.async_engine import DuplicateRequestError, EngineClosedError, SlowConsumerError
 from coordinator.engine.engine import CapacityError, StepMemoryError
 from coordinator.engine.generations import UnknownExpertError
+from coordinator.engine.token_rules import NoTokenLeftError
 from coordinator.structured.errors import ConstraintError
 from moe_model.errors import (
     ClusterError,
@@ -129,6 +130,11 @@ TABLE: Mapping[Reason, Row] = {
 _EXCEPTIONS: tuple[tuple[type[BaseException], Reason, str], ...] = (
     (DuplicateRequestError, Reason.DUPLICATE_REQUEST_ID, "request_id: already running"),
     (ConstraintError, Reason.INVALID_CONSTRAINT, "the constraint cannot be followed by this model's tokens"),
+    (
+        NoTokenLeftError,
+        Reason.INVALID_FIELD,
+        "allowed_token_ids, bad_words and the constraint leave no token to draw",
+    ),
     (
         UnknownExpertError,
         Reason.INVALID_FIELD,

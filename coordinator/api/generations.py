@@ -198,10 +198,14 @@ def _too_old(seconds: float) -> ApiError:
 
 
 def _is_costly(message: Message) -> bool:
-    """Compiling a constraint and rendering a template take long for short messages as well."""
+    """Compiling a constraint, rendering a template and encoding bad words all take long."""
     if not isinstance(message, pb.GenerateRequest):
         return isinstance(message, pb.TokenizeRequest) and message.WhichOneof("input") == "chat"
-    return message.HasField("constraint") or message.WhichOneof("prompt") == "chat"
+    return (
+        message.HasField("constraint")
+        or message.WhichOneof("prompt") == "chat"
+        or bool(message.sampling.bad_words)
+    )
 
 
 class _Clock:

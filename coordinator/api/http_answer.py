@@ -62,6 +62,11 @@ class Shape(Protocol):
         """The choice of the last chunk of a sequence."""
 
 
+def warned(warnings: Sequence[str]) -> dict[str, list[str]]:
+    """The member of an answer that says what of the request was passed over; none where nothing was."""
+    return {"warnings": list(warnings)} if warnings else {}
+
+
 @dataclass(frozen=True, slots=True)
 class Envelope:
     """What is the same in all chunks of an answer, or around its choices."""

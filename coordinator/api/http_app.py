@@ -3,8 +3,8 @@
 import json
 import logging
 import time
-from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from importlib import metadata
 from typing import Any
 from uuid import uuid4
@@ -20,11 +20,12 @@ from coordinator.api import http_chat, http_completions, tokenization
 from coordinator.api.auth import Authenticator, single
 from coordinator.api.errors import ApiError, Reason, translate
 from coordinator.api.generations import Caller, Facts, Front, off_loop
-from coordinator.api.http_answer import Asked, Shape, StreamOptions
+from coordinator.api.http_answer import Asked, Shape, StreamOptions, warned
 from coordinator.api.http_cors import cors
 from coordinator.api.http_errors import error_response, plain_error
-from coordinator.api.http_json import Body, BodyReader, integers, invalid, unknown_field
-from coordinator.api.http_parameters import UnknownFields
+from coordinator.api.http_field_check import WARNINGS_HEADER, FieldCheck, warnings_header
+from coordinator.api.http_fields import Route as Fields
+from coordinator.api.http_json import Body, BodyReader, integers, invalid
 from coordinator.api.http_paths import nothing_there
 from coordinator.api.http_respond import EventStream, Job, respond
 from coordinator.api.http_shapes import token_text, tokenized
@@ -68,6 +69,8 @@ class _Call:
     is_chat: bool = False
     # It is told to the observer, even where it ends before there is a generation.
     is_observed: bool = False
+    # What of the request was passed over.
+    warnings: list[str] = field(default_factory=list)
 
 
 class HttpApi:
@@ -75,7 +78,7 @@ class HttpApi:
 
     def __init__(self, services: HttpServices) -> None:
         self._services = services
-        self._unknown = UnknownFields()
+        self._fields = FieldCheck(services.strict_fields)
         self._bodies = BodyReader()
         self._created = int(time.time())
 
@@ -131,10 +134,13 @@ class HttpApi:
             try:
                 if needs_key:
                     call.key_id = self._identify(request)
+                    call.warnings += self._fields.query(request.query_params if path != "/metrics" else ())
                 response = await handler(request, call)
             except Exception as error:  # noqa: BLE001 - the top of a request
                 response = self._failed(error, path, request, call)
             response.headers.update(id_headers(call.request_id, call.given_ids))
+            if call.warnings:
+                response.headers[WARNINGS_HEADER] = warnings_header(call.warnings)
             if isinstance(response, EventStream):
                 response.on_end = observed
             else:
@@ -183,33 +189,34 @@ class HttpApi:
         return response
 
     async def _completions(self, request: Request, call: _Call) -> Response:
-        body = await self._asked_for(request, call)
+        body = await self._asked_for(request, call, Fields.COMPLETIONS)
         model = self._model_named(body)
         asked = http_completions.parse(body, model, _streaming(body))
         return await self._respond(asked, http_completions.CompletionShape(asked.wants), body, request, call)
 
     async def _chat(self, request: Request, call: _Call) -> Response:
         call.is_chat = True
-        body = await self._asked_for(request, call)
+        body = await self._asked_for(request, call, Fields.CHAT)
         self._model_named(body)
         asked = http_chat.parse(body, _streaming(body))
         return await self._respond(asked, http_chat.ChatShape(asked.wants), body, request, call)
 
-    async def _asked_for(self, request: Request, call: _Call) -> Body:
+    async def _asked_for(self, request: Request, call: _Call, route: Fields) -> Body:
         """The body of a request for a generation; a full server does not read it."""
         call.is_observed = True
         self._services.front.gate.admission.check_room()
-        return Body(await self._bodies.read_object(request))
+        return await self._body(request, call, route)
+
+    async def _body(self, request: Request, call: _Call, route: Fields) -> Body:
+        data = await self._bodies.read_object(request)
+        call.warnings += self._fields.body(data, route)
+        return Body(data)
 
     async def _respond(
         self, asked: Asked, shape: Shape, body: Body, request: Request, call: _Call
     ) -> Response:
         services = self._services
         call.request_id = _request_id(body) or call.request_id
-        unknown = self._unknown.of(body)
-        if unknown and services.strict_fields:
-            raise unknown_field(unknown[0])
-        self._unknown.seen(unknown)
         caller = Caller(
             request_id=call.request_id,
             peer=_peer(request),
@@ -220,7 +227,8 @@ class HttpApi:
             given_ids=call.given_ids,
         )
         model = self._served().name
-        job = Job(asked, shape, caller, services.front, model, services.write_stall_timeout)
+        stall = services.write_stall_timeout
+        job = Job(asked, shape, caller, services.front, model, stall, tuple(call.warnings))
         return await respond(job, request)
 
     def _served(self) -> ServedModel:
@@ -256,32 +264,32 @@ class HttpApi:
         }
 
     async def _tokenize(self, request: Request, call: _Call) -> Response:
-        body = Body(await self._bodies.read_object(request))
+        body = await self._body(request, call, Fields.TOKENIZE)
         served = self._model_named(body)
         message = pb.TokenizeRequest(return_token_bytes=True)
-        messages = body.array("messages")
+        messages, prompt = body.array("messages"), body.text("prompt")
+        if (messages is None) == (prompt is None):
+            raise invalid("prompt", "is required" if prompt is None else "is given beside messages")
         if messages is None:
-            prompt = body.text("prompt")
-            if prompt is None:
-                raise invalid("prompt", "is required")
-            message.text = prompt
+            message.text = prompt or ""
         else:
             http_chat.fill_chat(messages, message.chat)
+            http_chat.fill_template(body, message.chat)
         add_special = body.boolean("add_special_tokens")
         if add_special is not None:
             message.add_special_tokens = add_special
-        content = await off_loop(message, _tokenized, message, served)
+        content = await off_loop(message, _tokenized, message, served, warned(call.warnings))
         return Response(content, media_type="application/json")
 
     async def _detokenize(self, request: Request, call: _Call) -> Response:
-        body = Body(await self._bodies.read_object(request))
+        body = await self._body(request, call, Fields.DETOKENIZE)
         served = self._model_named(body)
         tokens = body.array("tokens")
         if tokens is None:
             raise invalid("tokens", "is required")
         message = pb.DetokenizeRequest(token_ids=integers(tokens, "tokens"))
         found = await off_loop(message, tokenization.detokenize, message, served)
-        return _json({"prompt": found.text})
+        return _json({"prompt": found.text, **warned(call.warnings)})
 
     async def _tokenizer_info(self, request: Request, call: _Call) -> Response:
         served = self._served()
@@ -336,9 +344,13 @@ def _streaming(body: Body) -> StreamOptions:
     if not stream:
         raise invalid("stream_options", "needs stream to be true")
     inner = Body(options, "stream_options.")
-    return StreamOptions(
+    found = StreamOptions(
         stream, bool(inner.boolean("include_usage")), bool(inner.boolean("continuous_usage_stats"))
     )
+    # OpenAI pads its events against listeners; there is nothing to pad here.
+    inner.boolean("include_obfuscation")
+    inner.refuse_others()
+    return found
 
 
 def _call_of(request: Request) -> _Call:
@@ -358,8 +370,8 @@ def _peer(request: Request) -> str:
     return "" if request.client is None else f"{request.client.host}:{request.client.port}"
 
 
-def _tokenized(message: pb.TokenizeRequest, served: ServedModel) -> bytes:
-    return tokenized(tokenization.tokenize(message, served))
+def _tokenized(message: pb.TokenizeRequest, served: ServedModel, more: Mapping[str, object]) -> bytes:
+    return tokenized(tokenization.tokenize(message, served), more)
 
 
 def _special(token_bytes: Callable[[int], bytes], token_id: int | None) -> str | None:

@@ -1,5 +1,6 @@
 """POST /v1/chat/completions: its parameters, and the shape of its choices."""
 
+import json
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,6 +11,23 @@ from coordinator.api.http_shapes import chat_logprobs, finish, prompt_details, r
 from protos.expertmesh.v1 import generation_pb2 as pb
 
 ROLES = {"developer": "system"}
+_OF_EVERY_MESSAGE = ("role", "content")
+# Of other servers' messages; what is empty says nothing.
+_NOT_IN_MESSAGES = {
+    "name": "put it into the content",
+    "tool_calls": "put them into the content",
+    "function_call": "put it into the content",
+    "tool_call_id": "put it into the content",
+    "refusal": "put it into the content",
+    "reasoning": "put it into the content",
+    "reasoning_content": "put it into the content",
+    "annotations": "leave them out",
+    "audio": "this model reads and writes text only",
+    "images": "this model reads and writes text only",
+    "prefix": "use continue_final_message",
+}
+# Of a part of a message; hints to caches say nothing about the answer.
+_OF_PARTS = frozenset({"type", "text", "annotations", "cache_control", "prompt_cache_breakpoint"})
 
 
 def parse(body: Body, streaming: StreamOptions) -> Asked:
@@ -20,6 +38,7 @@ def parse(body: Body, streaming: StreamOptions) -> Asked:
     if messages is None:
         raise invalid("messages", "is required")
     fill_chat(messages, message.chat)
+    fill_template(body, message.chat)
     max_tokens = body.integer("max_completion_tokens")
     other = body.integer("max_tokens")
     if max_tokens is not None and other not in (None, max_tokens):
@@ -109,10 +128,29 @@ def fill_chat(messages: Sequence[object], chat: pb.ChatPrompt) -> None:
         role = turn.text("role")
         if role is None:
             raise invalid(f"{path}.role", "is required")
-        if turn.raw("tool_calls"):
-            raise unsupported(f"{path}.tool_calls")
         content = _content(turn.raw("content"), f"{path}.content")
+        if len(each) > len(_OF_EVERY_MESSAGE):
+            _refuse_others(turn)
         chat.messages.add(role=ROLES.get(role, role), content=content)
+
+
+def fill_template(body: Body, chat: pb.ChatPrompt) -> None:
+    """What the template is told beside the messages. Raises ApiError naming the parameter."""
+    for name in ("add_generation_prompt", "continue_final_message"):
+        value = body.boolean(name)
+        if value is not None:
+            setattr(chat, name, value)
+    variables = body.mapping("chat_template_kwargs")
+    if variables:
+        chat.template_kwargs = json.dumps(variables)
+
+
+def _refuse_others(turn: Body) -> None:
+    for name, instead in _NOT_IN_MESSAGES.items():
+        if turn.raw(name):
+            raise unsupported(turn.path(name), f"is not supported by this server; {instead}")
+    turn.raw("cache_control")
+    turn.refuse_others()
 
 
 def _content(value: object, path: str) -> str:
@@ -127,5 +165,10 @@ def _content(value: object, path: str) -> str:
     for index, part in enumerate(value):
         if not isinstance(part, dict) or not isinstance(part.get("text"), str) or part.get("type") != "text":
             raise unsupported(f"{path}[{index}]", "is not a part of type text, the only kind there is")
+        if not part.keys() <= _OF_PARTS:
+            inner = Body(part, f"{path}[{index}].")
+            for name in _OF_PARTS:
+                inner.raw(name)
+            inner.refuse_others()
         texts.append(checked_text(part["text"], f"{path}[{index}].text"))
     return "".join(texts)

@@ -15,6 +15,7 @@ from typing import Any, NoReturn
 from starlette.requests import ClientDisconnect, Request
 
 from coordinator.api.errors import ApiError, Quota, Reason
+from coordinator.api.http_fields import nearest
 from coordinator.api.http_inflate import inflated, is_compressed
 
 MAX_BODY_BYTES = 16 << 20
@@ -23,6 +24,8 @@ MAX_BYTES_AT_ONCE = 128 << 20
 MAX_ELEMENTS = 1 << 20
 # Of the body's own object: what is not known is named, one by one.
 MAX_FIELDS = 1024
+# Of an unknown field, as an error shows it.
+MAX_NAME = 80
 # That one body may take to arrive.
 BODY_SECONDS = 60.0
 
@@ -142,8 +145,9 @@ def invalid(name: str, description: str) -> ApiError:
     return ApiError.of(Reason.INVALID_FIELD, description, field=name)
 
 
-def unknown_field(path: str) -> ApiError:
-    return invalid(path, "is not a field of this server's")
+def unknown_field(path: str, meant: str = "") -> ApiError:
+    """`meant` is the known field that is nearest to it, if one is."""
+    return invalid(path, "is no field that this server knows" + (f"; did you mean {meant}?" if meant else ""))
 
 
 def unsupported(name: str, description: str = "is not supported by this server") -> ApiError:
@@ -166,9 +170,18 @@ class Body:
         return f"{self._prefix}{name}"
 
     @property
-    def unread(self) -> set[str]:
-        """Fields that nobody has asked for."""
-        return {str(name) for name in self._data} - self._seen
+    def asked_for(self) -> frozenset[str]:
+        """Names of all fields that were read, present or not."""
+        return frozenset(self._seen)
+
+    def refuse_others(self, **instead: str) -> None:
+        """Raises ApiError for a field that was not read. `instead`: names of other servers', and ours."""
+        if self._seen.issuperset(self._data):
+            return
+        for name in sorted(self._data.keys() - self._seen):
+            if self._data[name] is not None:
+                meant = instead.get(name) or nearest(name, self._seen)
+                raise unknown_field(self.path(name[:MAX_NAME]), meant)
 
     def boolean(self, name: str) -> bool | None:
         value: bool | None = self._typed(name, bool, "a boolean")

@@ -1,53 +1,36 @@
 """OpenAI's parameters, and ours beside them, as fields of a GenerateRequest. Values are checked there.
 
-Only types, and what OpenAI has and we have not, are looked at here.
+Only types are looked at here; fields that are not for us were refused before.
 """
 
-import json
-import logging
-from collections.abc import Mapping
-from typing import Any
-
-from coordinator.api.http_json import Body, checked_integer, checked_text, invalid, unsupported
+from coordinator.api.http_constraint import fill_constraint
+from coordinator.api.http_json import Body, checked_integer, checked_text, invalid
 from coordinator.api.validate_response import MAX_EXPERT_IDS
-from coordinator.api.validate_sampling import MAX_BIASES
+from coordinator.api.validate_sampling import MAX_ALLOWED_IDS, MAX_BAD_WORDS, MAX_BIASES
 from coordinator.api.validate_stopping import MAX_STOP_SEQUENCES, MAX_STOP_TOKEN_IDS
 from protos.expertmesh.v1 import generation_pb2 as pb
-
-logger = logging.getLogger(__name__)
 
 # Ours -> theirs, longest first where one begins another. What is not here is named as it is.
 _NAMES = {
     "prompt.text": "prompt",
     "prompt.token_ids": "prompt",
     "prompt.chat.messages": "messages",
+    "prompt.chat.add_generation_prompt": "add_generation_prompt",
+    "prompt.chat.continue_final_message": "continue_final_message",
+    "prompt.chat.template_kwargs": "chat_template_kwargs",
     "prompt.chat": "messages",
     "sampling.num_sequences": "n",
     "stopping.stop_sequences": "stop",
     "stopping.include_stop_in_output": "include_stop_str_in_output",
     "stopping.time_limit": "time_limit_ms",
     "response.return_routed_experts": "return_routed_experts",
+    "response.min_tokens_per_message": "stream_interval",
+    "constraint.compact_json": "disable_any_whitespace",
     "constraint": "response_format",
 }
 _GROUPS = ("sampling.", "stopping.", "response.")
 
 _NUMBERS = ("temperature", "top_p", "min_p", "presence_penalty", "frequency_penalty", "repetition_penalty")
-
-# What OpenAI has and we have not: only the values that change nothing.
-_NEUTRAL: Mapping[str, tuple[object, ...]] = {
-    "suffix": (None, ""),
-    "modalities": (None, ["text"]),
-    "audio": (None,),
-    "prediction": (None,),
-    "web_search_options": (None,),
-    "reasoning_effort": (None, "none"),
-}
-# OpenAI's that say nothing about the answer.
-_IGNORED = frozenset(
-    {"user", "store", "metadata", "service_tier", "parallel_tool_calls", "safety_identifier"}
-    | {"prompt_cache_key", "prompt_cache_retention", "verbosity", "stream", "stream_options", "best_of"}
-)
-MAX_LOGGED_NAMES, MAX_LOGGED_AT_ONCE = 256, 8
 
 
 def parameter_of(field: str, *, is_chat: bool) -> str:
@@ -64,12 +47,11 @@ def parameter_of(field: str, *, is_chat: bool) -> str:
 
 def fill_request(body: Body, message: pb.GenerateRequest) -> None:
     """All that completions and chat have in common. Raises ApiError naming the parameter."""
-    _refuse_unknown_features(body)
     message.model = body.text("model") or ""
     _fill_sampling(body, message.sampling)
     _fill_stopping(body, message.stopping)
     _fill_response(body, message.response)
-    _fill_constraint(body, message)
+    fill_constraint(body, message.constraint)
     _fill_experts(body, message)
     truncate = body.integer("truncate_prompt_tokens")
     if truncate is not None:
@@ -77,39 +59,6 @@ def fill_request(body: Body, message: pb.GenerateRequest) -> None:
     add_special = body.boolean("add_special_tokens")
     if add_special is not None:
         message.add_special_tokens = add_special
-
-
-class UnknownFields:
-    """Names a field that nobody knows in the log, once."""
-
-    def __init__(self) -> None:
-        self._names: set[str] = set()
-
-    def of(self, body: Body) -> list[str]:
-        """Those of a body whose fields have all been asked for."""
-        return sorted(body.unread - _IGNORED)
-
-    def seen(self, names: list[str]) -> None:
-        for name in sorted(set(names) - self._names)[:MAX_LOGGED_AT_ONCE]:
-            if len(self._names) >= MAX_LOGGED_NAMES:
-                return
-            self._names.add(name)
-            logger.info("ignored the unknown field %s", ascii(name[:80]))
-
-
-def _refuse_unknown_features(body: Body) -> None:
-    for tools, choice in (("tools", "tool_choice"), ("functions", "function_call")):
-        has_tools, how = bool(body.raw(tools)), body.raw(choice)
-        if has_tools and how != "none":
-            raise unsupported(tools)
-        if how not in (None, "none", "auto"):
-            raise unsupported(choice)
-    for name, neutral in _NEUTRAL.items():
-        if body.raw(name) not in neutral:
-            raise unsupported(name)
-    best_of, n = body.integer("best_of"), body.integer("n")
-    if best_of is not None and best_of != (1 if n is None else n):
-        raise unsupported("best_of", "is only supported where it equals n")
 
 
 def _fill_sampling(body: Body, sampling: pb.SamplingParams) -> None:
@@ -127,6 +76,7 @@ def _fill_sampling(body: Body, sampling: pb.SamplingParams) -> None:
     n = body.integer("n")
     if n is not None:
         sampling.num_sequences = n
+    _fill_allowed(body, sampling)
     biases, path = body.mapping("logit_bias") or {}, "logit_bias"
     if len(biases) > MAX_BIASES:
         raise invalid(path, f"{len(biases)} entries are more than {MAX_BIASES}")
@@ -136,6 +86,17 @@ def _fill_sampling(body: Body, sampling: pb.SamplingParams) -> None:
         if isinstance(bias, bool) or not isinstance(bias, (int, float)) or abs(bias) > 1e9:
             raise invalid(f"{path}[{int(key)}]", "is not a number in [-100, 100]")
         sampling.logit_bias[int(key)] = bias
+
+
+def _fill_allowed(body: Body, sampling: pb.SamplingParams) -> None:
+    allowed = body.integers("allowed_token_ids", MAX_ALLOWED_IDS)
+    if allowed is not None and not allowed:
+        raise invalid("allowed_token_ids", "is empty, which leaves no token to draw")
+    if allowed:
+        sampling.allowed_token_ids.extend(allowed)
+    words = body.texts("bad_words", MAX_BAD_WORDS)
+    if words:
+        sampling.bad_words.extend(words)
 
 
 def _fill_stopping(body: Body, stopping: pb.StoppingParams) -> None:
@@ -174,54 +135,9 @@ def _fill_response(body: Body, response: pb.ResponseOptions) -> None:
     prompt_logprobs = body.integer("prompt_logprobs")
     if prompt_logprobs is not None:
         response.prompt_logprobs = prompt_logprobs
-
-
-def _fill_constraint(body: Body, message: pb.GenerateRequest) -> None:
-    """OpenAI's response_format; vLLM's structured_outputs and its older guided_*."""
-    wanted: list[tuple[str, Any]] = []
-    response_format = body.mapping("response_format")
-    if response_format is not None:
-        found = _of_response_format(Body(response_format, "response_format."))
-        wanted += [] if found is None else [found]
-    outputs = body.mapping("structured_outputs") or {}
-    for kind in ("json", "regex", "choice", "grammar"):
-        for value in (outputs.get(kind), body.raw(f"guided_{kind}")):
-            if value is not None:
-                wanted.append(("json_schema" if kind == "json" else kind, value))
-    if len(wanted) > 1:
-        raise invalid("response_format", "only one constraint can be given")
-    for kind, value in wanted:
-        _set_constraint(message.constraint, kind, value)
-
-
-def _of_response_format(body: Body) -> tuple[str, Any] | None:
-    match body.text("type"):
-        case "text":
-            return None
-        case "json_object":
-            return "json_object", None
-        case "json_schema":
-            wrapper = body.mapping("json_schema")
-            if wrapper is None or not isinstance(wrapper.get("schema"), (dict, bool)):
-                raise invalid("response_format", "json_schema.schema is required")
-            return "json_schema", wrapper["schema"]
-        case _:
-            raise invalid("response_format", "type is not text, json_object or json_schema")
-
-
-def _set_constraint(constraint: pb.OutputConstraint, kind: str, value: Any) -> None:
-    if kind == "json_object":
-        constraint.json_object.SetInParent()
-    elif kind == "choice":
-        if not isinstance(value, list) or not all(isinstance(each, str) for each in value):
-            raise invalid("response_format", "choice is not an array of strings")
-        constraint.choice.SetInParent()
-        constraint.choice.choices.extend(checked_text(each, "response_format") for each in value)
-    else:
-        text = json.dumps(value) if kind == "json_schema" and not isinstance(value, str) else value
-        if not isinstance(text, str):
-            raise invalid("response_format", f"{kind} is not a string")
-        setattr(constraint, kind, checked_text(text, "response_format"))
+    interval = body.integer("stream_interval")
+    if interval is not None:
+        response.min_tokens_per_message = interval
 
 
 def _fill_experts(body: Body, message: pb.GenerateRequest) -> None:
@@ -235,3 +151,4 @@ def _fill_experts(body: Body, message: pb.GenerateRequest) -> None:
     if per_token is not None:
         path = experts.path("experts_per_token")
         message.experts.experts_per_token = checked_integer(per_token, path, 0, (1 << 32) - 1)
+    experts.refuse_others(allowed="allowed_experts", denied="denied_experts")

@@ -3,7 +3,7 @@
 import asyncio
 import json
 import logging
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,7 +14,7 @@ from starlette.types import Receive, Scope, Send
 from coordinator.api.errors import ApiError, Reason
 from coordinator.api.event_join import join
 from coordinator.api.generations import Caller, Front
-from coordinator.api.http_answer import Asked, Envelope, Shape
+from coordinator.api.http_answer import Asked, Envelope, Shape, warned
 from coordinator.api.http_errors import error_body, error_response
 from coordinator.api.http_generations import PromptEvent, generations
 from coordinator.api.http_shapes import usage
@@ -37,6 +37,7 @@ class Job:
     front: Front
     model: str
     write_stall_timeout: float
+    warnings: Sequence[str] = ()
 
 
 async def respond(job: Job, request: Request) -> Response:
@@ -71,7 +72,7 @@ async def _whole(job: Job) -> Response:
         for output in answer.outputs
     ]
     envelope = Envelope(f"{job.shape.id_prefix}{job.caller.request_id}", job.shape.kind, job.model)
-    body = envelope.around(choices, usage=usage(answer.usage for answer in answers))
+    body = envelope.around(choices, usage=usage(answer.usage for answer in answers), **warned(job.warnings))
     return Response(json.dumps(body), media_type="application/json")
 
 
@@ -150,8 +151,11 @@ class _Chunks:
     infos: dict[int, pb.PromptInfo] = field(default_factory=dict)
     begun: set[int] = field(default_factory=set)
     usages: dict[int, pb.Usage] = field(default_factory=dict)
+    # Told with the first chunk.
+    warnings: dict[str, list[str]] = field(init=False)
 
     def __post_init__(self) -> None:
+        self.warnings = warned(self.job.warnings)
         shape, caller = self.job.shape, self.job.caller
         self.envelope = Envelope(f"{shape.id_prefix}{caller.request_id}", shape.chunk_kind, self.job.model)
 
@@ -196,9 +200,10 @@ class _Chunks:
 
     def _chunk(self, choice: dict[str, Any]) -> dict[str, Any]:
         streaming = self.job.asked.streaming
+        more, self.warnings = self.warnings, {}
         if streaming.continuous_usage:
-            return self.envelope.around([choice], usage=usage(self.usages.values()))
-        return self.envelope.around([choice], **({"usage": None} if streaming.include_usage else {}))
+            return self.envelope.around([choice], usage=usage(self.usages.values()), **more)
+        return self.envelope.around([choice], **({"usage": None} if streaming.include_usage else {}), **more)
 
     def _index(self, item: PromptEvent, sequence: int) -> int:
         return item.prompt * self.job.asked.num_sequences + sequence

@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -58,12 +58,15 @@ def token_text(token_bytes: bytes) -> str:
     return token_bytes.decode(errors="replace")
 
 
-def tokenized(found: pb.TokenizeResponse) -> bytes:
-    """The answer to /tokenize, as JSON. Takes a second for a million tokens: not for the event loop."""
+def tokenized(found: pb.TokenizeResponse, more: Mapping[str, object]) -> bytes:
+    """The answer to /tokenize, as JSON. Takes a second for a million tokens: not for the event loop.
+
+    `more` are further members."""
     texts = [token_text(each) for each in found.token_bytes]
     head = f'{{"count": {len(found.token_ids)}, "max_model_len": {found.max_context_length}, '
-    lists = f'"tokens": {_list(found.token_ids)}, "token_strs": {_list(texts)}}}'
-    return (head + lists).encode()
+    lists = f'"tokens": {_list(found.token_ids)}, "token_strs": {_list(texts)}'
+    members = "".join(f", {json.dumps(name)}: {json.dumps(value)}" for name, value in more.items())
+    return f"{head}{lists}{members}}}".encode()
 
 
 def _list(items: Sequence[object]) -> str:

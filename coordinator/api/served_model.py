@@ -23,8 +23,9 @@ class ConstraintCompiler(Protocol):
     @property
     def kinds(self) -> Sequence[str]: ...
 
-    def compile(self, kind: str, value: str | Sequence[str]) -> Constraint:
-        """Raises ConstraintError. May be called from several threads."""
+    def compile(self, kind: str, value: str | Sequence[str], *, compact_json: bool = False) -> Constraint:
+        """`compact_json`: JSON without white space. Raises ConstraintError. May be called from several
+        threads."""
 
     def close(self) -> None: ...
 

@@ -18,6 +18,8 @@ def tokenize(message: pb.TokenizeRequest, served: ServedModel) -> pb.TokenizeRes
         check_text("text", message.text, violations, least=0)
     else:
         check_chat("chat", message.chat, violations)
+        if message.add_special_tokens:
+            violations.add("add_special_tokens", "is for text; a chat template brings its own")
     violations.raise_if_any()
     if kind == "chat":
         token_ids = encode_chat("chat", message.chat, served)

@@ -1,8 +1,14 @@
 """Prompts: text, token ids or chat, to token ids of the model's vocabulary."""
 
+import json
 from collections.abc import Callable, Sequence
 
-from coordinator.api.chat_template import ChatMessage, ChatTemplateError, ChatTemplateLimitError
+from coordinator.api.chat_template import (
+    RESERVED_VARIABLES,
+    ChatMessage,
+    ChatTemplateError,
+    ChatTemplateLimitError,
+)
 from coordinator.api.errors import ApiError, Reason
 from coordinator.api.served_model import ServedModel
 from coordinator.api.violations import Violations
@@ -13,6 +19,7 @@ MAX_TEXT_BYTES = 4 << 20
 # A sliding prompt may exceed the context; this bounds what it may cost to hold and to check.
 MAX_PROMPT_TOKENS = 1 << 20
 MAX_MESSAGES = 1024
+MAX_TEMPLATE_KWARGS_BYTES = 64 << 10
 ROLES = ("system", "user", "assistant")
 
 
@@ -30,6 +37,8 @@ def check_prompt(message: pb.GenerateRequest, served: ServedModel, violations: V
             check_token_list("prompt.token_ids", message.token_ids.ids, served, violations)
         case "chat":
             check_chat("prompt.chat", message.chat, violations)
+            if message.add_special_tokens:
+                violations.add("add_special_tokens", "is for text prompts; a chat template brings its own")
     if message.HasField("truncate_prompt_tokens"):
         value, most = message.truncate_prompt_tokens, served.max_context - 1
         violations.check(1 <= value <= most, "truncate_prompt_tokens", value, f"[1, {most}]")
@@ -51,6 +60,7 @@ def check_token_list(
 
 
 def check_chat(field: str, chat: pb.ChatPrompt, violations: Violations) -> None:
+    _check_template(field, chat, violations)
     field = f"{field}.messages"
     if not 1 <= len(chat.messages) <= MAX_MESSAGES:
         violations.add(field, f"{len(chat.messages)} messages are not in [1, {MAX_MESSAGES}]")
@@ -61,6 +71,31 @@ def check_chat(field: str, chat: pb.ChatPrompt, violations: Violations) -> None:
     num_bytes = sum(len(message.content.encode()) for message in chat.messages)
     if num_bytes > MAX_TEXT_BYTES:
         violations.add(field, f"{num_bytes} bytes are more than {MAX_TEXT_BYTES}")
+
+
+def _check_template(field: str, chat: pb.ChatPrompt, violations: Violations) -> None:
+    if chat.continue_final_message and chat.add_generation_prompt:
+        violations.add(f"{field}.continue_final_message", "excludes add_generation_prompt")
+    field = f"{field}.template_kwargs"
+    if len(chat.template_kwargs.encode()) > MAX_TEMPLATE_KWARGS_BYTES:
+        violations.add(field, f"has more than {MAX_TEMPLATE_KWARGS_BYTES} bytes")
+        return
+    try:
+        variables = _variables(chat)
+    except (ValueError, RecursionError):
+        variables = None
+    if not isinstance(variables, dict):
+        violations.add(field, "is not a JSON object")
+        return
+    for name in RESERVED_VARIABLES:
+        if name in variables:
+            violations.add(field, f"cannot set {name}, which the server does")
+
+
+def _variables(chat: pb.ChatPrompt) -> dict[str, object]:
+    """Of a checked prompt."""
+    found: dict[str, object] = json.loads(chat.template_kwargs) if chat.template_kwargs else {}
+    return found
 
 
 def prompt_ids(
@@ -138,8 +173,15 @@ def encode_chat(
     if served.chat_template.refusal:
         raise ApiError.of(Reason.NO_CHAT_TEMPLATE, served.chat_template.refusal, field=field)
     messages = [ChatMessage(role=each.role, content=each.content) for each in chat.messages]
+    continues = chat.continue_final_message
+    begins = chat.add_generation_prompt if chat.HasField("add_generation_prompt") else not continues
     try:
-        text = served.chat_template.render(messages)
+        text = served.chat_template.render(
+            messages,
+            add_generation_prompt=begins,
+            continue_final_message=continues,
+            variables=_variables(chat),
+        )
     except ChatTemplateLimitError as error:
         raise ApiError.of(Reason.INVALID_FIELD, str(error), field=field) from None
     except ChatTemplateError:

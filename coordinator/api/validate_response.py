@@ -11,6 +11,7 @@ from protos.expertmesh.v1 import generation_pb2 as pb
 MAX_TOKENS_PER_MESSAGE = 64
 MAX_CONSTRAINT_BYTES = 64 << 10
 MAX_CHOICES = 256
+JSON_KINDS = ("json_schema", "json_object")
 # Nobody has so many experts; more ids are not even looked at.
 MAX_EXPERT_IDS = 1 << 16
 
@@ -62,6 +63,8 @@ def expert_selection(selection: pb.ExpertSelection, served: ServedModel) -> Expe
 def check_constraint(message: pb.GenerateRequest, violations: Violations) -> None:
     """Sizes, and that nothing else may end the output before the constraint is satisfied."""
     kind = message.constraint.WhichOneof("constraint")
+    if message.constraint.compact_json and kind not in JSON_KINDS:
+        violations.add("constraint.compact_json", "needs a JSON schema or any JSON object")
     if kind is None:
         return
     field = f"constraint.{kind}"
@@ -88,7 +91,8 @@ def constraint_of(message: pb.GenerateRequest, served: ServedModel) -> Constrain
     if compiler is None or kind not in compiler.kinds:
         raise ApiError.of(Reason.UNSUPPORTED_FEATURE, "is not supported by this server", field=field)
     try:
-        return compiler.compile(kind, _constraint_value(message.constraint, kind))
+        value = _constraint_value(message.constraint, kind)
+        return compiler.compile(kind, value, compact_json=message.constraint.compact_json)
     except ConstraintError as error:
         raise ApiError.of(Reason.INVALID_CONSTRAINT, str(error), field=field) from None
 

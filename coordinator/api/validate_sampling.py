@@ -2,15 +2,22 @@
 
 import math
 import secrets
+from collections.abc import Iterable, Iterator
 
-from coordinator.api.errors import Reason
+from coordinator.api.errors import ApiError, Reason
 from coordinator.api.served_model import ServedModel
 from coordinator.api.violations import Violations
+from coordinator.engine.token_rules import TokenRules
+from moe_model.errors import TokenizerError
 from moe_model.manifest import MAX_TEMPERATURE
 from moe_model.sampling import SamplingParams
 from protos.expertmesh.v1 import generation_pb2 as pb
 
 MAX_BIASES = 1024
+# No vocabulary is larger; more ids are not even looked at.
+MAX_ALLOWED_IDS = 1 << 20
+MAX_BAD_WORDS = 128
+MAX_BAD_WORD_BYTES = 256
 # Smaller temperatures divide logits into infinities.
 MIN_TEMPERATURE = 0.01
 
@@ -32,6 +39,7 @@ def check_sampling(sampling: pb.SamplingParams, served: ServedModel, violations:
         violations.check(0 < value <= 2, "sampling.repetition_penalty", value, "(0, 2]")
     _check_num_sequences(sampling, served, violations)
     _check_bias(sampling, vocab_size, violations)
+    _check_allowed(sampling, vocab_size, violations)
 
 
 def sampling_params(sampling: pb.SamplingParams, served: ServedModel) -> SamplingParams:
@@ -48,6 +56,40 @@ def sampling_params(sampling: pb.SamplingParams, served: ServedModel) -> Samplin
         repetition_penalty=sampling.repetition_penalty if sampling.HasField("repetition_penalty") else 1.0,
         logit_bias=tuple(sorted(sampling.logit_bias.items())),
     )
+
+
+def token_rules(sampling: pb.SamplingParams, served: ServedModel, *, constrained: bool) -> TokenRules | None:
+    """Of a checked message; None where any token may be drawn. Raises ApiError."""
+    if not (sampling.allowed_token_ids or sampling.bad_words):
+        return None
+    rules = TokenRules(
+        served.config.vocab_size,
+        sampling.allowed_token_ids,
+        _forbidden(sampling.bad_words, served),
+        ends=served.generation.eos_token_ids if constrained else (),
+    )
+    if not rules.leaves_some:
+        text = "leaves no token to draw beside bad_words"
+        raise ApiError.of(Reason.INVALID_FIELD, text, field="sampling.allowed_token_ids")
+    return rules
+
+
+def _forbidden(words: Iterable[str], served: ServedModel) -> Iterator[tuple[int, ...]]:
+    """Tokens of each word, as it begins a text and as it stands behind a space."""
+    for index, word in enumerate(words):
+        field = f"sampling.bad_words[{index}]"
+        tokenizer = served.require_tokenizer(field)
+        bare = word.lstrip(" ")
+        for text in {word, bare or word, f" {bare}" if bare else word}:
+            try:
+                token_ids = tokenizer.encode(text, add_bos=False)
+            except TokenizerError:
+                token_ids = []
+            if not token_ids:
+                raise ApiError.of(Reason.INVALID_FIELD, "the tokenizer cannot take this text", field=field)
+            # What the model does not have it cannot write.
+            if max(token_ids) < served.config.vocab_size:
+                yield tuple(token_ids)
 
 
 def temperature_of(sampling: pb.SamplingParams, served: ServedModel) -> float:
@@ -79,3 +121,19 @@ def _check_bias(sampling: pb.SamplingParams, vocab_size: int, violations: Violat
             violations.add_token_id(f"{field}[{token_id}]", token_id, vocab_size)
         elif not (math.isfinite(bias) and -100 <= bias <= 100):
             violations.add(f"{field}[{token_id}]", f"{bias} is not in [-100, 100]", Reason.INVALID_FIELD)
+
+
+def _check_allowed(sampling: pb.SamplingParams, vocab_size: int, violations: Violations) -> None:
+    ids, field = sampling.allowed_token_ids, "sampling.allowed_token_ids"
+    if len(ids) > MAX_ALLOWED_IDS:
+        violations.add(field, f"{len(ids)} ids are more than {MAX_ALLOWED_IDS}")
+    else:
+        violations.check_token_ids(field, ids, vocab_size)
+    words, field = sampling.bad_words, "sampling.bad_words"
+    if len(words) > MAX_BAD_WORDS:
+        violations.add(field, f"{len(words)} words are more than {MAX_BAD_WORDS}")
+        return
+    for index, word in enumerate(words):
+        num_bytes = len(word.encode())
+        fine = 1 <= num_bytes <= MAX_BAD_WORD_BYTES
+        violations.check(fine, f"{field}[{index}]", num_bytes, f"[1, {MAX_BAD_WORD_BYTES}] bytes")

@@ -18,7 +18,7 @@ from coordinator.api.validate_response import (
     constraint_of,
     expert_selection,
 )
-from coordinator.api.validate_sampling import check_sampling, sampling_params
+from coordinator.api.validate_sampling import check_sampling, sampling_params, token_rules
 from coordinator.api.validate_stopping import check_stopping, overflow_of, stop_rules
 from coordinator.api.violations import Violations
 from coordinator.engine.request import ContextOverflow, Request, Returns
@@ -63,6 +63,8 @@ def resolve(
         message, served, _max_tokens(message, served, len(token_ids)), skip_special_tokens=skip_special
     )
     sampling = sampling_params(message.sampling, served)
+    constrained = message.constraint.WhichOneof("constraint") is not None
+    rules = token_rules(message.sampling, served, constrained=constrained)
     request = Request(
         request_id,
         token_ids,
@@ -72,6 +74,7 @@ def resolve(
         returns=_returns(response),
         experts=expert_selection(message.experts, served),
         constraint=constraint_of(message, served),
+        token_rules=rules,
         cache_salt=cache_salt,
         arrival_time=arrival_time,
     )

@@ -26,6 +26,8 @@ _OPTION_NAMES = (
     "presence_penalty",
     "frequency_penalty",
     "repetition_penalty",
+    "allowed_token_ids",
+    "bad_words",
     "num_sequences",
     "stop_sequences",
     "include_stop_in_output",
@@ -33,6 +35,7 @@ _OPTION_NAMES = (
     "logprobs",
     "json_schema",
     "json_object",
+    "compact_json",
     "regex",
     "choices",
     "grammar",
@@ -101,6 +104,15 @@ def _add_shaping(parser: argparse.ArgumentParser) -> None:
     )
     kind.add_argument("--grammar", type=text_of, metavar="FILE", help="text of this grammar (Lark or EBNF)")
     number = group.add_argument
+    number("--compact-json", action="store_true", default=None, help="JSON without white space")
+    number("--allow-tokens", dest="allowed_token_ids", type=token_ids, metavar="5,6", help="draw no others")
+    number(
+        "--bad-word",
+        dest="bad_words",
+        action="append",
+        metavar="TEXT",
+        help="tokens of this text never follow each other; may be repeated",
+    )
     number("--allow-experts", dest="allowed_experts", type=token_ids, metavar="0,1", help="use no others")
     number("--deny-experts", dest="denied_experts", type=token_ids, metavar="0,1", help="use these never")
     number("--experts-per-token", type=int, metavar="K", help="instead of the model's own number")

@@ -132,4 +132,5 @@ def _sampling_row(chunk: Chunk) -> SamplingRow:
         token_ids=sequence.token_ids,
         num_prompt=len(sequence.request.prompt_ids),
         matcher=sequence.matcher,
+        rules=sequence.request.token_rules,
     )

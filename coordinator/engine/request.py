@@ -10,6 +10,7 @@ import numpy as np
 from coordinator.engine.constraint import Constraint
 from coordinator.engine.options import ContextOverflow as ContextOverflow
 from coordinator.engine.stop_text import StopText, TextMatch
+from coordinator.engine.token_rules import TokenRules
 from moe_model.errors import ExpertMeshError
 from moe_model.router import ExpertSelection
 from moe_model.sampling import SamplingParams
@@ -71,6 +72,7 @@ class Request:
     returns: Returns = Returns()
     experts: ExpertSelection | None = None
     constraint: Constraint | None = None
+    token_rules: TokenRules | None = None
     cache_salt: bytes = b""
     trace: object | None = None
     arrival_time: float = field(default_factory=time.monotonic)

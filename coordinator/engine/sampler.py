@@ -14,6 +14,7 @@ from torch import Tensor
 
 from coordinator.engine.constraint import Matcher
 from coordinator.engine.token_counts import TokenCounts
+from coordinator.engine.token_rules import TokenRules
 from moe_model.errors import ExpertMeshError, NumericError
 from moe_model.penalties import add_bias, is_penalized, penalize
 from moe_model.sampling import SamplingParams, sample, uniforms
@@ -29,6 +30,12 @@ class SamplingRow:
     token_ids: list[int]
     num_prompt: int
     matcher: Matcher | None
+    rules: TokenRules | None = None
+
+    @property
+    def is_restricted(self) -> bool:
+        """Whether not every token may be drawn."""
+        return self.matcher is not None or self.rules is not None
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,14 +77,14 @@ class Sampler:
     def _changed(
         self, logits_RV: Tensor, rows: Sequence[SamplingRow], failures: dict[int, ExpertMeshError]
     ) -> Tensor:
-        """The logits after biases, penalties and constraints; the same tensor where there are none.
+        """The logits after biases, penalties, constraints and rules; the same tensor where there are none.
 
-        Adds the rows whose constraint cannot be followed any further to `failures`.
+        Adds the rows that have no token left to draw to `failures`.
         """
         biased = [i for i, row in enumerate(rows) if row.params.logit_bias]
         penalized = [i for i, row in enumerate(rows) if is_penalized(row.params)]
-        constrained = [i for i, row in enumerate(rows) if row.matcher is not None]
-        if not (biased or penalized or constrained):
+        restricted = [i for i, row in enumerate(rows) if row.is_restricted]
+        if not (biased or penalized or restricted):
             return logits_RV
         logits_RV = logits_RV.clone()
         if biased:
@@ -90,26 +97,31 @@ class Sampler:
             places = (rows_R1, seen.token_ids_RL)
             params = [row.params for row in chosen]
             logits_RV[places] = penalize(logits_RV[places], seen.output_counts_RL, params)
-        if constrained:
-            matchers = {i: rows[i].matcher for i in constrained}
-            allowed_RV = self._allowed(matchers, failures).to(logits_RV.device)
-            logits_RV[constrained] = logits_RV[constrained].masked_fill(~allowed_RV, float("-inf"))
+        if restricted:
+            allowed_RV = self._allowed({i: rows[i] for i in restricted}, failures).to(logits_RV.device)
+            logits_RV[restricted] = logits_RV[restricted].masked_fill(~allowed_RV, float("-inf"))
         return logits_RV
 
-    def _allowed(
-        self, matchers: Mapping[int, Matcher | None], failures: dict[int, ExpertMeshError]
-    ) -> Tensor:
-        mask_RW = np.zeros((len(matchers), -(-self._vocab_size // 32)), dtype="<i4")
-        for mask_W, (row, matcher) in zip(mask_RW, matchers.items(), strict=True):
-            assert matcher is not None
-            try:
-                matcher.fill_mask(mask_W)
-            except ExpertMeshError as error:
-                failures[row] = error
-                # Of a row that nothing is taken from, anything may be drawn.
-                mask_W[:] = -1
+    def _allowed(self, rows: Mapping[int, SamplingRow], failures: dict[int, ExpertMeshError]) -> Tensor:
+        mask_RW = np.full((len(rows), -(-self._vocab_size // 32)), -1, dtype="<i4")
+        for mask_W, (number, row) in zip(mask_RW, rows.items(), strict=True):
+            if row.matcher is not None:
+                try:
+                    row.matcher.fill_mask(mask_W)
+                except ExpertMeshError as error:
+                    failures[number] = error
+                    # Of a row that nothing is taken from, anything may be drawn.
+                    mask_W[:] = -1
         bits_RV = np.unpackbits(mask_RW.view(np.uint8), axis=1, bitorder="little", count=self._vocab_size)
-        return torch.from_numpy(bits_RV.astype(np.bool_))
+        allowed_RV = bits_RV.view(np.bool_)
+        for allowed_V, (number, row) in zip(allowed_RV, rows.items(), strict=True):
+            if row.rules is not None and number not in failures:
+                try:
+                    row.rules.apply(allowed_V, row.token_ids, row.num_prompt)
+                except ExpertMeshError as error:
+                    failures[number] = error
+                    allowed_V[:] = True
+        return torch.from_numpy(allowed_RV)
 
 
 def _numbers(rows: Sequence[SamplingRow]) -> list[float]:

@@ -18,7 +18,8 @@ from coordinator.structured.matcher import GrammarConstraint, MaskRows
 from coordinator.structured.probe import Probe
 from moe_model.tokenizer import Tokenizer
 
-_Key = tuple[str, str | tuple[str, ...]]
+# Kind, value, whether JSON is compact.
+_Key = tuple[str, str | tuple[str, ...], bool]
 
 _POSITION = re.compile(r"^line \d+, column \d+: ")
 
@@ -58,12 +59,12 @@ class ConstraintCompiler:
         self._turn = threading.Lock()
         self._probe = Probe(tokens, limits.compile_seconds)
 
-    def compile(self, kind: str, value: Value) -> GrammarConstraint:
+    def compile(self, kind: str, value: Value, *, compact_json: bool = False) -> GrammarConstraint:
         """A constraint of the caller's own. Takes milliseconds, at worst twice `compile_seconds` and the wait
         for others' turns: call it where waiting is allowed. Raises ConstraintError, BusyError and
         NoProcessError.
         """
-        key = (kind, value if isinstance(value, str) else tuple(value))
+        key = (kind, value if isinstance(value, str) else tuple(value), compact_json)
         grammar = self._known.get(key) or self._check(key)
         constraint = GrammarConstraint(build(self._tokenizer, grammar), self._rows)
         first = constraint.matcher()
@@ -80,7 +81,8 @@ class ConstraintCompiler:
 
     def _check(self, key: _Key) -> str:
         """The library's grammar, once it has been built without harm."""
-        grammar = library_grammar(*key)
+        kind, value, compact_json = key
+        grammar = library_grammar(kind, value, compact_json=compact_json)
         if not self._turn.acquire(timeout=self._limits.wait_seconds):
             raise BusyError("structured output: too many constraints are being compiled")
         try:

@@ -17,8 +17,14 @@ MAX_BYTES = 64 * 1024
 # every token that fits, and a long certain text must not be looked at as a whole.
 OPTIONS = '%llguidance {"no_forcing": true}'
 
-# How JSON is written. A model could otherwise go on with white space for ever.
-JSON_OPTIONS = {"whitespace_pattern": r"[\x20\x0A\x0D\x09]{1,64}", "lenient": False, "coerce_one_of": False}
+# Of white space between two tokens of JSON: a space, or a line's end and some. A model that likes it would
+# otherwise fill its whole output.
+MAX_GAP = 2
+
+# How JSON is written.
+_JSON_OPTIONS = {"lenient": False, "coerce_one_of": False}
+SPACED_OPTIONS = {**_JSON_OPTIONS, "whitespace_pattern": rf"[\x20\x0A\x0D\x09]{{1,{MAX_GAP}}}"}
+COMPACT_OPTIONS = {**_JSON_OPTIONS, "whitespace_flexible": False}
 
 Value = str | Sequence[str]
 
@@ -31,8 +37,9 @@ class LibraryGrammar:
     is_verbatim: bool = False
 
 
-def library_grammar(kind: str, value: Value) -> LibraryGrammar:
-    """Raises ConstraintError; the message does not name the kind."""
+def library_grammar(kind: str, value: Value, *, compact_json: bool = False) -> LibraryGrammar:
+    """`compact_json`: JSON without white space; other kinds do not look at it. Raises ConstraintError; the
+    message does not name the kind."""
     texts = [value] if isinstance(value, str) else list(value)
     try:
         num_bytes = sum(len(text.encode()) for text in texts)
@@ -42,22 +49,18 @@ def library_grammar(kind: str, value: Value) -> LibraryGrammar:
         raise ConstraintError(f"has {num_bytes} bytes, more than {MAX_BYTES}")
     if kind == "choice":
         return _choice(texts)
-    if kind not in _WRITERS or not isinstance(value, str):
+    if kind not in KINDS or not isinstance(value, str):
         raise ConstraintError(f"{kind!r} is no kind of constraint with such a value")
+    if kind == "json_schema":
+        return _json(parse_schema(value), compact_json)
+    if kind == "json_object":
+        return _json({"type": "object"}, compact_json)
     return _WRITERS[kind](value)
 
 
-def _json_schema(text: str) -> LibraryGrammar:
-    return _json(parse_schema(text))
-
-
-def _json_object(text: str) -> LibraryGrammar:
-    """The value says nothing."""
-    return _json({"type": "object"})
-
-
-def _json(schema: Mapping[str, Any]) -> LibraryGrammar:
-    named = {"name": "json", "json_schema": {**schema, "x-guidance": JSON_OPTIONS}}
+def _json(schema: Mapping[str, Any], compact: bool) -> LibraryGrammar:
+    options = COMPACT_OPTIONS if compact else SPACED_OPTIONS
+    named = {"name": "json", "json_schema": {**schema, "x-guidance": options}}
     return _grammars(f"start: @json\n{OPTIONS}", named)
 
 
@@ -86,11 +89,6 @@ def _grammars(lark: str, *others: Mapping[str, Any]) -> LibraryGrammar:
         raise ConstraintError("has a number that is too large") from None
 
 
-_WRITERS: dict[str, Callable[[str], LibraryGrammar]] = {
-    "json_schema": _json_schema,
-    "json_object": _json_object,
-    "regex": _regex,
-    "grammar": _grammar,
-}
+_WRITERS: dict[str, Callable[[str], LibraryGrammar]] = {"regex": _regex, "grammar": _grammar}
 
-KINDS = (*_WRITERS, "choice")
+KINDS = ("json_schema", "json_object", *_WRITERS, "choice")

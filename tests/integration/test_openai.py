@@ -205,3 +205,73 @@ def test_lm_eval_finds_what_it_scores(url: str) -> None:
         assert all(value <= 0 for value in values[1:])
         for value, top in zip(values[1:], tops[1:], strict=True):
             assert max(top.values()) >= value
+
+
+FLAG = {
+    "type": "object",
+    "properties": {"a": {"type": "boolean"}},
+    "required": ["a"],
+    "additionalProperties": False,
+}
+
+
+def test_a_small_object_ends_within_thirty_tokens(client: openai.OpenAI) -> None:
+    """The model likes white space, and has no end of it where it may."""
+    for seed in range(16):
+        for compact in (False, True):
+            outputs = {"json": FLAG, "disable_any_whitespace": compact}
+            answer = complete(client, max_tokens=30, seed=seed, extra_body={"structured_outputs": outputs})
+            (choice,) = answer.choices
+            assert choice.finish_reason == "stop", choice.text
+            assert set(json.loads(choice.text)) == {"a"}
+            assert not compact or not set(choice.text) & set(" \n\r\t")
+
+
+def test_the_wish_for_an_object_is_kept(client: openai.OpenAI) -> None:
+    more = {"structured_outputs": {"json_object": True}}
+    for seed in range(4):
+        assert complete(client, max_tokens=8, seed=seed, extra_body=more).choices[0].text.startswith("{")
+
+
+def test_allowed_tokens_and_bad_words(client: openai.OpenAI, url: str) -> None:
+    usual = complete(client, max_tokens=16, temperature=0, extra_body={"return_token_ids": True}).choices[0]
+    allowed = sorted(set(usual.token_ids))[::2]
+    more = {"allowed_token_ids": allowed, "return_token_ids": True}
+    found = complete(client, max_tokens=16, temperature=1, extra_body=more).choices[0].token_ids
+    assert set(found) <= set(allowed)
+    word = httpx.post(f"{url}/detokenize", json={"tokens": usual.token_ids[:1]}).json()["prompt"]
+    more = {"bad_words": [word], "return_token_ids": True}
+    found = complete(client, max_tokens=16, temperature=0, extra_body=more).choices[0].token_ids
+    assert usual.token_ids[0] not in found
+    more = {"allowed_token_ids": [allowed[0]], "structured_outputs": {"regex": "\u263a"}}
+    with pytest.raises(openai.BadRequestError, match="leave no token to draw"):
+        complete(client, max_tokens=4, extra_body=more)
+
+
+def test_a_warning_disturbs_no_client(client: openai.OpenAI) -> None:
+    told = ["temprature: unknown, passed over; did you mean temperature?"]
+    answer = complete(client, max_tokens=2, extra_body={"temprature": 0})
+    assert answer.model_extra["warnings"] == told
+    chunks = list(chat(client, max_tokens=2, stream=True, extra_body={"temprature": 0}))
+    assert chunks[0].model_extra["warnings"] == told
+    assert not any("warnings" in chunk.model_extra for chunk in chunks[1:])
+    raw = client.completions.with_raw_response.create(
+        model=MODEL, prompt="x", max_tokens=1, extra_body={"temprature": 0}
+    )
+    assert raw.headers["x-expertmesh-warnings"] == told[0]
+
+
+def test_a_message_goes_on(client: openai.OpenAI, url: str) -> None:
+    """The prompt ends with the last message's own text."""
+    messages: Any = [{"role": "user", "content": "write"}, {"role": "assistant", "content": "def main"}]
+    prompts: list[str] = []
+    for more in ({}, {"continue_final_message": True}, {"add_generation_prompt": False}):
+        answer = client.chat.completions.create(
+            model=MODEL, messages=messages, max_tokens=1, extra_body={**more, "return_token_ids": True}
+        )
+        tokens = json.loads(answer.model_dump_json())["choices"][0]["prompt_token_ids"]
+        prompts.append(httpx.post(f"{url}/detokenize", json={"tokens": tokens}).json()["prompt"])
+    usual, goes_on, without = prompts
+    assert goes_on.endswith("def main")
+    assert without.startswith(goes_on)
+    assert usual.startswith(without)

@@ -71,7 +71,7 @@ class ExpertSelection(_message.Message):
     def __init__(self, allowed_experts: _Optional[_Iterable[int]] = ..., denied_experts: _Optional[_Iterable[int]] = ..., experts_per_token: _Optional[int] = ...) -> None: ...
 
 class ChatPrompt(_message.Message):
-    __slots__ = ("messages",)
+    __slots__ = ("messages", "add_generation_prompt", "continue_final_message", "template_kwargs")
     class Message(_message.Message):
         __slots__ = ("role", "content")
         ROLE_FIELD_NUMBER: _ClassVar[int]
@@ -80,8 +80,14 @@ class ChatPrompt(_message.Message):
         content: str
         def __init__(self, role: _Optional[str] = ..., content: _Optional[str] = ...) -> None: ...
     MESSAGES_FIELD_NUMBER: _ClassVar[int]
+    ADD_GENERATION_PROMPT_FIELD_NUMBER: _ClassVar[int]
+    CONTINUE_FINAL_MESSAGE_FIELD_NUMBER: _ClassVar[int]
+    TEMPLATE_KWARGS_FIELD_NUMBER: _ClassVar[int]
     messages: _containers.RepeatedCompositeFieldContainer[ChatPrompt.Message]
-    def __init__(self, messages: _Optional[_Iterable[_Union[ChatPrompt.Message, _Mapping]]] = ...) -> None: ...
+    add_generation_prompt: bool
+    continue_final_message: bool
+    template_kwargs: str
+    def __init__(self, messages: _Optional[_Iterable[_Union[ChatPrompt.Message, _Mapping]]] = ..., add_generation_prompt: bool = ..., continue_final_message: bool = ..., template_kwargs: _Optional[str] = ...) -> None: ...
 
 class StoppingParams(_message.Message):
     __slots__ = ("max_tokens", "min_tokens", "stop_sequences", "stop_token_ids", "ignore_eos", "include_stop_in_output", "time_limit", "context_overflow")
@@ -124,7 +130,7 @@ class ResponseOptions(_message.Message):
     def __init__(self, return_text: bool = ..., return_token_ids: bool = ..., return_prompt_token_ids: bool = ..., logprobs: _Optional[int] = ..., prompt_logprobs: _Optional[int] = ..., skip_special_tokens: bool = ..., return_routed_experts: bool = ..., min_tokens_per_message: _Optional[int] = ...) -> None: ...
 
 class OutputConstraint(_message.Message):
-    __slots__ = ("json_schema", "json_object", "regex", "choice", "grammar")
+    __slots__ = ("json_schema", "json_object", "regex", "choice", "grammar", "compact_json")
     class JsonObject(_message.Message):
         __slots__ = ()
         def __init__(self) -> None: ...
@@ -138,12 +144,14 @@ class OutputConstraint(_message.Message):
     REGEX_FIELD_NUMBER: _ClassVar[int]
     CHOICE_FIELD_NUMBER: _ClassVar[int]
     GRAMMAR_FIELD_NUMBER: _ClassVar[int]
+    COMPACT_JSON_FIELD_NUMBER: _ClassVar[int]
     json_schema: str
     json_object: OutputConstraint.JsonObject
     regex: str
     choice: OutputConstraint.Choice
     grammar: str
-    def __init__(self, json_schema: _Optional[str] = ..., json_object: _Optional[_Union[OutputConstraint.JsonObject, _Mapping]] = ..., regex: _Optional[str] = ..., choice: _Optional[_Union[OutputConstraint.Choice, _Mapping]] = ..., grammar: _Optional[str] = ...) -> None: ...
+    compact_json: bool
+    def __init__(self, json_schema: _Optional[str] = ..., json_object: _Optional[_Union[OutputConstraint.JsonObject, _Mapping]] = ..., regex: _Optional[str] = ..., choice: _Optional[_Union[OutputConstraint.Choice, _Mapping]] = ..., grammar: _Optional[str] = ..., compact_json: bool = ...) -> None: ...
 
 class GenerateResponse(_message.Message):
     __slots__ = ("request_id", "model", "prompt", "outputs", "usage", "timings")
@@ -400,7 +408,7 @@ class TokenIds(_message.Message):
     def __init__(self, ids: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class SamplingParams(_message.Message):
-    __slots__ = ("temperature", "top_p", "top_k", "min_p", "presence_penalty", "frequency_penalty", "repetition_penalty", "seed", "num_sequences", "logit_bias")
+    __slots__ = ("temperature", "top_p", "top_k", "min_p", "presence_penalty", "frequency_penalty", "repetition_penalty", "seed", "num_sequences", "logit_bias", "allowed_token_ids", "bad_words")
     class LogitBiasEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -418,6 +426,8 @@ class SamplingParams(_message.Message):
     SEED_FIELD_NUMBER: _ClassVar[int]
     NUM_SEQUENCES_FIELD_NUMBER: _ClassVar[int]
     LOGIT_BIAS_FIELD_NUMBER: _ClassVar[int]
+    ALLOWED_TOKEN_IDS_FIELD_NUMBER: _ClassVar[int]
+    BAD_WORDS_FIELD_NUMBER: _ClassVar[int]
     temperature: float
     top_p: float
     top_k: int
@@ -428,7 +438,9 @@ class SamplingParams(_message.Message):
     seed: int
     num_sequences: int
     logit_bias: _containers.ScalarMap[int, float]
-    def __init__(self, temperature: _Optional[float] = ..., top_p: _Optional[float] = ..., top_k: _Optional[int] = ..., min_p: _Optional[float] = ..., presence_penalty: _Optional[float] = ..., frequency_penalty: _Optional[float] = ..., repetition_penalty: _Optional[float] = ..., seed: _Optional[int] = ..., num_sequences: _Optional[int] = ..., logit_bias: _Optional[_Mapping[int, float]] = ...) -> None: ...
+    allowed_token_ids: _containers.RepeatedScalarFieldContainer[int]
+    bad_words: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, temperature: _Optional[float] = ..., top_p: _Optional[float] = ..., top_k: _Optional[int] = ..., min_p: _Optional[float] = ..., presence_penalty: _Optional[float] = ..., frequency_penalty: _Optional[float] = ..., repetition_penalty: _Optional[float] = ..., seed: _Optional[int] = ..., num_sequences: _Optional[int] = ..., logit_bias: _Optional[_Mapping[int, float]] = ..., allowed_token_ids: _Optional[_Iterable[int]] = ..., bad_words: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class Usage(_message.Message):
     __slots__ = ("prompt_tokens", "completion_tokens", "cached_prompt_tokens")

@@ -27,7 +27,7 @@ class Strict:
 
     kinds = ("json_schema", "regex", "grammar")
 
-    def compile(self, kind: str, value: str | Sequence[str]) -> Constraint:
+    def compile(self, kind: str, value: str | Sequence[str], *, compact_json: bool = False) -> Constraint:
         raise ConstraintError("line 1: is wrong")
 
     def close(self) -> None:

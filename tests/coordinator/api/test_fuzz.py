@@ -45,6 +45,8 @@ sampling = message(
     repetition_penalty=double,
     num_sequences=uint32,
     logit_bias=st.dictionaries(uint32, double, max_size=3),
+    allowed_token_ids=st.lists(uint32, max_size=3),
+    bad_words=st.lists(st.text(max_size=5), max_size=3),
 )
 stopping = message(
     pb.StoppingParams,
@@ -73,7 +75,7 @@ response = message(
     min_tokens_per_message=uint32,
 )
 constraint = st.one_of(
-    message(pb.OutputConstraint, json_schema=st.text(max_size=30)),
+    message(pb.OutputConstraint, json_schema=st.text(max_size=30), compact_json=st.booleans()),
     message(pb.OutputConstraint, regex=st.text(max_size=30)),
     message(pb.OutputConstraint, grammar=st.text(max_size=30)),
     st.lists(st.text(max_size=5), max_size=3).map(
@@ -87,14 +89,20 @@ experts = message(
     denied_experts=st.lists(uint32, max_size=7),
     experts_per_token=uint32,
 )
-chat = st.lists(
-    st.builds(
-        pb.ChatPrompt.Message,
-        role=st.one_of(st.sampled_from(["user", "system"]), st.text(max_size=5)),
-        content=st.text(max_size=9),
+chat = message(
+    pb.ChatPrompt,
+    messages=st.lists(
+        st.builds(
+            pb.ChatPrompt.Message,
+            role=st.one_of(st.sampled_from(["user", "system"]), st.text(max_size=5)),
+            content=st.text(max_size=9),
+        ),
+        max_size=3,
     ),
-    max_size=3,
-).map(lambda messages: pb.ChatPrompt(messages=messages))
+    add_generation_prompt=st.booleans(),
+    continue_final_message=st.booleans(),
+    template_kwargs=st.one_of(st.just('{"a": 1}'), st.text(max_size=9)),
+)
 prompt: st.SearchStrategy[dict[str, Any]] = st.one_of(
     st.just({}),
     st.fixed_dictionaries({"text": st.text(max_size=60)}),

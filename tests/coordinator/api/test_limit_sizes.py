@@ -54,7 +54,7 @@ class Lenient:
 
     kinds = ("json_schema", "json_object", "regex", "choice", "grammar")
 
-    def compile(self, kind: str, value: str | Sequence[str]) -> Constraint:
+    def compile(self, kind: str, value: str | Sequence[str], *, compact_json: bool = False) -> Constraint:
         return None  # type: ignore[return-value]
 
     def close(self) -> None:

@@ -11,6 +11,7 @@ import pytest
 from coordinator.engine.constraint import Matcher
 from coordinator.structured.compiler import CompilerLimits, ConstraintCompiler
 from coordinator.structured.errors import ConstraintError
+from coordinator.structured.grammars import MAX_GAP
 from tests.coordinator.structured.walks import DEMO, EOS, Compiling, load_tokenizer
 
 
@@ -216,4 +217,4 @@ def test_white_space_in_json_is_bounded(impatient: Compiling) -> None:
     while space in impatient.allowed(matcher):
         matcher.advance(space)
         count += 1
-    assert count == 64
+    assert count == MAX_GAP
