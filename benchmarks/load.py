@@ -23,9 +23,11 @@ if TYPE_CHECKING:
 # More streams on one connection would measure HTTP/2's fairness, not the server's.
 STREAMS_PER_CHANNEL = 100
 
-OPTIONS = (("grpc.use_local_subchannel_pool", 1),)
+# The servers are on this machine, where no proxy leads.
+OPTIONS = (("grpc.use_local_subchannel_pool", 1), ("grpc.enable_http_proxy", 0))
 STREAM = "/expertmesh.v1.GenerationService/GenerateStream"
 TIMEOUT = 600.0
+CONNECT_TIMEOUT = 60.0
 
 
 @dataclass(slots=True)
@@ -57,7 +59,8 @@ class Clients:
         self._unread: list[Call] = []
 
     async def connect(self) -> None:
-        await asyncio.gather(*(channel.channel_ready() for channel in self._channels))
+        async with asyncio.timeout(CONNECT_TIMEOUT):
+            await asyncio.gather(*(channel.channel_ready() for channel in self._channels))
 
     def leave_unread(self, request: pb.GenerateRequest) -> None:
         """Sends a request and never reads a message of its answer; `close` ends it."""
@@ -119,7 +122,8 @@ class LightClients:
         self._methods: list[RawMethod] = [channel.unary_stream(STREAM) for channel in self._channels]
 
     async def connect(self) -> None:
-        await asyncio.gather(*(channel.channel_ready() for channel in self._channels))
+        async with asyncio.timeout(CONNECT_TIMEOUT):
+            await asyncio.gather(*(channel.channel_ready() for channel in self._channels))
 
     async def close(self) -> None:
         await asyncio.gather(*(channel.close() for channel in self._channels))

@@ -65,9 +65,11 @@ class Connection:
 
     def tls_context(self) -> ssl.SSLContext:
         """The same for Python's own TLS. Raises ConfigError, naming the file at fault."""
-        context = ssl.create_default_context()
-        if self.ca is not None:
-            context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        # Not Python's default context, which writes the connection's secrets where SSLKEYLOGFILE says.
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        if self.ca is None:
+            context.load_default_certs()
+        else:
             load_ca(context, self.ca, "TLS CA")
         if self.certificate is not None and self.key is not None:
             load_pair(context, self.certificate, self.key)

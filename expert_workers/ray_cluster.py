@@ -81,6 +81,8 @@ class RayCluster:
             check_own(tls, str(ray_services.get_node_ip_address()))  # type: ignore[no-untyped-call]
         temp_dir, token = _make_temp_dir(), OwnToken()
         values: dict[str, str | None] = {**token.environment, TOKEN: None, "RAY_USAGE_STATS_ENABLED": "0"}
+        # Ray's own processes do not start without the texts that this takes out of them.
+        values["PYTHONOPTIMIZE"] = None
         try:
             with changed_environment(values | dict.fromkeys(hidden)):
                 address = _init(

@@ -1,6 +1,7 @@
 """Fixtures that several folders use."""
 
 import json
+import os
 import signal
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -27,6 +28,12 @@ torch.set_num_threads(1)
 
 # A shell's background job ignores Ctrl-C and hands that on; the processes that tests start and stop must not.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+# What the environment says of proxies is about another network than that of the tests, which is this machine:
+# httpx, openai and urllib would send to a proxy what is for a port of 127.0.0.1. What our own commands make
+# of these variables has tests of its own, which set them.
+for _name in [name for name in os.environ if name.lower().endswith("_proxy")]:
+    del os.environ[_name]
 
 # No deadline: a shared machine pauses. The same examples every time, so that a red run is red again; look
 # for new ones with `pytest --hypothesis-profile=explore`.

@@ -12,6 +12,7 @@ from typing import Any, Protocol
 from coordinator.api.errors import ApiError
 from coordinator.api.generations import Caller, Facts
 from coordinator.api.tracing_names import finished_attributes, span_name, started_attributes
+from coordinator.client_address import is_local
 from coordinator.engine.observer import StepRecord, Traced
 from moe_model.errors import ConfigError
 
@@ -83,7 +84,8 @@ class Tracing:
         if not IS_INSTALLED:
             raise ConfigError("tracing: needs the extra packages of expertmesh[tracing]")
         insecure = not endpoint.startswith("https://")
-        return cls(BatchSpanProcessor(OTLPSpanExporter(endpoint=endpoint, insecure=insecure)))
+        exporter = OTLPSpanExporter(endpoint=endpoint, insecure=insecure, channel_options=_options(endpoint))
+        return cls(BatchSpanProcessor(exporter))
 
     def started(self, caller: Caller, facts: Facts) -> object | None:
         if facts.generation is None:
@@ -164,3 +166,8 @@ class Tracing:
     def close(self) -> None:
         """Sends what is left, for at most a few seconds."""
         self._provider.shutdown()
+
+
+def _options(endpoint: str) -> Any:
+    """Of the exporter's channel: no proxy leads to this machine, whatever http_proxy says."""
+    return (("grpc.enable_http_proxy", 0),) if is_local(endpoint.rpartition("//")[2]) else None
