@@ -54,6 +54,7 @@ class Load:
     ) -> None:
         self._max_tokens = max_tokens
         self.streams: list[Stream] = []
+        self.usual_gap = 0.0
         self._client = Client(address, timeout=_STREAM_TIMEOUT)
         self._stop = threading.Event()
         self._threads = [threading.Thread(target=self._run, args=(prompt,)) for prompt in prompts]

@@ -6,6 +6,7 @@ The test is a host of its own as far as the network goes, so a client is not cut
 import urllib.request
 from pathlib import Path
 
+from coordinator.control_client import ControlClient
 from tests.chaos.ray_hosts import RayHosts, pids_of
 from tests.integration.processes import DEMO_CHECKPOINT, Server
 
@@ -42,6 +43,11 @@ class ServeHosts(Server):
         """The pids of the expert workers on each host that has any."""
         hosts = (self.ray.head, *self.ray.workers)
         return {host.name: pids for host in hosts if (pids := pids_of(host, _ACTOR))}
+
+    def workers(self) -> dict[int, int]:
+        """The pid of each worker that has a process, by rank, as the coordinator knows them."""
+        with ControlClient(self.address_of("control")) as control:
+            return {worker.rank: worker.pid for worker in control.topology() if worker.pid}
 
     def metrics(self) -> dict[str, float]:
         """Each series by its name with its labels, as it is exposed."""

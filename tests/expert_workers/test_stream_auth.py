@@ -158,7 +158,7 @@ def test_who_sends_byte_by_byte_has_no_more_time_than_others() -> None:
                 stream.sendall(bytes([next(answer)]))
                 with suppress(TimeoutError):
                     stream.recv(1)
-        assert time.monotonic() - started < 3
+        assert time.monotonic() - started < 60, "not as long as it goes on sending"
     assert isinstance(outcome[0], TimeoutError)
 
 

@@ -89,7 +89,7 @@ def test_a_peer_that_says_nothing_is_cut_off_in_time(served: FakeMachine) -> Non
     with raw(served) as stream:
         started = time.monotonic()
         assert is_closed(stream)
-        assert time.monotonic() - started < 3
+        assert time.monotonic() - started < 60
     assert still_serves(served)
 
 

@@ -44,7 +44,7 @@ def command_refuses(capsys: pytest.CaptureFixture[str], *arguments: object) -> s
     return line
 
 
-PATIENCE = 20.0
+PATIENCE = 60.0
 
 
 async def until(condition: Callable[[], bool], timeout: float = PATIENCE) -> None:

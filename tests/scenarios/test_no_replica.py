@@ -36,7 +36,7 @@ async def test_a2_lost_experts_are_loaded_elsewhere_within_the_step(
         assert not wait_gone({victim})
         load.check(histories)
         added = load.added_gap(histories)
-        assert added <= 3.0
+        assert added <= load.bar(3.0)
         await operator.until_replicated(2, 1)
         load.check(await load.run())
         measured(f"A2 {on_loss}", added_gap_s=added)
@@ -58,7 +58,7 @@ async def test_a2_requests_wait_and_health_says_so(tmp_path: Path, measured: Mea
                 os.kill(victim, signal.SIGKILL)
                 noticed = await until_true(lambda: is_serving(False), 10)
                 histories = [await task for task in tasks]
-            assert noticed <= 1.0
+            assert noticed <= load.bar(1.0)
             await until_true(lambda: is_serving(True), 30)
         load.check(histories)
         measured("A2 wait", added_gap_s=load.added_gap(histories), not_serving_after_s=noticed)
