@@ -1,6 +1,5 @@
 """From messages to events, for every front: admission, validation, engine, facts."""
 
-import asyncio
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
 from contextlib import ExitStack, aclosing, asynccontextmanager
@@ -13,6 +12,7 @@ from coordinator.api.admission import Ticket
 from coordinator.api.errors import ApiError, Reason
 from coordinator.api.events import EventWriter
 from coordinator.api.gate import Backend, Gate
+from coordinator.api.lanes import is_quick, lane_of
 from coordinator.api.quotas import NoQuotas, Quotas
 from coordinator.api.request_ids import id_headers
 from coordinator.api.served_model import ServedModel
@@ -122,7 +122,7 @@ async def admitted(
         for number, (message, known) in enumerate(zip(messages, facts, strict=True)):
             own = caller if len(messages) == 1 else replace(caller, request_id=part(caller, number))
             arguments = (message, backend.model, own.request_id, arrival_time, caller.key_id.encode())
-            known.generation = await off_loop(message, resolve, *arguments, num_bytes=num_bytes)
+            known.generation = await off_loop(resolve, *arguments, num_bytes=num_bytes)
             known.model = known.generation.model
             works.append(Work(own, front, backend, ticket, known.generation, known))
         ticket.wait_with(sum(known.prompt_tokens for known in facts))
@@ -174,18 +174,21 @@ class Work:
 
 
 async def off_loop(
-    message: Message, function: Callable[..., R], *arguments: object, num_bytes: int | None = None
+    function: Callable[..., R],
+    message: Message,
+    served: ServedModel,
+    *arguments: object,
+    num_bytes: int | None = None,
 ) -> R:
     """Calls a function that takes as long as the message is large; in a thread where that is long, or where
-    the model's tokenizer waits for another process.
+    it may have to wait for another process.
 
     `num_bytes` is the size of all messages that are dealt with in a row, where there are several.
     """
     size = message.ByteSize() if num_bytes is None else num_bytes
-    waits = any(isinstance(each, ServedModel) and each.tokenizer_waits for each in arguments)
-    if size <= MAX_INLINE_BYTES and not waits and not _is_costly(message):
-        return function(*arguments)
-    return await asyncio.to_thread(function, *arguments)
+    if size <= MAX_INLINE_BYTES and is_quick(message) and not served.tokenizer_waits:
+        return function(message, served, *arguments)
+    return await served.lanes.run(lane_of(message), function, message, served, *arguments)
 
 
 def check_deadline(caller: Caller) -> None:
@@ -195,17 +198,6 @@ def check_deadline(caller: Caller) -> None:
 
 def _too_old(seconds: float) -> ApiError:
     return ApiError.of(Reason.DEADLINE_EXCEEDED, f"a request may take {seconds:.0f} s on this server")
-
-
-def _is_costly(message: Message) -> bool:
-    """Compiling a constraint, rendering a template and encoding bad words all take long."""
-    if not isinstance(message, pb.GenerateRequest):
-        return isinstance(message, pb.TokenizeRequest) and message.WhichOneof("input") == "chat"
-    return (
-        message.HasField("constraint")
-        or message.WhichOneof("prompt") == "chat"
-        or bool(message.sampling.bad_words)
-    )
 
 
 class _Clock:

@@ -74,7 +74,7 @@ class GenerationService:
     ) -> R:
         async with rpc(name, message, context, self._gate) as call:
             with self._gate.call() as backend:
-                response = await off_loop(message, function, message, backend.model)
+                response = await off_loop(function, message, backend.model)
                 await call.accept()
                 return response
 

@@ -278,7 +278,7 @@ class HttpApi:
         add_special = body.boolean("add_special_tokens")
         if add_special is not None:
             message.add_special_tokens = add_special
-        content = await off_loop(message, _tokenized, message, served, warned(call.warnings))
+        content = await off_loop(_tokenized, message, served, warned(call.warnings))
         return Response(content, media_type="application/json")
 
     async def _detokenize(self, request: Request, call: _Call) -> Response:
@@ -288,7 +288,7 @@ class HttpApi:
         if tokens is None:
             raise invalid("tokens", "is required")
         message = pb.DetokenizeRequest(token_ids=integers(tokens, "tokens"))
-        found = await off_loop(message, tokenization.detokenize, message, served)
+        found = await off_loop(tokenization.detokenize, message, served)
         return _json({"prompt": found.text, **warned(call.warnings)})
 
     async def _tokenizer_info(self, request: Request, call: _Call) -> Response:

@@ -1,11 +1,12 @@
 """ServedModel: everything the fronts need to know about the model behind them. Knows no weights."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 from coordinator.api.chat_template import ChatTemplate
 from coordinator.api.errors import ApiError, Reason, Resource, echo
+from coordinator.api.lanes import Lanes
 from coordinator.engine.constraint import Constraint
 from coordinator.engine.request import ContextOverflow
 from coordinator.settings import GenerationConfig
@@ -49,6 +50,7 @@ class ServedModel:
     max_logprobs: int = 20
     allow_routed_experts: bool = False
     generation_config: GenerationConfig = GenerationConfig.MODEL
+    lanes: Lanes = field(default_factory=Lanes, compare=False)
     current_experts: Callable[[], ExpertIds] | None = None
 
     @property

@@ -31,7 +31,7 @@ class CompilerLimits:
     cache_entries: int = 1024
     cache_bytes: int = 16 << 20
     compile_seconds: float = 2.0
-    wait_seconds: float = 10.0
+    wait_seconds: float = 3.0
 
 
 class ConstraintCompiler:

@@ -166,7 +166,7 @@ async def test_others_are_served_while_a_text_is_encoded(message: Any) -> None:
     is_text = isinstance(message, pb.TokenizeRequest)
     answer = tokenization.tokenize if is_text else tokenization.detokenize
     asyncio.get_running_loop().call_soon(held.let_go.set)
-    await off_loop(message, answer, message, model)
+    await off_loop(answer, message, model)
 
 
 def test_a_text_that_is_too_much_is_refused_by_the_tokenizers_name() -> None:
