@@ -56,7 +56,7 @@ class RunningServer:
 async def open_server(config: ServeConfig, phases: Phases = UNTOLD) -> AsyncIterator[RunningServer]:
     """A whole server, ready; everything it started ends with the block. Raises ExpertMeshError."""
     started = time.monotonic()
-    watchers = _Watchers(config.observability)
+    watchers = Watchers(config.observability)
     fronts = Fronts(config, watchers.metrics, watchers.requests)
     fronts.bind()
     loop = asyncio.get_running_loop()
@@ -67,7 +67,7 @@ async def open_server(config: ServeConfig, phases: Phases = UNTOLD) -> AsyncIter
         loop.call_soon_threadsafe(failed.set_result, why)
 
     async with AsyncExitStack() as stack:
-        stack.callback(watchers.close)
+        stack.push_async_callback(asyncio.to_thread, watchers.close)
         await stack.enter_async_context(fronts.serving())
         phases("checkpoint")
         checkpoint = await asyncio.to_thread(Checkpoint.open, config.checkpoint)
@@ -105,7 +105,7 @@ async def open_server(config: ServeConfig, phases: Phases = UNTOLD) -> AsyncIter
         yield RunningServer(fronts, engine, experts, time.monotonic() - started, failed)
 
 
-class _Watchers:
+class Watchers:
     """Whoever is told of requests, steps and dispatches."""
 
     def __init__(self, config: ObservabilityConfig) -> None:

@@ -19,6 +19,8 @@ def configure(stream: TextIO, log_format: str, level: str) -> None:
     root.setLevel(level.upper())
     # Its comings and goings are ours to tell.
     logging.getLogger("uvicorn").setLevel(logging.WARNING)
+    # Three lines for each batch that a receiver does not take, where tracing_otlp.py has one for all of them.
+    logging.getLogger("opentelemetry").setLevel(logging.CRITICAL)
 
 
 def harmless(text: str) -> str:

@@ -12,6 +12,7 @@ from typing import Any, Protocol
 from coordinator.api.errors import ApiError
 from coordinator.api.generations import Caller, Facts
 from coordinator.api.tracing_names import finished_attributes, span_name, started_attributes
+from coordinator.api.tracing_otlp import Endpoint, Sender
 from coordinator.client_address import is_local
 from coordinator.engine.observer import StepRecord, Traced
 from moe_model.errors import ConfigError
@@ -65,10 +66,13 @@ class _Pending:
 class Tracing:
     """A RequestObserver, an EngineObserver and a PoolObserver in one."""
 
-    def __init__(self, processor: "SpanProcessor") -> None:
+    def __init__(self, processor: "SpanProcessor", sender: Sender | None = None) -> None:
         if not IS_INSTALLED:
             raise ConfigError("tracing: needs the extra packages of expertmesh[tracing]")
-        self._provider = TracerProvider(resource=Resource.create({"service.name": "expertmesh"}))
+        self._sender = sender
+        self._provider = TracerProvider(
+            resource=Resource.create({"service.name": "expertmesh"}), shutdown_on_exit=False
+        )
         self._provider.add_span_processor(processor)
         self._tracer = self._provider.get_tracer("expertmesh")
         self._propagator = TraceContextTextMapPropagator()
@@ -83,9 +87,16 @@ class Tracing:
         """Sends spans to an OTLP/gRPC receiver, in the background. Raises ConfigError."""
         if not IS_INSTALLED:
             raise ConfigError("tracing: needs the extra packages of expertmesh[tracing]")
-        insecure = not endpoint.startswith("https://")
-        exporter = OTLPSpanExporter(endpoint=endpoint, insecure=insecure, channel_options=_options(endpoint))
-        return cls(BatchSpanProcessor(exporter))
+        where = Endpoint.parse(endpoint)
+        try:
+            exporter = OTLPSpanExporter(
+                endpoint=str(where), insecure=not where.encrypted, channel_options=_options(str(where))
+            )
+        except Exception as error:  # noqa: BLE001 - of what the environment says, which only it looks at
+            raise ConfigError(f"--otlp-endpoint: {error}") from None
+        sender = Sender(exporter, where)
+        sender.look()
+        return cls(BatchSpanProcessor(sender), sender)  # type: ignore[arg-type]  # it has an exporter's methods
 
     def started(self, caller: Caller, facts: Facts) -> object | None:
         if facts.generation is None:
@@ -165,7 +176,10 @@ class Tracing:
 
     def close(self) -> None:
         """Sends what is left, for at most a few seconds."""
-        self._provider.shutdown()
+        if self._sender is None:
+            self._provider.shutdown()
+        else:
+            self._sender.close(self._provider.shutdown)
 
 
 def _options(endpoint: str) -> Any:

@@ -20,7 +20,7 @@ def add_observability_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--otlp-endpoint",
         metavar="URL",
-        help="send traces to http://HOST:4317 over OTLP/gRPC (needs expertmesh[tracing])",
+        help="send traces to http://HOST:PORT over OTLP/gRPC, usually port 4317 (needs expertmesh[tracing])",
     )
 
 

@@ -31,7 +31,7 @@ def test_a_step_s_span_says_which_experts_the_request_uses() -> None:
     [
         ("http://127.0.0.1:4317", True),
         ("https://localhost:4317", True),
-        ("[::1]:4317", True),
+        ("http://[::1]:4317", True),
         ("http://collector.example:4317", False),
     ],
 )
