@@ -251,13 +251,13 @@ def topology_of(experts: ExpertBackend) -> Callable[[], Sequence[WorkerView]]:
     return topology
 
 
-def scale_of(experts: ExpertBackend) -> Callable[[int], Scaled] | None:
+def scale_of(experts: ExpertBackend) -> Callable[[int, float], Scaled] | None:
     """How the number of workers is changed; None where there are none."""
     if not isinstance(experts, RemoteExperts):
         return None
 
-    def scale(num_workers: int) -> Scaled:
-        done = experts.scale(num_workers)
+    def scale(num_workers: int, timeout: float) -> Scaled:
+        done = experts.scale(num_workers, timeout)
         return Scaled(done.num_before, done.num_workers, done.num_moved, done.seconds)
 
     return scale

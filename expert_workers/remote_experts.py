@@ -80,9 +80,10 @@ class RemoteExperts:
         """As LivingExperts: nobody uses these any more."""
         self._supervisor.release(keys)
 
-    def scale(self, num_workers: int) -> Scaled:
-        """Returns when there are so many workers and each holds its part. Raises ExpertMeshError."""
-        return self._supervisor.scale(num_workers)
+    def scale(self, num_workers: int, timeout: float) -> Scaled:
+        """Returns when there are so many workers and each holds its part, `timeout` seconds at most. Raises
+        ExpertMeshError."""
+        return self._supervisor.scale(num_workers, timeout)
 
     def holders(self, key: ExpertKey) -> tuple[int, ...]:
         """The ranks of the workers that hold a module. Any thread may ask."""

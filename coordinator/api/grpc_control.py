@@ -73,7 +73,8 @@ class ControlService:
 
     async def scale(self, message: pb.ScaleRequest, context: Context) -> pb.ScaleResponse:
         async with rpc("Scale", message, context, self._gate) as call:
-            result = await asyncio.to_thread(self._opened().scale, message.num_workers)
+            deadline = context.time_remaining()
+            result = await asyncio.to_thread(self._opened().scale, message.num_workers, deadline)
             await call.accept()
             return pb.ScaleResponse(
                 num_workers_before=result.num_before,

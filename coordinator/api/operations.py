@@ -13,6 +13,8 @@ from coordinator.exchange import Changed, ExchangeError, ExpertExchange, ExpertV
 # As many as can run, and some that have just ended.
 MAX_ABORTS = 4096
 MAX_WORKERS = 1024
+# Seconds, for a caller without a deadline.
+SCALE_TIMEOUT = 600.0
 
 
 class WorkerState(StrEnum):
@@ -93,7 +95,7 @@ class Operations:
     facts: ServerFacts
     engine: AsyncEngine
     topology: Callable[[], Sequence[WorkerView]]
-    scale_workers: Callable[[int], Scaled] | None = None
+    scale_workers: Callable[[int, float], Scaled] | None = None
     exchange: ExpertExchange | None = None
 
     @property
@@ -107,14 +109,14 @@ class Operations:
         usage = used / stats.num_blocks if stats.num_blocks else 0.0
         return Load(stats.num_running, stats.num_waiting, usage, self.facts.kv_capacity_tokens)
 
-    def scale(self, num_workers: int) -> Scaled:
-        """Blocks until there are so many workers. Raises ApiError, ExpertMeshError."""
+    def scale(self, num_workers: int, timeout: float | None = None) -> Scaled:
+        """Blocks until there are so many, `timeout` seconds at most. Raises ApiError, ExpertMeshError."""
         if not 1 <= num_workers <= MAX_WORKERS:
             message = f"{num_workers} is not in [1, {MAX_WORKERS}]"
             raise ApiError.of(Reason.INVALID_FIELD, message, field="num_workers")
         if self.scale_workers is None:
             raise ApiError.of(Reason.UNSUPPORTED_FEATURE, "this server's experts run in the coordinator")
-        return self.scale_workers(num_workers)
+        return self.scale_workers(num_workers, SCALE_TIMEOUT if timeout is None else timeout)
 
     def list_experts(self) -> Sequence[ExpertView]:
         """By layer, expert and version. Raises ApiError."""

@@ -30,7 +30,7 @@ def test_replicas_are_not_frozen_by_how_many_workers_there_were_first(
     with open_workers(Checkpoint.open(tiny_checkpoint), ENGINE, workers) as experts:
         assert "2 replicas asked for, 1 fit on 1 workers" in caplog.text
         assert (sizes_of(experts), copies(experts)) == ((1, 1), {1})
-        experts.scale(3)
+        experts.scale(3, 60)
         assert sizes_of(experts) == (3, 2)
         assert min(copies(experts)) == 2, "some are not dropped yet from where they were"
 
@@ -39,5 +39,5 @@ def test_redundant_experts_come_with_the_workers(tiny_checkpoint: Path) -> None:
     workers = WorkersConfig(num_workers=1, redundant_experts=1, transport="in-process")
     with open_workers(Checkpoint.open(tiny_checkpoint), ENGINE, workers) as experts:
         assert copies(experts) == {1}
-        experts.scale(2)
+        experts.scale(2, 60)
         assert copies(experts) == {1, 2}
