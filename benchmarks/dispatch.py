@@ -8,7 +8,6 @@ number of bytes from a TCP socket and write them back.
 
 import argparse
 import multiprocessing
-import os
 import socket
 import statistics
 import tempfile
@@ -35,6 +34,7 @@ from expert_workers.wire import ExpertCall, ExpertReply, ReplyForm, validate_rep
 from expert_workers.worker import WorkerSpec
 from moe_model.config import ModelConfig
 from moe_model.initialise import initialise_checkpoint
+from moe_model.machine import usable_cores
 from moe_model.modules import Catalog, checkpoint_modules
 from moe_model.router import Routing
 
@@ -170,7 +170,7 @@ def workers(checkpoint: Path, num_workers: int) -> Iterator[tuple[Placement, dic
     placement = place(
         [(0, expert) for expert in range(N_EXPERTS)], [Share(rank) for rank in range(num_workers)], 1
     )
-    threads = max(1, len(os.sched_getaffinity(0)) // num_workers)
+    threads = max(1, usable_cores().number // num_workers)
     spec = WorkerSpec(0, str(checkpoint), num_threads=threads)
     options = FleetOptions(spec, f"dispatch-{num_workers}")
     fleet = RayFleet(options)
@@ -260,7 +260,7 @@ def run_all(args: argparse.Namespace) -> dict[str, object]:
     torch.set_num_threads(1)
     machine = measure_machine(torch.float32)
     print(
-        f"{len(os.sched_getaffinity(0))} cores for the coordinator and all workers; one reads "
+        f"{usable_cores().number} cores for the coordinator and all workers; one reads "
         f"{machine.read_bytes_per_second / 1e9:.1f} GB/s: 1 MiB takes at least "
         f"{1e6 * (1 << 20) / machine.read_bytes_per_second:.0f} us each time it is touched"
     )

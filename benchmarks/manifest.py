@@ -10,6 +10,8 @@ from pathlib import Path
 
 import torch
 
+from moe_model.machine import usable_cores
+
 ROOT = Path(__file__).parents[1]
 # What benchmarks write is no change of what they measure.
 RESULTS = "benchmarks/results"
@@ -29,7 +31,7 @@ def manifest(module: str, arguments: Sequence[str]) -> dict[str, object]:
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "command": " ".join(("python -m", module, *map(shown, arguments))),
         **processor(_read("/proc/cpuinfo")),
-        "cores": len(os.sched_getaffinity(0)),
+        "cores": usable_cores().number,
         "memory_bytes": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
         "gpu": torch.cuda.get_device_name(0) if torch.cuda.is_available() else None,
         "kernel": f"{platform.system()} {platform.release()}",

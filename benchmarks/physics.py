@@ -1,6 +1,5 @@
 """What this machine can do at best, measured in the same run as everything that is compared with it."""
 
-import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from moe_model.families import family_of
 from moe_model.kernels.base import Kernels
 from moe_model.kernels.choice import choose_kernels
 from moe_model.kernels.torch_kernels import TorchKernels
+from moe_model.machine import usable_cores
 
 _WIDTH, _HEIGHT, _ROWS = 512, 2048, 512
 # Beyond any cache: 256 MiB of float32.
@@ -36,7 +36,7 @@ def measure_machine(dtype: torch.dtype, repeats: int = 5, num_threads: int | Non
 
     `num_threads` None: as many as there are cores.
     """
-    num_threads = num_threads or len(os.sched_getaffinity(0))
+    num_threads = num_threads or usable_cores().number
     before = torch.get_num_threads()
     torch.set_num_threads(num_threads)
     try:

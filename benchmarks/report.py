@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import TextIO
 
 from benchmarks.manifest import manifest, threads
+from moe_model.machine import usable_cores
 
 
 class Report:
@@ -91,7 +92,7 @@ def reporting(name: str, out: Path | None, argv: Sequence[str] | None) -> Iterat
 
 
 def _note_other_work() -> None:
-    busy, cores = os.getloadavg()[0], len(os.sched_getaffinity(0))
+    busy, cores = os.getloadavg()[0], usable_cores().number
     if busy > cores / 2:
         print(f"note: the load average is {busy:.1f} on {cores} cores already: other work shares them\n")
 

@@ -34,12 +34,14 @@ from moe_model.files import read_file
 from moe_model.kernels.choice import choose_kernels, set_torch_threads
 from moe_model.living import load_living_experts
 from moe_model.loading import load_model
+from moe_model.machine import memory_bytes, usable_cores
 from moe_model.manifest import CHAT_TEMPLATE
 from moe_model.modules import ExpertModule
 from moe_model.tokenizer import Tokenizer
 
 logger = logging.getLogger(__name__)
 
+MAX_DEFAULT_KV_BYTES = 1 << 30
 EXPERT_WAIT_TURN = 0.2
 SWITCH_INTERVAL = 0.0005
 
@@ -50,6 +52,10 @@ def configure_process(config: EngineConfig) -> None:
     # a busy event loop: with Python's 5 ms an overloaded server loses half of its rate.
     sys.setswitchinterval(SWITCH_INTERVAL)
     set_torch_threads(config.kernels, config.resolve_device(), config.num_threads)
+    cores = usable_cores()
+    asked = config.num_threads is not None
+    count, why = (config.num_threads, "as asked for") if asked else (cores.number, cores.why)
+    logger.info("threads: %d (%s)", count, why)
 
 
 def api_key() -> str | None:
@@ -63,9 +69,8 @@ def configure_logging(config: ObservabilityConfig) -> None:
 
 
 def num_kv_blocks(checkpoint: Checkpoint, config: EngineConfig) -> int:
-    return num_blocks_for(
-        checkpoint.config, config.block_size, config.dtype, config.max_num_seqs, config.kv_cache_bytes
-    )
+    most = config.kv_cache_bytes or min(MAX_DEFAULT_KV_BYTES, memory_bytes() // 4)
+    return num_blocks_for(checkpoint.config, config.block_size, config.dtype, config.max_num_seqs, most)
 
 
 def build_engine(

@@ -32,6 +32,7 @@ from expert_workers.transport import Link, Plane, WorkerFailureError
 from expert_workers.worker import ExpertWorker, WorkerSpec
 from moe_model.checkpoint import Checkpoint
 from moe_model.errors import ConfigError
+from moe_model.machine import usable_cores
 from moe_model.modules import Catalog, ExpertModule
 from moe_model.private_files import check_private
 
@@ -125,7 +126,7 @@ def _worker_spec(checkpoint: Checkpoint, engine: EngineConfig, workers: WorkersC
     num_threads = workers.num_threads
     if num_threads is None and workers.ray_address is None:
         # All on this machine: together no more threads than it has cores.
-        num_threads = max(1, len(os.sched_getaffinity(0)) // workers.num_workers)
+        num_threads = max(1, usable_cores().number // workers.num_workers)
     return WorkerSpec(
         LOCAL,
         str(checkpoint.path.resolve()),

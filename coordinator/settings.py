@@ -28,7 +28,8 @@ class GenerationConfig(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EngineSizes:
-    """Sizes of the engine. `num_threads` None: all cores; `micro_batches`: how many parts of a step
+    """Sizes of the engine. `num_threads` None: all cores that the process may use; `kv_cache_bytes` None:
+    1 GiB, or a quarter of the memory that there is for the process; `micro_batches`: how many parts of a step
     are in flight where experts run in workers, None: as measured."""
 
     expert_dtype: Literal["model", "int8"] = "model"
@@ -36,7 +37,7 @@ class EngineSizes:
     device: str = "auto"
     num_threads: int | None = None
     block_size: int = DEFAULT_BLOCK_SIZE
-    kv_cache_bytes: int = 1 << 30
+    kv_cache_bytes: int | None = None
     max_num_seqs: int = 64
     max_step_tokens: int = 512
     prefix_caching: bool = True
@@ -44,8 +45,9 @@ class EngineSizes:
 
     def __post_init__(self) -> None:
         for name in ("block_size", "kv_cache_bytes", "max_num_seqs", "max_step_tokens"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"{name}: {getattr(self, name)} is less than 1")
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ConfigError(f"{name}: {value} is less than 1")
 
 
 @dataclass(frozen=True, slots=True)

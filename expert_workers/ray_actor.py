@@ -24,6 +24,7 @@ from expert_workers.worker import ExpertWorker, WorkerInfo, WorkerSpec
 from moe_model.dispatch import ExpertKey
 from moe_model.errors import FencedError
 from moe_model.kernels.choice import set_torch_threads
+from moe_model.machine import usable_cores
 from moe_model.modules import ExpertModule
 
 # Seconds without a word from it after which a coordinator is no longer there.
@@ -46,7 +47,7 @@ class ExpertActor:
 
     def __init__(self, spec: WorkerSpec, data_plane: DataPlane) -> None:
         self._spec = spec
-        self._num_threads = spec.num_threads or len(os.sched_getaffinity(0))
+        self._num_threads = spec.num_threads or usable_cores().number
         self._data_plane = data_plane
         self._worker = ExpertWorker(spec)
         self._node_id = ray.get_runtime_context().get_node_id()

@@ -13,7 +13,6 @@ import ray
 from ray.exceptions import ActorAlreadyExistsError, RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from expert_workers.memory import num_oom_kills
 from expert_workers.processes import Process, kill_and_wait
 from expert_workers.ray_actor import DataPlane, ExpertActor, NodeAgent
 from expert_workers.ray_cluster import is_reachable
@@ -25,6 +24,7 @@ from expert_workers.wire import Array
 from expert_workers.worker import WorkerInfo, WorkerSpec
 from moe_model.dispatch import ExpertKey
 from moe_model.errors import ClusterError
+from moe_model.machine import num_oom_kills
 from moe_model.modules import ExpertModule
 
 _log = logging.getLogger(__name__)

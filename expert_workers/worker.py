@@ -12,7 +12,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from expert_workers.memory import available_bytes, rss_bytes
 from expert_workers.module_source import CheckpointSource, ModuleSource, Opened, WorkerSpec
 from expert_workers.processes import this_process
 from expert_workers.serve_loop import HAS_LOOP, ServeLoop
@@ -29,6 +28,7 @@ from moe_model.dispatch import Expert, ExpertKey
 from moe_model.errors import ExpertMeshError, FencedError, ReplyError, WorkerStartError
 from moe_model.kernels.base import ExpertBank
 from moe_model.kernels.choice import uses_native
+from moe_model.machine import available_bytes, rss_bytes
 from moe_model.modules import ExpertModule
 
 __all__ = ["ExpertWorker", "WorkerInfo", "WorkerSpec"]

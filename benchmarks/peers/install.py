@@ -13,6 +13,8 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
+from moe_model.machine import usable_cores
+
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / ".venv-peers"
 REQUIREMENTS = Path(__file__).parent / "requirements.txt"
@@ -58,7 +60,7 @@ def _install(python: Path) -> None:
     log = FOLDER / "install.log"
     environment = {
         "CMAKE_ARGS": BUILD_OPTIONS,
-        "CMAKE_BUILD_PARALLEL_LEVEL": str(len(os.sched_getaffinity(0))),
+        "CMAKE_BUILD_PARALLEL_LEVEL": str(usable_cores().number),
     }
     if _run(pip, {**os.environ, **environment}, log) != 0:
         raise InstallError(reason(log.read_text(encoding="utf-8", errors="replace").splitlines(), log))

@@ -42,7 +42,10 @@ def add_engine_arguments(parser: argparse.ArgumentParser) -> None:
         help="where the coordinator computes; workers use CPUs (auto: a GPU if there is one)",
     )
     group.add_argument(
-        "--threads", type=num_threads, metavar="N", help="threads of the coordinator's kernels (all cores)"
+        "--threads",
+        type=num_threads,
+        metavar="N",
+        help="threads of the coordinator's kernels (all cores, as far as a CPU quota goes)",
     )
     _add_sizes(group, default)
 
@@ -65,9 +68,8 @@ def _add_sizes(group: argparse._ArgumentGroup, default: EngineSizes) -> None:
     group.add_argument(
         "--kv-cache-mib",
         type=positive,
-        default=default.kv_cache_bytes >> 20,
         metavar="N",
-        help=f"most memory for keys and values, in MiB ({default.kv_cache_bytes >> 20})",
+        help="most memory for keys and values, in MiB (1024; less where there is less than 4 GiB of memory)",
     )
     group.add_argument(
         "--prefix-caching",
@@ -95,7 +97,7 @@ def add_worker_arguments(parser: argparse.ArgumentParser, default_workers: int) 
         "--worker-threads",
         type=num_threads,
         metavar="N",
-        help="a worker's threads (its share of this machine's cores; on a running cluster, all)",
+        help="a worker's threads (its share of the cores here; on a running cluster, all)",
     )
     group.add_argument(
         "--micro-batches",

@@ -14,7 +14,7 @@ def engine_config(args: argparse.Namespace) -> EngineConfig:
         kernels=args.kernels,
         device=args.device,
         num_threads=args.threads,
-        kv_cache_bytes=args.kv_cache_mib << 20,
+        kv_cache_bytes=None if args.kv_cache_mib is None else args.kv_cache_mib << 20,
         max_num_seqs=args.max_batch,
         max_step_tokens=args.max_step_tokens,
         prefix_caching=args.prefix_caching,

@@ -5,6 +5,7 @@ import torch
 from moe_model.errors import ConfigError
 from moe_model.kernels.base import Kernels
 from moe_model.kernels.torch_kernels import TorchKernels
+from moe_model.machine import usable_cores
 from moe_model.names import KernelChoice as KernelChoice
 
 try:
@@ -47,5 +48,5 @@ def set_torch_threads(choice: KernelChoice, device: torch.device | str, num_thre
     """
     if uses_native(choice, device):
         torch.set_num_threads(1)
-    elif num_threads is not None:
-        torch.set_num_threads(num_threads)
+    else:
+        torch.set_num_threads(num_threads or usable_cores().number)

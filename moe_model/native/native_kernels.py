@@ -4,7 +4,6 @@ Shapes: as in moe_model/kernels/base.py.
 """
 
 import logging
-import os
 from collections.abc import Mapping
 from functools import partial
 
@@ -13,6 +12,7 @@ from torch import Tensor
 
 from moe_model.dispatch import Expert, ExpertKey, by_layer
 from moe_model.kernels.base import Activation, ExpertBank, Linear, Norm, PagedAttention, Router
+from moe_model.machine import usable_cores
 from moe_model.native import _kernels
 from moe_model.native.paged import attend_paged
 from moe_model.native.parts import (
@@ -38,11 +38,11 @@ class NativeKernels:
     name = "native"
 
     def __init__(self, instruction_set: str | None = None, num_threads: int | None = None) -> None:
-        """`num_threads` None: as many as there are cores. Raises ValueError for an instruction set that the
-        processor has not."""
+        """`num_threads` None: as many as the process may use cores. Raises ValueError for an instruction set
+        that the processor has not."""
         handle = _best_that_is_right() if instruction_set is None else _kernels.kernels(instruction_set)
         self.instruction_set = _kernels.name(handle)
-        self.num_threads = num_threads or len(os.sched_getaffinity(0))
+        self.num_threads = num_threads or usable_cores().number
         self._runtime = Runtime(handle, Scratch(), self.num_threads)
         self.attend_paged: PagedAttention = partial(attend_paged, self._runtime)
 
