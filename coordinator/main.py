@@ -246,6 +246,7 @@ def topology_of(experts: ExpertBackend) -> Callable[[], Sequence[WorkerView]]:
                 problem=worker.problem,
                 pid=worker.pid,
                 host=worker.host,
+                hostname=worker.hostname,
                 num_bytes=worker.num_bytes,
                 num_losses=worker.num_losses,
                 last_loss=worker.last_loss,

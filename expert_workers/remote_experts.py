@@ -26,6 +26,7 @@ class WorkerRecord:
     state: WorkerState
     node_id: str
     host: str
+    hostname: str
     pid: int
     device: str
     experts: Mapping[int, tuple[int, ...]]
@@ -128,6 +129,7 @@ def _record(member: Member, expert_ids: Mapping[ExpertKey, int], routed_rows: in
         state=member.state,
         node_id="" if info is None else info.node_id,
         host="" if info is None else info.host,
+        hostname="" if info is None else info.hostname,
         pid=0 if info is None or not member.is_ready else info.pid,
         device="" if info is None else info.device,
         experts=_by_layer(member.held, expert_ids),

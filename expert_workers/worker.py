@@ -3,6 +3,7 @@
 Shapes: R rows received, P (token, expert) pairs, N rows of the reply, D d_model.
 """
 
+import platform
 import threading
 import time
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -59,6 +60,7 @@ class WorkerInfo:
     load_seconds: float
     routed_rows: int
     epoch: int
+    hostname: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,6 +170,7 @@ class ExpertWorker:
             load_seconds=self._load_seconds,
             routed_rows=self._routed_rows + (0 if self.loop is None else self.loop.num_pairs),
             epoch=self._epoch,
+            hostname=platform.node(),
         )
 
     def _missing(self, modules: Sequence[ExpertModule]) -> list[ExpertModule]:

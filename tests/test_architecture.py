@@ -201,7 +201,6 @@ POLLERS = (
     "chaos/run.py",
     "coordinator/api/readiness.py",
     "coordinator/client.py",
-    "coordinator/commands/top.py",
     "expert_workers/processes.py",
     "expert_workers/ray_workers.py",
     "tests/chaos/",

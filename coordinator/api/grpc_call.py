@@ -23,6 +23,8 @@ logger = logging.getLogger(__name__)
 Context = grpc.aio.ServicerContext[Any, Any]
 
 TRACE_KEYS = ("traceparent", "tracestate")
+# What an operator's tools ask once a second: nothing to be told of where it went well.
+LOOKS = frozenset({"GetServerInfo", "GetLoad", "GetTopology"})
 # A status waits behind what its caller has not read, for ever where the caller never reads. Nobody waits
 # with it for longer: it stays with grpc, and is gone with the caller.
 STATUS_SECONDS = 5.0
@@ -124,7 +126,8 @@ class Call:
             **self.facts,
             "seconds": round(time.monotonic() - self.started, 4),
         }
-        log_fields(logger, self.method, fields)
+        is_look = self.method in LOOKS and self.code == "OK"
+        log_fields(logger, self.method, fields, logging.DEBUG if is_look else logging.INFO)
 
 
 @asynccontextmanager

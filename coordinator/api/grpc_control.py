@@ -161,6 +161,7 @@ def _worker(view: WorkerView, include_experts: bool) -> pb.ExpertWorker:
         layers=_layers(view.experts if include_experts else {}),
         pid=view.pid,
         host=view.host,
+        hostname=view.hostname,
         weight_bytes=view.num_bytes,
         losses=view.num_losses,
         last_loss=view.last_loss,

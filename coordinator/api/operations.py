@@ -43,6 +43,7 @@ class WorkerView:
     num_bytes: int = 0
     num_losses: int = 0
     last_loss: str = ""
+    hostname: str = ""
     missing: Mapping[int, tuple[int, ...]] = field(default_factory=dict)
     problem: str = ""
 

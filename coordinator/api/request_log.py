@@ -21,12 +21,14 @@ class RequestLog:
         log_fields(logger, "request", request_fields(caller, facts, error, cancelled=cancelled))
 
 
-def log_fields(to: logging.Logger, what: str, fields: Mapping[str, object]) -> None:
+def log_fields(
+    to: logging.Logger, what: str, fields: Mapping[str, object], level: int = logging.INFO
+) -> None:
     """One line of `name=value`, where a value with anything but plain characters is quoted as JSON has it.
     What says nothing is left out."""
     told = {name: value for name, value in fields.items() if value not in ("", None)}
     text = " ".join(f"{name}={_plain(str(value))}" for name, value in told.items())
-    to.info("%s %s", what, text, extra={"fields": told})
+    to.log(level, "%s %s", what, text, extra={"fields": told})
 
 
 def log_details(error: Exception, request_id: str) -> None:

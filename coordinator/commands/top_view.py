@@ -1,6 +1,6 @@
 """What `expertmesh top` shows, from two looks at a server. Pure."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from rich.console import Group, RenderableType
@@ -18,6 +18,10 @@ _STATES = {
     pb.ExpertWorker.STATE_BROKEN: ("BROKEN", "bold red"),
 }
 _BAR_WIDTH = 20
+_DEVICE_WIDTH = 12
+_MAX_EXPERT_LINES = 2
+_COLUMNS = ("rank", "state", "device", "routed tokens", "tokens/s")
+_TEXTS = ("state", "device")
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,29 +46,89 @@ def rates(now: Look, before: Look | None) -> dict[int, float]:
     }
 
 
-def render(now: Look, before: Look | None) -> RenderableType:
-    """The whole screen."""
+def render(now: Look, before: Look | None, width: int) -> RenderableType:
+    """The whole screen, `width` columns wide."""
     by_rank = rates(now, before)
-    return Group(_head(now, sum(by_rank.values())), _workers(now.workers, by_rank))
+    return Group(
+        _head(now, sum(by_rank.values())), _workers(now.workers, by_rank, width), _experts(now.workers, width)
+    )
 
 
 def problem(address: str, message: str) -> RenderableType:
     return Text(f"{address}: {message}", style="bold red")
 
 
+def as_json(now: Look, before: Look | None) -> dict[str, object]:
+    """All that is known, for programs; `tokens_per_second` are 0 in the first look."""
+    by_rank, load = rates(now, before), now.load
+    return {
+        "models": list(now.info.models),
+        "version": now.info.version,
+        "instance_id": now.info.instance_id,
+        "running_requests": load.running_requests,
+        "waiting_requests": load.waiting_requests,
+        "kv_cache_usage": load.kv_cache_usage,
+        "kv_cache_capacity_tokens": load.kv_cache_capacity_tokens,
+        "tokens_per_second": sum(by_rank.values()),
+        "workers": [
+            {
+                "rank": worker.rank,
+                "state": _state(worker)[0].lower(),
+                "device": worker.device,
+                "hostname": worker.hostname,
+                "host": worker.host,
+                "node_id": worker.node_id,
+                "pid": worker.pid,
+                "weight_bytes": worker.weight_bytes,
+                "routed_tokens": worker.routed_tokens,
+                "tokens_per_second": by_rank[worker.rank],
+                "losses": worker.losses,
+                "last_loss": worker.last_loss,
+                "problem": worker.problem,
+                "experts": _by_layer(worker.layers),
+                "missing": _by_layer(worker.missing),
+            }
+            for worker in now.workers
+        ],
+    }
+
+
 def layers_text(worker: pb.ExpertWorker) -> str:
-    """`all: 0,1` where every layer is the same, otherwise layer by layer."""
-    layers = {entry.layer: ",".join(map(str, entry.expert_ids)) for entry in worker.layers}
-    if not layers:
+    """`every layer: 0-3,7`, or layers that hold the same together: `0-2: 0-3,7  3: 1`."""
+    held: dict[str, list[int]] = {}
+    for entry in sorted(worker.layers, key=lambda entry: entry.layer):
+        held.setdefault(ranges(entry.expert_ids), []).append(entry.layer)
+    if not held:
         return "-"
-    if len(set(layers.values())) == 1:
-        return f"every layer: {next(iter(layers.values()))}"
-    return "  ".join(f"{layer}: {ids}" for layer, ids in sorted(layers.items()))
+    if len(held) == 1:
+        return f"every layer: {next(iter(held))}"
+    return "  ".join(f"{ranges(layers)}: {ids}" for ids, layers in held.items())
+
+
+def ranges(numbers: Iterable[int]) -> str:
+    """`0-3,7` for 0, 1, 2, 3, 7."""
+    runs: list[list[int]] = []
+    for number in sorted(numbers):
+        if runs and number == runs[-1][1] + 1:
+            runs[-1][1] = number
+        else:
+            runs.append([number, number])
+    return ",".join(str(first) if first == last else f"{first}-{last}" for first, last in runs)
+
+
+def _by_layer(layers: Iterable[pb.ExpertWorker.LayerExperts]) -> dict[str, list[int]]:
+    return {str(entry.layer): list(entry.expert_ids) for entry in layers}
+
+
+def _state(worker: pb.ExpertWorker) -> tuple[str, str]:
+    return _STATES.get(worker.state, ("unknown", "yellow"))
 
 
 def _head(look: Look, rate: float) -> Table:
     load = look.load
     grid = Table.grid(padding=(0, 2))
+    grid.add_column(no_wrap=True)
+    grid.add_column(no_wrap=True, overflow="ellipsis")
     for name, value in (
         ("model", f"{', '.join(look.info.models)}   version {look.info.version}"),
         ("sequences", f"{load.running_requests} running, {load.waiting_requests} waiting"),
@@ -80,22 +144,52 @@ def _bar(share: float) -> str:
     return f"[{'#' * full}{'.' * (_BAR_WIDTH - full)}] {100 * share:5.1f} %"
 
 
-def _workers(workers: Sequence[pb.ExpertWorker], by_rank: Mapping[int, float]) -> Table:
-    table = Table(box=None, padding=(0, 2), header_style="dim")
-    for name in ("rank", "state", "device", "node"):
-        table.add_column(name)
-    for name in ("routed tokens", "tokens/s"):
-        table.add_column(name, justify="right")
-    table.add_column("experts", overflow="fold")
-    for worker in workers:
-        state, style = _STATES.get(worker.state, ("unknown", "yellow"))
-        table.add_row(
+def _workers(workers: Sequence[pb.ExpertWorker], by_rank: Mapping[int, float], width: int) -> Table:
+    """A line each. What is left of the width is the machine's."""
+    rows = [
+        (
             str(worker.rank),
-            Text(state, style=style),
-            Text(worker.device),
-            Text(worker.node_id[:12] or "-"),
+            _state(worker)[0],
+            worker.device[:_DEVICE_WIDTH],
             f"{worker.routed_tokens:,}",
             f"{by_rank[worker.rank]:,.0f}",
-            Text(layers_text(worker)),
         )
+        for worker in workers
+    ]
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
+    for name in _COLUMNS:
+        table.add_column(name, justify="left" if name in _TEXTS else "right", no_wrap=True)
+    cells = zip(_COLUMNS, *rows, strict=True)
+    room = width - sum(max(map(len, column)) + 2 for column in cells)
+    table.add_column("machine", no_wrap=True, overflow="ellipsis")
+    for worker, (rank, state, *others) in zip(workers, rows, strict=True):
+        styled = Text(state, style=_state(worker)[1])
+        table.add_row(rank, styled, *map(Text, others), Text(machine(worker, room)))
     return table
+
+
+def machine(worker: pb.ExpertWorker, room: int) -> str:
+    """Its name and its address, where there are both; in little room without the name's domain."""
+    short = worker.hostname.partition(".")[0]
+    choices = [
+        " ".join(part for part in (name, worker.host) if part) or "-" for name in (worker.hostname, short)
+    ]
+    return next((text for text in choices if len(text) <= room), choices[-1])
+
+
+def _experts(workers: Sequence[pb.ExpertWorker], width: int) -> RenderableType:
+    """Who holds what, a few lines for each; what takes more is counted."""
+    grid = Table.grid(padding=(0, 2))
+    grid.add_column(justify="right", no_wrap=True, min_width=len("rank"))
+    grid.add_column(overflow="fold")
+    if workers:
+        grid.add_row(Text("rank", style="dim"), Text("experts", style="dim"))
+    for worker in workers:
+        text = layers_text(worker)
+        if len(text) > _MAX_EXPERT_LINES * max(1, width - len("rank") - 2):
+            num = sum(len(entry.expert_ids) for entry in worker.layers)
+            text = f"{num} in {len(worker.layers)} layers (--json has them all)"
+        if worker.missing:
+            text += f"  missing: {sum(len(entry.expert_ids) for entry in worker.missing)}"
+        grid.add_row(str(worker.rank), Text(text))
+    return grid

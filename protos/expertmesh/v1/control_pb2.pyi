@@ -52,7 +52,7 @@ class GetTopologyResponse(_message.Message):
     def __init__(self, workers: _Optional[_Iterable[_Union[ExpertWorker, _Mapping]]] = ...) -> None: ...
 
 class ExpertWorker(_message.Message):
-    __slots__ = ("rank", "node_id", "device", "state", "routed_tokens", "layers", "pid", "host", "weight_bytes", "losses", "last_loss", "missing", "problem")
+    __slots__ = ("rank", "node_id", "device", "state", "routed_tokens", "layers", "pid", "host", "weight_bytes", "losses", "last_loss", "missing", "problem", "hostname")
     class State(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
         __slots__ = ()
         STATE_UNSPECIFIED: _ClassVar[ExpertWorker.State]
@@ -89,6 +89,7 @@ class ExpertWorker(_message.Message):
     LAST_LOSS_FIELD_NUMBER: _ClassVar[int]
     MISSING_FIELD_NUMBER: _ClassVar[int]
     PROBLEM_FIELD_NUMBER: _ClassVar[int]
+    HOSTNAME_FIELD_NUMBER: _ClassVar[int]
     rank: int
     node_id: str
     device: str
@@ -102,7 +103,8 @@ class ExpertWorker(_message.Message):
     last_loss: str
     missing: _containers.RepeatedCompositeFieldContainer[ExpertWorker.LayerExperts]
     problem: str
-    def __init__(self, rank: _Optional[int] = ..., node_id: _Optional[str] = ..., device: _Optional[str] = ..., state: _Optional[_Union[ExpertWorker.State, str]] = ..., routed_tokens: _Optional[int] = ..., layers: _Optional[_Iterable[_Union[ExpertWorker.LayerExperts, _Mapping]]] = ..., pid: _Optional[int] = ..., host: _Optional[str] = ..., weight_bytes: _Optional[int] = ..., losses: _Optional[int] = ..., last_loss: _Optional[str] = ..., missing: _Optional[_Iterable[_Union[ExpertWorker.LayerExperts, _Mapping]]] = ..., problem: _Optional[str] = ...) -> None: ...
+    hostname: str
+    def __init__(self, rank: _Optional[int] = ..., node_id: _Optional[str] = ..., device: _Optional[str] = ..., state: _Optional[_Union[ExpertWorker.State, str]] = ..., routed_tokens: _Optional[int] = ..., layers: _Optional[_Iterable[_Union[ExpertWorker.LayerExperts, _Mapping]]] = ..., pid: _Optional[int] = ..., host: _Optional[str] = ..., weight_bytes: _Optional[int] = ..., losses: _Optional[int] = ..., last_loss: _Optional[str] = ..., missing: _Optional[_Iterable[_Union[ExpertWorker.LayerExperts, _Mapping]]] = ..., problem: _Optional[str] = ..., hostname: _Optional[str] = ...) -> None: ...
 
 class AbortRequest(_message.Message):
     __slots__ = ("request_ids", "all")
