@@ -47,6 +47,9 @@ class GenerateOptions(TypedDict, total=False):
     model: str
     truncate_prompt_tokens: int
     add_special_tokens: bool
+    add_generation_prompt: bool
+    continue_final_message: bool
+    template_kwargs: Mapping[str, Any]
     temperature: float
     top_p: float
     top_k: int

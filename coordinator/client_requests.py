@@ -1,5 +1,6 @@
 """What a client asks, from plain values to messages. Values are checked by the server."""
 
+import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -18,6 +19,7 @@ _GROUPS: Mapping[str, type[Message]] = {
     "experts": pb.ExpertSelection,
 }
 _GROUP_OF = {field.name: group for group, kind in _GROUPS.items() for field in kind.DESCRIPTOR.fields}
+_OF_CHATS = ("add_generation_prompt", "continue_final_message", "template_kwargs")
 
 
 def generate_request(prompt: Prompt, options: GenerateOptions) -> pb.GenerateRequest:
@@ -41,6 +43,9 @@ def generate_request(prompt: Prompt, options: GenerateOptions) -> pb.GenerateReq
             case "time_limit":
                 _put_seconds(request, value)
                 continue
+            case name if name in _OF_CHATS:
+                _put_of_chat(request, name, value)
+                continue
         target = getattr(request, group) if group else request
         _put(target, name, value, field)
     return request
@@ -52,12 +57,21 @@ def _put_prompt(request: pb.GenerateRequest, prompt: Prompt) -> None:
     elif prompt and all(isinstance(each, Mapping) for each in prompt):
         for index, each in enumerate(prompt):
             message = request.chat.messages.add()
-            for name in ("role", "content"):
-                value = each.get(name, "") if isinstance(each, Mapping) else ""
+            for name, value in dict(each).items() if isinstance(each, Mapping) else ():
                 _put(message, name, value, f"prompt.chat.messages[{index}].{name}")
     else:
         request.token_ids.SetInParent()
         _put(request.token_ids, "ids", prompt, "prompt.token_ids")
+
+
+def _put_of_chat(request: pb.GenerateRequest, name: str, value: Any) -> None:
+    """Only where the prompt is a conversation: it must not take the place of another one."""
+    field = f"prompt.chat.{name}"
+    if request.WhichOneof("prompt") != "chat":
+        raise ClientError(
+            "INVALID_ARGUMENT", f"{field}: needs messages as the prompt", "INVALID_FIELD", field
+        )
+    _put(request.chat, name, json.dumps(value) if isinstance(value, Mapping) else value, field)
 
 
 def _put_seconds(request: pb.GenerateRequest, seconds: object) -> None:

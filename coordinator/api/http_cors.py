@@ -5,11 +5,12 @@ from collections.abc import Sequence
 from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
 
+from coordinator.api.http_field_check import WARNINGS_HEADER
 from coordinator.api.origins import ANY
 from coordinator.api.request_ids import GIVEN_IDS, OWN_ID
 
 # Of an answer, what a page may read beside the body.
-EXPOSED = (OWN_ID, *GIVEN_IDS, "retry-after", "x-should-retry", "www-authenticate")
+EXPOSED = (OWN_ID, *GIVEN_IDS, "retry-after", "x-should-retry", "www-authenticate", WARNINGS_HEADER)
 # That a browser may remember a permission; Chrome remembers none for longer.
 MAX_AGE_SECONDS = 7200
 

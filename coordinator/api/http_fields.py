@@ -77,7 +77,14 @@ HARMLESS = frozenset(
     | {"reasoning_in_content", "thinking_forced_open", "prompt_mode"}
     # How it is computed, not what.
     | {"cache_prompt", "id_slot", "slot_id", "keep_alive", "data_parallel_rank", "guided_decoding_backend"}
-    | {"speculative.n_max", "speculative.n_min", "speculative.p_min", "drop_params", "return_mm_kwargs"}
+    | {
+        "prediction",
+        "speculative.n_max",
+        "speculative.n_min",
+        "speculative.p_min",
+        "drop_params",
+        "return_mm_kwargs",
+    }
     # How something works that is refused itself, or that only tools have.
     | {"dynatemp_exponent", "mirostat_tau", "mirostat_eta", "xtc_threshold", "dry_base", "parse_tool_calls"}
     | {"dry_allowed_length", "dry_penalty_last_n", "dry_sequence_breakers", "parallel_tool_calls"}
@@ -101,7 +108,6 @@ REFUSED: Mapping[str, Refused] = {
     "function_call": Refused("ask for JSON with response_format", ("none", "auto")),
     "modalities": Refused(_NO_MEDIA, (["text"],)),
     "audio": Refused(_NO_MEDIA),
-    "prediction": Refused("leave it out, the answer is the same without it", (None,)),
     "web_search_options": Refused(_IN_MESSAGES, (None,)),
     "moderation": Refused("have the answer moderated elsewhere", (None,)),
     "verbosity": Refused("say in the messages how long the answer may be", ("medium",)),

@@ -89,6 +89,7 @@ def test_the_options_are_the_fields_of_a_request() -> None:
         kind = pb.GenerateRequest.DESCRIPTOR.fields_by_name[group].message_type
         assert kind is not None
         leaves |= {field.name for field in kind.fields}
+    leaves |= {field.name for field in pb.ChatPrompt.DESCRIPTOR.fields} - {"messages"}
     assert set(GenerateOptions.__annotations__) == leaves - {"choice"} | {"choices"}
 
 
@@ -104,6 +105,13 @@ def test_every_option_reaches_its_field() -> None:
     assert stopping.context_overflow == pb.CONTEXT_OVERFLOW_SLIDE
     assert request.response.return_text
     assert request.response.return_token_ids
+
+
+def test_options_of_a_conversation() -> None:
+    messages = [{"role": "user", "content": "x"}]
+    options: GenerateOptions = {"continue_final_message": True, "template_kwargs": {"a": [1]}}
+    chat = generate_request(messages, options).chat
+    assert (len(chat.messages), chat.continue_final_message, chat.template_kwargs) == (1, True, '{"a": [1]}')
 
 
 def test_what_is_not_given_is_not_sent() -> None:
@@ -123,6 +131,9 @@ def test_what_is_not_given_is_not_sent() -> None:
         ("x", {"stop_token_ids": [-5]}, "stopping.stop_token_ids"),
         ("x", {"context_overflow": "wrap"}, "stopping.context_overflow"),
         ("x", {"no_such_option": 1}, "no_such_option"),
+        ("x", {"allowed_token_ids": [-1]}, "sampling.allowed_token_ids"),
+        ("x", {"continue_final_message": True}, "prompt.chat.continue_final_message"),
+        ([{"role": "user", "content": "x", "name": "bob"}], {}, "prompt.chat.messages[0].name"),
     ],
 )
 def test_what_no_message_can_hold_is_named(prompt: Any, options: Any, field: str) -> None:

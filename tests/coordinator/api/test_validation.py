@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import pytest
 
 from coordinator.api import validate_prompt
@@ -281,3 +282,74 @@ def test_an_id_that_is_retired_everywhere_is_named() -> None:
 def test_what_is_selected_is_by_id(text: str, expected: ExpertSelection | None) -> None:
     served = served_model(current_experts=lambda: UNEVEN)
     assert resolved(text, served).request.experts == expected
+
+
+def rules_of(text: str) -> list[int]:
+    """Ids that may be drawn first."""
+    rules = resolved(text).request.token_rules
+    assert rules is not None
+    allowed = np.ones(320, np.bool_)
+    rules.apply(allowed, [5], 1)
+    return [int(token_id) for token_id in np.flatnonzero(allowed)]
+
+
+def test_allowed_tokens() -> None:
+    assert resolved("").request.token_rules is None
+    assert rules_of("sampling { allowed_token_ids: [7, 319, 7] }") == [7, 319]
+
+
+def test_bad_words_are_forbidden_as_they_stand_and_behind_a_space() -> None:
+    tokenizer = tiny_tokenizer()
+    (bare,), spaced = tokenizer.encode("a", add_bos=False), tokenizer.encode(" a", add_bos=False)
+    for word in ("a", " a"):
+        rules = resolved(f'sampling {{ bad_words: "{word}" }}').request.token_rules
+        assert rules is not None
+        allowed = np.ones(320, np.bool_)
+        rules.apply(allowed, [5, *spaced[:-1]], 1)
+        assert not allowed[bare]
+        assert not allowed[spaced[-1]]
+
+
+def test_nothing_left_to_draw_is_known_before_anything_runs() -> None:
+    (token_id,) = tiny_tokenizer().encode("a", add_bos=False)
+    error = refused(f'sampling {{ allowed_token_ids: {token_id} bad_words: "a" }}')
+    assert (error.reason, str(error)) == (
+        Reason.INVALID_FIELD,
+        "sampling.allowed_token_ids: leaves no token to draw beside bad_words",
+    )
+
+
+def test_bad_words_need_a_tokenizer() -> None:
+    error = refused('sampling { bad_words: "a" }', served_model(tokenizer=None))
+    assert error.reason is Reason.NO_TOKENIZER
+
+
+CHAT = 'chat { messages { role: "user" content: "x" } '
+
+
+@pytest.mark.parametrize(
+    ("text", "field"),
+    [
+        (CHAT + "add_generation_prompt: true continue_final_message: true }", "continue_final_message"),
+        (CHAT + "template_kwargs: '[]' }", "template_kwargs"),
+        (CHAT + "template_kwargs: '{' }", "template_kwargs"),
+        (CHAT + "template_kwargs: '" + "[" * 60_000 + "' }", "template_kwargs"),
+        (CHAT + "template_kwargs: '" + " " * 65_537 + "' }", "template_kwargs"),
+        (CHAT + """template_kwargs: '{"messages": []}' }""", "template_kwargs"),
+        (CHAT + """template_kwargs: '{"bos_token": 1}' }""", "template_kwargs"),
+    ],
+)
+def test_what_a_template_cannot_be_told(text: str, field: str) -> None:
+    error = refused(text)
+    assert error.reason is Reason.INVALID_FIELD
+    assert str(error).startswith(f"prompt.chat.{field}: ")
+
+
+def test_special_tokens_are_not_added_to_a_conversation() -> None:
+    error = refused(CHAT + "} add_special_tokens: true")
+    assert str(error).startswith("add_special_tokens: ")
+
+
+def test_only_json_is_compact() -> None:
+    for text in ("compact_json: true", 'regex: "a" compact_json: true'):
+        assert str(refused(f"constraint {{ {text} }}")).startswith("constraint.compact_json: ")
