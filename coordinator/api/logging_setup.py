@@ -2,10 +2,13 @@
 
 import json
 import logging
+import math
 import time
-from typing import TextIO
+from typing import Any, TextIO
 
 FORMATS = ("text", "json")
+# Of a message, of one field and of a traceback: more of it helps nobody.
+MAX_CHARS = 8 << 10
 
 
 def configure(stream: TextIO, log_format: str, level: str) -> None:
@@ -30,15 +33,26 @@ def harmless(text: str) -> str:
     return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in text)
 
 
+def cut(text: str) -> str:
+    """The beginning and the end of what is too long."""
+    more = len(text) - MAX_CHARS
+    half = MAX_CHARS // 2
+    return text if more <= 0 else f"{text[:half]}... ({more} more characters) ...{text[-half:]}"
+
+
 class TextFormatter(logging.Formatter):
-    """Time, level, where, what; a traceback keeps its lines."""
+    """Time, level, where, what; a traceback keeps its lines, indented: none looks like one of the log."""
 
     def __init__(self) -> None:
         super().__init__("%(asctime)s %(levelname)s %(name)s: %(message)s")
 
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - logging's own name
-        record.message = harmless(record.message)
+        record.message = harmless(cut(record.message))
         return super().formatMessage(record)
+
+    def formatException(self, ei: Any) -> str:  # noqa: N802 - logging's own name
+        lines = cut(super().formatException(ei)).split("\n")
+        return "\n".join(f"  {harmless(line)}" for line in lines)
 
 
 class JsonFormatter(logging.Formatter):
@@ -53,9 +67,17 @@ class JsonFormatter(logging.Formatter):
         }
         fields = getattr(record, "fields", None)
         if isinstance(fields, dict):
-            line |= {"message": record.getMessage().partition(" ")[0], **fields}
+            line |= {"message": cut(record.getMessage().partition(" ")[0])}
+            line |= {name: _plain(value) for name, value in fields.items()}
         else:
-            line["message"] = record.getMessage()
+            line["message"] = cut(record.getMessage())
         if record.exc_info:
-            line["exception"] = self.formatException(record.exc_info)
+            line["exception"] = cut(self.formatException(record.exc_info))
         return json.dumps(line, default=str)
+
+
+def _plain(value: object) -> object:
+    """Texts that are not too long; JSON has no numbers that are not finite."""
+    if isinstance(value, str):
+        return cut(value)
+    return str(value) if isinstance(value, float) and not math.isfinite(value) else value

@@ -1,13 +1,18 @@
 """Browsers' pages of other origins: none by default; those that are named may do all that clients may."""
 
 import asyncio
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from coordinator.api.api_keys import ApiKeys
 from coordinator.api.auth import KeyAuthenticator
+from coordinator.api.metrics import Metrics
 from coordinator.api.origins import origins_of
+from coordinator.api.request_log import RequestLog
+from coordinator.config import ServeConfig
+from coordinator.fronts import Fronts
 from moe_model.errors import ConfigError
 from tests.coordinator.api.fakes import FakeEngine, last, tokens
 from tests.coordinator.api.http_fakes import Http
@@ -155,3 +160,13 @@ def test_several_and_none() -> None:
 def test_what_is_no_origin(origin: str) -> None:
     with pytest.raises(ConfigError, match="is not an origin, such as"):
         origins_of([origin])
+
+
+async def test_a_server_is_told_of_both() -> None:
+    origins = (ORIGIN,)
+    config = ServeConfig(Path("nowhere"), allowed_origins=origins, keep_alive_timeout=7)
+    fronts = Fronts(config, Metrics(), RequestLog())
+    assert fronts.http is not None
+    uvicorn = fronts.http._server.config
+    assert uvicorn.timeout_keep_alive == 7
+    assert "CORSMiddleware" in str(uvicorn.app._app.user_middleware)  # type: ignore[union-attr]

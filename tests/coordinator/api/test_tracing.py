@@ -5,8 +5,11 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
 from coordinator.api import tracing
+from coordinator.api.generations import Caller
 from coordinator.api.tracing import RequestSpan, Tracing
+from coordinator.api.tracing_names import started_attributes
 from coordinator.engine.observer import StepRecord, Traced
+from tests.coordinator.api.requests import resolved
 
 
 def test_a_step_s_span_says_which_experts_the_request_uses() -> None:
@@ -24,6 +27,15 @@ def test_a_step_s_span_says_which_experts_the_request_uses() -> None:
         "expertmesh.model.generation": 4,
         "expertmesh.expert_versions": ("1/0:2", "1/3:1"),
     }
+
+
+def test_a_request_s_span_has_the_ids_that_came_with_it() -> None:
+    generation = resolved("")
+    for transport, prefix in (("http", "http.request.header"), ("grpc", "rpc.request.metadata")):
+        caller = Caller("own", transport=transport, given_ids={"x-request-id": "Root=1"})
+        found = started_attributes(caller, generation)
+        assert found["gen_ai.response.id"] == "own"
+        assert found[f"{prefix}.x-request-id"] == ["Root=1"]
 
 
 @pytest.mark.parametrize(
