@@ -20,6 +20,7 @@ from coordinator.api.grpc_metrics import MetricsInterceptor
 from coordinator.api.grpc_port import FLUSH_SECONDS, GrpcPort
 from coordinator.api.grpc_server import GrpcServer
 from coordinator.api.grpc_tls import server_credentials
+from coordinator.api.grpc_unknown_fields import UnknownFields
 from coordinator.api.http_app import HttpApi, HttpServices
 from coordinator.api.http_server import App, HttpServer
 from coordinator.api.metrics import Metrics
@@ -49,6 +50,7 @@ class Fronts:
             quotas=security.quotas,
             max_seconds=config.security.max_request_seconds,
         )
+        self._unknown = UnknownFields(metrics.fronts.unknown_fields, strict=config.strict_fields)
         self.grpc = GrpcServer(
             config.addresses.grpc,
             self._front,
@@ -56,6 +58,7 @@ class Fronts:
             interceptors=[MetricsInterceptor(metrics.fronts), AuthInterceptor(security.authenticator)],
             with_reflection=security.with_reflection,
             write_stall_timeout=config.write_stall_timeout,
+            unknown=self._unknown,
         )
         api = self._http_api(security)
         self.http = self._http_server("http", config.addresses.http, api.app(), security)
@@ -86,9 +89,10 @@ class Fronts:
         address = self._config.addresses.control
         if address is None:
             return None
+        behaviours = control_behaviours(self._control_service)
         return GrpcPort(
             address,
-            {CONTROL.full_name: method_handlers(CONTROL, control_behaviours(self._control_service))},
+            {CONTROL.full_name: method_handlers(CONTROL, behaviours, self._unknown)},
             name="control",
             credentials=None if security.tls is None else server_credentials(security.tls),
             interceptors=[

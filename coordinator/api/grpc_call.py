@@ -34,7 +34,10 @@ OnEnd = Callable[[ApiError | None, bool], None]
 
 
 class MalformedMessage:
-    """Stands for bytes that are no message of the method's type."""
+    """Stands for bytes that are no message of the method's type; `fault` says why."""
+
+    def __init__(self, fault: str = "is not a valid protobuf message of this method, or not UTF-8") -> None:
+        self.fault = fault
 
 
 class Call:
@@ -68,7 +71,7 @@ class Call:
         """Refuses what cannot even be looked at. Raises ApiError."""
         violations = Violations()
         if isinstance(message, MalformedMessage):
-            violations.add("message", "is not a valid protobuf message of this method, or not UTF-8")
+            violations.add("message", message.fault)
         violations.raise_if_any()
         remaining = self.context.time_remaining()
         if remaining is not None and remaining <= 0:

@@ -10,6 +10,7 @@ from coordinator.api.generations import Front
 from coordinator.api.grpc_methods import method_handlers
 from coordinator.api.grpc_port import FLUSH_SECONDS, GrpcPort
 from coordinator.api.grpc_service import SERVICE, WRITE_STALL_TIMEOUT, GenerationService, behaviours
+from coordinator.api.grpc_unknown_fields import UnknownFields
 from coordinator.api.served_model import ServedModel
 
 logger = logging.getLogger(__name__)
@@ -30,13 +31,14 @@ class GrpcServer(GrpcPort):
         interceptors: Sequence[grpc.aio.ServerInterceptor] = (),
         with_reflection: bool = True,
         write_stall_timeout: float = WRITE_STALL_TIMEOUT,
+        unknown: UnknownFields | None = None,
     ) -> None:
         front = front or Front(Gate())
         self._gate = front.gate
         service = GenerationService(front, write_stall_timeout=write_stall_timeout)
         super().__init__(
             address,
-            {SERVICE.full_name: method_handlers(SERVICE, behaviours(service))},
+            {SERVICE.full_name: method_handlers(SERVICE, behaviours(service), unknown)},
             credentials=credentials,
             interceptors=interceptors,
             with_reflection=with_reflection,

@@ -19,6 +19,12 @@ class FrontMetrics:
         self._handling = Histogram(
             "grpc_server_handling_seconds", "Time of calls.", method, registry=registry, buckets=SECONDS
         )
+        self._unknown = Counter(
+            "expertmesh_grpc_unknown_fields",
+            "Requests with fields that this server does not know.",
+            ["grpc_service", "grpc_method"],
+            registry=registry,
+        )
         handler = ["handler", "method", "status"]
         self._requests = Counter("http_requests", "Requests answered.", handler, registry=registry)
         self._duration = Histogram(
@@ -31,6 +37,9 @@ class FrontMetrics:
     def call_ended(self, kind: str, service: str, method: str, code: str, seconds: float) -> None:
         self._handled.labels(kind, service, method, code).inc()
         self._handling.labels(kind, service, method).observe(seconds)
+
+    def unknown_fields(self, service: str, method: str) -> None:
+        self._unknown.labels(service, method).inc()
 
     def http_observed(self, handler: str, method: str, status: int, seconds: float) -> None:
         """`handler` is a route, never a path that a caller made up."""

@@ -39,12 +39,15 @@ def make_fronts(
     addresses: Addresses = EVERYWHERE,
     security: SecurityConfig | None = None,
     readiness: ReadinessConfig | None = None,
+    *,
+    strict_fields: bool = False,
 ) -> Fronts:
     config = ServeConfig(
         Path("nowhere"),
         addresses=addresses,
         security=security or SecurityConfig(),
         readiness=readiness or ReadinessConfig(),
+        strict_fields=strict_fields,
     )
     return Fronts(config, Metrics(), RequestLog())
 

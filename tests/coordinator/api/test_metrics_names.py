@@ -65,6 +65,7 @@ EXPECTED = {
     "grpc_server_started": ("counter", {"grpc_type", "grpc_service", "grpc_method"}),
     "grpc_server_handled": ("counter", {"grpc_type", "grpc_service", "grpc_method", "grpc_code"}),
     "grpc_server_handling_seconds": ("histogram", {"grpc_type", "grpc_service", "grpc_method"}),
+    "expertmesh_grpc_unknown_fields": ("counter", {"grpc_service", "grpc_method"}),
     "http_requests": ("counter", {"handler", "method", "status"}),
     "http_request_duration_seconds": ("histogram", {"handler", "method", "status"}),
 }
@@ -110,6 +111,7 @@ def fed(metrics: Metrics, request_id: str = "a") -> None:
     for watcher in (metrics.requests, metrics.experts):
         watcher.step(StepRecord(0, 1, 0.01, 5, 2, 5, 5))
     metrics.experts.restarted(1, FailureReason.DIED)
+    metrics.fronts.unknown_fields("expertmesh.v1.GenerationService", "Generate")
     metrics.fronts.call_started("unary", "s", "m")
     metrics.fronts.call_ended("unary", "s", "m", "OK", 0.1)
     metrics.fronts.http_observed("/v1/completions", "POST", 200, 0.1)
