@@ -50,9 +50,10 @@ def run(args: argparse.Namespace, python: Path, report: Report) -> None:
         with opened(choice, checkpoint, config, environment, folder, size) as found:
             _print_peers(found)
             found.choose_ways(loads)
-            measured = measure_rounds(found.systems, loads, args.rounds)
+            measured = measure_rounds(found.systems, loads, args.rounds, found.failures)
     found_verdicts = list(verdicts(measured.timings))
-    print("", *table.lines(measured), "", *found_verdicts, sep="\n", flush=True)
+    failed = [*table.failure_lines(measured), ""] if measured.failures else []
+    print("", *table.lines(measured), "", *failed, *found_verdicts, sep="\n", flush=True)
     report.finish(
         {
             "dtype": args.dtype,
@@ -61,6 +62,7 @@ def run(args: argparse.Namespace, python: Path, report: Report) -> None:
             "versions": found.versions,
             "agreement": {name: asdict(value) for name, value in found.agreement.items()},
             "results": table.rows(measured),
+            "failures": measured.failures,
             "verdicts": [asdict(one) for one in found_verdicts],
         }
     )

@@ -3,6 +3,7 @@
 import json
 import os
 import selectors
+import signal
 import subprocess
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -23,11 +24,13 @@ class PeerError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class PeersEnvironment:
-    """Where peers run: their own interpreter, a number of threads, a folder for what they log."""
+    """Where peers run: their own interpreter, a number of threads, a folder for what they log, and the
+    seconds that an answer may take."""
 
     python: Path
     threads: int
     logs: Path
+    answer_timeout: float = ANSWER_TIMEOUT
 
     def command(self, module: str, options: Mapping[str, object]) -> list[str]:
         return [str(self.python), "-m", f"benchmarks.peers.{module}", json.dumps(options)]
@@ -47,10 +50,11 @@ class PeersEnvironment:
 class PeerProcess:
     """One question, one answer. Between them it keeps its model and waits on its input."""
 
-    def __init__(self, name: str, process: subprocess.Popen[bytes], log: Path) -> None:
+    def __init__(self, name: str, process: subprocess.Popen[bytes], log: Path, timeout: float) -> None:
         self._name = name
         self._process = process
         self._log = log
+        self._timeout = timeout
         self.version: str = self._answer()["version"]
 
     def choose(self, load: Load) -> str:
@@ -80,18 +84,27 @@ class PeerProcess:
         assert self._process.stdout is not None
         with selectors.DefaultSelector() as selector:
             selector.register(self._process.stdout, selectors.EVENT_READ)
-            if not selector.select(ANSWER_TIMEOUT):
-                raise PeerError(f"{self._name}: no answer in {ANSWER_TIMEOUT:.0f} s")
+            if not selector.select(self._timeout):
+                # What hangs may compute: it must not slow down the others.
+                self._process.kill()
+                raise PeerError(f"{self._name}: no answer in {self._timeout:g} s")
         line = self._process.stdout.readline()
         if not line:
             raise self._ended()
-        answer: dict[str, Any] = json.loads(line)
+        try:
+            answer: dict[str, Any] = json.loads(line)
+        except ValueError:
+            raise PeerError(f"{self._name}: {line[:80]!r} is no answer") from None
         if "error" in answer:
             raise PeerError(f"{self._name}: {answer['error']}")
         return answer
 
     def _ended(self) -> PeerError:
-        return PeerError(f"{self._name} has ended: {last_line(self._log)}")
+        with suppress(subprocess.TimeoutExpired):
+            self._process.wait(CLOSE_TIMEOUT)
+        code = self._process.returncode
+        by = f" by {signal.Signals(-code).name}" if code is not None and code < 0 else ""
+        return PeerError(f"{self._name} has ended{by}: {last_line(self._log)}")
 
 
 @contextmanager
@@ -112,9 +125,10 @@ def peer(
     # Its input ends here, and with it the peer; whoever does not leave is made to.
     with process:
         try:
-            yield PeerProcess(name, process, log)
+            yield PeerProcess(name, process, log, environment.answer_timeout)
             assert process.stdin is not None
-            process.stdin.close()
+            with suppress(BrokenPipeError):
+                process.stdin.close()
             with suppress(subprocess.TimeoutExpired):
                 process.wait(CLOSE_TIMEOUT)
         finally:

@@ -1,15 +1,15 @@
 """Everything that is measured, opened by name, and closed with the block."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from benchmarks.peers import verdict
 from benchmarks.peers.agreement import Agreement, check, probes
-from benchmarks.peers.jobs import Load, MixtralSize
+from benchmarks.peers.jobs import Load, MixtralSize, Probe
 from benchmarks.peers.ours import Measure, origin, our_engine
-from benchmarks.peers.process import PeerProcess, PeersEnvironment, peer
+from benchmarks.peers.process import PeerError, PeerProcess, PeersEnvironment, peer
 from coordinator.config import EngineConfig
 from moe_model.checkpoint import Checkpoint
 from moe_model.manifest import dtype_name
@@ -35,11 +35,13 @@ class Choice:
 
 @dataclass(frozen=True, slots=True)
 class Opened:
-    """Open systems in the order of their turns, the peers among them, and whether these agree."""
+    """Open systems in the order of their turns, the peers among them, and whether these agree. `failures`:
+    why a peer is none of them, or no longer."""
 
     systems: Mapping[str, Measure]
     peers: Mapping[str, PeerProcess]
     agreement: Mapping[str, Agreement]
+    failures: dict[str, str]
 
     @property
     def versions(self) -> dict[str, str]:
@@ -48,9 +50,10 @@ class Opened:
     def choose_ways(self, loads: Sequence[Load]) -> None:
         """Before the rounds, so that in the rounds all are measured one right after the other."""
         for name, process in self.peers.items():
-            for load in loads:
-                process.choose(load)
-            print(f"{name}: has chosen its ways", flush=True)
+            with _noted(self.failures, name):
+                for load in loads:
+                    process.choose(load)
+                print(f"{name}: has chosen its ways", flush=True)
 
 
 @contextmanager
@@ -62,13 +65,11 @@ def opened(
     folder: Path,
     size: MixtralSize,
 ) -> Iterator[Opened]:
-    """`folder` has the peers' models. Raises PeerError, also when a peer computes something else."""
+    """`folder` has the peers' models. A peer that does not start or computes something else is a failure."""
+    failures: dict[str, str] = {}
     with ExitStack() as stack:
-        peers = {
-            name: stack.enter_context(peer(environment, name, module, options))
-            for name, module, options in _peers(choice, config, folder, size)
-        }
-        agreement = _agreement(peers, environment, folder, size)
+        peers = open_peers(environment, _peers(choice, config, folder, size), stack, failures)
+        agreement = _agreement(peers, environment, folder, size, failures)
         systems: dict[str, Measure] = {}
         for name in choice.names:
             for found in [key for key in peers if key.startswith(name)]:
@@ -78,7 +79,30 @@ def opened(
             elif name.startswith(verdict.OURS):
                 ours = our_engine(checkpoint, *_ours(name, choice, config), environment.threads)
                 systems[name] = stack.enter_context(ours)
-        yield Opened(systems, peers, agreement)
+        yield Opened(systems, peers, agreement, failures)
+
+
+def open_peers(
+    environment: PeersEnvironment,
+    wanted: Iterable[tuple[str, str, Mapping[str, object]]],
+    stack: ExitStack,
+    failures: dict[str, str],
+) -> dict[str, PeerProcess]:
+    """Those that start, each in a process of its own: one that crashes takes none of the others with it."""
+    found: dict[str, PeerProcess] = {}
+    for name, module, options in wanted:
+        with _noted(failures, name):
+            found[name] = stack.enter_context(peer(environment, name, module, options))
+    return found
+
+
+@contextmanager
+def _noted(failures: dict[str, str], name: str) -> Iterator[None]:
+    try:
+        yield
+    except PeerError as error:
+        failures[name] = str(error)
+        print(f"{name} failed: {error}", flush=True)
 
 
 def _peers(
@@ -101,11 +125,26 @@ def _ours(name: str, choice: Choice, config: EngineConfig) -> tuple[EngineConfig
 
 
 def _agreement(
-    peers: Mapping[str, PeerProcess], environment: PeersEnvironment, folder: Path, size: MixtralSize
+    peers: Mapping[str, PeerProcess],
+    environment: PeersEnvironment,
+    folder: Path,
+    size: MixtralSize,
+    failures: dict[str, str],
 ) -> dict[str, Agreement]:
-    if not peers:
-        return {}
+    """Without a reference none is known to compute the model, and none is measured."""
+    found: dict[str, Agreement] = {}
+    reference: list[Probe] | None = None
     options = {"model": str(folder / "transformers"), "dtype": "float32"}
-    with peer(environment, "reference", "transformers_peer", options) as process:
-        reference = probes(process, size.vocab_size)
-    return check(peers, reference, size.vocab_size)
+    if peers:
+        with (
+            _noted(failures, "reference"),
+            peer(environment, "reference", "transformers_peer", options) as one,
+        ):
+            reference = probes(one, size.vocab_size)
+    for name, process in peers.items():
+        if reference is None:
+            failures.setdefault(name, f"{name}: there is no reference to compare it with")
+            continue
+        with _noted(failures, name):
+            found |= check({name: process}, reference, size.vocab_size)
+    return found

@@ -30,6 +30,12 @@ def lines(measured: Measured) -> Iterator[str]:
         )
 
 
+def failure_lines(measured: Measured) -> Iterator[str]:
+    """One for each system that was not measured, or not to the end."""
+    for name, why in measured.failures.items():
+        yield f"{name:<15} failed: {why}"
+
+
 def rows(measured: Measured) -> list[dict[str, object]]:
     return [
         {

@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ from benchmarks.peers.ours import fitted
 from benchmarks.peers.process import PeerError, PeersEnvironment, peer
 from benchmarks.peers.rounds import Measured, measure_rounds
 from benchmarks.peers.serve import TRIALS, answer_to
+from benchmarks.peers.systems import open_peers
 from benchmarks.peers.verdict import Bar, rate, ratios, verdicts
 from coordinator.config import EngineConfig
 from moe_model.config import ModelConfig
@@ -170,3 +172,53 @@ def test_why_an_installation_failed(log: list[str], message: str) -> None:
     assert message in found
     assert found.endswith("(see install.log)")
     assert "\n" not in found
+
+
+# Peers of a few lines, in the place of `python -m benchmarks.peers.MODULE`: what each does when it is asked.
+FAKES = {
+    "well": 'print(\'{"way": "w", "prefill_seconds": 1.0, "decode_seconds": 1.0}\', flush=True)',
+    "killed": "os.kill(os.getpid(), signal.SIGILL)",
+    "gone": "sys.exit('out of luck')",
+    "hung": "signal.pause()",
+    "babbling": "print('no JSON', flush=True)",
+}
+FAKE = 'import os, signal, sys\nprint(\'{"version": "1"}\', flush=True)\nfor line in sys.stdin:\n    '
+FAILS = {
+    "killed": "killed has ended by SIGILL: its log is empty",
+    "gone": "gone has ended: out of luck",
+    "hung": "hung: no answer in 1 s",
+    "babbling": "babbling: b'no JSON\\n' is no answer",
+    "unstarted": "unstarted has ended by SIGILL: its log is empty",
+    "unimportable": "unimportable has ended: ModuleNotFoundError: No module named 'there_is_none'",
+}
+
+
+class FakeEnvironment(PeersEnvironment):
+    """Runs the lines that stand in the place of a module."""
+
+    def command(self, module: str, options: Mapping[str, object]) -> list[str]:
+        return [str(self.python), "-c", module]
+
+
+def test_a_peer_that_fails_is_a_row_and_ends_no_other(tmp_path: Path) -> None:
+    """One crashes at its start, one when it is asked, one hangs, ...: the other is measured to the end."""
+    environment = FakeEnvironment(Path(sys.executable), 1, tmp_path, answer_timeout=60)
+    impatient = FakeEnvironment(Path(sys.executable), 1, tmp_path, answer_timeout=1)
+    code = {name: FAKE + asked for name, asked in FAKES.items()}
+    code["unstarted"] = "import os, signal; os.kill(os.getpid(), signal.SIGILL)"
+    code["unimportable"] = "import there_is_none"
+    options: dict[str, object] = {}
+    wanted = [(name, lines, options) for name, lines in code.items()]
+    failures: dict[str, str] = {}
+    with ExitStack() as stack:
+        peers = open_peers(environment, wanted, stack, failures)
+        assert set(failures) == {"unstarted", "unimportable"}
+        peers["hung"]._timeout = impatient.answer_timeout
+        systems = {name: process.measure for name, process in peers.items()}
+        measured = measure_rounds(systems, [DECODE, LONG], 2, failures)
+    assert measured.failures == FAILS
+    assert {name for name, _ in measured.timings} == {"well"}
+    assert [len(timings) for timings in measured.timings.values()] == [2, 2]
+    lines = list(table.failure_lines(measured))
+    assert "killed          failed: killed has ended by SIGILL: its log is empty" in lines
+    assert len(lines) == len(FAILS)
