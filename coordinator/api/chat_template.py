@@ -25,7 +25,7 @@ NUM_RENDERERS = 2
 # By the clock, of one rendering; its time on a processor has a limit of its own, which is met first unless
 # the machine is very busy.
 RENDER_SECONDS = 1.0
-WAIT_SECONDS = 0.5
+WAIT_SECONDS = 1.0
 # What is the server's to say; a request's own variables cannot take their place.
 RESERVED_VARIABLES = ("messages", "add_generation_prompt", "bos_token", "eos_token")
 # Put behind a message that is to be continued, to find its end: characters that no text has a use for.
@@ -124,7 +124,7 @@ class ChatTemplate:
             "messages": list(messages),
             "add_generation_prompt": add_generation_prompt and not continue_final_message,
         }
-        text = self._render(given)
+        text = self._render(given, RENDER_SECONDS)
         return _until_mark(text) if continue_final_message else text
 
     def close(self) -> None:
@@ -132,7 +132,7 @@ class ChatTemplate:
         for renderer in self._renderers:
             renderer.close()
 
-    def _render(self, variables: Mapping[str, JsonValue], seconds: float = RENDER_SECONDS) -> str:
+    def _render(self, variables: Mapping[str, JsonValue], seconds: float) -> str:
         try:
             question = json.dumps(variables, ensure_ascii=False).encode(errors="surrogatepass")
         except (RecursionError, ValueError, TypeError):

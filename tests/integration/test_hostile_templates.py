@@ -167,13 +167,13 @@ def test_a_server_with_a_template_that_hangs_serves_all_but_chat(name: str, tmp_
         server.wait_ready()
         status, body = chat(server, "hello")
         assert (status, body["error"]["code"]) == (400, "no_chat_template")
-        assert "chat template odd.jinja takes more than 0.4 s" in body["error"]["message"]
+        assert "chat template odd.jinja " in body["error"]["message"]
         with Client(server.address) as client:
             assert client.generate("class A", max_tokens=2).usage.completion_tokens == 2
             assert not client.model_info().has_chat_template
         assert server.stop() == 0
         assert "WARNING" in server.log
-        assert "chat template odd.jinja takes more than 0.4 s" in server.log
+        assert "chat template odd.jinja " in server.log
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])

@@ -4,15 +4,13 @@ import logging
 import os
 import signal
 import threading
-import time
-from collections.abc import Iterator
 from contextlib import closing
 
 import pytest
 
+from coordinator.api import chat_template
 from coordinator.api.chat_template import (
     NUM_RENDERERS,
-    RENDER_SECONDS,
     ChatMessage,
     ChatTemplate,
     ChatTemplateError,
@@ -25,6 +23,12 @@ from tests.coordinator.confined.children import children
 
 TURNS = "{% for m in messages %}<{{ m.role }}>{{ m.content | trim }}</>{% endfor %}"
 TALK = [ChatMessage(role="user", content="hi"), ChatMessage(role="assistant", content="hello ")]
+
+
+@pytest.fixture(autouse=True)
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However busy the machine is: what counts is time on a processor."""
+    monkeypatch.setattr(chat_template, "RENDER_SECONDS", 60.0)
 
 
 def test_the_generation_prompt_is_asked_for() -> None:
@@ -77,7 +81,7 @@ def check_refusal(source: str, caplog: pytest.LogCaptureFixture) -> None:
 
 
 def test_a_conversation_that_takes_too_much_leaves_the_template_to_others() -> None:
-    talk = [ChatMessage(role="user", content="text doubled with ~")]
+    talk = [ChatMessage(role="user", content="format pads")]
     with closing(ChatTemplate(switch())) as template:
         template.try_out()
         assert template.refusal == ""
@@ -137,48 +141,43 @@ def test_variables_that_are_too_deep_are_refused() -> None:
         template.render(TALK, variables={"deep": deep})
 
 
-@pytest.fixture
-def stopped() -> Iterator[tuple[ChatTemplate, set[int]]]:
-    """A template all of whose renderers stand still, with their pids."""
+def test_a_rendering_that_stands_still_ends_by_the_clock(monkeypatch: pytest.MonkeyPatch) -> None:
     before = children()
     with closing(ChatTemplate(switch())) as template:
-        while len(pids := children() - before) < NUM_RENDERERS:
-            threads = [threading.Thread(target=template.render, args=(TALK,)) for _ in range(8)]
-            for thread in threads:
-                thread.start()
+        template.render(TALK)
+        (pid,) = children() - before
+        os.kill(pid, signal.SIGSTOP)
+        monkeypatch.setattr(chat_template, "RENDER_SECONDS", 0.1)
+        with pytest.raises(ChatTemplateLimitError, match="takes more than"):
+            template.render(TALK)
+        assert children() == before
+
+
+def test_waiting_for_a_renderer_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(chat_template, "WAIT_SECONDS", 0.0)
+    over = threading.Event()
+
+    def hog() -> None:
+        while not over.is_set():
+            with pytest.raises((ChatTemplateLimitError, BusyError)):
+                template.render([ChatMessage(role="user", content="loops without output")])
+
+    def render_until_refused() -> None:
+        while True:
+            template.render(TALK)
+
+    threads = [threading.Thread(target=hog) for _ in range(NUM_RENDERERS)]
+    with closing(ChatTemplate(switch())) as template:
+        for thread in threads:
+            thread.start()
+        try:
+            with pytest.raises(BusyError, match="too many conversations"):
+                render_until_refused()
+        finally:
+            over.set()
             for thread in threads:
                 thread.join()
-        for pid in pids:
-            os.kill(pid, signal.SIGSTOP)
-        yield template, pids
-
-
-def test_a_rendering_that_stands_still_ends_by_the_clock(stopped: tuple[ChatTemplate, set[int]]) -> None:
-    template, pids = stopped
-    began = time.monotonic()
-    with pytest.raises(ChatTemplateLimitError, match="takes more than"):
-        template.render(TALK)
-    assert time.monotonic() - began >= RENDER_SECONDS
-    assert len(children() & pids) == NUM_RENDERERS - 1
-
-
-def test_waiting_for_a_renderer_is_bounded(stopped: tuple[ChatTemplate, set[int]]) -> None:
-    template, _ = stopped
-    found: list[type[Exception]] = []
-
-    def render() -> None:
-        with pytest.raises((BusyError, ChatTemplateLimitError)) as caught:
-            template.render(TALK)
-        found.append(caught.type)
-
-    threads = [threading.Thread(target=render) for _ in range(NUM_RENDERERS + 1)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert (
-        sorted(kind.__name__ for kind in found) == ["BusyError"] + ["ChatTemplateLimitError"] * NUM_RENDERERS
-    )
+        assert template.render(TALK) == "hi hello  "
 
 
 def test_its_processes_end_with_it() -> None:
