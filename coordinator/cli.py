@@ -16,6 +16,7 @@ from typing import NamedTuple, Protocol, TextIO, cast
 
 from coordinator.commands.parser import OneLineParser, did_you_mean, harmless, quoted
 from coordinator.commands.start_report import StartReport
+from coordinator.stop_signals import signals_taken
 from moe_model.errors import ExpertMeshError
 
 
@@ -53,6 +54,10 @@ COMMANDS = {
 }
 
 
+# How these end, they say themselves.
+STARTING_RAY = frozenset(("serve", "generate", "demo"))
+
+
 class Arguments(Protocol):
     """What a command's module of arguments provides."""
 
@@ -80,7 +85,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stdout.reconfigure(errors="replace")
     try:
         try:
-            return _main(list(sys.argv[1:] if argv is None else argv))
+            return _main(list(sys.argv[1:] if argv is None else argv), for_good=argv is None)
         finally:
             # Here, where it is caught, and not at the interpreter's end: the reader may have left.
             sys.stdout.flush()
@@ -96,7 +101,8 @@ def _nowhere() -> TextIO:
     return open(os.devnull, "w", encoding="utf-8")
 
 
-def _main(args: list[str]) -> int:
+def _main(args: list[str], *, for_good: bool) -> int:
+    """`for_good`: the process ends with it."""
     if "_ARGCOMPLETE" in os.environ:
         cast(Completion, _module("completion")).answer(full_parser())
     if not args or args[0] not in COMMANDS:
@@ -109,7 +115,11 @@ def _main(args: list[str]) -> int:
     # our errors; and its handlers around a fork, which Ray's start is, can wait for its threads for ever.
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
-    return _run(entry, parsed, parser.prog)
+    if name not in STARTING_RAY:
+        return _run(entry, parsed, parser.prog)
+    # Before the first import that starts a thread.
+    with signals_taken(for_good=for_good):
+        return _run(entry, parsed, parser.prog)
 
 
 def _run(entry: Entry, args: argparse.Namespace, prog: str) -> int:

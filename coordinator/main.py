@@ -31,6 +31,7 @@ from moe_model.checkpoint import MAX_CHAT_TEMPLATE_BYTES, Checkpoint
 from moe_model.experts import ExpertBackend, LivingExperts
 from moe_model.families import family_of
 from moe_model.files import read_file
+from moe_model.halt import Halt
 from moe_model.kernels.choice import choose_kernels, set_torch_threads
 from moe_model.living import load_living_experts
 from moe_model.loading import load_model
@@ -196,9 +197,12 @@ def open_experts(
     observers: Sequence[PoolObserver] = (),
     over: Callable[[str], None] | None = None,
     phases: Phases = UNTOLD,
+    halt: Halt | None = None,
 ) -> Iterator[ExpertBackend]:
     """The experts, in this process or in workers that end with the block; `over` is told why these cannot be
-    looked after any more."""
+    looked after any more. Raises HaltedError when `halt` is set before they are ready."""
+    halt = halt or Halt()
+    halt.check()
     if workers.num_workers == 0:
         phases("experts")
         device = engine.resolve_device()
@@ -207,7 +211,7 @@ def open_experts(
             checkpoint, engine.dtype, device, kernels, int8=engine.expert_dtype == "int8"
         )
         return
-    with open_workers(checkpoint, engine, workers, observers, over, phases) as experts:
+    with open_workers(checkpoint, engine, workers, observers, over, phases, halt) as experts:
         yield experts
 
 

@@ -2,7 +2,7 @@
 
 import os
 import platform
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from uuid import uuid4
 
@@ -32,6 +32,7 @@ from expert_workers.transport import Link, Plane, WorkerFailureError
 from expert_workers.worker import ExpertWorker, WorkerSpec
 from moe_model.checkpoint import Checkpoint
 from moe_model.errors import ConfigError
+from moe_model.halt import Halt
 from moe_model.machine import usable_cores
 from moe_model.modules import Catalog, ExpertModule
 from moe_model.private_files import check_private
@@ -51,33 +52,37 @@ def open_workers(
     observers: Sequence[PoolObserver] = (),
     over: Callable[[str], None] | None = None,
     phases: Phases = UNTOLD,
+    halt: Halt | None = None,
 ) -> Iterator[RemoteExperts]:
-    """Workers with all their experts; they end with the block, unless they shall stay."""
+    """Workers with all their experts; they end with the block, unless they shall stay. Raises HaltedError."""
     owner = f"coordinator {platform.node()}:{os.getpid()} ({uuid4().hex[:8]})"
     spec = _worker_spec(checkpoint, engine, workers)
+    halt = halt or Halt()
     with ExitStack() as stack:
         if workers.transport != "in-process":
             phases("Ray")
         fleet = stack.enter_context(_open_fleet(spec, workers, owner))
+        halt.check()
         existing = fleet.find()
         if workers.replace_workers:
             fleet.end(existing)
             existing = frozenset()
-        epoch = 1 + max((_epoch_of(fleet, rank, workers.call_timeout) for rank in existing), default=0)
+        epoch = _next_epoch(fleet, existing, workers.call_timeout, halt)
         expected = Expected(epoch, owner, spec.precision, checkpoint.fingerprint, workers.take_over)
         start, answer = workers.start_timeout, max(_LEAST_ANSWER, workers.call_timeout)
         jobs = Jobs(fleet, expected, Timeouts(start=start, answer=answer, load=start))
         catalog = Catalog.of_checkpoint(checkpoint.config.n_layers, checkpoint.config.n_experts)
         watchers = PoolObservers(observers)
-        pool = ExpertPool(
-            catalog, _PLANES[workers.transport](), _pool_options(workers, epoch), None, watchers
-        )
+        plane = _PLANES[workers.transport]()
+        pool = ExpertPool(catalog, plane, _pool_options(workers, epoch), None, watchers)
         modules, options = list(catalog.modules), _supervisor_options(workers)
         load = _loader(checkpoint, engine, epoch)
         supervisor = Supervisor(Caretaker(jobs, modules, pool, options, watchers, load, over))
         pool.set_rescuer(supervisor)
+        halt.then(supervisor.halt)
 
         def end_workers() -> None:
+            jobs.halt()
             # Those that were there and never became ours stay as they are.
             ours = [m.rank for m in supervisor.members() if m.info is not None or m.rank not in existing]
             if not (workers.keep_workers or supervisor.is_fenced):
@@ -102,7 +107,13 @@ def _supervisor_options(workers: WorkersConfig) -> SupervisorOptions:
     )
 
 
-def _epoch_of(fleet: Fleet, rank: int, timeout: float) -> int:
+def _next_epoch(fleet: Fleet, existing: Iterable[int], timeout: float, halt: Halt) -> int:
+    """After that of all workers which are there."""
+    return 1 + max((_epoch_of(fleet, rank, timeout, halt) for rank in existing), default=0)
+
+
+def _epoch_of(fleet: Fleet, rank: int, timeout: float, halt: Halt) -> int:
+    halt.check()
     try:
         return fleet.describe(rank, timeout).epoch
     except WorkerFailureError:

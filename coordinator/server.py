@@ -38,6 +38,7 @@ from coordinator.main import (
 from coordinator.phases import UNTOLD, Phases
 from moe_model.checkpoint import Checkpoint
 from moe_model.experts import ExpertBackend
+from moe_model.halt import Halt
 from moe_model.sampling import SamplingParams
 
 
@@ -53,8 +54,12 @@ class RunningServer:
 
 
 @asynccontextmanager
-async def open_server(config: ServeConfig, phases: Phases = UNTOLD) -> AsyncIterator[RunningServer]:
-    """A whole server, ready; everything it started ends with the block. Raises ExpertMeshError."""
+async def open_server(
+    config: ServeConfig, phases: Phases = UNTOLD, halt: Halt | None = None
+) -> AsyncIterator[RunningServer]:
+    """A whole server, ready; everything it started ends with the block. Raises ExpertMeshError, of them
+    HaltedError soon after `halt` was set; it has not served then."""
+    halt = halt or Halt()
     started = time.monotonic()
     watchers = Watchers(config.observability)
     fronts = Fronts(config, watchers.metrics, watchers.requests)
@@ -71,23 +76,18 @@ async def open_server(config: ServeConfig, phases: Phases = UNTOLD) -> AsyncIter
         await stack.enter_async_context(fronts.serving())
         phases("checkpoint")
         checkpoint = await asyncio.to_thread(Checkpoint.open, config.checkpoint)
-        model = await asyncio.to_thread(served_model, checkpoint, config.model, config.engine)
-        if model.constraints is not None:
-            stack.callback(model.constraints.close)
-        if model.tokenizer is not None:
-            stack.callback(model.tokenizer.close)
-        if model.chat_template is not None:
-            stack.callback(model.chat_template.close)
-            await asyncio.to_thread(model.chat_template.try_out)
-        opened = open_experts(checkpoint, config.engine, config.workers, watchers.pools, over, phases)
+        halt.check()
+        model = await _open_model(checkpoint, config, stack)
+        opened = open_experts(checkpoint, config.engine, config.workers, watchers.pools, over, phases, halt)
         experts = await asyncio.to_thread(opened.__enter__)
         stack.push_async_callback(asyncio.to_thread, opened.__exit__, None, None, None)
+        halt.check()
         phases("engine")
         core = await asyncio.to_thread(build_engine, checkpoint, config.engine, experts, watchers.engine)
         engine = AsyncEngine(core)
         stack.push_async_callback(engine.close)
         phases("warm-up")
-        await _warm_up(engine)
+        await halt.unless_set(_warm_up(engine))
         exchange = expert_exchange(checkpoint, config.engine, experts, core, engine.call)
         if exchange is not None:
             model = replace(model, current_experts=exchange.expert_ids)
@@ -101,8 +101,22 @@ async def open_server(config: ServeConfig, phases: Phases = UNTOLD) -> AsyncIter
         gc.collect()
         gc.freeze()
         stack.callback(gc.unfreeze)
+        halt.check()
         await fronts.open(Backend(model, engine), operations, sources)
         yield RunningServer(fronts, engine, experts, time.monotonic() - started, failed)
+
+
+async def _open_model(checkpoint: Checkpoint, config: ServeConfig, stack: AsyncExitStack) -> ServedModel:
+    """What it has of processes ends with the stack."""
+    model = await asyncio.to_thread(served_model, checkpoint, config.model, config.engine)
+    if model.constraints is not None:
+        stack.callback(model.constraints.close)
+    if model.tokenizer is not None:
+        stack.callback(model.tokenizer.close)
+    if model.chat_template is not None:
+        stack.callback(model.chat_template.close)
+        await asyncio.to_thread(model.chat_template.try_out)
+    return model
 
 
 class Watchers:

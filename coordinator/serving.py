@@ -11,6 +11,9 @@ from coordinator.fronts import Fronts
 from coordinator.main import describe_experts, sizes_of
 from coordinator.phases import UNTOLD, Phases
 from coordinator.server import RunningServer, open_server
+from coordinator.stop_signals import signals_heard_by
+from moe_model.errors import HaltedError
+from moe_model.halt import Halt
 from moe_model.manifest import dtype_name
 
 logger = logging.getLogger(__name__)
@@ -18,22 +21,32 @@ logger = logging.getLogger(__name__)
 
 async def serve(config: ServeConfig, phases: Phases = UNTOLD) -> int:
     """Serves until SIGTERM or SIGINT; returns the exit code. Raises ExpertMeshError when it cannot begin."""
-    stop = _StopSignals()
-    async with open_server(config, phases) as server:
-        stop.listen()
-        if not stop.first.is_set():
-            phases.done()
-            _announce(config, server)
+    stop = _Stop()
+    with signals_heard_by(stop.hear):
+        try:
+            failure = await _serve(config, stop, phases)
+        except HaltedError:
+            # Told before it could serve.
+            failure = None
+    logger.info("stopped")
+    return 0 if failure is None else 1
+
+
+async def _serve(config: ServeConfig, stop: "_Stop", phases: Phases) -> str | None:
+    """Returns why it stopped by itself; None when it was told to. Raises HaltedError when told to while it
+    starts."""
+    async with open_server(config, phases, stop.halt) as server:
+        phases.done()
+        _announce(config, server)
         failure = await _until_stopped(server, stop)
         num_calls = server.fronts.gate.num_calls
         logger.info("draining %d calls, for at most %g s", num_calls, config.drain_timeout)
         is_urgent = stop.is_terminal or failure is not None
         await _drain(server.fronts, stop, config.drain_timeout, 0.0 if is_urgent else config.withdrawal_grace)
-    logger.info("stopped")
-    return 0 if failure is None else 1
+    return failure
 
 
-async def _until_stopped(server: RunningServer, stop: "_StopSignals") -> str | None:
+async def _until_stopped(server: RunningServer, stop: "_Stop") -> str | None:
     """Returns why the server must stop by itself; None when it was told to."""
     told = asyncio.ensure_future(stop.first.wait())
     either: list[asyncio.Future[Any]] = [told, server.failed]
@@ -45,8 +58,8 @@ async def _until_stopped(server: RunningServer, stop: "_StopSignals") -> str | N
     return server.failed.result()
 
 
-class _StopSignals:
-    """SIGTERM, SIGINT, SIGHUP, heard from its creation on: the first asks to drain, the second to hurry.
+class _Stop:
+    """SIGTERM, SIGINT, SIGHUP: the first asks to drain, or ends a start; the second to hurry.
 
     `is_terminal`: the first was Ctrl-C, so somebody waits for the prompt, and no balancer has to hear of it.
     """
@@ -54,16 +67,16 @@ class _StopSignals:
     def __init__(self) -> None:
         self.first = asyncio.Event()
         self.second = asyncio.Event()
+        self.halt = Halt()
         self.is_terminal = False
-        self.listen()
+        self._loop = asyncio.get_running_loop()
 
-    def listen(self) -> None:
-        """Takes the signals, from whoever has them: Ray's own handler reports a stop as a crash."""
-        loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-            loop.add_signal_handler(number, self._hear, number)
+    def hear(self, number: signal.Signals) -> None:
+        """On any thread."""
+        self.halt.set()
+        self._loop.call_soon_threadsafe(self._note, number)
 
-    def _hear(self, number: signal.Signals) -> None:
+    def _note(self, number: signal.Signals) -> None:
         if self.first.is_set():
             self.second.set()
         else:
@@ -71,7 +84,7 @@ class _StopSignals:
             self.first.set()
 
 
-async def _drain(fronts: Fronts, stop: _StopSignals, timeout: float, grace: float) -> None:
+async def _drain(fronts: Fronts, stop: _Stop, timeout: float, grace: float) -> None:
     """Waits for the admitted calls; a second signal ends the wait. `grace`: for balancers to hear of it."""
     drained = fronts.drain(grace, timeout)
     tasks = [asyncio.ensure_future(drained), asyncio.ensure_future(stop.second.wait())]

@@ -1,5 +1,6 @@
 """What a supervisor waits for, as plain functions over a fleet: each runs on a thread of its own."""
 
+import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -55,6 +56,8 @@ class Jobs:
         self._fleet = fleet
         self._expected = expected
         self._timeouts = timeouts
+        self._is_halted = False
+        self._starting = threading.Lock()
 
     def bring_up(self, rank: int, known: Keys, *, is_back: bool = False) -> Up:
         """Starts the worker unless it runs, claims it, and connects. What it holds of `known` it keeps.
@@ -63,7 +66,7 @@ class Jobs:
         """
         fleet, expected, timeouts = self._fleet, self._expected, self._timeouts
         if rank not in fleet.find():
-            fleet.start(rank)
+            self._start(rank)
         info = fleet.describe(rank, timeouts.ready if is_back else timeouts.start)
         # First of all: another coordinator's workers are none of our business, whatever they are.
         fleet.claim(rank, expected.epoch, expected.owner, by_force=expected.by_force, timeout=timeouts.ready)
@@ -98,6 +101,19 @@ class Jobs:
 
     def fence(self, info: WorkerInfo) -> None:
         self._fleet.fence(info)
+
+    def halt(self) -> None:
+        """No worker is started from now on: what is there then is all that is to be ended."""
+        with self._starting:
+            self._is_halted = True
+
+    def _start(self, rank: int) -> None:
+        with self._starting:
+            if self._is_halted:
+                raise WorkerFailureError(
+                    Failure(FailureReason.RAISED, f"worker {rank}: is not started any more")
+                )
+            self._fleet.start(rank)
 
     def end(self, rank: int) -> None:
         self._fleet.end([rank])

@@ -6,12 +6,10 @@ Knows no experts. What `start_local` started, `close` ends: processes, temporary
 import atexit
 import logging
 import os
-import shutil
 import signal
 import socket
-import tempfile
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -22,6 +20,7 @@ from ray._private import services as ray_services
 from ray._private import worker as ray_private_worker
 from ray._private.utils import detect_fate_sharing_support
 
+from expert_workers.own_folder import OwnFolder
 from expert_workers.processes import descendants, kill_and_wait
 from expert_workers.ray_environment import (
     TOKEN,
@@ -43,6 +42,7 @@ _CONNECT_TIMEOUT = 3.0
 _END_TIMEOUT = 10.0
 # The name by which Ray's launcher of processes is known in its module.
 _POPEN = "ConsolePopen"
+_STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 _log = logging.getLogger(__name__)
 
@@ -50,11 +50,16 @@ _log = logging.getLogger(__name__)
 class RayCluster:
     """A process has at most one. Make it with `start_local` or `connect`."""
 
-    def __init__(self, address: str, temp_dir: Path | None = None, token: OwnToken | None = None) -> None:
+    def __init__(self, address: str, own: OwnFolder | None = None, token: OwnToken | None = None) -> None:
         self.address = address
-        self._temp_dir = temp_dir
+        self._own = own
         self._token = token
         self._is_open = True
+
+    @property
+    def folder(self) -> Path | None:
+        """Where a cluster of our own has all its files; closed to others."""
+        return None if self._own is None else self._own.path
 
     @property
     def environment(self) -> dict[str, str]:
@@ -79,15 +84,16 @@ class RayCluster:
         warn_of_open_token()
         if (tls := read_tls()) is not None:
             check_own(tls, str(ray_services.get_node_ip_address()))  # type: ignore[no-untyped-call]
-        temp_dir, token = _make_temp_dir(), OwnToken()
-        values: dict[str, str | None] = {**token.environment, TOKEN: None, "RAY_USAGE_STATS_ENABLED": "0"}
-        # Ray's own processes do not start without the texts that this takes out of them.
-        values["PYTHONOPTIMIZE"] = None
+        own = OwnFolder()
         try:
+            token = OwnToken(own.path)
+            values: dict[str, str | None] = {**token.environment, TOKEN: None, "RAY_USAGE_STATS_ENABLED": "0"}
+            # Ray's own processes do not start without the texts that this takes out of them.
+            values["PYTHONOPTIMIZE"] = None
             with changed_environment(values | dict.fromkeys(hidden)):
                 address = _init(
                     address="local",
-                    _temp_dir=str(temp_dir),
+                    _temp_dir=str(own.ray),
                     num_cpus=num_cpus,
                     object_store_memory=object_store_bytes,
                     include_dashboard=False,
@@ -95,11 +101,10 @@ class RayCluster:
                     _system_config={"worker_niceness": 0},
                 )
         except BaseException:
-            shutil.rmtree(temp_dir, ignore_errors=True)
-            token.remove()
+            own.remove()
             read_again()
             raise
-        return cls(address, temp_dir, token)
+        return cls(address, own, token)
 
     @classmethod
     def connect(cls, address: str, *, insecure: bool = False) -> Self:
@@ -120,20 +125,19 @@ class RayCluster:
             return
         self._is_open = False
         # Ray's shutdown ends these, stopped ones too; but there may be no Ray left that could.
-        ours = descendants(os.getpid(), "raylet") if self._temp_dir else frozenset()
+        ours = descendants(os.getpid(), "raylet") if self._own else frozenset()
         if is_reachable():
             ray.shutdown(wait_for_processes=True)
         else:
             # Without its head, Ray's shutdown waits for a minute and then aborts the process.
             _log.error("Ray at %s is gone: leaving without saying goodbye", self.address)
             atexit.unregister(ray_private_worker.shutdown)
-        if self._temp_dir is None or self._token is None:
+        if self._own is None:
             return
         left = kill_and_wait(ours, _END_TIMEOUT)
         if left:
             _log.error("still running after SIGKILL: %s", ", ".join(str(process.pid) for process in left))
-        shutil.rmtree(self._temp_dir, ignore_errors=True)
-        self._token.remove()
+        self._own.remove()
         read_again()
 
 
@@ -165,12 +169,6 @@ def _init(**options: Any) -> str:
     return str(ray.get_runtime_context().gcs_address)
 
 
-def _make_temp_dir() -> Path:
-    """Ray puts sockets below this folder, and a socket's path may have 107 bytes, of which Ray takes 65."""
-    parent = tempfile.gettempdir()
-    return Path(tempfile.mkdtemp(prefix="em-", dir=parent if len(parent) < 30 else "/tmp"))  # noqa: S108
-
-
 @contextmanager
 def _signals_kept() -> Iterator[None]:
     """Gives SIGTERM back to its handler: ray.init puts its own in the way, and Ray's nodes one more."""
@@ -191,12 +189,22 @@ def _own_process_groups() -> Iterator[None]:
     Only where the kernel ends Ray's processes with us; elsewhere Ray finds them by our group.
     """
     popen = ray_services.ConsolePopen
-    if detect_fate_sharing_support():  # type: ignore[no-untyped-call]
-        setattr(ray_services, _POPEN, partial(popen, process_group=0))
+    group: Any = {"process_group": 0} if detect_fate_sharing_support() else {}  # type: ignore[no-untyped-call]
+    setattr(ray_services, _POPEN, partial(_launched, popen, **group))
     try:
         yield
     finally:
         setattr(ray_services, _POPEN, popen)
+
+
+def _launched(popen: Any, *args: Any, preexec_fn: Callable[[], None], **options: Any) -> Any:
+    """A process that hears the signals which this one may have blocked."""
+
+    def begin() -> None:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _STOP_SIGNALS)
+        preexec_fn()
+
+    return popen(*args, preexec_fn=begin, **options)
 
 
 @contextmanager

@@ -7,8 +7,6 @@ package. It does not ask who may read the token's file, and without a usable one
 import logging
 import os
 import secrets
-import shutil
-import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -108,9 +106,8 @@ def warn_of_open_token() -> None:
 class OwnToken:
     """A new token for one cluster of our own, in a file that only this user can read."""
 
-    def __init__(self) -> None:
-        self._folder = Path(tempfile.mkdtemp(prefix="em-token-"))
-        self.path = self._folder / "token"
+    def __init__(self, folder: Path) -> None:
+        self.path = folder / "token"
         with open(self.path, "x", opener=lambda name, flags: os.open(name, flags, 0o600)) as file:
             file.write(secrets.token_hex(32))
 
@@ -118,9 +115,6 @@ class OwnToken:
     def environment(self) -> dict[str, str]:
         """What another process needs to join the cluster."""
         return {AUTH_MODE: "token", TOKEN_PATH: str(self.path)}
-
-    def remove(self) -> None:
-        shutil.rmtree(self._folder, ignore_errors=True)
 
 
 @contextmanager

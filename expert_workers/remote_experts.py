@@ -16,6 +16,9 @@ from moe_model.dispatch import ExpertKey
 from moe_model.modules import Catalog, ExpertModule
 from moe_model.router import Routing
 
+# Seconds.
+CLOSE_MOMENT = 1.0
+
 
 @dataclass(frozen=True, slots=True)
 class WorkerRecord:
@@ -117,9 +120,11 @@ class RemoteExperts:
         )
 
     def close(self) -> None:
-        self._supervisor.close()
+        # What is under way has a moment; what still waits for a worker then ends with the worker.
+        self._supervisor.close(CLOSE_MOMENT)
         self._pool.close()
         self._close()
+        self._supervisor.close()
 
 
 def _record(member: Member, expert_ids: Mapping[ExpertKey, int], routed_rows: int) -> WorkerRecord:

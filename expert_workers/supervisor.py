@@ -80,7 +80,7 @@ class Supervisor:
         """Those who wait for a change, and who would, get HaltedError from now on. Idempotent."""
         self._halt.set()
 
-    def close(self, timeout: float = 30.0) -> bool:
+    def close(self, timeout: float = 10.0) -> bool:
         """Ends what is going on; the workers stay. False when some of it outlasts `timeout`. Idempotent."""
         self.halt()
         return self._loop.close(timeout)

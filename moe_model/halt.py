@@ -1,6 +1,7 @@
 """Halt: says to what waits, or takes long, that it shall end instead of going on."""
 
-from collections.abc import Callable
+import asyncio
+from collections.abc import Callable, Coroutine
 from concurrent.futures import FIRST_COMPLETED, Future, InvalidStateError, wait
 from contextlib import suppress
 from typing import Any, TypeVar
@@ -43,3 +44,21 @@ class Halt:
             return future.result()
         self.check()
         raise TimeoutError
+
+    async def unless_set(self, work: "Coroutine[Any, Any, T]") -> T:
+        """What it returns or raises; it is cancelled, and HaltedError raised, when this is set first."""
+        loop, task = asyncio.get_running_loop(), asyncio.ensure_future(work)
+
+        def cancel() -> None:
+            # A loop that was closed meanwhile has no task left.
+            with suppress(RuntimeError):
+                loop.call_soon_threadsafe(task.cancel)
+
+        self.then(cancel)
+        try:
+            await asyncio.wait([task])
+        finally:
+            task.cancel()
+        if task.cancelled():
+            self.check()
+        return task.result()

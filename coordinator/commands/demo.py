@@ -11,11 +11,12 @@ from coordinator.client_requests import generate_request
 from coordinator.commands.engine_arguments import workers_config
 from coordinator.commands.engine_config import engine_config
 from coordinator.commands.start_report import plainly
-from coordinator.commands.termination import sigterm_exits
+from coordinator.commands.termination import stop_exits
 from coordinator.config import Addresses, ServeConfig
 from coordinator.main import configure_process, describe_experts
 from coordinator.phases import Phases
 from coordinator.server import open_server
+from moe_model.halt import Halt
 
 
 def run(args: argparse.Namespace) -> int:
@@ -31,20 +32,21 @@ def run(args: argparse.Namespace) -> int:
     # Refused here, before anything starts, if it is no text.
     generate_request(args.prompt, {"max_tokens": args.max_tokens, "seed": args.seed})
     args.report.say_with(plainly(sys.stderr))
-    asyncio.run(_demo(config, args.prompt, args.max_tokens, args.seed, args.report))
+    with stop_exits() as halt:
+        asyncio.run(_demo(config, args.prompt, args.max_tokens, args.seed, args.report, halt))
     return 0
 
 
-async def _demo(config: ServeConfig, prompt: str, max_tokens: int, seed: int, phases: Phases) -> None:
+async def _demo(
+    config: ServeConfig, prompt: str, max_tokens: int, seed: int, phases: Phases, halt: Halt
+) -> None:
     started = time.monotonic()
     print(f"starting Ray, {config.workers.num_workers} expert workers and the coordinator ...", flush=True)
-    async with open_server(config, phases) as server:
+    async with open_server(config, phases, halt) as server:
         phases.done()
         print(f"ready at {server.fronts.grpc.address} after {time.monotonic() - started:.1f} s\n", flush=True)
-        # From here on: Ray, while it started, took the signal for itself.
-        with sigterm_exits():
-            async with AsyncClient(server.fronts.grpc.address) as client:
-                await _stream(client, prompt, max_tokens, seed)
+        async with AsyncClient(server.fronts.grpc.address) as client:
+            await halt.unless_set(_stream(client, prompt, max_tokens, seed))
         print("\n".join(describe_experts(server.experts)))
         print("stopping ...", flush=True)
     print(f"stopped; {time.monotonic() - started:.1f} s in all")

@@ -15,12 +15,13 @@ from coordinator.commands.engine_config import engine_config
 from coordinator.commands.generation_arguments import options_of, prompt_of
 from coordinator.commands.shown import Shown
 from coordinator.commands.start_report import plainly
-from coordinator.commands.termination import sigterm_exits
+from coordinator.commands.termination import stop_exits
 from coordinator.config import DEFAULT_MAX_OUTPUT_TOKENS, ModelOptions
 from coordinator.engine.engine import Engine
 from coordinator.main import build_engine, configure_process, open_experts, served_model
 from moe_model.checkpoint import Checkpoint
 from moe_model.errors import ConfigError
+from moe_model.halt import Halt
 from protos.expertmesh.v1 import generation_pb2 as pb
 
 
@@ -34,11 +35,14 @@ def run(args: argparse.Namespace) -> int:
     report = args.report
     if workers.num_workers:
         report.say_with(plainly(sys.stderr))
-    with sigterm_exits(), open_experts(checkpoint, config, workers, phases=report) as experts:
+    with (
+        stop_exits() as halt,
+        open_experts(checkpoint, config, workers, phases=report, halt=halt) as experts,
+    ):
         report("engine")
         engine = build_engine(checkpoint, config, experts)
         report.done()
-        events = _generate(engine, generation, writer, show=not args.json)
+        events = _generate(engine, generation, writer, halt, show=not args.json)
     if args.json:
         completion = client_messages.completion(join(events))
         print(json.dumps(completion.to_dict()))
@@ -62,14 +66,16 @@ def _prepare(args: argparse.Namespace, checkpoint: Checkpoint) -> tuple[Generati
 
 
 def _generate(
-    engine: Engine, generation: Generation, writer: EventWriter, *, show: bool
+    engine: Engine, generation: Generation, writer: EventWriter, halt: Halt, *, show: bool
 ) -> list[pb.GenerateStreamResponse]:
-    """All events of the generation; text goes to the terminal as it comes. Raises the engine's error."""
+    """All events of the generation; text goes to the terminal as it comes. Raises the engine's error, and
+    HaltedError."""
     # Loading is not part of the request: its clock starts here.
     engine.submit(replace(generation.request, arrival_time=time.monotonic()))
     events = writer.prompt()
     shown = Shown(generation.request.num_sequences)
     while engine.has_work:
+        halt.check()
         for output in engine.step():
             if output.error is not None:
                 raise output.error

@@ -96,7 +96,7 @@ def natives(started: Started) -> list[bytes]:
 
 
 def test_no_log_holds_it(started: Started) -> None:
-    folder = started.cluster._temp_dir
+    folder = started.token_path.parent / "r"
     assert folder is not None
     files = [path for path in folder.rglob("*") if path.is_file()]
     assert [path for path in files if "gcs_server" in path.name and path.stat().st_size]

@@ -302,7 +302,7 @@ if __name__ == "__main__":
     fleet.end(range(2))
     fleet.close()
     cluster.close()
-    print(cluster._temp_dir, *(f"{process.pid}:{process.started}" for process in ours))
+    print(cluster.folder, *(f"{process.pid}:{process.started}" for process in ours))
 """
 
 
@@ -328,7 +328,7 @@ if __name__ == "__main__":
     fleet.close()
     cluster.close()
     assert time.monotonic() - started < 10
-    print(cluster._temp_dir, *(f"{process.pid}:{process.started}" for process in ours), flush=True)
+    print(cluster.folder, *(f"{process.pid}:{process.started}" for process in ours), flush=True)
     # Ray cannot end in order without its head.
     os._exit(0)
 """

@@ -62,6 +62,16 @@ def temp() -> Iterator[Path]:
         yield Path(folder)
 
 
+def reachable_by_others(folder: Path) -> list[Path]:
+    """What is in a folder and open to other users, also by its folders below this one."""
+    found: list[Path] = []
+    for path in folder.iterdir():
+        if path.lstat().st_mode & 0o077:
+            found.append(path)
+            found += reachable_by_others(path) if path.is_dir() and not path.is_symlink() else []
+    return found
+
+
 def temp_env(temp: Path) -> dict[str, str]:
     return {"TMPDIR": str(temp)}
 
@@ -153,6 +163,7 @@ def test_sigterm_leaves_nothing(tmp_path: Path, temp: Path) -> None:
         started = children(server.process.pid)
         assert len(started) > 4, "Ray runs as processes of its own"
         assert os.listdir(temp), "Ray has a folder of its own"
+        assert reachable_by_others(temp) == []
         assert server.stop() == 0
         assert wait_gone(started) == set()
     assert os.listdir(temp) == []

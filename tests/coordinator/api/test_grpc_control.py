@@ -16,9 +16,7 @@ from tests.coordinator.fronts_fakes import World, make_fronts, opening
 
 WORKERS = (
     WorkerView(0, "node", "cpu", WorkerState.READY, 7, {0: (0, 1)}),
-    WorkerView(
-        1, "node", "cpu", WorkerState.INCOMPLETE, 7, {0: (2,)}, missing={1: (3,)}, problem="bad file"
-    ),
+    WorkerView(1, "node", "cpu", WorkerState.INCOMPLETE, 7, {0: (2,)}, missing={1: (3,)}, problem="bad file"),
     WorkerView(2, "node", "cpu", WorkerState.DRAINING, 7, {}),
 )
 

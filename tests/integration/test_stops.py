@@ -1,0 +1,73 @@
+"""A stop at any moment ends with the promised code, in time, and leaves nothing: a few moments of those that
+`python -m tests.integration.stops` goes through; and all of them, under the marker `slow`."""
+
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.integration.processes import children
+from tests.integration.ray_head import cluster
+from tests.integration.stops import GENERATE, SERVE, Actors, Run, changes, stop_change
+
+pytestmark = pytest.mark.timeout(240)
+
+
+def wait_for(run: Run, name: str) -> None:
+    """Until the command has a child of this name, or has ended."""
+    deadline = time.monotonic() + 120
+    while not any(_name(pid) == name for pid in children(run.process.pid)):
+        assert run.process.poll() is None, run.log.read_text()
+        assert time.monotonic() < deadline, f"no {name}"
+
+
+def _name(pid: int) -> str:
+    try:
+        return Path(f"/proc/{pid}/comm").read_text().strip()
+    except OSError:
+        return ""
+
+
+@pytest.mark.parametrize(
+    ("command", "number", "code"),
+    [(SERVE, signal.SIGTERM, 0), (SERVE, signal.SIGHUP, 0), (GENERATE, signal.SIGINT, 130)],
+    ids=["serve-TERM", "serve-HUP", "generate-INT"],
+)
+def test_while_ray_starts(command: tuple[str, ...], number: signal.Signals, code: int) -> None:
+    """Where Ray's own handler would abort the process 3 s later."""
+    run = Run(*command)
+    wait_for(run, "raylet")
+    stopped = run.stop("own", number, 0.0)
+    assert not stopped.left, stopped
+    assert stopped.code == code
+
+
+def test_while_a_worker_starts_on_a_shared_cluster(tmp_path: Path) -> None:
+    with cluster(tmp_path / "c") as shared:
+        actors = Actors(shared)
+        try:
+            run = Run(*SERVE, f"--ray-address={shared.address}", env=shared.env)
+            while not actors.names() and not run.is_ready:
+                assert run.process.poll() is None, run.log.read_text()
+            stopped = run.stop("shared", signal.SIGTERM, 0.0)
+            stopped.left += actors.left()
+            assert not stopped.left, stopped
+            assert stopped.code == 0
+        finally:
+            actors.close()
+
+
+def test_while_it_scales() -> None:
+    with changes() as ways:
+        stopped = stop_change("scale", ways["scale"], signal.SIGTERM, 0.3)
+    assert not stopped.left, stopped
+    assert stopped.code == 0
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(7200)
+def test_at_every_moment() -> None:
+    subprocess.run([sys.executable, "-m", "tests.integration.stops"], check=True)
