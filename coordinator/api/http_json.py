@@ -176,10 +176,9 @@ class Body:
 
     def refuse_others(self, **instead: str) -> None:
         """Raises ApiError for a field that was not read. `instead`: names of other servers', and ours."""
-        if self._seen.issuperset(self._data):
-            return
-        for name in sorted(self._data.keys() - self._seen):
-            if self._data[name] is not None:
+        # The first one ends it: an object may have a million.
+        for name, value in self._data.items():
+            if value is not None and name not in self._seen:
                 meant = instead.get(name) or nearest(name, self._seen)
                 raise unknown_field(self.path(name[:MAX_NAME]), meant)
 
