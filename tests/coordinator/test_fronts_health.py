@@ -73,7 +73,7 @@ async def test_every_change_is_told_on_both_fronts() -> None:
         world.missing = 0
         await watchers.hear(SERVING)
         world.stats = EngineStats(num_running=1, num_steps=7)
-        await watchers.hear(NOT_SERVING, "no step in 0 s")
+        await watchers.hear(NOT_SERVING, "no step in 0.2 s")
         world.stats = EngineStats(num_steps=8)
         await watchers.hear(SERVING)
         world.stats = EngineStats(stopped=True)

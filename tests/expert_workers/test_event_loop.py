@@ -10,6 +10,7 @@ import pytest
 from expert_workers.event_loop import EventLoop
 from expert_workers.transport import Failure, FailureReason, WorkerFailureError
 from moe_model.errors import ClusterError
+from tests.threads import no_thread_left
 
 LATE = Failure(FailureReason.LATE, "worker 0: no answer in time")
 
@@ -35,11 +36,10 @@ class Noting:
 
 @pytest.fixture
 def noting() -> Iterator[Noting]:
-    threads = threading.active_count()
-    noting = Noting()
-    yield noting
-    noting.loop.close(30)
-    assert threading.active_count() == threads
+    with no_thread_left():
+        noting = Noting()
+        yield noting
+        noting.loop.close(30)
 
 
 def test_events_come_one_after_the_other_on_one_thread_and_each_is_followed_up(noting: Noting) -> None:

@@ -40,6 +40,7 @@ from tests.expert_workers.stream_fakes import (
     stream_pool,
     streams,
 )
+from tests.threads import no_thread_left
 
 CONFIG = make_config()
 PLACEMENT = dealt(2, 5, 2)
@@ -259,15 +260,14 @@ def test_several_coordinators_use_one_worker_at_a_time() -> None:
 
 
 def test_nothing_is_left_after_close() -> None:
-    threads, files = threading.active_count(), len(os.listdir("/proc/self/fd"))
-    names = []
-    for _ in range(3):
-        with streams({0: make_worker(CONFIG, PLACEMENT, 0)}) as (links, machine):
-            names.append(machine.server(0).endpoint.unix_name.removeprefix("\0"))
-            outcomes([links[0].send(make_call(1, width=16))])
-            links[0].close()
-            links[0].close()
-    assert threading.active_count() == threads
+    files, names = len(os.listdir("/proc/self/fd")), []
+    with no_thread_left():
+        for _ in range(3):
+            with streams({0: make_worker(CONFIG, PLACEMENT, 0)}) as (links, machine):
+                names.append(machine.server(0).endpoint.unix_name.removeprefix("\0"))
+                outcomes([links[0].send(make_call(1, width=16))])
+                links[0].close()
+                links[0].close()
     assert len(os.listdir("/proc/self/fd")) == files
     with open("/proc/net/unix", encoding="ascii") as listed:
         sockets = listed.read()

@@ -30,6 +30,7 @@ from tests.expert_workers.supervised import (
     World,
     supervised,
 )
+from tests.threads import no_thread_left
 
 WAYS = pytest.mark.parametrize("is_local", [True, False], ids=["local", "stream"])
 
@@ -37,10 +38,9 @@ WAYS = pytest.mark.parametrize("is_local", [True, False], ids=["local", "stream"
 @pytest.fixture(autouse=True)
 def brief(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Steps are short here. And no thread is left."""
-    threads = threading.active_count()
     monkeypatch.setattr(members, "DROP_AFTER", 0.05)
-    yield
-    assert threading.active_count() == threads
+    with no_thread_left():
+        yield
 
 
 @contextmanager

@@ -1,6 +1,5 @@
 """What a supervisor does about workers that die, stop, lie or are taken over."""
 
-import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -17,6 +16,7 @@ from expert_workers.transport import FailureReason
 from moe_model.errors import ClusterError, ExpertsLostError, FencedError, WorkerStartError
 from moe_model.modules import ExpertModule
 from tests.expert_workers.supervised import ALL, OPTIONS, RESTARTS, ROUTING, X_TD, Coordinator, supervised
+from tests.threads import no_thread_left
 
 BEATING = replace(OPTIONS, health=HealthOptions(beat_interval=0.05, canary_interval=0.0))
 SINGING = replace(OPTIONS, health=HealthOptions(beat_interval=0.0, canary_interval=0.1))
@@ -25,10 +25,9 @@ SINGING = replace(OPTIONS, health=HealthOptions(beat_interval=0.0, canary_interv
 @pytest.fixture(autouse=True)
 def brief(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Steps are short here. And no thread is left."""
-    threads = threading.active_count()
     monkeypatch.setattr(members, "DROP_AFTER", 0.05)
-    yield
-    assert threading.active_count() == threads
+    with no_thread_left():
+        yield
 
 
 def is_whole(coordinator: Coordinator, num_workers: int, copies: int) -> bool:
