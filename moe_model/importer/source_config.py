@@ -15,6 +15,8 @@ from moe_model.manifest import GenerationDefaults
 from moe_model.strict_json import brief
 
 MAX_CONFIG_BYTES = 256 << 10
+# Keys that merge merges of merges become a thousand times as many with a few dozen of these.
+MAX_ALIASES = 8
 # Training's own; they do not shape the model.
 _IGNORED = frozenset({"dropout", "expert_dropout"})
 _OURS_ONLY = frozenset({"family", "tie_embedding"})
@@ -26,7 +28,7 @@ def read_config_file(path: Path) -> Mapping[str, Any]:
     data = bytes(read_file(path, max_size=MAX_CONFIG_BYTES, follow_links=True))
     try:
         is_json = path.suffix == ".json"
-        parsed = strict_json.loads(data) if is_json else yaml.safe_load(data.decode("utf-8"))
+        parsed = strict_json.loads(data) if is_json else _load_yaml(data.decode("utf-8"))
     except yaml.MarkedYAMLError as error:
         line = f" in line {error.problem_mark.line + 1}" if error.problem_mark else ""
         raise CheckpointError(f"{path}: {error.problem or 'is not YAML'}{line}") from None
@@ -35,6 +37,16 @@ def read_config_file(path: Path) -> Mapping[str, Any]:
     if not isinstance(parsed, Mapping):
         raise CheckpointError(f"{path}: expected a mapping, got {type(parsed).__name__}")
     return parsed
+
+
+def _load_yaml(text: str) -> Any:
+    """Raises ValueError for more aliases than a configuration has a use for."""
+    # A star may be in a comment: only where there are many is the text read twice.
+    if text.count("*") > MAX_ALIASES:
+        aliases = sum(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, yaml.SafeLoader))
+        if aliases > MAX_ALIASES:
+            raise ValueError(f"has more than {MAX_ALIASES} aliases")
+    return yaml.safe_load(text)
 
 
 def model_config(source: object, where: str) -> ModelConfig:

@@ -4,6 +4,7 @@ import pickle
 import re
 import struct
 import warnings
+import zipfile
 from pathlib import Path
 
 import torch
@@ -27,6 +28,8 @@ _UNREADABLE = (
     MemoryError,
     ImportError,
     struct.error,
+    zipfile.BadZipFile,
+    NotImplementedError,
 )
 
 
@@ -40,6 +43,8 @@ def load_torch_file(path: Path) -> object:
     try:
         with path.open("rb") as file:
             is_zip = file.read(4) == _ZIP_MAGIC
+        if is_zip:
+            _check_records(path)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             loaded: object = torch.load(path, map_location="cpu", weights_only=True, mmap=is_zip)
@@ -48,6 +53,14 @@ def load_torch_file(path: Path) -> object:
     except _UNREADABLE as error:
         raise CheckpointError(f"{path}: {_explain(error)}") from None
     return loaded
+
+
+def _check_records(path: Path) -> None:
+    """Raises CheckpointError for a record that is more than its bytes in the file: PyTorch writes none."""
+    with zipfile.ZipFile(path) as records:
+        packed = next((each for each in records.infolist() if each.compress_type != zipfile.ZIP_STORED), None)
+    if packed is not None:
+        raise CheckpointError(f"{path}: its record {packed.filename[:80]!r} is compressed, PyTorch's are not")
 
 
 def _explain(error: BaseException) -> str:

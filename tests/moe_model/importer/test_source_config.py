@@ -91,7 +91,7 @@ def test_a_few_lines_that_would_grow_to_billions(tmp_path: Path) -> None:
     lines = ["a0: &a0 [x, x, x, x, x, x, x, x, x, x]"]
     lines += [f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 10)}]" for n in range(1, 12)]
     (tmp_path / "c.yaml").write_text("\n".join([*lines, "model: {d_model: *a11}"]))
-    with pytest.raises(ConfigError, match="d_model: expected one value, got list"):
+    with pytest.raises(CheckpointError, match="has more than 8 aliases"):
         read_model_config(tmp_path / "c.yaml")
 
 
@@ -122,3 +122,19 @@ def test_generation_defaults_out_of_range_are_left_out_and_said(evaluation: dict
     (name,) = evaluation
     assert len(notes) == 1
     assert notes[0].startswith(f"evaluation: {name}: ")
+
+
+def test_merges_of_merges_are_refused_before_they_are_made(tmp_path: Path) -> None:
+    """Each level would have ten times as many keys as the one before."""
+    levels = ["a0: &a0 {x: 1}"]
+    levels += [f"a{n}: &a{n} {{<<: [{', '.join([f'*a{n - 1}'] * 10)}]}}" for n in range(1, 12)]
+    path = tmp_path / "config.yaml"
+    path.write_text("\n".join(levels))
+    with pytest.raises(CheckpointError, match=r"config\.yaml: has more than 8 aliases"):
+        read_config_file(path)
+
+
+def test_a_few_aliases_and_many_stars_do_no_harm(tmp_path: Path) -> None:
+    path = tmp_path / "config.yaml"
+    path.write_text("# " + "*" * 100 + "\nsize: &size 8\nmodel: {d_model: *size, n_heads: *size}\n")
+    assert read_config_file(path)["model"] == {"d_model": 8, "n_heads": 8}

@@ -3,6 +3,7 @@
 import io
 import os
 import pickle
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -73,6 +74,19 @@ def test_garbage_is_one_clear_line(tmp_path: Path, data: bytes) -> None:
     (tmp_path / "x.pt").write_bytes(data)
     with pytest.raises(CheckpointError, match=r"x\.pt: is not a readable PyTorch file, or is cut short$"):
         load_torch_file(tmp_path / "x.pt")
+
+
+@pytest.mark.parametrize("name", ["data.pkl", "data/0"])
+def test_a_record_that_unpacks_to_more_than_the_file_has_is_refused(tmp_path: Path, name: str) -> None:
+    """A file of a megabyte would take gigabytes."""
+    path = tmp_path / "x.pt"
+    with zipfile.ZipFile(io.BytesIO(saved(PLAIN))) as whole, zipfile.ZipFile(path, "w") as packed:
+        for record in whole.namelist():
+            is_bomb = record.endswith(name)
+            kind = zipfile.ZIP_DEFLATED if is_bomb else zipfile.ZIP_STORED
+            packed.writestr(record, bytes(8 << 20) if is_bomb else whole.read(record), kind)
+    with pytest.raises(CheckpointError, match=rf"x\.pt: its record '\w+/{name}' is compressed"):
+        load_torch_file(path)
 
 
 @pytest.mark.parametrize("zipped", [True, False])
