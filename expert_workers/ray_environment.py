@@ -53,7 +53,21 @@ class RayAccess:
 
 
 def default_token_path() -> Path:
-    return Path.home() / ".ray" / "auth_token"
+    """Raises ConfigError for a user without a home, as there are in containers."""
+    try:
+        return Path.home() / ".ray" / "auth_token"
+    except RuntimeError:
+        raise ConfigError(
+            f"Ray token: there is no home folder; say in {TOKEN_PATH} where the token is"
+        ) from None
+
+
+def _has_home() -> bool:
+    try:
+        Path.home()
+    except RuntimeError:
+        return False
+    return True
 
 
 def _require(path: Path) -> None:
@@ -95,11 +109,13 @@ def read_tls(environment: Mapping[str, str] = os.environ) -> TlsPaths | None:
 
 def warn_of_open_token() -> None:
     """Ray makes its token's file readable for all; a cluster of our own does not use it, others will."""
+    if not _has_home():
+        return
     try:
         path = default_token_path()
         if path.exists():
             check_private(path, "Ray token")
-    except (OSError, RuntimeError, ConfigError) as error:
+    except (OSError, ConfigError) as error:
         _log.warning("%s", error)
 
 

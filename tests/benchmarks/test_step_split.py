@@ -33,3 +33,12 @@ def test_parts_make_up_the_step_and_tokens_are_the_oracles(tmp_path: Path) -> No
             expected = {"attention", "routing", "experts", "head", "sampling", "scheduler"}
             assert expected <= used
             assert ("serialisation" in used) == (num_workers > 0)
+
+
+def test_what_workers_compute_while_rows_are_sent_is_not_counted_twice() -> None:
+    split = Split()
+    split.seconds |= {"step": 10.0, "serialisation": 3.0, "waiting": 2.0, "combine": 0.5, "experts": 4.0}
+    shares = split.shares()
+    assert shares["experts"] == 1.5
+    assert shares["wire"] == 0.0
+    assert sum(shares.values()) == 10.0
