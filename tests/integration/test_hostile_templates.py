@@ -20,7 +20,7 @@ from typing import Any, Self
 import pytest
 
 from coordinator.client import Client, Delta
-from tests.coordinator.api.hostile_templates import AT_COMPILE, HOSTILE, QUICK, switch
+from tests.coordinator.api.hostile_templates import AT_COMPILE, HOSTILE, switch
 from tests.integration.processes import DEMO_CHECKPOINT, Server, children, wait_gone
 
 pytestmark = pytest.mark.timeout(240)
@@ -160,10 +160,8 @@ def test_the_table_of_all_hostile_templates(server: Server) -> None:
     assert max(row[2] for row in rows) <= 256
 
 
-@pytest.mark.parametrize("name", ["loops without output", "thousands of additions"])
-def test_a_server_with_a_template_that_hangs_serves_all_but_chat(name: str, tmp_path: Path) -> None:
-    assert name in QUICK
-    with serve(HOSTILE[name], tmp_path) as server:
+def test_a_server_with_a_template_that_hangs_serves_all_but_chat(tmp_path: Path) -> None:
+    with serve(HOSTILE["loops without output"], tmp_path) as server:
         server.wait_ready()
         status, body = chat(server, "hello")
         assert (status, body["error"]["code"]) == (400, "no_chat_template")
