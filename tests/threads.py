@@ -9,7 +9,7 @@ PATIENCE = 60.0
 
 @contextmanager
 def no_thread_left() -> Iterator[None]:
-    """What was started in the block has ended; one that has done all its work may take a moment to be gone."""
+    """What was started in the block has ended; one that has done its work may take a moment to be gone."""
     before = set(threading.enumerate())
     yield
     for thread in set(threading.enumerate()) - before:
