@@ -20,8 +20,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from benchmarks import arguments
 from benchmarks.physics import measure_machine
-from benchmarks.report import add_out_argument, reporting
+from benchmarks.report import reporting
 from expert_workers.placement import Placement, Share, place
 from expert_workers.pool import ExpertPool
 from expert_workers.ray_cluster import RayCluster
@@ -252,10 +253,6 @@ def _ratios(results: Sequence[Result]) -> list[dict[str, float | int]]:
     ]
 
 
-def _numbers(text: str) -> list[int]:
-    return [int(part) for part in text.split(",")]
-
-
 def run_all(args: argparse.Namespace) -> dict[str, object]:
     torch.set_num_threads(1)
     machine = measure_machine(torch.float32)
@@ -282,12 +279,7 @@ def run_all(args: argparse.Namespace) -> dict[str, object]:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description="One dispatch to expert workers and back, per transport.")
-    parser.add_argument("--workers", type=_numbers, default=[1, 2])
-    parser.add_argument("--seconds", type=float, default=1.0, help="per figure and round")
-    parser.add_argument("--rounds", type=int, default=3)
-    add_out_argument(parser)
-    args = parser.parse_args(argv)
+    args = arguments.dispatch().parse_args(argv)
     with reporting("dispatch", args.out, argv) as report:
         report.finish(run_all(args))
 

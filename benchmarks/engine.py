@@ -11,13 +11,13 @@ import time
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
 
 import torch
 
+from benchmarks import arguments
 from benchmarks.checkpoints import opened
 from benchmarks.physics import Machine, decode_floor_seconds, measure_machine
-from benchmarks.report import Report, add_out_argument, reporting
+from benchmarks.report import Report, reporting
 from benchmarks.step_split import PARTS, Split, timed_engine
 from coordinator.config import EngineConfig, WorkersConfig
 from coordinator.engine.engine import Engine
@@ -238,28 +238,8 @@ def _print_splits(splits: Sequence[dict[str, object]]) -> None:
         print(f"{row['workers']:>8} {row['batch']:>6} {columns}")
 
 
-def _numbers(text: str) -> list[int]:
-    return [int(part) for part in text.split(",")]
-
-
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description="Prefill and decode rates, alone and with expert workers.")
-    parser.add_argument("--checkpoint", type=Path, help="default: a random 54.6 M model, made for the run")
-    parser.add_argument("--dtype", choices=DTYPES, default="bfloat16")
-    parser.add_argument("--expert-dtype", choices=("model", "int8"), default="model")
-    parser.add_argument("--kernels", choices=("auto", "native", "torch"), default="auto")
-    parser.add_argument("--batches", type=_numbers, default=[1, 8, 32, 64])
-    parser.add_argument("--workers", type=_numbers, default=[0, 2], help="0: in this process")
-    parser.add_argument("--replicas", type=int, default=1, help="workers that hold each expert")
-    parser.add_argument("--transport", choices=("stream", "ray", "in-process"), default="stream")
-    parser.add_argument("--micro-batches", choices=("auto", "1", "2"), default="auto")
-    parser.add_argument("--prompt-tokens", type=int, default=32)
-    parser.add_argument("--new-tokens", type=int, default=64)
-    parser.add_argument("--repeats", type=int, default=3, help="rounds")
-    parser.add_argument("--threads", type=int)
-    parser.add_argument("--no-split", action="store_true", help="rates only")
-    add_out_argument(parser)
-    args = parser.parse_args(argv)
+    args = arguments.engine().parse_args(argv)
     config = EngineConfig(
         dtype=DTYPES[args.dtype],
         expert_dtype=args.expert_dtype,

@@ -10,7 +10,6 @@
 DIR/<date>-<name>.json has the result and where it was measured, DIR/<date>-<name>.txt what was printed.
 """
 
-import argparse
 import io
 import json
 import os
@@ -21,6 +20,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import TextIO
 
+from benchmarks.arguments import add_out_argument as add_out_argument
 from benchmarks.manifest import manifest, threads
 from moe_model.machine import usable_cores
 
@@ -65,12 +65,6 @@ class _Tee(io.TextIOBase):
     def flush(self) -> None:
         for file in self._files:
             file.flush()
-
-
-def add_out_argument(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--out", type=Path, metavar="DIR", help="keep the result, with its circumstances, in this folder"
-    )
 
 
 @contextmanager

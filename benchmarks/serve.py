@@ -10,13 +10,13 @@ import argparse
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
+from benchmarks import arguments
 from benchmarks.checkpoints import opened
 from benchmarks.latency import spread
 from benchmarks.physics import decode_floor_seconds, measure_machine
-from benchmarks.report import add_out_argument, reporting
+from benchmarks.report import reporting
 from benchmarks.serve_rounds import Load, Plan, Round, run_round
 from coordinator.config import EngineConfig, WorkersConfig
 from coordinator.main import configure_process
@@ -143,36 +143,8 @@ def _served_line(row: Row) -> str:
     )
 
 
-def _numbers(text: str) -> list[int]:
-    return [int(part) for part in text.split(",")]
-
-
-def _rates(text: str) -> list[float]:
-    return [float(part) for part in text.split(",") if part]
-
-
-def parser() -> argparse.ArgumentParser:
-    made = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    made.add_argument("--checkpoint", type=Path, help="default: a random 54.6 M model, made for the run")
-    made.add_argument("--dtype", choices=DTYPES, default="bfloat16")
-    made.add_argument("--workers", type=_numbers, default=[0, 2], help="expert workers; 0: none (0,2)")
-    made.add_argument("--clients", type=_numbers, default=[1, 8, 32], help="closed-loop clients (1,8,32)")
-    made.add_argument(
-        "--rates", type=_rates, default=[2.0, 8.0], help="requests a second; '' for no open loop (2,8)"
-    )
-    made.add_argument("--requests", type=int, default=4, help="of each closed-loop client (4)")
-    made.add_argument("--seconds", type=float, default=10.0, help="for which an open loop sends (10)")
-    made.add_argument("--rounds", type=int, default=3, help="of engine and server in turns (3)")
-    made.add_argument("--prompt-tokens", type=int, default=32)
-    made.add_argument("--new-tokens", type=int, default=64)
-    made.add_argument("--threads", type=int, help="torch threads of engine and server (torch's choice)")
-    made.add_argument("--seed", type=int, default=0, help="of the arrivals of the first round (0)")
-    add_out_argument(made)
-    return made
-
-
 def main(argv: Sequence[str] | None = None) -> None:
-    args = parser().parse_args(argv)
+    args = arguments.serve().parse_args(argv)
     default = EngineConfig()
     config = EngineConfig(
         dtype=DTYPES[args.dtype],

@@ -7,26 +7,26 @@ JSON line for machines.
 import argparse
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
+from benchmarks import arguments
 from benchmarks.peers import models, table
 from benchmarks.peers.install import InstallError, peers_python
 from benchmarks.peers.jobs import Load, MixtralSize
 from benchmarks.peers.ours import fitted
 from benchmarks.peers.process import PeerError, PeersEnvironment
 from benchmarks.peers.rounds import measure_rounds
-from benchmarks.peers.systems import NAMES, Choice, Opened, opened
+from benchmarks.peers.systems import Choice, Opened, opened
 from benchmarks.peers.verdict import verdicts
 from benchmarks.physics import decode_floor_seconds, measure_machine
-from benchmarks.report import Report, add_out_argument, reporting
+from benchmarks.report import Report, reporting
 from coordinator.config import EngineConfig
 from coordinator.main import configure_process
 from moe_model.checkpoint import Checkpoint
 from moe_model.manifest import DTYPES, dtype_name
 
-ALL_LLAMA_TYPES = ("f32", "f16", "bf16", "q8_0")
 # Of as many bytes as ours, and what users take to save some. bfloat16 comes with float16, which llama.cpp
 # multiplies faster where the processor has no instructions for bfloat16.
 LLAMA_TYPES = {"bfloat16": ["bf16", "f16", "q8_0"], "float32": ["f32", "q8_0"]}
@@ -91,48 +91,8 @@ def _print_peers(found: Opened) -> None:
     print(flush=True)
 
 
-def _numbers(text: str) -> list[int]:
-    return [int(part) for part in text.split(",")]
-
-
-def _choices(*known: str) -> Callable[[str], list[str]]:
-    def parse(text: str) -> list[str]:
-        names = text.split(",")
-        for name in names:
-            if name not in known:
-                raise argparse.ArgumentTypeError(f"{name[:80]!r} is none of {', '.join(known)}")
-        return names
-
-    return parse
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.peers", description="Our engine beside what a user would take instead."
-    )
-    parser.add_argument("--dtype", choices=DTYPES, default="bfloat16", help="of ours and of transformers")
-    parser.add_argument(
-        "--llama-types",
-        type=_choices(*ALL_LLAMA_TYPES),
-        help=f"of llama.cpp's weights: some of {','.join(ALL_LLAMA_TYPES)} "
-        "(as many bytes as --dtype, and q8_0)",
-    )
-    parser.add_argument(
-        "--systems", type=_choices(*NAMES), default=list(NAMES), help=f"some of {','.join(NAMES)} (all)"
-    )
-    parser.add_argument("--threads", type=int, default=2, help="of every system, workers included (2)")
-    parser.add_argument("--workers", type=int, default=2, help="of ours-workers (2)")
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--batches", type=_numbers, default=[1, 8, 32])
-    parser.add_argument("--prompt-tokens", type=int, default=32)
-    parser.add_argument("--new-tokens", type=int, default=64)
-    parser.add_argument("--prefill-tokens", type=int, default=512, help="one long prompt; 0: none (512)")
-    add_out_argument(parser)
-    return parser
-
-
 def main(argv: Sequence[str] | None = None) -> None:
-    args = _parser().parse_args(argv)
+    args = arguments.peers().parse_args(argv)
     try:
         python = peers_python()
         with reporting("peers", args.out, argv) as report:

@@ -14,15 +14,6 @@ from coordinator.config import EngineConfig
 from moe_model.checkpoint import Checkpoint
 from moe_model.manifest import dtype_name
 
-NAMES = (
-    verdict.OURS,
-    verdict.LLAMA,
-    verdict.TRANSFORMERS,
-    verdict.OURS_WORKERS,
-    verdict.OURS_INT8,
-    verdict.ORIGIN,
-)
-
 
 @dataclass(frozen=True, slots=True)
 class Choice:

@@ -44,4 +44,4 @@ def command(name: str, arguments: list[str], folder: Path = FOLDER) -> list[str]
     if not ((folder / f"{name}.py").is_file() or (folder / name / "__main__.py").is_file()):
         raise ConfigError(f"benchmarks.{name} is not installed; a checkout of the repository has it")
     # -P: the benchmarks beside this code, not a folder of that name where the user stands.
-    return [sys.executable, "-P", "-m", f"benchmarks.{name}", *arguments]
+    return [sys.executable, "-P", "-m", "benchmarks", name, *arguments]

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import serve
+from benchmarks import arguments, serve
 from benchmarks.latency import Timing
 from benchmarks.serve_rounds import Alone, Load, Plan, Round, Served, measure_alone
 from coordinator.engine.request import Output
@@ -79,7 +79,7 @@ def test_a_context_that_is_too_short_is_no_result() -> None:
 
 @pytest.mark.parametrize("text", ["", "2,8", "0.5"])
 def test_rates(text: str) -> None:
-    rates = serve.parser().parse_args(["--rates", text]).rates
+    rates = arguments.serve().parse_args(["--rates", text]).rates
     assert rates == [float(part) for part in text.split(",") if part]
 
 

@@ -49,7 +49,7 @@ def test_a_module_or_a_package(tmp_path: Path, place: str) -> None:
     (tmp_path / place).parent.mkdir(exist_ok=True)
     (tmp_path / place).touch()
     command = bench.command("engine", ["--batches", "1"], tmp_path)
-    assert command == [sys.executable, "-P", "-m", "benchmarks.engine", "--batches", "1"]
+    assert command == [sys.executable, "-P", "-m", "benchmarks", "engine", "--batches", "1"]
 
 
 def test_it_takes_the_place_of_the_command(monkeypatch: pytest.MonkeyPatch) -> None:

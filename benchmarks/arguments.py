@@ -1,0 +1,132 @@
+"""The arguments of `expertmesh bench`. Apart from what they run: these load no torch."""
+
+import argparse
+from collections.abc import Callable
+from pathlib import Path
+
+from benchmarks.peers import verdict
+from coordinator.commands.parser import OneLineParser
+from moe_model.names import DTYPE_NAMES
+
+ALL_LLAMA_TYPES = ("f32", "f16", "bf16", "q8_0")
+SYSTEMS = (
+    verdict.OURS,
+    verdict.LLAMA,
+    verdict.TRANSFORMERS,
+    verdict.OURS_WORKERS,
+    verdict.OURS_INT8,
+    verdict.ORIGIN,
+)
+
+
+def engine() -> argparse.ArgumentParser:
+    parser = OneLineParser(
+        prog="expertmesh bench engine", description="Prefill and decode rates, alone and with expert workers."
+    )
+    parser.add_argument("--checkpoint", type=Path, help="default: a random 54.6 M model, made for the run")
+    parser.add_argument("--dtype", choices=DTYPE_NAMES, default="bfloat16")
+    parser.add_argument("--expert-dtype", choices=("model", "int8"), default="model")
+    parser.add_argument("--kernels", choices=("auto", "native", "torch"), default="auto")
+    parser.add_argument("--batches", type=_numbers, default=[1, 8, 32, 64])
+    parser.add_argument("--workers", type=_numbers, default=[0, 2], help="0: in this process")
+    parser.add_argument("--replicas", type=int, default=1, help="workers that hold each expert")
+    parser.add_argument("--transport", choices=("stream", "ray", "in-process"), default="stream")
+    parser.add_argument("--micro-batches", choices=("auto", "1", "2"), default="auto")
+    parser.add_argument("--prompt-tokens", type=int, default=32)
+    parser.add_argument("--new-tokens", type=int, default=64)
+    parser.add_argument("--repeats", type=int, default=3, help="rounds")
+    parser.add_argument("--threads", type=int)
+    parser.add_argument("--no-split", action="store_true", help="rates only")
+    add_out_argument(parser)
+    return parser
+
+
+def serve() -> argparse.ArgumentParser:
+    made = OneLineParser(
+        prog="expertmesh bench serve",
+        description="What gRPC leaves of the engine's rate, and what a client waits for: in each "
+        "round the engine alone, then a server under closed-loop clients, then under Poisson arrivals.",
+    )
+    made.add_argument("--checkpoint", type=Path, help="default: a random 54.6 M model, made for the run")
+    made.add_argument("--dtype", choices=DTYPE_NAMES, default="bfloat16")
+    made.add_argument("--workers", type=_numbers, default=[0, 2], help="expert workers; 0: none (0,2)")
+    made.add_argument("--clients", type=_numbers, default=[1, 8, 32], help="closed-loop clients (1,8,32)")
+    made.add_argument(
+        "--rates", type=_rates, default=[2.0, 8.0], help="requests a second; '' for no open loop (2,8)"
+    )
+    made.add_argument("--requests", type=int, default=4, help="of each closed-loop client (4)")
+    made.add_argument("--seconds", type=float, default=10.0, help="for which an open loop sends (10)")
+    made.add_argument("--rounds", type=int, default=3, help="of engine and server in turns (3)")
+    made.add_argument("--prompt-tokens", type=int, default=32)
+    made.add_argument("--new-tokens", type=int, default=64)
+    made.add_argument("--threads", type=int, help="torch threads of engine and server (torch's choice)")
+    made.add_argument("--seed", type=int, default=0, help="of the arrivals of the first round (0)")
+    add_out_argument(made)
+    return made
+
+
+def dispatch() -> argparse.ArgumentParser:
+    parser = OneLineParser(
+        prog="expertmesh bench dispatch",
+        description="One dispatch to expert workers and back, per transport.",
+    )
+    parser.add_argument("--workers", type=_numbers, default=[1, 2])
+    parser.add_argument("--seconds", type=float, default=1.0, help="per figure and round")
+    parser.add_argument("--rounds", type=int, default=3)
+    add_out_argument(parser)
+    return parser
+
+
+def peers() -> argparse.ArgumentParser:
+    parser = OneLineParser(
+        prog="expertmesh bench peers", description="Our engine beside what a user would take instead."
+    )
+    parser.add_argument(
+        "--dtype", choices=DTYPE_NAMES, default="bfloat16", help="of ours and of transformers"
+    )
+    parser.add_argument(
+        "--llama-types",
+        type=_choices(*ALL_LLAMA_TYPES),
+        help=f"of llama.cpp's weights: some of {','.join(ALL_LLAMA_TYPES)} "
+        "(as many bytes as --dtype, and q8_0)",
+    )
+    parser.add_argument(
+        "--systems", type=_choices(*SYSTEMS), default=list(SYSTEMS), help=f"some of {','.join(SYSTEMS)} (all)"
+    )
+    parser.add_argument("--threads", type=int, default=2, help="of every system, workers included (2)")
+    parser.add_argument("--workers", type=int, default=2, help="of ours-workers (2)")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--batches", type=_numbers, default=[1, 8, 32])
+    parser.add_argument("--prompt-tokens", type=int, default=32)
+    parser.add_argument("--new-tokens", type=int, default=64)
+    parser.add_argument("--prefill-tokens", type=int, default=512, help="one long prompt; 0: none (512)")
+    add_out_argument(parser)
+    return parser
+
+
+def add_out_argument(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--out", type=Path, metavar="DIR", help="keep the result, with its circumstances, in this folder"
+    )
+
+
+def _numbers(text: str) -> list[int]:
+    return [int(part) for part in text.split(",")]
+
+
+def _rates(text: str) -> list[float]:
+    return [float(part) for part in text.split(",") if part]
+
+
+def _choices(*known: str) -> Callable[[str], list[str]]:
+    def parse(text: str) -> list[str]:
+        names = text.split(",")
+        for name in names:
+            if name not in known:
+                raise argparse.ArgumentTypeError(f"{name[:80]!r} is none of {', '.join(known)}")
+        return names
+
+    return parse
+
+
+PARSERS = {"engine": engine, "serve": serve, "dispatch": dispatch, "peers": peers}
