@@ -114,3 +114,17 @@ def test_the_users_open_token_is_reported_and_no_other(home: Path, caplog: pytes
     warn_of_open_token()
     assert caplog.messages == [f"Ray token {path}: others can read or change it; run chmod 600 on it"]
     assert caplog.records[0].levelno == logging.WARNING
+
+
+def test_a_user_without_a_home(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    """As a container's is, whose number no file knows."""
+
+    def homeless() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr(Path, "home", homeless)
+    warn_of_open_token()
+    assert not caplog.text
+    assert RayAccess.read({}) == RayAccess()
+    with pytest.raises(ConfigError, match="there is no home folder; say in RAY_AUTH_TOKEN_PATH where"):
+        RayAccess.read({"RAY_AUTH_MODE": "token"})
