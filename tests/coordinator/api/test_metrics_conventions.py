@@ -144,11 +144,15 @@ def test_vllms_names_are_vllms() -> None:
     assert "expertmesh_iteration_tokens_total" not in text
 
 
+def without_remarks(row: str) -> str:
+    return re.sub(r"\([^()]*\)", "", row)
+
+
 def test_the_page_has_every_metric_with_its_labels() -> None:
     section = PAGE.read_text().partition("## Metrics\n")[2].partition("\n## ")[0]
     told = {}
     for row in re.findall(r"^\| \w+ \| (.*) \|$", section, re.MULTILINE):
-        for name, labels in re.findall(r"`(\w+)`(?: by ((?:`\w+`(?: and )?)+))?", row):
+        for name, labels in re.findall(r"`(\w+)`(?: by ((?:`\w+`(?: and )?)+))?", without_remarks(row)):
             told[name] = set(re.findall(r"\w+(?=`)", labels))
     expected = {}
     for name, (kind, labels) in EXPECTED.items():
