@@ -150,7 +150,7 @@ def test_a_rendering_that_stands_still_ends_by_the_clock(monkeypatch: pytest.Mon
         monkeypatch.setattr(chat_template, "RENDER_SECONDS", 0.1)
         with pytest.raises(ChatTemplateLimitError, match="takes more than"):
             template.render(TALK)
-        assert children() == before
+        assert children() <= before
 
 
 def test_waiting_for_a_renderer_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -185,4 +185,4 @@ def test_its_processes_end_with_it() -> None:
     with closing(ChatTemplate(switch())) as template:
         template.render(TALK)
         assert len(children() - before) == 1
-    assert children() == before
+    assert children() <= before

@@ -47,7 +47,7 @@ def test_time_by_the_clock_is_bounded(odd: ConfinedProcess) -> None:
     os.kill(pid, signal.SIGSTOP)
     with pytest.raises(OutOfTimeError):
         odd.ask(b"hello", 0.05)
-    assert children() == before
+    assert children() <= before
     assert odd.ask(b"again", SECONDS) == b"again"
 
 
@@ -106,7 +106,7 @@ def test_it_ends_with_its_owner() -> None:
     process.ask(b"", SECONDS)
     del process
     gc.collect()
-    assert children() == before
+    assert children() <= before
 
 
 @pytest.mark.parametrize("question", ["hello", "spin"])

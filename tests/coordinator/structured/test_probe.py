@@ -24,14 +24,14 @@ TOKENS = [bytes([byte]) for byte in range(256)]
 def test_it_starts_when_needed_and_ends_when_closed() -> None:
     before = children()
     probe = Probe(TOKENS)
-    assert children() == before
+    assert children() <= before
     probe.check(GOOD)
     with pytest.raises(ConstraintError, match="unknown name"):
         probe.check(BAD)
     assert len(children() - before) == 1
     probe.close()
     probe.close()
-    assert children() == before
+    assert children() <= before
 
 
 def test_it_ends_with_its_owner() -> None:
@@ -40,7 +40,7 @@ def test_it_ends_with_its_owner() -> None:
     probe.check(GOOD)
     del probe
     gc.collect()
-    assert children() == before
+    assert children() <= before
 
 
 def test_a_killed_process_is_replaced() -> None:
@@ -65,7 +65,7 @@ def test_what_was_tried_is_known_and_the_oldest_forgotten() -> None:
     compiler.close()
     assert compiler.compile("regex", "a") is not compiler.compile("regex", "a")
     assert compiler.compile("choice", ["a"])
-    assert children() == before
+    assert children() <= before
     assert compiler.compile("regex", "b")
     assert children() != before
     compiler.close()
