@@ -90,7 +90,10 @@ class Split:
         """Seconds per part; what is left of a step are batches, bookkeeping and outputs: the scheduler's."""
         s = dict(self.seconds)
         if s["waiting"]:
-            s["wire"] = max(0.0, s["waiting"] - s["experts"] - s["combine"])
+            # What workers compute while other rows are still being sent, the step does not wait for.
+            out = s["waiting"] - s["combine"]
+            s["experts"] = min(s["experts"], out)
+            s["wire"] = out - s["experts"]
         known = sum(s[part] for part in PARTS if part != "scheduler")
         s["scheduler"] = max(0.0, s["step"] - known)
         return {part: s[part] for part in PARTS}
