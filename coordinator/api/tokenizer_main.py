@@ -10,7 +10,7 @@ import tokenizers
 
 from coordinator.confined.child import Limits, run
 
-LIMITS = Limits(address_space=384 << 20, cpu_seconds=1.25)
+LIMITS = Limits(address_space=352 << 20, cpu_seconds=1.0)
 MAX_WORDS = 200
 DONE, FAILED = b"\0", b"\1"
 

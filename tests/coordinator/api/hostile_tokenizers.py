@@ -115,11 +115,11 @@ HOSTILE: Mapping[str, Hostile] = {
         changed(lambda file: file["post_processor"]["special_tokens"]["<bos>"].update(ids=[2] * 10_000))
     ),
     "twice as long thirty times": Hostile(
-        with_normalizer(*[_replace("aa")] * 30), None, "384 MiB are not enough|takes more than"
+        with_normalizer(*[_replace("aa")] * 30), None, "352 MiB are not enough|takes more than"
     ),
-    "a letter as 100 kB": Hostile(with_normalizer(_replace(_LONG, "a")), None, "384 MiB|takes more than"),
+    "a letter as 100 kB": Hostile(with_normalizer(_replace(_LONG, "a")), None, "352 MiB|takes more than"),
     "bytes of bytes of bytes": Hostile(
-        with_normalizer(*[{"type": "ByteLevel"}] * 25), "384 MiB are not enough|takes more than"
+        with_normalizer(*[{"type": "ByteLevel"}] * 25), "352 MiB are not enough|takes more than"
     ),
     "a damaged table of characters": Hostile(
         with_normalizer({"type": "Precompiled", "precompiled_charsmap": "AAAA" + "////" * 1000}),
