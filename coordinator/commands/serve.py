@@ -46,8 +46,9 @@ def run(args: argparse.Namespace) -> int:
         drain_timeout=args.drain_timeout,
     )
     configure_logging(config.observability)
-    configure_process(config.engine)
+    # Before anything is logged: a line of the log takes the place of the report's living one.
     args.report.say_with(to_log(logger))
+    configure_process(config.engine)
     code = asyncio.run(serve(config, args.report))
     if code:
         # Threads of Ray may wait for ever for a head that is gone; they must not meet the interpreter's end.
