@@ -26,8 +26,10 @@ Measured = Callable[..., None]
 # any test module computes what it expects: the number of threads shows in a float32 product's last bit.
 torch.set_num_threads(1)
 
-# A shell's background job ignores Ctrl-C and hands that on; the processes that tests start and stop must not.
+# A shell's background job ignores Ctrl-C, one under nohup the end of its terminal, and they hand that on; the
+# processes that tests start and stop must not.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 # What the environment says of proxies is about another network than that of the tests, which is this machine:
 # httpx, openai and urllib would send to a proxy what is for a port of 127.0.0.1. What our own commands make
