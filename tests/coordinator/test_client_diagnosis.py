@@ -3,6 +3,7 @@
 import asyncio
 import socket
 from collections.abc import AsyncIterator, Callable
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from coordinator.api.security import SecurityConfig
 from coordinator.client import AsyncClient, Client, ClientError
 from coordinator.client_address import check_address, is_local
 from coordinator.client_connection import Connection
+from coordinator.commands import top
 from coordinator.control_client import ControlClient
 from coordinator.fronts import Fronts
 from moe_model.errors import ConfigError
@@ -297,8 +299,15 @@ def test_which_addresses_are_this_machine(address: str, local: bool) -> None:
     ],
 )
 async def test_commands_say_it_in_one_line(
-    plain: Fronts, command: list[str], port: str, said: str, capsys: Any
+    plain: Fronts,
+    command: list[str],
+    port: str,
+    said: str,
+    capsys: Any,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    # Signals are the main thread's, where the server is.
+    monkeypatch.setattr(top, "sigterm_exits", nullcontext)
     place = 2 if command[0] == "experts" else 1
     arguments = [*command[:place], address_of(plain, port), *command[place:]]
     assert await asyncio.to_thread(cli.main, arguments) == 1
