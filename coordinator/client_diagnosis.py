@@ -50,9 +50,16 @@ def why_not_ready(address: str, connection: Connection) -> str | None:
 
 
 def within(seconds: float, look: Callable[[], str | None]) -> str | None:
-    """On a thread, for looking up a name knows no timeout."""
+    """On a thread, for looking up a name knows no timeout. A look that fails says nothing."""
     found: queue.SimpleQueue[str | None] = queue.SimpleQueue()
-    threading.Thread(target=lambda: found.put(look()), name="client-diagnosis", daemon=True).start()
+
+    def answer() -> None:
+        try:
+            found.put(look())
+        except Exception:  # noqa: BLE001 - the error that was to be explained is told as it is
+            found.put(None)
+
+    threading.Thread(target=answer, name="client-diagnosis", daemon=True).start()
     try:
         return found.get(timeout=seconds)
     except queue.Empty:
@@ -119,7 +126,8 @@ class _Probe:
     def look(self) -> str | None:
         try:
             return self._encrypted() if self._connection.is_encrypted else self._plain()
-        except socket.gaierror:
+        except (socket.gaierror, UnicodeError):
+            # The second: no name of a host can look like this.
             return f"{self._address}: unknown host"
         except ConnectionRefusedError:
             return f"nothing listens at {self._address}: is the server running, and is this its port?"

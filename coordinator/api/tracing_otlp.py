@@ -58,6 +58,9 @@ class Endpoint:
             return f"no answer within {CONNECT_SECONDS:g} s"
         except OSError as error:
             return error.strerror or str(error)
+        except UnicodeError:
+            # No name of a host can look like this.
+            return "unknown host"
         return ""
 
 

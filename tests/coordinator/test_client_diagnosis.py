@@ -2,6 +2,7 @@
 
 import asyncio
 import socket
+import threading
 from collections.abc import AsyncIterator, Callable
 from contextlib import nullcontext
 from dataclasses import replace
@@ -215,6 +216,23 @@ async def test_an_unknown_host() -> None:
         assert "no-such-host.invalid:50051: unknown host" in await words(
             "no-such-host.invalid:50051", control=control
         )
+
+
+@pytest.mark.parametrize("host", ["a" * 64, "b..example", ".example"])
+async def test_a_name_that_can_be_no_host(host: str) -> None:
+    assert f"{host}:50051: unknown host" in await words(f"{host}:50051")
+
+
+def test_a_look_that_fails_says_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The error itself is what is told, and it does not wait."""
+    told: list[object] = []
+    monkeypatch.setattr(threading, "excepthook", told.append)
+
+    def look() -> str:
+        raise ValueError("something odd")
+
+    assert client_diagnosis.within(PATIENCE, look) is None
+    assert not told
 
 
 async def test_something_else_listens() -> None:

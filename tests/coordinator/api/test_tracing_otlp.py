@@ -105,6 +105,11 @@ def test_a_name_that_there_is_not_is_a_warning(
     assert "http://nowhere.invalid:4317: Name or service not known;" in lines(caplog)[0]
 
 
+@pytest.mark.parametrize("host", ["a" * 64, "b..example"])
+def test_a_name_that_can_be_no_host_is_a_warning(host: str) -> None:
+    assert Endpoint(host, 4317, encrypted=False).why_not() == "unknown host"
+
+
 def test_what_changes_is_told_once(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
     result = Enum("result", "SUCCESS FAILURE")
