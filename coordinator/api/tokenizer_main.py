@@ -20,13 +20,21 @@ class Encoder:
 
     def __init__(self) -> None:
         self._backend: tokenizers.Tokenizer | None = None
+        self._refusal: bytes | None = None
 
     def __call__(self, question: bytes) -> bytes:
         """Every error ends here: the library's panics are no Exceptions."""
+        if self._refusal is not None:
+            return self._refusal
+        is_first = self._backend is None
         try:
             return DONE + self._answer(question.decode())
         except BaseException as error:  # noqa: BLE001
-            return FAILED + " ".join(str(error).split())[:MAX_WORDS].encode(errors="replace")
+            answer = FAILED + " ".join(str(error).split())[:MAX_WORDS].encode(errors="replace")
+        if is_first:
+            # No text may take the file's place.
+            self._refusal = answer
+        return answer
 
     def _answer(self, question: str) -> bytes:
         if self._backend is None:

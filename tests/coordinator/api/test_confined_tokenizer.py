@@ -16,6 +16,7 @@ from coordinator.api import confined_tokenizer, tokenization
 from coordinator.api.confined_tokenizer import ConfinedEncoder
 from coordinator.api.errors import ApiError
 from coordinator.api.generations import off_loop
+from coordinator.api.tokenizer_main import FAILED, Encoder
 from coordinator.confined.errors import BusyError
 from moe_model.errors import TokenizerError
 from moe_model.tokenizer import Tokenizer
@@ -126,6 +127,15 @@ def test_in_a_process_it_has_the_same_tokens(data: bytes) -> None:
 def test_what_is_known_to_be_quick_stays_here() -> None:
     assert not load(BYTES).waits
     assert load(BYTES).least_tokens(1 << 20) > 0
+
+
+def test_a_text_never_becomes_the_tokenizer() -> None:
+    """Where the file could not be built, it is said each time, also of a text that could."""
+    encoder = Encoder()
+    refusal = encoder(b"no tokenizer")
+    assert refusal[:1] == FAILED
+    assert encoder(BYTES) == refusal
+    assert encoder(b"a text") == refusal
 
 
 def test_after_a_text_that_was_too_much_the_next_is_encoded() -> None:
