@@ -33,7 +33,8 @@ def run(args: argparse.Namespace) -> int:
     generation, writer = _prepare(args, checkpoint)
     workers = workers_config(args, insecure=args.insecure)
     report = args.report
-    if workers.num_workers:
+    # What reads a pipe or a file wants a text, and an error of one line.
+    if workers.num_workers and sys.stderr.isatty():
         report.say_with(plainly(sys.stderr))
     with (
         stop_exits() as halt,

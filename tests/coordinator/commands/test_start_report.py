@@ -118,14 +118,41 @@ def test_serve_tells_its_phases_as_its_log_is(tmp_path: Path) -> None:
     assert started["total"] >= sum(line["seconds"] for line in starting[1:])
 
 
+GENERATE = ["generate", str(DEMO_CHECKPOINT), "--token-ids", "2,5", "--max-tokens", "1", "--json"]
+WITH_WORKERS = ["--workers", "1", "--transport", "in-process"]
+
+
 def test_workers_are_a_phase_and_stdout_is_only_the_text() -> None:
-    options = ["--token-ids", "2,5", "--max-tokens", "1", "--workers", "1", "--transport", "in-process"]
-    result = run_command("generate", str(DEMO_CHECKPOINT), *options, "--json")
-    assert result.returncode == 0, result.stderr
-    assert len(json.loads(result.stdout)) > 1
-    lines = result.stderr.splitlines()
+    ours, theirs = pty.openpty()
+    with subprocess.Popen(
+        [*COMMAND, *GENERATE, *WITH_WORKERS], stdout=subprocess.PIPE, stderr=theirs
+    ) as process:
+        os.close(theirs)
+        shown = read_all(ours)
+        assert process.stdout is not None
+        assert len(json.loads(process.stdout.read())) > 1
+        assert process.wait(60) == 0, shown
+    lines = [line for line in visible(shown) if line]
     assert re.match(r"starting 1 workers with their experts \(", lines[1])
     assert lines[-1].startswith("started in ")
+
+
+def test_a_pipe_gets_the_text_alone() -> None:
+    result = run_command(*GENERATE, *WITH_WORKERS)
+    assert (result.returncode, result.stderr) == (0, "")
+
+
+def read_all(terminal: int) -> str:
+    """What is shown on a terminal until its other end is closed."""
+    shown = b""
+    try:
+        while part := os.read(terminal, 4096):
+            shown += part
+    except OSError:
+        # So a pty says that its other end is closed.
+        pass
+    os.close(terminal)
+    return shown.decode().replace("\r\n", "\n")
 
 
 def test_on_a_terminal() -> None:
@@ -137,15 +164,7 @@ def test_on_a_terminal() -> None:
         assert process.stdout is not None
         assert process.stdout.readline().startswith(b"READY ")
         process.terminate()
-        shown = b""
-        try:
-            while part := os.read(ours, 4096):
-                shown += part
-        except OSError:
-            # So a pty says that its other end is closed.
-            pass
+        text = read_all(ours)
         assert process.wait(60) == 0
-    os.close(ours)
-    text = shown.decode().replace("\r\n", "\n")
     assert text.startswith(f"{CLEAR}starting libraries ... 0 s")
     assert all(re.match(r"20\d\d-", line) for line in visible(text) if line), visible(text)
