@@ -41,6 +41,8 @@ class Opened:
     def choose_ways(self, loads: Sequence[Load]) -> None:
         """Before the rounds, so that in the rounds all are measured one right after the other."""
         for name, process in self.peers.items():
+            if name in self.failures:
+                continue
             with _noted(self.failures, name):
                 for load in loads:
                     process.choose(load)

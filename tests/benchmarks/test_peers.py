@@ -16,7 +16,7 @@ from benchmarks.peers.ours import fitted
 from benchmarks.peers.process import PeerError, PeersEnvironment, peer
 from benchmarks.peers.rounds import Measured, measure_rounds
 from benchmarks.peers.serve import TRIALS, answer_to
-from benchmarks.peers.systems import open_peers
+from benchmarks.peers.systems import Opened, open_peers
 from benchmarks.peers.verdict import Bar, rate, ratios, verdicts
 from coordinator.config import EngineConfig
 from moe_model.config import ModelConfig
@@ -222,3 +222,16 @@ def test_a_peer_that_fails_is_a_row_and_ends_no_other(tmp_path: Path) -> None:
     lines = list(table.failure_lines(measured))
     assert "killed          failed: killed has ended by SIGILL: its log is empty" in lines
     assert len(lines) == len(FAILS)
+
+
+def test_a_peer_that_has_failed_is_asked_nothing_more(tmp_path: Path) -> None:
+    """Why it failed stays as it was first told, also where it ends because of that."""
+    environment = FakeEnvironment(Path(sys.executable), 1, tmp_path, answer_timeout=60)
+    failures = {"gone": "gone computes another model"}
+    with ExitStack() as stack:
+        wanted: list[tuple[str, str, dict[str, object]]] = [
+            (name, FAKE + FAKES[name], {}) for name in ("well", "gone")
+        ]
+        peers = open_peers(environment, wanted, stack, failures)
+        Opened({}, peers, {}, failures).choose_ways([DECODE])
+    assert failures == {"gone": "gone computes another model"}
