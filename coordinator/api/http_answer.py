@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from coordinator.api.http_parameters import Names
 from protos.expertmesh.v1 import generation_pb2 as pb
 
 
@@ -37,7 +38,7 @@ class Asked:
     num_sequences: int
     streaming: StreamOptions
     wants: Wants
-    is_chat: bool
+    names: Names
 
 
 class Shape(Protocol):

@@ -26,6 +26,7 @@ from coordinator.api.http_errors import error_response, plain_error
 from coordinator.api.http_field_check import WARNINGS_HEADER, FieldCheck, warnings_header
 from coordinator.api.http_fields import Route as Fields
 from coordinator.api.http_json import Body, BodyReader, integers, invalid
+from coordinator.api.http_parameters import NO_NAMES, Names
 from coordinator.api.http_paths import nothing_there
 from coordinator.api.http_respond import EventStream, Job, respond
 from coordinator.api.http_shapes import token_text, tokenized
@@ -66,7 +67,7 @@ class _Call:
     request_id: str
     given_ids: dict[str, str]
     key_id: str = ""
-    is_chat: bool = False
+    names: Names = NO_NAMES
     # It is told to the observer, even where it ends before there is a generation.
     is_observed: bool = False
     # What of the request was passed over.
@@ -169,7 +170,7 @@ class HttpApi:
                 "reason": found.reason.value,
             }
             log_fields(logger, path, fields)
-        return error_response(found, is_chat=call.is_chat)
+        return error_response(found, call.names)
 
     def _identify(self, request: Request) -> str:
         authorization = single(request.headers.getlist("authorization"))
@@ -195,7 +196,7 @@ class HttpApi:
         return await self._respond(asked, http_completions.CompletionShape(asked.wants), body, request, call)
 
     async def _chat(self, request: Request, call: _Call) -> Response:
-        call.is_chat = True
+        call.names = Names(is_chat=True)
         body = await self._asked_for(request, call, Fields.CHAT)
         self._model_named(body)
         asked = http_chat.parse(body, _streaming(body))
@@ -271,6 +272,7 @@ class HttpApi:
         if (messages is None) == (prompt is None):
             raise invalid("prompt", "is required" if prompt is None else "is given beside messages")
         if messages is None:
+            http_chat.refuse_template(body)
             message.text = prompt or ""
         else:
             http_chat.fill_chat(messages, message.chat)

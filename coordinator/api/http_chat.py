@@ -6,11 +6,12 @@ from typing import Any
 
 from coordinator.api.http_answer import Asked, StreamOptions, Wants
 from coordinator.api.http_json import Body, checked_text, invalid, unsupported
-from coordinator.api.http_parameters import fill_request
+from coordinator.api.http_parameters import Names, fill_request
 from coordinator.api.http_shapes import chat_logprobs, finish, prompt_details, routed_experts
 from protos.expertmesh.v1 import generation_pb2 as pb
 
 ROLES = {"developer": "system"}
+_OF_TEMPLATES = ("add_generation_prompt", "continue_final_message", "chat_template_kwargs")
 _OF_EVERY_MESSAGE = ("role", "content")
 # Of other servers' messages; what is empty says nothing.
 _NOT_IN_MESSAGES = {
@@ -33,7 +34,7 @@ _OF_PARTS = frozenset({"type", "text", "annotations", "cache_control", "prompt_c
 def parse(body: Body, streaming: StreamOptions) -> Asked:
     """Raises ApiError naming the parameter."""
     message = pb.GenerateRequest()
-    fill_request(body, message)
+    constraint = fill_request(body, message)
     messages = body.array("messages")
     if messages is None:
         raise invalid("messages", "is required")
@@ -54,7 +55,8 @@ def parse(body: Body, streaming: StreamOptions) -> Asked:
     wants = Wants(
         logprobs=logprobs, token_ids=token_ids, prompt_logprobs=message.response.HasField("prompt_logprobs")
     )
-    return Asked([message], message.sampling.num_sequences or 1, streaming, wants, is_chat=True)
+    names = Names(is_chat=True, constraint=constraint)
+    return Asked([message], message.sampling.num_sequences or 1, streaming, wants, names)
 
 
 class ChatShape:
@@ -143,6 +145,13 @@ def fill_template(body: Body, chat: pb.ChatPrompt) -> None:
     variables = body.mapping("chat_template_kwargs")
     if variables:
         chat.template_kwargs = json.dumps(variables)
+
+
+def refuse_template(body: Body) -> None:
+    """Where there is a prompt, which no template renders. Raises ApiError naming the parameter."""
+    for name in _OF_TEMPLATES:
+        if body.raw(name):
+            raise invalid(name, "needs messages")
 
 
 def _refuse_others(turn: Body) -> None:

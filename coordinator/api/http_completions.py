@@ -4,7 +4,7 @@ from typing import Any
 
 from coordinator.api.http_answer import Asked, StreamOptions, Wants
 from coordinator.api.http_json import Body, checked_text, integers, invalid
-from coordinator.api.http_parameters import fill_request
+from coordinator.api.http_parameters import Names, fill_request
 from coordinator.api.http_shapes import (
     completion_logprobs,
     finish,
@@ -21,7 +21,7 @@ MAX_PROMPTS = 64
 def parse(body: Body, served: ServedModel, streaming: StreamOptions) -> Asked:
     """Raises ApiError naming the parameter."""
     template = pb.GenerateRequest()
-    fill_request(body, template)
+    constraint = fill_request(body, template)
     max_tokens = body.integer("max_tokens")
     template.stopping.max_tokens = DEFAULT_MAX_TOKENS if max_tokens is None else max_tokens
     logprobs, echo = body.integer("logprobs"), bool(body.boolean("echo"))
@@ -42,7 +42,7 @@ def parse(body: Body, served: ServedModel, streaming: StreamOptions) -> Asked:
         for message in messages:
             message.response.return_prompt_token_ids = True
     num_sequences = template.sampling.num_sequences or 1
-    return Asked(messages, num_sequences, streaming, wants, is_chat=False)
+    return Asked(messages, num_sequences, streaming, wants, Names(constraint=constraint))
 
 
 class CompletionShape:

@@ -38,8 +38,9 @@ class _Wanted:
     value: Any = None
 
 
-def fill_constraint(body: Body, constraint: pb.OutputConstraint) -> None:
-    """Raises ApiError naming the parameter; what a schema or a grammar says is looked at later."""
+def fill_constraint(body: Body, constraint: pb.OutputConstraint) -> str:
+    """Returns the field that asks for it, empty where none does. Raises ApiError naming the parameter; what a
+    schema or a grammar says is looked at later."""
     wanted = [*_of_response_format(body), *_of_outputs(body, constraint), *_of_fields(body)]
     if len(wanted) > 1:
         raise invalid(wanted[1].field, f"only one constraint can be given, and {wanted[0].field} is one")
@@ -47,6 +48,7 @@ def fill_constraint(body: Body, constraint: pb.OutputConstraint) -> None:
         _set(constraint, each)
     if body.boolean("disable_any_whitespace"):
         constraint.compact_json = True
+    return wanted[0].field if wanted else ""
 
 
 def _of_response_format(body: Body) -> Iterator[_Wanted]:

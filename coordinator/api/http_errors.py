@@ -7,12 +7,12 @@ from starlette.responses import Response
 
 from coordinator.api.errors import ApiError, Code, Reason
 from coordinator.api.http_inflate import ACCEPTED
-from coordinator.api.http_parameters import parameter_of
+from coordinator.api.http_parameters import NO_NAMES, Names, parameter_of
 
 
-def error_body(error: ApiError, *, is_chat: bool = False) -> dict[str, Any]:
+def error_body(error: ApiError, names: Names = NO_NAMES) -> dict[str, Any]:
     """`{"error": {...}}`. `param` is the caller's own word for the first field at fault."""
-    param = None if error.field is None else parameter_of(error.field, is_chat=is_chat)
+    param = None if error.field is None else parameter_of(error.field, names)
     row = error.row
     return {
         "error": {
@@ -24,7 +24,7 @@ def error_body(error: ApiError, *, is_chat: bool = False) -> dict[str, Any]:
     }
 
 
-def error_response(error: ApiError, *, is_chat: bool = False) -> Response:
+def error_response(error: ApiError, names: Names = NO_NAMES) -> Response:
     """With the headers that say whether and when it is of use to try again."""
     headers: dict[str, str] = {}
     if error.retry_after is not None:
@@ -35,7 +35,7 @@ def error_response(error: ApiError, *, is_chat: bool = False) -> Response:
         headers["accept-encoding"] = ACCEPTED
     if error.code is Code.UNAUTHENTICATED:
         headers["www-authenticate"] = "Bearer"
-    body = json.dumps(error_body(error, is_chat=is_chat))
+    body = json.dumps(error_body(error, names))
     return Response(body, error.row.http_status, headers, media_type="application/json")
 
 

@@ -3,6 +3,8 @@
 Only types are looked at here; fields that are not for us were refused before.
 """
 
+from dataclasses import dataclass
+
 from coordinator.api.http_constraint import fill_constraint
 from coordinator.api.http_json import Body, checked_integer, checked_text, invalid
 from coordinator.api.validate_response import MAX_EXPERT_IDS
@@ -13,12 +15,14 @@ from protos.expertmesh.v1 import generation_pb2 as pb
 # Ours -> theirs, longest first where one begins another. What is not here is named as it is.
 _NAMES = {
     "prompt.text": "prompt",
+    "text": "prompt",
     "prompt.token_ids": "prompt",
-    "prompt.chat.messages": "messages",
-    "prompt.chat.add_generation_prompt": "add_generation_prompt",
-    "prompt.chat.continue_final_message": "continue_final_message",
-    "prompt.chat.template_kwargs": "chat_template_kwargs",
-    "prompt.chat": "messages",
+    "token_ids": "tokens",
+    "chat.messages": "messages",
+    "chat.add_generation_prompt": "add_generation_prompt",
+    "chat.continue_final_message": "continue_final_message",
+    "chat.template_kwargs": "chat_template_kwargs",
+    "chat": "messages",
     "sampling.num_sequences": "n",
     "stopping.stop_sequences": "stop",
     "stopping.include_stop_in_output": "include_stop_str_in_output",
@@ -26,32 +30,48 @@ _NAMES = {
     "response.return_routed_experts": "return_routed_experts",
     "response.min_tokens_per_message": "stream_interval",
     "constraint.compact_json": "disable_any_whitespace",
-    "constraint": "response_format",
 }
 _GROUPS = ("sampling.", "stopping.", "response.")
 
 _NUMBERS = ("temperature", "top_p", "min_p", "presence_penalty", "frequency_penalty", "repetition_penalty")
 
 
-def parameter_of(field: str, *, is_chat: bool) -> str:
+@dataclass(frozen=True, slots=True)
+class Names:
+    """What decides how one request calls fields of ours. `constraint` is its own field that asks for one."""
+
+    is_chat: bool = False
+    constraint: str = ""
+
+
+NO_NAMES = Names()
+
+
+def parameter_of(field: str, names: Names) -> str:
     """What a caller of this front calls a field of ours."""
+    if field.startswith("prompt.chat"):
+        # As /tokenize has it.
+        field = field.removeprefix("prompt.")
     for ours, theirs in _NAMES.items():
         if field == ours or field.startswith((f"{ours}.", f"{ours}[")):
             return theirs + field[len(ours) :] if field.startswith(f"{ours}[") else theirs
-    if is_chat and field == "response.logprobs":
+    if names.is_chat and field == "response.logprobs":
         return "top_logprobs"
+    if field == "constraint" or field.startswith("constraint."):
+        return names.constraint
     for group in _GROUPS:
         field = field.removeprefix(group)
     return field
 
 
-def fill_request(body: Body, message: pb.GenerateRequest) -> None:
-    """All that completions and chat have in common. Raises ApiError naming the parameter."""
+def fill_request(body: Body, message: pb.GenerateRequest) -> str:
+    """All that completions and chat have in common. Returns the field that asks for a constraint, if any.
+    Raises ApiError naming the parameter."""
     message.model = body.text("model") or ""
     _fill_sampling(body, message.sampling)
     _fill_stopping(body, message.stopping)
     _fill_response(body, message.response)
-    fill_constraint(body, message.constraint)
+    constraint = fill_constraint(body, message.constraint)
     _fill_experts(body, message)
     truncate = body.integer("truncate_prompt_tokens")
     if truncate is not None:
@@ -59,6 +79,7 @@ def fill_request(body: Body, message: pb.GenerateRequest) -> None:
     add_special = body.boolean("add_special_tokens")
     if add_special is not None:
         message.add_special_tokens = add_special
+    return constraint
 
 
 def _fill_sampling(body: Body, sampling: pb.SamplingParams) -> None:

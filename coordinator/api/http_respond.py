@@ -64,7 +64,7 @@ async def _whole(job: Job) -> Response:
             async for item in events:
                 collected[item.prompt].append(item.event)
     except ApiError as error:
-        return error_response(error, is_chat=job.asked.is_chat)
+        return error_response(error, job.asked.names)
     answers = [join(events_of_prompt) for events_of_prompt in collected]
     choices = [
         job.shape.choice(prompt * job.asked.num_sequences + output.index, prompt, output, answer.prompt)
@@ -115,7 +115,7 @@ class EventStream(Response):
                 await self._event(send, chunk)
         except ApiError as error:
             if not self._began:
-                response = error_response(error, is_chat=job.asked.is_chat)
+                response = error_response(error, job.asked.names)
                 response.headers.update(job.caller.id_headers)
                 self.status_code = response.status_code
                 await response(scope, receive, send)
@@ -123,7 +123,7 @@ class EventStream(Response):
             if error.reason is Reason.SLOW_CONSUMER:
                 # There is nobody to tell; the connection ends in the middle of the answer.
                 return
-            await self._event(send, error_body(error, is_chat=job.asked.is_chat))
+            await self._event(send, error_body(error, job.asked.names))
         await self._data(send, b"data: [DONE]\n\n")
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 

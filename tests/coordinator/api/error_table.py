@@ -149,7 +149,7 @@ CASES = (
             f'text: "x" constraint {{ {kind}: "{{}}" }}',
             {"prompt": "x", **body},
             f"constraint.{kind}",
-            "response_format",
+            next(iter(body)),
             reason=Reason.INVALID_CONSTRAINT,
             model=lambda: served_model(constraints=Strict()),
         )
@@ -171,7 +171,7 @@ CASES = (
             frozenset({"BadRequest"}),
         )
         for text, body, where, param in (
-            ("constraint { regex: 'a' }", {"guided_regex": "a"}, "constraint.regex", "response_format"),
+            ("constraint { regex: 'a' }", {"guided_regex": "a"}, "constraint.regex", "guided_regex"),
             (
                 "response { return_routed_experts: true }",
                 {"return_routed_experts": True},

@@ -188,6 +188,9 @@ async def test_a_schema_need_not_be_named_and_may_be() -> None:
         (Route.TOKENIZE, {"prompt": "x", "messages": []}, "prompt"),
         (Route.TOKENIZE, {**CHAT_BODY, "add_special_tokens": True}, "add_special_tokens"),
         (Route.TOKENIZE, {**CHAT_BODY, "tools": [{}]}, "tools"),
+        (Route.TOKENIZE, {"prompt": "x", "chat_template_kwargs": {"a": 1}}, "chat_template_kwargs"),
+        (Route.TOKENIZE, {"prompt": "x", "continue_final_message": True}, "continue_final_message"),
+        (Route.TOKENIZE, {"prompt": "x", "add_generation_prompt": True}, "add_generation_prompt"),
         (Route.TOKENIZE, {**CHAT_BODY, "chat_template": "x"}, "chat_template"),
         (Route.CHAT, {**CHAT_BODY, "add_special_tokens": True}, "add_special_tokens"),
     ],
@@ -195,6 +198,32 @@ async def test_a_schema_need_not_be_named_and_may_be() -> None:
 async def test_other_requests_that_could_only_be_answered_in_part(path: Route, body: Any, param: str) -> None:
     response = await chatting().post(path, body)
     assert (response.status_code, response.json()["error"]["param"]) == (400, param)
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "param"),
+    [
+        (Route.TOKENIZE, {"messages": [{"role": "x"}]}, "messages[0].role"),
+        (Route.TOKENIZE, {**CHAT_BODY, "chat_template_kwargs": {"messages": 1}}, "chat_template_kwargs"),
+        (Route.TOKENIZE, {"prompt": "x" * (5 << 20)}, "prompt"),
+        (Route.DETOKENIZE, {"tokens": [40, 1 << 30]}, "tokens[1]"),
+        (Route.CHAT, {"messages": [{"role": "x"}]}, "messages[0].role"),
+        (Route.CHAT, {**CHAT_BODY, "guided_choice": []}, "guided_choice"),
+        (Route.COMPLETIONS, {"prompt": "x", "regex": ""}, "regex"),
+        (
+            Route.COMPLETIONS,
+            {"prompt": "x", "max_tokens": 0, "prompt_logprobs": 0, "grammar": "a"},
+            "grammar",
+        ),
+        (Route.COMPLETIONS, {"prompt": "x", "structured_outputs": {"regex": ""}}, "structured_outputs.regex"),
+        (Route.COMPLETIONS, {"prompt": "x", "stream": True, "guided_choice": [""]}, "guided_choice"),
+        (Route.COMPLETIONS, {"prompt": "x", "response_format": {"type": "json_object"}}, "response_format"),
+    ],
+)
+async def test_what_is_wrong_is_named_as_the_request_has_it(path: Route, body: Any, param: str) -> None:
+    error = (await chatting().post(path, body)).json()["error"]
+    assert error["param"] == param
+    assert error["message"].startswith(f"{param}: ")
 
 
 async def test_other_routes_tell_as_well() -> None:

@@ -140,7 +140,7 @@ class Size:
     edge: int
     past: int
     field: str
-    param: str = "response_format"
+    param: str = "guided_choice"
 
 
 MESSAGES, CHOICES = "prompt.chat.messages", "constraint.choice.choices"
@@ -154,8 +154,12 @@ SIZES = (
     Size("biases", biases, 1024, 1025, "sampling.logit_bias", "logit_bias"),
     Size("expert ids", experts, 65536, 65537, "experts.allowed_experts", "experts.allowed_experts"),
     *(
-        Size(f"{kind}, {name}", partial(constraint, kind), edge, past, f"constraint.{kind}")
-        for kind in ("json_schema", "regex", "grammar")
+        Size(f"{kind}, {name}", partial(constraint, kind), edge, past, f"constraint.{kind}", param)
+        for kind, param in (
+            ("json_schema", "guided_json"),
+            ("regex", "guided_regex"),
+            ("grammar", "guided_grammar"),
+        )
         for name, edge, past in (("most", MAX_CONSTRAINT, MAX_CONSTRAINT + 1), ("least", 1, 0))
     ),
     Size("choices", lambda n: choices(*"a" * n), 256, 257, CHOICES),
