@@ -43,7 +43,7 @@ def _row(name: str) -> str:
 def _note(refused: Refused | None, name: str) -> str:
     if refused is None or name in HARMLESS:
         return ""
-    neutral = ", ".join(f"`{json.dumps(value)}`" for value in refused.neutral if value is not None)
+    neutral = ", ".join(f"`{json.dumps(value)}`" for value in refused.neutral)
     taken = f"; taken: {neutral}" if neutral and refused.neutral != EMPTY else ""
     return f"{refused.instead}{taken}".removeprefix("; ")
 
