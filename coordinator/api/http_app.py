@@ -289,7 +289,10 @@ class HttpApi:
         tokens = body.array("tokens")
         if tokens is None:
             raise invalid("tokens", "is required")
-        message = pb.DetokenizeRequest(token_ids=integers(tokens, "tokens"))
+        message = pb.DetokenizeRequest(
+            token_ids=integers(tokens, "tokens"),
+            skip_special_tokens=bool(body.boolean("skip_special_tokens")),
+        )
         found = await off_loop(tokenization.detokenize, message, served)
         return _json({"prompt": found.text, **warned(call.warnings)})
 

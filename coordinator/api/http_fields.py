@@ -62,7 +62,7 @@ BUILT: Mapping[Route, frozenset[str]] = {
     Route.COMPLETIONS: _BUILT_ON_BOTH | {"prompt", "echo"},
     Route.CHAT: _BUILT_ON_BOTH | _OF_CONVERSATIONS | {"max_completion_tokens", "top_logprobs"},
     Route.TOKENIZE: _OF_CONVERSATIONS | {"model", "prompt", "add_special_tokens"},
-    Route.DETOKENIZE: frozenset({"model", "tokens"}),
+    Route.DETOKENIZE: frozenset({"model", "tokens", "skip_special_tokens"}),
 }
 _GENERATING = (Route.COMPLETIONS, Route.CHAT)
 
@@ -96,6 +96,8 @@ HARMLESS = frozenset(
 
 _IN_MESSAGES = "put it into the messages"
 _NO_MEDIA = "this model reads and writes text only"
+_NO_BEAMS = "there is no beam search"
+_NO_ADAPTERS = "serve the merged model"
 _OFF_NUMBERS = (0, -1)
 
 REFUSED: Mapping[str, Refused] = {
@@ -113,8 +115,8 @@ REFUSED: Mapping[str, Refused] = {
     "verbosity": Refused("say in the messages how long the answer may be", ("medium",)),
     # vLLM.
     "use_beam_search": Refused("draw n sequences and choose by their logprobs"),
-    "length_penalty": Refused("there is no beam search", (1,)),
-    "early_stopping": Refused("there is no beam search"),
+    "length_penalty": Refused(_NO_BEAMS, (1,)),
+    "early_stopping": Refused(_NO_BEAMS),
     "watermarking": Refused(),
     "truncation_side": Refused("truncate_prompt_tokens keeps the end of the prompt", ("left",)),
     "logprob_token_ids": Refused("use logprobs, which gives the 20 best", ([],)),
@@ -166,7 +168,7 @@ REFUSED: Mapping[str, Refused] = {
     "t_max_prompt_ms": Refused("use time_limit_ms", _OFF_NUMBERS),
     "image_data": Refused(_NO_MEDIA),
     "multimodal_data": Refused(_NO_MEDIA),
-    "lora": Refused("serve the merged model"),
+    "lora": Refused(_NO_ADAPTERS),
     "response_fields": Refused("the answer has all of its fields"),
     "return_tokens": Refused("use return_token_ids"),
     "return_progress": Refused("see the server's metrics"),
@@ -182,7 +184,7 @@ REFUSED: Mapping[str, Refused] = {
     "sampling_seed": Refused("use seed", (None,)),
     "sampling_params": Refused("its fields belong into the body itself"),
     "input_ids": Refused("give prompt as token ids"),
-    "lora_path": Refused("serve the merged model"),
+    "lora_path": Refused(_NO_ADAPTERS),
     "session_params": Refused(_IN_MESSAGES),
     "return_hidden_states": Refused(),
     "return_meta_info": Refused(),
@@ -196,12 +198,36 @@ REFUSED: Mapping[str, Refused] = {
     "bootstrap_port": Refused(),
     "bootstrap_room": Refused(),
     "task": Refused(_IN_MESSAGES),
+    "text": Refused("use prompt"),
+    "return_logprob": Refused("use logprobs"),
+    "top_logprobs_num": Refused("use logprobs", (0,)),
+    "token_ids_logprob": Refused("use logprobs, which gives the 20 best"),
+    "return_text_in_logprobs": Refused("use logprobs"),
+    "audio_data": Refused(_NO_MEDIA),
+    "video_data": Refused(_NO_MEDIA),
+    # TensorRT-LLM.
+    "beam_width": Refused(_NO_BEAMS, (1,)),
+    "embedding_bias": Refused("use logit_bias"),
+    "stop_words": Refused("use stop"),
     # Text Generation Inference, and Hugging Face's own names.
     "inputs": Refused("use prompt or messages"),
     "parameters": Refused("its fields belong into the body itself"),
     "do_sample": Refused("use temperature 0", (True,)),
     "max_length": Refused("use max_tokens"),
-    "num_beams": Refused("there is no beam search", (1,)),
+    "num_beams": Refused(_NO_BEAMS, (1,)),
+    "num_beam_groups": Refused(_NO_BEAMS, (1,)),
+    "diversity_penalty": Refused(_NO_BEAMS),
+    "penalty_alpha": Refused("use top_p or min_p"),
+    "epsilon_cutoff": Refused("use min_p"),
+    "eta_cutoff": Refused("use min_p"),
+    "guidance_scale": Refused("there is no second prompt to guide by", (1,)),
+    "encoder_repetition_penalty": Refused("use repetition_penalty", (1,)),
+    "suppress_tokens": Refused("use logit_bias"),
+    "begin_suppress_tokens": Refused("use logit_bias"),
+    "bad_words_ids": Refused("use bad_words"),
+    "forced_bos_token_id": Refused("put it into the prompt"),
+    "forced_eos_token_id": Refused("use structured_outputs.regex"),
+    "stop_strings": Refused("use stop"),
     "no_repeat_ngram_size": Refused("use frequency_penalty", (0,)),
     "num_return_sequences": Refused("use n", (1,)),
     "top_n_tokens": Refused("use logprobs", (0,)),
@@ -210,7 +236,7 @@ REFUSED: Mapping[str, Refused] = {
     "return_full_text": Refused("use echo"),
     "watermark": Refused(),
     "truncate": Refused("use truncate_prompt_tokens"),
-    "adapter_id": Refused("serve the merged model"),
+    "adapter_id": Refused(_NO_ADAPTERS),
     "guideline": Refused(_IN_MESSAGES),
     "tool_prompt": Refused(_IN_MESSAGES),
     # Ollama.
@@ -223,6 +249,28 @@ REFUSED: Mapping[str, Refused] = {
     "context": Refused(_IN_MESSAGES),
     "raw": Refused("use /v1/completions"),
     "images": Refused(_NO_MEDIA),
+    # text-generation-webui, TabbyAPI and others of their kind.
+    "negative_prompt": Refused("there is no second prompt to guide by"),
+    "custom_token_bans": Refused("use logit_bias"),
+    "banned_tokens": Refused("use logit_bias"),
+    "banned_strings": Refused("use bad_words"),
+    "ban_eos_token": Refused("use min_tokens"),
+    "add_bos_token": Refused("use add_special_tokens", (True,)),
+    "smoothing_factor": Refused("use temperature", (0,)),
+    "dynamic_temperature": Refused("use temperature"),
+    "temperature_last": Refused("filters are applied in a fixed order"),
+    "sampler_priority": Refused("filters are applied in a fixed order"),
+    "instruction_template": Refused("the template is the server's: serve --chat-template"),
+    # OpenAI's other routes.
+    "input": Refused("use prompt or messages"),
+    "previous_response_id": Refused(_IN_MESSAGES),
+    "conversation": Refused(_IN_MESSAGES),
+    "truncation": Refused("use truncate_prompt_tokens", ("disabled",)),
+    # Adapters, by all names that there are.
+    "lora_name": Refused(_NO_ADAPTERS),
+    "lora_request": Refused(_NO_ADAPTERS),
+    "lora_adapter": Refused(_NO_ADAPTERS),
+    "adapter": Refused(_NO_ADAPTERS),
     # LiteLLM, OpenRouter and other hosts.
     "extra_body": Refused("its fields belong into the body itself"),
     "extra_headers": Refused("send them as headers"),

@@ -37,6 +37,13 @@ VLLM_CHAT = VLLM_ON_BOTH | words("""
     chat_template_content_format media_io_kwargs mm_processor_kwargs return_prompt_text include_reasoning
     reasoning_effort parallel_tool_calls
 """)
+# What SGLang's own route, transformers' generate and others call what changes an answer.
+OTHERS = words("""
+    return_logprob top_logprobs_num token_ids_logprob stop_words stop_strings beam_width num_beam_groups
+    diversity_penalty penalty_alpha epsilon_cutoff eta_cutoff guidance_scale negative_prompt suppress_tokens
+    bad_words_ids banned_tokens banned_strings ban_eos_token smoothing_factor temperature_last
+    input previous_response_id conversation truncation lora_name lora_request adapter
+""")
 # Of the issue's list: what never causes an error.
 NEVER_AN_ERROR = words(
     "reasoning_effort user metadata store service_tier prompt_cache_key safety_identifier reasoning thinking"
@@ -60,8 +67,9 @@ OPENAI_CHAT = documented(chat.CompletionCreateParamsNonStreaming, chat.Completio
         (Route.CHAT, OPENAI_CHAT),
         (Route.COMPLETIONS, VLLM_COMPLETIONS),
         (Route.CHAT, VLLM_CHAT),
+        (Route.COMPLETIONS, OTHERS),
     ],
-    ids=["openai completions", "openai chat", "vllm completions", "vllm chat"],
+    ids=["openai completions", "openai chat", "vllm completions", "vllm chat", "others"],
 )
 def test_every_documented_field_has_a_verdict(route: Route, names: Iterable[str]) -> None:
     names = sorted(names)

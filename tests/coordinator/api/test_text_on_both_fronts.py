@@ -16,7 +16,7 @@ from coordinator.engine.async_engine import AsyncEngine
 from protos.expertmesh.v1 import generation_pb2 as pb
 from tests.coordinator.api.answers import chunks_of, joined, joined_chunks
 from tests.coordinator.api.both_fronts import Fronts, SaysRunner, both_fronts
-from tests.coordinator.api.fakes import served_model, tiny_tokenizer
+from tests.coordinator.api.fakes import BOS, served_model, tiny_tokenizer
 from tests.coordinator.api.grammar import check_grammar
 from tests.coordinator.engine.fakes import engine_over
 
@@ -189,4 +189,6 @@ async def test_any_writing_goes_into_tokens_and_back(world: Fronts) -> None:
     found = (await world.http.post("/tokenize", json=body)).json()
     assert found["tokens"] == list(tokens.token_ids)
     back = (await world.http.post("/detokenize", json={"tokens": found["tokens"]})).json()
+    bare = {"tokens": [BOS, *found["tokens"]], "skip_special_tokens": True}
+    assert (await world.http.post("/detokenize", json=bare)).json() == {"prompt": text}
     assert text == back["prompt"] == WORLD
