@@ -8,6 +8,7 @@ second is loaded when there is something to run. They are one where the whole co
 import argparse
 import importlib
 import io
+import logging
 import os
 import sys
 from collections.abc import Sequence
@@ -119,7 +120,13 @@ def _main(args: list[str], *, for_good: bool) -> int:
         return _run(entry, parsed, parser.prog)
     # Before the first import that starts a thread.
     with signals_taken(for_good=for_good):
-        return _run(entry, parsed, parser.prog)
+        code = _run(entry, parsed, parser.prog)
+    if code and for_good:
+        # Threads of Ray may wait for ever for a head that is gone; they must not meet the interpreter's end.
+        sys.stdout.flush()
+        logging.shutdown()
+        os._exit(code)
+    return code
 
 
 def _run(entry: Entry, args: argparse.Namespace, prog: str) -> int:

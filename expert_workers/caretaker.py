@@ -70,8 +70,7 @@ class Caretaker:
         self._pool = pool
         self._options = options or SupervisorOptions()
         self._observer = observer
-        self._local = local
-        self._over = over
+        self._local, self._over = local, over or _ignore
         self._targets = Targets(modules, self._options.replicas, self._options.redundant)
         self._members: dict[int, Member] = {}
         self._routes = Routes()
@@ -81,7 +80,7 @@ class Caretaker:
         self._recent = RecentLoads(self._options.rebalance_interval, time.monotonic())
         self._num_nodes, self._num_wanted = 0, 0
         self._local_policy = RestartPolicy(self._options.restarts)
-        self._is_fenced, self._has_begun_badly = False, False
+        self._is_fenced, self._is_over = False, False
         self.loop = EventLoop("supervisor", self._look_around, self._next_timeout)
 
     @property
@@ -126,7 +125,7 @@ class Caretaker:
 
     def _look_around(self) -> None:
         """What follows from how things are now."""
-        if self._is_fenced or self._has_begun_badly:
+        if self._is_fenced or self._changes.have_begun_badly:
             return
         now = time.monotonic()
         note_adopted(self._members.values(), self._pool.adopted, now)
@@ -213,9 +212,8 @@ class Caretaker:
         if self._changes.is_starting and failure.reason not in _SILENT:
             # Whoever waits for the start says so, and ends it all; another's workers are left alone.
             self._is_fenced = failure.reason is FailureReason.FENCED
-            self._has_begun_badly = True
             self._changes.fail_start(WorkerStartError(failure.message))
-        if self._has_begun_badly:
+        if self._changes.have_begun_badly:
             return
         if member.is_ready and failure.reason is FailureReason.RAISED:
             # It could not load; what it has, it can still compute.
@@ -278,11 +276,13 @@ class Caretaker:
             _log.warning("%s", member.last_loss)
 
     def _end(self, why: WorldError) -> None:
+        if self._is_over:
+            return
+        self._is_over = True
         _log.error("the expert workers are no longer ours to look after: %s", why)
         self._pool.give_up(why)
-        over, self._over = self._over, None
-        if over is not None:
-            over(str(why))
+        self._changes.fail_start(why)
+        self._over(str(why))
 
     def _rescue_lost(self) -> None:
         """Experts that nobody holds, now that somebody was lost."""

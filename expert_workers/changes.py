@@ -36,10 +36,16 @@ class Changes:
 
     def __init__(self) -> None:
         self._open: list[Change] = []
+        self._have_begun_badly = False
 
     @property
     def is_starting(self) -> bool:
         return any(change.is_start for change in self._open)
+
+    @property
+    def have_begun_badly(self) -> bool:
+        """Whether the start has failed."""
+        return self._have_begun_badly
 
     def add(self, change: Change) -> None:
         self._open.append(change)
@@ -49,6 +55,8 @@ class Changes:
             change.num_moved += num_modules
 
     def fail_start(self, error: ExpertMeshError) -> None:
+        """If there is one under way."""
+        self._have_begun_badly |= self.is_starting
         for change in [change for change in self._open if change.is_start]:
             self._fail(change, error)
 

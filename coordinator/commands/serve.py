@@ -3,8 +3,6 @@
 import argparse
 import asyncio
 import logging
-import os
-import sys
 
 from coordinator.api.origins import origins_of
 from coordinator.commands.engine_arguments import workers_config
@@ -49,10 +47,4 @@ def run(args: argparse.Namespace) -> int:
     # Before anything is logged: a line of the log takes the place of the report's living one.
     args.report.say_with(to_log(logger))
     configure_process(config.engine)
-    code = asyncio.run(serve(config, args.report))
-    if code:
-        # Threads of Ray may wait for ever for a head that is gone; they must not meet the interpreter's end.
-        sys.stdout.flush()
-        logging.shutdown()
-        os._exit(code)
-    return code
+    return asyncio.run(serve(config, args.report))

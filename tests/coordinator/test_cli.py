@@ -2,6 +2,7 @@
 
 import shlex
 import subprocess
+import sys
 from importlib import metadata
 
 import pytest
@@ -88,6 +89,19 @@ def test_what_follows_a_double_dash_is_no_option(capsys: pytest.CaptureFixture[s
 
 def test_an_error_of_ours_is_one_line() -> None:
     assert_one_line_error(run_command("inspect", "there/is/none"), "there/is/none")
+
+
+def test_what_a_failed_server_leaves_of_threads_does_not_meet_the_interpreters_end() -> None:
+    """Ray's may wait for a head that is gone, or crash there."""
+    program = (
+        "import atexit, os, sys; from coordinator.cli import main; atexit.register(os._exit, 9); "
+        "sys.argv = ['expertmesh', 'serve', 'there/is/none']; sys.exit(main())"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1].startswith("expertmesh serve: error: there/is/none: ")
 
 
 def test_the_version_is_the_distributions() -> None:

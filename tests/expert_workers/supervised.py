@@ -83,6 +83,7 @@ class ToldFleet(StreamFleet):
         super().__init__(machine, owner)
         self.crashing: set[int] = set()
         self.is_gone = False
+        self.num_looks = 0
         self.odd_pids: set[int] = set()
 
     def load(self, rank: int, modules: Sequence[ExpertModule], timeout: float) -> WorkerInfo:
@@ -92,6 +93,7 @@ class ToldFleet(StreamFleet):
         return super().load(rank, modules, timeout)
 
     def num_nodes(self) -> int:
+        self.num_looks += 1
         if self.is_gone:
             raise ClusterError("the head is gone")
         return super().num_nodes()

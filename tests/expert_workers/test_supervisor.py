@@ -12,11 +12,12 @@ import torch
 
 from expert_workers import members
 from expert_workers.changes import Scaled
+from expert_workers.health import HealthOptions
 from expert_workers.members import WorkerState
 from expert_workers.remote_experts import RemoteExperts
 from expert_workers.supervisor import Supervisor
 from expert_workers.worker import ExpertWorker, WorkerSpec
-from moe_model.errors import HaltedError, WorkerStartError
+from moe_model.errors import ClusterError, HaltedError, WorkerStartError
 from moe_model.modules import Catalog, ExpertModule
 from moe_model.router import Routing
 from tests.expert_workers.supervised import (
@@ -295,3 +296,19 @@ def test_a_change_after_the_close_is_refused_at_once(change: Callable[[Superviso
         coordinator.supervisor.close()
         with pytest.raises(HaltedError):
             change(coordinator.supervisor)
+
+
+def test_a_start_ends_when_the_cluster_is_gone() -> None:
+    """Workers that nobody can start any more are not waited for."""
+    looking = replace(OPTIONS, health=HealthOptions(beat_interval=0, canary_interval=0, check_interval=0.02))
+    world = Blocked()
+    world.blocks = True
+    coordinator = Coordinator(world, looking)
+    coordinator.told.is_gone = True
+    try:
+        with pytest.raises(ClusterError, match="the head is gone"):
+            coordinator.start(2)
+    finally:
+        world.go.set()
+        coordinator.close()
+        world.machine.end()

@@ -282,8 +282,10 @@ def test_who_was_taken_over_from_finds_out_by_its_next_step() -> None:
         second.close()
 
 
-def test_once_the_cluster_is_gone_a_step_that_lacks_experts_is_not_kept_waiting() -> None:
-    """Nobody can start that worker again; rows of others go on."""
+def test_once_the_cluster_is_gone_a_step_that_lacks_experts_is_not_kept_waiting(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Nobody can start that worker again; rows of others go on. It is said once."""
     looking = replace(OPTIONS, health=HealthOptions(beat_interval=0, canary_interval=0, check_interval=0.02))
     with supervised(2, options=looking) as (coordinator, world):
         coordinator.pool._patience = Patience(PoolOptions(rescue_patience=3600, wait_timeout=3600))
@@ -293,7 +295,10 @@ def test_once_the_cluster_is_gone_a_step_that_lacks_experts_is_not_kept_waiting(
         world.machine.kill(1)
         with pytest.raises(ClusterError, match="the head is gone"):
             coordinator.pool.forward(0, X_TD, ROUTING)
+        looks = coordinator.told.num_looks
+        coordinator.until(lambda: coordinator.told.num_looks > looks + 2)
         assert coordinator.over == ["the head is gone"]
+        assert sum("no longer ours" in line for line in caplog.messages) == 1
 
 
 def test_who_is_back_without_what_it_should_hold_is_not_ready() -> None:
