@@ -208,7 +208,7 @@ def open_experts(
         device = engine.resolve_device()
         kernels = choose_kernels(engine.kernels, device, engine.num_threads)
         yield load_living_experts(
-            checkpoint, engine.dtype, device, kernels, int8=engine.expert_dtype == "int8"
+            checkpoint, engine.dtype, device, kernels, int8=engine.expert_dtype == "int8", halt=halt
         )
         return
     with open_workers(checkpoint, engine, workers, observers, over, phases, halt) as experts:

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from moe_model.checkpoint import Checkpoint
 from moe_model.dispatch import Expert, ExpertKey
+from moe_model.halt import Halt
 from moe_model.kernels.base import Kernels
 from moe_model.loading import load_module
 from moe_model.modules import Catalog, ExpertModule
@@ -67,11 +68,15 @@ def load_living_experts(
     kernels: Kernels,
     *,
     int8: bool = False,
+    halt: Halt | None = None,
 ) -> LivingLocalExperts:
-    """Reads every expert into this process. Raises CheckpointError naming the file and the tensor."""
+    """Reads every expert into this process. Raises CheckpointError naming the file and the tensor, and, now or
+    at a later load, HaltedError once `halt` is set."""
     config = checkpoint.config
 
     def load(module: ExpertModule) -> Expert:
+        if halt is not None:
+            halt.check()
         expert, _ = load_module(checkpoint, module, dtype, device, kernels, int8=int8)
         return expert
 

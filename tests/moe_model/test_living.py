@@ -2,14 +2,16 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from moe_model.checkpoint import Checkpoint
-from moe_model.errors import CheckpointError
+from moe_model.errors import CheckpointError, HaltedError
 from moe_model.experts import LivingExperts
 from moe_model.families import family_of
+from moe_model.halt import Halt
 from moe_model.kernels.base import Kernels
 from moe_model.kernels.choice import KernelChoice, choose_kernels
 from moe_model.living import LivingLocalExperts, load_living_experts
@@ -34,6 +36,23 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
 
 def opened(checkpoint: Checkpoint, kernels: Kernels) -> LivingLocalExperts:
     return load_living_experts(checkpoint, torch.float32, "cpu", kernels)
+
+
+def test_a_load_that_is_told_to_stop_reads_no_further(
+    source: Checkpoint, kernels: Kernels, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    halt, read = Halt(), list[tuple[int, int]]()
+    read_expert = Checkpoint.read_expert
+
+    def reading(self: Checkpoint, layer: int, expert: int, *rest: Any) -> Any:
+        read.append((layer, expert))
+        halt.set()
+        return read_expert(self, layer, expert, *rest)
+
+    monkeypatch.setattr(Checkpoint, "read_expert", reading)
+    with pytest.raises(HaltedError):
+        load_living_experts(source, torch.float32, "cpu", kernels, halt=halt)
+    assert read == [(0, 0)]
 
 
 def routing(num_columns: int) -> Routing:
