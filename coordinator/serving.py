@@ -36,6 +36,7 @@ async def _serve(config: ServeConfig, stop: "_Stop", phases: Phases) -> str | No
     """Returns why it stopped by itself; None when it was told to. Raises HaltedError when told to while it
     starts."""
     async with open_server(config, phases, stop.halt) as server:
+        stop.halt.check()
         phases.done()
         _announce(config, server)
         failure = await _until_stopped(server, stop)
