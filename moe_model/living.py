@@ -70,8 +70,8 @@ def load_living_experts(
     int8: bool = False,
     halt: Halt | None = None,
 ) -> LivingLocalExperts:
-    """Reads every expert into this process. Raises CheckpointError naming the file and the tensor, and, now or
-    at a later load, HaltedError once `halt` is set."""
+    """Reads every expert into this process. Raises CheckpointError naming the file and the tensor; once
+    `halt` is set HaltedError, also of a later load."""
     config = checkpoint.config
 
     def load(module: ExpertModule) -> Expert:
