@@ -10,6 +10,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from concurrent.futures import CancelledError, Future
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -105,7 +106,8 @@ class ExpertExchange:
         live = self._generations.live
         modules = {module for generation in live for module in generation.modules}
         ordered = sorted(modules, key=lambda module: (module.layer, module.expert, module.version))
-        return tuple(self._view(module, live) for module in ordered)
+        missing = frozenset(self._missing())
+        return tuple(self._view(module, live, missing) for module in ordered)
 
     def expert_ids(self) -> tuple[tuple[int, ...], ...]:
         """Of each layer, what new requests may select."""
@@ -221,18 +223,21 @@ class ExpertExchange:
 
     def _done(self, kind: str, module: ExpertModule, started: float) -> Changed:
         self._counts[kind] += 1
-        changed = Changed(self._view(module, self._generations.live), time.monotonic() - started)
+        view = self._view(module, self._generations.live, frozenset(self._missing()))
+        changed = Changed(view, time.monotonic() - started)
         logger.info(
             "experts: %s layer=%d expert=%d version=%d sha256=%s seconds=%.3f",
             *(kind, module.layer, module.expert, module.version, changed.expert.sha256, changed.seconds),
         )
         return changed
 
-    def _view(self, module: ExpertModule, live: Sequence[Generation]) -> ExpertView:
+    def _view(
+        self, module: ExpertModule, live: Sequence[Generation], missing: AbstractSet[ExpertModule]
+    ) -> ExpertView:
         file = module.file or self._checkpoint.files[expert_file(module.layer, module.expert)]
         is_retiring = module not in live[-1].layers[module.layer].modules
         ranks = () if self._holders is None else tuple(self._holders(module.key))
-        return ExpertView(module, file.sha256, ranks, is_retiring, module in self._missing())
+        return ExpertView(module, file.sha256, ranks, is_retiring, module in missing)
 
 
 def _column(routed: RoutedLayer, layer: int, expert: int) -> int:

@@ -190,6 +190,21 @@ def test_a_module_that_is_none_changes_nothing(name: str, source: Path, donor: P
     )
 
 
+def test_who_lists_asks_once_what_is_missing(source: Path) -> None:
+    """And not for each of thousands, with all the others: it holds up the tokens of everybody."""
+    changing, asked = Changing.open(source), list[int]()
+    lost = [view.module for view in changing.exchange.list()][1::2]
+
+    def missing() -> list[ExpertModule]:
+        asked.append(len(lost))
+        return lost
+
+    changing.exchange._missing = missing
+    listed = changing.exchange.list()
+    assert [view.module for view in listed if view.is_missing] == lost
+    assert len(asked) == 1
+
+
 def refused(
     changing: Changing, change: Callable[[ExpertExchange], object], field: str | None, message: str
 ) -> None:
