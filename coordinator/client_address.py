@@ -50,6 +50,11 @@ def is_local(address: str) -> bool:
     return bool(mapped.is_loopback or mapped.is_unspecified)
 
 
+def proxy_options(address: str) -> tuple[tuple[str, int], ...]:
+    """Of a gRPC channel to it: no proxy leads to this machine, whatever http_proxy says."""
+    return (("grpc.enable_http_proxy", 0),) if is_local(address) else ()
+
+
 def _fault(address: str, match: re.Match[str] | None) -> str:
     if match is not None:
         return "its port is not in [1, 65535]"

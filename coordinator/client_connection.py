@@ -6,7 +6,7 @@ from pathlib import Path
 
 import grpc
 
-from coordinator.client_address import check_address, is_local
+from coordinator.client_address import check_address, proxy_options
 from coordinator.pem import load_ca, load_pair
 from moe_model.errors import ConfigError
 
@@ -21,8 +21,6 @@ OPTIONS = (
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.max_reconnect_backoff_ms", 2_000),
 )
-# No proxy leads to this machine, whatever http_proxy says.
-_DIRECT = (("grpc.enable_http_proxy", 0),)
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +81,7 @@ class Connection:
 
 
 def _options(address: str) -> tuple[tuple[str, int], ...]:
-    return (*OPTIONS, *_DIRECT) if is_local(check_address(address)) else OPTIONS
+    return (*OPTIONS, *proxy_options(check_address(address)))
 
 
 def _read(path: Path | None) -> bytes | None:

@@ -13,7 +13,7 @@ from coordinator.api.errors import ApiError
 from coordinator.api.generations import Caller, Facts
 from coordinator.api.tracing_names import finished_attributes, span_name, started_attributes
 from coordinator.api.tracing_otlp import Endpoint, Sender
-from coordinator.client_address import is_local
+from coordinator.client_address import proxy_options
 from coordinator.engine.observer import StepRecord, Traced
 from moe_model.errors import ConfigError
 
@@ -90,7 +90,9 @@ class Tracing:
         where = Endpoint.parse(endpoint)
         try:
             exporter = OTLPSpanExporter(
-                endpoint=str(where), insecure=not where.encrypted, channel_options=_options(str(where))
+                endpoint=str(where),
+                insecure=not where.encrypted,
+                channel_options=proxy_options(where.address) or None,
             )
         except Exception as error:  # noqa: BLE001 - of what the environment says, which only it looks at
             raise ConfigError(f"--otlp-endpoint: {error}") from None
@@ -180,8 +182,3 @@ class Tracing:
             self._provider.shutdown()
         else:
             self._sender.close(self._provider.shutdown)
-
-
-def _options(endpoint: str) -> Any:
-    """Of the exporter's channel: no proxy leads to this machine, whatever http_proxy says."""
-    return (("grpc.enable_http_proxy", 0),) if is_local(endpoint.rpartition("//")[2]) else None

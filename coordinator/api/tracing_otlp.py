@@ -47,8 +47,12 @@ class Endpoint:
         return cls(host, port, url.scheme == "https")
 
     def __str__(self) -> str:
+        return f"{'https' if self.encrypted else 'http'}://{self.address}"
+
+    @property
+    def address(self) -> str:
         host = f"[{self.host}]" if ":" in self.host else self.host
-        return f"{'https' if self.encrypted else 'http'}://{host}:{self.port}"
+        return f"{host}:{self.port}"
 
     def why_not(self) -> str:
         """Why nothing answers there; empty where something does. Takes its time."""
