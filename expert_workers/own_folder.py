@@ -19,12 +19,13 @@ from pathlib import Path
 from moe_model.errors import ClusterError
 
 PREFIX = "em-"
-_LOCK = "owner"
+_LOCK, _NEW_LOCK = "owner", "owner.new"
+_RAY = "r"
 # One that has no lock yet is being made.
 _MAKING_SECONDS = 60.0
 # A socket's path may have 107 bytes, of which Ray takes 64 below its folder.
 _MAX_PATH = 107 - 64
-_NUM_BELOW = len(f"/{PREFIX}12345678/r")
+_NUM_BELOW = len(f"/{PREFIX}12345678/{_RAY}")
 
 _log = logging.getLogger(__name__)
 
@@ -38,10 +39,10 @@ class OwnFolder:
             parent = _parent()
             for path in left_behind(parent):
                 _log.warning("removing %s, which a process that was killed left behind", path)
-                shutil.rmtree(path, ignore_errors=True)
+                _remove(path)
             self.path = Path(tempfile.mkdtemp(prefix=PREFIX, dir=parent))
-            self._lock = _locked(self.path / _LOCK)
-            self.ray = self.path / "r"
+            self._lock = _locked(self.path)
+            self.ray = self.path / _RAY
             self.ray.mkdir(0o700)
         except OSError as error:
             longest = _MAX_PATH - _NUM_BELOW
@@ -52,17 +53,30 @@ class OwnFolder:
 
     def remove(self) -> None:
         """Idempotent."""
-        shutil.rmtree(self.path, ignore_errors=True)
+        _remove(self.path)
         with suppress(OSError):
             os.close(self._lock)
 
 
-def _locked(path: Path) -> int:
-    """Is there only once it is locked. The kernel lets go of it when the process ends."""
-    new = path.with_suffix(".new")
+def _remove(folder: Path) -> None:
+    """The lock last: what could not be removed whole, as a process still writes there, is known later."""
+    shutil.rmtree(folder / _RAY, ignore_errors=True)
+    if not (folder / _RAY).exists():
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _locked(folder: Path) -> int:
+    """The lock is there only once it is held. The kernel lets go of it when the process ends. A folder that
+    cannot have one is removed."""
+    new = folder / _NEW_LOCK
     lock = os.open(new, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-    fcntl.flock(lock, fcntl.LOCK_EX)
-    new.rename(path)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        new.rename(folder / _LOCK)
+    except OSError:
+        os.close(lock)
+        _remove(folder)
+        raise
     return lock
 
 
@@ -87,7 +101,7 @@ def _is_abandoned(path: Path) -> bool:
     try:
         lock = os.open(path / _LOCK, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
     except FileNotFoundError:
-        return _is_old_and_empty(path)
+        return _is_old_and_unused(path)
     except OSError:
         return False
     try:
@@ -99,9 +113,9 @@ def _is_abandoned(path: Path) -> bool:
     return True
 
 
-def _is_old_and_empty(path: Path) -> bool:
+def _is_old_and_unused(path: Path) -> bool:
     try:
-        return not os.listdir(path) and time.time() - path.stat().st_mtime > _MAKING_SECONDS
+        return {*os.listdir(path)} <= {_NEW_LOCK} and time.time() - path.stat().st_mtime > _MAKING_SECONDS
     except OSError:
         return False
 

@@ -1,6 +1,9 @@
 """What a killed process leaves, the next start removes; what is in use, or is not ours, stays."""
 
+import errno
+import fcntl
 import os
+import shutil
 import stat
 import subprocess
 import sys
@@ -81,6 +84,48 @@ def test_what_is_not_surely_ours_and_abandoned_stays(parent: Path, tmp_path: Pat
     assert list(left_behind(parent)) == []
     os.utime(parent / "em-new", (0, 0))
     assert list(left_behind(parent)) == [parent / "em-new"], "it never got an owner"
+
+
+def test_what_could_not_be_locked_is_not_left(parent: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a file system without locks; nor is that of a process which was killed before it had its lock."""
+
+    def refuse(*_: object) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(fcntl, "flock", refuse)
+        with pytest.raises(ClusterError, match="No locks available"):
+            OwnFolder()
+    assert list(parent.iterdir()) == []
+    (parent / "em-making").mkdir(0o700)
+    (parent / "em-making" / "owner.new").touch()
+    assert list(left_behind(parent)) == []
+    os.utime(parent / "em-making", (0, 0))
+    assert list(left_behind(parent)) == [parent / "em-making"]
+
+
+def test_what_cannot_be_removed_whole_is_known_the_next_time(
+    parent: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A process that has not ended yet may still write there."""
+    killed, left = start_owner()
+    with killed:
+        killed.kill()
+    rmtree = shutil.rmtree
+
+    def remove(path: Path, *, ignore_errors: bool) -> None:
+        if path == left:
+            (left / "owner").unlink(missing_ok=True)
+        elif path != left / "r":
+            rmtree(path, ignore_errors=ignore_errors)
+
+    monkeypatch.setattr(shutil, "rmtree", remove)
+    OwnFolder().remove()
+    assert list(left_behind(parent)) == [left]
+    monkeypatch.undo()
+    monkeypatch.setattr(tempfile, "tempdir", str(parent))
+    OwnFolder().remove()
+    assert list(parent.iterdir()) == []
 
 
 def test_an_owner_of_another_user_is_left_alone(parent: Path, monkeypatch: pytest.MonkeyPatch) -> None:
