@@ -17,7 +17,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -342,9 +342,10 @@ def _shared(cases: list[str]) -> Iterator[tuple[Cluster | None, Actors | None]]:
         return
     with tempfile.TemporaryDirectory(prefix="stops-") as folder, cluster(Path(folder) / "c") as shared:
         actors = Actors(shared)
-        with nullcontext():
+        try:
             yield shared, actors
-        actors.close()
+        finally:
+            actors.close()
 
 
 def _sum_up(case: str, done: list[Stopped]) -> None:
