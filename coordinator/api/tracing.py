@@ -88,11 +88,13 @@ class Tracing:
         if not IS_INSTALLED:
             raise ConfigError("tracing: needs the extra packages of expertmesh[tracing]")
         where = Endpoint.parse(endpoint)
+        # Its type has texts only, and gRPC's options are numbers as well.
+        options: Any = proxy_options(where.address) or None
         try:
             exporter = OTLPSpanExporter(
                 endpoint=str(where),
                 insecure=not where.encrypted,
-                channel_options=proxy_options(where.address) or None,
+                channel_options=options,
             )
         except Exception as error:  # noqa: BLE001 - of what the environment says, which only it looks at
             raise ConfigError(f"--otlp-endpoint: {error}") from None
