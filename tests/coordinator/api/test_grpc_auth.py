@@ -144,7 +144,9 @@ def check_refusal(failed: Failure, code: str, reason: str) -> None:
     assert (failed.code, failed.reason) == (code, reason)
     assert failed.details["ErrorInfo"].domain == "expertmesh"
     request_id = failed.trailing_metadata["x-request-id"]
-    assert request_id == failed.details["RequestInfo"].request_id == failed.initial_metadata["x-request-id"]
+    assert request_id == failed.details["RequestInfo"].request_id
+    # On a busy machine grpc's client forgets what began a stream when its end has come as well.
+    assert failed.initial_metadata.get("x-request-id", request_id) == request_id
     assert "\n" not in failed.message
 
 
@@ -154,6 +156,7 @@ async def test_nothing_is_answered_without_a_key(kind: str) -> None:
         for method in METHODS:
             failed = await failure_of(start(channel, method, kind))
             check_refusal(failed, "UNAUTHENTICATED", "MISSING_API_KEY")
+            assert "x-request-id" in failed.initial_metadata or kind.endswith("stream")
         stub: Any = health_pb2_grpc.HealthStub(channel)
         for name in ("", "liveness", "expertmesh.v1.GenerationService"):
             await stub.Check(health_pb2.HealthCheckRequest(service=name))
@@ -207,7 +210,9 @@ async def test_a_stranger_s_message_is_not_read(kind: str) -> None:
         call = getattr(channel, kind)(f"/test.Echo/{kind}")
         data = b"x" * (1 << 20)
         failed = await failure_of(call(iter([data]) if kind.startswith("stream") else data))
-        assert failed.code == "UNAUTHENTICATED"
+        # So grpc's client calls a refusal that came while it was still sending.
+        cut_off = {"INTERNAL"} if kind == "stream_stream" else set()
+        assert failed.code in {"UNAUTHENTICATED", *cut_off}
         assert echo.num_parsed == 0
         assert not echo.called.is_set()
 
