@@ -241,8 +241,8 @@ def changes() -> Iterator[dict[str, Change]]:
     """What an operator may ask for, by name."""
     with tempfile.TemporaryDirectory(prefix="stops-") as folder:
         row = Path(folder) / "row"
-        d_model = Checkpoint.open(DEMO_CHECKPOINT).config.d_model
-        save_file({"router.weight": torch.zeros(d_model)}, row)
+        checkpoint = Checkpoint.open(DEMO_CHECKPOINT)
+        save_file({"router.weight": torch.zeros(checkpoint.config.d_model, dtype=checkpoint.dtype)}, row)
         yield {
             "scale": lambda control: control.scale(4, timeout=100),
             "replace": lambda control: control.replace_expert(1, 2, FILE),
