@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -37,10 +37,11 @@ signal.signal(signal.SIGHUP, signal.SIG_DFL)
 for _name in [name for name in os.environ if name.lower().endswith("_proxy")]:
     del os.environ[_name]
 
-# No deadline: a shared machine pauses. The same examples every time, so that a red run is red again; look
-# for new ones with `pytest --hypothesis-profile=explore`.
-settings.register_profile("expertmesh", deadline=None, derandomize=True)
-settings.register_profile("explore", deadline=None)
+# No deadline, no complaint of slow examples: a shared machine pauses. The same examples every time, so that
+# a red run is red again; look for new ones with `pytest --hypothesis-profile=explore`.
+_UNHURRIED = (HealthCheck.too_slow,)
+settings.register_profile("expertmesh", deadline=None, derandomize=True, suppress_health_check=_UNHURRIED)
+settings.register_profile("explore", deadline=None, suppress_health_check=_UNHURRIED)
 settings.load_profile("expertmesh")
 
 
