@@ -11,7 +11,7 @@ from typing import TypedDict, Unpack
 
 import torch
 
-from coordinator.confined.errors import BusyError
+from coordinator.confined.errors import BusyError, NoProcessError
 from coordinator.engine.async_engine import DuplicateRequestError, EngineClosedError, SlowConsumerError
 from coordinator.engine.engine import CapacityError, StepMemoryError
 from coordinator.engine.generations import UnknownExpertError
@@ -70,6 +70,7 @@ class Reason(StrEnum):
     UNSUPPORTED_ENCODING = "UNSUPPORTED_ENCODING"
     NOT_READY = "NOT_READY"
     DRAINING = "DRAINING"
+    NO_PROCESS = "NO_PROCESS"
     EXPERT_WORKER_LOST = "EXPERT_WORKER_LOST"
     OUT_OF_MEMORY = "OUT_OF_MEMORY"
     DEADLINE_EXCEEDED = "DEADLINE_EXCEEDED"
@@ -120,6 +121,7 @@ TABLE: Mapping[Reason, Row] = {
     Reason.UNSUPPORTED_ENCODING: Row(Code.UNIMPLEMENTED, 415, _BAD_REQUEST, "unsupported_encoding"),
     Reason.NOT_READY: Row(Code.UNAVAILABLE, 503, _SERVER, "not_ready", retry_after=1.0),
     Reason.DRAINING: Row(Code.UNAVAILABLE, 503, _SERVER, "not_ready", retry_after=1.0),
+    Reason.NO_PROCESS: Row(Code.UNAVAILABLE, 503, _SERVER, "no_process", retry_after=1.0),
     Reason.EXPERT_WORKER_LOST: Row(Code.UNAVAILABLE, 503, _SERVER, "expert_worker_lost", retry_after=5.0),
     Reason.OUT_OF_MEMORY: Row(Code.RESOURCE_EXHAUSTED, 503, _SERVER, "out_of_memory"),
     Reason.DEADLINE_EXCEEDED: Row(Code.DEADLINE_EXCEEDED, 504, _SERVER, "timeout", should_retry=False),
@@ -141,6 +143,7 @@ _EXCEPTIONS: tuple[tuple[type[BaseException], Reason, str], ...] = (
         "experts: leaves no expert in some layer, for one has just been retired",
     ),
     (BusyError, Reason.QUEUE_FULL, "the server is busy with what other requests have to be prepared for"),
+    (NoProcessError, Reason.NO_PROCESS, "no process can be started for what this request needs"),
     (CapacityError, Reason.KV_CAPACITY_TOO_SMALL, "the request does not fit the server's KV cache"),
     (EngineClosedError, Reason.DRAINING, "the server is shutting down"),
     (HaltedError, Reason.DRAINING, "the server is shutting down"),

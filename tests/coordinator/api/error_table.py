@@ -8,6 +8,7 @@ from coordinator.api.api_keys import ApiKeys, key_of
 from coordinator.api.auth import KeyAuthenticator
 from coordinator.api.errors import Reason
 from coordinator.api.served_model import ServedModel
+from coordinator.confined.errors import NoProcessError
 from coordinator.engine.async_engine import SlowConsumerError
 from coordinator.engine.constraint import Constraint
 from coordinator.engine.engine import CapacityError, StepMemoryError
@@ -299,6 +300,15 @@ CASES = (
         details=RETRY,
         metadata={"rank": "1,3"},
         headers={"retry-after": "5"},
+    ),
+    raised(
+        "no process",
+        NoProcessError("/secret/path"),
+        "UNAVAILABLE",
+        Reason.NO_PROCESS,
+        (503, SERVER, "no_process"),
+        details=RETRY,
+        headers={"retry-after": "1"},
     ),
     Case(
         "too long at it",

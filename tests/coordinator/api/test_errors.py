@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from coordinator.api.errors import TABLE, ApiError, Code, Reason, echo, translate
+from coordinator.confined.errors import BusyError, NoProcessError
 from coordinator.engine.async_engine import DuplicateRequestError, EngineClosedError, SlowConsumerError
 from coordinator.engine.engine import CapacityError, EngineError, StepMemoryError
 from coordinator.engine.generations import UnknownExpertError
@@ -43,6 +44,8 @@ def test_clients_that_send_again_are_told_when_it_is_of_no_use() -> None:
         (DuplicateRequestError(SECRET), Reason.DUPLICATE_REQUEST_ID),
         (CapacityError(SECRET), Reason.KV_CAPACITY_TOO_SMALL),
         (EngineClosedError(SECRET), Reason.DRAINING),
+        (NoProcessError(SECRET), Reason.NO_PROCESS),
+        (BusyError(SECRET), Reason.QUEUE_FULL),
         (HaltedError(SECRET), Reason.DRAINING),
         (UnknownExpertError(SECRET), Reason.INVALID_FIELD),
         (ExpertsLostError(SECRET), Reason.EXPERT_WORKER_LOST),
