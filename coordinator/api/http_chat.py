@@ -40,11 +40,12 @@ def parse(body: Body, streaming: StreamOptions) -> Asked:
         raise invalid("messages", "is required")
     fill_chat(messages, message.chat)
     fill_template(body, message.chat)
-    max_tokens = body.integer("max_completion_tokens")
+    max_tokens, limit = body.integer("max_completion_tokens"), "max_completion_tokens"
     other = body.integer("max_tokens")
     if max_tokens is not None and other not in (None, max_tokens):
         raise invalid("max_tokens", "differs from max_completion_tokens")
-    max_tokens = other if max_tokens is None else max_tokens
+    if max_tokens is None:
+        max_tokens, limit = other, "max_tokens"
     if max_tokens is not None:
         message.stopping.max_tokens = max_tokens
     logprobs = _logprobs(body)
@@ -55,7 +56,7 @@ def parse(body: Body, streaming: StreamOptions) -> Asked:
     wants = Wants(
         logprobs=logprobs, token_ids=token_ids, prompt_logprobs=message.response.HasField("prompt_logprobs")
     )
-    names = Names(is_chat=True, constraint=constraint)
+    names = Names(is_chat=True, constraint=constraint, max_tokens=limit)
     return Asked([message], message.sampling.num_sequences or 1, streaming, wants, names)
 
 
@@ -155,9 +156,7 @@ def refuse_template(body: Body) -> None:
 
 
 def _refuse_others(turn: Body) -> None:
-    for name, instead in _NOT_IN_MESSAGES.items():
-        if turn.raw(name):
-            raise unsupported(turn.path(name), f"is not supported by this server; {instead}")
+    turn.refuse(_NOT_IN_MESSAGES)
     turn.raw("cache_control")
     turn.refuse_others()
 

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from coordinator.api.http_json import Body, checked_text, invalid, unsupported
+from coordinator.api.http_json import Body, checked_text, invalid
 from protos.expertmesh.v1 import generation_pb2 as pb
 
 # Kinds of constraint, by vLLM's older fields, and by those of llama.cpp and SGLang.
@@ -88,9 +88,7 @@ def _of_outputs(body: Body, constraint: pb.OutputConstraint) -> Iterator[_Wanted
     if data is None:
         return
     outputs = Body(data, "structured_outputs.")
-    for name, instead in _NOT_IN_OUTPUTS.items():
-        if outputs.raw(name):
-            raise unsupported(outputs.path(name), f"is not supported by this server; {instead}")
+    outputs.refuse(_NOT_IN_OUTPUTS)
     outputs.boolean("disable_fallback")
     for name, kind in _KIND_OF_OUTPUTS.items():
         if (value := outputs.raw(name)) is not None:

@@ -161,6 +161,7 @@ class Body:
         self._data = data
         self._prefix = prefix
         self._seen: set[str] = set()
+        self._refused: set[str] = set()
 
     def raw(self, name: str) -> Any:
         self._seen.add(name)
@@ -174,11 +175,20 @@ class Body:
         """Names of all fields that were read, present or not."""
         return frozenset(self._seen)
 
+    def refuse(self, instead: Mapping[str, str]) -> None:
+        """Raises ApiError for a field that others have and that asks for something here. `instead`: the
+        names of such fields, and what to do in their place."""
+        self._refused.update(instead)
+        for name, advice in instead.items():
+            if self._data.get(name):
+                raise unsupported(self.path(name), f"is not supported by this server; {advice}")
+
     def refuse_others(self, **instead: str) -> None:
         """Raises ApiError for a field that was not read. `instead`: names of other servers', and ours."""
+        known = self._seen | self._refused
         # The first one ends it: an object may have a million.
         for name, value in self._data.items():
-            if value is not None and name not in self._seen:
+            if value is not None and name not in known:
                 meant = instead.get(name) or nearest(name, self._seen)
                 raise unknown_field(self.path(name[:MAX_NAME]), meant)
 

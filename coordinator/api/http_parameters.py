@@ -38,10 +38,12 @@ _NUMBERS = ("temperature", "top_p", "min_p", "presence_penalty", "frequency_pena
 
 @dataclass(frozen=True, slots=True)
 class Names:
-    """What decides how one request calls fields of ours. `constraint` is its own field that asks for one."""
+    """What decides how one request calls fields of ours. `constraint` is its own field that asks for one,
+    `max_tokens` the one that limits its output."""
 
     is_chat: bool = False
     constraint: str = ""
+    max_tokens: str = "max_tokens"
 
 
 NO_NAMES = Names()
@@ -59,6 +61,8 @@ def parameter_of(field: str, names: Names) -> str:
         return "top_logprobs"
     if field == "constraint" or field.startswith("constraint."):
         return names.constraint
+    if field == "stopping.max_tokens":
+        return names.max_tokens
     for group in _GROUPS:
         field = field.removeprefix(group)
     return field

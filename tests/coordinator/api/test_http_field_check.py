@@ -162,6 +162,23 @@ async def test_an_unknown_key_of_a_message_is_refused_by_its_path(message: Any, 
         assert (response.status_code, response.json()["error"]["param"]) == (400, param), path
 
 
+@pytest.mark.parametrize(
+    ("change", "meant"),
+    [
+        ({"messages": [{"role": "user", "content": "x", "nam": "bob"}]}, ""),
+        ({"messages": [{"role": "user", "content": "x", "tool_cals": [1]}]}, ""),
+        ({"messages": [{"role": "user", "content": "x", "rolle": "user"}]}, "role"),
+        ({"structured_outputs": {"whitespace_patern": " "}}, ""),
+        ({"structured_outputs": {"json_objekt": True}}, "json_object"),
+    ],
+)
+async def test_what_is_refused_is_no_suggestion(change: Any, meant: str) -> None:
+    response = await chatting().post(Route.CHAT, {**CHAT_BODY, **change})
+    assert response.status_code == 400, response.text
+    _, _, suggestion = response.json()["error"]["message"].partition("is no field that this server knows")
+    assert suggestion == (f"; did you mean {meant}?" if meant else "")
+
+
 async def test_our_own_answer_can_be_sent_back_as_a_message() -> None:
     answer = (await chatting().post(Route.CHAT, CHAT_BODY)).json()["choices"][0]["message"]
     more: dict[str, Any] = {

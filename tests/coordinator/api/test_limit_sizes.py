@@ -201,7 +201,8 @@ async def test_both_fronts(size: Size, fronts: Fronts) -> None:
             "top_logprobs",
         ),
         (CHAT, {"logprobs": True, "top_logprobs": 0}, {"top_logprobs": 1}, "top_logprobs"),
-        (CHAT, {"max_completion_tokens": 1}, {"max_completion_tokens": 0}, "max_tokens"),
+        (CHAT, {"max_completion_tokens": 1}, {"max_completion_tokens": 0}, "max_completion_tokens"),
+        (CHAT, {"max_tokens": 1}, {"max_tokens": 0}, "max_tokens"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
