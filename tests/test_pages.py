@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from coordinator.cli import COMMANDS
+from coordinator.command_line import COMMANDS
 from protos.expertmesh.v1 import control_pb2, generation_pb2
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -15,7 +15,7 @@ from urllib.request import urlopen
 
 import pytest
 
-from coordinator.cli import COMMANDS
+from coordinator.command_line import COMMANDS
 from tests.integration.processes import DEMO_CHECKPOINT, Server
 
 ROOT = DEMO_CHECKPOINT.parents[1]

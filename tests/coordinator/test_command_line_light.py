@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from coordinator.cli import COMMANDS, full_parser
+from coordinator.command_line import COMMANDS, full_parser
 
 OURS = {"coordinator", "moe_model", "expert_workers", "protos", "chaos", "benchmarks"}
 RUN = """
