@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from typing import NamedTuple, Protocol, TextIO, cast
 
 from coordinator.commands.parser import OneLineParser, did_you_mean, harmless, quoted
-from coordinator.commands.start_report import StartReport
+from coordinator.commands.start_report import Say, StartReport
 from coordinator.stop_signals import interruptible, signals_taken
 from moe_model.errors import ExpertMeshError
 
@@ -62,6 +62,13 @@ class Arguments(Protocol):
     """What a command's module of arguments provides."""
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None: ...
+
+
+class Tells(Protocol):
+    """What it provides as well where the start is told."""
+
+    def say_with(self, args: argparse.Namespace) -> Say | None:
+        """How it is told, from before anything heavy is loaded; None for not at all."""
 
 
 class Runs(Protocol):
@@ -133,6 +140,8 @@ def _run(entry: Entry, args: argparse.Namespace, prog: str) -> int:
         with StartReport(sys.stderr) as report:
             if entry.tells:
                 args.report = report
+                if say := cast(Tells, _module(entry.arguments)).say_with(args):
+                    report.say_with(say)
                 report("libraries")
             runs = cast(Runs, _module(entry.runs))
             # Not before all is loaded: an exception out of an import is caught by whatever is imported.

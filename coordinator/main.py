@@ -6,12 +6,11 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
-from coordinator.api import logging_setup
 from coordinator.api.chat_template import ChatTemplate
 from coordinator.api.confined_tokenizer import ConfinedEncoder
 from coordinator.api.operations import Scaled, WorkerState, WorkerView
 from coordinator.api.served_model import ServedModel
-from coordinator.config import EngineConfig, ModelOptions, ObservabilityConfig, WorkersConfig
+from coordinator.config import EngineConfig, ModelOptions, WorkersConfig
 from coordinator.engine.block_allocator import BlockAllocator
 from coordinator.engine.engine import Engine, ExpertWatch
 from coordinator.engine.generations import Generations
@@ -62,11 +61,6 @@ def configure_process(config: EngineConfig) -> None:
 def api_key() -> str | None:
     """The key that the environment may hold."""
     return os.environ.get(API_KEY_VARIABLE) or None
-
-
-def configure_logging(config: ObservabilityConfig) -> None:
-    """For the process; called once, by the command that owns it."""
-    logging_setup.configure(sys.stderr, config.log_format, config.log_level)
 
 
 def num_kv_blocks(checkpoint: Checkpoint, config: EngineConfig) -> int:

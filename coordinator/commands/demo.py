@@ -2,15 +2,12 @@
 
 import argparse
 import asyncio
-import logging
-import sys
 import time
 
 from coordinator.client import AsyncClient, Delta
 from coordinator.client_requests import generate_request
 from coordinator.commands.engine_arguments import workers_config
 from coordinator.commands.engine_config import engine_config
-from coordinator.commands.start_report import plainly
 from coordinator.commands.termination import stop_exits
 from coordinator.config import Addresses, ServeConfig
 from coordinator.main import configure_process, describe_experts
@@ -21,7 +18,6 @@ from moe_model.halt import Halt
 
 def run(args: argparse.Namespace) -> int:
     """Raises ExpertMeshError."""
-    logging.basicConfig(level=logging.WARNING)
     config = ServeConfig(
         checkpoint=args.checkpoint,
         engine=engine_config(args),
@@ -31,7 +27,6 @@ def run(args: argparse.Namespace) -> int:
     configure_process(config.engine)
     # Refused here, before anything starts, if it is no text.
     generate_request(args.prompt, {"max_tokens": args.max_tokens, "seed": args.seed})
-    args.report.say_with(plainly(sys.stderr))
     with stop_exits() as halt:
         asyncio.run(_demo(config, args.prompt, args.max_tokens, args.seed, args.report, halt))
     return 0

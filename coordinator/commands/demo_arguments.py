@@ -1,6 +1,8 @@
 """The arguments of `expertmesh demo`."""
 
 import argparse
+import logging
+import sys
 from pathlib import Path
 
 from coordinator.commands.engine_arguments import (
@@ -8,6 +10,7 @@ from coordinator.commands.engine_arguments import (
     add_insecure_argument,
     add_worker_arguments,
 )
+from coordinator.commands.start_report import Say, plainly
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -18,3 +21,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_worker_arguments(parser, default_workers=2)
     add_insecure_argument(parser)
     add_engine_arguments(parser)
+
+
+def say_with(args: argparse.Namespace) -> Say:
+    logging.basicConfig(level=logging.WARNING)
+    return plainly(sys.stderr)

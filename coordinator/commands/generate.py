@@ -14,7 +14,6 @@ from coordinator.commands.engine_arguments import workers_config
 from coordinator.commands.engine_config import engine_config
 from coordinator.commands.generation_arguments import options_of, prompt_of
 from coordinator.commands.shown import Shown
-from coordinator.commands.start_report import plainly
 from coordinator.commands.termination import stop_exits
 from coordinator.config import DEFAULT_MAX_OUTPUT_TOKENS, ModelOptions
 from coordinator.engine.engine import Engine
@@ -33,9 +32,6 @@ def run(args: argparse.Namespace) -> int:
     generation, writer = _prepare(args, checkpoint)
     workers = workers_config(args, insecure=args.insecure)
     report = args.report
-    # What reads a pipe or a file wants a text, and an error of one line.
-    if workers.num_workers and sys.stderr.isatty():
-        report.say_with(plainly(sys.stderr))
     with (
         stop_exits() as halt,
         open_experts(checkpoint, config, workers, phases=report, halt=halt) as experts,

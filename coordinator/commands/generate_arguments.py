@@ -1,6 +1,7 @@
 """The arguments of `expertmesh generate`."""
 
 import argparse
+import sys
 from pathlib import Path
 
 from coordinator.commands.engine_arguments import (
@@ -9,6 +10,7 @@ from coordinator.commands.engine_arguments import (
     add_worker_arguments,
 )
 from coordinator.commands.generation_arguments import add_generation_arguments
+from coordinator.commands.start_report import Say, plainly
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -20,3 +22,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_engine_arguments(parser)
     add_worker_arguments(parser, default_workers=0)
     add_insecure_argument(parser)
+
+
+def say_with(args: argparse.Namespace) -> Say | None:
+    """What reads a pipe or a file wants a text, and an error of one line."""
+    return plainly(sys.stderr) if args.workers and sys.stderr.isatty() else None

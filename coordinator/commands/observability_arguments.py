@@ -1,8 +1,9 @@
 """The arguments that say what a server tells of itself."""
 
 import argparse
+import sys
 
-from coordinator.api.logging_setup import FORMATS
+from coordinator.api import logging_setup
 from coordinator.settings import ObservabilityConfig
 
 LEVELS = ("debug", "info", "warning", "error")
@@ -11,7 +12,7 @@ LEVELS = ("debug", "info", "warning", "error")
 def add_observability_arguments(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("logs, metrics and traces")
     group.add_argument(
-        "--log-format", choices=FORMATS, default="text", help="json: one object per line (text)"
+        "--log-format", choices=logging_setup.FORMATS, default="text", help="json: one object per line (text)"
     )
     group.add_argument("--log-level", choices=LEVELS, default="info", help="the least that is shown (info)")
     group.add_argument(
@@ -31,3 +32,9 @@ def observability_config(args: argparse.Namespace) -> ObservabilityConfig:
         vllm_names=args.metrics_compat == "vllm",
         otlp_endpoint=args.otlp_endpoint,
     )
+
+
+def configure_logging(args: argparse.Namespace) -> None:
+    """For the process; called once, by the command that owns it, before it loads what is heavy."""
+    config = observability_config(args)
+    logging_setup.configure(sys.stderr, config.log_format, config.log_level)

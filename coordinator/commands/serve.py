@@ -2,7 +2,6 @@
 
 import argparse
 import asyncio
-import logging
 
 from coordinator.api.origins import origins_of
 from coordinator.commands.engine_arguments import workers_config
@@ -15,12 +14,9 @@ from coordinator.commands.serve_arguments import (
     model_options,
     readiness_config,
 )
-from coordinator.commands.start_report import to_log
 from coordinator.config import ServeConfig
-from coordinator.main import api_key, configure_logging, configure_process
+from coordinator.main import api_key, configure_process
 from coordinator.serving import serve
-
-logger = logging.getLogger(__name__)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -43,8 +39,5 @@ def run(args: argparse.Namespace) -> int:
         withdrawal_grace=args.withdrawal_grace,
         drain_timeout=args.drain_timeout,
     )
-    configure_logging(config.observability)
-    # Before anything is logged: a line of the log takes the place of the report's living one.
-    args.report.say_with(to_log(logger))
     configure_process(config.engine)
     return asyncio.run(serve(config, args.report))

@@ -1,6 +1,7 @@
 """The arguments of `serve`: where it listens, how much it takes in, how it presents the model."""
 
 import argparse
+import logging
 from pathlib import Path
 
 from coordinator.commands.engine_arguments import (
@@ -9,8 +10,9 @@ from coordinator.commands.engine_arguments import (
     positive,
     positive_seconds,
 )
-from coordinator.commands.observability_arguments import add_observability_arguments
+from coordinator.commands.observability_arguments import add_observability_arguments, configure_logging
 from coordinator.commands.security_arguments import add_security_arguments
+from coordinator.commands.start_report import Say, to_log
 from coordinator.engine.options import ContextOverflow
 from coordinator.settings import (
     Addresses,
@@ -34,6 +36,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_observability_arguments(parser)
     add_worker_arguments(parser, default_workers=2)
     add_engine_arguments(parser)
+
+
+def say_with(args: argparse.Namespace) -> Say:
+    """The log is set up with it: its first line is that libraries load."""
+    configure_logging(args)
+    return to_log(logging.getLogger("coordinator.commands.serve"))
 
 
 def _add_service_arguments(parser: argparse.ArgumentParser) -> None:

@@ -3,6 +3,7 @@
 Needs nothing but the standard library: it speaks while the others load.
 """
 
+import io
 import logging
 import os
 import threading
@@ -31,6 +32,7 @@ class StartReport:
         self._phase = ""
         self._started = self._since = time.monotonic()
         self._ticker: threading.Thread | None = None
+        self._above: TextIO = _Above(self._write_above)
 
     def __enter__(self) -> Self:
         return self
@@ -44,9 +46,8 @@ class StartReport:
         """How phases are told, also those that were over before it was known."""
         with self._lock:
             self._say = say
-            for handler in logging.getLogger().handlers:
-                handler.addFilter(self._make_room)
             unsaid, self._unsaid = self._unsaid, []
+        self._lead_log(self._stream, self._above)
         for message, fields in unsaid:
             say(message, fields)
 
@@ -79,8 +80,7 @@ class StartReport:
             self._ticker = None
         self._clear()
         self._is_alive = False
-        for handler in logging.getLogger().handlers:
-            handler.removeFilter(self._make_room)
+        self._lead_log(self._above, self._stream)
 
     def _next(self, phase: str) -> tuple[str, float]:
         now = time.monotonic()
@@ -113,15 +113,22 @@ class StartReport:
                 text = f"starting {self._phase} ... {time.monotonic() - self._since:.0f} s"
                 self._write(f"{_CLEAR_LINE}{text[: _width(self._stream) - 1]}")
 
-    def _make_room(self, record: logging.LogRecord) -> bool:
-        """A line of the log takes the place of the living one, which comes again below."""
-        self._clear()
-        return True
+    def _lead_log(self, source: TextIO, target: TextIO) -> None:
+        for handler in logging.getLogger().handlers:
+            if isinstance(handler, logging.StreamHandler) and handler.stream is source:
+                handler.setStream(target)
 
     def _clear(self) -> None:
         if self._is_alive:
             with self._lock:
                 self._write(_CLEAR_LINE)
+
+    def _write_above(self, text: str) -> None:
+        """Takes the place of the living line, which comes again below; nothing is drawn in between."""
+        with self._lock:
+            self._clear()
+            self._stream.write(text)
+            self._stream.flush()
 
     def _write(self, text: str) -> None:
         try:
@@ -130,6 +137,18 @@ class StartReport:
         except (OSError, ValueError):
             # The terminal is gone; a start goes on without it.
             self._is_alive = False
+
+
+class _Above(io.StringIO):
+    """For the log, whose lines are written whole."""
+
+    def __init__(self, write: Callable[[str], None]) -> None:
+        super().__init__()
+        self._write = write
+
+    def write(self, text: str) -> int:
+        self._write(text)
+        return len(text)
 
 
 def plainly(stream: TextIO) -> Say:

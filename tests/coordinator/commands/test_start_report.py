@@ -7,6 +7,7 @@ import os
 import pty
 import re
 import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -83,14 +84,18 @@ def test_the_line_is_alive_and_leaves_nothing_behind() -> None:
 
 
 def test_a_line_of_the_log_gets_a_line_of_its_own(root: logging.Logger) -> None:
+    """However often the living line is drawn meanwhile."""
     stream = Terminal()
     logging_setup.configure(stream, "text", "info")
-    with StartReport(stream, tick=60) as report:
+    with StartReport(stream, tick=1e-6) as report:
         report.say_with(to_log(logging.getLogger("start")))
         report("Ray")
-        logging.getLogger("other").warning("something else")
-    assert all(line.startswith("20") for line in visible(stream.getvalue()) if line)
-    assert root.handlers[0].filters == []
+        for _ in range(1000):
+            logging.getLogger("other").warning("something else")
+    assert [line for line in visible(stream.getvalue()) if line and not line.startswith("20")] == []
+    (handler,) = root.handlers
+    assert isinstance(handler, logging.StreamHandler)
+    assert handler.stream is stream
 
 
 def visible(shown: str) -> list[str]:
@@ -104,6 +109,39 @@ def test_a_terminal_that_is_gone_stops_nothing() -> None:
         report("Ray")
         stream.close()
         report("workers")
+
+
+ENDS_BEFORE_LIBRARIES = """
+import os, sys
+class End:
+    def find_spec(self, name, path=None, target=None):
+        if name == f"coordinator.commands.{sys.argv[1]}":
+            os._exit(7)
+sys.meta_path.insert(0, End())
+from coordinator.cli import main
+main()
+"""
+
+
+def said_before_libraries(*arguments: str) -> str:
+    """On standard error, which is a pipe, until the command's own module is looked for."""
+    command = [sys.executable, "-c", ENDS_BEFORE_LIBRARIES, *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stdout) == (7, "")
+    return done.stderr
+
+
+def test_serve_says_that_libraries_load_before_they_do() -> None:
+    (line,) = said_before_libraries("serve", "x").splitlines()
+    assert re.fullmatch(r"20\d\d-\S+ \S+ INFO coordinator\.commands\.serve: starting libraries", line)
+    found = json.loads(said_before_libraries("serve", "x", "--log-format", "json"))
+    assert (found["message"], found["phase"]) == ("starting", "libraries")
+    assert said_before_libraries("serve", "x", "--log-level", "warning") == ""
+
+
+def test_demo_says_so_too_and_generate_only_on_a_terminal() -> None:
+    assert said_before_libraries("demo", "x", "--prompt", "x") == "starting libraries\n"
+    assert said_before_libraries("generate", "x", "--prompt", "x", "--workers", "1") == ""
 
 
 def test_serve_tells_its_phases_as_its_log_is(tmp_path: Path) -> None:
@@ -156,7 +194,7 @@ def read_all(terminal: int) -> str:
 
 
 def test_on_a_terminal() -> None:
-    """As a person sees it: the living line first, then lines of the log, and none of the former is left."""
+    """As a person sees it: the living line below lines of the log, and none of the former is left."""
     ours, theirs = pty.openpty()
     command = [*COMMAND, "serve", *PORTS, str(DEMO_CHECKPOINT), "--workers", "0"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=theirs) as process:
@@ -166,5 +204,7 @@ def test_on_a_terminal() -> None:
         process.terminate()
         text = read_all(ours)
         assert process.wait(60) == 0
-    assert text.startswith(f"{CLEAR}starting libraries ... 0 s")
+    first, _, more = text.partition("\n")
+    assert first.endswith(" coordinator.commands.serve: starting libraries")
+    assert more.startswith(f"{CLEAR}starting libraries ... 0 s")
     assert all(re.match(r"20\d\d-", line) for line in visible(text) if line), visible(text)
