@@ -51,7 +51,8 @@ async def test_who_waits_for_a_change_of_the_workers_says_how_long() -> None:
         await stub.Scale(pb.ScaleRequest(num_workers=4))
     (three, long), (four, usual) = scaling.told
     assert (three, four, usual) == (3, 4, SCALE_TIMEOUT)
-    assert 4000 < long <= 5000
+    # gRPC rounds a deadline on its way.
+    assert 4000 < long < 5020
 
 
 @pytest.mark.parametrize("include_experts", [False, True])
