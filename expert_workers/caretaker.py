@@ -159,20 +159,17 @@ class Caretaker:
                 bring_up = partial(self._jobs.bring_up, is_back=member.lost_at is not None)
                 self._job(member, partial(bring_up, member.rank, known), partial(self._up, member))
             case Load(rank, keys):
-                modules = self._targets.modules(keys)
-                self._job(
-                    member, partial(self._jobs.load, rank, modules), partial(self._loaded, member), keys
-                )
+                is_whole, modules = self._changes.is_starting, self._targets.modules(keys)
+                load = partial(self._jobs.load, rank, modules, is_whole=is_whole)
+                self._job(member, load, partial(self._loaded, member, keys), keys)
             case Drop(rank, keys) if rank != LOCAL:
-                self._job(
-                    member, partial(self._jobs.drop, rank, sorted(keys)), partial(self._dropped, member)
-                )
+                drop = partial(self._jobs.drop, rank, sorted(keys))
+                self._job(member, drop, partial(self._dropped, member))
             case Drop(_, keys):
                 if keys >= member.held:
                     del self._members[LOCAL]
             case End(rank):
-                # It is not lost: from here on nobody listens to how it ends.
-                member.link = None
+                member.link = None  # It is not lost: from here on nobody listens to how it ends.
                 self._job(member, partial(self._jobs.end, rank), partial(self._ended, rank))
 
     def _ended(self, rank: int, _: object) -> None:
@@ -193,8 +190,10 @@ class Caretaker:
         member.lost_at = None
         self._note_canaries(member, up.canaries)
 
-    def _loaded(self, member: Member, loaded: Loaded) -> None:
+    def _loaded(self, member: Member, keys: Keys, loaded: Loaded) -> None:
         member.info, member.held = loaded.info, frozenset(loaded.info.keys)
+        if loaded.failure is not None:
+            self._job_failed(member, loaded.failure, keys - member.held)
         self._note_canaries(member, loaded.canaries)
 
     def _note_canaries(self, member: Member, canaries: Mapping[ExpertKey, Any]) -> None:
@@ -333,8 +332,11 @@ class Caretaker:
             note_surplus(member, wish, self._routed.get(member.rank, frozenset()), self._routes.version)
 
     def _check_health(self, now: float) -> None:
+        if gone := self._health.why_gone(now):
+            self._end(ClusterError(gone))
         if self._health.is_check_due(now):
-            self.loop.submit(self._jobs.num_nodes, self._counted)
+            is_counted = self._options.workers_per_node > 0
+            self.loop.submit(partial(self._jobs.check, is_counted=is_counted), self._counted)
         for member in self._health.due_beats(self._members.values(), now):
             link = member.link
             end = partial(self._beaten, member, link)
@@ -352,9 +354,7 @@ class Caretaker:
             self._lose(member, Failure(FailureReason.DIED, f"worker {member.rank}: is another process now"))
 
     def _counted(self, result: int | Failure) -> None:
-        is_fine = not isinstance(result, Failure)
-        if self._health.checked(is_fine=is_fine, now=time.monotonic()) and isinstance(result, Failure):
-            self._end(ClusterError(result.message))
+        self._health.checked(result.message if isinstance(result, Failure) else "", time.monotonic())
         if isinstance(result, Failure) or not self._options.workers_per_node or self._changes.is_starting:
             return
         before, self._num_nodes = self._num_nodes, result

@@ -51,8 +51,11 @@ class Fleet(Protocol):
     def end(self, ranks: Iterable[int]) -> None:
         """Ends workers for good."""
 
+    def check(self) -> None:
+        """Raises ClusterError, within seconds, when what keeps workers alive is gone."""
+
     def num_nodes(self) -> int:
-        """Machines that could run workers. Raises ClusterError when what keeps these alive is gone."""
+        """Machines that could run workers. May wait for long, or for ever, where `check` would raise."""
 
     def close(self) -> None:
         """Lets go of all; the workers stay."""

@@ -15,16 +15,18 @@ from moe_model.dispatch import ExpertKey
 
 # So often the cluster must be gone until it is.
 _PATIENCE = 2
+_UNANSWERED = "the head of the Ray cluster does not answer"
 # Of a vector's length, how far two processes' answers may be apart.
 _TOLERANCE = 0.05
 
 
 @dataclass(frozen=True, slots=True)
 class HealthOptions:
-    """Seconds; 0: never."""
+    """Seconds; an interval of 0 is never. A check that takes longer than `check_timeout` is a bad one."""
 
     beat_interval: float = 1.0
     check_interval: float = 1.0
+    check_timeout: float = 5.0
     canary_interval: float = 30.0
 
 
@@ -36,21 +38,33 @@ class Health:
         self._beat_at: dict[int, float] = {}
         self._canary_at: dict[int, float] = {}
         self._asked: set[int] = set()
-        self._check_at: float | None = 0.0
-        self._num_bad_checks = 0
+        self._check_at = 0.0
+        # When the check that is under way counts as a bad one, once more.
+        self._late_at: float | None = None
+        self._problem, self._num_bad_checks = "", 0
 
     def is_check_due(self, now: float) -> bool:
         """Whether to look after the cluster; then nothing is due before `checked`."""
-        if self._check_at is None or now < self._check_at or not self._options.check_interval:
+        if self._late_at is not None or now < self._check_at or not self._options.check_interval:
             return False
-        self._check_at = None
+        self._late_at = now + self._options.check_timeout
         return True
 
-    def checked(self, *, is_fine: bool, now: float) -> bool:
-        """Whether the cluster is gone for good: twice in a row."""
-        self._check_at = now + self._options.check_interval
-        self._num_bad_checks = 0 if is_fine else self._num_bad_checks + 1
-        return self._num_bad_checks >= _PATIENCE
+    def checked(self, problem: str, now: float) -> None:
+        """What came of it; empty when all is well."""
+        self._check_at, self._late_at = now + self._options.check_interval, None
+        self._note_check(problem)
+
+    def why_gone(self, now: float) -> str:
+        """Why the cluster is gone for good: two checks in a row were bad. Empty while it is not."""
+        if self._late_at is not None and now >= self._late_at:
+            self._late_at = now + self._options.check_timeout
+            self._note_check(_UNANSWERED)
+        return self._problem if self._num_bad_checks >= _PATIENCE else ""
+
+    def _note_check(self, problem: str) -> None:
+        self._problem = problem
+        self._num_bad_checks = self._num_bad_checks + 1 if problem else 0
 
     def due_beats(self, members: Iterable[Member], now: float) -> list[Member]:
         """Those to be asked now; each must be told of by `beaten` before it is asked again."""

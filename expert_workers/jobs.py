@@ -1,5 +1,6 @@
 """What a supervisor waits for, as plain functions over a fleet: each runs on a thread of its own."""
 
+import logging
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -11,6 +12,8 @@ from expert_workers.wire import Array
 from expert_workers.worker import WorkerInfo
 from moe_model.dispatch import ExpertKey
 from moe_model.modules import ExpertModule
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,8 +48,11 @@ class Up:
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
+    """What a worker holds now. `failure`: why it could not load the first of those that it lacks."""
+
     info: WorkerInfo
     canaries: Mapping[ExpertKey, Array]
+    failure: Failure | None = None
 
 
 class Jobs:
@@ -79,9 +85,14 @@ class Jobs:
         canaries = self.canary(rank, info.keys) if info.keys else {}
         return Up(info, fleet.connect(rank, timeouts.ready), canaries)
 
-    def load(self, rank: int, modules: Sequence[ExpertModule]) -> Loaded:
-        info = self._fleet.load(rank, modules, self._timeouts.load)
-        return Loaded(info, self.canary(rank, [module.key for module in modules]))
+    def load(self, rank: int, modules: Sequence[ExpertModule], *, is_whole: bool = False) -> Loaded:
+        """All modules, or those that can be loaded; none of them if it shall be a whole, or none can be."""
+        try:
+            return self._load(rank, modules)
+        except WorkerFailureError as error:
+            if is_whole or len(modules) < 2 or error.failure.reason is not FailureReason.RAISED:
+                raise
+        return self._load_each(rank, modules)
 
     def drop(self, rank: int, keys: Sequence[ExpertKey]) -> WorkerInfo:
         return self._fleet.unload(rank, keys, self._timeouts.load)
@@ -95,17 +106,22 @@ class Jobs:
     def was_oom(self, info: WorkerInfo) -> bool:
         return self._fleet.was_oom(info)
 
-    def num_nodes(self) -> int:
-        """Raises ClusterError."""
-        return self._fleet.num_nodes()
+    def check(self, *, is_counted: bool) -> int:
+        """The machines that could run workers; 0 unless they are to be counted. Raises ClusterError."""
+        self._fleet.check()
+        return self._fleet.num_nodes() if is_counted else 0
 
     def fence(self, info: WorkerInfo) -> None:
         self._fleet.fence(info)
 
-    def halt(self) -> None:
-        """No worker is started from now on: what is there then is all that is to be ended."""
-        with self._starting:
-            self._is_halted = True
+    def halt(self, timeout: float = 5.0) -> None:
+        """No worker is started from now on. What is there then is all that is to be ended, unless a start
+        that was under way outlasts `timeout` seconds, as one on a cluster that hangs."""
+        self._is_halted = True
+        if self._starting.acquire(timeout=timeout):
+            self._starting.release()
+        else:
+            _log.warning("a worker's start does not end: it is not waited for, and may leave a Ray actor")
 
     def _start(self, rank: int) -> None:
         with self._starting:
@@ -117,6 +133,28 @@ class Jobs:
 
     def end(self, rank: int) -> None:
         self._fleet.end([rank])
+
+    def _load(self, rank: int, modules: Sequence[ExpertModule]) -> Loaded:
+        info = self._fleet.load(rank, modules, self._timeouts.load)
+        return Loaded(info, self.canary(rank, [module.key for module in modules]))
+
+    def _load_each(self, rank: int, modules: Sequence[ExpertModule]) -> Loaded:
+        """One after the other: a file that is damaged costs no other module."""
+        info, canaries = None, dict[ExpertKey, Array]()
+        failures: list[Failure] = []
+        for module in modules:
+            try:
+                loaded = self._load(rank, [module])
+            except WorkerFailureError as error:
+                if error.failure.reason is not FailureReason.RAISED:
+                    raise
+                failures.append(error.failure)
+            else:
+                info = loaded.info
+                canaries.update(loaded.canaries)
+        if info is None:
+            raise WorkerFailureError(failures[0])
+        return Loaded(info, canaries, failures[0] if failures else None)
 
 
 def mismatch(expected: Expected, rank: int, info: WorkerInfo) -> str:

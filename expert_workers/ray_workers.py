@@ -141,9 +141,11 @@ class RayFleet:
             if info is not None:
                 self.fence(info)
 
-    def num_nodes(self) -> int:
+    def check(self) -> None:
         if not is_reachable():
             raise ClusterError("the head of the Ray cluster is gone")
+
+    def num_nodes(self) -> int:
         nodes = ray.nodes()  # type: ignore[no-untyped-call]
         return sum(bool(node["Alive"] and node["Resources"].get("CPU")) for node in nodes)
 

@@ -195,6 +195,9 @@ class StreamFleet:
     def end(self, ranks: Iterable[int]) -> None:
         self.machine.end(list(ranks))
 
+    def check(self) -> None:
+        pass
+
     def num_nodes(self) -> int:
         return 1
 

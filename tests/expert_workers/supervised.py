@@ -1,5 +1,6 @@
 """A supervisor and a pool over workers in this process, with short times, and what the world does to them."""
 
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -77,13 +78,15 @@ class Notes:
 
 class ToldFleet(StreamFleet):
     """Its workers of some ranks die while they load; those of some processes compute something else; what
-    starts them may be gone."""
+    starts them may be gone, or leave a question unanswered until it `answers`."""
 
     def __init__(self, machine: FakeMachine, owner: str) -> None:
         super().__init__(machine, owner)
         self.crashing: set[int] = set()
         self.is_gone = False
-        self.num_looks = 0
+        self.num_looks, self.num_counts = 0, 0
+        self.answers = threading.Event()
+        self.answers.set()
         self.odd_pids: set[int] = set()
 
     def load(self, rank: int, modules: Sequence[ExpertModule], timeout: float) -> WorkerInfo:
@@ -92,10 +95,14 @@ class ToldFleet(StreamFleet):
             raise WorkerFailureError(Failure(FailureReason.DIED, f"worker {rank}: its process is gone"))
         return super().load(rank, modules, timeout)
 
-    def num_nodes(self) -> int:
+    def check(self) -> None:
         self.num_looks += 1
         if self.is_gone:
             raise ClusterError("the head is gone")
+
+    def num_nodes(self) -> int:
+        self.num_counts += 1
+        assert self.answers.wait(60)
         return super().num_nodes()
 
     def canary(self, rank: int, keys: Sequence[ExpertKey], timeout: float) -> Mapping[ExpertKey, Array]:

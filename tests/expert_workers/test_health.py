@@ -83,13 +83,30 @@ def test_the_cluster_is_looked_after_one_time_after_the_other() -> None:
     health = Health(HealthOptions(check_interval=2.0))
     assert health.is_check_due(0.0)
     assert not health.is_check_due(100.0)
-    assert not health.checked(is_fine=True, now=100.0)
+    health.checked("", 100.0)
     assert not health.is_check_due(101.9)
     assert health.is_check_due(102.0)
 
 
+def test_a_check_that_is_not_answered_counts_as_a_bad_one_each_time_that_it_could_have_been() -> None:
+    health = Health(HealthOptions(check_interval=2.0, check_timeout=5.0))
+    assert health.is_check_due(0.0)
+    assert [health.why_gone(now) for now in (4.9, 5.0, 9.9)] == ["", "", ""]
+    assert not health.is_check_due(9.9), "one is under way"
+    assert health.why_gone(10.0) == "the head of the Ray cluster does not answer"
+    health.checked("", 11.0)
+    assert health.why_gone(100.0) == "", "it was answered, if late, and nothing is asked now"
+    assert health.is_check_due(100.0)
+    assert health.why_gone(105.0) == ""
+    health.checked("the head is gone", 106.0)
+    assert health.why_gone(106.0) == "the head is gone"
+
+
 def test_the_cluster_is_gone_when_it_was_twice_in_a_row() -> None:
     health = Health(HealthOptions(check_interval=2.0))
-    found = [health.checked(is_fine=is_fine, now=0.0) for is_fine in (False, True, False, False, False)]
-    assert found == [False, False, False, True, True]
+    found = []
+    for problem in ("gone", "", "gone", "gone", "still gone"):
+        health.checked(problem, 0.0)
+        found.append(health.why_gone(0.0))
+    assert found == ["", "", "", "gone", "still gone"]
     assert not Health(HealthOptions(check_interval=0)).is_check_due(100.0)

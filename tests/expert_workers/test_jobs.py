@@ -1,3 +1,5 @@
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any
 
@@ -21,9 +23,8 @@ class ToldFleet(LocalFleet):
     """Notes what it was asked for, and says something else about its workers where it is told to."""
 
     def __init__(self) -> None:
-        super().__init__(
-            make_spec(0), lambda spec: ExpertWorker(spec, FakeSource(CONFIG, torch.float32, TORCH))
-        )
+        self.source = FakeSource(CONFIG, torch.float32, TORCH)
+        super().__init__(make_spec(0), lambda spec: ExpertWorker(spec, self.source))
         self.asked: list[str] = []
         self.changes: dict[str, Any] = {}
 
@@ -99,6 +100,50 @@ def test_what_is_loaded_sings_at_once(fleet: ToldFleet) -> None:
     assert jobs.beat(0).keys == tuple(KEYS[2:])
     jobs.end(0)
     assert fleet.find() == frozenset()
+
+
+def test_a_halt_does_not_wait_for_a_start_that_never_ends(
+    fleet: ToldFleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a cluster's that hangs; after the halt none begins, whether that one has ended or not."""
+    begun, go = threading.Event(), threading.Event()
+
+    def hang(_: int) -> None:
+        begun.set()
+        assert go.wait(60)
+
+    monkeypatch.setattr(fleet, "start", hang)
+    jobs = make_jobs(fleet)
+    with ThreadPoolExecutor(2) as executor:
+        try:
+            executor.submit(jobs.bring_up, 1, frozenset())
+            assert begun.wait(30)
+            executor.submit(jobs.halt, 0.01).result(20)
+            with pytest.raises(WorkerFailureError, match="worker 2: is not started any more"):
+                jobs.bring_up(2, frozenset())
+        finally:
+            go.set()
+
+
+def test_what_can_be_loaded_is_kept_and_the_first_that_cannot_is_named(fleet: ToldFleet) -> None:
+    jobs = make_jobs(fleet)
+    jobs.bring_up(0, frozenset(KEYS))
+    fleet.source.broken = {KEYS[1]}
+    loaded = jobs.load(0, checkpoint_modules(KEYS))
+    assert loaded.info.keys == (KEYS[0], KEYS[2]) == tuple(loaded.canaries)
+    assert loaded.failure is not None
+    assert loaded.failure.message == "worker 0: file 1: is broken"
+    with pytest.raises(WorkerFailureError, match="worker 0: file 1: is broken"):
+        jobs.load(0, checkpoint_modules(KEYS[1:2]))
+
+
+def test_all_or_nothing_is_loaded_where_that_is_asked_for(fleet: ToldFleet) -> None:
+    jobs = make_jobs(fleet)
+    jobs.bring_up(0, frozenset(KEYS))
+    fleet.source.broken = {KEYS[1]}
+    with pytest.raises(WorkerFailureError, match="worker 0: file 1: is broken"):
+        jobs.load(0, checkpoint_modules(KEYS), is_whole=True)
+    assert fleet.describe(0, 1.0).keys == ()
 
 
 @pytest.mark.parametrize(

@@ -301,6 +301,56 @@ def test_once_the_cluster_is_gone_a_step_that_lacks_experts_is_not_kept_waiting(
         assert sum("no longer ours" in line for line in caplog.messages) == 1
 
 
+LOOKING = replace(
+    OPTIONS,
+    health=HealthOptions(beat_interval=0, canary_interval=0, check_interval=0.02, check_timeout=2.0),
+)
+
+
+def test_a_head_that_does_not_say_how_many_machines_there_are_is_gone() -> None:
+    """It died, or hangs, after it was found to listen: what it is asked then is never answered."""
+    with supervised(2, options=replace(LOOKING, workers_per_node=2)) as (coordinator, _):
+        coordinator.until(lambda: coordinator.told.num_counts > 1)
+        try:
+            coordinator.told.answers.clear()
+            coordinator.until(lambda: bool(coordinator.over))
+        finally:
+            coordinator.told.answers.set()
+        assert coordinator.over == ["the head of the Ray cluster does not answer"]
+
+
+def test_machines_are_not_counted_where_nothing_depends_on_their_number() -> None:
+    with supervised(2, options=LOOKING) as (coordinator, _):
+        coordinator.until(lambda: coordinator.told.num_looks > 2)
+        assert coordinator.told.num_counts == 0
+        assert not coordinator.over
+
+
+def test_one_file_that_cannot_be_read_costs_no_other_expert() -> None:
+    with supervised(2) as (coordinator, world):
+        held = coordinator.held()[1]
+        bad = min(held)
+        world.broken.add(bad)
+        world.machine.kill(1)
+        coordinator.until(lambda: coordinator.members()[1].missing == {bad})
+        member = coordinator.members()[1]
+        assert (member.state, member.held) == (WorkerState.INCOMPLETE, held - {bad})
+        assert member.problem == f"worker 1: file {bad[1]}: is broken"
+        assert {module.key for module in coordinator.pool.missing_experts()} == {bad}
+        assert member.canaries.keys() == held - {bad}
+
+
+def test_survivors_load_what_can_be_read_of_lost_experts() -> None:
+    with supervised(3, options=replace(OPTIONS, on_loss=OnLoss.AUTO)) as (coordinator, world):
+        bad = min(coordinator.held()[1])
+        world.broken.add(bad)
+        world.machine.restarts = False
+        world.machine.kill(1)
+        coordinator.until(lambda: coordinator.num_holders(0, 1, 2) == {0, 1} and 1 not in coordinator.held())
+        coordinator.until(lambda: {module.key for module in coordinator.pool.missing_experts()} == {bad})
+        assert coordinator.held()[0] | coordinator.held()[2] == ALL - {bad}
+
+
 def test_who_is_back_without_what_it_should_hold_is_not_ready() -> None:
     """Its experts cannot be read; what is missing, and why, is shown until they can."""
     options = replace(OPTIONS, restarts=replace(RESTARTS, max_failures=1000, longest_wait=0.05))
