@@ -291,7 +291,7 @@ def test_once_the_cluster_is_gone_a_step_that_lacks_experts_is_not_kept_waiting(
         coordinator.pool._patience = Patience(PoolOptions(rescue_patience=3600, wait_timeout=3600))
         coordinator.told.is_gone = True
         coordinator.until(lambda: bool(coordinator.over), coordinator.check_equal)
-        coordinator.told.crashing.add(1)
+        world.machine.restarts = False
         world.machine.kill(1)
         with pytest.raises(ClusterError, match="the head is gone"):
             coordinator.pool.forward(0, X_TD, ROUTING)
