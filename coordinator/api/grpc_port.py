@@ -1,9 +1,11 @@
 """GrpcPort: one listening address with its services, health and reflection. Knows no service's methods."""
 
 import asyncio
+import logging
 from collections.abc import Mapping, Sequence
 
 import grpc
+from google.protobuf.message import DecodeError
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
@@ -57,6 +59,7 @@ class GrpcPort:
         self._readiness = ("", *services)
         self._withdrawn = False
         self._closing = asyncio.Event()
+        logging.getLogger("grpc._cython.cygrpc").addFilter(is_of_the_server)
         self._health = health.aio.HealthServicer()
         self._server = grpc.aio.server(interceptors=tuple(interceptors), options=OPTIONS)
         self._server.add_generic_rpc_handlers(tuple(services.values()))
@@ -109,3 +112,10 @@ class GrpcPort:
         """Ends everything that still runs and gives the port back. Idempotent."""
         self._closing.set()
         await self._server.stop(FLUSH_SECONDS)
+
+
+def is_of_the_server(record: logging.LogRecord) -> bool:
+    """A filter. grpc logs each message to health or reflection that is none, with a traceback, and anybody
+    can send those; its client is told."""
+    error = record.exc_info[1] if record.exc_info else None
+    return not isinstance(error, DecodeError)

@@ -156,6 +156,24 @@ async def test_bytes_that_are_no_grpc_leave_it_alive(abuse: str, caplog: pytest.
     assert [record for record in caplog.records if record.levelno >= logging.ERROR] == []
 
 
+@pytest.mark.parametrize(
+    "method",
+    ["/grpc.health.v1.Health/Check", "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo"],
+)
+async def test_a_message_that_is_none_is_told_to_its_sender_alone(
+    method: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with listening() as port, grpc.aio.insecure_channel(port.address) as channel:
+        kind = "unary_unary" if method.endswith("Check") else "stream_stream"
+        data = b"\xff\xff\xff"
+        call = getattr(channel, kind)(method)(
+            iter([data]) if kind == "stream_stream" else data, timeout=PATIENCE
+        )
+        with pytest.raises(grpc.aio.AioRpcError):
+            await (call.read() if kind == "stream_stream" else call)
+    assert [record for record in caplog.records if record.levelno >= logging.ERROR] == []
+
+
 @pytest.mark.parametrize("abuse", ["nothing", "zeros", "noise", "a web browser", "rapid reset"])
 async def test_bytes_that_are_no_tls_leave_it_alive(abuse: str, tmp_path: Path) -> None:
     authority = Authority()
