@@ -99,6 +99,8 @@ def cluster(folder: Path, num_cpus: int = 2) -> Iterator[Cluster]:
             [
                 *(sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block"),
                 *(f"--port={port}", f"--temp-dir={temp}", f"--num-cpus={num_cpus}"),
+                # Its usual one may be another user's, whose cluster would keep this one from starting.
+                f"--ray-client-server-port={free_port()}",
                 *("--include-dashboard=false", "--disable-usage-stats", "--object-store-memory=100000000"),
             ],
             stdout=subprocess.DEVNULL,
