@@ -1,12 +1,13 @@
 """The house rules that a program can check, read from the syntax trees of every file."""
 
 import ast
-import subprocess
 from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
 
 import pytest
+
+from tests.tracked import tracked
 
 ROOT = Path(__file__).parent.parent
 PRODUCT = ("moe_model", "expert_workers", "coordinator")
@@ -299,21 +300,10 @@ def _raises(node: ast.ExceptHandler) -> bool:
 
 
 def test_no_path_of_a_machine_is_in_a_file() -> None:
-    listed = subprocess.run(
-        ["git", "ls-files", "--cached", "--others", "--exclude-standard"],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=False,
-    ).stdout.splitlines()
-    texts = [
-        name for name in listed if Path(name).suffix in (".py", ".md", ".toml", ".yaml", ".txt", ".proto", "")
-    ]
     marks = ["/" + "work/", "/" + "home/", "/" + "root/"]
     found = []
-    for name in texts:
-        path = ROOT / name
-        if path.is_file() and not path.is_symlink():
+    for path in tracked(".py", ".md", ".toml", ".yaml", ".txt", ".proto", ""):
+        if not path.is_symlink():
             text = path.read_text(encoding="utf-8", errors="replace")
-            found += [f"{name}: {mark}" for mark in marks if mark in text]
+            found += [f"{path.relative_to(ROOT)}: {mark}" for mark in marks if mark in text]
     assert found == []

@@ -4,13 +4,13 @@ import argparse
 import ast
 import importlib
 import re
-import subprocess
 from pathlib import Path
 
 import pytest
 
 from coordinator.command_line import COMMANDS
 from protos.expertmesh.v1 import control_pb2, generation_pb2
+from tests.tracked import tracked
 
 ROOT = Path(__file__).resolve().parents[1]
 DEPLOY = ROOT / "deploy" / "README.md"
@@ -23,21 +23,6 @@ SERVICES = [
 # Names of files that are not ours, or are made.
 FOREIGN_FILES = re.compile(r"google/.*|_pb2\w*\.py|benchmarks\.service")
 FILE_NAME = re.compile(r"(?<![\w./*{}<-])((?:[\w.-]+/)*[\w-]+\.(?:py|md|c|h|proto|toml|service))\b(?![\w(])")
-
-
-def tracked(*endings: str) -> list[Path]:
-    """All files of the repository with these endings."""
-    listed = subprocess.run(
-        ["git", "ls-files", "--cached", "--others", "--exclude-standard"],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=False,
-    ).stdout.split("\n")
-    found = [ROOT / name for name in listed if name]
-    if not found:
-        pytest.skip("no git here: a source archive")
-    return [path for path in found if path.suffix in endings and path.is_file()]
 
 
 def text_of(path: Path) -> str:

@@ -129,11 +129,6 @@ def _check_allowed(sampling: pb.SamplingParams, vocab_size: int, violations: Vio
         violations.add(field, f"{len(ids)} ids are more than {MAX_ALLOWED_IDS}")
     else:
         violations.check_token_ids(field, ids, vocab_size)
-    words, field = sampling.bad_words, "sampling.bad_words"
-    if len(words) > MAX_BAD_WORDS:
-        violations.add(field, f"{len(words)} words are more than {MAX_BAD_WORDS}")
-        return
-    for index, word in enumerate(words):
-        num_bytes = len(word.encode())
-        fine = 1 <= num_bytes <= MAX_BAD_WORD_BYTES
-        violations.check(fine, f"{field}[{index}]", num_bytes, f"[1, {MAX_BAD_WORD_BYTES}] bytes")
+    violations.check_texts(
+        "sampling.bad_words", sampling.bad_words, "words", MAX_BAD_WORDS, MAX_BAD_WORD_BYTES
+    )

@@ -78,14 +78,9 @@ class VisibleBytes:
 
 
 def _check_stop_sequences(stopping: pb.StoppingParams, violations: Violations) -> None:
-    sequences, field = stopping.stop_sequences, "stopping.stop_sequences"
-    if len(sequences) > MAX_STOP_SEQUENCES:
-        violations.add(field, f"{len(sequences)} sequences are more than {MAX_STOP_SEQUENCES}")
-        return
-    for index, sequence in enumerate(sequences):
-        num_bytes = len(sequence.encode())
-        fine = 1 <= num_bytes <= MAX_STOP_BYTES
-        violations.check(fine, f"{field}[{index}]", num_bytes, f"[1, {MAX_STOP_BYTES}] bytes")
+    violations.check_texts(
+        "stopping.stop_sequences", stopping.stop_sequences, "sequences", MAX_STOP_SEQUENCES, MAX_STOP_BYTES
+    )
 
 
 def _check_time_limit(stopping: pb.StoppingParams, violations: Violations) -> None:

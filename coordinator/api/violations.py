@@ -39,6 +39,16 @@ class Violations:
             self.add_token_id(f"{field}[{index}]", token_id, vocab_size)
         self._counted_all &= next(wrong, None) is None
 
+    def check_texts(self, field: str, texts: Sequence[str], name: str, most: int, most_bytes: int) -> None:
+        """At most so many, each of 1 to `most_bytes` bytes; `name` is what several are called."""
+        if len(texts) > most:
+            self.add(field, f"{len(texts)} {name} are more than {most}")
+            return
+        for index, text in enumerate(texts):
+            num_bytes = len(text.encode())
+            fine = 1 <= num_bytes <= most_bytes
+            self.check(fine, f"{field}[{index}]", num_bytes, f"[1, {most_bytes}] bytes")
+
     def add_token_id(self, field: str, token_id: int, vocab_size: int) -> None:
         self._metadata["vocab_size"] = str(vocab_size)
         self.add(field, f"{token_id} is not in [0, {vocab_size})", Reason.TOKEN_ID_OUT_OF_RANGE)
