@@ -18,7 +18,7 @@ help:  ## show this list
 
 install: $(INSTALLED)  ## create .venv and install everything, pinned
 
-$(INSTALLED): pyproject.toml constraints.txt setup.py $(wildcard moe_model/native/src/*)
+$(INSTALLED): pyproject.toml constraints.txt setup.py $(wildcard moe_model/kernels/native/src/*)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
 	  echo "make: $$($(PYTHON) --version) is too old, Python 3.11 or newer is needed (make PYTHON=python3.12 ...)" >&2; exit 1; }
 	$(PYTHON) -m venv .venv
@@ -77,4 +77,4 @@ examples:  ## what the Node example in docs/ needs
 	npm install --no-save --silent @grpc/grpc-js @grpc/proto-loader
 
 clean:  ## remove what make made
-	rm -rf .venv .venv-protos .venv-peers .fuzz node_modules .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info build dist moe_model/native/*.so
+	rm -rf .venv .venv-protos .venv-peers .fuzz node_modules .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info build dist moe_model/kernels/native/*.so

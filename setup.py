@@ -5,7 +5,7 @@ from pathlib import Path
 
 from setuptools import Extension, setup
 
-KERNELS, SERVING = "moe_model/native/src", "expert_workers/native/src"
+KERNELS, SERVING = "moe_model/kernels/native/src", "expert_workers/transports/stream/native/src"
 
 
 def extension(name: str, folder: str, *include: str) -> Extension:
@@ -24,7 +24,7 @@ def extension(name: str, folder: str, *include: str) -> Extension:
 
 setup(
     ext_modules=[
-        extension("moe_model.native._kernels", KERNELS),
-        extension("expert_workers.native._serve", SERVING, KERNELS),
+        extension("moe_model.kernels.native._kernels", KERNELS),
+        extension("expert_workers.transports.stream.native._serve", SERVING, KERNELS),
     ]
 )

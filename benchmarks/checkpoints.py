@@ -7,9 +7,9 @@ from pathlib import Path
 
 import torch
 
-from moe_model.checkpoint import Checkpoint
+from moe_model.checkpoint.initialise import initialise_checkpoint
+from moe_model.checkpoint.reader import Checkpoint
 from moe_model.config import ModelConfig
-from moe_model.initialise import initialise_checkpoint
 
 
 @contextmanager

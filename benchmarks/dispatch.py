@@ -23,21 +23,21 @@ import torch
 from benchmarks import arguments
 from benchmarks.physics import measure_machine
 from benchmarks.report import reporting
-from expert_workers.placement import Placement, Share, place
-from expert_workers.pool import ExpertPool
-from expert_workers.ray_cluster import RayCluster
-from expert_workers.ray_transport import RayPlane
-from expert_workers.ray_workers import FleetOptions, RayFleet
-from expert_workers.routes import Routes
-from expert_workers.stream_transport import StreamPlane
-from expert_workers.transport import Link, Plane
+from expert_workers.cluster.ray_cluster import RayCluster
+from expert_workers.dispatch.pool import ExpertPool
+from expert_workers.dispatch.routes import Routes
+from expert_workers.placement.placement import Placement, Share, place
+from expert_workers.transports.base import Link, Plane
+from expert_workers.transports.ray.fleet import FleetOptions, RayFleet
+from expert_workers.transports.ray.links import RayPlane
+from expert_workers.transports.stream.plane import StreamPlane
 from expert_workers.wire import ExpertCall, ExpertReply, ReplyForm, validate_reply
-from expert_workers.worker import WorkerSpec
+from expert_workers.worker.expert_worker import WorkerSpec
+from moe_model.checkpoint.initialise import initialise_checkpoint
 from moe_model.config import ModelConfig
-from moe_model.initialise import initialise_checkpoint
+from moe_model.layers.router import Routing
 from moe_model.machine import usable_cores
-from moe_model.modules import Catalog, checkpoint_modules
-from moe_model.router import Routing
+from moe_model.versions.expert_versions import Catalog, checkpoint_modules
 
 WIDTH = 512
 ROW_BYTES = 4 * WIDTH

@@ -19,14 +19,14 @@ from benchmarks.checkpoints import opened
 from benchmarks.physics import Machine, decode_floor_seconds, measure_machine
 from benchmarks.report import Report, reporting
 from benchmarks.step_split import PARTS, Split, timed_engine
-from coordinator.config import EngineConfig, WorkersConfig
-from coordinator.engine.engine import Engine
-from coordinator.engine.request import Output, Request, StopRules
-from coordinator.main import build_engine, configure_process, open_experts
+from coordinator.engine.core.engine import Engine
+from coordinator.engine.core.request import Output, Request, StopRules
+from coordinator.server.config import EngineConfig, WorkersConfig
+from coordinator.server.main import build_engine, configure_process, open_experts
 from moe_model.assembled import AssembledModel
-from moe_model.checkpoint import Checkpoint
-from moe_model.manifest import DTYPES, dtype_name
-from moe_model.sampling import SamplingParams
+from moe_model.checkpoint.manifest import DTYPES, dtype_name
+from moe_model.checkpoint.reader import Checkpoint
+from moe_model.sampling.draw import SamplingParams
 
 
 @dataclass(frozen=True, slots=True)

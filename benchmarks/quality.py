@@ -17,10 +17,10 @@ from torch import Tensor
 
 from benchmarks.report import Report, add_out_argument, reporting
 from moe_model.assembled import AssembledModel
-from moe_model.checkpoint import Checkpoint
+from moe_model.checkpoint.reader import Checkpoint
 from moe_model.kernels.choice import HAS_NATIVE, KernelChoice, choose_kernels
 from moe_model.loading import load_local_experts, load_model
-from moe_model.tokenizer import Tokenizer
+from moe_model.text.tokenizer import Tokenizer
 
 DEFAULT_CHECKPOINT = Path("demo/checkpoint")
 DEFAULT_TEXT = Path("README.md")

@@ -13,13 +13,13 @@ from pathlib import Path
 
 from benchmarks.checkpoints import opened
 from benchmarks.report import Report, add_out_argument, reporting
-from coordinator.config import EngineConfig, WorkersConfig
-from coordinator.engine.engine import Engine
-from coordinator.engine.request import Request, StopRules
-from coordinator.main import build_engine, configure_process, open_experts
-from moe_model.checkpoint import Checkpoint
-from moe_model.manifest import DTYPES
-from moe_model.sampling import SamplingParams
+from coordinator.engine.core.engine import Engine
+from coordinator.engine.core.request import Request, StopRules
+from coordinator.server.config import EngineConfig, WorkersConfig
+from coordinator.server.main import build_engine, configure_process, open_experts
+from moe_model.checkpoint.manifest import DTYPES
+from moe_model.checkpoint.reader import Checkpoint
+from moe_model.sampling.draw import SamplingParams
 
 PROMPT_TOKENS = 32
 GREEDY = SamplingParams(temperature=0)

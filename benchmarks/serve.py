@@ -18,10 +18,10 @@ from benchmarks.latency import spread
 from benchmarks.physics import decode_floor_seconds, measure_machine
 from benchmarks.report import reporting
 from benchmarks.serve_rounds import Load, Plan, Round, run_round
-from coordinator.config import EngineConfig, WorkersConfig
-from coordinator.main import configure_process
-from moe_model.checkpoint import Checkpoint
-from moe_model.manifest import DTYPES
+from coordinator.server.config import EngineConfig, WorkersConfig
+from coordinator.server.main import configure_process
+from moe_model.checkpoint.manifest import DTYPES
+from moe_model.checkpoint.reader import Checkpoint
 
 Row = Mapping[str, Any]
 # Width of the two columns of each.

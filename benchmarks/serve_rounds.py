@@ -24,14 +24,14 @@ from benchmarks.load import (
     request,
 )
 from benchmarks.server_process import ServerProcess, serving
-from coordinator.api.admission import AdmissionConfig
-from coordinator.config import EngineConfig, WorkersConfig
-from coordinator.engine.engine import Engine
-from coordinator.engine.request import Request, StopRules
-from coordinator.main import build_engine, open_experts
-from moe_model.checkpoint import Checkpoint
-from moe_model.manifest import dtype_name
-from moe_model.sampling import SamplingParams
+from coordinator.api.requests.admission import AdmissionConfig
+from coordinator.engine.core.engine import Engine
+from coordinator.engine.core.request import Request, StopRules
+from coordinator.server.config import EngineConfig, WorkersConfig
+from coordinator.server.main import build_engine, open_experts
+from moe_model.checkpoint.manifest import dtype_name
+from moe_model.checkpoint.reader import Checkpoint
+from moe_model.sampling.draw import SamplingParams
 
 # Arrivals come from so many connections in turns.
 OPEN_LOOP_CONNECTIONS = 32

@@ -20,8 +20,8 @@ from typing import Self
 
 import torch
 
+from moe_model.checkpoint.initialise import initialise_checkpoint
 from moe_model.config import ModelConfig
-from moe_model.initialise import initialise_checkpoint
 
 _HERE = Path(__file__).parents[1]
 _PROMPT_TOKENS, _NEW_TOKENS = 16, 48

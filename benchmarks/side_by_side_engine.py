@@ -8,9 +8,9 @@ from pathlib import Path
 import torch
 
 from benchmarks.engine import Load, bench_config, measure
-from coordinator.config import EngineConfig, WorkersConfig
-from coordinator.main import build_engine, configure_process, open_experts
-from moe_model.checkpoint import Checkpoint
+from coordinator.server.config import EngineConfig, WorkersConfig
+from coordinator.server.main import build_engine, configure_process, open_experts
+from moe_model.checkpoint.reader import Checkpoint
 
 _LARGEST = 32
 

@@ -11,27 +11,27 @@ from typing import Any, ParamSpec, TypeVar
 
 from torch import Tensor
 
-from coordinator.config import EngineConfig
-from coordinator.engine.attention import AttentionPlan
-from coordinator.engine.batch import Batch
-from coordinator.engine.block_allocator import BlockAllocator
-from coordinator.engine.engine import Engine
-from coordinator.engine.kernel_attention import attention_plan
-from coordinator.engine.kv_cache import KVCache
-from coordinator.engine.model_runner import ModelRunner
-from coordinator.engine.sampler import Drawn, Sampler
-from coordinator.engine.scheduler import Scheduler
-from coordinator.main import num_kv_blocks
-from expert_workers.pool_stats import DispatchRecord
-from expert_workers.transport import FailureReason
-from moe_model.checkpoint import Checkpoint
-from moe_model.experts import ExpertBackend
+from coordinator.engine.attention.kernel_attention import attention_plan
+from coordinator.engine.attention.torch_attention import AttentionPlan
+from coordinator.engine.cache.block_allocator import BlockAllocator
+from coordinator.engine.cache.kv_cache import KVCache
+from coordinator.engine.core.batch import Batch
+from coordinator.engine.core.engine import Engine
+from coordinator.engine.core.model_runner import ModelRunner
+from coordinator.engine.core.scheduler import Scheduler
+from coordinator.engine.sampling.sampler import Drawn, Sampler
+from coordinator.server.config import EngineConfig
+from coordinator.server.main import num_kv_blocks
+from expert_workers.dispatch.pool_stats import DispatchRecord
+from expert_workers.transports.base import FailureReason
+from moe_model.checkpoint.reader import Checkpoint
 from moe_model.families import family_of
 from moe_model.kernels.base import Kernels
 from moe_model.kernels.choice import choose_kernels
-from moe_model.layers import Attend, SharedModel
+from moe_model.layers.dense import Attend, SharedModel
+from moe_model.layers.experts import ExpertBackend
+from moe_model.layers.router import Routing
 from moe_model.model import Model
-from moe_model.router import Routing
 
 P = ParamSpec("P")
 T = TypeVar("T")

@@ -19,8 +19,8 @@ from benchmarks.latency import percentile
 from benchmarks.report import add_out_argument, reporting
 from coordinator.structured.compiler import ConstraintCompiler
 from coordinator.structured.matcher import GrammarConstraint
-from moe_model.checkpoint import Checkpoint
-from moe_model.tokenizer import Tokenizer
+from moe_model.checkpoint.reader import Checkpoint
+from moe_model.text.tokenizer import Tokenizer
 
 DEMO = Path(__file__).parents[1] / "demo" / "checkpoint"
 

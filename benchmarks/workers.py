@@ -12,13 +12,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from benchmarks.report import add_out_argument, reporting
-from coordinator.config import Addresses, EngineConfig, ServeConfig, WorkersConfig
-from coordinator.main import configure_process
-from coordinator.server import open_server
+from coordinator.server.config import Addresses, EngineConfig, ServeConfig, WorkersConfig
+from coordinator.server.main import configure_process
+from coordinator.server.server import open_server
 from expert_workers.remote_experts import RemoteExperts
+from moe_model.checkpoint.initialise import initialise_checkpoint
+from moe_model.checkpoint.manifest import DTYPES
 from moe_model.config import ModelConfig
-from moe_model.initialise import initialise_checkpoint
-from moe_model.manifest import DTYPES
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,7 @@ from typing import NamedTuple, Protocol, TextIO, cast
 
 from coordinator.commands.parser import OneLineParser, did_you_mean, harmless, quoted
 from coordinator.commands.start_report import Say, StartReport
-from coordinator.stop_signals import interruptible, signals_taken
+from coordinator.server.stop_signals import interruptible, signals_taken
 from moe_model.errors import ExpertMeshError
 
 

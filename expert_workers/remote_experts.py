@@ -6,15 +6,15 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from expert_workers.changes import Scaled
-from expert_workers.dispatch import Dispatch
-from expert_workers.members import Member, WorkerState
-from expert_workers.pool import ExpertPool
-from expert_workers.pool_stats import PoolStats
-from expert_workers.supervisor import Supervisor
-from moe_model.dispatch import ExpertKey
-from moe_model.modules import Catalog, ExpertModule
-from moe_model.router import Routing
+from expert_workers.dispatch.dispatch import Dispatch
+from expert_workers.dispatch.pool import ExpertPool
+from expert_workers.dispatch.pool_stats import PoolStats
+from expert_workers.supervision.pending_changes import Scaled
+from expert_workers.supervision.supervisor import Supervisor
+from expert_workers.supervision.worker_state import Member, WorkerState
+from moe_model.layers.dispatch import ExpertKey
+from moe_model.layers.router import Routing
+from moe_model.versions.expert_versions import Catalog, ExpertModule
 
 # Seconds.
 CLOSE_MOMENT = 1.0

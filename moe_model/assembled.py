@@ -11,16 +11,16 @@ from typing import Self
 import torch
 from torch import Tensor
 
-from moe_model.checkpoint import Checkpoint
+from moe_model.checkpoint.reader import Checkpoint
 from moe_model.config import ModelConfig
 from moe_model.errors import NumericError, UserError
 from moe_model.families import family_of
 from moe_model.kernels.base import Kernels
-from moe_model.layers import Attend
+from moe_model.layers.dense import Attend
+from moe_model.layers.router import ExpertSelection, Routing, load_balancing_loss, row_selection
 from moe_model.loading import load_local_experts, load_model
 from moe_model.model import Model, Observe
-from moe_model.router import ExpertSelection, Routing, load_balancing_loss, row_selection
-from moe_model.sampling import SamplingParams, sample, uniform
+from moe_model.sampling.draw import SamplingParams, sample, uniform
 
 
 class AssembledModel:

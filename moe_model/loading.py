@@ -4,16 +4,16 @@ from collections.abc import Iterable
 
 import torch
 
-from moe_model.checkpoint import Checkpoint
-from moe_model.dispatch import Expert
+from moe_model.checkpoint.expert_files import read_expert_file
+from moe_model.checkpoint.reader import Checkpoint
 from moe_model.errors import CheckpointError
-from moe_model.expert_files import read_expert_file
-from moe_model.experts import ExpertBackend, LocalExperts
 from moe_model.families import family_of
 from moe_model.kernels.base import ExpertBank, Kernels
 from moe_model.kernels.torch_kernels import TorchKernels
+from moe_model.layers.dispatch import Expert
+from moe_model.layers.experts import ExpertBackend, LocalExperts
 from moe_model.model import Model
-from moe_model.modules import Catalog, ExpertModule
+from moe_model.versions.expert_versions import Catalog, ExpertModule
 
 
 def load_model(

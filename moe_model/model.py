@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from moe_model.config import ModelConfig
-from moe_model.experts import ExpertBackend
 from moe_model.kernels.base import Router
-from moe_model.layers import Attend, SharedModel
-from moe_model.router import Routing
+from moe_model.layers.dense import Attend, SharedModel
+from moe_model.layers.experts import ExpertBackend
+from moe_model.layers.router import Routing
 
 # Called with (layer, routing) after each router, for those who want to watch.
 Observe = Callable[[int, Routing], None]

@@ -14,9 +14,9 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from moe_model import AssembledModel
-from moe_model.importer import import_checkpoint
+from moe_model.checkpoint.importer import import_checkpoint
 from moe_model.kernels.choice import choose_kernels
-from moe_model.tokenizer import Tokenizer
+from moe_model.text.tokenizer import Tokenizer
 from tests.models import GOLDEN
 from tests.native import KERNELS
 

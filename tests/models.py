@@ -7,22 +7,22 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from coordinator.engine.block_allocator import BlockAllocator
-from coordinator.engine.engine import Engine, Runner
-from coordinator.engine.kernel_attention import attention_plan
-from coordinator.engine.kv_cache import KVCache
-from coordinator.engine.model_runner import ModelRunner
-from coordinator.engine.request import ContextOverflow, Output, Request, StopRules
-from coordinator.engine.scheduler import Scheduler
+from coordinator.engine.attention.kernel_attention import attention_plan
+from coordinator.engine.cache.block_allocator import BlockAllocator
+from coordinator.engine.cache.kv_cache import KVCache
+from coordinator.engine.core.engine import Engine, Runner
+from coordinator.engine.core.model_runner import ModelRunner
+from coordinator.engine.core.request import ContextOverflow, Output, Request, StopRules
+from coordinator.engine.core.scheduler import Scheduler
 from moe_model import AssembledModel, ModelConfig
-from moe_model.checkpoint import CheckpointWriter, GenerationDefaults
-from moe_model.dispatch import Expert, ExpertKey
-from moe_model.experts import LocalExperts
+from moe_model.checkpoint.reader import CheckpointWriter, GenerationDefaults
 from moe_model.families import family_of
 from moe_model.kernels.base import Kernels
 from moe_model.kernels.torch_kernels import TorchKernels
+from moe_model.layers.dispatch import Expert, ExpertKey
+from moe_model.layers.experts import LocalExperts
 from moe_model.model import Model
-from moe_model.sampling import SamplingParams
+from moe_model.sampling.draw import SamplingParams
 
 TORCH = TorchKernels()
 GOLDEN = Path(__file__).parent / "data" / "modularforge-tiny"

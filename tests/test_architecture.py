@@ -63,7 +63,7 @@ def calls(path: Path) -> Iterator[tuple[str, ast.Call]]:
 
 def test_there_is_something_to_check() -> None:
     assert len(files(*PRODUCT)) > 30
-    assert Path("coordinator/engine/engine.py") in files("coordinator")
+    assert Path("coordinator/engine/core/engine.py") in files("coordinator")
 
 
 def test_the_model_knows_nothing_of_the_rest() -> None:
@@ -74,30 +74,29 @@ def test_the_model_knows_nothing_of_the_rest() -> None:
 def test_coordinator_and_workers_meet_only_in_main() -> None:
     assert importers("coordinator", "expert_workers") == {}
     assert set(importers("expert_workers", "coordinator")) <= {
-        "coordinator/main.py",
-        "coordinator/open_workers.py",
+        "coordinator/server/main.py",
+        "coordinator/server/open_workers.py",
     }
 
 
 def test_ray_is_in_few_files() -> None:
-    assert all(path.startswith("expert_workers/ray_") for path in importers("ray", *PRODUCT)), importers(
-        "ray", *PRODUCT
-    )
+    rooms = ("expert_workers/transports/ray/", "expert_workers/cluster/")
+    assert [path for path in importers("ray", *PRODUCT) if not path.startswith(rooms)] == []
 
 
 @pytest.mark.parametrize("package", ["grpc", "grpc_health", "grpc_reflection", "protos", "google"])
 def test_grpc_is_at_the_edge(package: str) -> None:
     # Ray's head speaks gRPC, and is asked before Ray connects.
     inside = {path for path in importers(package, *PRODUCT) if not path.startswith("coordinator/")}
-    assert inside <= ({"expert_workers/ray_preflight.py"} if package == "grpc" else set())
+    assert inside <= ({"expert_workers/cluster/ray_preflight.py"} if package == "grpc" else set())
     engine = [path for path in importers(package, "coordinator") if path.startswith("coordinator/engine/")]
     assert engine == []
 
 
 def test_grpc_itself_is_in_the_grpc_files() -> None:
     allowed = (
-        *("coordinator/api/grpc_", "coordinator/client", "coordinator/control_client"),
-        "expert_workers/ray_preflight.py",
+        *("coordinator/api/grpc/", "coordinator/client", "coordinator/control_client"),
+        "expert_workers/cluster/ray_preflight.py",
     )
     assert [path for path in importers("grpc", *PRODUCT) if not path.startswith(allowed)] == []
 
@@ -105,11 +104,11 @@ def test_grpc_itself_is_in_the_grpc_files() -> None:
 @pytest.mark.parametrize(
     ("package", "place"),
     [
-        ("starlette", "coordinator/api/http_"),
-        ("uvicorn", "coordinator/api/http_"),
-        ("prometheus_client", "coordinator/api/metrics"),
-        ("opentelemetry", "coordinator/api/tracing"),
-        ("jinja2", "coordinator/api/chat_template_main.py"),
+        ("starlette", "coordinator/api/http/"),
+        ("uvicorn", "coordinator/api/http/"),
+        ("prometheus_client", "coordinator/api/telemetry/"),
+        ("opentelemetry", "coordinator/api/telemetry/tracing"),
+        ("jinja2", "coordinator/api/text/chat_template_main.py"),
         ("llguidance", "coordinator/structured/"),
         ("rich", "coordinator/commands/"),
     ],
@@ -173,9 +172,9 @@ def test_the_environment_is_read_in_main() -> None:
     readers = {path.as_posix() for path in files(*PRODUCT) if any(n in ENVIRONMENT for n, _ in names(path))}
     # Ray takes its settings from there only, and its processes with it.
     assert readers <= {
-        "coordinator/main.py",
+        "coordinator/server/main.py",
         "coordinator/command_line.py",
-        "expert_workers/ray_environment.py",
+        "expert_workers/cluster/ray_environment.py",
     }
 
 
@@ -187,7 +186,7 @@ def test_torch_load_runs_no_code() -> None:
                 found.append(path.as_posix())
                 only = [k.value for k in call.keywords if k.arg == "weights_only"]
                 assert [ast.unparse(value) for value in only] == ["True"], f"{path}:{call.lineno}"
-    assert set(found) <= {"moe_model/importer/torch_file.py"}
+    assert set(found) <= {"moe_model/checkpoint/importer/torch_file.py"}
 
 
 FORBIDDEN_CALLS = {
@@ -209,10 +208,10 @@ SLEEPS = ("time.sleep", "asyncio.sleep", "sleep")
 # the state of an engine that may be stuck.
 POLLERS = (
     "chaos/run.py",
-    "coordinator/api/readiness.py",
+    "coordinator/api/shared/readiness.py",
     "coordinator/client.py",
     "expert_workers/processes.py",
-    "expert_workers/ray_workers.py",
+    "expert_workers/transports/ray/fleet.py",
     "tests/chaos/",
     "tests/coordinator/api/test_leaving.py",
     "tests/integration/",
@@ -224,8 +223,10 @@ def test_nothing_runs_what_it_reads() -> None:
     for package in FORBIDDEN_PACKAGES:
         assert importers(package, *PRODUCT) == {}
     # The importer names the error that torch's own restricted unpickler raises.
-    assert set(importers("pickle", *PRODUCT)) <= {"moe_model/importer/torch_file.py"}
-    uses = {n for n, _ in names(Path("moe_model/importer/torch_file.py")) if n.startswith("pickle.")}
+    assert set(importers("pickle", *PRODUCT)) <= {"moe_model/checkpoint/importer/torch_file.py"}
+    uses = {
+        n for n, _ in names(Path("moe_model/checkpoint/importer/torch_file.py")) if n.startswith("pickle.")
+    }
     assert uses <= {"pickle.UnpicklingError"}
     assert _found(*PRODUCT, wanted=lambda name, call: name in FORBIDDEN_CALLS or _uses_a_shell(call)) == []
 

@@ -22,10 +22,10 @@ from benchmarks.peers.systems import Choice, Opened, opened
 from benchmarks.peers.verdict import verdicts
 from benchmarks.physics import decode_floor_seconds, measure_machine
 from benchmarks.report import Report, reporting
-from coordinator.config import EngineConfig
-from coordinator.main import configure_process
-from moe_model.checkpoint import Checkpoint
-from moe_model.manifest import DTYPES, dtype_name
+from coordinator.server.config import EngineConfig
+from coordinator.server.main import configure_process
+from moe_model.checkpoint.manifest import DTYPES, dtype_name
+from moe_model.checkpoint.reader import Checkpoint
 
 # Of as many bytes as ours, and what users take to save some. bfloat16 comes with float16, which llama.cpp
 # multiplies faster where the processor has no instructions for bfloat16.

@@ -10,10 +10,10 @@ import torch
 
 from benchmarks.peers.jobs import MixtralSize
 from benchmarks.peers.process import PeerError, PeersEnvironment, last_line
-from moe_model.checkpoint import Checkpoint
+from moe_model.checkpoint.initialise import initialise_checkpoint
+from moe_model.checkpoint.reader import Checkpoint
 from moe_model.config import ModelConfig
 from moe_model.families import family_of
-from moe_model.initialise import initialise_checkpoint
 
 # The default's 512 positions would leave no room for a token after a prompt of 512; positions are no weights.
 MAX_SEQ_LEN = 1024

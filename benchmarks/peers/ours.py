@@ -6,9 +6,9 @@ from dataclasses import replace
 
 from benchmarks import engine as engine_benchmark
 from benchmarks.peers.jobs import Load, Timing
-from coordinator.config import EngineConfig, WorkersConfig
-from coordinator.main import build_engine, open_experts
-from moe_model.checkpoint import Checkpoint
+from coordinator.server.config import EngineConfig, WorkersConfig
+from coordinator.server.main import build_engine, open_experts
+from moe_model.checkpoint.reader import Checkpoint
 
 # What is left of a difference that noise has eaten.
 NEXT_TO_NOTHING = 1e-6

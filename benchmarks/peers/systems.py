@@ -10,9 +10,9 @@ from benchmarks.peers.agreement import Agreement, check, probes
 from benchmarks.peers.jobs import Load, MixtralSize, Probe
 from benchmarks.peers.ours import Measure, origin, our_engine
 from benchmarks.peers.process import PeerError, PeerProcess, PeersEnvironment, peer
-from coordinator.config import EngineConfig
-from moe_model.checkpoint import Checkpoint
-from moe_model.manifest import dtype_name
+from coordinator.server.config import EngineConfig
+from moe_model.checkpoint.manifest import dtype_name
+from moe_model.checkpoint.reader import Checkpoint
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,10 +9,10 @@ from coordinator.client_requests import generate_request
 from coordinator.commands.engine_arguments import workers_config
 from coordinator.commands.engine_config import engine_config
 from coordinator.commands.termination import stop_exits
-from coordinator.config import Addresses, ServeConfig
-from coordinator.main import configure_process, describe_experts
-from coordinator.phases import Phases
-from coordinator.server import open_server
+from coordinator.server.config import Addresses, ServeConfig
+from coordinator.server.main import configure_process, describe_experts
+from coordinator.server.phases import Phases
+from coordinator.server.server import open_server
 from moe_model.halt import Halt
 
 

@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from coordinator.settings import EngineSizes, WorkersConfig
+from coordinator.server.settings import EngineSizes, WorkersConfig
 from moe_model.names import DTYPE_NAMES
 
 TRANSPORTS = ("stream", "ray", "in-process")

@@ -2,8 +2,8 @@
 
 import argparse
 
-from coordinator.config import EngineConfig
-from moe_model.manifest import DTYPES
+from coordinator.server.config import EngineConfig
+from moe_model.checkpoint.manifest import DTYPES
 
 
 def engine_config(args: argparse.Namespace) -> EngineConfig:

@@ -7,18 +7,18 @@ import time
 from dataclasses import replace
 
 from coordinator import client_messages, client_requests
-from coordinator.api.event_join import join
-from coordinator.api.events import EventWriter
-from coordinator.api.validation import Generation, resolve
+from coordinator.api.requests.event_join import join
+from coordinator.api.requests.events import EventWriter
+from coordinator.api.validation.request import Generation, resolve
 from coordinator.commands.engine_arguments import workers_config
 from coordinator.commands.engine_config import engine_config
 from coordinator.commands.generation_arguments import options_of, prompt_of
 from coordinator.commands.shown import Shown
 from coordinator.commands.termination import stop_exits
-from coordinator.config import DEFAULT_MAX_OUTPUT_TOKENS, ModelOptions
-from coordinator.engine.engine import Engine
-from coordinator.main import build_engine, configure_process, open_experts, served_model
-from moe_model.checkpoint import Checkpoint
+from coordinator.engine.core.engine import Engine
+from coordinator.server.config import DEFAULT_MAX_OUTPUT_TOKENS, ModelOptions
+from coordinator.server.main import build_engine, configure_process, open_experts, served_model
+from moe_model.checkpoint.reader import Checkpoint
 from moe_model.errors import ConfigError
 from moe_model.halt import Halt
 from protos.expertmesh.v1 import generation_pb2 as pb

@@ -6,8 +6,8 @@ import time
 
 from coordinator.commands.progress import ProgressLine, summary
 from coordinator.commands.termination import sigterm_exits
-from moe_model.importer import ImportOptions, import_checkpoint
-from moe_model.manifest import DTYPES, dtype_name
+from moe_model.checkpoint.importer import ImportOptions, import_checkpoint
+from moe_model.checkpoint.manifest import DTYPES, dtype_name
 
 
 def run(args: argparse.Namespace) -> int:

@@ -6,10 +6,10 @@ import time
 
 from coordinator.commands.progress import ProgressLine, summary
 from coordinator.commands.termination import sigterm_exits
+from moe_model.checkpoint.importer import read_model_config
+from moe_model.checkpoint.initialise import initialise_checkpoint
+from moe_model.checkpoint.manifest import DTYPES
 from moe_model.config import ModelConfig
-from moe_model.importer import read_model_config
-from moe_model.initialise import initialise_checkpoint
-from moe_model.manifest import DTYPES
 
 
 def run(args: argparse.Namespace) -> int:

@@ -6,9 +6,9 @@ import sys
 from typing import Any
 
 from coordinator.commands.progress import ProgressLine, format_bytes
-from moe_model.checkpoint import Checkpoint
+from moe_model.checkpoint.manifest import SHARED, TOKENIZER, dtype_name
+from moe_model.checkpoint.reader import Checkpoint
 from moe_model.families import family_of
-from moe_model.manifest import SHARED, TOKENIZER, dtype_name
 
 
 def run(args: argparse.Namespace) -> int:

@@ -3,7 +3,7 @@
 import argparse
 import sys
 
-from coordinator.api.api_keys import Limits, key_of, new_secret, parse_limits
+from coordinator.api.security.api_keys import Limits, key_of, new_secret, parse_limits
 from moe_model.errors import ConfigError
 
 

@@ -3,8 +3,8 @@
 import argparse
 import sys
 
-from coordinator.api import logging_setup
-from coordinator.settings import ObservabilityConfig
+from coordinator.api.shared import logging_setup
+from coordinator.server.settings import ObservabilityConfig
 
 LEVELS = ("debug", "info", "warning", "error")
 

@@ -4,7 +4,7 @@ import time
 from types import TracebackType
 from typing import Self, TextIO
 
-from moe_model.checkpoint import Checkpoint
+from moe_model.checkpoint.reader import Checkpoint
 
 _INTERVAL_SECONDS = 0.1
 _CLEAR_LINE = "\r\x1b[K"

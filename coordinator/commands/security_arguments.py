@@ -3,10 +3,10 @@
 import argparse
 from pathlib import Path
 
-from coordinator.api.tls import TlsConfig
+from coordinator.api.security.tls import TlsConfig
 from coordinator.commands.engine_arguments import positive_seconds
 from coordinator.commands.keys import key_limits
-from coordinator.settings import SecurityConfig
+from coordinator.server.settings import SecurityConfig
 from moe_model.errors import ConfigError
 
 

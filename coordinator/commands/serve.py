@@ -3,7 +3,7 @@
 import argparse
 import asyncio
 
-from coordinator.api.origins import origins_of
+from coordinator.api.security.origins import origins_of
 from coordinator.commands.engine_arguments import workers_config
 from coordinator.commands.engine_config import engine_config
 from coordinator.commands.observability_arguments import observability_config
@@ -14,9 +14,9 @@ from coordinator.commands.serve_arguments import (
     model_options,
     readiness_config,
 )
-from coordinator.config import ServeConfig
-from coordinator.main import api_key, configure_process
-from coordinator.serving import serve
+from coordinator.server.config import ServeConfig
+from coordinator.server.main import api_key, configure_process
+from coordinator.server.serving import serve
 
 
 def run(args: argparse.Namespace) -> int:

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-from coordinator.stop_signals import signals_heard_by
+from coordinator.server.stop_signals import signals_heard_by
 from moe_model.errors import HaltedError
 from moe_model.halt import Halt
 

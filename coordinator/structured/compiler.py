@@ -16,7 +16,7 @@ from coordinator.structured.grammars import KINDS, Value, library_grammar
 from coordinator.structured.library import build, make_tokenizer
 from coordinator.structured.matcher import GrammarConstraint, MaskRows
 from coordinator.structured.probe import Probe
-from moe_model.tokenizer import Tokenizer
+from moe_model.text.tokenizer import Tokenizer
 
 # Kind, value, whether JSON is compact.
 _Key = tuple[str, str | tuple[str, ...], bool]

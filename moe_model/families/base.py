@@ -7,9 +7,9 @@ import torch
 from torch import Tensor
 
 from moe_model.config import ModelConfig
-from moe_model.dispatch import Expert
 from moe_model.kernels.base import Kernels
-from moe_model.layers import SharedModel
+from moe_model.layers.dense import SharedModel
+from moe_model.layers.dispatch import Expert
 
 Shapes = dict[str, tuple[int, ...]]
 

@@ -10,17 +10,17 @@ import torch
 from torch import Tensor
 
 from moe_model.config import ModelConfig
-from moe_model.dispatch import Expert
-from moe_model.expert_ffn import GeluExpert
 from moe_model.families.base import Shapes
 from moe_model.kernels.base import Kernels, Norm
-from moe_model.layers import (
+from moe_model.layers.dense import (
     Block,
     Embedding,
     FusedAttention,
     SharedModel,
     sinusoidal_positions,
 )
+from moe_model.layers.dispatch import Expert
+from moe_model.layers.expert_ffn import GeluExpert
 
 
 class ModularForge:

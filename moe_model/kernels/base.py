@@ -11,8 +11,8 @@ from typing import Literal, Protocol
 import torch
 from torch import Tensor
 
-from moe_model.dispatch import Expert, ExpertKey
-from moe_model.router import Routing, RowSelection
+from moe_model.layers.dispatch import Expert, ExpertKey
+from moe_model.layers.router import Routing, RowSelection
 
 Activation = Literal["none", "gelu"]
 Segments = Sequence[tuple[int, int]]

@@ -9,7 +9,7 @@ from moe_model.machine import usable_cores
 from moe_model.names import KernelChoice as KernelChoice
 
 try:
-    from moe_model.native.native_kernels import NativeKernels
+    from moe_model.kernels.native.native_kernels import NativeKernels
 except ImportError:
     # Installed without a C compiler: everything works, several times slower.
     HAS_NATIVE = False

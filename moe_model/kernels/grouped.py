@@ -12,12 +12,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from moe_model.dispatch import Expert, ExpertKey, by_layer, combine, sum_pairs
-from moe_model.expert_ffn import GeluExpert
 from moe_model.kernels.base import Segments
 from moe_model.kernels.linear import TorchLinear
-from moe_model.layers import LayerNorm
-from moe_model.router import Routing
+from moe_model.layers.dense import LayerNorm
+from moe_model.layers.dispatch import Expert, ExpertKey, by_layer, combine, sum_pairs
+from moe_model.layers.expert_ffn import GeluExpert
+from moe_model.layers.router import Routing
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -8,7 +8,12 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from moe_model.dispatch import (
+from moe_model.kernels.base import Activation, ExpertBank, Linear, Norm, Router, Segments
+from moe_model.kernels.grouped import GroupedBank
+from moe_model.kernels.linear import TorchLinear
+from moe_model.kernels.quantise import dequantise_int8, quantise_int8
+from moe_model.layers.dense import LayerNorm
+from moe_model.layers.dispatch import (
     Expert,
     ExpertKey,
     by_layer,
@@ -18,13 +23,8 @@ from moe_model.dispatch import (
     scatter_pairs,
     sum_pairs,
 )
-from moe_model.expert_ffn import GeluExpert
-from moe_model.kernels.base import Activation, ExpertBank, Linear, Norm, Router, Segments
-from moe_model.kernels.grouped import GroupedBank
-from moe_model.kernels.linear import TorchLinear
-from moe_model.layers import LayerNorm
-from moe_model.quantise import dequantise_int8, quantise_int8
-from moe_model.router import Routing, TopKRouter
+from moe_model.layers.expert_ffn import GeluExpert
+from moe_model.layers.router import Routing, TopKRouter
 
 
 class TorchKernels:

@@ -3,7 +3,7 @@
 import torch
 
 from benchmarks.quality import REFERENCE, Way, compare, log_probs, windows
-from moe_model.checkpoint import Checkpoint
+from moe_model.checkpoint.reader import Checkpoint
 
 
 def test_the_reference_diverges_from_itself_by_nothing_and_8_bits_by_something() -> None:

@@ -12,7 +12,7 @@ from chaos.invariants import unaccounted, violations
 from chaos.load import Load, LoadError, golden_outputs
 from chaos.scenario import LoadSpec
 from chaos.streams import record, request
-from coordinator.api.errors import ApiError, Reason
+from coordinator.api.shared.errors import ApiError, Reason
 from coordinator.client import Delta, Event, Finished, Started, Summary
 from coordinator.client_connection import Connection
 from coordinator.client_messages import Timings, Usage

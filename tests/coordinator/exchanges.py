@@ -9,16 +9,16 @@ from typing import Self
 import torch
 from safetensors.torch import load_file, save_file
 
-from coordinator.config import EngineConfig
-from coordinator.engine.engine import Engine
-from coordinator.engine.request import Request
-from coordinator.exchange import ExpertExchange
-from coordinator.main import build_engine, expert_exchange
-from moe_model.checkpoint import Checkpoint, CheckpointWriter, GenerationDefaults
-from moe_model.dispatch import ExpertKey
+from coordinator.engine.core.engine import Engine
+from coordinator.engine.core.request import Request
+from coordinator.server.config import EngineConfig
+from coordinator.server.exchange import ExpertExchange
+from coordinator.server.main import build_engine, expert_exchange
+from moe_model.checkpoint.reader import Checkpoint, CheckpointWriter, GenerationDefaults
 from moe_model.kernels.choice import KernelChoice, choose_kernels
-from moe_model.living import LivingLocalExperts, load_living_experts
+from moe_model.layers.dispatch import ExpertKey
 from moe_model.loading import load_local_experts
+from moe_model.versions.exchangeable_experts import LivingLocalExperts, load_living_experts
 from tests.models import TINY, drain
 
 CONFIG = replace(TINY, max_seq_len=24)

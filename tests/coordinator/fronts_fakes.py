@@ -4,17 +4,17 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-from coordinator.api.gate import Backend
-from coordinator.api.metrics import Metrics
-from coordinator.api.operations import Operations, ServerFacts
-from coordinator.api.readiness import ReadinessConfig, Sources
-from coordinator.api.request_log import RequestLog
-from coordinator.api.security import SecurityConfig
-from coordinator.config import Addresses, ServeConfig
-from coordinator.engine.async_engine import AsyncEngine
-from coordinator.engine.engine import EngineStats, Runner
-from coordinator.fronts import Fronts
-from moe_model.modules import Catalog
+from coordinator.api.requests.gate import Backend
+from coordinator.api.security.settings import SecurityConfig
+from coordinator.api.shared.operations import Operations, ServerFacts
+from coordinator.api.shared.readiness import ReadinessConfig, Sources
+from coordinator.api.shared.request_log import RequestLog
+from coordinator.api.telemetry.metrics import Metrics
+from coordinator.engine.core.async_engine import AsyncEngine
+from coordinator.engine.core.engine import EngineStats, Runner
+from coordinator.server.config import Addresses, ServeConfig
+from coordinator.server.fronts import Fronts
+from moe_model.versions.expert_versions import Catalog
 from tests.coordinator.api.fakes import served_model
 from tests.coordinator.engine.fakes import CountingRunner, engine_over
 

@@ -56,7 +56,7 @@ def interrupted(at: str, how: str, *arguments: str) -> tuple[int, str]:
         (CLIENT, "coordinator.commands.client"),
         (CLIENT, "grpc"),
         (SERVE, "the first"),
-        (SERVE, "coordinator.stop_signals"),
+        (SERVE, "coordinator.server.stop_signals"),
         (SERVE, "coordinator.commands.serve_arguments"),
         (SERVE, "coordinator.commands.serve"),
         (SERVE, "torch"),

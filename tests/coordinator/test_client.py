@@ -20,7 +20,7 @@ from coordinator.client import (
     Summary,
 )
 from coordinator.client_requests import generate_request
-from coordinator.engine.request import FinishReason
+from coordinator.engine.core.request import FinishReason
 from moe_model.errors import ExpertsLostError
 from protos.expertmesh.v1 import generation_pb2 as pb
 from protos.expertmesh.v1 import generation_pb2_grpc

@@ -12,13 +12,13 @@ from typing import Any
 import pytest
 
 from coordinator import cli, client_diagnosis
-from coordinator.api.security import SecurityConfig
+from coordinator.api.security.settings import SecurityConfig
 from coordinator.client import AsyncClient, Client, ClientError
 from coordinator.client_address import check_address, is_local
 from coordinator.client_connection import Connection
 from coordinator.commands import top
 from coordinator.control_client import ControlClient
-from coordinator.fronts import Fronts
+from coordinator.server.fronts import Fronts
 from moe_model.errors import ConfigError
 from tests.coordinator.api.certificates import Authority, write_private
 from tests.coordinator.api.fakes import PATIENCE

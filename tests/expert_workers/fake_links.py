@@ -10,11 +10,11 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, cast
 
-from expert_workers.in_process import LocalLink
-from expert_workers.transport import Failure, FailureReason, Link, Pending
+from expert_workers.transports.base import Failure, FailureReason, Link, Pending
+from expert_workers.transports.in_process.links import LocalLink
 from expert_workers.wire import ExpertCall, ExpertReply
-from expert_workers.worker import ExpertWorker
-from moe_model.dispatch import ExpertKey
+from expert_workers.worker.expert_worker import ExpertWorker
+from moe_model.layers.dispatch import ExpertKey
 
 Outcome = ExpertReply | Failure
 

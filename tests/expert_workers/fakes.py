@@ -8,24 +8,24 @@ from typing import Any
 
 import torch
 
-from expert_workers.dispatch import PoolOptions
-from expert_workers.module_source import Opened
-from expert_workers.placement import Placement, Share, place
-from expert_workers.pool import ExpertPool
-from expert_workers.pool_stats import PoolObserver
-from expert_workers.routes import Routes
+from expert_workers.dispatch.dispatch import PoolOptions
+from expert_workers.dispatch.pool import ExpertPool
+from expert_workers.dispatch.pool_stats import PoolObserver
+from expert_workers.dispatch.routes import Routes
+from expert_workers.placement.placement import Placement, Share, place
 from expert_workers.wire import ExpertCall
-from expert_workers.worker import ExpertWorker, WorkerInfo, WorkerSpec
+from expert_workers.worker.expert_source import Opened
+from expert_workers.worker.expert_worker import ExpertWorker, WorkerInfo, WorkerSpec
 from moe_model.config import ModelConfig
-from moe_model.dispatch import Expert, ExpertKey
 from moe_model.errors import CheckpointError
-from moe_model.experts import LocalExperts
 from moe_model.families import family_of
 from moe_model.kernels.base import Kernels
 from moe_model.kernels.choice import KernelChoice
 from moe_model.kernels.torch_kernels import TorchKernels
-from moe_model.modules import Catalog, ExpertModule, checkpoint_modules
-from moe_model.router import Routing
+from moe_model.layers.dispatch import Expert, ExpertKey
+from moe_model.layers.experts import LocalExperts
+from moe_model.layers.router import Routing
+from moe_model.versions.expert_versions import Catalog, ExpertModule, checkpoint_modules
 from tests.expert_workers.fake_links import FakeLink, FakePlane, FakeRescuer
 
 TORCH = TorchKernels()

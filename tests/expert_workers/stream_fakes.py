@@ -9,21 +9,21 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from expert_workers.dispatch import PoolOptions
-from expert_workers.in_process import LocalWorker
-from expert_workers.placement import Placement
-from expert_workers.pool import ExpertPool
-from expert_workers.routes import Routes
-from expert_workers.stream_connect import open_link
-from expert_workers.stream_connection import StreamConnection
-from expert_workers.stream_server import StreamLimits, StreamServer
-from expert_workers.stream_transport import StreamPlane
-from expert_workers.transport import Failure, FailureReason, Link, Pending, WorkerFailureError
+from expert_workers.dispatch.dispatch import PoolOptions
+from expert_workers.dispatch.pool import ExpertPool
+from expert_workers.dispatch.routes import Routes
+from expert_workers.placement.placement import Placement
+from expert_workers.transports.base import Failure, FailureReason, Link, Pending, WorkerFailureError
+from expert_workers.transports.in_process.links import LocalWorker
+from expert_workers.transports.stream.connect import open_link
+from expert_workers.transports.stream.connection import StreamConnection
+from expert_workers.transports.stream.plane import StreamPlane
+from expert_workers.transports.stream.server import StreamLimits, StreamServer
 from expert_workers.wire import Array, ExpertCall, ExpertReply, Pong, ReplyForm
-from expert_workers.worker import ExpertWorker, WorkerInfo
-from moe_model.dispatch import ExpertKey
+from expert_workers.worker.expert_worker import ExpertWorker, WorkerInfo
 from moe_model.errors import ExpertMeshError, FencedError
-from moe_model.modules import Catalog, ExpertModule
+from moe_model.layers.dispatch import ExpertKey
+from moe_model.versions.expert_versions import Catalog, ExpertModule
 
 HOST = "127.0.0.1"
 LIMITS = StreamLimits(handshake_timeout=0.3, stall_timeout=5.0, max_handshakes=3, max_connections=6)

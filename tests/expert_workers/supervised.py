@@ -8,27 +8,27 @@ from dataclasses import dataclass, field, replace
 
 import torch
 
-from expert_workers.caretaker import Caretaker
-from expert_workers.dispatch import OnLoss, PoolOptions
-from expert_workers.fleet import Fleet
-from expert_workers.health import HealthOptions
-from expert_workers.in_process import LocalLink, LocalPlane
-from expert_workers.jobs import Expected, Jobs, Timeouts
-from expert_workers.local_fleet import LocalFleet
-from expert_workers.members import LOCAL, Keys, Member
-from expert_workers.pool import ExpertPool
-from expert_workers.pool_stats import DispatchRecord
-from expert_workers.restart_policy import RestartOptions
-from expert_workers.stream_transport import StreamPlane
-from expert_workers.supervision import SupervisorOptions
-from expert_workers.supervisor import Supervisor
-from expert_workers.transport import Failure, FailureReason, Link, WorkerFailureError
+from expert_workers.dispatch.dispatch import OnLoss, PoolOptions
+from expert_workers.dispatch.pool import ExpertPool
+from expert_workers.dispatch.pool_stats import DispatchRecord
+from expert_workers.supervision.control_loop import Caretaker
+from expert_workers.supervision.health import HealthOptions
+from expert_workers.supervision.jobs import Expected, Jobs, Timeouts
+from expert_workers.supervision.options import SupervisorOptions
+from expert_workers.supervision.restart_policy import RestartOptions
+from expert_workers.supervision.supervisor import Supervisor
+from expert_workers.supervision.worker_state import LOCAL, Keys, Member
+from expert_workers.transports.base import Failure, FailureReason, Link, WorkerFailureError
+from expert_workers.transports.fleet import Fleet
+from expert_workers.transports.in_process.fleet import LocalFleet
+from expert_workers.transports.in_process.links import LocalLink, LocalPlane
+from expert_workers.transports.stream.plane import StreamPlane
 from expert_workers.wire import Array
-from expert_workers.worker import ExpertWorker, WorkerInfo, WorkerSpec
-from moe_model.dispatch import ExpertKey
+from expert_workers.worker.expert_worker import ExpertWorker, WorkerInfo, WorkerSpec
 from moe_model.errors import ClusterError
-from moe_model.experts import LocalExperts
-from moe_model.modules import Catalog, ExpertModule
+from moe_model.layers.dispatch import ExpertKey
+from moe_model.layers.experts import LocalExperts
+from moe_model.versions.expert_versions import Catalog, ExpertModule
 from tests.expert_workers.fakes import (
     TORCH,
     FakeSource,

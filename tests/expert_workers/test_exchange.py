@@ -9,17 +9,17 @@ import numpy as np
 import pytest
 import torch
 
-from expert_workers.serve_loop import HAS_LOOP, ServeLoop
-from expert_workers.stream_connect import connect
-from expert_workers.stream_connection import StreamConnection
-from expert_workers.transport import Failure, FailureReason
+from expert_workers.transports.base import Failure, FailureReason
+from expert_workers.transports.stream.connect import connect
+from expert_workers.transports.stream.connection import StreamConnection
+from expert_workers.transports.stream.serve_loop import HAS_LOOP, ServeLoop
 from expert_workers.wire import ExpertCall, ExpertReply, ReplyForm, validate_reply
-from expert_workers.worker import ExpertWorker
-from moe_model.dispatch import ExpertKey
+from expert_workers.worker.expert_worker import ExpertWorker
 from moe_model.errors import ReplyError
 from moe_model.kernels.base import Kernels
 from moe_model.kernels.choice import choose_kernels
-from moe_model.modules import checkpoint_modules
+from moe_model.layers.dispatch import ExpertKey
+from moe_model.versions.expert_versions import checkpoint_modules
 from tests.expert_workers.fakes import FakeSource, make_config, make_expert, make_spec, make_worker, placed
 from tests.expert_workers.stream_fakes import FakeMachine, soon
 from tests.native import KERNELS, needs_native

@@ -9,9 +9,9 @@ import atheris
 from google.protobuf.message import DecodeError
 
 with atheris.instrument_imports(include=["coordinator.api"]):
-    from coordinator.api.chat_template import ChatTemplate
-    from coordinator.api.errors import ApiError, Code
-    from coordinator.api.validation import resolve
+    from coordinator.api.shared.errors import ApiError, Code
+    from coordinator.api.text.chat_template import ChatTemplate
+    from coordinator.api.validation.request import resolve
     from protos.expertmesh.v1 import generation_pb2 as pb
     from tests.coordinator.api.fakes import served_model
 

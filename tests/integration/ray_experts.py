@@ -5,20 +5,20 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from expert_workers.caretaker import Caretaker
-from expert_workers.dispatch import OnLoss, PoolOptions
-from expert_workers.health import HealthOptions
-from expert_workers.jobs import Expected, Jobs, Timeouts
-from expert_workers.members import Member
-from expert_workers.pool import ExpertPool
-from expert_workers.ray_transport import RayPlane
-from expert_workers.ray_workers import FleetOptions, RayFleet
-from expert_workers.stream_transport import StreamPlane
-from expert_workers.supervision import SupervisorOptions
-from expert_workers.supervisor import Supervisor
-from expert_workers.worker import WorkerSpec
-from moe_model.checkpoint import Checkpoint
-from moe_model.modules import Catalog
+from expert_workers.dispatch.dispatch import OnLoss, PoolOptions
+from expert_workers.dispatch.pool import ExpertPool
+from expert_workers.supervision.control_loop import Caretaker
+from expert_workers.supervision.health import HealthOptions
+from expert_workers.supervision.jobs import Expected, Jobs, Timeouts
+from expert_workers.supervision.options import SupervisorOptions
+from expert_workers.supervision.supervisor import Supervisor
+from expert_workers.supervision.worker_state import Member
+from expert_workers.transports.ray.fleet import FleetOptions, RayFleet
+from expert_workers.transports.ray.links import RayPlane
+from expert_workers.transports.stream.plane import StreamPlane
+from expert_workers.worker.expert_worker import WorkerSpec
+from moe_model.checkpoint.reader import Checkpoint
+from moe_model.versions.expert_versions import Catalog
 
 WAYS = ("unix", "tcp", "ray")
 PATIENCE = 60.0

@@ -26,7 +26,7 @@ from safetensors.torch import save_file
 
 from coordinator.client_messages import ClientError
 from coordinator.control_client import ControlClient
-from moe_model.checkpoint import Checkpoint
+from moe_model.checkpoint.reader import Checkpoint
 from tests.coordinator.exchanges import module_of
 from tests.integration.processes import COMMAND, DEMO_CHECKPOINT, PORTS
 from tests.integration.ray_head import Cluster, cluster

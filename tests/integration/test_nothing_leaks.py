@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from coordinator.client import AsyncClient, ClientError, Delta
-from coordinator.config import Addresses, EngineConfig, ModelOptions, ServeConfig, WorkersConfig
-from coordinator.server import RunningServer, open_server
+from coordinator.server.config import Addresses, EngineConfig, ModelOptions, ServeConfig, WorkersConfig
+from coordinator.server.server import RunningServer, open_server
 from tests.scenarios.starting import assert_all_free
 
 # Few blocks, so that requests preempt each other.

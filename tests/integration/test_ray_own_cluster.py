@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 import ray
 
-from expert_workers.ray_cluster import RayCluster
-from expert_workers.ray_environment import RayAccess
-from expert_workers.ray_preflight import preflight
+from expert_workers.cluster.ray_cluster import RayCluster
+from expert_workers.cluster.ray_environment import RayAccess
+from expert_workers.cluster.ray_preflight import preflight
 from moe_model.errors import ClusterError
 from tests.integration.processes import children
 from tests.integration.ray_head import with_token

@@ -10,8 +10,8 @@ import pytest
 import ray
 from ray._private import services
 
-from expert_workers.ray_environment import RayAccess
-from expert_workers.ray_preflight import preflight
+from expert_workers.cluster.ray_environment import RayAccess
+from expert_workers.cluster.ray_preflight import preflight
 from moe_model.errors import ClusterError, ConfigError
 from tests.coordinator.api.certificates import DAY, Authority
 from tests.integration.processes import (

@@ -17,16 +17,16 @@ import pytest
 import ray
 import torch
 
-from expert_workers.dispatch import OnLoss
+from expert_workers.cluster.ray_cluster import RayCluster
+from expert_workers.dispatch.dispatch import OnLoss
 from expert_workers.processes import Process, is_running
-from expert_workers.ray_cluster import RayCluster
-from expert_workers.ray_workers import actor_name
-from moe_model.checkpoint import Checkpoint
+from expert_workers.transports.ray.fleet import actor_name
+from moe_model.checkpoint.initialise import initialise_checkpoint
+from moe_model.checkpoint.reader import Checkpoint
 from moe_model.config import ModelConfig
 from moe_model.errors import ClusterError, ExpertsLostError, WorkerStartError
-from moe_model.experts import LocalExperts
-from moe_model.initialise import initialise_checkpoint
 from moe_model.kernels.choice import choose_kernels
+from moe_model.layers.experts import LocalExperts
 from moe_model.loading import load_local_experts
 from tests.expert_workers.fakes import make_routing, make_rows
 from tests.integration.processes import stop, wait_gone
@@ -117,7 +117,7 @@ def test_a_process_that_could_not_be_killed_is_killed_when_it_is_heard_of_again(
         return processes
 
     with monkeypatch.context() as patched:
-        patched.setattr("expert_workers.ray_workers.kill_and_wait", fail)
+        patched.setattr("expert_workers.transports.ray.fleet.kill_and_wait", fail)
         stop(pid)
         assert torch.equal(trio.pool.forward(1, X_TD, ROUTING), expected)
         while not given_up.wait(0.01):
@@ -268,10 +268,10 @@ def test_an_address_that_cannot_be_used_is_told_within_five_seconds(address: str
 SCRIPT = """
 import os, signal, sys
 from expert_workers.processes import descendants
-from expert_workers.ray_cluster import RayCluster
-from expert_workers.ray_workers import FleetOptions, RayFleet
-from expert_workers.transport import WorkerFailureError
-from expert_workers.worker import WorkerSpec
+from expert_workers.cluster.ray_cluster import RayCluster
+from expert_workers.transports.ray.fleet import FleetOptions, RayFleet
+from expert_workers.transports.base import WorkerFailureError
+from expert_workers.worker.expert_worker import WorkerSpec
 
 received = []
 
@@ -309,9 +309,9 @@ if __name__ == "__main__":
 HEADLESS = """
 import os, sys, time
 from expert_workers.processes import descendants, kill_and_wait
-from expert_workers.ray_cluster import RayCluster, is_reachable
-from expert_workers.ray_workers import FleetOptions, RayFleet
-from expert_workers.worker import WorkerSpec
+from expert_workers.cluster.ray_cluster import RayCluster, is_reachable
+from expert_workers.transports.ray.fleet import FleetOptions, RayFleet
+from expert_workers.worker.expert_worker import WorkerSpec
 
 if __name__ == "__main__":
     cluster = RayCluster.start_local(object_store_bytes=80 << 20)

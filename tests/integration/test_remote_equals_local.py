@@ -9,16 +9,16 @@ from pathlib import Path
 import pytest
 import torch
 
-from coordinator.config import EngineConfig, WorkersConfig
-from coordinator.engine.engine import Engine
-from coordinator.engine.request import ContextOverflow, Request, StopRules
-from coordinator.main import build_engine, open_experts
-from expert_workers.ray_cluster import RayCluster
+from coordinator.engine.core.engine import Engine
+from coordinator.engine.core.request import ContextOverflow, Request, StopRules
+from coordinator.server.config import EngineConfig, WorkersConfig
+from coordinator.server.main import build_engine, open_experts
+from expert_workers.cluster.ray_cluster import RayCluster
 from moe_model import AssembledModel
-from moe_model.checkpoint import Checkpoint
-from moe_model.experts import ExpertBackend
+from moe_model.checkpoint.reader import Checkpoint
 from moe_model.kernels.choice import KernelChoice, choose_kernels
-from moe_model.sampling import SamplingParams
+from moe_model.layers.experts import ExpertBackend
+from moe_model.sampling.draw import SamplingParams
 from tests.integration.ray_experts import running
 from tests.models import drain, expected_tokens
 from tests.native import KERNELS

@@ -10,11 +10,11 @@ import torch
 import yaml
 from torch import Tensor
 
-from moe_model.checkpoint import CheckpointWriter, GenerationDefaults
+from moe_model.checkpoint.initialise import module_generator
+from moe_model.checkpoint.reader import CheckpointWriter, GenerationDefaults
 from moe_model.config import ModelConfig
 from moe_model.families import family_of
-from moe_model.initialise import module_generator
-from moe_model.layers import sinusoidal_positions
+from moe_model.layers.dense import sinusoidal_positions
 
 GOLDEN = Path(__file__).parents[1] / "data" / "modularforge-tiny"
 TINY = ModelConfig(

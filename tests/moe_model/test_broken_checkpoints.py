@@ -11,11 +11,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from moe_model.assembled import AssembledModel
-from moe_model.checkpoint import Checkpoint
+from moe_model.checkpoint.reader import Checkpoint
 from moe_model.errors import CheckpointError
 from moe_model.kernels.torch_kernels import TorchKernels
-from moe_model.living import LivingLocalExperts, load_living_experts
 from moe_model.loading import load_model
+from moe_model.versions.exchangeable_experts import LivingLocalExperts, load_living_experts
 from tests.moe_model.corruptions import (
     change_tensors,
     double_key,

@@ -8,9 +8,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from moe_model.dispatch import group_by_expert, scatter_pairs
 from moe_model.kernels.linear import TorchLinear as Linear
-from moe_model.router import ExpertSelection, Routing, TopKRouter, row_selection
+from moe_model.layers.dispatch import group_by_expert, scatter_pairs
+from moe_model.layers.router import ExpertSelection, Routing, TopKRouter, row_selection
 from tests.expert_workers.fakes import make_config, make_local, make_pool, make_rows
 from tests.models import drain, make_request, random_model, random_reference, tiny_engine
 

@@ -7,9 +7,9 @@ import torch
 
 from moe_model.kernels import choice as choice_module
 from moe_model.kernels.choice import choose_kernels, set_torch_threads
+from moe_model.kernels.native import native_kernels
 from moe_model.machine import Cores, available_bytes, memory_bytes, rss_bytes, usable_cores
 from moe_model.names import KernelChoice
-from moe_model.native import native_kernels
 
 GB = 1 << 30
 

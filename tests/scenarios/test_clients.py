@@ -16,10 +16,10 @@ import grpc
 import httpx
 import pytest
 
-from coordinator.api.security import SecurityConfig
+from coordinator.api.security.settings import SecurityConfig
 from coordinator.client import AsyncClient, ClientError, Delta, Event, Started, Summary
-from coordinator.config import EngineConfig, ServeConfig
-from coordinator.server import RunningServer, open_server
+from coordinator.server.config import EngineConfig, ServeConfig
+from coordinator.server.server import RunningServer, open_server
 from protos.expertmesh.v1 import generation_pb2 as pb
 from protos.expertmesh.v1 import generation_pb2_grpc
 from tests.coordinator.api.fakes import failure_of

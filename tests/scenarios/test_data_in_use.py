@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from coordinator.client import AsyncClient
-from coordinator.server import open_server
-from moe_model.checkpoint import Checkpoint
+from coordinator.server.server import open_server
+from moe_model.checkpoint.reader import Checkpoint
 from moe_model.errors import CheckpointError
 from tests.moe_model.source_files import (
     TINY,
@@ -71,7 +71,7 @@ async def test_e7_a_running_server_does_not_depend_on_its_files(
 IMPORT = """
 import os, sys
 from moe_model.errors import CheckpointError
-from moe_model.importer import import_checkpoint
+from moe_model.checkpoint.importer import import_checkpoint
 source, dest = sys.argv[1:]
 cuts = 0
 def cut(done, total):

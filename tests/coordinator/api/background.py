@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from coordinator.api.served_model import ServedModel
+from coordinator.api.shared.served_model import ServedModel
 from tests.coordinator.api.fakes import PATIENCE, FakeEngine, Running, running
 
 

@@ -8,19 +8,19 @@ from typing import Any
 import grpc
 import httpx
 
-from coordinator.api.admission import Admission, AdmissionConfig
-from coordinator.api.auth import Authenticator, NoAuthenticator
-from coordinator.api.gate import Backend, EngineFront, Gate
-from coordinator.api.generations import Front, NullObserver, RequestObserver
-from coordinator.api.grpc_auth import AuthInterceptor
-from coordinator.api.grpc_server import GrpcServer
-from coordinator.api.http_app import HttpApi, HttpServices
-from coordinator.api.http_server import HttpServer
-from coordinator.api.quotas import NoQuotas, Quotas
-from coordinator.api.served_model import ServedModel
-from coordinator.engine.request import TokenLogprobs
-from coordinator.engine.scheduler import Chunk, Step
-from coordinator.engine.step_result import StepResult
+from coordinator.api.grpc.auth import AuthInterceptor
+from coordinator.api.grpc.server import GrpcServer
+from coordinator.api.http.app import HttpApi, HttpServices
+from coordinator.api.http.server import HttpServer
+from coordinator.api.requests.admission import Admission, AdmissionConfig
+from coordinator.api.requests.gate import Backend, EngineFront, Gate
+from coordinator.api.requests.responses import Front, NullObserver, RequestObserver
+from coordinator.api.security.auth import Authenticator, NoAuthenticator
+from coordinator.api.security.quotas import NoQuotas, Quotas
+from coordinator.api.shared.served_model import ServedModel
+from coordinator.engine.core.request import TokenLogprobs
+from coordinator.engine.core.scheduler import Chunk, Step
+from coordinator.engine.core.step_result import StepResult
 from protos.expertmesh.v1 import generation_pb2_grpc
 from tests.coordinator.api.fakes import PATIENCE, served_model
 

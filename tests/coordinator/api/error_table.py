@@ -4,14 +4,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from coordinator.api.api_keys import ApiKeys, key_of
-from coordinator.api.auth import KeyAuthenticator
-from coordinator.api.errors import Reason
-from coordinator.api.served_model import ServedModel
+from coordinator.api.security.api_keys import ApiKeys, key_of
+from coordinator.api.security.auth import KeyAuthenticator
+from coordinator.api.shared.errors import Reason
+from coordinator.api.shared.served_model import ServedModel
 from coordinator.confined.errors import NoProcessError
-from coordinator.engine.async_engine import SlowConsumerError
-from coordinator.engine.constraint import Constraint
-from coordinator.engine.engine import CapacityError, StepMemoryError
+from coordinator.engine.core.async_engine import SlowConsumerError
+from coordinator.engine.core.engine import CapacityError, StepMemoryError
+from coordinator.engine.sampling.constraint import Constraint
 from coordinator.structured.errors import ConstraintError
 from moe_model.errors import ExpertsLostError
 from tests.coordinator.api.both_fronts import Setup

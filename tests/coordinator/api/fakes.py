@@ -14,16 +14,16 @@ from google.protobuf import text_format
 from google.protobuf.message import Message
 from google.rpc import error_details_pb2, status_pb2
 
-from coordinator.api.gate import Gate
-from coordinator.api.generations import Front
-from coordinator.api.grpc_server import GrpcServer
-from coordinator.api.request_log import RequestLog
-from coordinator.api.served_model import ServedModel
-from coordinator.engine.async_engine import RequestExpiredError
-from coordinator.engine.request import FinishReason, Output, Request, RequestTimings, Stop
-from moe_model.checkpoint import GenerationDefaults
+from coordinator.api.grpc.server import GrpcServer
+from coordinator.api.requests.gate import Gate
+from coordinator.api.requests.responses import Front
+from coordinator.api.shared.request_log import RequestLog
+from coordinator.api.shared.served_model import ServedModel
+from coordinator.engine.core.async_engine import RequestExpiredError
+from coordinator.engine.core.request import FinishReason, Output, Request, RequestTimings, Stop
+from moe_model.checkpoint.reader import GenerationDefaults
 from moe_model.config import ModelConfig
-from moe_model.tokenizer import Tokenizer
+from moe_model.text.tokenizer import Tokenizer
 from protos.expertmesh.v1 import generation_pb2 as pb
 from protos.expertmesh.v1 import generation_pb2_grpc
 

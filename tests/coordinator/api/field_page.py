@@ -1,4 +1,4 @@
-"""docs/fields.md: a row for each field of the table in coordinator/api/http_fields.py.
+"""docs/fields.md: a row for each field of the table in coordinator/api/http/fields.py.
 
 `python -m tests.coordinator.api.field_page` writes the rows anew.
 """
@@ -7,7 +7,7 @@ import json
 import re
 from pathlib import Path
 
-from coordinator.api.http_fields import BUILT, EMPTY, HARMLESS, REFUSED, Refused, Route, refusal, verdict
+from coordinator.api.http.fields import BUILT, EMPTY, HARMLESS, REFUSED, Refused, Route, refusal, verdict
 
 PAGE = Path(__file__).parents[3] / "docs" / "fields.md"
 HEAD = "| field | completions | chat | |\n|---|---|---|---|\n"

@@ -11,11 +11,11 @@ import pytest
 import pytest_asyncio
 from google.protobuf import text_format
 
-from coordinator.api.api_keys import Limits
-from coordinator.api.errors import Reason
-from coordinator.api.http_json import MAX_BODY_BYTES
-from coordinator.api.quotas import KeyQuotas
-from coordinator.engine.request import FinishReason
+from coordinator.api.http.json import MAX_BODY_BYTES
+from coordinator.api.security.api_keys import Limits
+from coordinator.api.security.quotas import KeyQuotas
+from coordinator.api.shared.errors import Reason
+from coordinator.engine.core.request import FinishReason
 from protos.expertmesh.v1 import generation_pb2 as pb
 from tests.coordinator.api.both_fronts import Fronts, Setup, both_fronts
 from tests.coordinator.api.clock import Clock

@@ -7,10 +7,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from coordinator.api.event_details import MAX_MESSAGE_BYTES
-from coordinator.api.event_join import join
-from coordinator.api.events import EventWriter
-from coordinator.engine.request import (
+from coordinator.api.requests.event_details import MAX_MESSAGE_BYTES
+from coordinator.api.requests.event_join import join
+from coordinator.api.requests.events import EventWriter
+from coordinator.engine.core.request import (
     FinishReason,
     Output,
     PromptDetails,
@@ -18,11 +18,11 @@ from coordinator.engine.request import (
     Stop,
     TokenLogprobs,
 )
-from coordinator.engine.stop_text import TextMatch
+from coordinator.engine.sampling.stop_text import TextMatch
 from protos.expertmesh.v1 import generation_pb2 as pb
 from tests.coordinator.api.fakes import TIMINGS, served_model, tiny_tokenizer
 from tests.coordinator.api.grammar import check_grammar
-from tests.coordinator.api.requests import resolved
+from tests.coordinator.api.made_requests import resolved
 
 WANTS = (
     "response { return_token_ids: true logprobs: 1 prompt_logprobs: 0 return_routed_experts: true "

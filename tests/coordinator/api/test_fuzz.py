@@ -10,10 +10,10 @@ from google.protobuf.message import Message
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from coordinator.api.chat_template import ChatTemplate
-from coordinator.api.errors import ApiError, Code
-from coordinator.api.served_model import ServedModel
-from coordinator.api.validation import Generation, resolve
+from coordinator.api.shared.errors import ApiError, Code
+from coordinator.api.shared.served_model import ServedModel
+from coordinator.api.text.chat_template import ChatTemplate
+from coordinator.api.validation.request import Generation, resolve
 from protos.expertmesh.v1 import generation_pb2 as pb
 from tests.coordinator.api.background import serving
 from tests.coordinator.api.fakes import PATIENCE, served_model

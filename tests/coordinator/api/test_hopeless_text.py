@@ -3,10 +3,10 @@
 import pytest
 import tokenizers
 
-from coordinator.api.errors import ApiError, Reason
-from coordinator.api.served_model import ServedModel
-from coordinator.api.validation import resolve
-from moe_model.tokenizer import Tokenizer
+from coordinator.api.shared.errors import ApiError, Reason
+from coordinator.api.shared.served_model import ServedModel
+from coordinator.api.validation.request import resolve
+from moe_model.text.tokenizer import Tokenizer
 from protos.expertmesh.v1 import generation_pb2 as pb
 from tests.coordinator.api.fakes import BOS, EOS, TOKENIZER_FILE, generate_request, served_model
 

@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 
-from coordinator.engine.async_engine import AsyncEngine
-from coordinator.engine.block_allocator import BlockAllocator
-from coordinator.engine.engine import Engine
-from coordinator.engine.request import Output
-from coordinator.engine.scheduler import Scheduler
+from coordinator.engine.cache.block_allocator import BlockAllocator
+from coordinator.engine.core.async_engine import AsyncEngine
+from coordinator.engine.core.engine import Engine
+from coordinator.engine.core.request import Output
+from coordinator.engine.core.scheduler import Scheduler
 from protos.expertmesh.v1 import generation_pb2 as pb
 from tests.coordinator.api.both_fronts import Fronts, both_fronts
 from tests.coordinator.api.fakes import PATIENCE, generate_request

@@ -4,12 +4,12 @@ import time
 
 import pytest
 
-from coordinator.api.errors import Code
+from coordinator.api.shared.errors import Code
 from protos.expertmesh.v1 import generation_pb2 as pb
 from tests.coordinator.api.fakes import FakeEngine, failure_of, running, served_model
 from tests.coordinator.api.http_fakes import Http
 from tests.coordinator.api.limit_table import LIMITS, Limit
-from tests.coordinator.api.requests import refused, resolved
+from tests.coordinator.api.made_requests import refused, resolved
 
 TABLE = pytest.mark.parametrize("limit", LIMITS, ids=lambda limit: limit.name)
 

@@ -10,11 +10,11 @@ import pytest_asyncio
 import tokenizers
 from google.protobuf import text_format
 
-from coordinator.api.chat_template import ChatTemplate
-from coordinator.api.http_json import MAX_BODY_BYTES
-from coordinator.api.served_model import ServedModel
-from coordinator.engine.constraint import Constraint
-from moe_model.tokenizer import Tokenizer
+from coordinator.api.http.json import MAX_BODY_BYTES
+from coordinator.api.shared.served_model import ServedModel
+from coordinator.api.text.chat_template import ChatTemplate
+from coordinator.engine.sampling.constraint import Constraint
+from moe_model.text.tokenizer import Tokenizer
 from protos.expertmesh.v1 import generation_pb2 as pb
 from tests.coordinator.api.both_fronts import Fronts, Setup, both_fronts
 from tests.coordinator.api.fakes import (
@@ -28,7 +28,7 @@ from tests.coordinator.api.fakes import (
     served_model,
 )
 from tests.coordinator.api.limit_table import LIMITS
-from tests.coordinator.api.requests import resolved
+from tests.coordinator.api.made_requests import resolved
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 

@@ -4,10 +4,12 @@ import threading
 
 import pytest
 
-from coordinator.api import generations, http_shapes, validate_prompt
-from coordinator.api.generations import MAX_INLINE_BYTES
-from coordinator.api.http_json import MAX_FIELDS
-from moe_model.tokenizer import Tokenizer
+from coordinator.api.http import shapes as http_shapes
+from coordinator.api.http.json import MAX_FIELDS
+from coordinator.api.requests import responses as generations
+from coordinator.api.requests.responses import MAX_INLINE_BYTES
+from coordinator.api.validation import prompt as validate_prompt
+from moe_model.text.tokenizer import Tokenizer
 from tests.coordinator.api.fakes import ends_at_once
 from tests.coordinator.api.http_fakes import Http
 

@@ -14,12 +14,12 @@ from google.protobuf.message import Message
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from coordinator.engine.async_engine import AsyncEngine
-from coordinator.engine.block_allocator import BlockAllocator
-from coordinator.engine.engine import Engine
-from coordinator.engine.kv_cache import KVCache
-from coordinator.engine.model_runner import ModelRunner
-from coordinator.engine.scheduler import Scheduler
+from coordinator.engine.cache.block_allocator import BlockAllocator
+from coordinator.engine.cache.kv_cache import KVCache
+from coordinator.engine.core.async_engine import AsyncEngine
+from coordinator.engine.core.engine import Engine
+from coordinator.engine.core.model_runner import ModelRunner
+from coordinator.engine.core.scheduler import Scheduler
 from protos.expertmesh.v1 import generation_pb2 as pb
 from tests.coordinator.api.answers import chunks_of, joined, joined_chunks
 from tests.coordinator.api.both_fronts import Fronts, both_fronts

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 import pytest_asyncio
 
-from coordinator.api.chat_template import ChatTemplate
-from coordinator.engine.async_engine import AsyncEngine
+from coordinator.api.text.chat_template import ChatTemplate
+from coordinator.engine.core.async_engine import AsyncEngine
 from protos.expertmesh.v1 import generation_pb2 as pb
 from tests.coordinator.api.answers import chunks_of, joined, joined_chunks
 from tests.coordinator.api.both_fronts import Fronts, SaysRunner, both_fronts

@@ -21,7 +21,7 @@ from coordinator.commands import (
     inspect_checkpoint,
 )
 from coordinator.commands.progress import ProgressLine, format_bytes
-from moe_model.checkpoint import Checkpoint
+from moe_model.checkpoint.reader import Checkpoint
 from moe_model.config import ModelConfig
 from moe_model.errors import CheckpointError, ConfigError
 

@@ -10,7 +10,7 @@ import sys
 import pytest
 
 from coordinator import cli
-from coordinator.engine.request import ContextOverflow
+from coordinator.engine.core.request import ContextOverflow
 from tests.coordinator.api.background import Background, serving
 from tests.coordinator.api.fakes import PATIENCE, FakeEngine, last, tiny_tokenizer, tokens
 

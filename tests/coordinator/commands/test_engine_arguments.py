@@ -4,9 +4,9 @@ from pathlib import Path
 import pytest
 
 from coordinator.commands.engine_arguments import add_worker_arguments, workers_config
-from coordinator.config import WorkersConfig
-from coordinator.open_workers import data_tls
-from expert_workers.stream_tls import TlsPaths
+from coordinator.server.config import WorkersConfig
+from coordinator.server.open_workers import data_tls
+from expert_workers.transports.stream.tls import TlsPaths
 from moe_model.errors import ConfigError
 from tests.coordinator.api.certificates import write_private
 

@@ -10,7 +10,7 @@ import torch
 
 from coordinator.cli import main
 from moe_model import AssembledModel
-from moe_model.manifest import expert_file
+from moe_model.checkpoint.manifest import expert_file
 from tests.moe_model.corruptions import change_tensors, resum
 from tests.moe_model.source_files import write_checkpoint
 

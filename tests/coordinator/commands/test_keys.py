@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from coordinator.api.api_keys import ApiKeys, Limits
+from coordinator.api.security.api_keys import ApiKeys, Limits
 from coordinator.commands import keys
 from moe_model.errors import ConfigError
 from tests.coordinator.api.certificates import write_private

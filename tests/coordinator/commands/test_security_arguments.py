@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from coordinator.api.api_keys import Limits
-from coordinator.api.security import SecurityConfig
-from coordinator.api.tls import TlsConfig
+from coordinator.api.security.api_keys import Limits
+from coordinator.api.security.settings import SecurityConfig
+from coordinator.api.security.tls import TlsConfig
 from coordinator.commands.security_arguments import add_security_arguments, security_config
 from moe_model.errors import ConfigError
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from coordinator.api import logging_setup
+from coordinator.api.shared import logging_setup
 from coordinator.commands.start_report import StartReport, plainly, to_log
 from tests.integration.processes import COMMAND, DEMO_CHECKPOINT, PORTS, Server, run_command
 

@@ -3,11 +3,11 @@
 import threading
 from collections.abc import Callable
 
-from coordinator.engine.block_allocator import BlockAllocator
-from coordinator.engine.engine import Engine, Runner
-from coordinator.engine.scheduler import Scheduler, Step
-from coordinator.engine.sequence import Sequence
-from coordinator.engine.step_result import StepResult
+from coordinator.engine.cache.block_allocator import BlockAllocator
+from coordinator.engine.core.engine import Engine, Runner
+from coordinator.engine.core.scheduler import Scheduler, Step
+from coordinator.engine.core.sequence import Sequence
+from coordinator.engine.core.step_result import StepResult
 from moe_model.errors import ExpertMeshError
 
 

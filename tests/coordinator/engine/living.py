@@ -6,23 +6,23 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from coordinator.engine.block_allocator import BlockAllocator
-from coordinator.engine.engine import Engine
-from coordinator.engine.generations import Generations
-from coordinator.engine.kernel_attention import attention_plan
-from coordinator.engine.kv_cache import KVCache
-from coordinator.engine.model_runner import ModelRunner
-from coordinator.engine.overlap import Overlap
-from coordinator.engine.request import Request
-from coordinator.engine.scheduler import Scheduler
+from coordinator.engine.attention.kernel_attention import attention_plan
+from coordinator.engine.cache.block_allocator import BlockAllocator
+from coordinator.engine.cache.kv_cache import KVCache
+from coordinator.engine.core.engine import Engine
+from coordinator.engine.core.model_runner import ModelRunner
+from coordinator.engine.core.overlap import Overlap
+from coordinator.engine.core.request import Request
+from coordinator.engine.core.scheduler import Scheduler
+from coordinator.engine.versions.model_versions import Generations
 from moe_model.families import family_of
-from moe_model.generations import RoutedLayer
 from moe_model.kernels.base import Kernels
-from moe_model.living import LivingLocalExperts
+from moe_model.layers.router import Routing
 from moe_model.model import Model
-from moe_model.modules import Catalog, ExpertModule
-from moe_model.router import Routing
-from moe_model.sampling import SamplingParams
+from moe_model.sampling.draw import SamplingParams
+from moe_model.versions.exchangeable_experts import LivingLocalExperts
+from moe_model.versions.expert_versions import Catalog, ExpertModule
+from moe_model.versions.model_version import RoutedLayer
 from tests.models import TINY, Collected, Weights, collect, drain, make_request, random_weights, tiny_engine
 
 CONFIG = replace(TINY, max_seq_len=24)

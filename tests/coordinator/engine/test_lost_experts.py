@@ -2,13 +2,13 @@
 
 import pytest
 
-from coordinator.engine.block_allocator import BlockAllocator
-from coordinator.engine.engine import Engine, ExpertWatch
-from coordinator.engine.request import Request
-from coordinator.engine.scheduler import Scheduler, Step
-from coordinator.engine.step_result import StepResult
+from coordinator.engine.cache.block_allocator import BlockAllocator
+from coordinator.engine.core.engine import Engine, ExpertWatch
+from coordinator.engine.core.request import Request
+from coordinator.engine.core.scheduler import Scheduler, Step
+from coordinator.engine.core.step_result import StepResult
 from moe_model.errors import ExpertsLostError
-from moe_model.sampling import SamplingParams
+from moe_model.sampling.draw import SamplingParams
 from tests.coordinator.engine.fakes import ScriptedRunner
 from tests.models import Collected, collect, drain, make_request, random_model, tiny_engine
 

@@ -7,9 +7,16 @@ import pytest
 import torch
 from torch import Tensor
 
-from coordinator.engine.request import FinishReason, Request, Returns, RoutedExperts, StopRules, TokenLogprobs
-from moe_model.router import Routing
-from moe_model.sampling import SamplingParams
+from coordinator.engine.core.request import (
+    FinishReason,
+    Request,
+    Returns,
+    RoutedExperts,
+    StopRules,
+    TokenLogprobs,
+)
+from moe_model.layers.router import Routing
+from moe_model.sampling.draw import SamplingParams
 from tests.models import TINY, Collected, drain, make_request, random_reference, tiny_engine
 
 REFERENCE = random_reference(replace(TINY, max_seq_len=24))

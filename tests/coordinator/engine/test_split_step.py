@@ -8,16 +8,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from coordinator.engine.batch import build_batch, join_batches, split_step
-from coordinator.engine.kernel_attention import attention_plan
-from coordinator.engine.kv_cache import KVCache
-from coordinator.engine.model_runner import ModelRunner
-from coordinator.engine.overlap import Overlap
-from coordinator.engine.scheduler import Chunk, Step
+from coordinator.engine.attention.kernel_attention import attention_plan
+from coordinator.engine.cache.kv_cache import KVCache
+from coordinator.engine.core.batch import build_batch, join_batches, split_step
+from coordinator.engine.core.model_runner import ModelRunner
+from coordinator.engine.core.overlap import Overlap
+from coordinator.engine.core.scheduler import Chunk, Step
 from moe_model.kernels.choice import KernelChoice, choose_kernels
 from moe_model.model import Part
-from tests.coordinator.engine.test_batch import BLOCK_SIZE, chunks
-from tests.coordinator.engine.test_engine import REFERENCE, check_all, mixed_requests
+from tests.coordinator.engine.core.test_batch import BLOCK_SIZE, chunks
+from tests.coordinator.engine.core.test_engine import REFERENCE, check_all, mixed_requests
 from tests.models import drain, random_model, tiny_engine
 from tests.native import KERNELS
 

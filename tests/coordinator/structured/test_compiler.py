@@ -10,7 +10,7 @@ import pytest
 
 from coordinator.structured.compiler import ConstraintCompiler
 from coordinator.structured.errors import ConstraintError
-from moe_model.tokenizer import Tokenizer
+from moe_model.text.tokenizer import Tokenizer
 from tests.coordinator.structured.walks import (
     DEMO,
     EOS,

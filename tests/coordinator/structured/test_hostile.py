@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from coordinator.engine.constraint import Matcher
+from coordinator.engine.sampling.constraint import Matcher
 from coordinator.structured.compiler import CompilerLimits, ConstraintCompiler
 from coordinator.structured.errors import ConstraintError
 from coordinator.structured.grammars import MAX_GAP

@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from coordinator.engine.constraint import Matcher
+from coordinator.engine.sampling.constraint import Matcher
 from coordinator.structured.grammars import MAX_GAP
 from tests.coordinator.structured.walks import EOS, Compiling
 

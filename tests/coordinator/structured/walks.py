@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import tokenizers
 
-from coordinator.engine.constraint import Constraint, Matcher
+from coordinator.engine.sampling.constraint import Constraint, Matcher
 from coordinator.structured.compiler import ConstraintCompiler
-from moe_model.tokenizer import Tokenizer, byte_alphabet
+from moe_model.text.tokenizer import Tokenizer, byte_alphabet
 
 ROOT = Path(__file__).parents[3]
 DEMO = ROOT / "demo" / "checkpoint" / "tokenizer.json"

@@ -6,13 +6,13 @@ import pytest
 import torch
 
 from moe_model import ModelConfig
-from moe_model.dispatch import Expert, ExpertKey
 from moe_model.families import family_of
 from moe_model.kernels.base import ExpertBank, Kernels
 from moe_model.kernels.choice import choose_kernels
 from moe_model.kernels.grouped import GroupedBank
 from moe_model.kernels.torch_kernels import TorchKernels
-from moe_model.router import Routing
+from moe_model.layers.dispatch import Expert, ExpertKey
+from moe_model.layers.router import Routing
 from tests.models import random_weights
 from tests.native import KERNELS
 

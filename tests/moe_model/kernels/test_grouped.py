@@ -6,10 +6,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from moe_model import ModelConfig
-from moe_model.dispatch import by_layer
 from moe_model.families import family_of
 from moe_model.kernels.grouped import GroupedBank
 from moe_model.kernels.torch_kernels import TorchBank, TorchKernels
+from moe_model.layers.dispatch import by_layer
 from tests.models import random_weights
 
 E, D = 5, 16

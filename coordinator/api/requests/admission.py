@@ -1,0 +1,79 @@
+"""Admission: how much may run and wait. Whoever does not fit is refused at once. Lives on one event loop."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from coordinator.api.shared.errors import ApiError, Quota, Reason
+from coordinator.server.settings import AdmissionConfig as AdmissionConfig
+
+
+class Ticket:
+    """One request's place. Grows as more becomes known of the request, and shrinks when it has begun."""
+
+    def __init__(self, admission: "Admission") -> None:
+        self._admission = admission
+        self._num_sequences = 0
+        self._num_tokens = 0
+
+    def take_sequences(self, count: int) -> None:
+        """Raises QUEUE_FULL unless there is room for all of them, INVALID_FIELD where there never is."""
+        self._admission.add_sequences(count)
+        self._num_sequences += count
+
+    def wait_with(self, num_tokens: int) -> None:
+        """Counts the prompts as waiting. Raises QUEUE_FULL when too much waits already."""
+        self._admission.add_tokens(num_tokens)
+        self._num_tokens = num_tokens
+
+    def started(self, num_tokens: int) -> None:
+        """The first output of a prompt is there: so many tokens wait no longer."""
+        self._admission.add_tokens(-num_tokens)
+        self._num_tokens -= num_tokens
+
+    def release(self) -> None:
+        self.started(self._num_tokens)
+        self._admission.add_sequences(-self._num_sequences)
+        self._num_sequences = 0
+
+
+class Admission:
+    """Counts what runs and waits."""
+
+    def __init__(self, config: AdmissionConfig | None = None) -> None:
+        self._config = config or AdmissionConfig()
+        self.num_sequences = 0
+        self.num_waiting_tokens = 0
+
+    @contextmanager
+    def ticket(self) -> Iterator[Ticket]:
+        ticket = Ticket(self)
+        try:
+            yield ticket
+        finally:
+            ticket.release()
+
+    def add_sequences(self, count: int) -> None:
+        most = self._config.max_requests
+        if count > most:
+            message = f"{count} sequences are more than this server ever takes, {most}"
+            raise ApiError.of(Reason.INVALID_FIELD, message, field="sampling.num_sequences")
+        if count > 0 and self.num_sequences + count > most:
+            raise _full("requests", f"{self.num_sequences} of {most} sequences run or wait")
+        self.num_sequences += count
+
+    def check_room(self) -> None:
+        """Raises QUEUE_FULL where not even one more sequence fits: for before anything costs anything."""
+        self.add_sequences(1)
+        self.add_sequences(-1)
+
+    def add_tokens(self, count: int) -> None:
+        """A prompt longer than the limit is taken when no other waits: it can never become shorter."""
+        most = self._config.max_tokens
+        if count > 0 and self.num_waiting_tokens and self.num_waiting_tokens + count > most:
+            raise _full("tokens", f"{self.num_waiting_tokens} of {most} prompt tokens wait")
+        self.num_waiting_tokens += count
+
+
+def _full(subject: str, description: str) -> ApiError:
+    message = f"the queue is full: {description}; try again later"
+    return ApiError.of(Reason.QUEUE_FULL, message, quota=Quota(subject, description))

@@ -1,0 +1,104 @@
+"""Gate: who may come in, and who is in. Knows no transport; lives on one event loop.
+
+STARTING --open--> OPEN --drain--> DRAINING
+"""
+
+import asyncio
+from collections.abc import AsyncGenerator, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Protocol
+
+from coordinator.api.requests.admission import Admission
+from coordinator.api.shared.errors import ApiError, Reason, duplicate_request_id
+from coordinator.api.shared.served_model import ServedModel
+from coordinator.engine.core.request import Output, Request
+
+
+class EngineFront(Protocol):
+    """The engine as the fronts see it. Closing the stream before its end aborts the request."""
+
+    def stream(self, request: Request, max_seconds: float) -> AsyncGenerator[Output, None]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Backend:
+    """What answers requests."""
+
+    model: ServedModel
+    engine: EngineFront
+
+
+class Gate:
+    """Admits calls while open; counts, waits for and ends the admitted ones when the server stops."""
+
+    def __init__(self, admission: Admission | None = None) -> None:
+        self.admission = admission or Admission()
+        self._backend: Backend | None = None
+        self._draining = False
+        self._calls: set[asyncio.Task[object]] = set()
+        self._evicted: set[asyncio.Task[object]] = set()
+        self._request_ids: set[str] = set()
+        self._idle = asyncio.Event()
+        self._idle.set()
+
+    @property
+    def num_calls(self) -> int:
+        return len(self._calls)
+
+    def open(self, backend: Backend) -> None:
+        self._backend = backend
+
+    def drain(self) -> None:
+        """Refuses whoever comes from now on."""
+        self._draining = True
+
+    async def wait_idle(self, timeout: float) -> bool:
+        """Whether every admitted call ended in time."""
+        try:
+            await asyncio.wait_for(self._idle.wait(), timeout)
+        except TimeoutError:
+            return False
+        return True
+
+    def evict(self) -> None:
+        """Ends the admitted calls; each of them sees a cancellation that `was_evicted` tells apart."""
+        for task in self._calls:
+            self._evicted.add(task)
+            task.cancel()
+
+    def was_evicted(self) -> bool:
+        return asyncio.current_task() in self._evicted
+
+    @contextmanager
+    def call(self) -> Iterator[Backend]:
+        """Holds a place for the current task. Raises NOT_READY or DRAINING."""
+        if self._draining:
+            raise draining()
+        if self._backend is None:
+            raise ApiError.of(Reason.NOT_READY, "the server is starting")
+        task = asyncio.current_task()
+        assert task is not None
+        self._calls.add(task)
+        self._idle.clear()
+        try:
+            yield self._backend
+        finally:
+            self._calls.discard(task)
+            if not self._calls:
+                self._idle.set()
+
+    @contextmanager
+    def claim(self, request_id: str) -> Iterator[None]:
+        """Holds a request id. Raises DUPLICATE_REQUEST_ID."""
+        if request_id in self._request_ids:
+            raise duplicate_request_id(request_id)
+        self._request_ids.add(request_id)
+        try:
+            yield
+        finally:
+            self._request_ids.discard(request_id)
+
+
+def draining() -> ApiError:
+    return ApiError.of(Reason.DRAINING, "the server is shutting down")

@@ -1,0 +1,157 @@
+"""Operations: what a running server tells and lets do to itself. Knows no transport."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from coordinator.api.shared.errors import ApiError, Reason
+from coordinator.api.validation.violations import REQUEST_ID
+from coordinator.engine.core.async_engine import AsyncEngine
+from coordinator.server.exchange import Changed, ExchangeError, ExpertExchange, ExpertView
+
+# As many as can run, and some that have just ended.
+MAX_ABORTS = 4096
+MAX_WORKERS = 1024
+# Seconds, for a caller without a deadline.
+SCALE_TIMEOUT = 600.0
+
+
+class WorkerState(StrEnum):
+    STARTING = "starting"
+    READY = "ready"
+    INCOMPLETE = "incomplete"
+    LOST = "lost"
+    DRAINING = "draining"
+    BROKEN = "broken"
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerView:
+    """One expert worker. `experts` and `missing`, what it should hold and does not, are layer -> expert ids;
+    `routed_tokens` are summed over layers; `last_loss` says why it was last lost, `problem` why it could not
+    load what is missing."""
+
+    rank: int
+    node_id: str
+    device: str
+    state: WorkerState
+    routed_tokens: int
+    experts: Mapping[int, tuple[int, ...]]
+    pid: int = 0
+    host: str = ""
+    num_bytes: int = 0
+    num_losses: int = 0
+    last_loss: str = ""
+    hostname: str = ""
+    missing: Mapping[int, tuple[int, ...]] = field(default_factory=dict)
+    problem: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Scaled:
+    """A change of the number of workers. `num_moved` counts modules that were loaded somewhere else."""
+
+    num_before: int
+    num_workers: int
+    num_moved: int
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class ServerFacts:
+    """What does not change while a server runs."""
+
+    version: str
+    instance_id: str
+    models: tuple[str, ...]
+    kv_capacity_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """`kv_usage` is the part of the KV cache in use, in [0, 1]."""
+
+    num_running: int
+    num_waiting: int
+    kv_usage: float
+    kv_capacity_tokens: int
+
+
+@contextmanager
+def _refusals() -> Iterator[None]:
+    """An operator is told what is wrong with a file, by the name that the operator gave."""
+    try:
+        yield
+    except ExchangeError as error:
+        shown = "".join(char if char.isprintable() else "?" for char in str(error))
+        reason = Reason.EXPERTS_NOT_CHANGED if error.field is None else Reason.INVALID_FIELD
+        raise ApiError.of(reason, shown, field=error.field) from None
+
+
+@dataclass(frozen=True, slots=True)
+class Operations:
+    """A running server from its operator's side."""
+
+    facts: ServerFacts
+    engine: AsyncEngine
+    topology: Callable[[], Sequence[WorkerView]]
+    scale_workers: Callable[[int, float], Scaled] | None = None
+    exchange: ExpertExchange | None = None
+
+    @property
+    def num_workers(self) -> int:
+        """As many as there shall be at the moment."""
+        return sum(view.state is not WorkerState.DRAINING for view in self.topology())
+
+    def load(self) -> Load:
+        stats = self.engine.stats()
+        used = stats.num_blocks - stats.num_free_blocks
+        usage = used / stats.num_blocks if stats.num_blocks else 0.0
+        return Load(stats.num_running, stats.num_waiting, usage, self.facts.kv_capacity_tokens)
+
+    def scale(self, num_workers: int, timeout: float | None = None) -> Scaled:
+        """Blocks until there are so many, `timeout` seconds at most. Raises ApiError, ExpertMeshError."""
+        if not 1 <= num_workers <= MAX_WORKERS:
+            message = f"{num_workers} is not in [1, {MAX_WORKERS}]"
+            raise ApiError.of(Reason.INVALID_FIELD, message, field="num_workers")
+        if self.scale_workers is None:
+            raise ApiError.of(Reason.UNSUPPORTED_FEATURE, "this server's experts run in the coordinator")
+        return self.scale_workers(num_workers, SCALE_TIMEOUT if timeout is None else timeout)
+
+    def list_experts(self) -> Sequence[ExpertView]:
+        """By layer, expert and version. Raises ApiError."""
+        return self._exchange().list()
+
+    def replace_expert(self, layer: int, expert: int, path: str, sha256: str | None) -> Changed:
+        """Blocks until new requests use it. Raises ApiError; so do the next two."""
+        with _refusals():
+            return self._exchange().replace(layer, expert, path, sha256)
+
+    def add_expert(self, layer: int, path: str, sha256: str | None, router_path: str) -> Changed:
+        with _refusals():
+            return self._exchange().add(layer, path, sha256, router_path)
+
+    def remove_expert(self, layer: int, expert: int) -> Changed:
+        with _refusals():
+            return self._exchange().remove(layer, expert)
+
+    def _exchange(self) -> ExpertExchange:
+        if self.exchange is None:
+            raise ApiError.of(Reason.UNSUPPORTED_FEATURE, "this server's experts cannot be exchanged")
+        return self.exchange
+
+    def abort(self, request_ids: Sequence[str], *, everything: bool) -> tuple[list[str], list[str]]:
+        """Ends requests; returns those that ran and those that did not. Raises ApiError."""
+        if everything == bool(request_ids):
+            raise ApiError.of(Reason.INVALID_FIELD, "either this or all is required", field="request_ids")
+        if len(request_ids) > MAX_ABORTS:
+            message = f"{len(request_ids)} ids are more than {MAX_ABORTS}"
+            raise ApiError.of(Reason.INVALID_FIELD, message, field="request_ids")
+        for index, request_id in enumerate(request_ids):
+            if not REQUEST_ID.fullmatch(request_id):
+                message = "is not 1 to 128 of the characters A-Z a-z 0-9 . _ : -"
+                raise ApiError.of(Reason.INVALID_FIELD, message, field=f"request_ids[{index}]")
+        wanted = self.engine.request_ids if everything else list(dict.fromkeys(request_ids))
+        aborted = [request_id for request_id in wanted if self.engine.abort(request_id)]
+        return aborted, [request_id for request_id in wanted if request_id not in set(aborted)]

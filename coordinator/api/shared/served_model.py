@@ -1,0 +1,94 @@
+"""ServedModel: everything the fronts need to know about the model behind them. Knows no weights."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Protocol
+
+from coordinator.api.requests.lanes import Lanes
+from coordinator.api.shared.errors import ApiError, Reason, Resource, echo
+from coordinator.api.text.chat_template import ChatTemplate
+from coordinator.engine.core.request import ContextOverflow
+from coordinator.engine.sampling.constraint import Constraint
+from coordinator.server.settings import GenerationConfig
+from moe_model.checkpoint.reader import GenerationDefaults
+from moe_model.config import ModelConfig
+from moe_model.text.tokenizer import Tokenizer
+
+# Of each layer.
+ExpertIds = tuple[tuple[int, ...], ...]
+
+
+class ConstraintCompiler(Protocol):
+    """Makes constraints of what requests ask for; `kinds` are field names of OutputConstraint."""
+
+    @property
+    def kinds(self) -> Sequence[str]: ...
+
+    def compile(self, kind: str, value: str | Sequence[str], *, compact_json: bool = False) -> Constraint:
+        """`compact_json`: JSON without white space. Raises ConstraintError. May be called from several
+        threads."""
+
+    def close(self) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class ServedModel:
+    """One served model with its limits. `kv_capacity_tokens` is what one request can have at most."""
+
+    name: str
+    config: ModelConfig
+    generation: GenerationDefaults
+    tokenizer: Tokenizer | None
+    architecture: str
+    max_output_tokens: int
+    kv_capacity_tokens: int
+    aliases: tuple[str, ...] = ()
+    default_overflow: ContextOverflow = ContextOverflow.STOP
+    chat_template: ChatTemplate | None = None
+    constraints: ConstraintCompiler | None = None
+    max_num_sequences: int = 8
+    max_logprobs: int = 20
+    allow_routed_experts: bool = False
+    generation_config: GenerationConfig = GenerationConfig.MODEL
+    lanes: Lanes = field(default_factory=Lanes, compare=False)
+    current_experts: Callable[[], ExpertIds] | None = None
+
+    @property
+    def experts(self) -> ExpertIds:
+        """The expert ids of each layer, as they are now; without `current_experts`, the checkpoint's."""
+        if self.current_experts is not None:
+            return self.current_experts()
+        return (tuple(range(self.config.n_experts)),) * self.config.n_layers
+
+    @property
+    def sampling_defaults(self) -> GenerationDefaults:
+        """What unset fields of sampling mean."""
+        if self.generation_config is GenerationConfig.MODEL:
+            return self.generation
+        return replace(self.generation, temperature=1.0, top_k=0, top_p=1.0)
+
+    @property
+    def tokenizer_waits(self) -> bool:
+        """Whether to encode even a short text is to wait."""
+        return self.tokenizer is not None and self.tokenizer.waits
+
+    @property
+    def max_context(self) -> int:
+        return self.config.max_seq_len
+
+    def check_name(self, name: str) -> None:
+        """Raises MODEL_NOT_FOUND unless `name` is empty, ours or an alias."""
+        if name and name != self.name and name not in self.aliases:
+            raise ApiError.of(
+                Reason.MODEL_NOT_FOUND,
+                f"model: {echo(name)} is not served here",
+                resource=Resource("model", echo(name)),
+            )
+
+    def require_tokenizer(self, field: str) -> Tokenizer:
+        """The tokenizer; NO_TOKENIZER naming the field that asks for it when the checkpoint has none."""
+        if self.tokenizer is None:
+            raise ApiError.of(
+                Reason.NO_TOKENIZER, "this model's checkpoint has no tokenizer; use token ids", field=field
+            )
+        return self.tokenizer

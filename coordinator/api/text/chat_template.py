@@ -1,0 +1,176 @@
+"""ChatTemplate: messages to the text that a model was trained on.
+
+A template comes with a checkpoint, messages from anybody, and either may be made to hang or to fill the
+memory: renderings run in processes with limits. A special token that is spelled out in a message becomes that
+token, as it does in every server whose template is plain text.
+"""
+
+import json
+import logging
+import queue
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
+from typing import TypedDict
+
+from coordinator.api.text.chat_template_main import LIMITS, MAX_RENDERED_CHARS, Outcome
+from coordinator.confined.errors import BusyError, CrashedError, OutOfTimeError
+from coordinator.confined.process import ConfinedProcess
+from moe_model.errors import ConfigError, UserError
+
+logger = logging.getLogger(__name__)
+
+MODULE = "coordinator.api.text.chat_template_main"
+MAX_TEMPLATE_CHARS = 1 << 20
+NUM_RENDERERS = 2
+# By the clock, of one rendering; its time on a processor has a limit of its own, which is met first unless
+# the machine is very busy.
+RENDER_SECONDS = 1.0
+WAIT_SECONDS = 1.0
+# What is the server's to say; a request's own variables cannot take their place.
+RESERVED_VARIABLES = ("messages", "add_generation_prompt", "bos_token", "eos_token")
+# Put behind a message that is to be continued, to find its end: characters that no text has a use for.
+END_MARK = "\ue000\uf8ff\ue000"
+
+# Anything that JSON can hold.
+JsonValue = object
+NO_VARIABLES: Mapping[str, JsonValue] = MappingProxyType({})
+
+
+class ChatTemplateError(UserError):
+    """A template cannot render these messages."""
+
+
+class ChatTemplateLimitError(ChatTemplateError):
+    """A rendering took more than it may. The message is one line, about the template by its name."""
+
+
+class ChatMessage(TypedDict):
+    """One turn, as templates expect it."""
+
+    role: str
+    content: str
+
+
+_TRIAL = {"messages": [ChatMessage(role="user", content="Hello")], "add_generation_prompt": True}
+# By the clock: what is refused for good is not refused because the machine was busy.
+_TRIAL_SECONDS = 10.0
+_LIMITS = {
+    Outcome.OUT_OF_MEMORY: f"takes more than {LIMITS.address_space >> 20} MiB",
+    Outcome.TOO_LONG: f"writes more than {MAX_RENDERED_CHARS} characters",
+    Outcome.TOO_DEEP: "is too large or too deeply nested",
+}
+
+
+class ChatTemplate:
+    """A template with the processes that render it, which start when first needed. Thread-safe.
+
+    `refusal` says why chat is not to be had with it; empty where it is.
+    """
+
+    def __init__(
+        self, source: str, *, bos_token: str = "", eos_token: str = "", name: str = "chat_template.jinja"
+    ) -> None:
+        """`name` is the template's file. Raises ConfigError for one that is too large."""
+        if len(source) > MAX_TEMPLATE_CHARS:
+            raise ConfigError(f"chat template: {len(source)} characters are more than {MAX_TEMPLATE_CHARS}")
+        self.source = source
+        self.refusal = ""
+        self._title = f"chat template {name}"
+        self._special = {"bos_token": bos_token, "eos_token": eos_token}
+        first = source.encode(errors="surrogatepass")
+        self._renderers = [ConfinedProcess(MODULE, first) for _ in range(NUM_RENDERERS)]
+        # The one that was used last is asked first: it is there.
+        self._free: queue.LifoQueue[ConfinedProcess] = queue.LifoQueue()
+        for renderer in self._renderers:
+            self._free.put(renderer)
+
+    def try_out(self) -> None:
+        """Renders a short conversation: what takes too much for that is refused from then on, with a warning.
+
+        Raises ConfigError for a text that is no template.
+        """
+        try:
+            self._render({**self._special, **_TRIAL}, _TRIAL_SECONDS)
+        except ChatTemplateLimitError as error:
+            self.refusal = f"{error}; chat is refused"
+            logger.warning("%s", self.refusal)
+        except ChatTemplateError:
+            # It may have its own idea of a conversation.
+            pass
+
+    def render(
+        self,
+        messages: Sequence[ChatMessage],
+        *,
+        add_generation_prompt: bool = True,
+        continue_final_message: bool = False,
+        variables: Mapping[str, JsonValue] = NO_VARIABLES,
+    ) -> str:
+        """The prompt's text. Takes a millisecond, at worst RENDER_SECONDS and WAIT_SECONDS: call it where
+        waiting is allowed.
+
+        `continue_final_message` ends the text where the last message's content ends; then there is no
+        generation prompt. `variables` are the request's own, none of them RESERVED_VARIABLES. Raises
+        ChatTemplateError, whose text may hold the template's own words; BusyError, NoProcessError.
+        """
+        if continue_final_message:
+            last = messages[-1]
+            messages = [*messages[:-1], ChatMessage(role=last["role"], content=last["content"] + END_MARK)]
+        given = {
+            "tools": None,
+            "documents": None,
+            **variables,
+            **self._special,
+            "messages": list(messages),
+            "add_generation_prompt": add_generation_prompt and not continue_final_message,
+        }
+        text = self._render(given, RENDER_SECONDS)
+        return _until_mark(text) if continue_final_message else text
+
+    def close(self) -> None:
+        """Ends the processes; another rendering starts them again. Idempotent."""
+        for renderer in self._renderers:
+            renderer.close()
+
+    def _render(self, variables: Mapping[str, JsonValue], seconds: float) -> str:
+        try:
+            question = json.dumps(variables, ensure_ascii=False).encode(errors="surrogatepass")
+        except (RecursionError, ValueError, TypeError):
+            raise ChatTemplateError("its variables are no JSON") from None
+        try:
+            reply = self._ask(question, seconds)
+        except OutOfTimeError:
+            limit = f"takes more than {LIMITS.cpu_seconds:g} s"
+        except CrashedError:
+            limit = _LIMITS[Outcome.TOO_DEEP]
+        else:
+            outcome, text = Outcome(reply[0]), reply[1:].decode(errors="surrogatepass")
+            if outcome is Outcome.DONE:
+                return text
+            if outcome is Outcome.NO_TEMPLATE:
+                raise ConfigError(f"{self._title}: {text}")
+            if outcome is Outcome.FAILED:
+                raise ChatTemplateError(text)
+            limit = _LIMITS[outcome]
+        raise ChatTemplateLimitError(f"{self._title} {limit} to render a conversation")
+
+    def _ask(self, question: bytes, seconds: float) -> bytes:
+        try:
+            renderer = self._free.get(timeout=WAIT_SECONDS)
+        except queue.Empty:
+            raise BusyError("chat template: too many conversations are being rendered") from None
+        try:
+            reply = renderer.ask(question, seconds)
+            if reply[0] == Outcome.OUT_OF_MEMORY:
+                # Give back what it has taken.
+                renderer.close()
+            return reply
+        finally:
+            self._free.put(renderer)
+
+
+def _until_mark(text: str) -> str:
+    place = text.rfind(END_MARK)
+    if place < 0:
+        raise ChatTemplateError("the last message is not in the text")
+    return text[:place]

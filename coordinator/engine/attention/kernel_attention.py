@@ -1,0 +1,49 @@
+"""Attention over the paged cache by kernels that take all rows in one call, whatever their lengths.
+
+Shapes: T tokens, N chunks, B blocks of the longest context, H heads, G key/value heads, d head size.
+"""
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from coordinator.engine.attention.attention_rows import block_table
+from coordinator.engine.attention.torch_attention import AttentionPlan, paged_attention
+from coordinator.engine.cache.kv_cache import KVCache
+from coordinator.engine.core.batch import Batch
+from moe_model.kernels.base import Contexts, Kernels, PagedAttention
+from moe_model.layers.dense import Attend
+
+
+def attention_plan(kernels: Kernels) -> AttentionPlan:
+    """The kernels' own attention, or torch's where they have none."""
+    return paged_attention if kernels.attend_paged is None else kernel_attention(kernels.attend_paged)
+
+
+def kernel_attention(attend_paged: PagedAttention) -> AttentionPlan:
+    """Writes the step's keys and values, then attends."""
+
+    def plan(cache: KVCache, batch: Batch) -> Attend:
+        contexts = _contexts(batch, cache.block_size)
+
+        def attend(layer: int, q_THd: Tensor, k_TGd: Tensor, v_TGd: Tensor) -> Tensor:
+            return attend_paged(q_THd, k_TGd, v_TGd, cache.keys[layer], cache.values[layer], contexts)
+
+        return attend
+
+    return plan
+
+
+def _contexts(batch: Batch, block_size: int) -> Contexts:
+    """A row sees the window of its sequence up to and including itself."""
+    chunks = batch.chunks
+    longest = max(chunk.start + chunk.num_tokens for chunk in chunks)
+    counts = [chunk.num_tokens for chunk in chunks]
+    return Contexts(
+        slots_T=batch.slots_T,
+        sequences_T=torch.from_numpy(np.repeat(np.arange(len(chunks), dtype=np.int32), counts)),
+        lengths_T=(batch.positions_T + 1).int(),
+        block_table_NB=torch.from_numpy(block_table(chunks, -(-longest // block_size))),
+        block_size=block_size,
+        longest=longest,
+    )

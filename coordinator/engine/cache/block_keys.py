@@ -1,0 +1,39 @@
+"""Names of KV blocks by content: a block's key stands for its tokens and for everything before them.
+
+SHA-256, not hash(): whoever could make two prompts collide would read another's context.
+"""
+
+import hashlib
+from array import array
+from collections.abc import Sequence
+
+from coordinator.engine.core.request import Request
+
+
+def root_key(request: Request, generation: int) -> bytes:
+    """What a chain of keys starts from: requests that may not share start differently."""
+    parts = (request.experts, request.cache_salt, generation)
+    return hashlib.sha256(repr(parts).encode()).digest()
+
+
+def next_key(parent: bytes, token_ids: Sequence[int]) -> bytes:
+    """The key of a full block that follows the block of `parent`."""
+    return hashlib.sha256(parent + array("I", token_ids).tobytes()).digest()
+
+
+class BlockKeys:
+    """The keys of one sequence's full blocks, made as they are asked for."""
+
+    def __init__(self, request: Request, block_size: int, generation: int = 0) -> None:
+        """`generation` is the number of that of the model, whose keys and values are nobody else's."""
+        self._block_size = block_size
+        self._root = root_key(request, generation)
+        self._keys: list[bytes] = []
+
+    def upto(self, token_ids: Sequence[int], num_blocks: int) -> list[bytes]:
+        """Keys of the first `num_blocks` blocks of the tokens, all of which must be full."""
+        while len(self._keys) < num_blocks:
+            start = len(self._keys) * self._block_size
+            parent = self._keys[-1] if self._keys else self._root
+            self._keys.append(next_key(parent, token_ids[start : start + self._block_size]))
+        return self._keys[:num_blocks]

@@ -1,0 +1,93 @@
+"""From a Step to the inputs of one forward pass.
+
+Shapes: T tokens of the step. Everything is built from Python lists, then moved once.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+
+import torch
+from torch import Tensor
+
+from coordinator.engine.core.scheduler import Chunk, Step
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Inputs of one forward pass. `chunks` are in the order of their rows, the first at `first_rows`; single
+    tokens come first."""
+
+    chunks: tuple[Chunk, ...]
+    first_rows: tuple[int, ...]
+    token_ids_T: Tensor
+    positions_T: Tensor
+    slots_T: Tensor
+    sample_rows: Tensor
+
+
+def split_step(step: Step, num_parts: int) -> list[Step]:
+    """Cuts the chunks, in their order, into at most `num_parts` runs of about as many tokens.
+
+    A chunk stays whole: a step of one sequence is not cut.
+    """
+    parts: list[Step] = []
+    part: list[Chunk] = []
+    total, done = step.num_tokens, 0
+    for chunk in step.chunks:
+        # Its middle decides to which part a chunk belongs.
+        if part and (done + chunk.num_tokens / 2) * num_parts >= (len(parts) + 1) * total:
+            parts.append(Step(tuple(part)))
+            part = []
+        part.append(chunk)
+        done += chunk.num_tokens
+    return [*parts, Step(tuple(part))]
+
+
+def join_batches(batches: Sequence[Batch]) -> Batch:
+    """One after the other."""
+    if len(batches) == 1:
+        return batches[0]
+    offsets = list(accumulate((len(batch.token_ids_T) for batch in batches), initial=0))
+    return Batch(
+        chunks=tuple(chunk for batch in batches for chunk in batch.chunks),
+        first_rows=tuple(
+            row + offset for batch, offset in zip(batches, offsets, strict=False) for row in batch.first_rows
+        ),
+        token_ids_T=torch.cat([batch.token_ids_T for batch in batches]),
+        positions_T=torch.cat([batch.positions_T for batch in batches]),
+        slots_T=torch.cat([batch.slots_T for batch in batches]),
+        sample_rows=torch.cat(
+            [batch.sample_rows + offset for batch, offset in zip(batches, offsets, strict=False)]
+        ),
+    )
+
+
+def build_batch(step: Step, block_size: int, device: torch.device) -> Batch:
+    """Lays the chunks out one after the other."""
+    chunks = sorted(step.chunks, key=lambda chunk: chunk.num_tokens > 1)
+    first_rows, num_rows, last_row_of = [], 0, {}
+    token_ids: list[int] = []
+    positions: list[int] = []
+    slots: list[int] = []
+    for chunk in chunks:
+        first_rows.append(num_rows)
+        num_rows += chunk.num_tokens
+        last_row_of[id(chunk.sequence)] = num_rows - 1
+        places = range(chunk.start, chunk.start + chunk.num_tokens)
+        token_ids += chunk.sequence.context(chunk.start, chunk.num_tokens)
+        positions += places
+        blocks = chunk.sequence.block_ids
+        slots += [blocks[place // block_size] * block_size + place % block_size for place in places]
+
+    def to_device(values: Iterable[int]) -> Tensor:
+        return torch.tensor(values, dtype=torch.int64).to(device, non_blocking=True)
+
+    return Batch(
+        chunks=tuple(chunks),
+        first_rows=tuple(first_rows),
+        token_ids_T=to_device(token_ids),
+        positions_T=to_device(positions),
+        slots_T=to_device(slots),
+        sample_rows=to_device([last_row_of[id(chunk.sequence)] for chunk in step.sampling]),
+    )

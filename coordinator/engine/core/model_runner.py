@@ -1,0 +1,136 @@
+"""Runs one step through the model and draws tokens. Owns the cache tensors; moves no progress.
+
+Shapes: T tokens of the step, D d_model, R rows that sample, V vocabulary.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from coordinator.engine.attention.torch_attention import AttentionPlan, paged_attention
+from coordinator.engine.cache.kv_cache import KVCache
+from coordinator.engine.core.batch import Batch, build_batch, join_batches, split_step
+from coordinator.engine.core.overlap import Overlap
+from coordinator.engine.core.request import TokenLogprobs
+from coordinator.engine.core.routing_trace import RoutingTrace, wants_trace
+from coordinator.engine.core.scheduler import Chunk, Step
+from coordinator.engine.core.step_result import StepResult
+from coordinator.engine.sampling.logprobs import token_logprobs
+from coordinator.engine.sampling.prompt_scores import score_prompts
+from coordinator.engine.sampling.sampler import Drawn, Sampler, SamplingRow
+from coordinator.engine.versions.model_versions import Generations
+from moe_model.errors import ExpertMeshError, NumericError
+from moe_model.model import Model, Part
+
+
+class ModelRunner:
+    """A model, its cache, and the way from a Step to tokens."""
+
+    def __init__(
+        self,
+        model: Model,
+        cache: KVCache,
+        plan: AttentionPlan = paged_attention,
+        overlap: Overlap | None = None,
+        sampler: Sampler | None = None,
+        generations: Generations | None = None,
+    ) -> None:
+        """`overlap` decides how many parts of a step are in flight; None: one. `sampler` None: a new one.
+
+        `generations` None: the model stays as it is.
+        """
+        self._model = model
+        self._cache = cache
+        self._plan = plan
+        self._overlap = overlap
+        self._sampler = sampler or Sampler(model.config.vocab_size, model.device)
+        self._generations = generations or Generations(model)
+
+    @torch.inference_mode()
+    def run(self, step: Step) -> StepResult:
+        """Running a step twice gives the same: the cache is written by position, the draw is by counter."""
+        trace = RoutingTrace(self._generations) if any(map(wants_trace, step.chunks)) else None
+        h_TD, batch = self._forward(step, trace)
+        drawn, logprobs = self._draw(h_TD, batch, step.sampling)
+        failures = _broken_numbers(h_TD, batch)
+        failures |= {step.sampling[row].sequence.key: error for row, error in drawn.failures.items()}
+        return StepResult(
+            drawn.token_ids,
+            logprobs,
+            failures,
+            score_prompts(self._model, h_TD, batch),
+            {} if trace is None else trace.chunks(batch),
+        )
+
+    @torch.inference_mode()
+    def forget(self, key: int) -> None:
+        """For a sequence that will not come again."""
+        self._sampler.forget(key)
+
+    def _forward(self, step: Step, trace: RoutingTrace | None) -> tuple[Tensor, Batch]:
+        """A traced step stays whole: its layers are told one by one."""
+        overlap = self._overlap
+        if overlap is None or trace is not None:
+            return self._forward_parts([step], trace)
+        with overlap.timed(step.num_tokens) as num_parts:
+            return self._forward_parts(split_step(step, num_parts), None)
+
+    def _forward_parts(self, steps: Sequence[Step], trace: RoutingTrace | None) -> tuple[Tensor, Batch]:
+        batches = [build_batch(step, self._cache.block_size, self._model.device) for step in steps]
+        parts = [
+            Part(
+                batch.token_ids_T,
+                batch.positions_T,
+                self._plan(self._cache, batch),
+                None if trace is None else trace.observe,
+                self._generations.route(batch.chunks),
+            )
+            for batch in batches
+        ]
+        return self._model.forward_parts(parts), join_batches(batches)
+
+    def _draw(
+        self, h_TD: Tensor, batch: Batch, chunks: list[Chunk]
+    ) -> tuple[Drawn, list[TokenLogprobs | None]]:
+        if not chunks:
+            return Drawn([], {}), []
+        logits_RV = self._model.logits(h_TD[batch.sample_rows])
+        drawn = self._sampler.draw(logits_RV, [_sampling_row(chunk) for chunk in chunks])
+        wanted = [chunk.sequence.request.returns.logprobs for chunk in chunks]
+        if all(num_top is None for num_top in wanted):
+            return drawn, []
+        # A row without a token ends its request; what its logprobs are is all the same.
+        token_ids = [0 if token_id is None else token_id for token_id in drawn.token_ids]
+        return drawn, token_logprobs(logits_RV, token_ids, wanted)
+
+
+def _broken_numbers(h_TD: Tensor, batch: Batch) -> dict[int, ExpertMeshError]:
+    """By the key of the sequence: chunks that draw nothing show only here that their numbers are broken.
+
+    What is not finite at one position is so at every later one that attends to it, so the last row tells.
+    """
+    quiet = [(c, row) for c, row in zip(batch.chunks, batch.first_rows, strict=True) if not c.samples]
+    if not quiet:
+        return {}
+    last_rows = [row + chunk.num_tokens - 1 for chunk, row in quiet]
+    finite_R = h_TD[last_rows].sum(dim=-1).isfinite().tolist()
+    message = "the model's numbers are not finite"
+    return {
+        c.sequence.key: NumericError(message)
+        for (c, _), fine in zip(quiet, finite_R, strict=True)
+        if not fine
+    }
+
+
+def _sampling_row(chunk: Chunk) -> SamplingRow:
+    sequence = chunk.sequence
+    return SamplingRow(
+        key=sequence.key,
+        params=sequence.request.sampling,
+        sequence_index=sequence.index,
+        token_ids=sequence.token_ids,
+        num_prompt=len(sequence.request.prompt_ids),
+        matcher=sequence.matcher,
+        rules=sequence.request.token_rules,
+    )

@@ -1,0 +1,82 @@
+"""OutputStream: what one request's reader has not read yet, merged, in bounded memory."""
+
+import asyncio
+from dataclasses import replace
+
+from coordinator.engine.core.request import Output, PromptDetails, RoutedExperts, TokenLogprobs
+
+MAX_UNREAD_BYTES = 8 << 20
+# What Python needs for a token id, for a TokenLogprobs, and for one entry of its top.
+_TOKEN_BYTES, _LOGPROB_BYTES, _TOP_BYTES = 32, 160, 120
+
+
+class OutputStream:
+    """At most one output per sequence: what has not been read is merged with what comes."""
+
+    def __init__(self, max_bytes: int = MAX_UNREAD_BYTES) -> None:
+        self._pending: dict[int, Output] = {}
+        self._error: Output | None = None
+        self._max_bytes = max_bytes
+        self._num_bytes = 0
+        self._ready = asyncio.Event()
+
+    def put(self, output: Output) -> bool:
+        """False, and nothing is taken, when too much is unread. An error is always taken, the first wins."""
+        if output.error is not None:
+            self._error = self._error or output
+        elif self._num_bytes > self._max_bytes:
+            return False
+        elif self._error is None:
+            self._num_bytes += _size(output)
+            before = self._pending.get(output.index)
+            self._pending[output.index] = output if before is None else _merged(before, output)
+        self._ready.set()
+        return True
+
+    async def get(self) -> list[Output]:
+        """Waits for news and returns all of it, an error last."""
+        await self._ready.wait()
+        self._ready.clear()
+        outputs = [*self._pending.values(), *([] if self._error is None else [self._error])]
+        self._pending = {}
+        self._num_bytes = 0
+        return outputs
+
+
+def _merged(first: Output, second: Output) -> Output:
+    assert not first.is_last, "an output after the last one of its sequence"
+    return replace(
+        second,
+        token_ids=[*first.token_ids, *second.token_ids],
+        logprobs=[*first.logprobs, *second.logprobs],
+        routed_experts=(*first.routed_experts, *second.routed_experts),
+        prompt=_merged_prompt(first.prompt, second.prompt),
+    )
+
+
+def _merged_prompt(first: PromptDetails | None, second: PromptDetails | None) -> PromptDetails | None:
+    if first is None or second is None:
+        return first or second
+    return PromptDetails(
+        first.num_cached + second.num_cached,
+        [*first.logprobs, *second.logprobs],
+        (*first.routed_experts, *second.routed_experts),
+    )
+
+
+def _size(output: Output) -> int:
+    """Roughly, from above."""
+    num_bytes = _TOKEN_BYTES * len(output.token_ids)
+    num_bytes += sum(map(_logprob_size, output.logprobs)) + sum(map(_trace_size, output.routed_experts))
+    if output.prompt is not None:
+        num_bytes += sum(map(_logprob_size, output.prompt.logprobs))
+        num_bytes += sum(map(_trace_size, output.prompt.routed_experts))
+    return num_bytes
+
+
+def _logprob_size(logprobs: TokenLogprobs) -> int:
+    return _LOGPROB_BYTES + _TOP_BYTES * len(logprobs.top)
+
+
+def _trace_size(trace: RoutedExperts) -> int:
+    return trace.ids_TLK.nbytes

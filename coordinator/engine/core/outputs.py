@@ -1,0 +1,92 @@
+"""From the result of a step to what its requests are told. Moves only what a sequence has told already."""
+
+from collections.abc import Iterator
+
+from coordinator.engine.core.request import FinishReason, Output, PromptDetails, RoutedExperts, TokenLogprobs
+from coordinator.engine.core.scheduler import Chunk, Step
+from coordinator.engine.core.sequence import Sequence
+from coordinator.engine.core.step_result import StepResult
+from moe_model.errors import ExpertMeshError
+
+
+class OutputWriter:
+    """Writes the outputs of steps, and the last words of sequences that end outside of one."""
+
+    def write(self, step: Step, result: StepResult, now: float) -> Iterator[tuple[Output, Sequence]]:
+        """Outputs of the step's chunks, those without news left out. Tokens have been appended."""
+        drawn = dict(zip((c.sequence.key for c in step.sampling), result.token_ids, strict=True))
+        scored = dict(zip(drawn, result.logprobs, strict=False))
+        for chunk in step.chunks:
+            key = chunk.sequence.key
+            token_id = drawn.get(key)
+            logprobs = scored.get(key)
+            output = _output(chunk, result, token_id, logprobs, now)
+            if output is not None:
+                yield output, chunk.sequence
+
+    def ended(self, sequence: Sequence, reason: FinishReason, now: float) -> Output:
+        """The last output of a sequence that nothing was drawn for."""
+        request_id, timings = sequence.request.request_id, sequence.timings(now)
+        return Output(request_id, finish_reason=reason, timings=timings, index=sequence.index)
+
+    def failed(self, sequence: Sequence, error: ExpertMeshError, now: float) -> Output:
+        """The last output of a whole request."""
+        request_id, timings = sequence.request.request_id, sequence.timings(now)
+        return Output(request_id, error=error, timings=timings, index=sequence.index)
+
+
+def _output(
+    chunk: Chunk, result: StepResult, token_id: int | None, logprobs: TokenLogprobs | None, now: float
+) -> Output | None:
+    sequence = chunk.sequence
+    prompt_trace, trace = _traces(sequence, result)
+    prompt = _prompt_details(chunk, result, prompt_trace)
+    reason, stop = None, None
+    if token_id is not None:
+        if sequence.first_token is None:
+            sequence.first_token = now
+        reason, stop = sequence.finish_reason()
+    elif chunk.completes and not sequence.draws:
+        reason = FinishReason.LENGTH
+    elif prompt is None and not trace:
+        return None
+    return Output(
+        sequence.request.request_id,
+        () if token_id is None else (token_id,),
+        reason,
+        stop,
+        timings=None if reason is None else sequence.timings(now),
+        index=sequence.index,
+        logprobs=() if logprobs is None else (logprobs,),
+        routed_experts=trace,
+        prompt=prompt,
+    )
+
+
+def _prompt_details(
+    chunk: Chunk, result: StepResult, trace: tuple[RoutedExperts, ...]
+) -> PromptDetails | None:
+    """Sequence 0 tells of the prompt: how much was cached when it has caught up, the rest as it comes."""
+    sequence = chunk.sequence
+    if sequence.index != 0:
+        return None
+    scores = result.prompt_logprobs.get(sequence.key, ())
+    sequence.num_scored += len(scores)
+    has_begun = chunk.completes and sequence.num_output_tokens <= 1
+    num_cached = (sequence.num_cached or 0) if has_begun else 0
+    if not (scores or trace or has_begun):
+        return None
+    return PromptDetails(num_cached, scores, trace)
+
+
+def _traces(
+    sequence: Sequence, result: StepResult
+) -> tuple[tuple[RoutedExperts, ...], tuple[RoutedExperts, ...]]:
+    """The routing of prompt tokens and that of output tokens."""
+    trace = result.traces.get(sequence.key)
+    if trace is None:
+        return (), ()
+    end = trace.first_position + len(trace.ids_TLK)
+    sequence.num_traced = max(sequence.num_traced, end)
+    num_prompt = len(sequence.request.prompt_ids)
+    return trace.between(0, num_prompt), trace.between(num_prompt, end)

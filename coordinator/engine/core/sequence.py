@@ -1,0 +1,124 @@
+"""Sequence: the engine's view of one continuation while it runs. Only the engine's thread touches it.
+
+    token_ids     prompt and output so far
+    window_start  first token the model still sees; moves only when the context slides
+    num_computed  tokens of the window whose keys and values are in the cache
+    block_ids     where they are
+
+There is no phase: a sequence has tokens still to compute, and when there are none, the next one is drawn.
+"""
+
+from coordinator.engine.cache.block_keys import BlockKeys
+from coordinator.engine.core.request import FinishReason, Request, RequestTimings, Stop
+
+
+class Sequence:
+    """Progress of one continuation of a request. `key` is its own among all sequences of an engine;
+    `generation` is the number of the model's that it began with and stays with."""
+
+    def __init__(
+        self,
+        request: Request,
+        max_seq_len: int,
+        block_size: int,
+        index: int = 0,
+        key: int = 0,
+        generation: int = 0,
+    ) -> None:
+        self.request = request
+        self.index = index
+        self.key = key
+        self.generation = generation
+        self.token_ids = list(request.prompt_ids)
+        self.num_computed = 0
+        self.block_ids: list[int] = []
+        self.last_step = 0
+        self.first_scheduled: float | None = None
+        self.first_token: float | None = None
+        self.num_cached: int | None = None
+        # Of the prompt as a whole, only the first sequence tells.
+        self.num_scored = 1 if index == 0 else len(request.prompt_ids)
+        self.num_traced = 0 if index == 0 else len(request.prompt_ids)
+        self.matcher = None if request.constraint is None else request.constraint.matcher()
+        self._text = None if request.stop.stop_text is None else request.stop.stop_text.matcher()
+        self._text_match: Stop | None = None
+        self._keys = BlockKeys(request, block_size, generation)
+        self._max_seq_len = max_seq_len
+        self.window_start = max(0, len(self.token_ids) - max_seq_len)
+
+    @property
+    def context_len(self) -> int:
+        """Tokens the model sees."""
+        return len(self.token_ids) - self.window_start
+
+    @property
+    def num_remaining(self) -> int:
+        """Tokens to run through the model before the next one can be drawn."""
+        return self.context_len - self.num_computed
+
+    @property
+    def num_output_tokens(self) -> int:
+        return len(self.token_ids) - len(self.request.prompt_ids)
+
+    @property
+    def draws(self) -> bool:
+        """Whether it generates at all, or only scores its prompt."""
+        return self.request.stop.max_tokens > 0
+
+    @property
+    def reads_cache(self) -> bool:
+        """Whether blocks that others have computed will do."""
+        return self.index > 0 or not self.request.returns.needs_whole_prompt
+
+    def context(self, start: int, count: int) -> list[int]:
+        """Token ids of the window from position `start`."""
+        first = self.window_start + start
+        return self.token_ids[first : first + count]
+
+    def block_keys(self, num_blocks: int) -> list[bytes]:
+        """Keys of the first full blocks of a context that has not slid."""
+        return self._keys.upto(self.token_ids, num_blocks)
+
+    def append(self, token_id: int) -> bool:
+        """Adds a drawn token. True when the window slid: every cached key now belongs to another position."""
+        self.token_ids.append(token_id)
+        if self.matcher is not None and token_id not in self.request.stop.eos_token_ids:
+            self.matcher.advance(token_id)
+        if self._text is not None:
+            match = self._text.push(token_id)
+            self._text_match = None if match is None else Stop(text=match)
+        if self.context_len <= self._max_seq_len:
+            return False
+        self.window_start = len(self.token_ids) - self._max_seq_len
+        return True
+
+    def finish_reason(self) -> tuple[FinishReason | None, Stop | None]:
+        """Why the sequence ends with its last token, and what it stopped at if that is why."""
+        rules, last = self.request.stop, self.token_ids[-1]
+        if self.num_output_tokens >= rules.min_tokens:
+            ends = rules.stop_token_ids if rules.ignore_eos else rules.stop_token_ids | rules.eos_token_ids
+            if last in ends:
+                return FinishReason.STOP, Stop(token_id=last)
+            if self._text_match is not None:
+                return FinishReason.STOP, self._text_match
+        if self.matcher is not None and self.matcher.must_end and not rules.eos_token_ids:
+            return FinishReason.STOP, None
+        if self.num_output_tokens >= max_output_tokens(self.request, self._max_seq_len):
+            return FinishReason.LENGTH, None
+        return None, None
+
+    def timings(self, now: float) -> RequestTimings:
+        """As of `now`, where the sequence ends."""
+        arrival = self.request.arrival_time
+        return RequestTimings(
+            queue_time=(self.first_scheduled or now) - arrival,
+            time_to_first_token=(self.first_token or now) - arrival,
+            total_time=now - arrival,
+        )
+
+
+def max_output_tokens(request: Request, max_seq_len: int) -> int:
+    """The request's own limit, and under STOP what is left of the context."""
+    if request.stop.context_overflow == "slide":
+        return request.stop.max_tokens
+    return min(request.stop.max_tokens, max_seq_len - len(request.prompt_ids))

@@ -1,0 +1,115 @@
+"""Generations: which generations of the model are in use, and what the experts' backend is told.
+
+    switch    requests that come from now on use another generation; both are in use
+    keep      those that nobody uses any more are dropped, and the modules that only they had
+
+On the engine's thread, but for `live`, which anybody may read.
+"""
+
+from collections.abc import Iterable, Set
+from collections.abc import Sequence as Seq
+
+import numpy as np
+
+from coordinator.engine.core.scheduler import Chunk
+from coordinator.engine.core.sequence import Sequence
+from coordinator.engine.versions.row_routes import LayerColumns, RowRoutes, Run
+from moe_model.errors import UserError
+from moe_model.layers.experts import ExpertBackend, LivingExperts
+from moe_model.layers.router import ExpertSelection
+from moe_model.model import Model, Route
+from moe_model.versions.expert_versions import Catalog
+from moe_model.versions.model_version import Generation, experts_per_token
+
+
+class UnknownExpertError(UserError):
+    """A request selects experts that the model does not have, or not any more."""
+
+
+class Generations:
+    """The generations in use, oldest first. The last one is what new requests get."""
+
+    def __init__(self, model: Model, experts: ExpertBackend | None = None) -> None:
+        """Begins with the model as its checkpoint has it. Without LivingExperts there is no other."""
+        self._top_k = model.config.top_k
+        self._device = model.device
+        self._experts = experts if isinstance(experts, LivingExperts) else None
+        self._first = Generation.of_model(model)
+        self.live: tuple[Generation, ...] = (self._first,)
+        self._columns = self._columns_of(self.live)
+
+    @property
+    def newest(self) -> Generation:
+        return self.live[-1]
+
+    @property
+    def catalog(self) -> Catalog:
+        """The columns that the backend knows."""
+        return _catalog(self._columns)
+
+    def switch(self, generation: Generation) -> None:
+        """Raises what the backend raises; then nothing has changed."""
+        assert generation.number > self.newest.number
+        self._use((*self.live, generation))
+
+    def keep(self, numbers: Set[int]) -> None:
+        """Drops all but the newest and those of these numbers. Raises as `switch`."""
+        live = tuple(g for g in self.live if g.number in numbers or g is self.newest)
+        if len(live) == len(self.live):
+            return
+        before = {module.key for generation in self.live for module in generation.modules}
+        self._use(live)
+        after = {module.key for generation in live for module in generation.modules}
+        if self._experts is not None and before > after:
+            self._experts.release(sorted(before - after))
+
+    def check(self, selection: ExpertSelection | None) -> None:
+        """Raises UnknownExpertError unless the newest generation has, in every layer, experts for it."""
+        if selection is None or selection.allowed is None:
+            return
+        allowed = set(selection.allowed)
+        for layer, experts in enumerate(self.newest.experts):
+            if allowed.isdisjoint(experts):
+                raise UnknownExpertError(f"experts: layer {layer} has none of those that are allowed")
+
+    def route(self, chunks: Seq[Chunk]) -> Route | None:
+        """For the rows of these, in their order; None where the model's own routers say the same."""
+        if len(self.live) == 1 and all(chunk.sequence.request.experts is None for chunk in chunks):
+            return None if self.newest is self._first else self.newest.route
+        by_number = {generation.number: generation for generation in self.live}
+        runs = [
+            Run(by_number[chunk.sequence.generation], chunk.sequence.request.experts, chunk.num_tokens)
+            for chunk in chunks
+        ]
+        return RowRoutes(runs, self._columns, self._top_k, self._device)
+
+    def most_per_token(self, sequence: Sequence) -> int:
+        """To how many experts a token of it goes, in the layer where it goes to most."""
+        layers = set(self._generation(sequence.generation).experts)
+        return max(experts_per_token(sequence.request.experts, each, self._top_k) for each in layers)
+
+    def highest(self, number: int) -> int:
+        """The highest expert id of the generation of this number."""
+        return max(map(max, self._generation(number).experts))
+
+    def experts_by_column(self, layer: int, absent: int) -> np.ndarray:
+        """The expert id of each column, and `absent` for the one after the last."""
+        return np.array([*(module.expert for module in self._columns[layer].modules), absent])
+
+    def _generation(self, number: int) -> Generation:
+        (found,) = (generation for generation in self.live if generation.number == number)
+        return found
+
+    def _use(self, live: tuple[Generation, ...]) -> None:
+        columns = self._columns_of(live)
+        assert self._experts is not None
+        self._experts.switch(_catalog(columns))
+        self.live, self._columns = live, columns
+
+    def _columns_of(self, live: Iterable[Generation]) -> tuple[LayerColumns, ...]:
+        of_layers = zip(*(generation.layers for generation in live), strict=True)
+        return tuple(LayerColumns(list(dict.fromkeys(routed)), self._device) for routed in of_layers)
+
+
+def _catalog(columns: Seq[LayerColumns]) -> Catalog:
+    return Catalog(tuple(layer.modules for layer in columns))

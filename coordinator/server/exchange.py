@@ -1,0 +1,272 @@
+"""ExpertExchange: which expert modules the running model consists of. Owns versions, slots and expert ids.
+
+A change is checked, then loaded beside what runs, then switched to between two steps. One that fails at any
+point leaves all as it was. There is one at a time: another is refused meanwhile.
+"""
+
+import logging
+import re
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Set as AbstractSet
+from concurrent.futures import CancelledError, Future
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from coordinator.engine.core.engine import Engine
+from coordinator.engine.versions.model_versions import Generations
+from moe_model.checkpoint.manifest import expert_file
+from moe_model.checkpoint.module_file import check_module, read_router_row
+from moe_model.checkpoint.reader import Checkpoint
+from moe_model.config import LIMITS
+from moe_model.errors import CheckpointError, ExpertMeshError, HaltedError, UserError
+from moe_model.families import family_of
+from moe_model.kernels.base import Router
+from moe_model.layers.dispatch import ExpertKey
+from moe_model.layers.experts import LivingExperts
+from moe_model.versions.expert_versions import ExpertFile, ExpertModule
+from moe_model.versions.model_version import Generation, RoutedLayer
+
+logger = logging.getLogger(__name__)
+
+KINDS = ("replace", "add", "remove")
+# Between two steps; one that waits for lost experts comes back several times a second.
+SWITCH_TIMEOUT = 60.0
+# The largest two-byte number stands for no expert in a routing trace.
+MAX_EXPERT_ID = (1 << 16) - 2
+_SHA256 = re.compile("[0-9a-f]{64}")
+
+
+class ExchangeError(UserError):
+    """A change of experts is refused or has failed, and nothing has changed. `field` is what is wrong."""
+
+    def __init__(self, message: str, field: str | None = None) -> None:
+        super().__init__(message)
+        self.field = field
+
+
+@dataclass(frozen=True, slots=True)
+class ExpertView:
+    """A module as operators see it. `ranks` hold it; `is_retiring`: only older requests use it; `is_missing`:
+    nobody can compute it at the moment."""
+
+    module: ExpertModule
+    sha256: str
+    ranks: tuple[int, ...]
+    is_retiring: bool
+    is_missing: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Changed:
+    """What came of a change."""
+
+    expert: ExpertView
+    seconds: float
+
+
+# Calls a function on the engine's thread, between two steps.
+CallEngine = Callable[[Callable[[Engine], None]], Future[None]]
+
+
+class ExpertExchange:
+    """Any thread may ask; changes block for as long as they take."""
+
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        experts: LivingExperts,
+        generations: Generations,
+        call_engine: CallEngine,
+        make_router: Callable[[Tensor, int], Router],
+        holders: Callable[[ExpertKey], Sequence[int]] | None = None,
+        missing: Callable[[], Collection[ExpertModule]] = tuple,
+        switch_timeout: float = SWITCH_TIMEOUT,
+    ) -> None:
+        """`holders` are the ranks of the workers that hold a module; None: there are none. `missing` are
+        the modules that nobody can compute."""
+        config = checkpoint.config
+        self._checkpoint, self._config = checkpoint, config
+        self._shapes = family_of(config).expert_shapes(config)
+        self._experts, self._generations = experts, generations
+        self._call_engine, self._make_router = call_engine, make_router
+        self._holders, self._missing, self._switch_timeout = holders, missing, switch_timeout
+        self._next_slots = [config.n_experts] * config.n_layers
+        self._next_ids = [config.n_experts] * config.n_layers
+        self._counts: Counter[str] = Counter(dict.fromkeys(KINDS, 0))
+        self._busy = threading.Lock()
+
+    def list(self) -> tuple[ExpertView, ...]:
+        """By layer, expert and version."""
+        live = self._generations.live
+        modules = {module for generation in live for module in generation.modules}
+        ordered = sorted(modules, key=lambda module: (module.layer, module.expert, module.version))
+        missing = frozenset(self._missing())
+        return tuple(self._view(module, live, missing) for module in ordered)
+
+    def expert_ids(self) -> tuple[tuple[int, ...], ...]:
+        """Of each layer, what new requests may select."""
+        return self._generations.newest.experts
+
+    def exchanged(self) -> tuple[ExpertModule, ...]:
+        """Those that new requests use and that are not the checkpoint's."""
+        return tuple(m for m in self._generations.newest.modules if m.file is not None)
+
+    def counts(self) -> Mapping[str, int]:
+        """Changes so far, by kind."""
+        return dict(self._counts)
+
+    def replace(self, layer: int, expert: int, path: str, sha256: str | None = None) -> Changed:
+        """Another version of an expert. Raises ExchangeError, and HaltedError where the server ends."""
+        with self._alone():
+            started = time.monotonic()
+            routed = self._routed(layer)
+            column = _column(routed, layer, expert)
+            file = self._checked(path, sha256)
+            version = routed.modules[column].version + 1
+            module = ExpertModule(layer, self._take_slot(layer), expert, version, file)
+            modules = (*routed.modules[:column], module, *routed.modules[column + 1 :])
+            self._load_and_switch(module, RoutedLayer(modules, routed.gate_ED, routed.router))
+            return self._done("replace", module, started)
+
+    def add(self, layer: int, path: str, sha256: str | None, router_path: str) -> Changed:
+        """One more expert of a layer, with a new id. Raises ExchangeError."""
+        with self._alone():
+            started = time.monotonic()
+            routed = self._routed(layer)
+            expert = self._next_ids[layer]
+            if len(routed.modules) >= LIMITS["n_experts"] or expert > MAX_EXPERT_ID:
+                raise ExchangeError(f"layer {layer} can have no more experts")
+            file = self._checked(path, sha256)
+            row_D = self._checked_row(router_path, routed.gate_ED.dtype)
+            module = ExpertModule(layer, self._take_slot(layer), expert, 0, file)
+            gate_ED = torch.cat([routed.gate_ED, row_D.to(routed.gate_ED.device)[None]])
+            self._load_and_switch(module, self._rerouted((*routed.modules, module), gate_ED))
+            self._next_ids[layer] = expert + 1
+            return self._done("add", module, started)
+
+    def remove(self, layer: int, expert: int) -> Changed:
+        """Does without an expert. Raises ExchangeError."""
+        with self._alone():
+            started = time.monotonic()
+            routed = self._routed(layer)
+            column = _column(routed, layer, expert)
+            num_left = len(routed.modules) - 1
+            if num_left < self._config.top_k:
+                raise ExchangeError(
+                    f"layer {layer} would have {num_left} experts, a token goes to {self._config.top_k}"
+                )
+            stay = [each for each in range(len(routed.modules)) if each != column]
+            changed = self._rerouted(tuple(routed.modules[each] for each in stay), routed.gate_ED[stay])
+            self._switch(layer, changed)
+            return self._done("remove", routed.modules[column], started)
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        if not self._busy.acquire(blocking=False):
+            raise ExchangeError("another change of experts is under way")
+        try:
+            yield
+        finally:
+            self._busy.release()
+
+    def _routed(self, layer: int) -> RoutedLayer:
+        if not 0 <= layer < self._config.n_layers:
+            raise ExchangeError(f"{layer} is not in [0, {self._config.n_layers})", "layer")
+        return self._generations.newest.layers[layer]
+
+    def _checked(self, path: str, sha256: str | None) -> ExpertFile:
+        wanted = None if sha256 is None else sha256.lower()
+        if wanted is not None and not _SHA256.fullmatch(wanted):
+            raise ExchangeError("is not 64 hexadecimal digits", "sha256")
+        with _field("path"):
+            return check_module(path, self._shapes, self._checkpoint.dtype, wanted)
+
+    def _checked_row(self, path: str, dtype: torch.dtype) -> Tensor:
+        with _field("router_path"):
+            return read_router_row(path, self._config.d_model, self._checkpoint.dtype, dtype)
+
+    def _take_slot(self, layer: int) -> int:
+        """Never given out again, whatever comes of it: a worker may have loaded it."""
+        self._next_slots[layer] += 1
+        return self._next_slots[layer] - 1
+
+    def _rerouted(self, modules: tuple[ExpertModule, ...], gate_ED: Tensor) -> RoutedLayer:
+        return RoutedLayer(modules, gate_ED, self._make_router(gate_ED, self._config.top_k))
+
+    def _load_and_switch(self, module: ExpertModule, changed: RoutedLayer) -> None:
+        try:
+            with _field("path"), _foreseen("the module could not be loaded"):
+                self._experts.prepare(module)
+            self._switch(module.layer, changed)
+        except (ExchangeError, HaltedError):
+            self._experts.release([module.key])
+            raise
+
+    def _switch(self, layer: int, changed: RoutedLayer) -> None:
+        generation = self._generations.newest.followed_by(layer, changed)
+        with _foreseen("the engine could not switch"):
+            called = self._call_engine(lambda engine: engine.switch(generation))
+            try:
+                called.result(self._switch_timeout)
+            except TimeoutError:
+                if called.cancel():
+                    raise ExchangeError(f"no step ended in {self._switch_timeout:g} s") from None
+                called.result()
+            except CancelledError:
+                raise HaltedError("the server is shutting down") from None
+
+    def _done(self, kind: str, module: ExpertModule, started: float) -> Changed:
+        self._counts[kind] += 1
+        view = self._view(module, self._generations.live, frozenset(self._missing()))
+        changed = Changed(view, time.monotonic() - started)
+        logger.info(
+            "experts: %s layer=%d expert=%d version=%d sha256=%s seconds=%.3f",
+            *(kind, module.layer, module.expert, module.version, changed.expert.sha256, changed.seconds),
+        )
+        return changed
+
+    def _view(
+        self, module: ExpertModule, live: Sequence[Generation], missing: AbstractSet[ExpertModule]
+    ) -> ExpertView:
+        file = module.file or self._checkpoint.files[expert_file(module.layer, module.expert)]
+        is_retiring = module not in live[-1].layers[module.layer].modules
+        ranks = () if self._holders is None else tuple(self._holders(module.key))
+        return ExpertView(module, file.sha256, ranks, is_retiring, module in missing)
+
+
+def _column(routed: RoutedLayer, layer: int, expert: int) -> int:
+    if expert not in routed.experts:
+        raise ExchangeError(f"layer {layer} has no expert {expert}", "expert_id")
+    return routed.experts.index(expert)
+
+
+@contextmanager
+def _field(name: str) -> Iterator[None]:
+    """What is wrong inside with a file is so with this field."""
+    try:
+        yield
+    except CheckpointError as error:
+        raise ExchangeError(str(error), name) from None
+
+
+@contextmanager
+def _foreseen(message: str) -> Iterator[None]:
+    """Whatever goes wrong inside is an ExchangeError: this process has more to do than this change. But where
+    it ends, HaltedError says so."""
+    try:
+        yield
+    except (ExchangeError, CheckpointError, HaltedError):
+        raise
+    except ExpertMeshError as error:
+        raise ExchangeError(f"{message}: {error}") from error
+    except (MemoryError, torch.OutOfMemoryError):
+        raise ExchangeError(f"{message}: not enough memory") from None
+    except Exception as error:
+        logger.exception("%s", message)
+        raise ExchangeError(f"{message}; the server's log says why") from error

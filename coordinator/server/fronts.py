@@ -1,0 +1,155 @@
+"""Fronts: every port of a server, in front of one gate. Knows no engine and no experts.
+
+STARTING --open--> OPEN --withdraw--> WITHDRAWN --drain--> DRAINED --close--> CLOSED
+"""
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+
+from coordinator.api.grpc.auth import AuthInterceptor
+from coordinator.api.grpc.control import SERVICE as CONTROL
+from coordinator.api.grpc.control import ControlService
+from coordinator.api.grpc.control import behaviours as control_behaviours
+from coordinator.api.grpc.methods import method_handlers
+from coordinator.api.grpc.metrics import MetricsInterceptor
+from coordinator.api.grpc.port import FLUSH_SECONDS, GrpcPort
+from coordinator.api.grpc.server import GrpcServer
+from coordinator.api.grpc.tls import server_credentials
+from coordinator.api.grpc.unknown_fields import UnknownFields
+from coordinator.api.http.app import HttpApi, HttpServices
+from coordinator.api.http.server import App, HttpServer
+from coordinator.api.requests.admission import Admission
+from coordinator.api.requests.gate import Backend, Gate
+from coordinator.api.requests.responses import Front, RequestObserver
+from coordinator.api.security.settings import Security
+from coordinator.api.security.tls import server_context
+from coordinator.api.shared.operations import Operations
+from coordinator.api.shared.readiness import Readiness, Sources
+from coordinator.api.telemetry.metrics import Metrics
+from coordinator.server.config import ServeConfig
+
+logger = logging.getLogger(__name__)
+
+
+class Fronts:
+    """gRPC and HTTP, the control port, and the metrics' own."""
+
+    def __init__(self, config: ServeConfig, metrics: Metrics, observer: RequestObserver) -> None:
+        """Raises ConfigError for what must not or cannot be listened to."""
+        security = Security.open(config.security, config.api_key)
+        security.check_addresses(config.addresses.all())
+        self.gate = Gate(Admission(config.admission))
+        self.readiness = Readiness(config.readiness)
+        self._config = config
+        self._metrics = metrics
+        self._front = Front(
+            self.gate,
+            observer=observer,
+            quotas=security.quotas,
+            max_seconds=config.security.max_request_seconds,
+        )
+        self._unknown = UnknownFields(metrics.fronts.unknown_fields, strict=config.strict_fields)
+        self.grpc = GrpcServer(
+            config.addresses.grpc,
+            self._front,
+            credentials=None if security.tls is None else server_credentials(security.tls),
+            interceptors=[MetricsInterceptor(metrics.fronts), AuthInterceptor(security.authenticator)],
+            with_reflection=security.with_reflection,
+            write_stall_timeout=config.write_stall_timeout,
+            unknown=self._unknown,
+        )
+        api = self._http_api(security)
+        self.http = self._http_server("http", config.addresses.http, api.app(), security)
+        self.metrics = self._http_server("metrics", config.addresses.metrics, api.metrics_app(), security)
+        self._control_service = ControlService(self.gate)
+        self.control = self._control_port(security)
+
+    def _http_api(self, security: Security) -> HttpApi:
+        services = HttpServices(
+            front=self._front,
+            authenticator=security.authenticator,
+            readiness=lambda: self.readiness.reasons,
+            metrics=self._metrics.render,
+            observed=self._metrics.fronts.http_observed,
+            write_stall_timeout=self._config.write_stall_timeout,
+            strict_fields=self._config.strict_fields,
+            allowed_origins=self._config.allowed_origins,
+        )
+        return HttpApi(services)
+
+    def _http_server(self, name: str, address: str | None, app: App, security: Security) -> HttpServer | None:
+        if address is None:
+            return None
+        tls = None if security.tls is None else server_context(security.tls)
+        return HttpServer(address, app, tls, name=name, keep_alive=self._config.keep_alive_timeout)
+
+    def _control_port(self, security: Security) -> GrpcPort | None:
+        address = self._config.addresses.control
+        if address is None:
+            return None
+        behaviours = control_behaviours(self._control_service)
+        return GrpcPort(
+            address,
+            {CONTROL.full_name: method_handlers(CONTROL, behaviours, self._unknown)},
+            name="control",
+            credentials=None if security.tls is None else server_credentials(security.tls),
+            interceptors=[
+                MetricsInterceptor(self._metrics.fronts),
+                AuthInterceptor(security.authenticator, needs_admin=True),
+            ],
+            with_reflection=security.with_reflection,
+        )
+
+    def bind(self) -> None:
+        """Takes all ports, so that a taken one shows before anything costly begins. Raises ConfigError."""
+        for port in self._ports:
+            port.bind()
+
+    @asynccontextmanager
+    async def serving(self) -> AsyncIterator[None]:
+        """Answers health checks; every other call is refused as NOT_READY until `open`."""
+        async with AsyncExitStack() as stack:
+            for port in self._ports:
+                stack.push_async_callback(port.close)
+                await port.start()
+                self.readiness.listen(port.set_serving)
+            watcher = asyncio.ensure_future(self.readiness.watch())
+            stack.push_async_callback(_ended, watcher)
+            yield
+
+    async def open(self, backend: Backend, operations: Operations, sources: Sources) -> None:
+        """Lets callers in."""
+        self.gate.open(backend)
+        self._control_service.open(operations)
+        await self.readiness.open(sources)
+
+    async def drain(self, grace: float, timeout: float) -> bool:
+        """Says that it is not ready, goes on for `grace` seconds for those who have not heard it, refuses
+        whoever comes then and waits for the others; False when it had to end some of them."""
+        await self.readiness.drain()
+        await self.grpc.withdraw(grace)
+        self.gate.drain()
+        if await self.gate.wait_idle(timeout):
+            return True
+        logger.warning("ending %d calls that outlasted the drain timeout", self.gate.num_calls)
+        self.gate.evict()
+        await self.gate.wait_idle(FLUSH_SECONDS)
+        return False
+
+    def describe(self) -> str:
+        """Where it listens, as name=HOST:PORT."""
+        ports = {"grpc": self.grpc, "http": self.http, "control": self.control, "metrics": self.metrics}
+        return " ".join(f"{name}={port.address}" for name, port in ports.items() if port is not None)
+
+    @property
+    def _ports(self) -> list[GrpcPort | HttpServer]:
+        ports = (self.grpc, self.http, self.control, self.metrics)
+        return [port for port in ports if port is not None]
+
+
+async def _ended(task: asyncio.Task[None]) -> None:
+    task.cancel()
+    with suppress(asyncio.CancelledError):
+        await task

@@ -1,0 +1,272 @@
+"""The composition root: the one place that knows every class and puts them together."""
+
+import logging
+import os
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+
+from coordinator.api.shared.operations import Scaled, WorkerState, WorkerView
+from coordinator.api.shared.served_model import ServedModel
+from coordinator.api.text.chat_template import ChatTemplate
+from coordinator.api.text.confined_tokenizer import ConfinedEncoder
+from coordinator.engine.attention.kernel_attention import attention_plan
+from coordinator.engine.cache.block_allocator import BlockAllocator
+from coordinator.engine.cache.kv_cache import KVCache, num_blocks_for
+from coordinator.engine.core.engine import Engine, ExpertWatch
+from coordinator.engine.core.model_runner import ModelRunner
+from coordinator.engine.core.observer import EngineObserver
+from coordinator.engine.core.overlap import Overlap
+from coordinator.engine.core.scheduler import Scheduler
+from coordinator.engine.versions.model_versions import Generations
+from coordinator.server.config import EngineConfig, ModelOptions, WorkersConfig
+from coordinator.server.exchange import CallEngine, ExpertExchange
+from coordinator.server.open_workers import API_KEY_VARIABLE, open_workers
+from coordinator.server.phases import UNTOLD, Phases
+from coordinator.structured.compiler import ConstraintCompiler
+from expert_workers.dispatch.pool_stats import PoolObserver
+from expert_workers.remote_experts import RemoteExperts
+from moe_model.checkpoint.manifest import CHAT_TEMPLATE
+from moe_model.checkpoint.reader import MAX_CHAT_TEMPLATE_BYTES, Checkpoint
+from moe_model.families import family_of
+from moe_model.files.whole_file import read_file
+from moe_model.halt import Halt
+from moe_model.kernels.choice import choose_kernels, set_torch_threads
+from moe_model.layers.experts import ExpertBackend, LivingExperts
+from moe_model.loading import load_model
+from moe_model.machine import memory_bytes, usable_cores
+from moe_model.text.tokenizer import Tokenizer
+from moe_model.versions.exchangeable_experts import load_living_experts
+from moe_model.versions.expert_versions import ExpertModule
+
+logger = logging.getLogger(__name__)
+
+MAX_DEFAULT_KV_BYTES = 1 << 30
+EXPERT_WAIT_TURN = 0.2
+SWITCH_INTERVAL = 0.0005
+
+
+def configure_process(config: EngineConfig) -> None:
+    """Settings that belong to the whole process; called once, by the command that owns it."""
+    # The engine lets go of the interpreter at every operation of torch and waits so long to get it back from
+    # a busy event loop: with Python's 5 ms an overloaded server loses half of its rate.
+    sys.setswitchinterval(SWITCH_INTERVAL)
+    set_torch_threads(config.kernels, config.resolve_device(), config.num_threads)
+    cores = usable_cores()
+    asked = config.num_threads is not None
+    count, why = (config.num_threads, "as asked for") if asked else (cores.number, cores.why)
+    logger.info("threads: %d (%s)", count, why)
+
+
+def api_key() -> str | None:
+    """The key that the environment may hold."""
+    return os.environ.get(API_KEY_VARIABLE) or None
+
+
+def num_kv_blocks(checkpoint: Checkpoint, config: EngineConfig) -> int:
+    most = config.kv_cache_bytes or min(MAX_DEFAULT_KV_BYTES, memory_bytes() // 4)
+    return num_blocks_for(checkpoint.config, config.block_size, config.dtype, config.max_num_seqs, most)
+
+
+def build_engine(
+    checkpoint: Checkpoint,
+    config: EngineConfig,
+    experts: ExpertBackend,
+    observer: EngineObserver | None = None,
+) -> Engine:
+    """Loads the shared part and puts an engine around it. Raises CheckpointError, ConfigError."""
+    num_blocks, device = num_kv_blocks(checkpoint, config), config.resolve_device()
+    kernels = choose_kernels(config.kernels, device, config.num_threads)
+    cache = KVCache(checkpoint.config, num_blocks, config.block_size, config.dtype, device)
+    model = load_model(checkpoint, experts, config.dtype, device, kernels)
+    scheduler = Scheduler(
+        BlockAllocator(num_blocks),
+        config.block_size,
+        config.max_num_seqs,
+        config.max_step_tokens,
+        prefix_caching=config.prefix_caching,
+    )
+    watch = _watch(experts) if isinstance(experts, RemoteExperts) else None
+    overlap = Overlap(config.micro_batches) if isinstance(experts, RemoteExperts) else None
+    generations = Generations(model, experts)
+    runner = ModelRunner(model, cache, attention_plan(kernels), overlap, generations=generations)
+    return Engine(scheduler, runner, checkpoint.config.max_seq_len, watch, observer, generations)
+
+
+def expert_exchange(
+    checkpoint: Checkpoint,
+    config: EngineConfig,
+    experts: ExpertBackend,
+    engine: Engine,
+    call_engine: CallEngine,
+) -> ExpertExchange | None:
+    """None where the experts cannot be exchanged."""
+    if not isinstance(experts, LivingExperts) or engine.generations is None:
+        return None
+    kernels = choose_kernels(config.kernels, config.resolve_device(), config.num_threads)
+    holders = experts.holders if isinstance(experts, RemoteExperts) else None
+    missing = missing_experts_of(experts)
+    return ExpertExchange(
+        checkpoint, experts, engine.generations, call_engine, kernels.router, holders, missing
+    )
+
+
+def _watch(experts: RemoteExperts) -> ExpertWatch:
+    """Waits in short turns, so that the engine hears its callers between them."""
+    return ExpertWatch(lambda: experts.wait_for_lost(EXPERT_WAIT_TURN), experts.found, experts.idle)
+
+
+def served_model(checkpoint: Checkpoint, options: ModelOptions, config: EngineConfig) -> ServedModel:
+    """What the fronts know about the model. Raises CheckpointError, TokenizerError, ConfigError."""
+    tokenizer_json = checkpoint.read_tokenizer()
+    tokenizer = None if tokenizer_json is None else _tokenizer(checkpoint, tokenizer_json)
+    return ServedModel(
+        name=options.name or checkpoint.name,
+        config=checkpoint.config,
+        generation=checkpoint.generation,
+        tokenizer=tokenizer,
+        architecture=family_of(checkpoint.config).architecture,
+        max_output_tokens=options.max_output_tokens,
+        kv_capacity_tokens=num_kv_blocks(checkpoint, config) * config.block_size,
+        aliases=options.aliases,
+        default_overflow=options.context_overflow,
+        chat_template=_chat_template(checkpoint, options, tokenizer),
+        constraints=_constraints(checkpoint, tokenizer),
+        max_num_sequences=options.max_num_sequences,
+        allow_routed_experts=options.allow_routed_experts,
+        generation_config=options.generation_config,
+    )
+
+
+def _constraints(checkpoint: Checkpoint, tokenizer: Tokenizer | None) -> ConstraintCompiler | None:
+    if tokenizer is None:
+        return None
+    return ConstraintCompiler(tokenizer, checkpoint.config.vocab_size, checkpoint.generation.eos_token_ids)
+
+
+def _chat_template(
+    checkpoint: Checkpoint, options: ModelOptions, tokenizer: Tokenizer | None
+) -> ChatTemplate | None:
+    """The file that was named, else the checkpoint's own."""
+    if options.chat_template is not None:
+        data = read_file(options.chat_template, max_size=MAX_CHAT_TEMPLATE_BYTES, follow_links=True)
+        source: str | None = data.decode(errors="replace")
+        name = options.chat_template.name
+    else:
+        source = checkpoint.read_chat_template()
+        name = CHAT_TEMPLATE
+    if source is None or tokenizer is None:
+        return None
+    special = {"bos_token": checkpoint.generation.bos_token_id}
+    special["eos_token"] = next(iter(checkpoint.generation.eos_token_ids), None)
+    texts = {name: _text_of(tokenizer, token_id) for name, token_id in special.items()}
+    return ChatTemplate(source, **texts, name=name)
+
+
+def _text_of(tokenizer: Tokenizer, token_id: int | None) -> str:
+    return "" if token_id is None else tokenizer.token_bytes(token_id).decode(errors="replace")
+
+
+def _tokenizer(checkpoint: Checkpoint, data: bytes) -> Tokenizer:
+    eos = checkpoint.generation.eos_token_ids
+    tokenizer = Tokenizer.from_bytes(
+        data,
+        checkpoint.generation.bos_token_id,
+        eos[0] if eos else None,
+        vocab_size=checkpoint.config.vocab_size,
+        confine=ConfinedEncoder,
+    )
+    if tokenizer.waits:
+        logger.info(
+            "tokenizer.json: has a step that is not known to be quick; a process with limits takes it"
+        )
+    return tokenizer
+
+
+@contextmanager
+def open_experts(
+    checkpoint: Checkpoint,
+    engine: EngineConfig,
+    workers: WorkersConfig,
+    observers: Sequence[PoolObserver] = (),
+    over: Callable[[str], None] | None = None,
+    phases: Phases = UNTOLD,
+    halt: Halt | None = None,
+) -> Iterator[ExpertBackend]:
+    """The experts, in this process or in workers that end with the block; `over` is told why these cannot be
+    looked after any more. Raises HaltedError when `halt` is set before they are ready."""
+    halt = halt or Halt()
+    halt.check()
+    if workers.num_workers == 0:
+        phases("experts")
+        device = engine.resolve_device()
+        kernels = choose_kernels(engine.kernels, device, engine.num_threads)
+        yield load_living_experts(
+            checkpoint, engine.dtype, device, kernels, int8=engine.expert_dtype == "int8", halt=halt
+        )
+        return
+    with open_workers(checkpoint, engine, workers, observers, over, phases, halt) as experts:
+        yield experts
+
+
+def sizes_of(experts: ExpertBackend) -> tuple[int, int]:
+    """How many workers there are, and on how many of them the expert with the fewest holders is."""
+    return (experts.num_workers, experts.num_replicas) if isinstance(experts, RemoteExperts) else (0, 0)
+
+
+def describe_experts(experts: ExpertBackend) -> list[str]:
+    """One line per worker: who it is, what it holds, what it has done."""
+    if not isinstance(experts, RemoteExperts):
+        return ["all experts run in the coordinator's process"]
+    return [
+        f"worker {worker.rank}  {worker.state}  pid {worker.pid}  {worker.device}  "
+        f"{worker.num_bytes / 1e6:.1f} MB  {worker.routed_rows} rows  "
+        + "  ".join(f"layer {layer}: {','.join(map(str, ids))}" for layer, ids in worker.experts.items())
+        for worker in experts.topology()
+    ]
+
+
+def topology_of(experts: ExpertBackend) -> Callable[[], Sequence[WorkerView]]:
+    """What operators are shown of the workers; nobody where the experts run in this process."""
+    if not isinstance(experts, RemoteExperts):
+        return tuple
+
+    def topology() -> Sequence[WorkerView]:
+        return [
+            WorkerView(
+                rank=worker.rank,
+                node_id=worker.node_id,
+                device=worker.device,
+                state=WorkerState(worker.state.value),
+                routed_tokens=worker.routed_rows,
+                experts=worker.experts,
+                missing=worker.missing,
+                problem=worker.problem,
+                pid=worker.pid,
+                host=worker.host,
+                hostname=worker.hostname,
+                num_bytes=worker.num_bytes,
+                num_losses=worker.num_losses,
+                last_loss=worker.last_loss,
+            )
+            for worker in experts.topology()
+        ]
+
+    return topology
+
+
+def scale_of(experts: ExpertBackend) -> Callable[[int, float], Scaled] | None:
+    """How the number of workers is changed; None where there are none."""
+    if not isinstance(experts, RemoteExperts):
+        return None
+
+    def scale(num_workers: int, timeout: float) -> Scaled:
+        done = experts.scale(num_workers, timeout)
+        return Scaled(done.num_before, done.num_workers, done.num_moved, done.seconds)
+
+    return scale
+
+
+def missing_experts_of(experts: ExpertBackend) -> Callable[[], Sequence[ExpertModule]]:
+    """The experts that nobody can compute at the moment."""
+    return experts.missing_experts if isinstance(experts, RemoteExperts) else tuple

@@ -1,0 +1,213 @@
+"""Puts together what runs experts on workers. Part of the composition root, with main.py."""
+
+import os
+import platform
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from uuid import uuid4
+
+from coordinator.server.config import EngineConfig, WorkersConfig
+from coordinator.server.phases import UNTOLD, Phases
+from expert_workers.cluster.ray_cluster import RayCluster
+from expert_workers.dispatch.combine import Combine
+from expert_workers.dispatch.dispatch import OnLoss, PoolOptions
+from expert_workers.dispatch.pool import ExpertPool
+from expert_workers.dispatch.pool_stats import PoolObserver, PoolObservers
+from expert_workers.remote_experts import RemoteExperts
+from expert_workers.supervision.control_loop import Caretaker
+from expert_workers.supervision.health import HealthOptions
+from expert_workers.supervision.jobs import Expected, Jobs, Timeouts
+from expert_workers.supervision.options import SupervisorOptions
+from expert_workers.supervision.supervisor import Supervisor
+from expert_workers.supervision.worker_state import LOCAL
+from expert_workers.transports.base import Link, Plane, WorkerFailureError
+from expert_workers.transports.fleet import Fleet
+from expert_workers.transports.in_process.fleet import LocalFleet
+from expert_workers.transports.in_process.links import LocalLink, LocalPlane
+from expert_workers.transports.ray.actor import DataPlane
+from expert_workers.transports.ray.fleet import FleetOptions, RayFleet
+from expert_workers.transports.ray.links import RayPlane
+from expert_workers.transports.stream.plane import StreamPlane
+from expert_workers.transports.stream.tls import TlsPaths
+from expert_workers.worker.expert_worker import ExpertWorker, WorkerSpec
+from moe_model.checkpoint.reader import Checkpoint
+from moe_model.errors import ConfigError
+from moe_model.files.private_files import check_private
+from moe_model.halt import Halt
+from moe_model.machine import usable_cores
+from moe_model.versions.expert_versions import Catalog, ExpertModule
+
+# Not for the workers' eyes.
+API_KEY_VARIABLE = "EXPERTMESH_API_KEY"
+# A worker's heart may beat so seldom, in seconds: Ray's calls are not quick on a network that loses packets.
+_LEAST_ANSWER = 5.0
+_PLANES: dict[str, Callable[[], Plane]] = {"stream": StreamPlane, "ray": RayPlane, "in-process": LocalPlane}
+
+
+@contextmanager
+def open_workers(
+    checkpoint: Checkpoint,
+    engine: EngineConfig,
+    workers: WorkersConfig,
+    observers: Sequence[PoolObserver] = (),
+    over: Callable[[str], None] | None = None,
+    phases: Phases = UNTOLD,
+    halt: Halt | None = None,
+) -> Iterator[RemoteExperts]:
+    """Workers with all their experts; they end with the block, unless they shall stay. Raises HaltedError."""
+    owner = f"coordinator {platform.node()}:{os.getpid()} ({uuid4().hex[:8]})"
+    spec = _worker_spec(checkpoint, engine, workers)
+    halt = halt or Halt()
+    with ExitStack() as stack:
+        if workers.transport != "in-process":
+            phases("Ray")
+        fleet = stack.enter_context(_open_fleet(spec, workers, owner))
+        halt.check()
+        existing = fleet.find()
+        if workers.replace_workers:
+            fleet.end(existing)
+            existing = frozenset()
+        epoch = _next_epoch(fleet, existing, workers.call_timeout, halt)
+        expected = Expected(epoch, owner, spec.precision, checkpoint.fingerprint, workers.take_over)
+        start, answer = workers.start_timeout, max(_LEAST_ANSWER, workers.call_timeout)
+        jobs = Jobs(fleet, expected, Timeouts(start=start, answer=answer, load=start))
+        catalog = Catalog.of_checkpoint(checkpoint.config.n_layers, checkpoint.config.n_experts)
+        watchers = PoolObservers(observers)
+        plane = _PLANES[workers.transport]()
+        pool = ExpertPool(catalog, plane, _pool_options(workers, epoch), None, watchers)
+        modules, options = list(catalog.modules), _supervisor_options(workers)
+        load = _loader(checkpoint, engine, epoch)
+        supervisor = Supervisor(Caretaker(jobs, modules, pool, options, watchers, load, over))
+        pool.set_rescuer(supervisor)
+        halt.then(supervisor.halt)
+
+        def end_workers() -> None:
+            jobs.halt()
+            # Those that were there and never became ours stay as they are.
+            ours = [m.rank for m in supervisor.members() if m.info is not None or m.rank not in existing]
+            if not (workers.keep_workers or supervisor.is_fenced):
+                fleet.end(ours)
+
+        experts = RemoteExperts(pool, supervisor, end_workers)
+        stack.callback(experts.close)
+        phases(f"{workers.num_workers} workers with their experts")
+        supervisor.start(workers.num_workers, workers.start_timeout)
+        fleet.end(rank for rank in existing if rank >= workers.num_workers)
+        yield experts
+
+
+def _supervisor_options(workers: WorkersConfig) -> SupervisorOptions:
+    return SupervisorOptions(
+        replicas=workers.replicas,
+        redundant=workers.redundant_experts,
+        workers_per_node=workers.workers_per_node,
+        on_loss=OnLoss(workers.on_expert_loss),
+        rebalance_interval=workers.rebalance_interval,
+        health=HealthOptions(canary_interval=workers.canary_interval),
+    )
+
+
+def _next_epoch(fleet: Fleet, existing: Iterable[int], timeout: float, halt: Halt) -> int:
+    """After that of all workers which are there."""
+    return 1 + max((_epoch_of(fleet, rank, timeout, halt) for rank in existing), default=0)
+
+
+def _epoch_of(fleet: Fleet, rank: int, timeout: float, halt: Halt) -> int:
+    halt.check()
+    try:
+        return fleet.describe(rank, timeout).epoch
+    except WorkerFailureError:
+        # It does not answer: a process that is stopped, or just being started.
+        return 0
+
+
+def _pool_options(workers: WorkersConfig, epoch: int) -> PoolOptions:
+    return PoolOptions(
+        call_timeout=workers.call_timeout,
+        least_timeout=min(1.0, workers.call_timeout),
+        wait_timeout=workers.expert_wait_timeout,
+        wire_dtype=workers.wire_dtype,
+        combine=Combine(workers.combine),
+        on_loss=OnLoss(workers.on_expert_loss),
+        epoch=epoch,
+    )
+
+
+def _worker_spec(checkpoint: Checkpoint, engine: EngineConfig, workers: WorkersConfig) -> WorkerSpec:
+    num_threads = workers.num_threads
+    if num_threads is None and workers.ray_address is None:
+        # All on this machine: together no more threads than it has cores.
+        num_threads = max(1, usable_cores().number // workers.num_workers)
+    return WorkerSpec(
+        LOCAL,
+        str(checkpoint.path.resolve()),
+        engine.dtype,
+        num_threads=num_threads,
+        fingerprint=checkpoint.fingerprint,
+        kernels=engine.kernels,
+        int8=engine.expert_dtype == "int8",
+    )
+
+
+def _loader(
+    checkpoint: Checkpoint, engine: EngineConfig, epoch: int
+) -> Callable[[Sequence[ExpertModule]], Link]:
+    """Loads experts into this process, as a last resort."""
+
+    def load(modules: Sequence[ExpertModule]) -> Link:
+        spec = WorkerSpec(
+            LOCAL,
+            str(checkpoint.path.resolve()),
+            engine.dtype,
+            num_threads=engine.num_threads,
+            fingerprint=checkpoint.fingerprint,
+            kernels=engine.kernels,
+            int8=engine.expert_dtype == "int8",
+        )
+        worker = ExpertWorker(spec)
+        worker.claim(epoch)
+        worker.load(modules)
+        return LocalLink(LOCAL, worker)
+
+    return load
+
+
+@contextmanager
+def _open_fleet(spec: WorkerSpec, config: WorkersConfig, owner: str) -> Iterator[Fleet]:
+    """The way to start workers; what was started on the way to it ends with the block."""
+    if config.transport == "in-process":
+        yield LocalFleet(spec)
+        return
+    address, tls_paths = config.ray_address, data_tls(config)
+    cluster = (
+        RayCluster.start_local(hidden=[API_KEY_VARIABLE])
+        if address is None
+        else RayCluster.connect(address, insecure=config.insecure)
+    )
+    try:
+        options = FleetOptions(
+            spec,
+            config.ray_namespace,
+            owner,
+            # A cluster of our own is on this machine alone, and so is its data plane.
+            DataPlane("127.0.0.1" if address is None else None, tls_paths),
+            is_stream=config.transport == "stream",
+        )
+        fleet = RayFleet(options)
+        try:
+            yield fleet
+        finally:
+            fleet.close()
+    finally:
+        cluster.close()
+
+
+def data_tls(config: WorkersConfig) -> TlsPaths | None:
+    """Raises ConfigError for files that only make sense together."""
+    paths = [config.data_tls_cert, config.data_tls_key, config.data_tls_ca]
+    given = [str(path.resolve()) for path in paths if path is not None]
+    if given and len(given) < len(paths):
+        raise ConfigError("--data-tls-cert, --data-tls-key and --data-tls-ca are needed together")
+    if config.data_tls_key is not None:
+        check_private(config.data_tls_key, "data plane TLS key")
+    return TlsPaths(*given) if given else None

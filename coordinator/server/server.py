@@ -1,0 +1,153 @@
+"""A whole server: all fronts around one engine, in the order in which they open and close.
+
+The ports are taken first, so that a taken one shows before anything costly starts; loading runs on other
+threads, so that health checks are answered and a signal is heard meanwhile.
+"""
+
+import asyncio
+import gc
+import time
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, replace
+from importlib import metadata
+from uuid import uuid4
+
+from coordinator.api.requests.gate import Backend
+from coordinator.api.shared.observers import RequestObservers
+from coordinator.api.shared.operations import Operations, ServerFacts
+from coordinator.api.shared.readiness import Sources
+from coordinator.api.shared.request_log import RequestLog
+from coordinator.api.shared.served_model import ServedModel
+from coordinator.api.telemetry.metrics import Metrics, MetricSources
+from coordinator.api.telemetry.tracing import Tracing
+from coordinator.engine.core.async_engine import AsyncEngine
+from coordinator.engine.core.observer import EngineObservers
+from coordinator.engine.core.request import ContextOverflow, Request, StopRules
+from coordinator.server.config import ObservabilityConfig, ServeConfig
+from coordinator.server.fronts import Fronts
+from coordinator.server.main import (
+    build_engine,
+    expert_exchange,
+    missing_experts_of,
+    open_experts,
+    scale_of,
+    served_model,
+    topology_of,
+)
+from coordinator.server.phases import UNTOLD, Phases
+from moe_model.checkpoint.reader import Checkpoint
+from moe_model.halt import Halt
+from moe_model.layers.experts import ExpertBackend
+from moe_model.sampling.draw import SamplingParams
+
+
+@dataclass(frozen=True, slots=True)
+class RunningServer:
+    """A server that can serve. `failed` says why it must stop, if it must."""
+
+    fronts: Fronts
+    engine: AsyncEngine
+    experts: ExpertBackend
+    startup_seconds: float
+    failed: "asyncio.Future[str]"
+
+
+@asynccontextmanager
+async def open_server(
+    config: ServeConfig, phases: Phases = UNTOLD, halt: Halt | None = None
+) -> AsyncIterator[RunningServer]:
+    """A whole server, ready; everything it started ends with the block. Raises ExpertMeshError, of them
+    HaltedError soon after `halt` was set; it has not served then."""
+    halt = halt or Halt()
+    started = time.monotonic()
+    watchers = Watchers(config.observability)
+    fronts = Fronts(config, watchers.metrics, watchers.requests)
+    fronts.bind()
+    loop = asyncio.get_running_loop()
+    failed: asyncio.Future[str] = loop.create_future()
+
+    def over(why: str) -> None:
+        """On the supervisor's thread; once."""
+        loop.call_soon_threadsafe(failed.set_result, why)
+
+    async with AsyncExitStack() as stack:
+        stack.push_async_callback(asyncio.to_thread, watchers.close)
+        await stack.enter_async_context(fronts.serving())
+        phases("checkpoint")
+        checkpoint = await asyncio.to_thread(Checkpoint.open, config.checkpoint)
+        halt.check()
+        model = await _open_model(checkpoint, config, stack)
+        opened = open_experts(checkpoint, config.engine, config.workers, watchers.pools, over, phases, halt)
+        experts = await asyncio.to_thread(opened.__enter__)
+        stack.push_async_callback(asyncio.to_thread, opened.__exit__, None, None, None)
+        halt.check()
+        phases("engine")
+        core = await asyncio.to_thread(build_engine, checkpoint, config.engine, experts, watchers.engine)
+        engine = AsyncEngine(core)
+        stack.push_async_callback(engine.close)
+        phases("warm-up")
+        await halt.unless_set(_warm_up(engine))
+        exchange = expert_exchange(checkpoint, config.engine, experts, core, engine.call)
+        if exchange is not None:
+            model = replace(model, current_experts=exchange.expert_ids)
+        topology = topology_of(experts)
+        missing = missing_experts_of(experts)
+        metric_sources = MetricSources(engine.stats, topology, config.engine.block_size, exchange, missing)
+        watchers.metrics.open(model.name, model.max_context, metric_sources)
+        operations = Operations(_facts(config, model), engine, topology, scale_of(experts), exchange)
+        sources = Sources(engine.stats, missing)
+        # What is there now stays: looking through all of it for cycles would only hold up everybody.
+        gc.collect()
+        gc.freeze()
+        stack.callback(gc.unfreeze)
+        halt.check()
+        await fronts.open(Backend(model, engine), operations, sources)
+        yield RunningServer(fronts, engine, experts, time.monotonic() - started, failed)
+
+
+async def _open_model(checkpoint: Checkpoint, config: ServeConfig, stack: AsyncExitStack) -> ServedModel:
+    """What it has of processes ends with the stack."""
+    model = await asyncio.to_thread(served_model, checkpoint, config.model, config.engine)
+    if model.constraints is not None:
+        stack.callback(model.constraints.close)
+    if model.tokenizer is not None:
+        stack.callback(model.tokenizer.close)
+    if model.chat_template is not None:
+        stack.callback(model.chat_template.close)
+        await asyncio.to_thread(model.chat_template.try_out)
+    return model
+
+
+class Watchers:
+    """Whoever is told of requests, steps and dispatches."""
+
+    def __init__(self, config: ObservabilityConfig) -> None:
+        """Raises ConfigError when traces are asked for and cannot be had."""
+        self.metrics = Metrics(vllm_names=config.vllm_names)
+        endpoint = config.otlp_endpoint
+        self._tracing = None if endpoint is None else Tracing.to_endpoint(endpoint)
+        tracing = () if self._tracing is None else (self._tracing,)
+        self.requests = RequestObservers([*tracing, self.metrics.requests, RequestLog()])
+        self.engine = EngineObservers([*tracing, self.metrics.requests, self.metrics.experts])
+        self.pools = [*tracing, self.metrics.experts]
+
+    def close(self) -> None:
+        if self._tracing is not None:
+            self._tracing.close()
+
+
+def _facts(config: ServeConfig, model: ServedModel) -> ServerFacts:
+    return ServerFacts(
+        version=metadata.version("expertmesh"),
+        instance_id=str(uuid4()),
+        models=(model.name, *model.aliases),
+        kv_capacity_tokens=model.kv_capacity_tokens,
+    )
+
+
+async def _warm_up(engine: AsyncEngine) -> None:
+    """One token through everything, so that READY means it works. Raises the request's error."""
+    rules = StopRules(max_tokens=1, context_overflow=ContextOverflow.SLIDE)
+    async for _ in engine.stream(Request("warm-up", (0,), SamplingParams(temperature=0), rules)):
+        pass

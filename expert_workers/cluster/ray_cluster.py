@@ -1,0 +1,228 @@
+"""RayCluster: the connection to Ray, and the local cluster when we are the ones to start it.
+
+Knows no experts. What `start_local` started, `close` ends: processes, temporary files and all.
+"""
+
+import atexit
+import logging
+import os
+import signal
+import socket
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any, Self
+
+import ray
+from ray._private import services as ray_services
+from ray._private import worker as ray_private_worker
+from ray._private.utils import detect_fate_sharing_support
+
+from expert_workers.cluster.own_folder import OwnFolder
+from expert_workers.cluster.ray_environment import (
+    TOKEN,
+    OwnToken,
+    RayAccess,
+    changed_environment,
+    read_again,
+    read_tls,
+    warn_of_open_token,
+)
+from expert_workers.cluster.ray_preflight import preflight
+from expert_workers.cluster.ray_tls import check_own
+from expert_workers.processes import descendants, kill_and_wait
+from expert_workers.transports.ray.links import first_line
+from moe_model.errors import ClusterError
+
+NAMESPACE = "expertmesh"
+_OBJECT_STORE_BYTES = 256 << 20
+_CONNECT_TIMEOUT = 3.0
+_END_TIMEOUT = 10.0
+# The name by which Ray's launcher of processes is known in its module.
+_POPEN = "ConsolePopen"
+_STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+
+_log = logging.getLogger(__name__)
+
+
+class RayCluster:
+    """A process has at most one. Make it with `start_local` or `connect`."""
+
+    def __init__(self, address: str, own: OwnFolder | None = None, token: OwnToken | None = None) -> None:
+        self.address = address
+        self._own = own
+        self._token = token
+        self._is_open = True
+
+    @property
+    def folder(self) -> Path | None:
+        """Where a cluster of our own has all its files; closed to others."""
+        return None if self._own is None else self._own.path
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """What another process of this user needs to join a cluster of our own: a path, and no secret."""
+        return {} if self._token is None else self._token.environment
+
+    @classmethod
+    def start_local(
+        cls,
+        *,
+        num_cpus: int | None = None,
+        object_store_bytes: int = _OBJECT_STORE_BYTES,
+        hidden: Sequence[str] = (),
+    ) -> Self:
+        """Starts a Ray of our own on this machine, which ends with us. Raises ClusterError, ConfigError.
+
+        It wants a token that nobody else has; `hidden` are variables of the environment that its processes
+        shall not get. On Linux the kernel ends it with the thread that started it: call this from one that
+        stays.
+        """
+        _require_none()
+        warn_of_open_token()
+        if (tls := read_tls()) is not None:
+            check_own(tls, str(ray_services.get_node_ip_address()))  # type: ignore[no-untyped-call]
+        own = OwnFolder()
+        try:
+            token = OwnToken(own.path)
+            values: dict[str, str | None] = {**token.environment, TOKEN: None, "RAY_USAGE_STATS_ENABLED": "0"}
+            # Ray's own processes do not start without the texts that this takes out of them.
+            values["PYTHONOPTIMIZE"] = None
+            with changed_environment(values | dict.fromkeys(hidden)):
+                address = _init(
+                    address="local",
+                    _temp_dir=str(own.ray),
+                    num_cpus=num_cpus,
+                    object_store_memory=object_store_bytes,
+                    include_dashboard=False,
+                    # Ray's default of 15 lets any other process on the machine starve the workers.
+                    _system_config={"worker_niceness": 0},
+                )
+        except BaseException:
+            own.remove()
+            read_again()
+            raise
+        return cls(address, own, token)
+
+    @classmethod
+    def connect(cls, address: str, *, insecure: bool = False) -> Self:
+        """Joins the Ray at HOST:PORT, or at "auto" this machine's. Raises ClusterError, ConfigError.
+
+        What stands against it is told within 5 seconds. A cluster without token authentication is used only
+        on this machine, unless `insecure`.
+        """
+        host, port = _resolve(address)
+        preflight(address, host, port, RayAccess.read(), insecure=insecure)
+        _require_none()
+        read_again()
+        return cls(_init(address=f"{host}:{port}"))
+
+    def close(self) -> None:
+        """Disconnects; ends the local cluster if it is ours. Idempotent."""
+        if not self._is_open:
+            return
+        self._is_open = False
+        # Ray's shutdown ends these, stopped ones too; but there may be no Ray left that could.
+        ours = descendants(os.getpid(), "raylet") if self._own else frozenset()
+        if is_reachable():
+            ray.shutdown(wait_for_processes=True)
+        else:
+            # Without its head, Ray's shutdown waits for a minute and then aborts the process.
+            _log.error("Ray at %s is gone: leaving without saying goodbye", self.address)
+            atexit.unregister(ray_private_worker.shutdown)
+        if self._own is None:
+            return
+        left = kill_and_wait(ours, _END_TIMEOUT)
+        if left:
+            _log.error("still running after SIGKILL: %s", ", ".join(str(process.pid) for process in left))
+        self._own.remove()
+        read_again()
+
+
+def is_reachable() -> bool:
+    """Whether the head of the Ray that this process is connected to still listens."""
+    host, _, port = ray.get_runtime_context().gcs_address.rpartition(":")
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), _CONNECT_TIMEOUT).close()
+    except OSError:
+        return False
+    return True
+
+
+def _require_none() -> None:
+    if ray.is_initialized():
+        raise ClusterError("this process is already connected to a Ray cluster")
+
+
+def _init(**options: Any) -> str:
+    # Ray prints the deaths of workers on stdout, which is ours; its debugger knows this one switch.
+    ray_private_worker._worker_logs_enabled = False
+    logging.getLogger("ray").setLevel(logging.ERROR)
+    try:
+        with _signals_kept(), _private_files(), _own_process_groups():
+            ray.init(namespace=NAMESPACE, log_to_driver=False, configure_logging=False, **options)
+    except Exception as error:  # noqa: BLE001 - Ray raises bare ones, as for a node that does not start
+        ray.shutdown()
+        raise ClusterError(f"Ray at {options['address']} cannot be used: {first_line(error)}") from None
+    return str(ray.get_runtime_context().gcs_address)
+
+
+@contextmanager
+def _signals_kept() -> Iterator[None]:
+    """Gives SIGTERM back to its handler: ray.init puts its own in the way, and Ray's nodes one more."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    handler = signal.getsignal(signal.SIGTERM)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, handler)
+
+
+@contextmanager
+def _own_process_groups() -> Iterator[None]:
+    """Keeps a signal that is meant for us and sent to our process group from ending Ray under our feet.
+
+    Only where the kernel ends Ray's processes with us; elsewhere Ray finds them by our group.
+    """
+    popen = ray_services.ConsolePopen
+    group: Any = {"process_group": 0} if detect_fate_sharing_support() else {}  # type: ignore[no-untyped-call]
+    setattr(ray_services, _POPEN, partial(_launched, popen, **group))
+    try:
+        yield
+    finally:
+        setattr(ray_services, _POPEN, popen)
+
+
+def _launched(popen: Any, *args: Any, preexec_fn: Callable[[], None], **options: Any) -> Any:
+    """A process that hears the signals which this one may have blocked."""
+
+    def begin() -> None:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _STOP_SIGNALS)
+        preexec_fn()
+
+    return popen(*args, preexec_fn=begin, **options)
+
+
+@contextmanager
+def _private_files() -> Iterator[None]:
+    """Ray makes its logs and sockets for all to read."""
+    old = os.umask(0o077)
+    try:
+        yield
+    finally:
+        os.umask(old)
+
+
+def _resolve(address: str) -> tuple[str, int]:
+    try:
+        found = ray_services.canonicalize_bootstrap_address(address)
+    except (ConnectionError, ValueError, OSError) as error:
+        raise ClusterError(f"Ray address {address}: {first_line(error)}") from None
+    host, _, port = (found or "").rpartition(":")
+    if not host or not port.isdecimal() or "/" in host:
+        raise ClusterError(f"Ray address {address}: expected HOST:PORT or auto")
+    return host.strip("[]"), int(port)

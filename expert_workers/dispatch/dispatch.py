@@ -1,0 +1,176 @@
+"""Dispatch: one layer's rows on their way to the workers and back, worked out when it begins.
+
+Shapes: T tokens, K experts per token, C columns of the layer's router, D d_model.
+"""
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from expert_workers.dispatch.combine import Combine, PairRows, Sums
+from expert_workers.dispatch.split import RowSlice, sort_pairs
+from expert_workers.transports.base import Failure, FailureReason, Link, Pending
+from expert_workers.wire import (
+    DTYPES,
+    ExpertCall,
+    ExpertReply,
+    ReplyForm,
+    dtype_name,
+    tensor_to_array,
+    validate_reply,
+)
+from moe_model.errors import ReplyError
+from moe_model.layers.router import Routing
+
+
+class OnLoss(StrEnum):
+    """What happens to rows whose worker is lost. AUTO: a replica; else the experts are loaded on a survivor;
+    else in the coordinator; else the step waits for the worker. Each other one leaves some of it out."""
+
+    AUTO = "auto"
+    REPLICA = "replica"
+    RELOAD = "reload"
+    LOCAL = "local"
+    WAIT = "wait"
+    FAIL = "fail"
+
+    @property
+    def waits(self) -> bool:
+        """Whether a step waits for experts that nobody holds."""
+        return self not in (OnLoss.REPLICA, OnLoss.FAIL)
+
+
+@dataclass(frozen=True, slots=True)
+class PoolOptions:
+    """Seconds; a call may take `call_timeout` at most, and less, but not below `least_timeout`, where calls
+    of its size usually take much less. `wait_timeout` is how long lost experts are waited for at most, from
+    the first step that lacks them to the next that does not; `rescue_patience`, how much of that a step
+    waits inside.
+
+    `wire_dtype` is that of float32 rows as they travel to the workers; bfloat16 rows travel as they are. What
+    comes back is float32 in any case.
+    """
+
+    call_timeout: float = 10.0
+    least_timeout: float = 1.0
+    wait_timeout: float = 30.0
+    # What ends at a step's end, as a request's own time limit does, comes so much late at most.
+    rescue_patience: float = 0.5
+    hedge_floor: float = 0.01
+    wire_dtype: str = "float32"
+    combine: Combine = Combine.EXACT
+    on_loss: OnLoss = OnLoss.AUTO
+    epoch: int = 0
+
+
+class Sent(NamedTuple):
+    """One worker's part. `started` is by time.perf_counter(), `deadline` by time.monotonic()."""
+
+    link: Link
+    part: RowSlice
+    call: ExpertCall
+    pending: Pending
+    started: float
+    deadline: float
+
+    @property
+    def num_pairs(self) -> int:
+        return len(self.part.weights_P)
+
+    def checked(self) -> ExpertReply | Failure:
+        """The answer that has come, if it is one."""
+        outcome = self.pending.outcome
+        if isinstance(outcome, Failure):
+            return outcome
+        assert isinstance(outcome, ExpertReply), "a call is answered by a reply"
+        try:
+            validate_reply(self.link.rank, self.call, outcome)
+        except ReplyError as error:
+            return Failure(FailureReason.INVALID, str(error))
+        return outcome
+
+
+class Dispatch:
+    """Belongs to the pool that began it. `todo_C` are the rows of columns that are yet to be sent, `open_C`
+    of those that nobody has answered."""
+
+    __slots__ = (
+        "device",
+        "dtype",
+        "form",
+        "hedge_at",
+        "layer",
+        "num_open",
+        "open_C",
+        "pairs",
+        "sent",
+        "start_ns",
+        "started",
+        "todo_C",
+        "weights_TK",
+        "wire_dtype",
+        "x_TD",
+    )
+
+    def __init__(
+        self,
+        layer: int,
+        x_TD: Tensor,
+        routing: Routing,
+        num_columns: int,
+        options: PoolOptions,
+        start_ns: int,
+        started: float,
+    ) -> None:
+        self.layer = layer
+        self.start_ns, self.started = start_ns, started
+        self.device, self.dtype = x_TD.device, x_TD.dtype
+        rows_TD = _on_cpu(x_TD)
+        if self.dtype == torch.float32 and options.wire_dtype != "float32":
+            rows_TD = rows_TD.to(DTYPES[options.wire_dtype][0])
+        self.wire_dtype = dtype_name(rows_TD.dtype)
+        self.x_TD = tensor_to_array(rows_TD.contiguous())
+        self.weights_TK = _on_cpu(routing.weights_TK)
+        ids_TK = _on_cpu(routing.expert_ids_TK).numpy()
+        self.pairs = sort_pairs(ids_TK, self.weights_TK.numpy(), num_columns)
+        self.form: ReplyForm = options.combine.form(ids_TK.shape[1])
+        self.sent: list[Sent] = []
+        self.todo_C = list(self.pairs.counts_E)
+        self.open_C = list(self.todo_C)
+        self.num_open = len(self.open_C) - self.open_C.count(0)
+        self.hedge_at: float | None = None
+
+    def assembly(self) -> Sums | PairRows:
+        width = self.x_TD.shape[1]
+        if self.form is ReplyForm.SUM:
+            return Sums(self.pairs, width)
+        return PairRows(self.pairs, width, self.weights_TK)
+
+    def is_open(self, part: RowSlice) -> bool:
+        """Whether nobody has answered any of a part's columns."""
+        for column, _ in part.segments:  # noqa: SIM110 - twice as quick as all()
+            if not self.open_C[column]:
+                return False
+        return True
+
+    def answered(self, part: RowSlice) -> None:
+        for column, _ in part.segments:
+            self.open_C[column] = self.todo_C[column] = 0
+        self.num_open -= len(part.segments)
+
+    def put_back(self, part: RowSlice) -> None:
+        """Nobody answers this part: what nobody else has at hand of it must be sent again."""
+        at_hand = {column for sent in self.sent for column, _ in sent.part.segments}
+        for column, count in part.segments:
+            if self.open_C[column] and column not in at_hand:
+                self.todo_C[column] = count
+
+
+def _on_cpu(tensor: Tensor) -> Tensor:
+    # Operations that change nothing still cost a microsecond each.
+    if tensor.requires_grad:
+        tensor = tensor.detach()
+    return tensor if tensor.is_cpu else tensor.cpu()

@@ -1,0 +1,114 @@
+"""Standing: how the workers of a pool do, and so who may be given rows, and how long is too long.
+
+A worker that owes an answer, since a replica gave it in the meantime, gets no rows that another could take;
+neither does one that is much slower than the rest.
+"""
+
+import time
+from collections.abc import Mapping, Sequence
+
+from expert_workers.dispatch.dispatch import PoolOptions, Sent
+from expert_workers.dispatch.latency import Latency
+from expert_workers.transports.base import Link
+from expert_workers.wire import ExpertReply
+
+# A call may take so many times longer than usual before its worker is given up, and so many before a replica
+# is asked as well.
+_DEADLINE_FACTOR = 50.0
+_HEDGE_FACTOR = 4.0
+# Seconds between two estimates of the workers' speeds.
+_INTERVAL = 0.05
+# So many times slower than the quickest, a worker gets no rows that another could take.
+TOO_SLOW = 8.0
+
+
+class Standing:
+    """Belongs to the pool's thread."""
+
+    def __init__(self, options: PoolOptions) -> None:
+        self._options = options
+        self._latency = Latency()
+        self._owed: list[Sent] = []
+        self._behind: frozenset[int] = frozenset()
+        self._costs: dict[int, float] = {}
+        self._timeouts: dict[int, float] = {}
+        self._until = 0.0
+
+    @property
+    def is_owed(self) -> bool:
+        return bool(self._owed)
+
+    @property
+    def last_costs(self) -> Mapping[int, float]:
+        """As `costs` said last. Any thread may ask."""
+        return self._costs
+
+    def costs(self, links: Mapping[int, Link]) -> dict[int, float]:
+        """What a row costs with each worker that may be given any; 1 with the quickest."""
+        now = time.monotonic()
+        if now >= self._until:
+            alive = [r for r, link in links.items() if link.failure is None and r not in self._behind]
+            costs = self._latency.costs(alive, now)
+            self._costs = {rank: cost for rank, cost in costs.items() if cost < TOO_SLOW}
+            self._until = now + _INTERVAL
+            self._timeouts.clear()
+        return self._costs
+
+    def refresh(self) -> None:
+        """The links have changed."""
+        self._until = 0.0
+
+    def timeout(self, num_pairs: int) -> float:
+        """How long a call of this size may take."""
+        timeout = self._timeouts.get(num_pairs)
+        if timeout is None:
+            timeout = self._timeouts[num_pairs] = self._timeout(self._latency.usual(num_pairs))
+        return timeout
+
+    def _timeout(self, usual: float | None) -> float:
+        options = self._options
+        if usual is None:
+            return options.call_timeout
+        return min(options.call_timeout, max(options.least_timeout, _DEADLINE_FACTOR * usual))
+
+    def hedge_after(self, num_pairs: int) -> float | None:
+        """When to ask a replica as well; None: nobody knows yet what is usual."""
+        usual = self._latency.usual(num_pairs)
+        return None if usual is None else max(self._options.hedge_floor, _HEDGE_FACTOR * usual)
+
+    def replied(self, sent: Sent) -> None:
+        seconds = sent.pending.arrived - sent.started
+        self._latency.add(sent.link.rank, sent.num_pairs, seconds, time.monotonic())
+
+    def forget(self, rank: int) -> None:
+        """Its process is another one from now on."""
+        self._latency.forget(rank)
+        self._until = 0.0
+
+    def owe(self, sent: Sequence[Sent]) -> None:
+        """These were answered by others first."""
+        self._owed += sent
+        self._note_behind()
+
+    def settle_owed(self) -> list[Sent]:
+        """Takes in what has come of what is owed; returns what failed, or is late by now."""
+        now = time.monotonic()
+        for link in {sent.link.rank: sent.link for sent in self._owed}.values():
+            link.look()
+        left, failed = [], []
+        for sent in self._owed:
+            outcome = sent.pending.outcome
+            if isinstance(outcome, ExpertReply):
+                self.replied(sent)
+            elif outcome is None and now < sent.deadline:
+                left.append(sent)
+            else:
+                failed.append(sent)
+        if len(left) != len(self._owed):
+            self._owed = left
+            self._note_behind()
+        return failed
+
+    def _note_behind(self) -> None:
+        self._behind = frozenset(sent.link.rank for sent in self._owed)
+        self._until = 0.0

@@ -1,0 +1,176 @@
+"""Targets: which worker shall hold which module. Decides with placement.py; loads nothing.
+
+A module that nobody holds at the moment gets an extra holder at once; the next placement counts it in.
+"""
+
+import logging
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
+
+from expert_workers.placement.placement import Placement, Share, moves, place
+from expert_workers.supervision.worker_state import LOCAL, Keys, Member
+from moe_model.errors import ConfigError
+from moe_model.layers.dispatch import ExpertKey
+from moe_model.versions.expert_versions import ExpertModule
+
+_log = logging.getLogger(__name__)
+
+# Of the memory that is free with a worker, what its experts may take.
+_MEMORY_SHARE = 0.8
+
+
+class Targets:
+    """Belongs to the supervisor's thread."""
+
+    def __init__(self, modules: Sequence[ExpertModule], replicas: int, redundant: int) -> None:
+        self._modules = {module.key: module for module in modules}
+        self._replicas = replicas
+        self._redundant = redundant
+        self._target = Placement({})
+        self._extra: dict[ExpertKey, int] = {}
+        self._placed_for: object = None
+        self._num_bytes = 0.0
+        self.num_moved = 0
+
+    @property
+    def keys(self) -> Keys:
+        return frozenset(self._modules)
+
+    @property
+    def is_placed(self) -> bool:
+        """Whether every module has its place."""
+        return self._target.holders.keys() >= self._modules.keys()
+
+    def modules(self, keys: Iterable[ExpertKey]) -> list[ExpertModule]:
+        return [self._modules[key] for key in sorted(keys)]
+
+    def expert_ids(self) -> dict[ExpertKey, int]:
+        """What people call each module. Any thread may ask."""
+        return {key: module.expert for key, module in list(self._modules.items())}
+
+    def add(self, module: ExpertModule) -> None:
+        self._modules[module.key] = module
+
+    def remove(self, keys: Iterable[ExpertKey]) -> None:
+        for key in keys:
+            self._modules.pop(key, None)
+            self._extra.pop(key, None)
+        self._target = Placement({k: r for k, r in self._target.holders.items() if k in self._modules})
+
+    def wanted(self, members: Iterable[Member]) -> dict[int, Keys]:
+        """By rank, what it shall hold."""
+        ready = [m for m in members if m.is_ready]
+        held_by = {m.rank: m.held for m in ready}
+        for key, rank in list(self._extra.items()):
+            others = [r for r in self._target.holders.get(key, ()) if r != rank and key in held_by.get(r, ())]
+            if others or rank not in held_by:
+                del self._extra[key]
+        wanted: dict[int, set[ExpertKey]] = {}
+        for key, ranks in self._target.holders.items():
+            for rank in ranks:
+                wanted.setdefault(rank, set()).add(key)
+        for key, rank in self._extra.items():
+            wanted.setdefault(rank, set()).add(key)
+        elsewhere = {key for m in ready if m.rank != LOCAL for key in m.held}
+        wanted[LOCAL] = set(held_by.get(LOCAL, ())) & self.keys - elsewhere
+        return {rank: frozenset(keys) for rank, keys in wanted.items()}
+
+    def place(
+        self,
+        members: Iterable[Member],
+        lost_before: float,
+        loads: Mapping[ExpertKey, float] | None,
+        costs: Mapping[int, float],
+    ) -> bool:
+        """A new placement, if there are other workers or modules now, or `loads` to go by; whether it is
+        another one. Workers that were lost at `lost_before` are not counted upon."""
+        present = [m for m in members if m.rank != LOCAL and not m.is_leaving and _is_there(m, lost_before)]
+        placed_for = (frozenset(m.rank for m in present), self.keys)
+        if not present or (loads is None and placed_for == self._placed_for):
+            return False
+        self._placed_for = placed_for
+        neighbours = Counter(_node(m) for m in present)
+        shares = [self._share(m, costs if loads is not None else {}, neighbours[_node(m)]) for m in present]
+        current = self._with_extra()
+        try:
+            target = place(
+                sorted(self._modules),
+                shares,
+                self._replicas,
+                loads=loads,
+                redundant=self._redundant,
+                current=current,
+            )
+        except ConfigError as error:
+            _log.error("the experts stay where they are: %s", error)
+            return False
+        if target == self._target:
+            return False
+        self.num_moved = len(moves(current, target))
+        is_first = not self._target.holders
+        self._target = target
+        self._extra.clear()
+        _log.log(
+            logging.DEBUG if is_first else logging.INFO,
+            "experts on workers %s: %d to load",
+            ", ".join(map(str, sorted(target.ranks))),
+            self.num_moved,
+        )
+        self._warn_of_few(target)
+        return True
+
+    def _warn_of_few(self, target: Placement) -> None:
+        """Copies that were asked for and have no place yet."""
+        fewest = min(map(len, target.holders.values()), default=self._replicas)
+        if fewest < self._replicas:
+            _log.warning(
+                "%d replicas asked for, %d fit on %d workers; the rest follow when there are more",
+                *(self._replicas, fewest, len(target.ranks)),
+            )
+
+    def rescue(self, keys: AbstractSet[ExpertKey], members: Iterable[Member], now: float) -> set[ExpertKey]:
+        """Gives modules that nobody holds to workers that live; returns those that found one. Who could not
+        load something and is to wait is not asked."""
+        ready = [m for m in members if m.is_ready and not m.is_leaving and m.rank != LOCAL]
+        ready = [m for m in ready if m.policy.next_at <= now]
+        counts = {m.rank: len(m.held) + sum(r == m.rank for r in self._extra.values()) for m in ready}
+        neighbours = Counter(_node(m) for m in ready)
+        room = {m.rank: self._share(m, {}, neighbours[_node(m)]).max_modules for m in ready}
+        found = set()
+        for key in sorted(keys & self.keys):
+            if self._extra.get(key) not in counts:
+                fitting = [rank for rank in counts if room[rank] is None or counts[rank] < (room[rank] or 0)]
+                if not fitting:
+                    continue
+                rank = min(fitting, key=lambda r: (counts[r], r))
+                self._extra[key] = rank
+                counts[rank] += 1
+            found.add(key)
+        return found
+
+    def _with_extra(self) -> Placement:
+        holders = dict(self._target.holders)
+        for key, rank in self._extra.items():
+            holders[key] = (*(r for r in holders.get(key, ()) if r != rank), rank)
+        return Placement(holders)
+
+    def _share(self, member: Member, costs: Mapping[int, float], neighbours: int) -> Share:
+        """So many workers, itself among them, share the memory of its machine."""
+        info = member.info
+        if info is None:
+            return Share(member.rank)
+        if info.keys:
+            self._num_bytes = max(self._num_bytes, info.num_bytes / len(info.keys))
+        room = None
+        if self._num_bytes:
+            room = len(info.keys) + int(_MEMORY_SHARE * info.free_bytes / neighbours / self._num_bytes)
+        return Share(member.rank, 1.0 / costs.get(member.rank, 1.0), room, info.node_id)
+
+
+def _node(member: Member) -> str:
+    return "" if member.info is None else member.info.node_id
+
+
+def _is_there(member: Member, lost_before: float) -> bool:
+    return member.is_ready or (member.lost_at is not None and member.lost_at > lost_before)

@@ -1,0 +1,168 @@
+"""What a supervisor waits for, as plain functions over a fleet: each runs on a thread of its own."""
+
+import logging
+import threading
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from expert_workers.supervision.worker_state import Keys
+from expert_workers.transports.base import Failure, FailureReason, Link, WorkerFailureError
+from expert_workers.transports.fleet import Fleet
+from expert_workers.wire import Array
+from expert_workers.worker.expert_worker import WorkerInfo
+from moe_model.layers.dispatch import ExpertKey
+from moe_model.versions.expert_versions import ExpertModule
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Expected:
+    """What every worker must agree on, and who asks. None: whatever the worker says."""
+
+    epoch: int = 0
+    owner: str = ""
+    dtype: str | None = None
+    fingerprint: str | None = None
+    by_force: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Timeouts:
+    """Seconds that a worker is given to start, to get ready then, for a heartbeat, to load modules."""
+
+    start: float = 120.0
+    ready: float = 5.0
+    answer: float = 10.0
+    load: float = 120.0
+
+
+@dataclass(frozen=True, slots=True)
+class Up:
+    """A worker that can be used. `canaries` are of what it holds already."""
+
+    info: WorkerInfo
+    link: Link
+    canaries: Mapping[ExpertKey, Array] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """What a worker holds now. `failure`: why it could not load the first of those that it lacks."""
+
+    info: WorkerInfo
+    canaries: Mapping[ExpertKey, Array]
+    failure: Failure | None = None
+
+
+class Jobs:
+    """Every method blocks, and raises WorkerFailureError."""
+
+    def __init__(self, fleet: Fleet, expected: Expected, timeouts: Timeouts) -> None:
+        self._fleet = fleet
+        self._expected = expected
+        self._timeouts = timeouts
+        self._is_halted = False
+        self._starting = threading.Lock()
+
+    def bring_up(self, rank: int, known: Keys, *, is_back: bool = False) -> Up:
+        """Starts the worker unless it runs, claims it, and connects. What it holds of `known` it keeps.
+
+        One that `is_back` has little time to answer: what it was asked on its old way may stay unanswered.
+        """
+        fleet, expected, timeouts = self._fleet, self._expected, self._timeouts
+        if rank not in fleet.find():
+            self._start(rank)
+        info = fleet.describe(rank, timeouts.ready if is_back else timeouts.start)
+        # First of all: another coordinator's workers are none of our business, whatever they are.
+        fleet.claim(rank, expected.epoch, expected.owner, by_force=expected.by_force, timeout=timeouts.ready)
+        problem = mismatch(expected, rank, info)
+        if problem:
+            raise WorkerFailureError(Failure(FailureReason.RAISED, problem))
+        stale = [key for key in info.keys if key not in known]
+        if stale:
+            info = fleet.unload(rank, stale, timeouts.load)
+        canaries = self.canary(rank, info.keys) if info.keys else {}
+        return Up(info, fleet.connect(rank, timeouts.ready), canaries)
+
+    def load(self, rank: int, modules: Sequence[ExpertModule], *, is_whole: bool = False) -> Loaded:
+        """All modules, or those that can be loaded; none of them if it shall be a whole, or none can be."""
+        try:
+            return self._load(rank, modules)
+        except WorkerFailureError as error:
+            if is_whole or len(modules) < 2 or error.failure.reason is not FailureReason.RAISED:
+                raise
+        return self._load_each(rank, modules)
+
+    def drop(self, rank: int, keys: Sequence[ExpertKey]) -> WorkerInfo:
+        return self._fleet.unload(rank, keys, self._timeouts.load)
+
+    def canary(self, rank: int, keys: Sequence[ExpertKey]) -> Mapping[ExpertKey, Array]:
+        return self._fleet.canary(rank, keys, self._timeouts.load)
+
+    def beat(self, rank: int) -> WorkerInfo:
+        return self._fleet.beat(rank, self._timeouts.answer)
+
+    def was_oom(self, info: WorkerInfo) -> bool:
+        return self._fleet.was_oom(info)
+
+    def check(self, *, is_counted: bool) -> int:
+        """The machines that could run workers; 0 unless they are to be counted. Raises ClusterError."""
+        self._fleet.check()
+        return self._fleet.num_nodes() if is_counted else 0
+
+    def fence(self, info: WorkerInfo) -> None:
+        self._fleet.fence(info)
+
+    def halt(self, timeout: float = 5.0) -> None:
+        """No worker is started from now on. What is there then is all that is to be ended, unless a start
+        that was under way outlasts `timeout` seconds, as one on a cluster that hangs."""
+        self._is_halted = True
+        if self._starting.acquire(timeout=timeout):
+            self._starting.release()
+        else:
+            _log.warning("a worker's start does not end: it is not waited for, and may leave a Ray actor")
+
+    def _start(self, rank: int) -> None:
+        with self._starting:
+            if self._is_halted:
+                raise WorkerFailureError(
+                    Failure(FailureReason.RAISED, f"worker {rank}: is not started any more")
+                )
+            self._fleet.start(rank)
+
+    def end(self, rank: int) -> None:
+        self._fleet.end([rank])
+
+    def _load(self, rank: int, modules: Sequence[ExpertModule]) -> Loaded:
+        info = self._fleet.load(rank, modules, self._timeouts.load)
+        return Loaded(info, self.canary(rank, [module.key for module in modules]))
+
+    def _load_each(self, rank: int, modules: Sequence[ExpertModule]) -> Loaded:
+        """One after the other: a file that is damaged costs no other module."""
+        info, canaries = None, dict[ExpertKey, Array]()
+        failures: list[Failure] = []
+        for module in modules:
+            try:
+                loaded = self._load(rank, [module])
+            except WorkerFailureError as error:
+                if error.failure.reason is not FailureReason.RAISED:
+                    raise
+                failures.append(error.failure)
+            else:
+                info = loaded.info
+                canaries.update(loaded.canaries)
+        if info is None:
+            raise WorkerFailureError(failures[0])
+        return Loaded(info, canaries, failures[0] if failures else None)
+
+
+def mismatch(expected: Expected, rank: int, info: WorkerInfo) -> str:
+    """What is wrong with a worker's description of itself; empty when nothing is."""
+    if info.rank != rank:
+        return f"worker {rank}: says it is worker {info.rank}"
+    if expected.dtype not in (None, info.dtype):
+        return f"worker {rank}: computes in {info.dtype}, expected {expected.dtype}"
+    if info.keys and expected.fingerprint not in (None, info.fingerprint):
+        return f"worker {rank}: has loaded another checkpoint"
+    return ""

@@ -1,0 +1,59 @@
+"""What a supervisor is told, and whom it tells."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from expert_workers.dispatch.dispatch import OnLoss
+from expert_workers.dispatch.routes import Routes
+from expert_workers.supervision.health import HealthOptions
+from expert_workers.supervision.restart_policy import RestartOptions
+from expert_workers.transports.base import FailureReason
+from moe_model.errors import WorldError
+from moe_model.layers.dispatch import ExpertKey
+
+
+class Published(Protocol):
+    """What the supervisor needs of a pool."""
+
+    def publish(self, routes: Routes) -> None: ...
+
+    def give_up(self, why: WorldError) -> None:
+        """From now on nobody brings lost experts back."""
+
+    @property
+    def adopted(self) -> int: ...
+
+    def loads(self) -> Mapping[ExpertKey, int]:
+        """Rows by module, since the beginning."""
+
+    def costs(self) -> Mapping[int, float]:
+        """How many times longer than the quickest each worker takes for a row."""
+
+
+class Observer(Protocol):
+    """Told on the supervisor's thread; must be quick and must not raise."""
+
+    def lost(self, rank: int, reason: FailureReason) -> None:
+        """A worker does not answer, or not as it should."""
+
+    def restarted(self, rank: int, reason: FailureReason) -> None:
+        """A worker that was lost is back as another process."""
+
+    def rebalanced(self, num_moved: int, seconds: float) -> None:
+        """A new placement is complete."""
+
+
+@dataclass(frozen=True, slots=True)
+class SupervisorOptions:
+    """Seconds. A worker that is not back after `restore_after` has its experts loaded elsewhere; an interval
+    of 0 is never. `workers_per_node` 0: there are as many workers as were asked for."""
+
+    replicas: int = 1
+    redundant: int = 0
+    on_loss: OnLoss = OnLoss.AUTO
+    workers_per_node: int = 0
+    restore_after: float = 3.0
+    rebalance_interval: float = 60.0
+    health: HealthOptions = field(default_factory=HealthOptions)
+    restarts: RestartOptions = field(default_factory=RestartOptions)

@@ -1,0 +1,61 @@
+"""The seam between the supervisor and the workers' processes: started, asked, loaded, connected, ended.
+
+Knows no placement. Every method blocks until it is done or its time is over, may be called from any thread,
+and raises WorkerFailureError, one line naming the worker.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Protocol
+
+from expert_workers.transports.base import Link
+from expert_workers.wire import Array
+from expert_workers.worker.expert_worker import WorkerInfo
+from moe_model.layers.dispatch import ExpertKey
+from moe_model.versions.expert_versions import ExpertModule
+
+
+class Fleet(Protocol):
+    """Workers by rank."""
+
+    def find(self) -> frozenset[int]:
+        """The ranks that run already."""
+
+    def start(self, rank: int) -> None:
+        """Starts a worker that holds nothing; returns at once. If its process dies, it is started again."""
+
+    def describe(self, rank: int, timeout: float) -> WorkerInfo:
+        """Who answers. Waits for a process that is just being started."""
+
+    def beat(self, rank: int, timeout: float) -> WorkerInfo:
+        """The same for a worker that was claimed; so it hears that we live. FENCED: it is another's now."""
+
+    def claim(self, rank: int, epoch: int, owner: str, *, by_force: bool, timeout: float) -> None:
+        """From now on the worker answers calls of this epoch only. FENCED: another coordinator has it."""
+
+    def load(self, rank: int, modules: Sequence[ExpertModule], timeout: float) -> WorkerInfo: ...
+
+    def unload(self, rank: int, keys: Sequence[ExpertKey], timeout: float) -> WorkerInfo: ...
+
+    def canary(self, rank: int, keys: Sequence[ExpertKey], timeout: float) -> Mapping[ExpertKey, Array]:
+        """What each module makes of one row that is always the same."""
+
+    def connect(self, rank: int, timeout: float) -> Link:
+        """A new link to the process that runs now."""
+
+    def was_oom(self, info: WorkerInfo) -> bool:
+        """Whether this process, which is gone, was probably killed for want of memory."""
+
+    def fence(self, info: WorkerInfo) -> None:
+        """Kills this process, whatever state it is in, and no later one."""
+
+    def end(self, ranks: Iterable[int]) -> None:
+        """Ends workers for good."""
+
+    def check(self) -> None:
+        """Raises ClusterError, within seconds, when what keeps workers alive is gone."""
+
+    def num_nodes(self) -> int:
+        """Machines that could run workers. May wait for long, or for ever, where `check` would raise."""
+
+    def close(self) -> None:
+        """Lets go of all; the workers stay."""

@@ -1,0 +1,252 @@
+"""RayFleet: expert workers as Ray actors. Ray starts again what has died; that it died, we find out.
+
+The actors are detached and named, so they outlive the coordinator that started them.
+"""
+
+import logging
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import ray
+from ray.exceptions import ActorAlreadyExistsError, RayError
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from expert_workers.cluster.ray_cluster import is_reachable
+from expert_workers.processes import Process, kill_and_wait
+from expert_workers.transports.base import Failure, FailureReason, Link, WorkerFailureError
+from expert_workers.transports.ray.actor import DataPlane, ExpertActor, NodeAgent
+from expert_workers.transports.ray.links import RayLink, failure_of, first_line
+from expert_workers.transports.stream.connect import open_link
+from expert_workers.transports.stream.tls import context
+from expert_workers.wire import Array
+from expert_workers.worker.expert_worker import WorkerInfo, WorkerSpec
+from moe_model.errors import ClusterError
+from moe_model.layers.dispatch import ExpertKey
+from moe_model.machine import num_oom_kills
+from moe_model.versions.expert_versions import ExpertModule
+
+_log = logging.getLogger(__name__)
+
+_NAME = "expert-worker-"
+_NUM_THREADS = 8
+_END_TIMEOUT = 10.0
+_KILL_TIMEOUT = 5.0
+
+
+def actor_name(rank: int) -> str:
+    return f"{_NAME}{rank}"
+
+
+@dataclass(frozen=True, slots=True)
+class FleetOptions:
+    """`spec` is every worker's, but for its rank. `is_stream` False: dispatches are Ray's calls; `use_unix`
+    False: streams go by TCP also on the same machine."""
+
+    spec: WorkerSpec
+    namespace: str
+    owner: str = ""
+    data_plane: DataPlane = field(default_factory=DataPlane)
+    is_stream: bool = True
+    use_unix: bool = True
+
+
+class RayFleet:
+    """A Fleet: the expert actors of one namespace."""
+
+    def __init__(self, options: FleetOptions) -> None:
+        """Raises ConfigError for TLS files that cannot be used."""
+        self._options = options
+        paths = options.data_plane.tls
+        self._tls = None if paths is None else context(paths, is_server=False)
+        self._actors: dict[int, Any] = {}
+        self._infos: dict[int, WorkerInfo] = {}
+        self._oom_kills: dict[int, int] = {}
+        # Processes that were to be killed when their machine could not be reached: the order may yet arrive.
+        self._condemned: set[tuple[str, Process]] = set()
+        self._agents: dict[str, Any] = {}
+        self._node_id = ray.get_runtime_context().get_node_id()
+
+    def find(self) -> frozenset[int]:
+        named = ray.util.list_named_actors(all_namespaces=True)
+        names = [actor["name"] for actor in named if actor["namespace"] == self._options.namespace]
+        return frozenset(int(name.removeprefix(_NAME)) for name in names if name.startswith(_NAME))
+
+    def start(self, rank: int) -> None:
+        self._actors[rank] = _launch(replace(self._options.spec, rank=rank), self._options)
+
+    def describe(self, rank: int, timeout: float) -> WorkerInfo:
+        info = self._info(rank, self._ask(rank, "describe", timeout=timeout))
+        if info.node_id != self._node_id and info.node_id not in self._agents:
+            self._agents[info.node_id] = _launch_agent(info.node_id)
+        if _identity(info) in self._condemned:
+            self._end_condemned(info)
+            raise WorkerFailureError(Failure(FailureReason.DIED, f"worker {rank}: its process was given up"))
+        return info
+
+    def beat(self, rank: int, timeout: float) -> WorkerInfo:
+        return self._info(rank, self._ask(rank, "describe", self._options.owner, timeout=timeout))
+
+    def claim(self, rank: int, epoch: int, owner: str, *, by_force: bool, timeout: float) -> None:
+        self._ask(rank, "claim", epoch, owner, by_force, timeout=timeout)
+
+    def load(self, rank: int, modules: Sequence[ExpertModule], timeout: float) -> WorkerInfo:
+        return self._info(rank, self._ask(rank, "load", list(modules), timeout=timeout))
+
+    def unload(self, rank: int, keys: Sequence[ExpertKey], timeout: float) -> WorkerInfo:
+        return self._info(rank, self._ask(rank, "unload", list(keys), timeout=timeout))
+
+    def canary(self, rank: int, keys: Sequence[ExpertKey], timeout: float) -> Mapping[ExpertKey, Array]:
+        found: dict[ExpertKey, Array] = self._ask(rank, "canary", list(keys), timeout=timeout)
+        return found
+
+    def connect(self, rank: int, timeout: float) -> Link:
+        if not self._options.is_stream:
+            return RayLink(rank, self._actor(rank))
+        endpoint = self._ask(rank, "endpoint", timeout=timeout)
+        return open_link(rank, endpoint, self._tls, self._options.use_unix, timeout)
+
+    def was_oom(self, info: WorkerInfo) -> bool:
+        """Only of this machine's: the kernel says how many, not whom."""
+        before = self._oom_kills.get(info.rank)
+        return info.node_id == self._node_id and before is not None and num_oom_kills() > before
+
+    def fence(self, info: WorkerInfo) -> None:
+        if info.node_id == self._node_id:
+            is_gone = not kill_and_wait(frozenset([_process(info)]), _KILL_TIMEOUT)
+        else:
+            is_gone = self._fence_far_away(info)
+        if is_gone:
+            self._condemned.discard(_identity(info))
+        else:
+            self._condemned.add(_identity(info))
+            _log.error("worker %d: its process %d could not be killed", info.rank, info.pid)
+
+    def end(self, ranks: Iterable[int]) -> None:
+        ranks = sorted(ranks)
+        # Asked for anything while it is not connected, Ray would start a new cluster; without its head, hang.
+        if not ray.is_initialized() or not is_reachable():
+            return
+        for rank in ranks:
+            actor = _find(rank, self._options.namespace)
+            if actor is not None:
+                ray.kill(actor, no_restart=True)
+        deadline = time.monotonic() + _END_TIMEOUT
+        for rank in ranks:
+            _wait_unnamed(rank, self._options.namespace, deadline)
+            self._actors.pop(rank, None)
+            info = self._infos.pop(rank, None)
+            # Ray leaves a stopped process as it is, with all its memory.
+            if info is not None:
+                self.fence(info)
+
+    def check(self) -> None:
+        if not is_reachable():
+            raise ClusterError("the head of the Ray cluster is gone")
+
+    def num_nodes(self) -> int:
+        nodes = ray.nodes()  # type: ignore[no-untyped-call]
+        return sum(bool(node["Alive"] and node["Resources"].get("CPU")) for node in nodes)
+
+    def close(self) -> None:
+        for agent in self._agents.values():
+            if ray.is_initialized() and is_reachable():
+                ray.kill(agent)
+        self._agents.clear()
+        self._actors.clear()
+
+    def _ask(self, rank: int, method: str, *args: Any, timeout: float) -> Any:
+        try:
+            return ray.get(getattr(self._actor(rank), method).remote(*args), timeout=timeout)
+        except RayError as error:
+            raise WorkerFailureError(failure_of(rank, error)) from None
+
+    def _actor(self, rank: int) -> Any:
+        actor = self._actors.get(rank) or _find(rank, self._options.namespace)
+        if actor is None:
+            message = f"worker {rank}: no Ray actor {actor_name(rank)!r} in {self._options.namespace!r}"
+            raise WorkerFailureError(Failure(FailureReason.DIED, message))
+        self._actors[rank] = actor
+        return actor
+
+    def _info(self, rank: int, value: object) -> WorkerInfo:
+        if not isinstance(value, WorkerInfo):
+            message = f"worker {rank}: describes itself by a {type(value).__name__}"
+            raise WorkerFailureError(Failure(FailureReason.INVALID, message))
+        self._infos[rank] = value
+        self._oom_kills[rank] = num_oom_kills()
+        return value
+
+    def _end_condemned(self, info: WorkerInfo) -> None:
+        """It answers again: quicker than a neighbour, it can do it itself."""
+        try:
+            self._ask(info.rank, "die", info.pid, timeout=_KILL_TIMEOUT)
+        except WorkerFailureError as error:
+            if error.failure.reason is FailureReason.DIED:
+                self._condemned.discard(_identity(info))
+
+    def _fence_far_away(self, info: WorkerInfo) -> bool:
+        agent = self._agents.get(info.node_id)
+        try:
+            return agent is not None and bool(
+                ray.get(agent.kill.remote(info.pid, info.start_ticks), timeout=_KILL_TIMEOUT)
+            )
+        except RayError as error:
+            # A machine that cannot be reached. What its worker might still say, nobody listens to.
+            _log.warning("worker %d: its machine does not answer: %s", info.rank, first_line(error))
+            self._agents.pop(info.node_id, None)
+            return False
+
+
+def _process(info: WorkerInfo) -> Process:
+    return Process(info.pid, info.start_ticks)
+
+
+def _identity(info: WorkerInfo) -> tuple[str, Process]:
+    """Of its process among those of all machines."""
+    return info.node_id, _process(info)
+
+
+def _launch(spec: WorkerSpec, options: FleetOptions) -> Any:
+    name = actor_name(spec.rank)
+    settings = {
+        "name": name,
+        "namespace": options.namespace,
+        "lifetime": "detached",
+        "max_restarts": -1,
+        "max_task_retries": 0,
+        "max_concurrency": _NUM_THREADS,
+        # As good as none; but a node that offers none, as a head may, gets no workers.
+        "num_cpus": 0.001,
+        "scheduling_strategy": "SPREAD",
+        # Ray would report each call to its dashboard.
+        "enable_task_events": False,
+    }
+    try:
+        return ray.remote(ExpertActor).options(**settings).remote(spec, options.data_plane)
+    except ActorAlreadyExistsError:
+        taken = f"Ray actor {name!r} exists already in namespace {options.namespace!r}"
+        raise ClusterError(taken) from None
+    except (RayError, ValueError) as error:
+        raise ClusterError(f"worker {spec.rank}: Ray cannot start it: {first_line(error)}") from None
+
+
+def _launch_agent(node_id: str) -> Any:
+    where = NodeAffinitySchedulingStrategy(node_id, soft=False)
+    return ray.remote(NodeAgent).options(num_cpus=0, scheduling_strategy=where).remote()
+
+
+def _find(rank: int, namespace: str) -> Any:
+    try:
+        return ray.get_actor(actor_name(rank), namespace=namespace)
+    except ValueError:
+        return None
+
+
+def _wait_unnamed(rank: int, namespace: str, deadline: float) -> None:
+    while _find(rank, namespace) is not None:
+        if time.monotonic() >= deadline:
+            _log.error("Ray still lists actor %s after it was ended", actor_name(rank))
+            return
+        time.sleep(0.01)

@@ -1,0 +1,94 @@
+"""Where a worker's modules come from: a checkpoint that is opened when the first of them is wanted."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import torch
+
+from moe_model.checkpoint.manifest import dtype_name, expert_file
+from moe_model.checkpoint.reader import Checkpoint
+from moe_model.errors import CheckpointError
+from moe_model.kernels.base import Kernels
+from moe_model.kernels.choice import KernelChoice, choose_kernels
+from moe_model.layers.dispatch import Expert
+from moe_model.loading import load_module
+from moe_model.versions.expert_versions import ExpertModule
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerSpec:
+    """Who one worker is and how it computes; what it holds, it is told later.
+
+    `num_threads` is for a worker with a process of its own, None: all cores of its machine; `fingerprint`
+    None takes any checkpoint at the path; `int8` rounds the experts' matrices to 8 bits.
+    """
+
+    rank: int
+    checkpoint_path: str
+    dtype: torch.dtype = torch.float32
+    device: str = "cpu"
+    num_threads: int | None = None
+    fingerprint: str | None = None
+    kernels: KernelChoice = "auto"
+    int8: bool = False
+
+    @property
+    def precision(self) -> str:
+        """What all workers must have in common, or it would show who computed what."""
+        return dtype_name(self.dtype) + (" with int8 experts" if self.int8 else "")
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """What the modules of a source have in common: they take rows of `width` values of `rows_dtype`."""
+
+    fingerprint: str
+    width: int
+    rows_dtype: torch.dtype
+    kernels: Kernels
+
+
+class ModuleSource(Protocol):
+    """Used by one thread at a time. Both raise ExpertMeshError naming the file and the reason."""
+
+    def open(self) -> Opened:
+        """The same every time."""
+
+    def read(self, module: ExpertModule) -> tuple[Expert, int]:
+        """The module, and how many bytes its tensors have in memory."""
+
+
+class CheckpointSource:
+    """A ModuleSource over a checkpoint, and over files beside it."""
+
+    def __init__(self, spec: WorkerSpec) -> None:
+        self._spec = spec
+        self._opened: tuple[Checkpoint, Opened] | None = None
+
+    def open(self) -> Opened:
+        return self._open()[1]
+
+    def read(self, module: ExpertModule) -> tuple[Expert, int]:
+        spec, (checkpoint, opened) = self._spec, self._open()
+        try:
+            return load_module(checkpoint, module, spec.dtype, spec.device, opened.kernels, int8=spec.int8)
+        except (MemoryError, RuntimeError) as error:
+            # torch's own, where a device has no more memory, is the second.
+            name = expert_file(module.layer, module.expert)
+            path = str(checkpoint.path / name) if module.file is None else module.file.path
+            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            raise CheckpointError(f"{path}: cannot be put into memory: {reason}") from None
+
+    def _open(self) -> tuple[Checkpoint, Opened]:
+        if self._opened is None:
+            spec = self._spec
+            checkpoint = Checkpoint.open(Path(spec.checkpoint_path))
+            if spec.fingerprint not in (None, checkpoint.fingerprint):
+                path = spec.checkpoint_path
+                raise CheckpointError(f"{path}: not the checkpoint that the coordinator has opened")
+            kernels = choose_kernels(spec.kernels, spec.device, spec.num_threads)
+            rows_dtype = kernels.hidden_dtype(spec.dtype)
+            opened = Opened(checkpoint.fingerprint, checkpoint.config.d_model, rows_dtype, kernels)
+            self._opened = checkpoint, opened
+        return self._opened

@@ -1,0 +1,102 @@
+"""ModularForge's configuration: which model it describes and how its authors sample from it."""
+
+from collections.abc import Mapping
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from moe_model.checkpoint.manifest import GenerationDefaults
+from moe_model.config import ModelConfig
+from moe_model.errors import CheckpointError, ConfigError
+from moe_model.files import strict_json
+from moe_model.files.strict_json import brief
+from moe_model.files.whole_file import read_file
+
+MAX_CONFIG_BYTES = 256 << 10
+# Keys that merge merges of merges become a thousand times as many with a few dozen of these.
+MAX_ALIASES = 8
+# Training's own; they do not shape the model.
+_IGNORED = frozenset({"dropout", "expert_dropout"})
+_OURS_ONLY = frozenset({"family", "tie_embedding"})
+_SIZES = frozenset(field.name for field in fields(ModelConfig)) - _OURS_ONLY
+
+
+def read_config_file(path: Path) -> Mapping[str, Any]:
+    """Parses a yaml or json file that holds one mapping. Raises CheckpointError."""
+    data = bytes(read_file(path, max_size=MAX_CONFIG_BYTES, follow_links=True))
+    try:
+        is_json = path.suffix == ".json"
+        parsed = strict_json.loads(data) if is_json else _load_yaml(data.decode("utf-8"))
+    except yaml.MarkedYAMLError as error:
+        line = f" in line {error.problem_mark.line + 1}" if error.problem_mark else ""
+        raise CheckpointError(f"{path}: {error.problem or 'is not YAML'}{line}") from None
+    except (yaml.YAMLError, ValueError, RecursionError, OverflowError) as error:
+        raise CheckpointError(f"{path}: {_first_line(error)}") from None
+    if not isinstance(parsed, Mapping):
+        raise CheckpointError(f"{path}: expected a mapping, got {type(parsed).__name__}")
+    return parsed
+
+
+def _load_yaml(text: str) -> Any:
+    """Raises ValueError for more aliases than a configuration has a use for."""
+    # A star may be in a comment: only where there are many is the text read twice.
+    if text.count("*") > MAX_ALIASES:
+        aliases = sum(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, yaml.SafeLoader))
+        if aliases > MAX_ALIASES:
+            raise ValueError(f"has more than {MAX_ALIASES} aliases")
+    return yaml.safe_load(text)
+
+
+def model_config(source: object, where: str) -> ModelConfig:
+    """The model of a ModularForge configuration (`model:`); keys left out have ModularForge's defaults.
+
+    Raises ConfigError naming the key.
+    """
+    if not isinstance(source, Mapping) or not isinstance(source.get("model"), Mapping):
+        raise ConfigError(f"{where}: has no section 'model'")
+    return _config(source["model"], f"{where}: model", _SIZES | _IGNORED)
+
+
+def read_model_config(path: Path) -> ModelConfig:
+    """A model config from a file: ModularForge's own, or just our ModelConfig's keys; the rest is default."""
+    parsed = read_config_file(path)
+    if "model" in parsed:
+        return model_config(parsed, str(path))
+    return _config(parsed, str(path), _SIZES | _OURS_ONLY)
+
+
+def _config(section: Mapping[Any, Any], where: str, known: frozenset[str]) -> ModelConfig:
+    for key, value in section.items():
+        if key not in known:
+            raise ConfigError(f"{where}: unknown key {brief(key)}")
+        if not isinstance(value, str | int | float | None):
+            raise ConfigError(f"{where}: {key}: expected one value, got {type(value).__name__}")
+    sizes = {key: value for key, value in section.items() if key not in _IGNORED}
+    return ModelConfig.from_dict(ModelConfig().to_dict() | sizes, where=where)
+
+
+def generation_defaults(
+    source: Mapping[str, Any], config: ModelConfig
+) -> tuple[GenerationDefaults, list[str]]:
+    """ModularForge's sampling defaults with those of `evaluation:` that are in range; notes on the others."""
+    defaults = GenerationDefaults(temperature=0.8, top_k=min(50, config.vocab_size), top_p=0.9)
+    section = source.get("evaluation")
+    notes = []
+    for name in ("temperature", "top_k", "top_p"):
+        given = section.get(name) if isinstance(section, Mapping) else None
+        if given is None:
+            continue
+        candidate = replace(defaults, **{name: given})
+        try:
+            candidate.check(config.vocab_size)
+        except ConfigError as error:
+            notes.append(f"evaluation: {error}; {getattr(defaults, name)} is used")
+        else:
+            defaults = candidate
+    return defaults, notes
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0][:200]

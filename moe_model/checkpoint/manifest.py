@@ -1,0 +1,205 @@
+"""manifest.json of a checkpoint: what a model is, and the sum of every file. Reads no files.
+
+The names of the files follow from the model config, so a name in a manifest is compared and never used.
+"""
+
+import json
+import math
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from types import MappingProxyType
+from typing import Any, Self
+
+import torch
+
+from moe_model.checkpoint.recognise import MANIFEST as MANIFEST
+from moe_model.config import ModelConfig
+from moe_model.errors import CheckpointError, ConfigError
+from moe_model.files import strict_json
+from moe_model.files.strict_json import brief
+from moe_model.names import DTYPE_NAMES
+
+FORMAT = "expertmesh"
+FORMAT_VERSION = 1
+SHARED = "shared.safetensors"
+TOKENIZER = "tokenizer.json"
+CHAT_TEMPLATE = "chat_template.jinja"
+DTYPES: Mapping[str, torch.dtype] = MappingProxyType({name: getattr(torch, name) for name in DTYPE_NAMES})
+MAX_MANIFEST_BYTES = 64 << 20
+MAX_FILE_BYTES = 1 << 50
+MAX_EOS_TOKENS = 64
+MAX_TEMPERATURE = 2.0
+
+_KEYS = {"format", "format_version", "model", "dtype", "generation", "tokenizer", "files"}
+_GENERATION_KEYS = {"temperature", "top_k", "top_p", "bos_token_id", "eos_token_ids", "pad_token_id"}
+
+
+def expert_file(layer: int, expert: int) -> str:
+    return f"experts/layer_{layer:04d}/expert_{expert:04d}.safetensors"
+
+
+@dataclass(frozen=True, slots=True)
+class FileEntry:
+    """Size in bytes and SHA-256 (hex) of one file."""
+
+    size: int
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True)
+class GenerationDefaults:
+    """How the model's authors sample, and which token ids begin and end a text."""
+
+    temperature: float = 1.0
+    top_k: int = 0
+    top_p: float = 1.0
+    bos_token_id: int | None = None
+    eos_token_ids: tuple[int, ...] = ()
+    pad_token_id: int | None = None
+
+    def check(self, vocab_size: int) -> None:
+        """Raises ConfigError naming the field that is out of range."""
+        if not _is_number(self.temperature) or not 0 <= self.temperature <= MAX_TEMPERATURE:
+            raise ConfigError(f"temperature: {brief(self.temperature)} is not in [0, {MAX_TEMPERATURE:g}]")
+        if not _is_int(self.top_k) or not 0 <= self.top_k <= vocab_size:
+            raise ConfigError(f"top_k: {brief(self.top_k)} is not in [0, {vocab_size}]")
+        if not _is_number(self.top_p) or not 0 < self.top_p <= 1:
+            raise ConfigError(f"top_p: {brief(self.top_p)} is not in (0, 1]")
+        if len(self.eos_token_ids) > MAX_EOS_TOKENS:
+            raise ConfigError(f"eos_token_ids: more than {MAX_EOS_TOKENS} ids")
+        single = {"bos_token_id": self.bos_token_id, "pad_token_id": self.pad_token_id}
+        ids = [(name, value) for name, value in single.items() if value is not None]
+        for name, value in [*ids, *(("eos_token_ids", value) for value in self.eos_token_ids)]:
+            if not _is_int(value) or not 0 <= value < vocab_size:
+                raise ConfigError(f"{name}: {brief(value)} is not in [0, {vocab_size})")
+
+    @classmethod
+    def from_dict(cls, data: object) -> Self:
+        """Builds from parsed JSON, unchecked ranges. Raises ConfigError."""
+        _check_keys(data, _GENERATION_KEYS)
+        assert isinstance(data, dict)
+        eos = data["eos_token_ids"]
+        if not isinstance(eos, list):
+            raise ConfigError("eos_token_ids: expected a list")
+        return cls(**(data | {"eos_token_ids": tuple(eos)}))
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self) | {"eos_token_ids": list(self.eos_token_ids)}
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """A whole manifest. `parse`, the only way in from outside, checks all that a manifest alone can show."""
+
+    config: ModelConfig
+    dtype: torch.dtype
+    generation: GenerationDefaults
+    files: Mapping[str, FileEntry]
+
+    @classmethod
+    def parse(cls, data: bytes | bytearray, where: str) -> Self:
+        """Raises CheckpointError naming the key."""
+        try:
+            return cls._from_json(strict_json.loads(data))
+        except (ValueError, RecursionError, ConfigError) as error:
+            raise CheckpointError(f"{where}: {error}") from None
+
+    @classmethod
+    def _from_json(cls, data: object) -> Self:
+        if not isinstance(data, dict) or data.get("format") != FORMAT:
+            raise ConfigError(f"is not a manifest of format {FORMAT!r}")
+        if not _is_int(data.get("format_version")) or data["format_version"] != FORMAT_VERSION:
+            raise ConfigError(
+                f"format_version: {brief(data.get('format_version'))} is unknown, {FORMAT_VERSION} is known"
+            )
+        _check_keys(data, _KEYS)
+        config = ModelConfig.from_dict(data["model"], where="model")
+        if not isinstance(data["dtype"], str) or data["dtype"] not in DTYPES:
+            raise ConfigError(f"dtype: {brief(data['dtype'])} is not one of {', '.join(DTYPES)}")
+        try:
+            generation = GenerationDefaults.from_dict(data["generation"])
+            generation.check(config.vocab_size)
+        except ConfigError as error:
+            raise ConfigError(f"generation: {error}") from None
+        if data["tokenizer"] not in (None, TOKENIZER):
+            raise ConfigError(f"tokenizer: {brief(data['tokenizer'])} is neither {TOKENIZER!r} nor null")
+        files = _parse_files(data["files"], config, has_tokenizer=data["tokenizer"] is not None)
+        return cls(config, DTYPES[data["dtype"]], generation, files)
+
+    def to_bytes(self) -> bytes:
+        data = {
+            "format": FORMAT,
+            "format_version": FORMAT_VERSION,
+            "model": self.config.to_dict(),
+            "dtype": dtype_name(self.dtype),
+            "generation": self.generation.to_dict(),
+            "tokenizer": TOKENIZER if TOKENIZER in self.files else None,
+            "files": {name: asdict(entry) for name, entry in sorted(self.files.items())},
+        }
+        return (json.dumps(data, indent=2) + "\n").encode()
+
+
+def dtype_name(dtype: torch.dtype) -> str:
+    """Raises ConfigError for a dtype that a checkpoint cannot have."""
+    for name, known in DTYPES.items():
+        if known == dtype:
+            return name
+    raise ConfigError(f"dtype: {dtype} is not one of {', '.join(DTYPES)}")
+
+
+def tensor_files(config: ModelConfig) -> Iterator[str]:
+    """The names of every file that holds tensors."""
+    yield SHARED
+    for layer in range(config.n_layers):
+        for expert in range(config.n_experts):
+            yield expert_file(layer, expert)
+
+
+def _parse_files(data: object, config: ModelConfig, *, has_tokenizer: bool) -> Mapping[str, FileEntry]:
+    if not isinstance(data, dict):
+        raise ConfigError("files: expected an object")
+    # The config is still only a claim: count before anything of its size is made.
+    extras = [TOKENIZER] * has_tokenizer + [CHAT_TEMPLATE] * (CHAT_TEMPLATE in data)
+    num_expected = 1 + config.n_layers * config.n_experts + len(extras)
+    if len(data) > num_expected:
+        known = {*tensor_files(config), *extras}
+        raise ConfigError(f"files: unknown name {min(set(data) - known)[:200]!r}")
+    files: dict[str, FileEntry] = {}
+    for name in extras:
+        files[name] = _parse_entry(name, data)
+    for name in tensor_files(config):
+        files[name] = _parse_entry(name, data)
+    return MappingProxyType(files)
+
+
+def _parse_entry(name: str, files: Mapping[str, object]) -> FileEntry:
+    if name not in files:
+        raise ConfigError(f"files: {name!r} is missing")
+    entry = files[name]
+    if not isinstance(entry, dict) or set(entry) != {"size", "sha256"}:
+        raise ConfigError(f"files: {name!r}: expected size and sha256")
+    if not _is_int(entry["size"]) or not 0 <= entry["size"] <= MAX_FILE_BYTES:
+        raise ConfigError(f"files: {name!r}: size {brief(entry['size'])} is not in [0, {MAX_FILE_BYTES}]")
+    if not isinstance(entry["sha256"], str) or not re.fullmatch("[0-9a-f]{64}", entry["sha256"]):
+        raise ConfigError(f"files: {name!r}: sha256 is not 64 lower-case hex digits")
+    return FileEntry(entry["size"], entry["sha256"])
+
+
+def _check_keys(data: object, known: set[str]) -> None:
+    if not isinstance(data, dict):
+        raise ConfigError("expected an object")
+    for key in data:
+        if key not in known:
+            raise ConfigError(f"unknown key {key[:80]!r}")
+    missing = known - set(data)
+    if missing:
+        raise ConfigError(f"missing key {min(missing)!r}")
+
+
+def _is_int(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _is_number(value: object) -> bool:
+    return _is_int(value) or (isinstance(value, float) and math.isfinite(value))

@@ -1,6 +1,0 @@
-"""ModularForge's files -> our checkpoint format. The only part of the product that reads `.pt`."""
-
-from moe_model.importer.job import ImportOptions, ImportReport, import_checkpoint
-from moe_model.importer.source_config import read_model_config
-
-__all__ = ["ImportOptions", "ImportReport", "import_checkpoint", "read_model_config"]

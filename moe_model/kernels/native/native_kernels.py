@@ -1,0 +1,100 @@
+"""Kernels of our own C, for CPUs. Cannot be imported where the package was installed without a C compiler.
+
+Shapes: as in moe_model/kernels/base.py.
+"""
+
+import logging
+from collections.abc import Mapping
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from moe_model.kernels.base import Activation, ExpertBank, Linear, Norm, PagedAttention, Router
+from moe_model.kernels.native import _kernels
+from moe_model.kernels.native.paged import attend_paged
+from moe_model.kernels.native.parts import (
+    NativeBank,
+    NativeLinear,
+    NativeNorm,
+    NativeRouter,
+    NativeTable,
+    Runtime,
+    Scratch,
+)
+from moe_model.kernels.quantise import quantise_int8
+from moe_model.layers.dispatch import Expert, ExpertKey, by_layer
+from moe_model.machine import usable_cores
+
+_log = logging.getLogger(__name__)
+
+# From the best to the one that runs everywhere.
+INSTRUCTION_SETS = ("avx512bf16", "avx512", "avx2", "generic")
+
+
+class NativeKernels:
+    """The kernels for one of the processor's instruction sets; None: the best."""
+
+    name = "native"
+
+    def __init__(self, instruction_set: str | None = None, num_threads: int | None = None) -> None:
+        """`num_threads` None: as many as the process may use cores. Raises ValueError for an instruction set
+        that the processor has not."""
+        handle = _best_that_is_right() if instruction_set is None else _kernels.kernels(instruction_set)
+        self.instruction_set = _kernels.name(handle)
+        self.num_threads = num_threads or usable_cores().number
+        self._runtime = Runtime(handle, Scratch(), self.num_threads)
+        self.attend_paged: PagedAttention = partial(attend_paged, self._runtime)
+
+    def hidden_dtype(self, weights: torch.dtype) -> torch.dtype:
+        return torch.float32
+
+    def norm(self, weight_D: Tensor, bias_D: Tensor) -> Norm:
+        return NativeNorm(self._runtime, weight_D, bias_D)
+
+    def linear(
+        self,
+        weight_OI: Tensor,
+        bias_O: Tensor | None = None,
+        activation: Activation = "none",
+        norm: Norm | None = None,
+        *,
+        int8: bool = False,
+    ) -> Linear:
+        assert norm is None or isinstance(norm, NativeNorm)
+        values_OI, scale_O = quantise_int8(weight_OI) if int8 else (weight_OI, None)
+        return NativeLinear(self._runtime, values_OI, scale_O, bias_O, activation, norm)
+
+    def router(self, weight_ED: Tensor, top_k: int) -> Router:
+        gate = NativeLinear(self._runtime, weight_ED.float(), None, None, "none", None)
+        return NativeRouter(self._runtime, gate, top_k)
+
+    def bank(self, experts: Mapping[ExpertKey, Expert]) -> ExpertBank:
+        tables = {layer: NativeTable(found) for layer, found in by_layer(experts).items()}
+        return NativeBank(self._runtime, tables)
+
+
+def _best_that_is_right() -> object:
+    """The widest instruction set of this processor whose products agree with plain C: no machine that builds
+    this package has them all, and a wrong number is worse than a slow one."""
+    plain = _kernels.kernels("generic")
+    for name in INSTRUCTION_SETS:
+        try:
+            handle = _kernels.kernels(name)
+        except ValueError:
+            continue
+        if all(_agrees(handle, plain, dtype) for dtype in (torch.float32, torch.bfloat16, torch.int8)):
+            return handle
+        _log.error("the %s kernels are wrong on this processor and are not used", name)
+    return plain
+
+
+def _agrees(handle: object, plain: object, dtype: torch.dtype) -> bool:
+    generator = torch.Generator().manual_seed(0)
+    weight_OI = (10 * torch.randn(37, 131, generator=generator)).to(dtype)
+    x_RI = torch.randn(7, 131, generator=generator).bfloat16().float()
+    got_RO, expected_RO = (
+        NativeLinear(Runtime(kernels, Scratch(), 1), weight_OI, None, None, "none", None)(x_RI)
+        for kernels in (handle, plain)
+    )
+    return torch.allclose(got_RO, expected_RO, rtol=1e-4, atol=1e-2)

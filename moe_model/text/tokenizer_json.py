@@ -1,0 +1,217 @@
+"""What a tokenizer.json may hold, checked from the JSON before the library builds anything of it.
+
+Ids, counts and lengths are bounded here, by the model's vocabulary and by what any published file has. What
+a text goes through before it is cut into tokens is compared with what is known to take time in proportion to
+the text: published patterns and the usual steps. A file with other steps is not refused; whoever encodes with
+it has to bound time and memory in another way.
+"""
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from moe_model.config import LIMITS
+from moe_model.errors import TokenizerError
+from moe_model.files import strict_json
+from moe_model.files.strict_json import brief
+
+MAX_TOKENIZER_BYTES = 64 << 20
+MAX_TOKEN_CHARS = 4096
+MAX_ADDED_CHARS = 1 << 20
+MAX_STEPS = 32
+_MAX_AFFIX_CHARS = 16
+# Entries of a file in proportion to the vocabulary: a token, its merge's two halves, its eight keys as an
+# added one; several merges may make one token.
+_ENTRIES_PER_TOKEN = 16
+_MORE_ENTRIES = 1 << 16
+
+_ENDINGS = "'s|'t|'re|'ve|'m|'ll|'d"
+_WORDS = r"[^\r\n\p{L}\p{N}]?\p{L}+"
+_SIGNS = r" ?[^\s\p{L}\p{N}]+[\r\n]*"
+_SPACES = r"\s*[\r\n]+|\s+(?!\S)|\s+"
+_BIG, _SMALL = r"[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]", r"[\p{Ll}\p{Lm}\p{Lo}\p{M}]"
+_BEFORE = r"[^\r\n\p{L}\p{N}]?"
+# GPT-2; Llama 3 and cl100k; Qwen 2; o200k and gpt-oss; pieces of DeepSeek's, Falcon's and others'. Each goes
+# over a text once: whatever one alternative gives up, another takes.
+KNOWN_PATTERNS = frozenset(
+    {
+        rf"{_ENDINGS}| ?\p{{L}}+| ?\p{{N}}+| ?[^\s\p{{L}}\p{{N}}]+|\s+(?!\S)|\s+",
+        rf"(?i:{_ENDINGS})|{_WORDS}|\p{{N}}{{1,3}}|{_SIGNS}|{_SPACES}",
+        rf"(?i:{_ENDINGS})|{_WORDS}|\p{{N}}|{_SIGNS}|{_SPACES}",
+        rf"{_BEFORE}{_BIG}*{_SMALL}+(?i:{_ENDINGS})?|{_BEFORE}{_BIG}+{_SMALL}*(?i:{_ENDINGS})?"
+        rf"|\p{{N}}{{1,3}}| ?[^\s\p{{L}}\p{{N}}]+[\r\n/]*|{_SPACES}",
+        r"\p{N}{1,3}",
+        r"\p{N}",
+        r"[0-9][0-9][0-9]",
+        r"\d",
+        r"\s",
+        r" ",
+    }
+)
+# Steps that cost as much as the text is long, and at most so many bytes for each of its own.
+_PLAIN_GROWTH = {
+    **dict.fromkeys(("NFC", "NFD"), 3),
+    "ByteLevel": 2,
+    "Split": 1,
+    **dict.fromkeys(("Digits", "Punctuation", "Whitespace", "WhitespaceSplit"), 1),
+    **dict.fromkeys(("Strip", "StripAccents", "Lowercase"), 2),
+}
+_MAX_GROWTH = 16
+# None of these is ever asked for: texts are neither padded nor cut nor put into a template here, and ids
+# become text without the library.
+_UNUSED = ("truncation", "padding", "post_processor", "decoder")
+
+
+@dataclass(frozen=True, slots=True)
+class TokenizerJson:
+    """A checked file.
+
+    `core` is the library's JSON of all that is used of it; `bare` is without the steps before the model, that
+    is the vocabulary alone. `unknown` is the step that may take any time and memory for a text, None where
+    there is none.
+    """
+
+    core: str
+    bare: str
+    unknown: str | None
+
+
+def read_tokenizer_json(data: bytes, vocab_size: int = LIMITS["vocab_size"]) -> TokenizerJson:
+    """`vocab_size` is the model's: ids are less. Raises TokenizerError naming the key."""
+    try:
+        return _read(data, vocab_size)
+    except _BadFileError as error:
+        raise TokenizerError(f"tokenizer.json: {error}") from None
+
+
+class _BadFileError(ValueError):
+    """What is wrong, without the file's name."""
+
+
+def _read(data: bytes, vocab_size: int) -> TokenizerJson:
+    if len(data) > MAX_TOKENIZER_BYTES:
+        raise _BadFileError(f"has {len(data)} bytes, at most {MAX_TOKENIZER_BYTES} are allowed")
+    # Parsed, every entry takes a hundred bytes; commas in texts only count too much.
+    most = _ENTRIES_PER_TOKEN * vocab_size + _MORE_ENTRIES
+    if data.count(b",") > most:
+        raise _BadFileError(f"has more than {most} entries, too many for {vocab_size} tokens")
+    try:
+        file = strict_json.loads(data)
+    except ValueError as error:
+        raise _BadFileError(" ".join(str(error).split())[:200]) from None
+    file = _object(file, "the file")
+    if _type(file.get("decoder")) != "ByteLevel":
+        raise _BadFileError("decoder is not ByteLevel, the only kind known here")
+    _check_model(_object(file.get("model"), "model"), vocab_size)
+    _check_added(file.get("added_tokens") or [], vocab_size)
+    unknown = _unknown_step(file)
+    used = {key: value for key, value in file.items() if key not in _UNUSED} | dict.fromkeys(_UNUSED)
+    core = json.dumps(used)
+    bare = core if unknown is None else json.dumps(used | {"normalizer": None, "pre_tokenizer": None})
+    return TokenizerJson(core, bare, unknown)
+
+
+def _check_model(model: Mapping[str, Any], vocab_size: int) -> None:
+    if model.get("type", "BPE") != "BPE":
+        raise _BadFileError(f"model is of type {brief(model['type'])}, BPE is the only one known here")
+    vocab = _object(model.get("vocab"), "model: vocab")
+    # Two names of one id are not more ids.
+    if len(vocab) > 2 * vocab_size:
+        raise _BadFileError(f"model: vocab has {len(vocab)} tokens, the model's vocab_size is {vocab_size}")
+    for token, token_id in vocab.items():
+        _check_token(token, token_id, vocab_size)
+    if model.get("dropout"):
+        raise _BadFileError("model: dropout is for training: texts would have other tokens every time")
+    for key in ("continuing_subword_prefix", "end_of_word_suffix", "unk_token"):
+        value = model.get(key)
+        if value is not None and not (isinstance(value, str) and len(value) <= _limit_of(key)):
+            raise _BadFileError(f"model: {key} is no text of at most {_limit_of(key)} characters")
+    if model.get("unk_token") is not None and model["unk_token"] not in vocab:
+        raise _BadFileError(f"model: unk_token {brief(model['unk_token'])} is not in the vocabulary")
+
+
+def _limit_of(key: str) -> int:
+    return MAX_TOKEN_CHARS if key == "unk_token" else _MAX_AFFIX_CHARS
+
+
+def _check_added(added: object, vocab_size: int) -> None:
+    if not isinstance(added, list) or len(added) > 2 * vocab_size:
+        raise _BadFileError(f"added_tokens is no list of at most {2 * vocab_size} tokens")
+    num_chars = 0
+    for each in added:
+        token = _object(each, "added_tokens: a token")
+        content = token.get("content")
+        if not isinstance(content, str):
+            raise _BadFileError("added_tokens: a token has no content")
+        _check_token(content, token.get("id"), vocab_size)
+        num_chars += len(content)
+    if num_chars > MAX_ADDED_CHARS:
+        raise _BadFileError(
+            f"added_tokens have {num_chars} characters, at most {MAX_ADDED_CHARS} are allowed"
+        )
+
+
+def _check_token(token: str, token_id: object, vocab_size: int) -> None:
+    if len(token) > MAX_TOKEN_CHARS:
+        raise _BadFileError(
+            f"token {token[:40]!r}... has {len(token)} characters, more than {MAX_TOKEN_CHARS}"
+        )
+    if type(token_id) is not int or not 0 <= token_id < vocab_size:
+        shown = brief(token_id)
+        raise _BadFileError(f"token {token[:80]!r} has id {shown}, the model's vocab_size is {vocab_size}")
+
+
+def _unknown_step(file: Mapping[str, Any]) -> str | None:
+    """Raises _BadFileError for more steps than a text can go through."""
+    steps = [
+        (key, step)
+        for key in ("normalizer", "pre_tokenizer")
+        for step in _steps(file.get(key), key, MAX_STEPS)
+    ]
+    if len(steps) > MAX_STEPS:
+        raise _BadFileError(f"normalizer and pre_tokenizer have more than {MAX_STEPS} steps")
+    growth = 1
+    for key, step in steps:
+        kind = _type(step)
+        if kind not in _PLAIN_GROWTH or (kind == "Split" and not _is_known(step.get("pattern"))):
+            return f"{key}: {brief(kind)}"
+        growth *= _PLAIN_GROWTH[kind]
+    return None if growth <= _MAX_GROWTH else "normalizer and pre_tokenizer: so many steps"
+
+
+def _steps(step: object, key: str, deepest: int) -> Iterator[Mapping[str, Any]]:
+    """What a sequence of sequences comes to."""
+    if step is None:
+        return
+    if deepest == 0:
+        raise _BadFileError(f"{key} is nested too deeply")
+    found = _object(step, key)
+    if found.get("type") != "Sequence":
+        yield found
+        return
+    inner = found.get("normalizers" if key == "normalizer" else "pretokenizers")
+    if not isinstance(inner, list):
+        raise _BadFileError(f"{key}: a Sequence has no list of steps")
+    for each in inner:
+        yield from _steps(each, key, deepest - 1)
+
+
+def _is_known(pattern: object) -> bool:
+    if not isinstance(pattern, dict) or len(pattern) != 1:
+        return False
+    text = pattern.get("String")
+    return pattern.get("Regex") in KNOWN_PATTERNS or (
+        isinstance(text, str) and 0 < len(text) <= _MAX_AFFIX_CHARS
+    )
+
+
+def _type(value: object) -> object:
+    kind = value.get("type") if isinstance(value, dict) else None
+    return kind if isinstance(kind, str) else None
+
+
+def _object(value: object, what: str) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise _BadFileError(f"{what} is not an object")
+    return value

@@ -1,0 +1,87 @@
+"""Generation: what a model consists of from one exchange of its experts to the next.
+
+Shapes: D d_model, E outputs of a router.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Self
+
+from torch import Tensor
+
+from moe_model.kernels.base import Router
+from moe_model.layers.router import ExpertSelection, Routing
+from moe_model.model import Model
+from moe_model.versions.expert_versions import Catalog, ExpertModule
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class RoutedLayer:
+    """A layer's router and the module behind each of its outputs, ordered by expert id.
+
+    `gate_ED` is what the router was made of.
+    """
+
+    modules: tuple[ExpertModule, ...]
+    gate_ED: Tensor
+    router: Router
+
+    @property
+    def experts(self) -> tuple[int, ...]:
+        """The expert id of each output."""
+        return tuple(module.expert for module in self.modules)
+
+
+@dataclass(frozen=True, eq=False)
+class Generation:
+    """Never changes. Layers that two generations have in common are the same object. (No slots: what is
+    cached needs a place.)"""
+
+    number: int
+    layers: tuple[RoutedLayer, ...]
+
+    @classmethod
+    def of_model(cls, model: Model) -> Self:
+        """Number 0: a model as its checkpoint has it."""
+        catalog = Catalog.of_checkpoint(model.config.n_layers, model.config.n_experts)
+        parts = zip(catalog.columns, model.gates, model.routers, strict=True)
+        return cls(0, tuple(RoutedLayer(*part) for part in parts))
+
+    def followed_by(self, layer: int, changed: RoutedLayer) -> "Generation":
+        """The next one, which differs in one layer."""
+        return Generation(self.number + 1, (*self.layers[:layer], changed, *self.layers[layer + 1 :]))
+
+    @property
+    def modules(self) -> Iterable[ExpertModule]:
+        return (module for layer in self.layers for module in layer.modules)
+
+    @property
+    def experts(self) -> tuple[tuple[int, ...], ...]:
+        """The expert ids of each layer."""
+        return tuple(layer.experts for layer in self.layers)
+
+    @cached_property
+    def versions(self) -> tuple[str, ...]:
+        """Each expert that is not the checkpoint's, as layer/expert:version."""
+        return tuple(f"{m.layer}/{m.expert}:{m.version}" for m in self.modules if m.version or m.file)
+
+    def route(self, layer: int, x_TD: Tensor) -> Routing:
+        """As `model.Route`, in columns of this generation."""
+        return self.layers[layer].router(x_TD)
+
+
+def in_columns(selection: ExpertSelection | None, experts: tuple[int, ...]) -> ExpertSelection | None:
+    """A selection by expert ids as one by the columns of a layer whose outputs are those experts."""
+    if selection is None or selection.allowed is None:
+        return selection
+    allowed = tuple(column for column, expert in enumerate(experts) if expert in selection.allowed)
+    return ExpertSelection(allowed, selection.top_k)
+
+
+def experts_per_token(selection: ExpertSelection | None, experts: tuple[int, ...], top_k: int) -> int:
+    """How many experts every token of a request goes to, in a layer with these."""
+    if selection is None:
+        return top_k
+    num_allowed = len(experts) if selection.allowed is None else len(set(experts) & set(selection.allowed))
+    return min(selection.top_k or top_k, num_allowed)

@@ -1,0 +1,83 @@
+"""Who may come in, and who is in."""
+
+import asyncio
+
+import pytest
+
+from coordinator.api.requests.gate import Backend, Gate
+from coordinator.api.shared.errors import ApiError, Reason
+from tests.coordinator.api.fakes import FakeEngine, served_model
+
+
+@pytest.fixture
+async def gate() -> Gate:
+    gate = Gate()
+    gate.open(Backend(served_model(), FakeEngine()))
+    return gate
+
+
+async def test_closed_until_opened() -> None:
+    with pytest.raises(ApiError) as caught, Gate().call():
+        pass
+    assert caught.value.reason is Reason.NOT_READY
+
+
+async def test_draining_refuses_new_calls_only(gate: Gate) -> None:
+    with gate.call():
+        gate.drain()
+        assert gate.num_calls == 1
+        with pytest.raises(ApiError) as caught, gate.call():
+            pass
+    assert caught.value.reason is Reason.DRAINING
+    assert gate.num_calls == 0
+
+
+async def test_waits_for_the_last_call(gate: Gate) -> None:
+    release, inside = asyncio.Event(), asyncio.Event()
+
+    async def call() -> None:
+        with gate.call():
+            inside.set()
+            await release.wait()
+
+    task = asyncio.create_task(call())
+    await inside.wait()
+    with gate.call():
+        assert gate.num_calls == 2
+    assert not await gate.wait_idle(0.01)
+    release.set()
+    assert await gate.wait_idle(5)
+    await task
+
+
+async def test_evicts(gate: Gate) -> None:
+    inside, seen = asyncio.Event(), []
+
+    async def call() -> None:
+        try:
+            with gate.call():
+                inside.set()
+                await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            seen.append(gate.was_evicted())
+
+    task = asyncio.create_task(call())
+    await inside.wait()
+    gate.evict()
+    assert await gate.wait_idle(5)
+    await task
+    assert seen == [True]
+    assert not gate.was_evicted()
+
+
+async def test_an_id_is_claimed_once_at_a_time(gate: Gate) -> None:
+    with gate.claim("a"):
+        with gate.claim("b"):
+            pass
+        with pytest.raises(ApiError) as caught, gate.claim("a"):
+            pass
+        assert caught.value.reason is Reason.DUPLICATE_REQUEST_ID
+        with pytest.raises(ApiError), gate.claim("a"):
+            pass
+    with gate.claim("a"):
+        pass

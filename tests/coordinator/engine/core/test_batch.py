@@ -1,0 +1,50 @@
+"""build_batch: every token's id, position and slot, and the rows that are sampled."""
+
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from coordinator.engine.core.batch import build_batch
+from coordinator.engine.core.request import Request, StopRules
+from coordinator.engine.core.scheduler import Chunk, Step
+from coordinator.engine.core.sequence import Sequence
+from moe_model.sampling.draw import SamplingParams
+
+BLOCK_SIZE = 4
+
+
+@st.composite
+def chunks(draw: st.DrawFn) -> list[Chunk]:
+    """Chunks of different sequences in any order, with blocks of their own."""
+    free = draw(st.permutations(range(1, 40)))
+    result, used = [], 0
+    for name in range(draw(st.integers(1, 6))):
+        length = draw(st.integers(1, 20))
+        ids = tuple(draw(st.lists(st.integers(0, 99), min_size=length, max_size=length)))
+        sequence = Sequence(
+            Request(str(name), ids, SamplingParams(), StopRules(1)), draw(st.integers(1, 20)), 4
+        )
+        start = draw(st.integers(0, sequence.context_len - 1))
+        count = draw(st.integers(1, sequence.context_len - start))
+        num_blocks = -(-sequence.context_len // BLOCK_SIZE)
+        sequence.block_ids = list(free[used : used + num_blocks])
+        used += num_blocks
+        result.append(Chunk(sequence, start, count, start + count == sequence.context_len))
+    return result
+
+
+def slot(chunk: Chunk, position: int) -> int:
+    block, offset = divmod(position, BLOCK_SIZE)
+    return chunk.sequence.block_ids[block] * BLOCK_SIZE + offset
+
+
+@given(chunks())
+def test_every_token_is_where_it_belongs(picked: list[Chunk]) -> None:
+    batch = build_batch(Step(tuple(picked)), BLOCK_SIZE, torch.device("cpu"))
+    ordered = [c for c in picked if c.num_tokens == 1] + [c for c in picked if c.num_tokens > 1]
+    rows = [(c, c.start + i) for c in ordered for i in range(c.num_tokens)]
+    assert batch.token_ids_T.tolist() == [c.sequence.context(p, 1)[0] for c, p in rows]
+    assert batch.positions_T.tolist() == [p for _, p in rows]
+    assert batch.slots_T.tolist() == [slot(c, p) for c, p in rows]
+    last_row = {id(c): row for row, (c, _) in enumerate(rows)}
+    assert batch.sample_rows.tolist() == [last_row[id(c)] for c in picked if c.samples]

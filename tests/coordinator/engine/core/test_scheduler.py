@@ -1,0 +1,252 @@
+"""Scheduler: budgets, fairness, preemption, and that nothing is ever lost. No model anywhere."""
+
+from dataclasses import dataclass, field
+from itertools import count
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from coordinator.engine.cache.block_allocator import BlockAllocator
+from coordinator.engine.core.request import ContextOverflow, Request, StopRules
+from coordinator.engine.core.scheduler import Scheduler, Step
+from coordinator.engine.core.sequence import Sequence
+from moe_model.sampling.draw import SamplingParams
+
+WINDOW = 12
+# Different prompts, so that nothing is shared; what sharing does is test_prefix_cache.py's.
+KEYS = count()
+
+
+def scheduler(
+    num_blocks: int = 32, block_size: int = 4, max_num_seqs: int = 8, max_step_tokens: int = 64
+) -> Scheduler:
+    return Scheduler(BlockAllocator(num_blocks), block_size, max_num_seqs, max_step_tokens)
+
+
+def sequence(name: str, prompt_len: int = 3) -> Sequence:
+    rules = StopRules(max_tokens=1000, context_overflow=ContextOverflow.SLIDE)
+    first = 1000 * next(KEYS)
+    prompt = tuple(range(first, first + prompt_len))
+    return Sequence(Request(name, prompt, SamplingParams(), rules), WINDOW, 4, key=first)
+
+
+def added(target: Scheduler, *sequences: Sequence) -> None:
+    for each in sequences:
+        target.add(each)
+
+
+def run_step(target: Scheduler) -> Step:
+    """One step in which every sequence that can draws token 1."""
+    step = target.schedule()
+    check(target, step)
+    target.update(step, [1] * len(step.sampling))
+    return step
+
+
+def check(target: Scheduler, step: Step) -> None:
+    target.check_integrity()
+    assert len({id(chunk.sequence) for chunk in step.chunks}) == len(step.chunks)
+    for chunk in step.chunks:
+        assert chunk.sequence in target.running
+        assert chunk.start == chunk.sequence.num_computed
+        assert 1 <= chunk.num_tokens <= chunk.sequence.num_remaining
+        assert chunk.samples == (chunk.num_tokens == chunk.sequence.num_remaining)
+        needed = chunk.start + chunk.num_tokens
+        assert needed <= len(chunk.sequence.block_ids) * target.block_size
+
+
+def shape(step: Step) -> list[tuple[str, int, int, bool]]:
+    return [(c.sequence.request.request_id, c.start, c.num_tokens, c.samples) for c in step.chunks]
+
+
+def test_a_prompt_in_one_step_then_single_tokens() -> None:
+    target = scheduler()
+    added(target, sequence("a", 5))
+    assert shape(run_step(target)) == [("a", 0, 5, True)]
+    assert shape(run_step(target)) == [("a", 5, 1, True)]
+    assert shape(run_step(target)) == [("a", 6, 1, True)]
+
+
+def test_a_long_prompt_goes_in_chunks_within_the_budget() -> None:
+    target = scheduler(max_step_tokens=5)
+    added(target, sequence("a", 12))
+    shapes = [shape(run_step(target))[0] for _ in range(3)]
+    assert shapes == [("a", 0, 5, False), ("a", 5, 5, False), ("a", 10, 2, True)]
+
+
+def test_single_tokens_go_first_and_chunks_share_the_rest() -> None:
+    target = scheduler(max_step_tokens=10)
+    added(target, sequence("a"))
+    run_step(target)
+    added(target, sequence("b", 7), sequence("c", 8))
+    assert shape(run_step(target)) == [("a", 3, 1, True), ("b", 0, 7, True), ("c", 0, 2, False)]
+    assert shape(run_step(target)) == [("a", 4, 1, True), ("b", 7, 1, True), ("c", 2, 6, True)]
+
+
+def test_a_step_that_failed_can_be_scheduled_again() -> None:
+    """`schedule` only reserves: without `update` the next step has the same work."""
+    target = scheduler(max_step_tokens=6)
+    added(target, sequence("a", 5), sequence("b", 9))
+    first = target.schedule()
+    again = target.schedule()
+    assert {(c.sequence.request.request_id, c.start) for c in again.chunks} <= {("a", 0), ("b", 0)}
+    assert all(c.sequence.num_computed == 0 for c in [*first.chunks, *again.chunks])
+
+
+def test_sliding_recomputes_the_window_and_keeps_its_blocks() -> None:
+    target = scheduler()
+    slider = sequence("a", WINDOW)
+    added(target, slider)
+    run_step(target)
+    blocks = list(slider.block_ids)
+    for start in range(1, 4):
+        assert slider.window_start == start
+        assert shape(run_step(target)) == [("a", 0, WINDOW, True)]
+        assert slider.block_ids == blocks
+
+
+def test_the_youngest_gives_way_and_comes_back_in_order() -> None:
+    target = scheduler(num_blocks=3, block_size=4)
+    names = ("a", "b", "c")
+    added(target, *(sequence(name, 4) for name in names))
+    run_step(target)
+    assert [s.request.request_id for s in target.running] == ["a", "b", "c"]
+    run_step(target)
+    assert [s.request.request_id for s in target.running] == ["a"]
+    assert [s.request.request_id for s in target.waiting] == ["b", "c"]
+    assert target.num_preemptions == 2
+    assert [s.num_computed for s in target.waiting] == [0, 0]
+    assert [len(s.token_ids) for s in target.waiting] == [5, 5], "a drawn token is never drawn again"
+    target.remove(target.running[0])
+    run_step(target)
+    assert [s.request.request_id for s in target.running] == ["b"]
+
+
+def test_a_later_small_one_does_not_overtake_a_large_one() -> None:
+    target = scheduler(num_blocks=4, block_size=4)
+    added(target, sequence("a", 8), sequence("large", 12), sequence("small", 1))
+    run_step(target)
+    assert [s.request.request_id for s in target.running] == ["a"]
+    assert [s.request.request_id for s in target.waiting] == ["large", "small"]
+
+
+def test_no_more_run_than_allowed() -> None:
+    target = scheduler(max_num_seqs=2)
+    added(target, *(sequence(str(n)) for n in range(5)))
+    run_step(target)
+    assert (len(target.running), len(target.waiting)) == (2, 3)
+
+
+@pytest.mark.parametrize("max_step_tokens", [1, 2, 3, 5, 9])
+def test_single_tokens_never_starve_a_chunk(max_step_tokens: int) -> None:
+    """However small the budget and whoever arrives: a running sequence computes something all the time."""
+    target = scheduler(num_blocks=200, max_num_seqs=8, max_step_tokens=max_step_tokens)
+    long = sequence("long", 12)
+    added(target, *(sequence(f"s{n}", 1) for n in range(7)), long)
+    idle = 0
+    for step_number in range(400):
+        step = run_step(target)
+        for chunk in step.chunks:
+            short = chunk.sequence is not long
+            if short and chunk.sequence.num_output_tokens >= 5:
+                target.remove(chunk.sequence)
+                added(target, sequence(f"t{step_number}", 1))
+        if long in target.running:
+            idle = 0 if any(c.sequence is long for c in step.chunks) else idle + 1
+            assert idle <= 1
+    assert long.num_output_tokens >= 3
+
+
+@pytest.mark.parametrize("num_sliders", [1, 3])
+def test_sliding_sequences_starve_neither_others_nor_each_other(num_sliders: int) -> None:
+    target = scheduler(num_blocks=64, max_num_seqs=6, max_step_tokens=9)
+    sliders = [sequence(f"slide{n}", WINDOW) for n in range(num_sliders)]
+    short = sequence("short", 2)
+    added(target, *sliders, short)
+    for _ in range(40):
+        run_step(target)
+        if short.num_output_tokens == 8:
+            break
+    assert short.num_output_tokens == 8
+    for _ in range(12 * num_sliders):
+        run_step(target)
+    counts = [slider.num_output_tokens for slider in sliders]
+    assert min(counts) > 0
+    assert max(counts) <= 2 * min(counts)
+
+
+@dataclass
+class History:
+    """What a hypothesis run has done so far."""
+
+    target: Scheduler
+    alive: list[Sequence] = field(default_factory=list)
+    num_added: int = 0
+
+
+@given(
+    num_blocks=st.integers(3, 14),
+    block_size=st.integers(4, 5),
+    max_num_seqs=st.integers(1, 6),
+    max_step_tokens=st.integers(1, 20),
+    moves=st.lists(
+        st.one_of(
+            st.tuples(st.just("add"), st.integers(1, 20)),
+            st.tuples(st.just("remove"), st.integers(0, 20)),
+            st.tuples(st.just("step"), st.integers(1, 4)),
+            st.tuples(st.just("fail"), st.just(0)),
+        ),
+        max_size=40,
+    ),
+)
+def test_any_history_loses_nothing_and_makes_progress(
+    num_blocks: int,
+    block_size: int,
+    max_num_seqs: int,
+    max_step_tokens: int,
+    moves: list[tuple[str, int]],
+) -> None:
+    history = History(scheduler(num_blocks, block_size, max_num_seqs, max_step_tokens))
+    for kind, number in moves:
+        _move(history, kind, number)
+        history.target.check_integrity()
+        assert {id(s) for s in history.alive} == {
+            id(s) for s in [*history.target.running, *history.target.waiting]
+        }
+    for each in list(history.alive):
+        history.target.remove(each)
+    history.target.check_integrity()
+    assert history.target.allocator.num_used == 0
+    assert (history.target.running, list(history.target.waiting)) == ([], [])
+
+
+def _move(history: History, kind: str, number: int) -> None:
+    target, alive = history.target, history.alive
+    if kind == "add":
+        alive.append(sequence(str(history.num_added), number))
+        target.add(alive[-1])
+        history.num_added += 1
+    elif kind == "remove" and alive:
+        target.remove(alive.pop(number % len(alive)))
+    elif kind == "fail" and alive:
+        check(target, target.schedule())
+    elif kind == "step" and alive:
+        for _ in range(number):
+            assert run_step(target).chunks, "there is work and none was scheduled"
+
+
+@given(st.integers(3, 9), st.integers(1, 14), st.lists(st.integers(1, 20), min_size=1, max_size=8))
+def test_everyone_finishes(num_blocks: int, max_step_tokens: int, prompt_lens: list[int]) -> None:
+    target = scheduler(num_blocks, 4, 8, max_step_tokens)
+    left = [sequence(str(n), length) for n, length in enumerate(prompt_lens)]
+    added(target, *left)
+    for _ in range(3000):
+        if not left:
+            break
+        for chunk in run_step(target).sampling:
+            if chunk.sequence.num_output_tokens == 6:
+                left.remove(chunk.sequence)
+                target.remove(chunk.sequence)
+    assert not left
+    assert target.allocator.num_used == 0

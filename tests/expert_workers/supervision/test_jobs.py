@@ -1,0 +1,163 @@
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+
+from expert_workers.supervision.jobs import Expected, Jobs, Timeouts, mismatch
+from expert_workers.transports.base import FailureReason, WorkerFailureError
+from expert_workers.transports.in_process.fleet import LocalFleet
+from expert_workers.worker.expert_worker import ExpertWorker, WorkerInfo
+from moe_model.layers.dispatch import ExpertKey
+from moe_model.versions.expert_versions import checkpoint_modules
+from tests.expert_workers.fakes import TORCH, FakeSource, make_config, make_info, make_spec
+
+CONFIG = make_config()
+KEYS: list[ExpertKey] = [(0, 0), (0, 1), (1, 2)]
+EXPECTED = Expected(4, "us", "float32", "sums")
+
+
+class ToldFleet(LocalFleet):
+    """Notes what it was asked for, and says something else about its workers where it is told to."""
+
+    def __init__(self) -> None:
+        self.source = FakeSource(CONFIG, torch.float32, TORCH)
+        super().__init__(make_spec(0), lambda spec: ExpertWorker(spec, self.source))
+        self.asked: list[str] = []
+        self.changes: dict[str, Any] = {}
+
+    def start(self, rank: int) -> None:
+        self.asked.append("start")
+        super().start(rank)
+
+    def describe(self, rank: int, timeout: float) -> WorkerInfo:
+        return replace(super().describe(rank, timeout), **self.changes)
+
+    def claim(self, rank: int, epoch: int, owner: str, *, by_force: bool, timeout: float) -> None:
+        self.asked.append(f"claim {epoch} {owner} {by_force}")
+        super().claim(rank, epoch, owner, by_force=by_force, timeout=timeout)
+
+
+@pytest.fixture
+def fleet() -> ToldFleet:
+    return ToldFleet()
+
+
+def make_jobs(fleet: ToldFleet, **changes: Any) -> Jobs:
+    return Jobs(fleet, replace(EXPECTED, **changes), Timeouts())
+
+
+def test_who_does_not_run_is_started_claimed_and_connected(fleet: ToldFleet) -> None:
+    up = make_jobs(fleet).bring_up(1, frozenset(KEYS))
+    assert fleet.asked == ["start", "claim 4 us False"]
+    assert (up.info.rank, up.info.keys, up.link.rank) == (1, (), 1)
+    assert fleet.workers[1].describe().epoch == 4
+
+
+def test_who_runs_already_keeps_what_is_known_and_nothing_else(fleet: ToldFleet) -> None:
+    fleet.start(1)
+    worker = fleet.workers[1]
+    worker.load(checkpoint_modules([*KEYS, (1, 77)]))
+    up = make_jobs(fleet, by_force=True).bring_up(1, frozenset([*KEYS, (1, 4)]))
+    assert fleet.asked == ["start", "claim 4 us True"]
+    assert fleet.workers[1] is worker
+    assert up.info.keys == worker.describe().keys == tuple(KEYS)
+
+
+def test_what_it_holds_sings_when_it_comes_up(fleet: ToldFleet) -> None:
+    fleet.start(1)
+    fleet.workers[1].load(checkpoint_modules(KEYS))
+    assert make_jobs(fleet).bring_up(1, frozenset(KEYS)).canaries.keys() == set(KEYS)
+
+
+def test_who_is_someone_else_is_refused(fleet: ToldFleet) -> None:
+    fleet.changes = {"dtype": "bfloat16"}
+    with pytest.raises(WorkerFailureError, match="worker 1: computes in bfloat16") as raised:
+        make_jobs(fleet).bring_up(1, frozenset())
+    assert raised.value.failure.reason is FailureReason.RAISED
+
+
+def test_another_coordinator_s_worker_is_none_of_ours_whatever_it_is(fleet: ToldFleet) -> None:
+    fleet.start(1)
+    fleet.workers[1].claim(5)
+    fleet.changes = {"dtype": "bfloat16"}
+    with pytest.raises(WorkerFailureError) as raised:
+        make_jobs(fleet).bring_up(1, frozenset())
+    assert raised.value.failure.reason is FailureReason.FENCED
+
+
+def test_what_is_loaded_sings_at_once(fleet: ToldFleet) -> None:
+    jobs = make_jobs(fleet)
+    jobs.bring_up(0, frozenset(KEYS))
+    jobs.load(0, checkpoint_modules(KEYS[:1]))
+    loaded = jobs.load(0, checkpoint_modules(KEYS))
+    assert loaded.info.keys == tuple(KEYS)
+    assert loaded.canaries.keys() == set(KEYS)
+    assert jobs.drop(0, KEYS[:2]).keys == tuple(KEYS[2:])
+    assert jobs.canary(0, KEYS[2:]).keys() == set(KEYS[2:])
+    assert jobs.beat(0).keys == tuple(KEYS[2:])
+    jobs.end(0)
+    assert fleet.find() == frozenset()
+
+
+def test_a_halt_does_not_wait_for_a_start_that_never_ends(
+    fleet: ToldFleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a cluster's that hangs; after the halt none begins, whether that one has ended or not."""
+    begun, go = threading.Event(), threading.Event()
+
+    def hang(_: int) -> None:
+        begun.set()
+        assert go.wait(60)
+
+    monkeypatch.setattr(fleet, "start", hang)
+    jobs = make_jobs(fleet)
+    with ThreadPoolExecutor(2) as executor:
+        try:
+            executor.submit(jobs.bring_up, 1, frozenset())
+            assert begun.wait(30)
+            executor.submit(jobs.halt, 0.01).result(20)
+            with pytest.raises(WorkerFailureError, match="worker 2: is not started any more"):
+                jobs.bring_up(2, frozenset())
+        finally:
+            go.set()
+
+
+def test_what_can_be_loaded_is_kept_and_the_first_that_cannot_is_named(fleet: ToldFleet) -> None:
+    jobs = make_jobs(fleet)
+    jobs.bring_up(0, frozenset(KEYS))
+    fleet.source.broken = {KEYS[1]}
+    loaded = jobs.load(0, checkpoint_modules(KEYS))
+    assert loaded.info.keys == (KEYS[0], KEYS[2]) == tuple(loaded.canaries)
+    assert loaded.failure is not None
+    assert loaded.failure.message == "worker 0: file 1: is broken"
+    with pytest.raises(WorkerFailureError, match="worker 0: file 1: is broken"):
+        jobs.load(0, checkpoint_modules(KEYS[1:2]))
+
+
+def test_all_or_nothing_is_loaded_where_that_is_asked_for(fleet: ToldFleet) -> None:
+    jobs = make_jobs(fleet)
+    jobs.bring_up(0, frozenset(KEYS))
+    fleet.source.broken = {KEYS[1]}
+    with pytest.raises(WorkerFailureError, match="worker 0: file 1: is broken"):
+        jobs.load(0, checkpoint_modules(KEYS), is_whole=True)
+    assert fleet.describe(0, 1.0).keys == ()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({}, ""),
+        ({"rank": 4}, "worker 1: says it is worker 4"),
+        ({"dtype": "bfloat16"}, "worker 1: computes in bfloat16, expected float32"),
+        ({"fingerprint": "other"}, "worker 1: has loaded another checkpoint"),
+        ({"fingerprint": "", "keys": ()}, ""),
+    ],
+)
+def test_each_mismatch_is_named(change: dict[str, Any], message: str) -> None:
+    info = make_info(**{"rank": 1, "fingerprint": "sums", "keys": tuple(KEYS), **change})
+    assert mismatch(EXPECTED, 1, info) == message
+    if "rank" not in change:
+        assert mismatch(Expected(), 1, info) == ""

@@ -1,0 +1,72 @@
+"""Four threads give the bits that one gives, for work that is large enough to be shared out."""
+
+import pytest
+import torch
+
+from tests.native import needs_native
+
+pytest.importorskip("moe_model.kernels.native._kernels", reason="the C kernels are not built")
+from moe_model.kernels.base import Contexts
+from moe_model.kernels.native.native_kernels import NativeKernels
+from moe_model.kernels.native.parts import Scratch
+from moe_model.kernels.torch_kernels import TorchKernels
+from tests.moe_model.kernels.native.test_native_experts import make_bank
+
+pytestmark = needs_native
+
+ONE, FOUR = NativeKernels(num_threads=1), NativeKernels(num_threads=4)
+
+
+@pytest.mark.parametrize("num_rows", [1, 5, 97, 300])
+def test_products(num_rows: int) -> None:
+    weight_OI, x_RI = torch.randn(700, 300), torch.randn(num_rows, 300)
+    assert num_rows * weight_OI.numel() > 200_000, "below, one thread does it all"
+    one, four = (
+        kernels.linear(weight_OI, None, "gelu", kernels.norm(torch.ones(300), torch.zeros(300)))
+        for kernels in (ONE, FOUR)
+    )
+    for _ in range(20):
+        assert torch.equal(one(x_RI), four(x_RI))
+
+
+def test_experts() -> None:
+    x_TD, router = torch.randn(64, 60), TorchKernels().router(torch.randn(5, 60), 2)
+    routing = router(x_TD)
+    one, four = make_bank(ONE, 60, 200), make_bank(FOUR, 60, 200)
+    expected = one.run_tokens(0, x_TD, routing)
+    for _ in range(50):
+        assert torch.equal(expected, four.run_tokens(0, x_TD, routing))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_attention(dtype: torch.dtype) -> None:
+    num_tokens, heads, d, block = 90, 4, 16, 16
+    q_THd, k_THd, v_THd = torch.randn(3, num_tokens, heads, d)
+    contexts = Contexts(
+        slots_T=torch.arange(block, block + num_tokens),
+        sequences_T=torch.zeros(num_tokens, dtype=torch.int32),
+        lengths_T=torch.arange(1, num_tokens + 1, dtype=torch.int32),
+        block_table_NB=torch.arange(1, 8, dtype=torch.int32)[None],
+        block_size=block,
+        longest=num_tokens,
+    )
+    assert num_tokens * num_tokens * heads * d > 200_000, "below, one thread does it all"
+
+    def run(kernels: NativeKernels) -> torch.Tensor:
+        cache = torch.full((2, 8 * block, heads, d), float("nan"), dtype=dtype)
+        return kernels.attend_paged(q_THd, k_THd, v_THd, cache[0], cache[1], contexts)
+
+    expected = run(ONE)
+    assert expected.isfinite().all()
+    for _ in range(50):
+        assert torch.equal(expected, run(FOUR))
+
+
+def test_memory_that_could_not_be_had_is_not_believed_in() -> None:
+    scratch = Scratch()
+    scratch.address(64)
+    with pytest.raises(RuntimeError):
+        scratch.address(1 << 60)
+    first = scratch.address(1 << 16)
+    assert scratch.address(1 << 16) == first
+    assert scratch._bytes.nbytes == 1 << 16
