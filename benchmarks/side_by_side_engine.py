@@ -1,4 +1,7 @@
-"""One tree's process for side_by_side.py, with that tree's modules: a batch's size in, seconds out."""
+"""One tree's process for side_by_side.py, with that tree's modules: a batch's size in, seconds out.
+
+Each tree runs its own file of this name, for the modules are not the same in both.
+"""
 
 import json
 import os
@@ -28,7 +31,7 @@ def main(path: str, workers: str, replicas: str, prompt_tokens: str, new_tokens:
         engine = build_engine(checkpoint, config, experts)
         for line in sys.stdin:
             run = measure(engine, checkpoint.config.vocab_size, int(line), load)
-            print(json.dumps(run.steps), file=answers, flush=True)
+            print(json.dumps([run.prefill, run.steps]), file=answers, flush=True)
 
 
 if __name__ == "__main__":
