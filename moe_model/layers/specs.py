@@ -1,0 +1,91 @@
+"""The parts of a model as data: what a family says of its norms, experts, positions and cache.
+
+Kernels make parts from these and from tensors. Shapes: D d_model, F hidden size of an expert, H heads,
+G key/value heads, d head size.
+"""
+
+from dataclasses import dataclass
+from typing import Literal, Self
+
+NormKind = Literal["layer_norm", "rms_norm"]
+Activation = Literal["gelu", "silu"]
+Pairing = Literal["half_split", "interleaved"]
+
+
+@dataclass(frozen=True, slots=True)
+class NormSpec:
+    """`layer_norm`: (x - mean) / √(variance + eps) · w + b. `rms_norm`: x / √(mean x² + eps) · w.
+
+    The root is of float32 values. Of `rms_norm`, the quotient is rounded to the rows' dtype before w counts.
+    """
+
+    kind: NormKind
+    eps: float
+
+
+@dataclass(frozen=True, slots=True)
+class SwigluLimit:
+    """g = min(gate, limit), u = clamp(up, ±limit); the hidden values are (u + 1) · g · sigmoid(alpha · g)."""
+
+    limit: float
+    alpha: float
+
+
+@dataclass(frozen=True, slots=True)
+class ExpertSpec:
+    """One expert: with n = norm(x), or x where there is no norm,
+
+        gated:      down(activation(gate(n)) · up(n))
+        not gated:  down(activation(up(n)))
+
+    `gelu` is the exact (erf) one. Its tensors have canonical names: `norm.weight`, `norm.bias` [D],
+    `gate.weight`, `up.weight` [F, D], `down.weight` [D, F], and with `has_biases` also `gate.bias`,
+    `up.bias` [F], `down.bias` [D].
+    """
+
+    norm: NormSpec | None
+    is_gated: bool
+    activation: Activation
+    has_biases: bool
+    limit: SwigluLimit | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class RotarySpec:
+    """Rotary positions: the first `dim` values of each head turn, the rest stay as they are.
+
+    Pair i, of x_i and x_{i + dim/2} (`half_split`) or of x_2i and x_{2i+1} (`interleaved`), turns by
+    position · theta^(-2i/dim), computed in float32.
+    """
+
+    dim: int
+    theta: float
+    pairing: Pairing = "half_split"
+
+
+@dataclass(frozen=True, slots=True)
+class CachePart:
+    """A tensor that a layer keeps of each token: [num_heads, width]."""
+
+    name: str
+    num_heads: int
+    width: int
+
+
+@dataclass(frozen=True, slots=True)
+class CacheSpec:
+    """What each layer keeps of each token. Its parts are keys and values, or what a family has instead."""
+
+    n_layers: int
+    parts: tuple[CachePart, ...]
+
+    @classmethod
+    def of_heads(cls, n_layers: int, n_kv_heads: int, head_dim: int) -> Self:
+        """Keys and values, [G, d] each."""
+        parts = tuple(CachePart(name, n_kv_heads, head_dim) for name in ("keys", "values"))
+        return cls(n_layers, parts)
+
+    @property
+    def values_per_token(self) -> int:
+        """Over all layers."""
+        return self.n_layers * sum(part.num_heads * part.width for part in self.parts)
