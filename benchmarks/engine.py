@@ -26,7 +26,7 @@ from coordinator.server.main import build_engine, configure_process, open_expert
 from moe_model.assembled import AssembledModel
 from moe_model.checkpoint.manifest import DTYPES, dtype_name
 from moe_model.checkpoint.reader import Checkpoint
-from moe_model.sampling.draw import SamplingParams
+from moe_model.sampling.params import SamplingParams
 
 
 @dataclass(frozen=True, slots=True)

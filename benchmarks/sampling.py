@@ -19,7 +19,7 @@ from coordinator.server.config import EngineConfig, WorkersConfig
 from coordinator.server.main import build_engine, configure_process, open_experts
 from moe_model.checkpoint.manifest import DTYPES
 from moe_model.checkpoint.reader import Checkpoint
-from moe_model.sampling.draw import SamplingParams
+from moe_model.sampling.params import SamplingParams
 
 PROMPT_TOKENS = 32
 GREEDY = SamplingParams(temperature=0)

@@ -31,7 +31,7 @@ from coordinator.server.config import EngineConfig, WorkersConfig
 from coordinator.server.main import build_engine, open_experts
 from moe_model.checkpoint.manifest import dtype_name
 from moe_model.checkpoint.reader import Checkpoint
-from moe_model.sampling.draw import SamplingParams
+from moe_model.sampling.params import SamplingParams
 
 # Arrivals come from so many connections in turns.
 OPEN_LOOP_CONNECTIONS = 32

@@ -17,10 +17,12 @@ from moe_model.errors import NumericError, UserError
 from moe_model.families import family_of
 from moe_model.kernels.base import Kernels
 from moe_model.layers.dense import Attend
-from moe_model.layers.router import ExpertSelection, Routing, load_balancing_loss, row_selection
+from moe_model.layers.expert_selection import ExpertSelection
+from moe_model.layers.router import Routing, load_balancing_loss, row_selection
 from moe_model.loading import load_local_experts, load_model
 from moe_model.model import Model, Observe
-from moe_model.sampling.draw import SamplingParams, sample, uniform
+from moe_model.sampling.draw import sample, uniform
+from moe_model.sampling.params import SamplingParams
 
 
 class AssembledModel:

@@ -22,7 +22,7 @@ from moe_model.kernels.torch_kernels import TorchKernels
 from moe_model.layers.dispatch import Expert, ExpertKey
 from moe_model.layers.experts import LocalExperts
 from moe_model.model import Model
-from moe_model.sampling.draw import SamplingParams
+from moe_model.sampling.params import SamplingParams
 
 TORCH = TorchKernels()
 GOLDEN = Path(__file__).parent / "data" / "modularforge-tiny"

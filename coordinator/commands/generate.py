@@ -9,7 +9,7 @@ from dataclasses import replace
 from coordinator import client_messages, client_requests
 from coordinator.api.requests.event_join import join
 from coordinator.api.requests.events import EventWriter
-from coordinator.api.validation.request import Generation, resolve
+from coordinator.api.validation.request import ValidRequest, resolve
 from coordinator.commands.engine_arguments import workers_config
 from coordinator.commands.engine_config import engine_config
 from coordinator.commands.generation_arguments import options_of, prompt_of
@@ -29,7 +29,7 @@ def run(args: argparse.Namespace) -> int:
     config = engine_config(args)
     configure_process(config)
     checkpoint = Checkpoint.open(args.checkpoint)
-    generation, writer = _prepare(args, checkpoint)
+    valid, writer = _prepare(args, checkpoint)
     workers = workers_config(args, insecure=args.insecure)
     report = args.report
     with (
@@ -39,14 +39,14 @@ def run(args: argparse.Namespace) -> int:
         report("engine")
         engine = build_engine(checkpoint, config, experts)
         report.done()
-        events = _generate(engine, generation, writer, halt, show=not args.json)
+        events = _generate(engine, valid, writer, halt, show=not args.json)
     if args.json:
         completion = client_messages.completion(join(events))
         print(json.dumps(completion.to_dict()))
     return 0
 
 
-def _prepare(args: argparse.Namespace, checkpoint: Checkpoint) -> tuple[Generation, EventWriter]:
+def _prepare(args: argparse.Namespace, checkpoint: Checkpoint) -> tuple[ValidRequest, EventWriter]:
     """Checks the request before anything is loaded.
 
     `--max-tokens` is a limit here and not a promise: under STOP the end of the context may come first.
@@ -58,19 +58,19 @@ def _prepare(args: argparse.Namespace, checkpoint: Checkpoint) -> tuple[Generati
     limit = DEFAULT_MAX_OUTPUT_TOKENS if most is None else most
     served = served_model(checkpoint, ModelOptions(max_output_tokens=limit), engine_config(args))
     message = client_requests.generate_request(prompt_of(args), {**options, "return_token_ids": True})
-    generation = resolve(message, served, "generate", time.monotonic())
-    return generation, EventWriter(generation, served.tokenizer)
+    valid = resolve(message, served, "generate", time.monotonic())
+    return valid, EventWriter(valid, served.tokenizer)
 
 
 def _generate(
-    engine: Engine, generation: Generation, writer: EventWriter, halt: Halt, *, show: bool
+    engine: Engine, valid: ValidRequest, writer: EventWriter, halt: Halt, *, show: bool
 ) -> list[pb.GenerateStreamResponse]:
     """All events of the generation; text goes to the terminal as it comes. Raises the engine's error, and
     HaltedError."""
     # Loading is not part of the request: its clock starts here.
-    engine.submit(replace(generation.request, arrival_time=time.monotonic()))
+    engine.submit(replace(valid.request, arrival_time=time.monotonic()))
     events = writer.prompt()
-    shown = Shown(generation.request.num_sequences)
+    shown = Shown(valid.request.num_sequences)
     while engine.has_work:
         halt.check()
         for output in engine.step():
@@ -79,7 +79,7 @@ def _generate(
             for event in writer.events(output):
                 events.append(event)
                 if show:
-                    _show(event, shown, generation.return_text)
+                    _show(event, shown, valid.return_text)
     return events
 
 

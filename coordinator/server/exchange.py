@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from coordinator.engine.core.engine import Engine
-from coordinator.engine.versions.model_versions import Generations
+from coordinator.engine.versions.model_versions import ModelVersions
 from moe_model.checkpoint.manifest import expert_file
 from moe_model.checkpoint.module_file import check_module, read_router_row
 from moe_model.checkpoint.reader import Checkpoint
@@ -30,7 +30,7 @@ from moe_model.kernels.base import Router
 from moe_model.layers.dispatch import ExpertKey
 from moe_model.layers.experts import LivingExperts
 from moe_model.versions.expert_versions import ExpertFile, ExpertModule
-from moe_model.versions.model_version import Generation, RoutedLayer
+from moe_model.versions.model_version import ModelVersion, RoutedLayer
 
 logger = logging.getLogger(__name__)
 
@@ -81,7 +81,7 @@ class ExpertExchange:
         self,
         checkpoint: Checkpoint,
         experts: LivingExperts,
-        generations: Generations,
+        versions: ModelVersions,
         call_engine: CallEngine,
         make_router: Callable[[Tensor, int], Router],
         holders: Callable[[ExpertKey], Sequence[int]] | None = None,
@@ -93,7 +93,7 @@ class ExpertExchange:
         config = checkpoint.config
         self._checkpoint, self._config = checkpoint, config
         self._shapes = family_of(config).expert_shapes(config)
-        self._experts, self._generations = experts, generations
+        self._experts, self._versions = experts, versions
         self._call_engine, self._make_router = call_engine, make_router
         self._holders, self._missing, self._switch_timeout = holders, missing, switch_timeout
         self._next_slots = [config.n_experts] * config.n_layers
@@ -103,19 +103,19 @@ class ExpertExchange:
 
     def list(self) -> tuple[ExpertView, ...]:
         """By layer, expert and version."""
-        live = self._generations.live
-        modules = {module for generation in live for module in generation.modules}
+        live = self._versions.live
+        modules = {module for version in live for module in version.modules}
         ordered = sorted(modules, key=lambda module: (module.layer, module.expert, module.version))
         missing = frozenset(self._missing())
         return tuple(self._view(module, live, missing) for module in ordered)
 
     def expert_ids(self) -> tuple[tuple[int, ...], ...]:
         """Of each layer, what new requests may select."""
-        return self._generations.newest.experts
+        return self._versions.newest.experts
 
     def exchanged(self) -> tuple[ExpertModule, ...]:
         """Those that new requests use and that are not the checkpoint's."""
-        return tuple(m for m in self._generations.newest.modules if m.file is not None)
+        return tuple(m for m in self._versions.newest.modules if m.file is not None)
 
     def counts(self) -> Mapping[str, int]:
         """Changes so far, by kind."""
@@ -178,7 +178,7 @@ class ExpertExchange:
     def _routed(self, layer: int) -> RoutedLayer:
         if not 0 <= layer < self._config.n_layers:
             raise ExchangeError(f"{layer} is not in [0, {self._config.n_layers})", "layer")
-        return self._generations.newest.layers[layer]
+        return self._versions.newest.layers[layer]
 
     def _checked(self, path: str, sha256: str | None) -> ExpertFile:
         wanted = None if sha256 is None else sha256.lower()
@@ -209,9 +209,9 @@ class ExpertExchange:
             raise
 
     def _switch(self, layer: int, changed: RoutedLayer) -> None:
-        generation = self._generations.newest.followed_by(layer, changed)
+        version = self._versions.newest.followed_by(layer, changed)
         with _foreseen("the engine could not switch"):
-            called = self._call_engine(lambda engine: engine.switch(generation))
+            called = self._call_engine(lambda engine: engine.switch(version))
             try:
                 called.result(self._switch_timeout)
             except TimeoutError:
@@ -223,7 +223,7 @@ class ExpertExchange:
 
     def _done(self, kind: str, module: ExpertModule, started: float) -> Changed:
         self._counts[kind] += 1
-        view = self._view(module, self._generations.live, frozenset(self._missing()))
+        view = self._view(module, self._versions.live, frozenset(self._missing()))
         changed = Changed(view, time.monotonic() - started)
         logger.info(
             "experts: %s layer=%d expert=%d version=%d sha256=%s seconds=%.3f",
@@ -232,7 +232,7 @@ class ExpertExchange:
         return changed
 
     def _view(
-        self, module: ExpertModule, live: Sequence[Generation], missing: AbstractSet[ExpertModule]
+        self, module: ExpertModule, live: Sequence[ModelVersion], missing: AbstractSet[ExpertModule]
     ) -> ExpertView:
         file = module.file or self._checkpoint.files[expert_file(module.layer, module.expert)]
         is_retiring = module not in live[-1].layers[module.layer].modules

@@ -18,7 +18,7 @@ from coordinator.engine.core.model_runner import ModelRunner
 from coordinator.engine.core.observer import EngineObserver
 from coordinator.engine.core.overlap import Overlap
 from coordinator.engine.core.scheduler import Scheduler
-from coordinator.engine.versions.model_versions import Generations
+from coordinator.engine.versions.model_versions import ModelVersions
 from coordinator.server.config import EngineConfig, ModelOptions, WorkersConfig
 from coordinator.server.exchange import CallEngine, ExpertExchange
 from coordinator.server.open_workers import API_KEY_VARIABLE, open_workers
@@ -88,9 +88,9 @@ def build_engine(
     )
     watch = _watch(experts) if isinstance(experts, RemoteExperts) else None
     overlap = Overlap(config.micro_batches) if isinstance(experts, RemoteExperts) else None
-    generations = Generations(model, experts)
-    runner = ModelRunner(model, cache, attention_plan(kernels), overlap, generations=generations)
-    return Engine(scheduler, runner, checkpoint.config.max_seq_len, watch, observer, generations)
+    versions = ModelVersions(model, experts)
+    runner = ModelRunner(model, cache, attention_plan(kernels), overlap, versions=versions)
+    return Engine(scheduler, runner, checkpoint.config.max_seq_len, watch, observer, versions)
 
 
 def expert_exchange(
@@ -101,14 +101,12 @@ def expert_exchange(
     call_engine: CallEngine,
 ) -> ExpertExchange | None:
     """None where the experts cannot be exchanged."""
-    if not isinstance(experts, LivingExperts) or engine.generations is None:
+    if not isinstance(experts, LivingExperts) or engine.versions is None:
         return None
     kernels = choose_kernels(config.kernels, config.resolve_device(), config.num_threads)
     holders = experts.holders if isinstance(experts, RemoteExperts) else None
     missing = missing_experts_of(experts)
-    return ExpertExchange(
-        checkpoint, experts, engine.generations, call_engine, kernels.router, holders, missing
-    )
+    return ExpertExchange(checkpoint, experts, engine.versions, call_engine, kernels.router, holders, missing)
 
 
 def _watch(experts: RemoteExperts) -> ExpertWatch:
@@ -123,7 +121,7 @@ def served_model(checkpoint: Checkpoint, options: ModelOptions, config: EngineCo
     return ServedModel(
         name=options.name or checkpoint.name,
         config=checkpoint.config,
-        generation=checkpoint.generation,
+        generation_defaults=checkpoint.generation,
         tokenizer=tokenizer,
         architecture=family_of(checkpoint.config).architecture,
         max_output_tokens=options.max_output_tokens,

@@ -39,7 +39,7 @@ from coordinator.server.phases import UNTOLD, Phases
 from moe_model.checkpoint.reader import Checkpoint
 from moe_model.halt import Halt
 from moe_model.layers.experts import ExpertBackend
-from moe_model.sampling.draw import SamplingParams
+from moe_model.sampling.params import SamplingParams
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from moe_model.layers.expert_selection import ExpertSelection
+
 
 @dataclass(frozen=True, slots=True)
 class Routing:
@@ -20,17 +22,6 @@ class Routing:
     weights_TK: Tensor
     expert_ids_TK: Tensor
     logits_TE: Tensor
-
-
-@dataclass(frozen=True, slots=True)
-class ExpertSelection:
-    """Which experts may serve a request, in every layer, and how many per token; None leaves as it is.
-
-    `allowed` is sorted and not empty.
-    """
-
-    allowed: tuple[int, ...] | None = None
-    top_k: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from moe_model.sampling.draw import SamplingParams
+from moe_model.sampling.params import SamplingParams
 
 
 def is_penalized(p: SamplingParams) -> bool:

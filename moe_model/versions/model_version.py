@@ -1,4 +1,4 @@
-"""Generation: what a model consists of from one exchange of its experts to the next.
+"""ModelVersion: what a model consists of from one exchange of its experts to the next.
 
 Shapes: D d_model, E outputs of a router.
 """
@@ -11,7 +11,8 @@ from typing import Self
 from torch import Tensor
 
 from moe_model.kernels.base import Router
-from moe_model.layers.router import ExpertSelection, Routing
+from moe_model.layers.expert_selection import ExpertSelection
+from moe_model.layers.router import Routing
 from moe_model.model import Model
 from moe_model.versions.expert_versions import Catalog, ExpertModule
 
@@ -34,8 +35,8 @@ class RoutedLayer:
 
 
 @dataclass(frozen=True, eq=False)
-class Generation:
-    """Never changes. Layers that two generations have in common are the same object. (No slots: what is
+class ModelVersion:
+    """Never changes. Layers that two versions have in common are the same object. (No slots: what is
     cached needs a place.)"""
 
     number: int
@@ -48,9 +49,9 @@ class Generation:
         parts = zip(catalog.columns, model.gates, model.routers, strict=True)
         return cls(0, tuple(RoutedLayer(*part) for part in parts))
 
-    def followed_by(self, layer: int, changed: RoutedLayer) -> "Generation":
+    def followed_by(self, layer: int, changed: RoutedLayer) -> "ModelVersion":
         """The next one, which differs in one layer."""
-        return Generation(self.number + 1, (*self.layers[:layer], changed, *self.layers[layer + 1 :]))
+        return ModelVersion(self.number + 1, (*self.layers[:layer], changed, *self.layers[layer + 1 :]))
 
     @property
     def modules(self) -> Iterable[ExpertModule]:
@@ -62,12 +63,12 @@ class Generation:
         return tuple(layer.experts for layer in self.layers)
 
     @cached_property
-    def versions(self) -> tuple[str, ...]:
+    def expert_versions(self) -> tuple[str, ...]:
         """Each expert that is not the checkpoint's, as layer/expert:version."""
         return tuple(f"{m.layer}/{m.expert}:{m.version}" for m in self.modules if m.version or m.file)
 
     def route(self, layer: int, x_TD: Tensor) -> Routing:
-        """As `model.Route`, in columns of this generation."""
+        """As `model.Route`, in columns of this version."""
         return self.layers[layer].router(x_TD)
 
 

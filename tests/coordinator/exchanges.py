@@ -49,9 +49,9 @@ class Changing:
 
     def state(self) -> object:
         """All that a change that fails must leave alone."""
-        generations = self.engine.generations
-        assert generations is not None
-        return self.exchange.list(), self.experts.keys, generations.live, self.exchange.counts()
+        versions = self.engine.versions
+        assert versions is not None
+        return self.exchange.list(), self.experts.keys, versions.live, self.exchange.counts()
 
 
 def at_once(engine: Engine) -> Callable[[Callable[[Engine], None]], Future[None]]:

@@ -25,13 +25,13 @@ def check_request(data: bytes) -> None:
     except (DecodeError, UnicodeDecodeError):
         return
     try:
-        generation = resolve(message, MODEL, "id", 0.0)
+        valid = resolve(message, MODEL, "id", 0.0)
     except ApiError as error:
         if error.code not in CLIENTS_OWN or "\n" in error.message:
             raise
         return
-    assert generation.request.prompt_ids
-    assert max(generation.request.prompt_ids) < MODEL.config.vocab_size
+    assert valid.request.prompt_ids
+    assert max(valid.request.prompt_ids) < MODEL.config.vocab_size
 
 
 def main() -> None:

@@ -18,7 +18,7 @@ from moe_model import AssembledModel
 from moe_model.checkpoint.reader import Checkpoint
 from moe_model.kernels.choice import KernelChoice, choose_kernels
 from moe_model.layers.experts import ExpertBackend
-from moe_model.sampling.draw import SamplingParams
+from moe_model.sampling.params import SamplingParams
 from tests.integration.ray_experts import running
 from tests.models import drain, expected_tokens
 from tests.native import KERNELS

@@ -19,7 +19,8 @@ from moe_model import AssembledModel, ModelConfig
 from moe_model.assembled import dense_attention
 from moe_model.errors import CheckpointError, UserError
 from moe_model.layers.router import Routing
-from moe_model.sampling.draw import SamplingParams, sample, uniform
+from moe_model.sampling.draw import sample, uniform
+from moe_model.sampling.params import SamplingParams
 from tests.models import TINY, random_reference, write_checkpoint
 
 SHAPES = [

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from moe_model.kernels.linear import TorchLinear as Linear
 from moe_model.layers.dispatch import group_by_expert, scatter_pairs
-from moe_model.layers.router import ExpertSelection, Routing, TopKRouter, row_selection
+from moe_model.layers.expert_selection import ExpertSelection
+from moe_model.layers.router import Routing, TopKRouter, row_selection
 from tests.expert_workers.fakes import make_config, make_local, make_pool, make_rows
 from tests.models import drain, make_request, random_model, random_reference, tiny_engine
 

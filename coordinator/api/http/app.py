@@ -300,7 +300,7 @@ class HttpApi:
 
     async def _tokenizer_info(self, request: Request, call: _Call) -> Response:
         served = self._served()
-        tokenizer, generation = served.require_tokenizer("tokenizer"), served.generation
+        tokenizer, generation = served.require_tokenizer("tokenizer"), served.generation_defaults
         eos = generation.eos_token_ids[0] if generation.eos_token_ids else None
         return _json(
             {

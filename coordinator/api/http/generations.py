@@ -104,7 +104,7 @@ async def _feed(queue: asyncio.Queue[_Item], number: int, work: Work) -> None:
         async with aclosing(work.events()) as events:
             async for event in events:
                 await queue.put(PromptEvent(number, event))
-        work.facts.total_time = time.monotonic() - work.generation.request.arrival_time
+        work.facts.total_time = time.monotonic() - work.valid.request.arrival_time
         work.facts.is_complete = True
     except Exception as error:  # noqa: BLE001 - it is raised again where the events are read
         await queue.put(error)

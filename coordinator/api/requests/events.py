@@ -8,7 +8,7 @@ from datetime import timedelta
 
 from coordinator.api.requests.event_details import LogprobWriter, in_pieces, routed_pieces
 from coordinator.api.text.text_stream import TextStream
-from coordinator.api.validation.request import Generation
+from coordinator.api.validation.request import ValidRequest
 from coordinator.api.validation.stopping import VisibleBytes
 from coordinator.engine.core.request import (
     FinishReason,
@@ -36,11 +36,11 @@ FINISH_REASONS = {
 class EventWriter:
     """Turns the outputs of one generation into events. `done` once the summary is out."""
 
-    def __init__(self, generation: Generation, tokenizer: Tokenizer | None) -> None:
-        self._generation = generation
-        request = generation.request
+    def __init__(self, valid: ValidRequest, tokenizer: Tokenizer | None) -> None:
+        self._valid = valid
+        request = valid.request
         self._logprobs = LogprobWriter(tokenizer.token_bytes if tokenizer else _no_bytes)
-        self._sequences = [_SequenceWriter(generation, tokenizer, i) for i in range(request.num_sequences)]
+        self._sequences = [_SequenceWriter(valid, tokenizer, i) for i in range(request.num_sequences)]
         self._open = set(range(request.num_sequences))
         self._timings: list[RequestTimings] = []
         # Deltas of the others wait here while sequence 0 still has to tell of the prompt.
@@ -55,13 +55,13 @@ class EventWriter:
 
     def prompt(self) -> list[Event]:
         """The first events; they can go out before there is any output."""
-        generation, request = self._generation, self._generation.request
+        valid, request = self._valid, self._valid.request
         info = pb.PromptInfo(
             request_id=request.request_id,
-            model=generation.model,
+            model=valid.model,
             prompt_tokens=len(request.prompt_ids),
-            seed=generation.seed,
-            token_ids=request.prompt_ids if generation.return_prompt_token_ids else (),
+            seed=valid.seed,
+            token_ids=request.prompt_ids if valid.return_prompt_token_ids else (),
         )
         if request.returns.prompt_logprobs is not None:
             info.logprobs.append(self._logprobs.first(request.prompt_ids[0]))
@@ -99,7 +99,7 @@ class EventWriter:
 
     def _prompt_events(self, details: PromptDetails) -> list[Event]:
         self.num_cached += details.num_cached
-        if not self._generation.request.returns.needs_whole_prompt:
+        if not self._valid.request.returns.needs_whole_prompt:
             return []
         messages = [self._logprobs.message(each) for each in details.logprobs]
         found = [Event(prompt=pb.PromptInfo(logprobs=piece)) for piece in in_pieces(messages)]
@@ -108,7 +108,7 @@ class EventWriter:
 
     def _summary(self) -> pb.StreamSummary:
         usage = pb.Usage(
-            prompt_tokens=len(self._generation.request.prompt_ids),
+            prompt_tokens=len(self._valid.request.prompt_ids),
             completion_tokens=self.num_tokens,
             cached_prompt_tokens=self.num_cached,
         )
@@ -118,11 +118,11 @@ class EventWriter:
 class _SequenceWriter:
     """Deltas and the end of one sequence."""
 
-    def __init__(self, generation: Generation, tokenizer: Tokenizer | None, index: int) -> None:
-        self._generation = generation
+    def __init__(self, valid: ValidRequest, tokenizer: Tokenizer | None, index: int) -> None:
+        self._valid = valid
         self._index = index
         self._logprobs = LogprobWriter(tokenizer.token_bytes if tokenizer else _no_bytes)
-        self._text = _text_stream(generation, tokenizer)
+        self._text = _text_stream(valid, tokenizer)
         self._unsent: list[int] = []
         self._unsent_logprobs: list[TokenLogprobs] = []
         self._unsent_traces: list[RoutedExperts] = []
@@ -132,14 +132,14 @@ class _SequenceWriter:
         self._unsent_logprobs += output.logprobs
         self._unsent_traces += output.routed_experts
         if output.finish_reason is None:
-            if len(self._unsent) < self._generation.min_tokens_per_message:
+            if len(self._unsent) < self._valid.min_tokens_per_message:
                 return []
             return self._deltas(self._text.push(self._unsent) if self._text else "")
         found = self._deltas(self._last_text(output.stop))
         finished = pb.SequenceFinished(
             index=self._index,
             finish_reason=FINISH_REASONS[output.finish_reason],
-            stop_match=stop_match(output.stop, self._generation.request.stop),
+            stop_match=stop_match(output.stop, self._valid.request.stop),
         )
         return [*found, Event(finished=finished)]
 
@@ -148,7 +148,7 @@ class _SequenceWriter:
         if self._text is None:
             return ""
         shown = self._unsent
-        if stop is not None and stop.token_id is not None and not self._generation.include_stop:
+        if stop is not None and stop.token_id is not None and not self._valid.include_stop:
             shown = shown[:-1]
         return self._text.finish(shown, None if stop is None else stop.text)
 
@@ -178,7 +178,7 @@ class _SequenceWriter:
             yield pb.SequenceDelta(
                 index=self._index,
                 num_tokens=count,
-                token_ids=ids if self._generation.return_token_ids else (),
+                token_ids=ids if self._valid.return_token_ids else (),
                 logprobs=piece,
             )
             start += count
@@ -206,14 +206,14 @@ def timings_message(timings: Sequence[RequestTimings]) -> pb.Timings | None:
     )
 
 
-def _text_stream(generation: Generation, tokenizer: Tokenizer | None) -> TextStream | None:
-    if not generation.return_text or tokenizer is None:
+def _text_stream(valid: ValidRequest, tokenizer: Tokenizer | None) -> TextStream | None:
+    if not valid.return_text or tokenizer is None:
         return None
-    stop_text = generation.request.stop.stop_text
+    stop_text = valid.request.stop.stop_text
     return TextStream(
-        VisibleBytes(tokenizer, generation.skip_special_tokens),
+        VisibleBytes(tokenizer, valid.skip_special_tokens),
         () if stop_text is None else stop_text.sequences,
-        include_stop=generation.include_stop,
+        include_stop=valid.include_stop,
     )
 
 

@@ -16,7 +16,7 @@ from coordinator.api.security.quotas import NoQuotas, Quotas
 from coordinator.api.shared.errors import ApiError, Reason
 from coordinator.api.shared.request_ids import id_headers
 from coordinator.api.shared.served_model import ServedModel
-from coordinator.api.validation.request import Generation, resolve
+from coordinator.api.validation.request import ValidRequest, resolve
 from coordinator.engine.core.async_engine import PART, RequestExpiredError
 from coordinator.engine.core.request import Output
 from protos.expertmesh.v1 import generation_pb2 as pb
@@ -54,7 +54,7 @@ class Facts:
     `gaps` are (seconds per token, tokens) between outputs of one sequence.
     """
 
-    generation: Generation | None = None
+    valid: ValidRequest | None = None
     model: str = ""
     cached_tokens: int = 0
     completion_tokens: int = 0
@@ -68,7 +68,7 @@ class Facts:
 
     @property
     def prompt_tokens(self) -> int:
-        return 0 if self.generation is None else len(self.generation.request.prompt_ids)
+        return 0 if self.valid is None else len(self.valid.request.prompt_ids)
 
 
 class RequestObserver(Protocol):
@@ -122,9 +122,9 @@ async def admitted(
         for number, (message, known) in enumerate(zip(messages, facts, strict=True)):
             own = caller if len(messages) == 1 else replace(caller, request_id=part(caller, number))
             arguments = (message, backend.model, own.request_id, arrival_time, caller.key_id.encode())
-            known.generation = await off_loop(resolve, *arguments, num_bytes=num_bytes)
-            known.model = known.generation.model
-            works.append(Work(own, front, backend, ticket, known.generation, known))
+            known.valid = await off_loop(resolve, *arguments, num_bytes=num_bytes)
+            known.model = known.valid.model
+            works.append(Work(own, front, backend, ticket, known.valid, known))
         ticket.wait_with(sum(known.prompt_tokens for known in facts))
         check_deadline(caller)
         yield works
@@ -143,7 +143,7 @@ class Work:
     front: Front
     backend: Backend
     ticket: Ticket
-    generation: Generation
+    valid: ValidRequest
     facts: Facts
 
     async def events(self) -> AsyncGenerator[pb.GenerateStreamResponse, None]:
@@ -152,8 +152,8 @@ class Work:
         The first event comes at once, before any work is done.
         """
         front, facts, waiting = self.front, self.facts, self.facts.prompt_tokens
-        request = replace(self.generation.request, trace=front.observer.started(self.caller, facts))
-        writer = EventWriter(self.generation, self.backend.model.tokenizer)
+        request = replace(self.valid.request, trace=front.observer.started(self.caller, facts))
+        writer = EventWriter(self.valid, self.backend.model.tokenizer)
         for event in writer.prompt():
             yield event
         clock = _Clock(facts, request.arrival_time)

@@ -37,7 +37,7 @@ class ServedModel:
 
     name: str
     config: ModelConfig
-    generation: GenerationDefaults
+    generation_defaults: GenerationDefaults
     tokenizer: Tokenizer | None
     architecture: str
     max_output_tokens: int
@@ -64,8 +64,8 @@ class ServedModel:
     def sampling_defaults(self) -> GenerationDefaults:
         """What unset fields of sampling mean."""
         if self.generation_config is GenerationConfig.MODEL:
-            return self.generation
-        return replace(self.generation, temperature=1.0, top_k=0, top_p=1.0)
+            return self.generation_defaults
+        return replace(self.generation_defaults, temperature=1.0, top_k=0, top_p=1.0)
 
     @property
     def tokenizer_waits(self) -> bool:

@@ -56,7 +56,7 @@ def model_info(message: pb.GetModelInfoRequest, served: ServedModel) -> pb.GetMo
         max_context_length=served.max_context,
         max_output_tokens=served.max_output_tokens,
         vocab_size=config.vocab_size,
-        eos_token_ids=served.generation.eos_token_ids,
+        eos_token_ids=served.generation_defaults.eos_token_ids,
         has_chat_template=served.chat_template is not None and not served.chat_template.refusal,
         default_sampling=pb.SamplingParams(
             temperature=raise_temperature(defaults.temperature),

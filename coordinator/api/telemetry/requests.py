@@ -75,10 +75,10 @@ class RequestMetrics:
             self._counters["requests_rejected"].labels(self._model, error.reason.value).inc()
 
     def _count(self, facts: Facts) -> None:
-        generation, seen = facts.generation, self._histograms
-        if generation is None:
+        valid, seen = facts.valid, self._histograms
+        if valid is None:
             return
-        request = generation.request
+        request = valid.request
         self._counters["prompt_tokens"].inc(facts.prompt_tokens)
         self._counters["generation_tokens"].inc(facts.completion_tokens)
         seen["request_prompt_tokens"].observe(facts.prompt_tokens)

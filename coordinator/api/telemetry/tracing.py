@@ -103,14 +103,14 @@ class Tracing:
         return cls(BatchSpanProcessor(sender), sender)  # type: ignore[arg-type]  # it has an exporter's methods
 
     def started(self, caller: Caller, facts: Facts) -> object | None:
-        if facts.generation is None:
+        if facts.valid is None:
             return None
         parent = self._propagator.extract(dict(caller.trace_parent))
         span = self._tracer.start_span(
-            span_name(facts.generation),
+            span_name(facts.valid),
             parent,
             kind=SpanKind.SERVER,
-            attributes=started_attributes(caller, facts.generation),
+            attributes=started_attributes(caller, facts.valid),
         )
         handle = RequestSpan(span)
         self._spans[id(facts)] = handle
@@ -157,8 +157,8 @@ class Tracing:
         attributes: dict[str, int | Sequence[str]] = {
             "expertmesh.step.tokens": record.num_tokens,
             "expertmesh.step.sequences": record.num_sequences,
-            "expertmesh.model.generation": traced.generation,
-            "expertmesh.expert_versions": traced.versions,
+            "expertmesh.model.generation": traced.version,
+            "expertmesh.expert_versions": traced.expert_versions,
         }
         step = self._tracer.start_span(
             "engine.step", context, start_time=record.start_ns, attributes=attributes

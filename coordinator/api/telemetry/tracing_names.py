@@ -2,7 +2,7 @@
 
 from coordinator.api.requests.responses import Caller, Facts
 from coordinator.api.shared.errors import ApiError
-from coordinator.api.validation.request import Generation
+from coordinator.api.validation.request import ValidRequest
 
 # Where a header is told, by transport.
 _HEADERS = {"http": "http.request.header", "grpc": "rpc.request.metadata"}
@@ -10,22 +10,22 @@ _HEADERS = {"http": "http.request.header", "grpc": "rpc.request.metadata"}
 Value = str | int | float | bool | list[str]
 
 
-def operation(generation: Generation) -> str:
-    return "chat" if generation.is_chat else "text_completion"
+def operation(valid: ValidRequest) -> str:
+    return "chat" if valid.is_chat else "text_completion"
 
 
-def span_name(generation: Generation) -> str:
-    return f"{operation(generation)} {generation.model}"
+def span_name(valid: ValidRequest) -> str:
+    return f"{operation(valid)} {valid.model}"
 
 
-def started_attributes(caller: Caller, generation: Generation) -> dict[str, Value]:
+def started_attributes(caller: Caller, valid: ValidRequest) -> dict[str, Value]:
     """What was asked; never what was said."""
-    request = generation.request
+    request = valid.request
     sampling, stop = request.sampling, request.stop
     found: dict[str, Value] = {
-        "gen_ai.operation.name": operation(generation),
+        "gen_ai.operation.name": operation(valid),
         "gen_ai.provider.name": "expertmesh",
-        "gen_ai.request.model": generation.model,
+        "gen_ai.request.model": valid.model,
         "gen_ai.request.max_tokens": stop.max_tokens,
         "gen_ai.request.temperature": sampling.temperature,
         "gen_ai.request.top_p": sampling.top_p,
@@ -35,16 +35,16 @@ def started_attributes(caller: Caller, generation: Generation) -> dict[str, Valu
         "gen_ai.request.choice.count": request.num_sequences,
         "gen_ai.request.stream": caller.streams,
         "gen_ai.response.id": caller.request_id,
-        "gen_ai.response.model": generation.model,
+        "gen_ai.response.model": valid.model,
     }
     found |= {f"{_HEADERS[caller.transport]}.{name}": [value] for name, value in caller.given_ids.items()}
     if stop.stop_text is not None:
         found["gen_ai.request.stop_sequences"] = [
             sequence.decode(errors="replace") for sequence in stop.stop_text.sequences
         ]
-    if generation.seed is not None:
+    if valid.seed is not None:
         # As text: an attribute's integers have a sign.
-        found["gen_ai.request.seed"] = str(generation.seed)
+        found["gen_ai.request.seed"] = str(valid.seed)
     return found
 
 

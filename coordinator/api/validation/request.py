@@ -1,4 +1,4 @@
-"""GenerateRequest -> Generation: the one gate that every request of every front passes.
+"""GenerateRequest -> ValidRequest: the one gate that every request of every front passes.
 
 Order of refusal: unknown model; everything wrong with the fields, at once; features that are not to be had
 here; what needs the tokenizer; what needs the prompt's length; the constraint, which is the costliest. So
@@ -26,7 +26,7 @@ from protos.expertmesh.v1 import generation_pb2 as pb
 
 
 @dataclass(frozen=True, slots=True)
-class Generation:
+class ValidRequest:
     """A valid request: what the engine runs, and what of it the caller wants to see."""
 
     request: Request
@@ -48,7 +48,7 @@ def resolve(
     request_id: str,
     arrival_time: float,
     cache_salt: bytes = b"",
-) -> Generation:
+) -> ValidRequest:
     """Raises ApiError. `arrival_time` is `time.monotonic()`."""
     served.check_name(message.model)
     check_fields(message, served)
@@ -78,7 +78,7 @@ def resolve(
         cache_salt=cache_salt,
         arrival_time=arrival_time,
     )
-    return Generation(
+    return ValidRequest(
         request=request,
         model=served.name,
         return_text=wants_text,

@@ -10,7 +10,7 @@ from coordinator.api.validation.violations import Violations
 from coordinator.engine.sampling.token_rules import TokenRules
 from moe_model.checkpoint.manifest import MAX_TEMPERATURE
 from moe_model.errors import TokenizerError
-from moe_model.sampling.draw import SamplingParams
+from moe_model.sampling.params import SamplingParams
 from protos.expertmesh.v1 import generation_pb2 as pb
 
 MAX_BIASES = 1024
@@ -66,7 +66,7 @@ def token_rules(sampling: pb.SamplingParams, served: ServedModel, *, constrained
         served.config.vocab_size,
         sampling.allowed_token_ids,
         _forbidden(sampling.bad_words, served),
-        ends=served.generation.eos_token_ids if constrained else (),
+        ends=served.generation_defaults.eos_token_ids if constrained else (),
     )
     if not rules.leaves_some:
         text = "leaves no token to draw beside bad_words"

@@ -55,7 +55,7 @@ def stop_rules(
         max_tokens=max_tokens,
         min_tokens=stopping.min_tokens,
         stop_token_ids=frozenset(stopping.stop_token_ids),
-        eos_token_ids=frozenset(served.generation.eos_token_ids),
+        eos_token_ids=frozenset(served.generation_defaults.eos_token_ids),
         # A constraint lets EOS in only where the output is complete.
         ignore_eos=stopping.ignore_eos and message.constraint.WhichOneof("constraint") is None,
         context_overflow=overflow_of(stopping, served),

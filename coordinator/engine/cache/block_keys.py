@@ -10,9 +10,9 @@ from collections.abc import Sequence
 from coordinator.engine.core.request import Request
 
 
-def root_key(request: Request, generation: int) -> bytes:
+def root_key(request: Request, version: int) -> bytes:
     """What a chain of keys starts from: requests that may not share start differently."""
-    parts = (request.experts, request.cache_salt, generation)
+    parts = (request.experts, request.cache_salt, version)
     return hashlib.sha256(repr(parts).encode()).digest()
 
 
@@ -24,10 +24,10 @@ def next_key(parent: bytes, token_ids: Sequence[int]) -> bytes:
 class BlockKeys:
     """The keys of one sequence's full blocks, made as they are asked for."""
 
-    def __init__(self, request: Request, block_size: int, generation: int = 0) -> None:
-        """`generation` is the number of that of the model, whose keys and values are nobody else's."""
+    def __init__(self, request: Request, block_size: int, version: int = 0) -> None:
+        """`version` is the number of that of the model, whose keys and values are nobody else's."""
         self._block_size = block_size
-        self._root = root_key(request, generation)
+        self._root = root_key(request, version)
         self._keys: list[bytes] = []
 
     def upto(self, token_ids: Sequence[int], num_blocks: int) -> list[bytes]:

@@ -15,9 +15,9 @@ from coordinator.engine.core.request import FinishReason, Output, Request
 from coordinator.engine.core.scheduler import Chunk, Scheduler, Step
 from coordinator.engine.core.sequence import Sequence, max_output_tokens
 from coordinator.engine.core.step_result import StepResult
-from coordinator.engine.versions.model_versions import Generations
+from coordinator.engine.versions.model_versions import ModelVersions
 from moe_model.errors import ExpertMeshError, ExpertsLostError, NumericError, UserError, WorldError
-from moe_model.versions.model_version import Generation
+from moe_model.versions.model_version import ModelVersion
 
 logger = logging.getLogger(__name__)
 
@@ -82,16 +82,16 @@ class Engine:
         max_seq_len: int,
         experts: ExpertWatch | None = None,
         observer: EngineObserver | None = None,
-        generations: Generations | None = None,
+        versions: ModelVersions | None = None,
     ) -> None:
-        """`generations` are the runner's; None: the model stays as it is."""
+        """`versions` are the runner's; None: the model stays as it is."""
         self._scheduler = scheduler
         self._runner = runner
         self._max_seq_len = max_seq_len
         self._experts = experts
         self._observer = observer
-        self.generations = generations
-        # The generations that had sequences when it was last looked which are to be dropped.
+        self.versions = versions
+        # The versions that had sequences when it was last looked which are to be dropped.
         self._in_use: set[int] | None = None
         self._requests: dict[str, list[Sequence]] = {}
         self._timed: dict[str, Request] = {}
@@ -120,7 +120,7 @@ class Engine:
         )
 
     def submit(self, request: Request) -> None:
-        """Queues a request, for the newest generation of the model.
+        """Queues a request, for the newest version of the model.
 
         Raises CapacityError when it can never fit the cache, UserError, EngineError.
         """
@@ -129,9 +129,9 @@ class Engine:
             raise self._stopped
         self._check(request)
         block_size = self._scheduler.block_size
-        generation = 0 if self.generations is None else self.generations.newest.number
+        version = 0 if self.versions is None else self.versions.newest.number
         sequences = [
-            Sequence(request, self._max_seq_len, block_size, index, next(self._keys), generation)
+            Sequence(request, self._max_seq_len, block_size, index, next(self._keys), version)
             for index in range(request.num_sequences)
         ]
         self._requests[request.request_id] = sequences
@@ -191,13 +191,13 @@ class Engine:
         if self._experts is not None:
             self._experts.idle()
 
-    def switch(self, generation: Generation) -> None:
-        """Requests that come from now on use another generation; those that are here keep theirs.
+    def switch(self, version: ModelVersion) -> None:
+        """Requests that come from now on use another version; those that are here keep theirs.
 
         Raises what the experts' backend raises; then nothing has changed.
         """
-        assert self.generations is not None, "the model of this engine stays as it is"
-        self.generations.switch(generation)
+        assert self.versions is not None, "the model of this engine stays as it is"
+        self.versions.switch(version)
         self._in_use = None
         self._settle()
 
@@ -212,8 +212,8 @@ class Engine:
         num_prompt, max_output = len(request.prompt_ids), max_output_tokens(request, self._max_seq_len)
         if not num_prompt:
             raise UserError("prompt: is empty")
-        if self.generations is not None:
-            self.generations.check(request.experts)
+        if self.versions is not None:
+            self.versions.check(request.experts)
         if max_output < 1 and request.stop.max_tokens > 0:
             raise UserError(f"max_tokens: no token fits after a prompt of {num_prompt}")
         longest = num_prompt + max_output
@@ -227,7 +227,7 @@ class Engine:
         result = self._runner.run(step)
         seconds = time.perf_counter() - started
         if self._observer is not None:
-            live = () if self.generations is None else self.generations.live
+            live = () if self.versions is None else self.versions.live
             self._observer.step(_record(step, start_ns, seconds, live))
         return result
 
@@ -285,15 +285,15 @@ class Engine:
         return outputs
 
     def _settle(self) -> None:
-        """Drops the generations that no sequence is of. One that cannot be dropped now stays till later."""
-        if self.generations is None or len(self.generations.live) == 1:
+        """Drops the versions that no sequence is of. One that cannot be dropped now stays till later."""
+        if self.versions is None or len(self.versions.live) == 1:
             return
-        in_use = {sequence.generation for each in self._requests.values() for sequence in each}
+        in_use = {sequence.version for each in self._requests.values() for sequence in each}
         if in_use == self._in_use:
             return
         self._in_use = in_use
         try:
-            self.generations.keep(in_use)
+            self.versions.keep(in_use)
         except (ExpertMeshError, MemoryError, torch.OutOfMemoryError) as error:
             logger.warning("old experts are kept for now: %s", error)
 
@@ -346,9 +346,9 @@ def is_late(request: Request, now: float) -> bool:
     return limit is not None and now - request.arrival_time >= limit
 
 
-def _record(step: Step, start_ns: int, seconds: float, live: Iterable[Generation]) -> StepRecord:
+def _record(step: Step, start_ns: int, seconds: float, live: Iterable[ModelVersion]) -> StepRecord:
     traced = {id(t): (t, c.sequence) for c in step.chunks if (t := c.sequence.request.trace) is not None}
-    versions = {generation.number: generation.versions for generation in live} if traced else {}
+    versions = {version.number: version.expert_versions for version in live} if traced else {}
     return StepRecord(
         start_ns=start_ns,
         end_ns=time.time_ns(),
@@ -358,7 +358,6 @@ def _record(step: Step, start_ns: int, seconds: float, live: Iterable[Generation
         num_sequences=len(step.chunks),
         num_new_tokens=len(step.sampling),
         traces=tuple(
-            Traced(t, sequence.generation, versions.get(sequence.generation, ()))
-            for t, sequence in traced.values()
+            Traced(t, sequence.version, versions.get(sequence.version, ())) for t, sequence in traced.values()
         ),
     )

@@ -19,7 +19,7 @@ from coordinator.engine.core.step_result import StepResult
 from coordinator.engine.sampling.logprobs import token_logprobs
 from coordinator.engine.sampling.prompt_scores import score_prompts
 from coordinator.engine.sampling.sampler import Drawn, Sampler, SamplingRow
-from coordinator.engine.versions.model_versions import Generations
+from coordinator.engine.versions.model_versions import ModelVersions
 from moe_model.errors import ExpertMeshError, NumericError
 from moe_model.model import Model, Part
 
@@ -34,23 +34,23 @@ class ModelRunner:
         plan: AttentionPlan = paged_attention,
         overlap: Overlap | None = None,
         sampler: Sampler | None = None,
-        generations: Generations | None = None,
+        versions: ModelVersions | None = None,
     ) -> None:
         """`overlap` decides how many parts of a step are in flight; None: one. `sampler` None: a new one.
 
-        `generations` None: the model stays as it is.
+        `versions` None: the model stays as it is.
         """
         self._model = model
         self._cache = cache
         self._plan = plan
         self._overlap = overlap
         self._sampler = sampler or Sampler(model.config.vocab_size, model.device)
-        self._generations = generations or Generations(model)
+        self._versions = versions or ModelVersions(model)
 
     @torch.inference_mode()
     def run(self, step: Step) -> StepResult:
         """Running a step twice gives the same: the cache is written by position, the draw is by counter."""
-        trace = RoutingTrace(self._generations) if any(map(wants_trace, step.chunks)) else None
+        trace = RoutingTrace(self._versions) if any(map(wants_trace, step.chunks)) else None
         h_TD, batch = self._forward(step, trace)
         drawn, logprobs = self._draw(h_TD, batch, step.sampling)
         failures = _broken_numbers(h_TD, batch)
@@ -84,7 +84,7 @@ class ModelRunner:
                 batch.positions_T,
                 self._plan(self._cache, batch),
                 None if trace is None else trace.observe,
-                self._generations.route(batch.chunks),
+                self._versions.route(batch.chunks),
             )
             for batch in batches
         ]

@@ -6,12 +6,12 @@ from typing import NamedTuple, Protocol
 
 
 class Traced(NamedTuple):
-    """A different `Request.trace`, and which generation of the model its request uses: the number, and each
+    """A different `Request.trace`, and which version of the model its request uses: the number, and each
     expert that is not the checkpoint's, as layer/expert:version."""
 
     trace: object
-    generation: int = 0
-    versions: tuple[str, ...] = ()
+    version: int = 0
+    expert_versions: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,8 +12,8 @@ from coordinator.engine.sampling.constraint import Constraint
 from coordinator.engine.sampling.stop_text import StopText, TextMatch
 from coordinator.engine.sampling.token_rules import TokenRules
 from moe_model.errors import ExpertMeshError
-from moe_model.layers.router import ExpertSelection
-from moe_model.sampling.draw import SamplingParams
+from moe_model.layers.expert_selection import ExpertSelection
+from moe_model.sampling.params import SamplingParams
 
 
 class FinishReason(StrEnum):

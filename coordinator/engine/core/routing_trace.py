@@ -8,7 +8,7 @@ import numpy as np
 from coordinator.engine.core.batch import Batch
 from coordinator.engine.core.scheduler import Chunk
 from coordinator.engine.core.step_result import ChunkTrace
-from coordinator.engine.versions.model_versions import Generations
+from coordinator.engine.versions.model_versions import ModelVersions
 from moe_model.layers.router import Routing
 
 _ABSENT = -1
@@ -21,13 +21,13 @@ def wants_trace(chunk: Chunk) -> bool:
 class RoutingTrace:
     """The routing of one step; `observe` is called once per layer."""
 
-    def __init__(self, generations: Generations) -> None:
-        self._generations = generations
+    def __init__(self, versions: ModelVersions) -> None:
+        self._versions = versions
         self._layers: list[np.ndarray] = []
 
     def observe(self, layer: int, routing: Routing) -> None:
         columns_TK = routing.expert_ids_TK.cpu().numpy()
-        self._layers.append(self._generations.experts_by_column(layer, _ABSENT)[columns_TK])
+        self._layers.append(self._versions.experts_by_column(layer, _ABSENT)[columns_TK])
 
     def chunks(self, batch: Batch) -> dict[int, ChunkTrace]:
         """By the key of the sequence; what an earlier step has told is left out."""
@@ -40,12 +40,12 @@ class RoutingTrace:
     def _ids(self, chunk: Chunk, first_row: int) -> np.ndarray:
         """Expert ids, `ids_TLK`, in one byte where all fit. A layer that has fewer experts for the request
         than another has the largest number of the type in the places that are left."""
-        most = self._generations.most_per_token(chunk.sequence)
+        most = self._versions.most_per_token(chunk.sequence)
         ids_TLK = np.full((chunk.num_tokens, len(self._layers), most), _ABSENT)
         for layer, ids_TK in enumerate(self._layers):
             mine_TK = ids_TK[first_row : first_row + chunk.num_tokens, :most]
             ids_TLK[:, layer, : mine_TK.shape[1]] = mine_TK
-        highest = self._generations.highest(chunk.sequence.generation)
+        highest = self._versions.highest(chunk.sequence.version)
         has_absent = bool((ids_TLK == _ABSENT).any())
         dtype = np.uint8 if highest + has_absent < 1 << 8 else np.uint16
         return np.where(ids_TLK == _ABSENT, np.iinfo(dtype).max, ids_TLK).astype(dtype)

@@ -14,7 +14,7 @@ from coordinator.engine.core.request import FinishReason, Request, RequestTiming
 
 class Sequence:
     """Progress of one continuation of a request. `key` is its own among all sequences of an engine;
-    `generation` is the number of the model's that it began with and stays with."""
+    `version` is the number of the model's that it began with and stays with."""
 
     def __init__(
         self,
@@ -23,12 +23,12 @@ class Sequence:
         block_size: int,
         index: int = 0,
         key: int = 0,
-        generation: int = 0,
+        version: int = 0,
     ) -> None:
         self.request = request
         self.index = index
         self.key = key
-        self.generation = generation
+        self.version = version
         self.token_ids = list(request.prompt_ids)
         self.num_computed = 0
         self.block_ids: list[int] = []
@@ -42,7 +42,7 @@ class Sequence:
         self.matcher = None if request.constraint is None else request.constraint.matcher()
         self._text = None if request.stop.stop_text is None else request.stop.stop_text.matcher()
         self._text_match: Stop | None = None
-        self._keys = BlockKeys(request, block_size, generation)
+        self._keys = BlockKeys(request, block_size, version)
         self._max_seq_len = max_seq_len
         self.window_start = max(0, len(self.token_ids) - max_seq_len)
 

@@ -16,7 +16,8 @@ from coordinator.engine.sampling.constraint import Matcher
 from coordinator.engine.sampling.token_counts import TokenCounts
 from coordinator.engine.sampling.token_rules import TokenRules
 from moe_model.errors import ExpertMeshError, NumericError
-from moe_model.sampling.draw import SamplingParams, sample, uniforms
+from moe_model.sampling.draw import sample, uniforms
+from moe_model.sampling.params import SamplingParams
 from moe_model.sampling.penalties import add_bias, is_penalized, penalize
 
 

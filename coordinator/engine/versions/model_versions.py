@@ -1,6 +1,6 @@
-"""Generations: which generations of the model are in use, and what the experts' backend is told.
+"""ModelVersions: which versions of the model are in use, and what the experts' backend is told.
 
-    switch    requests that come from now on use another generation; both are in use
+    switch    requests that come from now on use another version; both are in use
     keep      those that nobody uses any more are dropped, and the modules that only they had
 
 On the engine's thread, but for `live`, which anybody may read.
@@ -15,31 +15,31 @@ from coordinator.engine.core.scheduler import Chunk
 from coordinator.engine.core.sequence import Sequence
 from coordinator.engine.versions.row_routes import LayerColumns, RowRoutes, Run
 from moe_model.errors import UserError
+from moe_model.layers.expert_selection import ExpertSelection
 from moe_model.layers.experts import ExpertBackend, LivingExperts
-from moe_model.layers.router import ExpertSelection
 from moe_model.model import Model, Route
 from moe_model.versions.expert_versions import Catalog
-from moe_model.versions.model_version import Generation, experts_per_token
+from moe_model.versions.model_version import ModelVersion, experts_per_token
 
 
 class UnknownExpertError(UserError):
     """A request selects experts that the model does not have, or not any more."""
 
 
-class Generations:
-    """The generations in use, oldest first. The last one is what new requests get."""
+class ModelVersions:
+    """The versions in use, oldest first. The last one is what new requests get."""
 
     def __init__(self, model: Model, experts: ExpertBackend | None = None) -> None:
         """Begins with the model as its checkpoint has it. Without LivingExperts there is no other."""
         self._top_k = model.config.top_k
         self._device = model.device
         self._experts = experts if isinstance(experts, LivingExperts) else None
-        self._first = Generation.of_model(model)
-        self.live: tuple[Generation, ...] = (self._first,)
+        self._first = ModelVersion.of_model(model)
+        self.live: tuple[ModelVersion, ...] = (self._first,)
         self._columns = self._columns_of(self.live)
 
     @property
-    def newest(self) -> Generation:
+    def newest(self) -> ModelVersion:
         return self.live[-1]
 
     @property
@@ -47,24 +47,24 @@ class Generations:
         """The columns that the backend knows."""
         return _catalog(self._columns)
 
-    def switch(self, generation: Generation) -> None:
+    def switch(self, version: ModelVersion) -> None:
         """Raises what the backend raises; then nothing has changed."""
-        assert generation.number > self.newest.number
-        self._use((*self.live, generation))
+        assert version.number > self.newest.number
+        self._use((*self.live, version))
 
     def keep(self, numbers: Set[int]) -> None:
         """Drops all but the newest and those of these numbers. Raises as `switch`."""
         live = tuple(g for g in self.live if g.number in numbers or g is self.newest)
         if len(live) == len(self.live):
             return
-        before = {module.key for generation in self.live for module in generation.modules}
+        before = {module.key for version in self.live for module in version.modules}
         self._use(live)
-        after = {module.key for generation in live for module in generation.modules}
+        after = {module.key for version in live for module in version.modules}
         if self._experts is not None and before > after:
             self._experts.release(sorted(before - after))
 
     def check(self, selection: ExpertSelection | None) -> None:
-        """Raises UnknownExpertError unless the newest generation has, in every layer, experts for it."""
+        """Raises UnknownExpertError unless the newest version has, in every layer, experts for it."""
         if selection is None or selection.allowed is None:
             return
         allowed = set(selection.allowed)
@@ -76,38 +76,38 @@ class Generations:
         """For the rows of these, in their order; None where the model's own routers say the same."""
         if len(self.live) == 1 and all(chunk.sequence.request.experts is None for chunk in chunks):
             return None if self.newest is self._first else self.newest.route
-        by_number = {generation.number: generation for generation in self.live}
+        by_number = {version.number: version for version in self.live}
         runs = [
-            Run(by_number[chunk.sequence.generation], chunk.sequence.request.experts, chunk.num_tokens)
+            Run(by_number[chunk.sequence.version], chunk.sequence.request.experts, chunk.num_tokens)
             for chunk in chunks
         ]
         return RowRoutes(runs, self._columns, self._top_k, self._device)
 
     def most_per_token(self, sequence: Sequence) -> int:
         """To how many experts a token of it goes, in the layer where it goes to most."""
-        layers = set(self._generation(sequence.generation).experts)
+        layers = set(self._version(sequence.version).experts)
         return max(experts_per_token(sequence.request.experts, each, self._top_k) for each in layers)
 
     def highest(self, number: int) -> int:
-        """The highest expert id of the generation of this number."""
-        return max(map(max, self._generation(number).experts))
+        """The highest expert id of the version of this number."""
+        return max(map(max, self._version(number).experts))
 
     def experts_by_column(self, layer: int, absent: int) -> np.ndarray:
         """The expert id of each column, and `absent` for the one after the last."""
         return np.array([*(module.expert for module in self._columns[layer].modules), absent])
 
-    def _generation(self, number: int) -> Generation:
-        (found,) = (generation for generation in self.live if generation.number == number)
+    def _version(self, number: int) -> ModelVersion:
+        (found,) = (version for version in self.live if version.number == number)
         return found
 
-    def _use(self, live: tuple[Generation, ...]) -> None:
+    def _use(self, live: tuple[ModelVersion, ...]) -> None:
         columns = self._columns_of(live)
         assert self._experts is not None
         self._experts.switch(_catalog(columns))
         self.live, self._columns = live, columns
 
-    def _columns_of(self, live: Iterable[Generation]) -> tuple[LayerColumns, ...]:
-        of_layers = zip(*(generation.layers for generation in live), strict=True)
+    def _columns_of(self, live: Iterable[ModelVersion]) -> tuple[LayerColumns, ...]:
+        of_layers = zip(*(version.layers for version in live), strict=True)
         return tuple(LayerColumns(list(dict.fromkeys(routed)), self._device) for routed in of_layers)
 
 

@@ -1,6 +1,6 @@
-"""The routing of a batch whose rows may be of different generations of the model, or may select experts.
+"""The routing of a batch whose rows may be of different versions of the model, or may select experts.
 
-Each row goes through its own generation's routers, with the others of that generation: what they say is what
+Each row goes through its own version's routers, with the others of that version: what they say is what
 they would say if there were no other. Shapes: T tokens, R rows of one router, D d_model, E columns, K experts
 per token.
 """
@@ -11,16 +11,17 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from moe_model.layers.router import ExpertSelection, Routing, RowSelection, row_selection
+from moe_model.layers.expert_selection import ExpertSelection
+from moe_model.layers.router import Routing, RowSelection, row_selection
 from moe_model.versions.expert_versions import ExpertModule
-from moe_model.versions.model_version import Generation, RoutedLayer, in_columns
+from moe_model.versions.model_version import ModelVersion, RoutedLayer, in_columns
 
 
 @dataclass(frozen=True, slots=True)
 class Run:
     """Consecutive rows of one sequence."""
 
-    generation: Generation
+    version: ModelVersion
     selection: ExpertSelection | None
     num_rows: int
 
@@ -72,7 +73,7 @@ class RowRoutes:
 
     def __call__(self, layer: int, x_TD: Tensor) -> Routing:
         columns = self._columns[layer]
-        of_run = [run.generation.layers[layer] for run in self._runs]
+        of_run = [run.version.layers[layer] for run in self._runs]
         routed = list(dict.fromkeys(of_run))
         parts = self._parts(of_run, routed)
         if len(routed) == 1:

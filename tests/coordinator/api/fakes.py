@@ -48,7 +48,7 @@ def served_model(**changes: Any) -> ServedModel:
         config=ModelConfig(
             d_model=64, n_heads=4, n_layers=3, d_ff=96, n_experts=5, top_k=2, vocab_size=320, max_seq_len=32
         ),
-        generation=GenerationDefaults(
+        generation_defaults=GenerationDefaults(
             temperature=0.8, top_k=50, top_p=0.9, bos_token_id=BOS, eos_token_ids=(EOS,), pad_token_id=0
         ),
         tokenizer=tiny_tokenizer(),

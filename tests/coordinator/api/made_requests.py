@@ -5,12 +5,12 @@ from google.protobuf import text_format
 
 from coordinator.api.shared.errors import ApiError
 from coordinator.api.shared.served_model import ServedModel
-from coordinator.api.validation.request import Generation, resolve
+from coordinator.api.validation.request import ValidRequest, resolve
 from protos.expertmesh.v1 import generation_pb2 as pb
 from tests.coordinator.api.fakes import served_model
 
 
-def resolved(text: str, model: ServedModel | None = None) -> Generation:
+def resolved(text: str, model: ServedModel | None = None) -> ValidRequest:
     """`text` is the request in text format; the prompt defaults to one token."""
     message = text_format.Parse(text, pb.GenerateRequest())
     if message.WhichOneof("prompt") is None:

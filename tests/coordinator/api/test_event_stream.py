@@ -54,9 +54,9 @@ def output(index: int, position: int, *token_ids: int, last: bool = False) -> Ou
 
 def written(outputs: list[Output], text: str, num_sequences: int) -> list[pb.GenerateStreamResponse]:
     model = served_model(allow_routed_experts=True)
-    generation = resolved(f"token_ids {{ ids: [5, 6] }} sampling {{ seed: 1 }} {text}", model)
-    request = replace(generation.request, num_sequences=num_sequences)
-    writer = EventWriter(replace(generation, request=request), model.tokenizer)
+    valid = resolved(f"token_ids {{ ids: [5, 6] }} sampling {{ seed: 1 }} {text}", model)
+    request = replace(valid.request, num_sequences=num_sequences)
+    writer = EventWriter(replace(valid, request=request), model.tokenizer)
     events = writer.prompt()
     for each in outputs:
         events += writer.events(each)

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from coordinator.api.shared.errors import ApiError, Code
 from coordinator.api.shared.served_model import ServedModel
 from coordinator.api.text.chat_template import ChatTemplate
-from coordinator.api.validation.request import Generation, resolve
+from coordinator.api.validation.request import ValidRequest, resolve
 from protos.expertmesh.v1 import generation_pb2 as pb
 from tests.coordinator.api.background import serving
 from tests.coordinator.api.fakes import PATIENCE, served_model
@@ -154,7 +154,7 @@ def test_every_field_is_tried() -> None:
     assert list(never_set(pb.GenerateRequest.DESCRIPTOR, tried)) == []
 
 
-def resolved_or_refused(request: pb.GenerateRequest, model: ServedModel) -> Generation | ApiError:
+def resolved_or_refused(request: pb.GenerateRequest, model: ServedModel) -> ValidRequest | ApiError:
     try:
         return resolve(request, model, "id", 0.0)
     except ApiError as error:
@@ -171,15 +171,15 @@ def test_validation_refuses_or_gives_what_the_engine_may_rely_on(request: pb.Gen
         assert result.code in (Code.INVALID_ARGUMENT, Code.UNIMPLEMENTED, Code.NOT_FOUND)
         assert "\n" not in result.message
         return
-    generation = result
-    stop, prompt_ids = generation.request.stop, generation.request.prompt_ids
+    valid = result
+    stop, prompt_ids = valid.request.stop, valid.request.prompt_ids
     assert prompt_ids
     assert all(0 <= token_id < 320 for token_id in (*prompt_ids, *stop.stop_token_ids))
     assert 0 <= stop.min_tokens <= stop.max_tokens <= model.max_output_tokens
-    assert stop.max_tokens >= 1 or generation.request.returns.prompt_logprobs is not None
-    assert 1 <= generation.request.num_sequences <= 8
-    assert 1 <= generation.min_tokens_per_message <= 64
-    chosen = generation.request.experts
+    assert stop.max_tokens >= 1 or valid.request.returns.prompt_logprobs is not None
+    assert 1 <= valid.request.num_sequences <= 8
+    assert 1 <= valid.min_tokens_per_message <= 64
+    chosen = valid.request.experts
     assert chosen is None or chosen.allowed is None or 0 < len(chosen.allowed) < 5
     if stop.context_overflow == "stop":
         assert len(prompt_ids) + stop.max_tokens <= model.max_context

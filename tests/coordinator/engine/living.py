@@ -14,12 +14,12 @@ from coordinator.engine.core.model_runner import ModelRunner
 from coordinator.engine.core.overlap import Overlap
 from coordinator.engine.core.request import Request
 from coordinator.engine.core.scheduler import Scheduler
-from coordinator.engine.versions.model_versions import Generations
+from coordinator.engine.versions.model_versions import ModelVersions
 from moe_model.families import family_of
 from moe_model.kernels.base import Kernels
 from moe_model.layers.router import Routing
 from moe_model.model import Model
-from moe_model.sampling.draw import SamplingParams
+from moe_model.sampling.params import SamplingParams
 from moe_model.versions.exchangeable_experts import LivingLocalExperts
 from moe_model.versions.expert_versions import Catalog, ExpertModule
 from moe_model.versions.model_version import RoutedLayer
@@ -52,12 +52,12 @@ class Living:
             lambda m: family.build_expert(CONFIG, self.weights[m.key], kernels),
         )
         model = Model(CONFIG, family.build_shared(CONFIG, weights.shared, kernels), self.experts)
-        self.generations = Generations(model, self.experts)
+        self.versions = ModelVersions(model, self.experts)
         cache = KVCache(CONFIG, num_blocks, 4)
         cut = None if overlap is None else Overlap(overlap)
-        runner = ModelRunner(model, cache, attention_plan(kernels), cut, generations=self.generations)
+        runner = ModelRunner(model, cache, attention_plan(kernels), cut, versions=self.versions)
         scheduler = Scheduler(BlockAllocator(num_blocks), 4, 8, step)
-        self.engine = Engine(scheduler, runner, CONFIG.max_seq_len, generations=self.generations)
+        self.engine = Engine(scheduler, runner, CONFIG.max_seq_len, versions=self.versions)
         self.results: dict[str, Collected] = {}
 
     def step(self, num_steps: int) -> None:
@@ -71,7 +71,7 @@ class Living:
         return self.results
 
     def change(self, modules: Sequence[ExpertModule], gate_ED: Tensor, layer: int = LAYER) -> None:
-        newest = self.generations.newest
+        newest = self.versions.newest
         router = self.kernels.router(gate_ED, CONFIG.top_k)
         routed = RoutedLayer(tuple(modules), gate_ED, router)
         self.engine.switch(newest.followed_by(layer, routed))
@@ -82,24 +82,24 @@ class Living:
         return module
 
     def replace(self, expert: int, tensors: dict[str, Tensor], slot: int, layer: int = LAYER) -> None:
-        routed = self.generations.newest.layers[layer]
+        routed = self.versions.newest.layers[layer]
         module = self.load(ExpertModule(layer, slot, expert, 1 + slot), tensors)
         self.change([module if m.expert == expert else m for m in routed.modules], routed.gate_ED, layer)
 
     def add(self, tensors: dict[str, Tensor], row_D: Tensor) -> None:
-        routed = self.generations.newest.layers[LAYER]
+        routed = self.versions.newest.layers[LAYER]
         expert = routed.experts[-1] + 1
         module = self.load(ExpertModule(LAYER, expert, expert), tensors)
         self.change([*routed.modules, module], torch.cat([routed.gate_ED, row_D[None]]))
 
     def remove(self, expert: int) -> None:
-        routed = self.generations.newest.layers[LAYER]
+        routed = self.versions.newest.layers[LAYER]
         stay = [column for column, each in enumerate(routed.experts) if each != expert]
         self.change([routed.modules[column] for column in stay], routed.gate_ED[stay])
 
     @property
     def num_live(self) -> int:
-        return len(self.generations.live)
+        return len(self.versions.live)
 
 
 class Layers:

@@ -8,7 +8,7 @@ from coordinator.engine.core.request import Request
 from coordinator.engine.core.scheduler import Scheduler, Step
 from coordinator.engine.core.step_result import StepResult
 from moe_model.errors import ExpertsLostError
-from moe_model.sampling.draw import SamplingParams
+from moe_model.sampling.params import SamplingParams
 from tests.coordinator.engine.fakes import ScriptedRunner
 from tests.models import Collected, collect, drain, make_request, random_model, tiny_engine
 

@@ -16,7 +16,7 @@ from coordinator.engine.core.request import (
     TokenLogprobs,
 )
 from moe_model.layers.router import Routing
-from moe_model.sampling.draw import SamplingParams
+from moe_model.sampling.params import SamplingParams
 from tests.models import TINY, Collected, drain, make_request, random_reference, tiny_engine
 
 REFERENCE = random_reference(replace(TINY, max_seq_len=24))

@@ -15,7 +15,7 @@ from coordinator.engine.core.request import Request
 from coordinator.server.exchange import ExchangeError, ExpertExchange
 from moe_model.errors import HaltedError, WorkerStartError
 from moe_model.kernels.choice import KernelChoice, choose_kernels
-from moe_model.sampling.draw import SamplingParams
+from moe_model.sampling.params import SamplingParams
 from moe_model.versions.expert_versions import Catalog, ExpertModule
 from tests.coordinator.exchanges import (
     CONFIG,
@@ -288,11 +288,9 @@ def exchange_over(
             released.append(keys)
 
     engine = changing.engine
-    assert engine.generations is not None
+    assert engine.versions is not None
     router = choose_kernels("torch", "cpu").router
-    return ExpertExchange(
-        changing.checkpoint, Backend(), engine.generations, at_once(engine), router
-    ), released
+    return ExpertExchange(changing.checkpoint, Backend(), engine.versions, at_once(engine), router), released
 
 
 @pytest.mark.parametrize(
@@ -351,11 +349,11 @@ def test_there_is_one_change_at_a_time(source: Path, donor: Path) -> None:
 def over_call(changing: Changing, waiting: Future[None]) -> None:
     """An engine that never comes to what it is told."""
     engine = changing.engine
-    assert engine.generations is not None
+    assert engine.versions is not None
     changing.exchange = ExpertExchange(
         changing.checkpoint,
         changing.experts,
-        engine.generations,
+        engine.versions,
         lambda _: waiting,
         choose_kernels("torch", "cpu").router,
         switch_timeout=0.01,

@@ -9,7 +9,7 @@ import httpx
 
 from coordinator.api.requests.responses import Caller, Facts
 from coordinator.api.telemetry.metrics import Metrics, MetricSources
-from coordinator.api.validation.request import Generation
+from coordinator.api.validation.request import ValidRequest
 from coordinator.engine.core.engine import EngineStats
 from protos.expertmesh.v1 import generation_pb2 as pb
 from protos.expertmesh.v1 import generation_pb2_grpc
@@ -29,21 +29,21 @@ def opened() -> Metrics:
     return metrics
 
 
-def of_a_random_caller(metrics: Metrics, generation: Generation, rng: random.Random) -> None:
+def of_a_random_caller(metrics: Metrics, valid: ValidRequest, rng: random.Random) -> None:
     name = f"{rng.getrandbits(64):016x}"
     caller = Caller(name, peer=f"ipv4:{name}", key_id=name, trace_parent={"traceparent": name})
-    facts = Facts(generation, "tiny", 0, 3, {0: "length"}, 0.1, 0.2, 0.5, [(0.05, 2)])
+    facts = Facts(valid, "tiny", 0, 3, {0: "length"}, 0.1, 0.2, 0.5, [(0.05, 2)])
     metrics.requests.finished(caller, facts, None, cancelled=False)
     metrics.requests.finished(caller, Facts(), None, cancelled=True)
     metrics.fronts.http_observed("unknown", name.upper(), 404, 0.0)
 
 
 def test_ten_thousand_callers_make_no_series() -> None:
-    metrics, generation, rng = opened(), resolved(""), random.Random(1)
-    of_a_random_caller(metrics, generation, rng)
+    metrics, valid, rng = opened(), resolved(""), random.Random(1)
+    of_a_random_caller(metrics, valid, rng)
     before = series(metrics.render()[0].decode())
     for _ in range(NUM_CALLERS):
-        of_a_random_caller(metrics, generation, rng)
+        of_a_random_caller(metrics, valid, rng)
     text = metrics.render()[0].decode()
     assert series(text) == before
     assert (

@@ -16,7 +16,6 @@ from torch import Tensor
 
 from moe_model.errors import ConfigError
 from moe_model.sampling.draw import (
-    SamplingParams,
     _among_all,
     draw,
     filter_min_p,
@@ -26,6 +25,7 @@ from moe_model.sampling.draw import (
     uniform,
     uniforms,
 )
+from moe_model.sampling.params import SamplingParams
 
 LAST_UNIFORM = 1 - 2**-53
 # Few distinct values, so that ties are common, and some far apart, so that masses vanish.

@@ -76,6 +76,6 @@ def test_a_sliding_window_needs_no_more_than_the_context() -> None:
 
 
 def test_without_a_tokenizer_token_ids_work() -> None:
-    generation = resolved(ids(3), served_model(tokenizer=None))
-    assert not generation.return_text
+    valid = resolved(ids(3), served_model(tokenizer=None))
+    assert not valid.return_text
     assert not resolved(ids(3) + " response { return_text: false }", served_model(tokenizer=None)).return_text

@@ -30,10 +30,10 @@ def test_a_step_s_span_says_which_experts_the_request_uses() -> None:
 
 
 def test_a_request_s_span_has_the_ids_that_came_with_it() -> None:
-    generation = resolved("")
+    valid = resolved("")
     for transport, prefix in (("http", "http.request.header"), ("grpc", "rpc.request.metadata")):
         caller = Caller("own", transport=transport, given_ids={"x-request-id": "Root=1"})
-        found = started_attributes(caller, generation)
+        found = started_attributes(caller, valid)
         assert found["gen_ai.response.id"] == "own"
         assert found[f"{prefix}.x-request-id"] == ["Root=1"]
 

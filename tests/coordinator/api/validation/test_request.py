@@ -10,7 +10,7 @@ from coordinator.api.validation import prompt as validate_prompt
 from coordinator.api.validation.request import resolve
 from coordinator.engine.core.request import ContextOverflow
 from moe_model.checkpoint.reader import GenerationDefaults
-from moe_model.layers.router import ExpertSelection
+from moe_model.layers.expert_selection import ExpertSelection
 from protos.expertmesh.v1 import generation_pb2 as pb
 from tests.coordinator.api.fakes import BOS, EOS, served_model, tiny_tokenizer
 from tests.coordinator.api.made_requests import ids, refused, resolved
@@ -167,14 +167,14 @@ def test_token_ids_are_used_as_given() -> None:
 
 
 def test_unset_fields_take_the_checkpoints_defaults() -> None:
-    generation = resolved("")
-    sampling, stop = generation.request.sampling, generation.request.stop
+    valid = resolved("")
+    sampling, stop = valid.request.sampling, valid.request.stop
     assert (sampling.temperature, sampling.top_k, sampling.top_p, sampling.min_p) == (0.8, 50, 0.9, 0.0)
     assert stop.eos_token_ids == {EOS}
     assert (stop.max_tokens, stop.min_tokens, stop.ignore_eos) == (31, 0, False)
     assert stop.context_overflow is ContextOverflow.STOP
-    assert (generation.return_text, generation.return_token_ids) == (True, False)
-    assert generation.request.arrival_time == 12.5
+    assert (valid.return_text, valid.return_token_ids) == (True, False)
+    assert valid.request.arrival_time == 12.5
 
 
 def test_given_fields_win_over_the_defaults_even_when_zero() -> None:
@@ -204,7 +204,7 @@ def test_greedy_decoding_reports_no_seed(text: str) -> None:
 
 
 def test_a_greedy_checkpoint_is_greedy() -> None:
-    model = served_model(generation=GenerationDefaults(temperature=0.0))
+    model = served_model(generation_defaults=GenerationDefaults(temperature=0.0))
     assert resolved("", model).seed is None
 
 
@@ -220,14 +220,14 @@ def test_without_a_tokenizer_text_is_refused(text: str, field: str) -> None:
 def test_a_tokenizer_larger_than_the_model_is_no_crash() -> None:
     small = served_model()
     config = type(small.config)(**{**small.config.to_dict(), "vocab_size": 100})
-    error = refused('text: "東"', served_model(config=config, generation=GenerationDefaults()))
+    error = refused('text: "東"', served_model(config=config, generation_defaults=GenerationDefaults()))
     assert (error.reason, error.field) == (Reason.TOKEN_ID_OUT_OF_RANGE, "prompt.text")
 
 
 def test_scoring_alone_may_ask_for_no_tokens() -> None:
-    generation = resolved("stopping { max_tokens: 0 } response { prompt_logprobs: 0 }")
-    assert generation.request.stop.max_tokens == 0
-    assert generation.request.returns.prompt_logprobs == 0
+    valid = resolved("stopping { max_tokens: 0 } response { prompt_logprobs: 0 }")
+    assert valid.request.stop.max_tokens == 0
+    assert valid.request.returns.prompt_logprobs == 0
     scoring = "stopping { max_tokens: 0 } response { prompt_logprobs: 0 } "
     assert refused(scoring + "sampling { num_sequences: 2 }").field == "sampling.num_sequences"
     assert refused(scoring + "constraint { json_object {} }").field == "constraint"

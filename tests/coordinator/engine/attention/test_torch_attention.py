@@ -19,7 +19,7 @@ from coordinator.engine.core.scheduler import Chunk, Step
 from coordinator.engine.core.sequence import Sequence
 from moe_model.assembled import dense_attention
 from moe_model.kernels.choice import choose_kernels
-from moe_model.sampling.draw import SamplingParams
+from moe_model.sampling.params import SamplingParams
 from tests.models import TINY
 from tests.native import needs_native
 

@@ -10,8 +10,8 @@ from coordinator.engine.core.engine import Engine
 from coordinator.engine.core.request import ContextOverflow, Request, Returns
 from coordinator.engine.core.scheduler import Scheduler
 from moe_model.errors import NumericError
-from moe_model.layers.router import ExpertSelection
-from moe_model.sampling.draw import SamplingParams
+from moe_model.layers.expert_selection import ExpertSelection
+from moe_model.sampling.params import SamplingParams
 from tests.coordinator.engine.fakes import CountingRunner, FailingRunner, engine_over
 from tests.models import (
     TINY,

@@ -17,7 +17,7 @@ from coordinator.engine.core.engine import CapacityError, Engine, EngineError
 from coordinator.engine.core.request import FinishReason, Output, Request
 from coordinator.engine.core.scheduler import Step
 from moe_model.errors import ExpertsLostError
-from moe_model.sampling.draw import SamplingParams
+from moe_model.sampling.params import SamplingParams
 from tests.coordinator.engine.fakes import CountingRunner, GatedRunner, ScriptedRunner, engine_over
 from tests.models import expected_tokens, make_request, random_reference, tiny_engine
 

@@ -8,7 +8,7 @@ from coordinator.engine.core.batch import build_batch
 from coordinator.engine.core.request import Request, StopRules
 from coordinator.engine.core.scheduler import Chunk, Step
 from coordinator.engine.core.sequence import Sequence
-from moe_model.sampling.draw import SamplingParams
+from moe_model.sampling.params import SamplingParams
 
 BLOCK_SIZE = 4
 

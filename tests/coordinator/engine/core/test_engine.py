@@ -13,7 +13,7 @@ from coordinator.engine.core.request import ContextOverflow, FinishReason, Outpu
 from moe_model import AssembledModel, ModelConfig
 from moe_model.errors import UserError
 from moe_model.kernels.choice import KernelChoice, choose_kernels
-from moe_model.sampling.draw import SamplingParams
+from moe_model.sampling.params import SamplingParams
 from tests.coordinator.engine.fakes import CountingRunner, engine_over
 from tests.models import (
     TINY,

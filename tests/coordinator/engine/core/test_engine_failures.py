@@ -12,7 +12,7 @@ from coordinator.engine.core.scheduler import Step
 from coordinator.structured.errors import ConstraintError
 from moe_model import AssembledModel
 from moe_model.errors import ExpertsLostError, NumericError
-from moe_model.sampling.draw import SamplingParams
+from moe_model.sampling.params import SamplingParams
 from tests.coordinator.engine.core.test_engine import check_idle
 from tests.coordinator.engine.fakes import CountingRunner, FailingRunner, ScriptedRunner, engine_over
 from tests.models import (

@@ -10,7 +10,8 @@ from coordinator.engine.cache.kv_cache import KVCache
 from coordinator.engine.core.model_runner import ModelRunner
 from coordinator.engine.core.scheduler import Scheduler
 from coordinator.engine.core.sequence import Sequence
-from moe_model.sampling.draw import SamplingParams, sample, uniform
+from moe_model.sampling.draw import sample, uniform
+from moe_model.sampling.params import SamplingParams
 from tests.models import TINY, build_model, make_request, random_reference, random_weights
 
 KEYS = count()

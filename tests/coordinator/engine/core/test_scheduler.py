@@ -11,7 +11,7 @@ from coordinator.engine.cache.block_allocator import BlockAllocator
 from coordinator.engine.core.request import ContextOverflow, Request, StopRules
 from coordinator.engine.core.scheduler import Scheduler, Step
 from coordinator.engine.core.sequence import Sequence
-from moe_model.sampling.draw import SamplingParams
+from moe_model.sampling.params import SamplingParams
 
 WINDOW = 12
 # Different prompts, so that nothing is shared; what sharing does is test_prefix_cache.py's.

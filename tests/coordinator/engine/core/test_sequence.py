@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from coordinator.engine.core.request import ContextOverflow, FinishReason, Request, Stop, StopRules
 from coordinator.engine.core.sequence import Sequence, max_output_tokens
-from moe_model.sampling.draw import SamplingParams
+from moe_model.sampling.params import SamplingParams
 
 STOP, LENGTH = FinishReason.STOP, FinishReason.LENGTH
 EOS, HALT = 3, 7

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from coordinator.engine.sampling.constraint import Matcher
 from coordinator.engine.sampling.sampler import Sampler, SamplingRow
 from coordinator.structured.errors import ConstraintError
-from moe_model.sampling.draw import SamplingParams
+from moe_model.sampling.params import SamplingParams
 
 VOCAB = 40
 

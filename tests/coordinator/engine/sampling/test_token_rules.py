@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from coordinator.engine.sampling.sampler import Sampler, SamplingRow
 from coordinator.engine.sampling.token_rules import NoTokenLeftError, TokenRules
-from moe_model.sampling.draw import SamplingParams
+from moe_model.sampling.params import SamplingParams
 from tests.coordinator.engine.sampling.test_sampler import Only
 
 VOCAB = 12

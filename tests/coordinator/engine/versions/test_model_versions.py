@@ -13,7 +13,7 @@ from coordinator.engine.versions.model_versions import UnknownExpertError
 from moe_model.errors import WorkerStartError
 from moe_model.kernels.base import Kernels
 from moe_model.kernels.choice import KernelChoice, choose_kernels
-from moe_model.layers.router import ExpertSelection
+from moe_model.layers.expert_selection import ExpertSelection
 from moe_model.versions.expert_versions import Catalog, ExpertModule
 from tests.coordinator.engine.living import (
     COMMON,
@@ -82,7 +82,7 @@ def test_experts_come_and_go(kernels: Kernels) -> None:
     submit(living, groups[2])
     living.step(2)
     living.add(OTHER.experts[LAYER, 1], -row_D)
-    assert living.generations.newest.experts == ((0, 1, 2, 3), (0, 2, 3, 4, 5))
+    assert living.versions.newest.experts == ((0, 1, 2, 3), (0, 2, 3, 4, 5))
     submit(living, groups[3])
     living.step(1)
     assert living.num_live == 4
@@ -100,14 +100,14 @@ def test_what_nobody_uses_any_more_goes(kernels: Kernels) -> None:
     living.step(1)
     living.replace(2, OTHER.experts[LAYER, 0], slot=4)
     assert living.experts.keys == everything | {(LAYER, 4)}
-    assert [m.slot for m in living.generations.catalog.columns[LAYER]] == [0, 1, 2, 4, 3]
+    assert [m.slot for m in living.versions.catalog.columns[LAYER]] == [0, 1, 2, 4, 3]
     submit(living, requests("new", 2))
     for name in ("old0", "old1"):
         living.engine.abort(name)
     living.step(1)
     assert living.num_live == 1
     assert living.experts.keys == everything - {(LAYER, 2)} | {(LAYER, 4)}
-    assert [m.slot for m in living.generations.catalog.columns[LAYER]] == [0, 1, 4, 3]
+    assert [m.slot for m in living.versions.catalog.columns[LAYER]] == [0, 1, 4, 3]
     living.drain()
     assert_equal(living, requests("new", 2), Alone(OLD, kernels).replace(2, OTHER.experts[LAYER, 0]))
 
@@ -117,7 +117,7 @@ def test_without_requests_the_old_goes_at_once(kernels: Kernels) -> None:
     living.replace(2, OTHER.experts[LAYER, 0], slot=4)
     assert living.num_live == 1
     assert (LAYER, 2) not in living.experts.keys
-    assert living.generations.route([]) == living.generations.newest.route, "nothing is selected"
+    assert living.versions.route([]) == living.versions.newest.route, "nothing is selected"
 
 
 def test_a_generation_in_the_middle_goes_before_an_older_one(kernels: Kernels) -> None:
@@ -126,7 +126,7 @@ def test_a_generation_in_the_middle_goes_before_an_older_one(kernels: Kernels) -
     living.step(1)
     living.replace(2, OTHER.experts[LAYER, 0], slot=4)
     living.replace(2, OTHER.experts[LAYER, 1], slot=5)
-    assert [g.number for g in living.generations.live] == [0, 2]
+    assert [g.number for g in living.versions.live] == [0, 2]
     assert (LAYER, 4) not in living.experts.keys
     living.drain()
     assert_equal(living, requests("old", 2), Alone(OLD, kernels))
@@ -239,7 +239,7 @@ def test_a_switch_that_fails_changes_nothing(kernels: Kernels) -> None:
     living = Living(OLD, kernels)
     submit(living, requests("r"))
     living.step(1)
-    routed = living.generations.newest.layers[LAYER]
+    routed = living.versions.newest.layers[LAYER]
     unknown = ExpertModule(LAYER, 77, 1, 1)
     with pytest.raises(KeyError):
         living.change([*routed.modules[:1], unknown, *routed.modules[2:]], routed.gate_ED)

@@ -1,4 +1,4 @@
-"""Rows of several generations in one batch: to each what its own generation's routers say of it alone."""
+"""Rows of several versions in one batch: to each what its own version's routers say of it alone."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -11,9 +11,10 @@ from torch import Tensor
 
 from coordinator.engine.versions.row_routes import LayerColumns, RowRoutes, Run
 from moe_model.kernels.choice import KernelChoice, choose_kernels
-from moe_model.layers.router import ExpertSelection, row_selection
+from moe_model.layers.expert_selection import ExpertSelection
+from moe_model.layers.router import row_selection
 from moe_model.versions.expert_versions import ExpertModule
-from moe_model.versions.model_version import Generation, RoutedLayer, in_columns
+from moe_model.versions.model_version import ModelVersion, RoutedLayer, in_columns
 from tests.native import KERNELS
 
 D, K, CPU = 8, 2, torch.device("cpu")
@@ -27,7 +28,7 @@ SELECTIONS = st.one_of(
 )
 
 
-def generations(choice: KernelChoice, *, equal: bool) -> list[Generation]:
+def versions(choice: KernelChoice, *, equal: bool) -> list[ModelVersion]:
     """Of one layer: as it was, with expert 1 in another version, with one more, and without expert 0.
 
     `equal`: all experts are the same to the routers, so only their order decides.
@@ -40,7 +41,7 @@ def generations(choice: KernelChoice, *, equal: bool) -> list[Generation]:
     more = (*replaced, ExpertModule(0, 6, 5))
     contents = [(plain, gate_ED), (replaced, gate_ED), (more, more_ED), (more[1:], more_ED[1:])]
     return [
-        Generation(number, (RoutedLayer(modules, gate, kernels.router(gate, K)),))
+        ModelVersion(number, (RoutedLayer(modules, gate, kernels.router(gate, K)),))
         for number, (modules, gate) in enumerate(contents)
     ]
 
@@ -55,15 +56,15 @@ RUNS = st.lists(st.tuples(st.integers(0, 3), SELECTIONS, st.integers(1, 3)), min
 def test_each_row_is_routed_by_its_own_generation(
     choice: KernelChoice, equal: bool, picked: list[tuple[int, ExpertSelection | None, int]]
 ) -> None:
-    all_of = generations(choice, equal=equal)
+    all_of = versions(choice, equal=equal)
     runs = [Run(all_of[number], selection, count) for number, selection, count in picked]
-    columns = LayerColumns([generation.layers[0] for generation in all_of], CPU)
+    columns = LayerColumns([version.layers[0] for version in all_of], CPU)
     num_rows = sum(run.num_rows for run in runs)
     x_TD = torch.randn(num_rows, D, generator=torch.Generator().manual_seed(num_rows))
     routing = RowRoutes(runs, (columns,), K, CPU)(0, x_TD)
     row = 0
     for run in runs:
-        layer, rows = run.generation.layers[0], slice(row, row + run.num_rows)
+        layer, rows = run.version.layers[0], slice(row, row + run.num_rows)
         selection = row_selection(
             [(in_columns(run.selection, layer.experts), run.num_rows)], len(layer.modules), K
         )
@@ -84,7 +85,7 @@ def modules(columns: Sequence[ExpertModule], ids_TK: Tensor) -> list[list[Expert
 
 
 def test_one_generation_of_its_own_columns_is_left_as_it_is() -> None:
-    (first, *_) = generations("torch", equal=False)
+    (first, *_) = versions("torch", equal=False)
     columns = LayerColumns(first.layers, CPU)
     x_TD = torch.randn(3, D)
     routing = first.route(0, x_TD)
@@ -92,7 +93,7 @@ def test_one_generation_of_its_own_columns_is_left_as_it_is() -> None:
 
 
 def test_columns_are_ordered_by_expert_then_version() -> None:
-    all_of = generations("torch", equal=False)
+    all_of = versions("torch", equal=False)
     columns = LayerColumns([each.layers[0] for each in reversed(all_of)], CPU)
     assert [(m.expert, m.version) for m in columns.modules] == [
         (0, 0),
@@ -106,8 +107,8 @@ def test_columns_are_ordered_by_expert_then_version() -> None:
 
 
 def test_layers_that_are_cut_alike_are_cut_once() -> None:
-    first, second, *_ = generations("torch", equal=False)
-    twice = [Generation(g.number, (*g.layers, replace(g.layers[0]))) for g in (first, second)]
+    first, second, *_ = versions("torch", equal=False)
+    twice = [ModelVersion(g.number, (*g.layers, replace(g.layers[0]))) for g in (first, second)]
     columns = [LayerColumns([g.layers[n] for g in twice], CPU) for n in range(2)]
     routes = RowRoutes([Run(twice[0], None, 1), Run(twice[1], None, 2)], columns, K, CPU)
     x_TD = torch.randn(3, D)

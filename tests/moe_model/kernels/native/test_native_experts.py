@@ -10,7 +10,8 @@ from moe_model import ModelConfig
 from moe_model.families import family_of
 from moe_model.kernels.base import ExpertBank, Kernels
 from moe_model.kernels.torch_kernels import TorchKernels
-from moe_model.layers.router import ExpertSelection, Routing, row_selection
+from moe_model.layers.expert_selection import ExpertSelection
+from moe_model.layers.router import Routing, row_selection
 from tests.models import random_weights
 from tests.native import needs_native
 
