@@ -6,6 +6,8 @@ CHECKPOINT ?= demo/checkpoint
 WORKERS ?= 2
 ARGS ?=
 SECONDS ?= 60
+# Tests that run at the same time.
+JOBS ?= 2
 
 BIN := .venv/bin
 INSTALLED := .venv/.installed
@@ -33,7 +35,7 @@ serve: install  ## serve the bundled model on 127.0.0.1:50051
 	$(BIN)/expertmesh serve $(CHECKPOINT) --workers $(WORKERS) $(ARGS)
 
 test: install  ## all tests but the slow ones; none needs privileges
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest -n $(JOBS) --time-per-folder $(ARGS)
 
 chaos: install  ## all scenarios of failure; those of networks need root, iproute2 and iptables
 	$(BIN)/python -m pytest -m 'not slow' tests/scenarios tests/chaos tests/integration/test_chaos.py $(ARGS)
