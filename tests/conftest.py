@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import HealthCheck, settings
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -17,6 +16,7 @@ from moe_model import AssembledModel
 from moe_model.checkpoint.importer import import_checkpoint
 from moe_model.kernels.choice import choose_kernels
 from moe_model.text.tokenizer import Tokenizer
+from tests.examples import register_profiles
 from tests.models import GOLDEN
 from tests.native import KERNELS
 
@@ -39,12 +39,7 @@ signal.signal(signal.SIGHUP, signal.SIG_DFL)
 for _name in [name for name in os.environ if name.lower().endswith("_proxy")]:
     del os.environ[_name]
 
-# No deadline, no complaint of slow examples: a shared machine pauses. The same examples every time, so that
-# a red run is red again; look for new ones with `pytest --hypothesis-profile=explore`.
-_UNHURRIED = (HealthCheck.too_slow,)
-settings.register_profile("expertmesh", deadline=None, derandomize=True, suppress_health_check=_UNHURRIED)
-settings.register_profile("explore", deadline=None, suppress_health_check=_UNHURRIED)
-settings.load_profile("expertmesh")
+register_profiles()
 
 
 @pytest.fixture(scope="session")

@@ -21,6 +21,7 @@ from moe_model.errors import CheckpointError, UserError
 from moe_model.layers.router import Routing
 from moe_model.sampling.draw import sample, uniform
 from moe_model.sampling.params import SamplingParams
+from tests.examples import examples
 from tests.models import TINY, random_reference, write_checkpoint
 
 SHAPES = [
@@ -101,7 +102,7 @@ def test_a_token_does_not_see_what_comes_after_it(config: ModelConfig) -> None:
 
 
 @given(st.lists(st.integers(0, 10), min_size=2, max_size=4), st.integers(0, 2**31))
-@settings(max_examples=20)
+@settings(max_examples=examples(20))
 def test_what_padding_holds_does_not_matter(num_pads: list[int], seed: int) -> None:
     """Left-padded rows: the tokens under the mask change no logit of a token that is not."""
     model = random_reference()

@@ -16,6 +16,7 @@ from moe_model.errors import CheckpointError
 from moe_model.kernels.torch_kernels import TorchKernels
 from moe_model.loading import load_model
 from moe_model.versions.exchangeable_experts import LivingLocalExperts, load_living_experts
+from tests.examples import examples
 from tests.moe_model.corruptions import (
     change_tensors,
     double_key,
@@ -222,7 +223,7 @@ def test_what_is_too_large_for_the_dtype_asked_for_is_named(folder: Path) -> Non
         checkpoint.read_expert(1, 2, torch.bfloat16)
 
 
-@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=examples(60), suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     data=st.data(),
     name=st.sampled_from(["manifest.json", SHARED, EXPERT, "tokenizer.json"]),

@@ -12,6 +12,7 @@ from moe_model.kernels.linear import TorchLinear as Linear
 from moe_model.layers.dispatch import group_by_expert, scatter_pairs
 from moe_model.layers.expert_selection import ExpertSelection
 from moe_model.layers.router import Routing, TopKRouter, row_selection
+from tests.examples import examples
 from tests.expert_workers.fakes import make_config, make_local, make_pool, make_rows
 from tests.models import drain, make_request, random_model, random_reference, tiny_engine
 
@@ -53,7 +54,7 @@ def test_every_row_has_its_own_experts(selections: list[tuple[ExpertSelection | 
             row += 1
 
 
-@settings(deadline=None, max_examples=40)
+@settings(deadline=None, max_examples=examples(40))
 @given(st.lists(SELECTIONS, min_size=1, max_size=5), st.integers(1, 5))
 def test_neither_neighbours_nor_workers_show_in_a_rows_bits(
     selections: list[ExpertSelection | None], num_workers: int

@@ -18,6 +18,7 @@ from protos.expertmesh.v1 import generation_pb2 as pb
 from tests.coordinator.api.background import serving
 from tests.coordinator.api.fakes import PATIENCE, served_model
 from tests.coordinator.api.internals import INTERNALS
+from tests.examples import examples
 
 CLIENT_CODES = {"INVALID_ARGUMENT", "UNIMPLEMENTED", "FAILED_PRECONDITION", "NOT_FOUND", "ALREADY_EXISTS"}
 PATHS = ("Generate", "GenerateStream", "Tokenize", "Detokenize", "GetModelInfo")
@@ -145,7 +146,7 @@ def never_set(kind: Any, messages: Sequence[Message], path: str = "") -> Iterato
 def test_every_field_is_tried() -> None:
     tried: list[pb.GenerateRequest] = []
 
-    @settings(max_examples=300)
+    @settings(max_examples=examples(300))
     @given(requests())
     def collect(request: pb.GenerateRequest) -> None:
         tried.append(request)
@@ -161,7 +162,7 @@ def resolved_or_refused(request: pb.GenerateRequest, model: ServedModel) -> Vali
         return error
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=examples(300), deadline=None)
 @given(requests())
 def test_validation_refuses_or_gives_what_the_engine_may_rely_on(request: pb.GenerateRequest) -> None:
     template = ChatTemplate("{% for m in messages %}{{ m.role }}: {{ m.content }}{% endfor %}")
@@ -207,7 +208,7 @@ def code_of(channel: grpc.Channel, method: str, data: bytes) -> str:
     return str(failed.code().name)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=examples(100), deadline=None)
 @given(requests())
 def test_any_request_is_answered_or_refused(channel: grpc.Channel, request: pb.GenerateRequest) -> None:
     unary = code_of(channel, "Generate", request.SerializeToString())
@@ -215,7 +216,7 @@ def test_any_request_is_answered_or_refused(channel: grpc.Channel, request: pb.G
     assert code_of(channel, "GenerateStream", request.SerializeToString()) == unary
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=examples(100), deadline=None)
 @given(st.sampled_from(PATHS), st.binary(max_size=60))
 def test_any_bytes_are_answered_or_refused(channel: grpc.Channel, method: str, data: bytes) -> None:
     assert code_of(channel, method, data) in {"OK", *CLIENT_CODES}

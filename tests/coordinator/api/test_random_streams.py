@@ -25,6 +25,7 @@ from tests.coordinator.api.answers import chunks_of, joined, joined_chunks
 from tests.coordinator.api.both_fronts import Fronts, both_fronts
 from tests.coordinator.api.fakes import served_model
 from tests.coordinator.api.grammar import check_grammar
+from tests.examples import examples
 from tests.models import random_model
 
 
@@ -130,7 +131,7 @@ def served() -> Iterator[Served]:
         runner.run(stack.aclose())
 
 
-@settings(max_examples=25)
+@settings(max_examples=examples(25))
 @given(requests())
 def test_grpc(served: Served, message: pb.GenerateRequest) -> None:
     events = served.stream(message)
@@ -142,7 +143,7 @@ def test_grpc(served: Served, message: pb.GenerateRequest) -> None:
     assert [output.index for output in whole.outputs] == list(range(message.sampling.num_sequences))
 
 
-@settings(max_examples=20)
+@settings(max_examples=examples(20))
 @given(
     st.lists(st.lists(token_id, min_size=1, max_size=6), min_size=1, max_size=3),
     st.integers(1, 4),

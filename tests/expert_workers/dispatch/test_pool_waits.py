@@ -17,6 +17,7 @@ from expert_workers.transports.base import FailureReason
 from moe_model.errors import ClusterError, ExpertsLostError, FencedError, ReplyError, WorldError
 from moe_model.layers.router import Routing
 from moe_model.versions.expert_versions import Catalog
+from tests.examples import examples
 from tests.expert_workers.fake_links import Fault, after, changes, fails, silent
 from tests.expert_workers.fakes import (
     PoolWorld,
@@ -362,7 +363,7 @@ FAULTS = st.sampled_from(
 )
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=examples(25), deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.lists(st.lists(FAULTS, max_size=8), min_size=4, max_size=4), st.integers(1, 4), st.integers(1, 3))
 def test_whatever_the_workers_do_every_result_is_right(
     scripts: list[list[Fault]], replicas: int, num_overlapping: int

@@ -10,6 +10,7 @@ from moe_model.families import family_of
 from moe_model.kernels.grouped import GroupedBank
 from moe_model.kernels.torch_kernels import TorchBank, TorchKernels
 from moe_model.layers.dispatch import by_layer
+from tests.examples import examples
 from tests.models import random_weights
 
 E, D = 5, 16
@@ -32,7 +33,7 @@ def _banks(
 
 
 @given(st.integers(2, 40), st.integers(1, E), st.integers(0, 99))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=examples(40), deadline=None)
 def test_tokens(num_tokens: int, top_k: int, seed: int) -> None:
     _check_tokens(num_tokens, top_k, seed, torch.float32, "cpu", 1e-5)
 

@@ -26,6 +26,7 @@ from moe_model.sampling.draw import (
     uniforms,
 )
 from moe_model.sampling.params import SamplingParams
+from tests.examples import examples
 
 LAST_UNIFORM = 1 - 2**-53
 # Few distinct values, so that ties are common, and some far apart, so that masses vanish.
@@ -73,7 +74,7 @@ def naive_support(row: Sequence[float], p: SamplingParams) -> set[int]:
 
 
 @given(ROW, PARAMS, UNIFORM)
-@settings(max_examples=300)
+@settings(max_examples=examples(300))
 def test_a_draw_is_one_the_filters_left_and_has_mass(row: list[float], p: SamplingParams, u: float) -> None:
     (token,) = sample(torch.tensor([row]), [p], [u])
     if p.temperature == 0:
@@ -260,7 +261,7 @@ def test_many_numbers_are_the_same_as_one_by_one(parts: list[tuple[int, int, int
     assert uniforms(*columns) == [uniform(*part) for part in parts]
 
 
-@settings(deadline=None, max_examples=150)
+@settings(deadline=None, max_examples=examples(150))
 @given(
     st.integers(0, 10_000),
     st.sampled_from([30, 300, 2000]),

@@ -15,6 +15,7 @@ from coordinator.api.text.chat_template import ChatTemplate
 from tests.coordinator.api.fakes import ends_at_once, served_model
 from tests.coordinator.api.http_fakes import Http
 from tests.coordinator.api.internals import INTERNALS
+from tests.examples import examples
 
 ROUTES = ("/v1/completions", "/v1/chat/completions", "/tokenize", "/detokenize")
 
@@ -133,7 +134,7 @@ def check(response: httpx.Response) -> None:
 
 @pytest.mark.parametrize("path", ROUTES)
 def test_any_body_is_answered_or_refused(path: str, poster: Poster) -> None:
-    @settings(max_examples=150 if path.startswith("/v1") else 50)
+    @settings(max_examples=examples(150 if path.startswith("/v1") else 50))
     @given(mostly(BODIES[path]))
     def post(body: object) -> None:
         check(poster.post(path, json.dumps(body).encode()))

@@ -20,6 +20,7 @@ from coordinator.engine.core.sequence import Sequence
 from moe_model.assembled import dense_attention
 from moe_model.kernels.choice import choose_kernels
 from moe_model.sampling.params import SamplingParams
+from tests.examples import examples
 from tests.models import TINY
 from tests.native import needs_native
 
@@ -31,7 +32,7 @@ CUTS = st.lists(st.lists(st.integers(1, 6), min_size=1, max_size=6), min_size=1,
 
 
 @given(CUTS, st.integers(0, 99))
-@settings(max_examples=60)
+@settings(max_examples=examples(60))
 def test_torch_equals_dense_attention_for_any_cut(cuts: list[list[int]], seed: int) -> None:
     for dense, o_THd in _dense_and_paged(cuts, seed, paged_attention):
         torch.testing.assert_close(o_THd, dense, rtol=1e-5, atol=1e-5)
@@ -39,7 +40,7 @@ def test_torch_equals_dense_attention_for_any_cut(cuts: list[list[int]], seed: i
 
 @needs_native
 @given(CUTS, st.integers(0, 99))
-@settings(max_examples=60)
+@settings(max_examples=examples(60))
 def test_kernels_equal_dense_attention_for_any_cut(cuts: list[list[int]], seed: int) -> None:
     for dense, o_THd in _dense_and_paged(cuts, seed, _kernel_plan()):
         torch.testing.assert_close(o_THd, dense, rtol=1e-5, atol=1e-5)
@@ -47,7 +48,7 @@ def test_kernels_equal_dense_attention_for_any_cut(cuts: list[list[int]], seed: 
 
 @needs_native
 @given(CUTS, st.integers(0, 99))
-@settings(max_examples=60)
+@settings(max_examples=examples(60))
 def test_kernels_give_the_same_bits_for_any_cut_and_any_batch(cuts: list[list[int]], seed: int) -> None:
     """Neither how a sequence is cut nor what else is in the step shows in a row."""
     together = [o_THd for _, o_THd in _dense_and_paged(cuts, seed, _kernel_plan())]

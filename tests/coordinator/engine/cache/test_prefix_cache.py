@@ -13,6 +13,7 @@ from moe_model.errors import NumericError
 from moe_model.layers.expert_selection import ExpertSelection
 from moe_model.sampling.params import SamplingParams
 from tests.coordinator.engine.fakes import CountingRunner, FailingRunner, engine_over
+from tests.examples import examples
 from tests.models import (
     TINY,
     Collected,
@@ -149,7 +150,7 @@ def test_what_broke_is_not_remembered() -> None:
     engine.check_integrity()
 
 
-@settings(max_examples=60)
+@settings(max_examples=examples(60))
 @given(
     st.lists(
         st.tuples(

@@ -15,6 +15,7 @@ from moe_model.errors import UserError
 from moe_model.kernels.choice import KernelChoice, choose_kernels
 from moe_model.sampling.params import SamplingParams
 from tests.coordinator.engine.fakes import CountingRunner, engine_over
+from tests.examples import examples
 from tests.models import (
     TINY,
     Collected,
@@ -141,7 +142,7 @@ def test_the_golden_model_past_its_window(
         max_size=25,
     ),
 )
-@settings(max_examples=40)
+@settings(max_examples=examples(40))
 def test_any_history_of_requests(
     num_blocks: int, max_num_seqs: int, max_step_tokens: int, moves: list[tuple[str, int]]
 ) -> None:

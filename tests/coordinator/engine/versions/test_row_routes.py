@@ -15,6 +15,7 @@ from moe_model.layers.expert_selection import ExpertSelection
 from moe_model.layers.router import row_selection
 from moe_model.versions.expert_versions import ExpertModule
 from moe_model.versions.model_version import ModelVersion, RoutedLayer, in_columns
+from tests.examples import examples
 from tests.native import KERNELS
 
 D, K, CPU = 8, 2, torch.device("cpu")
@@ -51,7 +52,7 @@ RUNS = st.lists(st.tuples(st.integers(0, 3), SELECTIONS, st.integers(1, 3)), min
 
 @pytest.mark.parametrize("choice", KERNELS)
 @pytest.mark.parametrize("equal", [False, True])
-@settings(max_examples=60)
+@settings(max_examples=examples(60))
 @given(RUNS)
 def test_each_row_is_routed_by_its_own_generation(
     choice: KernelChoice, equal: bool, picked: list[tuple[int, ExpertSelection | None, int]]

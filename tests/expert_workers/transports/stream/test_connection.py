@@ -27,6 +27,7 @@ from expert_workers.transports.stream.connect import connect, open_link
 from expert_workers.transports.stream.connection import StreamConnection
 from expert_workers.wire import ExpertReply, Pong
 from moe_model.errors import ReplyError
+from tests.examples import examples
 from tests.expert_workers.stream_fakes import HOST, make_call, soon
 
 
@@ -74,7 +75,7 @@ def test_an_answer_that_is_none_is_a_failure(answer: bytes, reason: FailureReaso
     theirs.close()
 
 
-@settings(max_examples=50)
+@settings(max_examples=examples(50))
 @given(st.binary(max_size=300), st.integers(0, 100))
 def test_whatever_a_worker_says_the_call_ends(data: bytes, cut: int) -> None:
     connection, theirs = rogue(REPLY[:cut] + data)

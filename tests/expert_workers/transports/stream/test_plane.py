@@ -23,6 +23,7 @@ from expert_workers.transports.stream.connection import StreamConnection
 from expert_workers.transports.stream.plane import StreamPlane
 from expert_workers.wire import ExpertCall, ExpertReply
 from expert_workers.worker.expert_worker import ExpertWorker
+from tests.examples import examples
 from tests.expert_workers.fakes import (
     dealt,
     make_config,
@@ -274,7 +275,7 @@ def test_nothing_is_left_after_close() -> None:
     assert not [name for name in names if name in sockets]
 
 
-@settings(max_examples=25, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=examples(25), suppress_health_check=[HealthCheck.too_slow])
 @given(
     st.integers(1, 5),
     st.integers(1, 3),

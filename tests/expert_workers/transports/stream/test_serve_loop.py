@@ -21,6 +21,7 @@ from expert_workers.wire import ExpertCall, ExpertReply, ReplyForm
 from expert_workers.worker.expert_worker import ExpertWorker, WorkerSpec
 from moe_model.errors import ReplyError
 from moe_model.kernels.choice import choose_kernels
+from tests.examples import examples
 from tests.expert_workers.fakes import dealt, make_config, make_worker
 from tests.expert_workers.stream_fakes import outcomes, running, soon, streams
 from tests.native import needs_native
@@ -127,7 +128,7 @@ def python_reply(call: ExpertCall) -> ExpertReply | Exception:
 
 
 @given(st.lists(calls(), min_size=1, max_size=4))
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=examples(150), deadline=None)
 def test_answers_what_python_answers_and_stops_where_python_would_not(wanted: list[ExpertCall]) -> None:
     with in_the_loop(WORKER) as (stream, found):
         for call in wanted:

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from moe_model.checkpoint.importer.torch_file import load_torch_file
 from moe_model.errors import CheckpointError
+from tests.examples import examples
 
 PLAIN: dict[str, Any] = {
     "model_state_dict": {"a": torch.arange(6.0).view(2, 3)},
@@ -105,7 +106,9 @@ def test_a_path_that_is_no_file(tmp_path: Path) -> None:
             load_torch_file(path)
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=examples(150), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 @given(st.data(), st.sampled_from([saved(PLAIN), saved(PLAIN, zipped=False)]))
 def test_any_bytes_are_an_object_or_a_checkpoint_error(
     tmp_path: Path, data: st.DataObject, original: bytes

@@ -17,6 +17,7 @@ from tests.native import needs_native
 
 pytest.importorskip("moe_model.kernels.native._kernels", reason="the C kernels are not built")
 from moe_model.kernels.native.native_kernels import NativeKernels
+from tests.examples import examples
 
 pytestmark = needs_native
 
@@ -39,7 +40,7 @@ def _routing(num_tokens: int, top_k: int, seed: int) -> Routing:
 
 
 @given(st.integers(2, 60), st.integers(1, E), st.integers(0, 99), st.booleans())
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 def test_tokens_get_what_torch_gives_them(num_tokens: int, top_k: int, seed: int, int8: bool) -> None:
     x_TD = torch.randn(num_tokens, 20, generator=torch.Generator().manual_seed(seed))
     routing = _routing(num_tokens, top_k, seed)
@@ -53,7 +54,7 @@ def test_tokens_get_what_torch_gives_them(num_tokens: int, top_k: int, seed: int
 
 
 @given(st.integers(2, 40), st.integers(1, 3), st.integers(0, 99))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=examples(40), deadline=None)
 def test_a_token_has_the_same_bits_in_every_company(num_tokens: int, top_k: int, seed: int) -> None:
     bank, x_TD = make_bank(NativeKernels()), torch.randn(num_tokens, 20)
     routing = _routing(num_tokens, top_k, seed)
@@ -69,7 +70,7 @@ def _parts(routing: Routing) -> tuple[Tensor, Tensor, Tensor]:
 
 @pytest.mark.parametrize("kernels", [TorchKernels(), NativeKernels()], ids=["torch", "native"])
 @given(st.integers(1, 30), st.data())
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=examples(40), deadline=None)
 def test_pairs_rows_and_tokens_say_the_same(kernels: Kernels, num_rows: int, data: st.DataObject) -> None:
     """A worker's two ways to answer, against what the whole would be; for two experts to the bit."""
     bank, x_RD = make_bank(kernels), torch.randn(num_rows, 20)
@@ -100,7 +101,7 @@ def test_segments_that_are_not_those_of_the_pairs_are_refused() -> None:
 
 
 @given(st.integers(1, 20), st.integers(1, E), st.integers(0, 999))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 def test_router_is_torchs(num_tokens: int, top_k: int, seed: int) -> None:
     generator = torch.Generator().manual_seed(seed)
     weight_ED, x_TD = (

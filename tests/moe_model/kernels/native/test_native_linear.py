@@ -17,6 +17,7 @@ pytest.importorskip("moe_model.kernels.native._kernels", reason="the C kernels a
 from moe_model.kernels.native import _kernels
 from moe_model.kernels.native.native_kernels import INSTRUCTION_SETS, NativeKernels
 from moe_model.kernels.native.parts import NativeLinear
+from tests.examples import examples
 
 pytestmark = needs_native
 
@@ -73,7 +74,7 @@ def test_is_the_formula(instruction_set: str, num_in: int, num_out: int, dtype: 
     st.integers(2, 40),
     st.integers(1, 2),
 )
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=examples(80), deadline=None)
 def test_a_row_has_the_same_bits_in_every_company(
     dtype: str, num_in: int, num_out: int, num_rows: int, num_threads: int
 ) -> None:
