@@ -22,7 +22,8 @@ from benchmarks.step_split import PARTS, Split, timed_engine
 from coordinator.engine.core.engine import Engine
 from coordinator.engine.core.request import Output, Request, StopRules
 from coordinator.server.config import EngineConfig, WorkersConfig
-from coordinator.server.main import build_engine, configure_process, open_experts
+from coordinator.server.experts import open_experts
+from coordinator.server.main import build_engine, configure_process
 from moe_model.assembled import AssembledModel
 from moe_model.checkpoint.manifest import DTYPES, dtype_name
 from moe_model.checkpoint.reader import Checkpoint

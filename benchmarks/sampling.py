@@ -16,7 +16,8 @@ from benchmarks.report import Report, add_out_argument, reporting
 from coordinator.engine.core.engine import Engine
 from coordinator.engine.core.request import Request, StopRules
 from coordinator.server.config import EngineConfig, WorkersConfig
-from coordinator.server.main import build_engine, configure_process, open_experts
+from coordinator.server.experts import open_experts
+from coordinator.server.main import build_engine, configure_process
 from moe_model.checkpoint.manifest import DTYPES
 from moe_model.checkpoint.reader import Checkpoint
 from moe_model.sampling.params import SamplingParams

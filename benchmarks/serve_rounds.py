@@ -28,7 +28,8 @@ from coordinator.api.requests.admission import AdmissionConfig
 from coordinator.engine.core.engine import Engine
 from coordinator.engine.core.request import Request, StopRules
 from coordinator.server.config import EngineConfig, WorkersConfig
-from coordinator.server.main import build_engine, open_experts
+from coordinator.server.experts import open_experts
+from coordinator.server.main import build_engine
 from moe_model.checkpoint.manifest import dtype_name
 from moe_model.checkpoint.reader import Checkpoint
 from moe_model.sampling.params import SamplingParams

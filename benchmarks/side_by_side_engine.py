@@ -12,7 +12,8 @@ import torch
 
 from benchmarks.engine import Load, bench_config, measure
 from coordinator.server.config import EngineConfig, WorkersConfig
-from coordinator.server.main import build_engine, configure_process, open_experts
+from coordinator.server.experts import open_experts
+from coordinator.server.main import build_engine, configure_process
 from moe_model.checkpoint.reader import Checkpoint
 
 _LARGEST = 32

@@ -15,7 +15,6 @@ from benchmarks.report import add_out_argument, reporting
 from coordinator.server.config import Addresses, EngineConfig, ServeConfig, WorkersConfig
 from coordinator.server.main import configure_process
 from coordinator.server.server import open_server
-from expert_workers.remote_experts import RemoteExperts
 from moe_model.checkpoint.initialise import initialise_checkpoint
 from moe_model.checkpoint.manifest import DTYPES
 from moe_model.config import ModelConfig
@@ -48,7 +47,6 @@ async def measure(checkpoint: Path, engine: EngineConfig, num_workers: int) -> l
         addresses=Addresses("127.0.0.1:0", control=None, http=None),
     )
     async with open_server(config) as server:
-        assert isinstance(server.experts, RemoteExperts)
         return [
             Row(
                 num_workers,

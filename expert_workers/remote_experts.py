@@ -1,93 +1,33 @@
 """RemoteExperts: the experts of a model on workers, as one thing: dispatched, supervised, exchanged."""
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
 
-from torch import Tensor
-
-from expert_workers.dispatch.dispatch import Dispatch
 from expert_workers.dispatch.pool import ExpertPool
-from expert_workers.dispatch.pool_stats import PoolStats
-from expert_workers.supervision.pending_changes import Scaled
+from expert_workers.status import WorkerStatus
 from expert_workers.supervision.supervisor import Supervisor
-from expert_workers.supervision.worker_state import Member, WorkerState
+from expert_workers.supervision.worker_state import Member
 from moe_model.layers.dispatch import ExpertKey
-from moe_model.layers.router import Routing
-from moe_model.versions.expert_versions import Catalog, ExpertModule
 
 # Seconds.
 CLOSE_MOMENT = 1.0
 
 
-@dataclass(frozen=True, slots=True)
-class WorkerRecord:
-    """One worker as the topology shows it. `experts` and `missing`, what it should hold and does not, are
-    layer -> expert ids; `problem` says why it could not load those."""
-
-    rank: int
-    state: WorkerState
-    node_id: str
-    host: str
-    hostname: str
-    pid: int
-    device: str
-    experts: Mapping[int, tuple[int, ...]]
-    missing: Mapping[int, tuple[int, ...]]
-    problem: str
-    routed_rows: int
-    num_bytes: int
-    num_losses: int
-    last_loss: str
-
-
 class RemoteExperts:
-    """An ExpertBackend. `begin`, `finish`, `idle`, `wait_for_lost`, `found`, `switch`: one thread only."""
+    """RunningExperts, and Workers, whose experts are on workers: a pool dispatches, a supervisor looks after
+    who holds what."""
+
+    answers_travel = True
 
     def __init__(self, pool: ExpertPool, supervisor: Supervisor, close: Callable[[], None]) -> None:
         """`close` ends the workers, or leaves them; it is called last."""
-        self._pool = pool
-        self._supervisor = supervisor
-        self._close = close
-
-    def forward(self, layer: int, x_TD: Tensor, routing: Routing) -> Tensor:
-        """As ExpertBackend. Raises ExpertsLostError."""
-        return self._pool.forward(layer, x_TD, routing)
-
-    def begin(self, layer: int, x_TD: Tensor, routing: Routing) -> Dispatch:
-        return self._pool.begin(layer, x_TD, routing)
-
-    def finish(self, begun: Dispatch) -> Tensor:
-        return self._pool.finish(begun)
-
-    def idle(self) -> None:
-        """For when nothing is dispatched."""
-        self._pool.idle()
-
-    def wait_for_lost(self, timeout: float) -> bool:
-        """Waits for lost experts, at most so many seconds; whether the step shall be tried again."""
-        return self._pool.wait_for_lost(timeout)
-
-    def found(self) -> None:
-        """A step has lacked nothing."""
-        self._pool.found()
-
-    def prepare(self, module: ExpertModule) -> None:
-        """As LivingExperts: returns when the module is wherever it shall be. Raises ExpertMeshError."""
-        self._supervisor.prepare(module)
-
-    def switch(self, catalog: Catalog) -> None:
-        """As LivingExperts: what the routers' columns stand for from now on."""
-        self._pool.switch(catalog)
-
-    def release(self, keys: Sequence[ExpertKey]) -> None:
-        """As LivingExperts: nobody uses these any more."""
-        self._supervisor.release(keys)
-
-    def scale(self, num_workers: int, timeout: float) -> Scaled:
-        """Returns when there are so many workers and each holds its part, `timeout` seconds at most. Raises
-        ExpertMeshError."""
-        return self._supervisor.scale(num_workers, timeout)
+        self._pool, self._supervisor, self._close = pool, supervisor, close
+        # The pool's own methods: a step calls these for every layer, and nothing lies between.
+        self.forward, self.begin, self.finish = pool.forward, pool.begin, pool.finish
+        self.switch, self.idle = pool.switch, pool.idle
+        self.wait_for_lost, self.found = pool.wait_for_lost, pool.found
+        self.missing_experts, self.stats = pool.missing_experts, pool.stats
+        self.prepare, self.release, self.scale = supervisor.prepare, supervisor.release, supervisor.scale
 
     def holders(self, key: ExpertKey) -> tuple[int, ...]:
         """The ranks of the workers that hold a module. Any thread may ask."""
@@ -104,18 +44,11 @@ class RemoteExperts:
         held = Counter(key for m in self._supervisor.members() if m.is_ready for key in m.held)
         return min(held[key] for key in self._supervisor.expert_ids())
 
-    def missing_experts(self) -> tuple[ExpertModule, ...]:
-        """Those that nobody holds. Any thread may ask."""
-        return self._pool.missing_experts()
-
-    def stats(self) -> PoolStats:
-        return self._pool.stats()
-
-    def topology(self) -> tuple[WorkerRecord, ...]:
+    def topology(self) -> tuple[WorkerStatus, ...]:
         """Any thread may ask."""
         workers, experts = self._pool.stats().workers, self._supervisor.expert_ids()
         return tuple(
-            _record(member, experts, workers[member.rank].rows if member.rank in workers else 0)
+            _status(member, experts, workers[member.rank].rows if member.rank in workers else 0)
             for member in self._supervisor.members()
         )
 
@@ -127,9 +60,9 @@ class RemoteExperts:
         self._supervisor.close()
 
 
-def _record(member: Member, expert_ids: Mapping[ExpertKey, int], routed_rows: int) -> WorkerRecord:
+def _status(member: Member, expert_ids: Mapping[ExpertKey, int], routed_rows: int) -> WorkerStatus:
     info = member.info
-    return WorkerRecord(
+    return WorkerStatus(
         rank=member.rank,
         state=member.state,
         node_id="" if info is None else info.node_id,

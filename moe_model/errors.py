@@ -3,6 +3,7 @@
     ExpertMeshError
     ├── UserError              what a caller can cause and mend
     │   ├── ConfigError          a model configuration or an option
+    │   ├── NoWorkersError       a change of expert workers where there are none
     │   ├── CheckpointError      a file or folder we were asked to read or write
     │   └── TokenizerError       a tokenizer file, or text it cannot take
     │       └── TokenizerLimitError  a text that takes the tokenizer too long or too much memory
@@ -29,6 +30,10 @@ class UserError(ExpertMeshError):
 
 class ConfigError(UserError):
     """A model configuration or an option is not usable."""
+
+
+class NoWorkersError(UserError):
+    """All experts are in the coordinator's process: there are no workers to change."""
 
 
 class CheckpointError(UserError):

@@ -1,19 +1,19 @@
 """From a checkpoint on disk to a Model: the shared part here, the experts wherever the caller has them."""
 
-from collections.abc import Iterable
-
 import torch
 
 from moe_model.checkpoint.expert_files import read_expert_file
 from moe_model.checkpoint.reader import Checkpoint
 from moe_model.errors import CheckpointError
 from moe_model.families import family_of
-from moe_model.kernels.base import ExpertBank, Kernels
+from moe_model.halt import Halt
+from moe_model.kernels.base import Kernels
 from moe_model.kernels.torch_kernels import TorchKernels
 from moe_model.layers.dispatch import Expert
-from moe_model.layers.experts import ExpertBackend, LocalExperts
+from moe_model.layers.experts import ExpertBackend
 from moe_model.model import Model
 from moe_model.versions.expert_versions import Catalog, ExpertModule
+from moe_model.versions.local_experts import LocalExperts
 
 
 def load_model(
@@ -53,24 +53,6 @@ def load_module(
     return family_of(config).build_expert(config, tensors, kernels, int8=int8), num_bytes
 
 
-def load_bank(
-    checkpoint: Checkpoint,
-    modules: Iterable[ExpertModule],
-    dtype: torch.dtype,
-    device: str | torch.device,
-    kernels: Kernels,
-    *,
-    int8: bool = False,
-) -> ExpertBank:
-    """Reads modules, one at a time. Raises CheckpointError naming the file and the tensor."""
-    return kernels.bank(
-        {
-            module.key: load_module(checkpoint, module, dtype, device, kernels, int8=int8)[0]
-            for module in modules
-        }
-    )
-
-
 def load_local_experts(
     checkpoint: Checkpoint,
     dtype: torch.dtype,
@@ -78,11 +60,18 @@ def load_local_experts(
     kernels: Kernels | None = None,
     *,
     int8: bool = False,
+    halt: Halt | None = None,
 ) -> LocalExperts:
-    """Reads every expert into this process. Raises CheckpointError naming the file and the tensor."""
-    config = checkpoint.config
-    modules = Catalog.of_checkpoint(config.n_layers, config.n_experts).modules
-    return LocalExperts(load_bank(checkpoint, modules, dtype, device, kernels or TorchKernels(), int8=int8))
+    """Reads every expert into this process. Raises CheckpointError naming the file and the tensor; once
+    `halt` is set HaltedError, also of a later load."""
+    config, kernels, halt = checkpoint.config, kernels or TorchKernels(), halt or Halt()
+
+    def load(module: ExpertModule) -> Expert:
+        halt.check()
+        expert, _ = load_module(checkpoint, module, dtype, device, kernels, int8=int8)
+        return expert
+
+    return LocalExperts(Catalog.of_checkpoint(config.n_layers, config.n_experts), kernels, load)
 
 
 def _num_bytes(tensor: torch.Tensor, *, int8: bool) -> int:

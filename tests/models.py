@@ -1,5 +1,6 @@
 """Small models in memory for any shape, engines over them, and where the golden data is."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from math import sqrt
 from pathlib import Path
@@ -20,9 +21,10 @@ from moe_model.families import family_of
 from moe_model.kernels.base import Kernels
 from moe_model.kernels.torch_kernels import TorchKernels
 from moe_model.layers.dispatch import Expert, ExpertKey
-from moe_model.layers.experts import LocalExperts
 from moe_model.model import Model
 from moe_model.sampling.params import SamplingParams
+from moe_model.versions.expert_versions import Catalog
+from moe_model.versions.local_experts import LocalExperts
 
 TORCH = TorchKernels()
 GOLDEN = Path(__file__).parent / "data" / "modularforge-tiny"
@@ -75,10 +77,17 @@ def build_experts(config: ModelConfig, weights: Weights, kernels: Kernels = TORC
     return {key: family.build_expert(config, tensors, kernels) for key, tensors in weights.experts.items()}
 
 
+def local_experts(
+    config: ModelConfig, experts: Mapping[ExpertKey, Expert], kernels: Kernels = TORCH
+) -> LocalExperts:
+    """Experts that a test has made, in this process."""
+    catalog = Catalog.of_checkpoint(config.n_layers, config.n_experts)
+    return LocalExperts(catalog, kernels, lambda module: experts[module.key])
+
+
 def build_model(config: ModelConfig, weights: Weights, kernels: Kernels = TORCH) -> Model:
     shared = family_of(config).build_shared(config, weights.shared, kernels)
-    bank = kernels.bank(build_experts(config, weights, kernels))
-    return Model(config, shared, LocalExperts(bank))
+    return Model(config, shared, local_experts(config, build_experts(config, weights, kernels), kernels))
 
 
 def random_model(config: ModelConfig = TINY, seed: int = 0, kernels: Kernels = TORCH) -> Model:

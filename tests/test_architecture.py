@@ -73,10 +73,51 @@ def test_the_model_knows_nothing_of_the_rest() -> None:
 
 def test_coordinator_and_workers_meet_only_in_main() -> None:
     assert importers("coordinator", "expert_workers") == {}
-    assert set(importers("expert_workers", "coordinator")) <= {
-        "coordinator/server/main.py",
-        "coordinator/server/open_workers.py",
+    found = importers("expert_workers", "coordinator")
+    # The description of a worker is for everyone; it is light, and leads to nothing else of the workers.
+    beyond = {
+        path
+        for path, names in found.items()
+        if not all(name.startswith("expert_workers.status.") for name in names)
     }
+    assert beyond <= {"coordinator/server/experts.py", "coordinator/server/open_workers.py"}
+
+
+HEAVY = (
+    "torch",
+    "numpy",
+    "ray",
+    "grpc",
+    "google",
+    "safetensors",
+    "moe_model",
+    "coordinator",
+    "expert_workers",
+)
+
+
+def test_the_description_of_a_worker_is_light() -> None:
+    status = Path("expert_workers/status.py")
+    assert [name for name, _ in imports(status) if name.startswith(HEAVY)] == []
+
+
+def test_all_experts_are_the_same_kind_of_thing() -> None:
+    """Where experts are shows in who opens them; everyone else uses what RunningExperts and Workers say."""
+    kinds = ("RemoteExperts", "LocalExperts", "RunningExperts", "ServedExperts", "ExpertBackend")
+    asked = _found(
+        *WITHOUT_TESTS,
+        wanted=lambda name, call: (
+            name in ("isinstance", "issubclass", "type", "hasattr")
+            and any(kind in ast.unparse(argument) for argument in call.args for kind in kinds)
+        ),
+    )
+    assert asked == []
+    openers = {
+        path
+        for kind in ("expert_workers.remote_experts", "moe_model.versions.local_experts")
+        for path in importers(kind, *PRODUCT)
+    }
+    assert openers == {"coordinator/server/open_workers.py", "moe_model/loading.py"}
 
 
 def test_ray_is_in_few_files() -> None:

@@ -7,7 +7,8 @@ from dataclasses import replace
 from benchmarks import engine as engine_benchmark
 from benchmarks.peers.jobs import Load, Timing
 from coordinator.server.config import EngineConfig, WorkersConfig
-from coordinator.server.main import build_engine, open_experts
+from coordinator.server.experts import open_experts
+from coordinator.server.main import build_engine
 from moe_model.checkpoint.reader import Checkpoint
 
 # What is left of a difference that noise has eaten.

@@ -10,7 +10,8 @@ from coordinator.commands.engine_arguments import workers_config
 from coordinator.commands.engine_config import engine_config
 from coordinator.commands.termination import stop_exits
 from coordinator.server.config import Addresses, ServeConfig
-from coordinator.server.main import configure_process, describe_experts
+from coordinator.server.experts import describe_experts
+from coordinator.server.main import configure_process
 from coordinator.server.phases import Phases
 from coordinator.server.server import open_server
 from moe_model.halt import Halt

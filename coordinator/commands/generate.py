@@ -17,7 +17,8 @@ from coordinator.commands.shown import Shown
 from coordinator.commands.termination import stop_exits
 from coordinator.engine.core.engine import Engine
 from coordinator.server.config import DEFAULT_MAX_OUTPUT_TOKENS, ModelOptions
-from coordinator.server.main import build_engine, configure_process, open_experts, served_model
+from coordinator.server.experts import open_experts
+from coordinator.server.main import build_engine, configure_process, served_model
 from moe_model.checkpoint.reader import Checkpoint
 from moe_model.errors import ConfigError
 from moe_model.halt import Halt

@@ -9,11 +9,12 @@ import re
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from concurrent.futures import CancelledError, Future
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -28,7 +29,6 @@ from moe_model.errors import CheckpointError, ExpertMeshError, HaltedError, User
 from moe_model.families import family_of
 from moe_model.kernels.base import Router
 from moe_model.layers.dispatch import ExpertKey
-from moe_model.layers.experts import LivingExperts
 from moe_model.versions.expert_versions import ExpertFile, ExpertModule
 from moe_model.versions.model_version import ModelVersion, RoutedLayer
 
@@ -53,7 +53,7 @@ class ExchangeError(UserError):
 @dataclass(frozen=True, slots=True)
 class ExpertView:
     """A module as operators see it. `ranks` hold it; `is_retiring`: only older requests use it; `is_missing`:
-    nobody can compute it at the moment."""
+    it cannot be computed at the moment."""
 
     module: ExpertModule
     sha256: str
@@ -70,6 +70,15 @@ class Changed:
     seconds: float
 
 
+class ExchangedExperts(Protocol):
+    """What an exchange needs of a model's experts: see RunningExperts and Workers."""
+
+    def prepare(self, module: ExpertModule) -> None: ...
+    def release(self, keys: Sequence[ExpertKey]) -> None: ...
+    def holders(self, key: ExpertKey) -> Sequence[int]: ...
+    def missing_experts(self) -> Sequence[ExpertModule]: ...
+
+
 # Calls a function on the engine's thread, between two steps.
 CallEngine = Callable[[Callable[[Engine], None]], Future[None]]
 
@@ -80,22 +89,18 @@ class ExpertExchange:
     def __init__(
         self,
         checkpoint: Checkpoint,
-        experts: LivingExperts,
+        experts: ExchangedExperts,
         versions: ModelVersions,
         call_engine: CallEngine,
         make_router: Callable[[Tensor, int], Router],
-        holders: Callable[[ExpertKey], Sequence[int]] | None = None,
-        missing: Callable[[], Collection[ExpertModule]] = tuple,
         switch_timeout: float = SWITCH_TIMEOUT,
     ) -> None:
-        """`holders` are the ranks of the workers that hold a module; None: there are none. `missing` are
-        the modules that nobody can compute."""
         config = checkpoint.config
         self._checkpoint, self._config = checkpoint, config
         self._shapes = family_of(config).expert_shapes(config)
         self._experts, self._versions = experts, versions
         self._call_engine, self._make_router = call_engine, make_router
-        self._holders, self._missing, self._switch_timeout = holders, missing, switch_timeout
+        self._switch_timeout = switch_timeout
         self._next_slots = [config.n_experts] * config.n_layers
         self._next_ids = [config.n_experts] * config.n_layers
         self._counts: Counter[str] = Counter(dict.fromkeys(KINDS, 0))
@@ -106,7 +111,7 @@ class ExpertExchange:
         live = self._versions.live
         modules = {module for version in live for module in version.modules}
         ordered = sorted(modules, key=lambda module: (module.layer, module.expert, module.version))
-        missing = frozenset(self._missing())
+        missing = frozenset(self._experts.missing_experts())
         return tuple(self._view(module, live, missing) for module in ordered)
 
     def expert_ids(self) -> tuple[tuple[int, ...], ...]:
@@ -223,7 +228,7 @@ class ExpertExchange:
 
     def _done(self, kind: str, module: ExpertModule, started: float) -> Changed:
         self._counts[kind] += 1
-        view = self._view(module, self._versions.live, frozenset(self._missing()))
+        view = self._view(module, self._versions.live, frozenset(self._experts.missing_experts()))
         changed = Changed(view, time.monotonic() - started)
         logger.info(
             "experts: %s layer=%d expert=%d version=%d sha256=%s seconds=%.3f",
@@ -236,7 +241,7 @@ class ExpertExchange:
     ) -> ExpertView:
         file = module.file or self._checkpoint.files[expert_file(module.layer, module.expert)]
         is_retiring = module not in live[-1].layers[module.layer].modules
-        ranks = () if self._holders is None else tuple(self._holders(module.key))
+        ranks = tuple(self._experts.holders(module.key))
         return ExpertView(module, file.sha256, ranks, is_retiring, module in missing)
 
 

@@ -3,10 +3,7 @@
 import logging
 import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 
-from coordinator.api.shared.operations import Scaled, WorkerState, WorkerView
 from coordinator.api.shared.served_model import ServedModel
 from coordinator.api.text.chat_template import ChatTemplate
 from coordinator.api.text.confined_tokenizer import ConfinedEncoder
@@ -19,25 +16,19 @@ from coordinator.engine.core.observer import EngineObserver
 from coordinator.engine.core.overlap import Overlap
 from coordinator.engine.core.scheduler import Scheduler
 from coordinator.engine.versions.model_versions import ModelVersions
-from coordinator.server.config import EngineConfig, ModelOptions, WorkersConfig
-from coordinator.server.exchange import CallEngine, ExpertExchange
-from coordinator.server.open_workers import API_KEY_VARIABLE, open_workers
-from coordinator.server.phases import UNTOLD, Phases
+from coordinator.server.config import EngineConfig, ModelOptions
+from coordinator.server.exchange import CallEngine, ExchangedExperts, ExpertExchange
+from coordinator.server.open_workers import API_KEY_VARIABLE
 from coordinator.structured.compiler import ConstraintCompiler
-from expert_workers.dispatch.pool_stats import PoolObserver
-from expert_workers.remote_experts import RemoteExperts
 from moe_model.checkpoint.manifest import CHAT_TEMPLATE
 from moe_model.checkpoint.reader import MAX_CHAT_TEMPLATE_BYTES, Checkpoint
 from moe_model.families import family_of
 from moe_model.files.whole_file import read_file
-from moe_model.halt import Halt
 from moe_model.kernels.choice import choose_kernels, set_torch_threads
-from moe_model.layers.experts import ExpertBackend, LivingExperts
 from moe_model.loading import load_model
 from moe_model.machine import memory_bytes, usable_cores
 from moe_model.text.tokenizer import Tokenizer
-from moe_model.versions.exchangeable_experts import load_living_experts
-from moe_model.versions.expert_versions import ExpertModule
+from moe_model.versions.running_experts import RunningExperts
 
 logger = logging.getLogger(__name__)
 
@@ -71,7 +62,7 @@ def num_kv_blocks(checkpoint: Checkpoint, config: EngineConfig) -> int:
 def build_engine(
     checkpoint: Checkpoint,
     config: EngineConfig,
-    experts: ExpertBackend,
+    experts: RunningExperts,
     observer: EngineObserver | None = None,
 ) -> Engine:
     """Loads the shared part and puts an engine around it. Raises CheckpointError, ConfigError."""
@@ -86,30 +77,26 @@ def build_engine(
         config.max_step_tokens,
         prefix_caching=config.prefix_caching,
     )
-    watch = _watch(experts) if isinstance(experts, RemoteExperts) else None
-    overlap = Overlap(config.micro_batches) if isinstance(experts, RemoteExperts) else None
+    overlap = Overlap(config.micro_batches) if experts.answers_travel else None
     versions = ModelVersions(model, experts)
     runner = ModelRunner(model, cache, attention_plan(kernels), overlap, versions=versions)
-    return Engine(scheduler, runner, checkpoint.config.max_seq_len, watch, observer, versions)
+    return Engine(scheduler, runner, checkpoint.config.max_seq_len, _watch(experts), observer, versions)
 
 
 def expert_exchange(
     checkpoint: Checkpoint,
     config: EngineConfig,
-    experts: ExpertBackend,
+    experts: ExchangedExperts,
     engine: Engine,
     call_engine: CallEngine,
-) -> ExpertExchange | None:
-    """None where the experts cannot be exchanged."""
-    if not isinstance(experts, LivingExperts) or engine.versions is None:
-        return None
+) -> ExpertExchange:
+    """Changes the experts of an engine of `build_engine`."""
+    assert engine.versions is not None, "build_engine's have them"
     kernels = choose_kernels(config.kernels, config.resolve_device(), config.num_threads)
-    holders = experts.holders if isinstance(experts, RemoteExperts) else None
-    missing = missing_experts_of(experts)
-    return ExpertExchange(checkpoint, experts, engine.versions, call_engine, kernels.router, holders, missing)
+    return ExpertExchange(checkpoint, experts, engine.versions, call_engine, kernels.router)
 
 
-def _watch(experts: RemoteExperts) -> ExpertWatch:
+def _watch(experts: RunningExperts) -> ExpertWatch:
     """Waits in short turns, so that the engine hears its callers between them."""
     return ExpertWatch(lambda: experts.wait_for_lost(EXPERT_WAIT_TURN), experts.found, experts.idle)
 
@@ -179,92 +166,3 @@ def _tokenizer(checkpoint: Checkpoint, data: bytes) -> Tokenizer:
             "tokenizer.json: has a step that is not known to be quick; a process with limits takes it"
         )
     return tokenizer
-
-
-@contextmanager
-def open_experts(
-    checkpoint: Checkpoint,
-    engine: EngineConfig,
-    workers: WorkersConfig,
-    observers: Sequence[PoolObserver] = (),
-    over: Callable[[str], None] | None = None,
-    phases: Phases = UNTOLD,
-    halt: Halt | None = None,
-) -> Iterator[ExpertBackend]:
-    """The experts, in this process or in workers that end with the block; `over` is told why these cannot be
-    looked after any more. Raises HaltedError when `halt` is set before they are ready."""
-    halt = halt or Halt()
-    halt.check()
-    if workers.num_workers == 0:
-        phases("experts")
-        device = engine.resolve_device()
-        kernels = choose_kernels(engine.kernels, device, engine.num_threads)
-        yield load_living_experts(
-            checkpoint, engine.dtype, device, kernels, int8=engine.expert_dtype == "int8", halt=halt
-        )
-        return
-    with open_workers(checkpoint, engine, workers, observers, over, phases, halt) as experts:
-        yield experts
-
-
-def sizes_of(experts: ExpertBackend) -> tuple[int, int]:
-    """How many workers there are, and on how many of them the expert with the fewest holders is."""
-    return (experts.num_workers, experts.num_replicas) if isinstance(experts, RemoteExperts) else (0, 0)
-
-
-def describe_experts(experts: ExpertBackend) -> list[str]:
-    """One line per worker: who it is, what it holds, what it has done."""
-    if not isinstance(experts, RemoteExperts):
-        return ["all experts run in the coordinator's process"]
-    return [
-        f"worker {worker.rank}  {worker.state}  pid {worker.pid}  {worker.device}  "
-        f"{worker.num_bytes / 1e6:.1f} MB  {worker.routed_rows} rows  "
-        + "  ".join(f"layer {layer}: {','.join(map(str, ids))}" for layer, ids in worker.experts.items())
-        for worker in experts.topology()
-    ]
-
-
-def topology_of(experts: ExpertBackend) -> Callable[[], Sequence[WorkerView]]:
-    """What operators are shown of the workers; nobody where the experts run in this process."""
-    if not isinstance(experts, RemoteExperts):
-        return tuple
-
-    def topology() -> Sequence[WorkerView]:
-        return [
-            WorkerView(
-                rank=worker.rank,
-                node_id=worker.node_id,
-                device=worker.device,
-                state=WorkerState(worker.state.value),
-                routed_tokens=worker.routed_rows,
-                experts=worker.experts,
-                missing=worker.missing,
-                problem=worker.problem,
-                pid=worker.pid,
-                host=worker.host,
-                hostname=worker.hostname,
-                num_bytes=worker.num_bytes,
-                num_losses=worker.num_losses,
-                last_loss=worker.last_loss,
-            )
-            for worker in experts.topology()
-        ]
-
-    return topology
-
-
-def scale_of(experts: ExpertBackend) -> Callable[[int, float], Scaled] | None:
-    """How the number of workers is changed; None where there are none."""
-    if not isinstance(experts, RemoteExperts):
-        return None
-
-    def scale(num_workers: int, timeout: float) -> Scaled:
-        done = experts.scale(num_workers, timeout)
-        return Scaled(done.num_before, done.num_workers, done.num_moved, done.seconds)
-
-    return scale
-
-
-def missing_experts_of(experts: ExpertBackend) -> Callable[[], Sequence[ExpertModule]]:
-    """The experts that nobody can compute at the moment."""
-    return experts.missing_experts if isinstance(experts, RemoteExperts) else tuple

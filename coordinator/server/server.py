@@ -25,20 +25,12 @@ from coordinator.engine.core.async_engine import AsyncEngine
 from coordinator.engine.core.observer import EngineObservers
 from coordinator.engine.core.request import ContextOverflow, Request, StopRules
 from coordinator.server.config import ObservabilityConfig, ServeConfig
+from coordinator.server.experts import ServedExperts, open_experts
 from coordinator.server.fronts import Fronts
-from coordinator.server.main import (
-    build_engine,
-    expert_exchange,
-    missing_experts_of,
-    open_experts,
-    scale_of,
-    served_model,
-    topology_of,
-)
+from coordinator.server.main import build_engine, expert_exchange, served_model
 from coordinator.server.phases import UNTOLD, Phases
 from moe_model.checkpoint.reader import Checkpoint
 from moe_model.halt import Halt
-from moe_model.layers.experts import ExpertBackend
 from moe_model.sampling.params import SamplingParams
 
 
@@ -48,7 +40,7 @@ class RunningServer:
 
     fronts: Fronts
     engine: AsyncEngine
-    experts: ExpertBackend
+    experts: ServedExperts
     startup_seconds: float
     failed: "asyncio.Future[str]"
 
@@ -89,13 +81,13 @@ async def open_server(
         phases("warm-up")
         await halt.unless_set(_warm_up(engine))
         exchange = expert_exchange(checkpoint, config.engine, experts, core, engine.call)
-        if exchange is not None:
-            model = replace(model, current_experts=exchange.expert_ids)
-        topology = topology_of(experts)
-        missing = missing_experts_of(experts)
-        metric_sources = MetricSources(engine.stats, topology, config.engine.block_size, exchange, missing)
+        model = replace(model, current_experts=exchange.expert_ids)
+        missing = experts.missing_experts
+        metric_sources = MetricSources(
+            engine.stats, experts.topology, config.engine.block_size, exchange, missing
+        )
         watchers.metrics.open(model.name, model.max_context, metric_sources)
-        operations = Operations(_facts(config, model), engine, topology, scale_of(experts), exchange)
+        operations = Operations(_facts(config, model), engine, experts, exchange)
         sources = Sources(engine.stats, missing)
         # What is there now stays: looking through all of it for cycles would only hold up everybody.
         gc.collect()

@@ -7,8 +7,8 @@ import sys
 from typing import Any
 
 from coordinator.server.config import ServeConfig
+from coordinator.server.experts import describe_experts
 from coordinator.server.fronts import Fronts
-from coordinator.server.main import describe_experts, sizes_of
 from coordinator.server.phases import UNTOLD, Phases
 from coordinator.server.server import RunningServer, open_server
 from coordinator.server.stop_signals import signals_heard_by
@@ -99,11 +99,11 @@ def _announce(config: ServeConfig, server: RunningServer) -> None:
     """The one line on stdout that says the server can serve; where the experts are goes to the log."""
     device = config.engine.resolve_device()
     dtype = dtype_name(config.engine.dtype)
-    num_workers, num_replicas = sizes_of(server.experts)
+    experts = server.experts
     sys.stdout.write(
-        f"READY {server.fronts.describe()} workers={num_workers} replicas={num_replicas} dtype={dtype} "
-        f"device={device} startup_seconds={server.startup_seconds:.2f}\n"
+        f"READY {server.fronts.describe()} workers={experts.num_workers} replicas={experts.num_replicas} "
+        f"dtype={dtype} device={device} startup_seconds={server.startup_seconds:.2f}\n"
     )
     sys.stdout.flush()
-    for line in describe_experts(server.experts):
+    for line in describe_experts(experts):
         logger.info("%s", line)

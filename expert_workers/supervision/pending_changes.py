@@ -5,18 +5,9 @@ from collections.abc import Iterable, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 
+from expert_workers.status import Scaled
 from expert_workers.supervision.worker_state import LOCAL, Keys, Member
 from moe_model.errors import ExpertMeshError
-
-
-@dataclass(frozen=True, slots=True)
-class Scaled:
-    """A change of the number of workers. `num_moved` counts modules that were loaded somewhere else."""
-
-    num_before: int
-    num_workers: int
-    num_moved: int
-    seconds: float
 
 
 @dataclass(slots=True)

@@ -3,8 +3,9 @@
 from collections.abc import Callable, Sequence
 from functools import partial
 
+from expert_workers.status import Scaled
 from expert_workers.supervision.control_loop import Caretaker
-from expert_workers.supervision.pending_changes import Change, Scaled
+from expert_workers.supervision.pending_changes import Change
 from expert_workers.supervision.worker_state import Member
 from expert_workers.transports.base import Failure, Link
 from moe_model.errors import ClusterError, WorkerStartError

@@ -6,8 +6,8 @@ nobody asks for it there any more, and routes name only what is there.
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from enum import StrEnum
 
+from expert_workers.status import WorkerState
 from expert_workers.supervision.restart_policy import RestartPolicy
 from expert_workers.transports.base import FailureReason, Link
 from expert_workers.wire import Array
@@ -20,15 +20,6 @@ LOCAL = 1 << 20
 DROP_AFTER = 2.0
 
 Keys = frozenset[ExpertKey]
-
-
-class WorkerState(StrEnum):
-    STARTING = "starting"
-    READY = "ready"
-    INCOMPLETE = "incomplete"
-    LOST = "lost"
-    DRAINING = "draining"
-    BROKEN = "broken"
 
 
 @dataclass(slots=True)

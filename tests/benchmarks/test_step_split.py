@@ -5,7 +5,7 @@ from pathlib import Path
 from benchmarks.engine import Load, measure
 from benchmarks.step_split import PARTS, Split, timed_engine
 from coordinator.server.config import EngineConfig, WorkersConfig
-from coordinator.server.main import open_experts
+from coordinator.server.experts import open_experts
 from moe_model import AssembledModel
 from moe_model.checkpoint.reader import Checkpoint
 from tests.models import drain, expected_tokens, make_request, write_checkpoint

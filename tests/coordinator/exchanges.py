@@ -18,7 +18,7 @@ from moe_model.checkpoint.reader import Checkpoint, CheckpointWriter, Generation
 from moe_model.kernels.choice import KernelChoice, choose_kernels
 from moe_model.layers.dispatch import ExpertKey
 from moe_model.loading import load_local_experts
-from moe_model.versions.exchangeable_experts import LivingLocalExperts, load_living_experts
+from moe_model.versions.local_experts import LocalExperts
 from tests.models import TINY, drain
 
 CONFIG = replace(TINY, max_seq_len=24)
@@ -34,17 +34,16 @@ class Changing:
 
     checkpoint: Checkpoint
     config: EngineConfig
-    experts: LivingLocalExperts
+    experts: LocalExperts
     engine: Engine
     exchange: ExpertExchange
 
     @classmethod
     def open(cls, path: Path, kernels: KernelChoice = "torch", dtype: torch.dtype = torch.float32) -> Self:
         checkpoint, config = Checkpoint.open(path), engine_config(kernels, dtype)
-        experts = load_living_experts(checkpoint, dtype, "cpu", choose_kernels(kernels, "cpu", 1))
+        experts = load_local_experts(checkpoint, dtype, "cpu", choose_kernels(kernels, "cpu", 1))
         engine = build_engine(checkpoint, config, experts)
         exchange = expert_exchange(checkpoint, config, experts, engine, at_once(engine))
-        assert exchange is not None
         return cls(checkpoint, config, experts, engine, exchange)
 
     def state(self) -> object:

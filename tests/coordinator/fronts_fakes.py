@@ -1,6 +1,6 @@
 """All ports of a server, before an engine that does as the test says."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -14,6 +14,8 @@ from coordinator.engine.core.async_engine import AsyncEngine
 from coordinator.engine.core.engine import EngineStats, Runner
 from coordinator.server.config import Addresses, ServeConfig
 from coordinator.server.fronts import Fronts
+from expert_workers.status import Scaled, WorkerStatus
+from moe_model.errors import NoWorkersError
 from moe_model.versions.expert_versions import Catalog
 from tests.coordinator.api.fakes import served_model
 from tests.coordinator.engine.fakes import CountingRunner, engine_over
@@ -33,6 +35,28 @@ class World:
     @property
     def sources(self) -> Sources:
         return Sources(lambda: self.stats, lambda: MODULES[: self.missing])
+
+
+class FakeWorkers:
+    """Workers that are as the test says."""
+
+    num_replicas = 0
+
+    def __init__(self, workers: Sequence[WorkerStatus] = ()) -> None:
+        self._workers = workers
+
+    @property
+    def num_workers(self) -> int:
+        return len(self._workers)
+
+    def holders(self, key: tuple[int, int]) -> Sequence[int]:
+        return ()
+
+    def topology(self) -> Sequence[WorkerStatus]:
+        return self._workers
+
+    def scale(self, num_workers: int, timeout: float) -> Scaled:
+        raise NoWorkersError("there are none")
 
 
 def make_fronts(
@@ -64,5 +88,5 @@ async def opening(fronts: Fronts, runner: Runner | None = None) -> AsyncIterator
 
 async def open_fronts(fronts: Fronts, engine: AsyncEngine, world: World) -> None:
     facts = ServerFacts("1", "an instance", ("tiny",), 1024)
-    operations = Operations(facts, engine, tuple)
+    operations = Operations(facts, engine, FakeWorkers())
     await fronts.open(Backend(served_model(), engine), operations, world.sources)

@@ -23,10 +23,11 @@ from moe_model.kernels.base import Kernels
 from moe_model.kernels.choice import KernelChoice
 from moe_model.kernels.torch_kernels import TorchKernels
 from moe_model.layers.dispatch import Expert, ExpertKey
-from moe_model.layers.experts import LocalExperts
 from moe_model.layers.router import Routing
 from moe_model.versions.expert_versions import Catalog, ExpertModule, checkpoint_modules
+from moe_model.versions.local_experts import LocalExperts
 from tests.expert_workers.fake_links import FakeLink, FakePlane, FakeRescuer
+from tests.models import local_experts
 
 TORCH = TorchKernels()
 
@@ -115,7 +116,7 @@ def make_rows(num_tokens: int, config: ModelConfig, dtype: torch.dtype = torch.f
 def make_local(
     config: ModelConfig, dtype: torch.dtype = torch.float32, kernels: Kernels = TORCH
 ) -> LocalExperts:
-    return LocalExperts(kernels.bank(make_experts(config, dtype, kernels)))
+    return local_experts(config, make_experts(config, dtype, kernels), kernels)
 
 
 def placed(n_layers: int, n_experts: int, num_workers: int, replicas: int = 1) -> Placement:

@@ -27,7 +27,6 @@ from expert_workers.wire import Array
 from expert_workers.worker.expert_worker import ExpertWorker, WorkerInfo, WorkerSpec
 from moe_model.errors import ClusterError
 from moe_model.layers.dispatch import ExpertKey
-from moe_model.layers.experts import LocalExperts
 from moe_model.versions.expert_versions import Catalog, ExpertModule
 from tests.expert_workers.fakes import (
     TORCH,
@@ -40,6 +39,7 @@ from tests.expert_workers.fakes import (
     make_spec,
 )
 from tests.expert_workers.stream_fakes import FakeMachine, StreamFleet
+from tests.models import local_experts
 
 CONFIG = make_config()
 CATALOG = Catalog.of_checkpoint(CONFIG.n_layers, CONFIG.n_experts)
@@ -210,7 +210,7 @@ class Coordinator:
         experts = make_experts(CONFIG)
         for module in modules:
             experts[module.layer, module.expert] = make_expert(CONFIG, module.key)
-        local = LocalExperts(TORCH.bank(experts))
+        local = local_experts(CONFIG, experts)
         for layer in range(CONFIG.n_layers):
             y_TD = self.pool.forward(layer, X_TD, ROUTING)
             assert torch.equal(y_TD, local.forward(layer, X_TD, ROUTING))

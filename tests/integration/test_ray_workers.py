@@ -26,8 +26,8 @@ from moe_model.checkpoint.reader import Checkpoint
 from moe_model.config import ModelConfig
 from moe_model.errors import ClusterError, ExpertsLostError, WorkerStartError
 from moe_model.kernels.choice import choose_kernels
-from moe_model.layers.experts import LocalExperts
 from moe_model.loading import load_local_experts
+from moe_model.versions.local_experts import LocalExperts
 from tests.expert_workers.fakes import make_routing, make_rows
 from tests.integration.processes import stop, wait_gone
 from tests.integration.ray_experts import WAYS, Running, running, until

@@ -12,13 +12,15 @@ import torch
 from coordinator.engine.core.engine import Engine
 from coordinator.engine.core.request import ContextOverflow, Request, StopRules
 from coordinator.server.config import EngineConfig, WorkersConfig
-from coordinator.server.main import build_engine, open_experts
+from coordinator.server.experts import open_experts
+from coordinator.server.main import build_engine
 from expert_workers.cluster.ray_cluster import RayCluster
+from expert_workers.remote_experts import RemoteExperts
 from moe_model import AssembledModel
 from moe_model.checkpoint.reader import Checkpoint
 from moe_model.kernels.choice import KernelChoice, choose_kernels
-from moe_model.layers.experts import ExpertBackend
 from moe_model.sampling.params import SamplingParams
+from moe_model.versions.running_experts import RunningExperts
 from tests.integration.ray_experts import running
 from tests.models import drain, expected_tokens
 from tests.native import KERNELS
@@ -94,14 +96,14 @@ def oracle(tiny_checkpoint: Path, requests: list[Request]) -> dict[str, list[int
 
 
 @contextmanager
-def ray_experts(checkpoint: Checkpoint, num_workers: int, replicas: int) -> Iterator[ExpertBackend]:
+def ray_experts(checkpoint: Checkpoint, num_workers: int, replicas: int) -> Iterator[RunningExperts]:
     namespace = f"matrix-{num_workers}-{replicas}"
     with running(checkpoint, num_workers, replicas, namespace=namespace) as experts:
-        yield experts.pool
+        yield RemoteExperts(experts.pool, experts.supervisor, lambda: None)
 
 
 def check(
-    checkpoint: Checkpoint, config: EngineConfig, experts: ExpertBackend, oracle: dict[str, list[int]]
+    checkpoint: Checkpoint, config: EngineConfig, experts: RunningExperts, oracle: dict[str, list[int]]
 ) -> None:
     engine = build_engine(checkpoint, config, experts)
     requests = mixed_requests(checkpoint.config.vocab_size, checkpoint.config.max_seq_len)

@@ -14,8 +14,8 @@ from moe_model.assembled import AssembledModel
 from moe_model.checkpoint.reader import Checkpoint
 from moe_model.errors import CheckpointError
 from moe_model.kernels.torch_kernels import TorchKernels
-from moe_model.loading import load_model
-from moe_model.versions.exchangeable_experts import LivingLocalExperts, load_living_experts
+from moe_model.loading import load_local_experts, load_model
+from moe_model.versions.local_experts import LocalExperts
 from tests.examples import examples
 from tests.moe_model.corruptions import (
     change_tensors,
@@ -188,8 +188,8 @@ LOADERS: dict[str, Callable[[Checkpoint], object]] = {
 }
 
 
-def _living(checkpoint: Checkpoint, *, int8: bool = False) -> LivingLocalExperts:
-    return load_living_experts(checkpoint, torch.float32, "cpu", TorchKernels(), int8=int8)
+def _living(checkpoint: Checkpoint, *, int8: bool = False) -> LocalExperts:
+    return load_local_experts(checkpoint, torch.float32, "cpu", TorchKernels(), int8=int8)
 
 
 @pytest.mark.parametrize("load", LOADERS)

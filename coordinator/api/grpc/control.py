@@ -7,8 +7,9 @@ from coordinator.api.grpc.call import Context, rpc
 from coordinator.api.grpc.methods import Behaviours
 from coordinator.api.requests.gate import Gate
 from coordinator.api.shared.errors import ApiError, Reason
-from coordinator.api.shared.operations import Operations, WorkerState, WorkerView
+from coordinator.api.shared.operations import Operations
 from coordinator.server.exchange import ExpertView
+from expert_workers.status import WorkerState, WorkerStatus
 from protos.expertmesh.v1 import control_pb2 as pb
 
 SERVICE = pb.DESCRIPTOR.services_by_name["ControlService"]
@@ -60,7 +61,7 @@ class ControlService:
 
     async def get_topology(self, message: pb.GetTopologyRequest, context: Context) -> pb.GetTopologyResponse:
         async with rpc("GetTopology", message, context, self._gate) as call:
-            workers = sorted(self._opened().topology(), key=lambda worker: worker.rank)
+            workers = self._opened().topology()
             await call.accept()
             return pb.GetTopologyResponse(workers=[_worker(w, message.include_experts) for w in workers])
 
@@ -151,22 +152,23 @@ def _expert(view: ExpertView) -> pb.ExpertModule:
     )
 
 
-def _worker(view: WorkerView, include_experts: bool) -> pb.ExpertWorker:
+def _worker(worker: WorkerStatus, include_experts: bool) -> pb.ExpertWorker:
+    """The one place that fills the message."""
     return pb.ExpertWorker(
-        rank=view.rank,
-        node_id=view.node_id,
-        device=view.device,
-        state=_STATES[view.state],
-        routed_tokens=view.routed_tokens,
-        layers=_layers(view.experts if include_experts else {}),
-        pid=view.pid,
-        host=view.host,
-        hostname=view.hostname,
-        weight_bytes=view.num_bytes,
-        losses=view.num_losses,
-        last_loss=view.last_loss,
-        missing=_layers(view.missing),
-        problem=view.problem,
+        rank=worker.rank,
+        node_id=worker.node_id,
+        device=worker.device,
+        state=_STATES[worker.state],
+        routed_tokens=worker.routed_rows,
+        layers=_layers(worker.experts if include_experts else {}),
+        pid=worker.pid,
+        host=worker.host,
+        hostname=worker.hostname,
+        weight_bytes=worker.num_bytes,
+        losses=worker.num_losses,
+        last_loss=worker.last_loss,
+        missing=_layers(worker.missing),
+        problem=worker.problem,
     )
 
 

@@ -23,6 +23,7 @@ from moe_model.errors import (
     ExpertsLostError,
     FencedError,
     HaltedError,
+    NoWorkersError,
     ReplyError,
     WorkerStartError,
 )
@@ -142,6 +143,7 @@ _EXCEPTIONS: tuple[tuple[type[BaseException], Reason, str], ...] = (
         Reason.INVALID_FIELD,
         "experts: leaves no expert in some layer, for one has just been retired",
     ),
+    (NoWorkersError, Reason.UNSUPPORTED_FEATURE, "this server's experts run in the coordinator"),
     (BusyError, Reason.QUEUE_FULL, "the server is busy with what other requests have to be prepared for"),
     (NoProcessError, Reason.NO_PROCESS, "no process can be started for what this request needs"),
     (CapacityError, Reason.KV_CAPACITY_TOO_SMALL, "the request does not fit the server's KV cache"),

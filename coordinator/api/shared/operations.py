@@ -1,61 +1,20 @@
 """Operations: what a running server tells and lets do to itself. Knows no transport."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from enum import StrEnum
+from dataclasses import dataclass
 
 from coordinator.api.shared.errors import ApiError, Reason
 from coordinator.api.validation.violations import REQUEST_ID
 from coordinator.engine.core.async_engine import AsyncEngine
 from coordinator.server.exchange import Changed, ExchangeError, ExpertExchange, ExpertView
+from expert_workers.status import Scaled, Workers, WorkerState, WorkerStatus
 
 # As many as can run, and some that have just ended.
 MAX_ABORTS = 4096
 MAX_WORKERS = 1024
 # Seconds, for a caller without a deadline.
 SCALE_TIMEOUT = 600.0
-
-
-class WorkerState(StrEnum):
-    STARTING = "starting"
-    READY = "ready"
-    INCOMPLETE = "incomplete"
-    LOST = "lost"
-    DRAINING = "draining"
-    BROKEN = "broken"
-
-
-@dataclass(frozen=True, slots=True)
-class WorkerView:
-    """One expert worker. `experts` and `missing`, what it should hold and does not, are layer -> expert ids;
-    `routed_tokens` are summed over layers; `last_loss` says why it was last lost, `problem` why it could not
-    load what is missing."""
-
-    rank: int
-    node_id: str
-    device: str
-    state: WorkerState
-    routed_tokens: int
-    experts: Mapping[int, tuple[int, ...]]
-    pid: int = 0
-    host: str = ""
-    num_bytes: int = 0
-    num_losses: int = 0
-    last_loss: str = ""
-    hostname: str = ""
-    missing: Mapping[int, tuple[int, ...]] = field(default_factory=dict)
-    problem: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Scaled:
-    """A change of the number of workers. `num_moved` counts modules that were loaded somewhere else."""
-
-    num_before: int
-    num_workers: int
-    num_moved: int
-    seconds: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,14 +54,17 @@ class Operations:
 
     facts: ServerFacts
     engine: AsyncEngine
-    topology: Callable[[], Sequence[WorkerView]]
-    scale_workers: Callable[[int, float], Scaled] | None = None
+    workers: Workers
     exchange: ExpertExchange | None = None
 
     @property
     def num_workers(self) -> int:
         """As many as there shall be at the moment."""
-        return sum(view.state is not WorkerState.DRAINING for view in self.topology())
+        return sum(worker.state is not WorkerState.DRAINING for worker in self.workers.topology())
+
+    def topology(self) -> Sequence[WorkerStatus]:
+        """The expert workers, by rank."""
+        return self.workers.topology()
 
     def load(self) -> Load:
         stats = self.engine.stats()
@@ -115,9 +77,7 @@ class Operations:
         if not 1 <= num_workers <= MAX_WORKERS:
             message = f"{num_workers} is not in [1, {MAX_WORKERS}]"
             raise ApiError.of(Reason.INVALID_FIELD, message, field="num_workers")
-        if self.scale_workers is None:
-            raise ApiError.of(Reason.UNSUPPORTED_FEATURE, "this server's experts run in the coordinator")
-        return self.scale_workers(num_workers, SCALE_TIMEOUT if timeout is None else timeout)
+        return self.workers.scale(num_workers, SCALE_TIMEOUT if timeout is None else timeout)
 
     def list_experts(self) -> Sequence[ExpertView]:
         """By layer, expert and version. Raises ApiError."""

@@ -12,13 +12,13 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, generate_latest
 from prometheus_client.openmetrics import exposition as openmetrics
 
-from coordinator.api.shared.operations import WorkerState, WorkerView
 from coordinator.api.telemetry.accept import wants_openmetrics
 from coordinator.api.telemetry.experts import ExpertMetrics
 from coordinator.api.telemetry.fronts import FrontMetrics
 from coordinator.api.telemetry.names import COMPATIBLE, PREFIX
 from coordinator.api.telemetry.requests import RequestMetrics
 from coordinator.engine.core.engine import EngineStats
+from expert_workers.status import WorkerState, WorkerStatus
 from moe_model.versions.expert_versions import ExpertModule
 
 
@@ -34,7 +34,7 @@ class MetricSources:
     """What is read when metrics are asked for."""
 
     stats: Callable[[], EngineStats]
-    topology: Callable[[], Sequence[WorkerView]]
+    topology: Callable[[], Sequence[WorkerStatus]]
     block_size: int
     exchange: Exchanges | None = None
     missing_experts: Callable[[], Sequence[ExpertModule]] = tuple
@@ -58,7 +58,7 @@ class Metrics:
         self._model = model
         self._sources = sources
         self.requests.open(model, max_context)
-        self.experts.open(model, [view.rank for view in sources.topology()])
+        self.experts.open(model, [worker.rank for worker in sources.topology()])
 
     def render(self, accept: str = "") -> tuple[bytes, str]:
         """The text, and its content type: OpenMetrics for those whose Accept header prefers it."""
@@ -92,19 +92,19 @@ class Metrics:
         yield from self._read_exchange(self._sources.exchange)
 
     def _read_workers(self, sources: MetricSources) -> Iterator[Metric]:
-        views = sources.topology()
+        workers = sources.topology()
         states = GaugeMetricFamily(
             f"{PREFIX}expert_workers", "Expert workers.", labels=["model_name", "state"]
         )
         for state in WorkerState:
-            count = sum(view.state is state for view in views)
+            count = sum(worker.state is state for worker in workers)
             states.add_metric([self._model, state.value], count)
         yield states
         up = GaugeMetricFamily(
             f"{PREFIX}expert_worker_up", "Whether a worker is ready.", labels=["model_name", "rank"]
         )
-        for view in views:
-            up.add_metric([self._model, str(view.rank)], view.state is WorkerState.READY)
+        for worker in workers:
+            up.add_metric([self._model, str(worker.rank)], worker.state is WorkerState.READY)
         yield up
         missing = len(sources.missing_experts())
         yield _gauge("experts_missing", "Experts that nobody can compute.", [self._model], missing)

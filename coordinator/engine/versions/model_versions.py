@@ -16,10 +16,10 @@ from coordinator.engine.core.sequence import Sequence
 from coordinator.engine.versions.row_routes import LayerColumns, RowRoutes, Run
 from moe_model.errors import UserError
 from moe_model.layers.expert_selection import ExpertSelection
-from moe_model.layers.experts import ExpertBackend, LivingExperts
 from moe_model.model import Model, Route
 from moe_model.versions.expert_versions import Catalog
 from moe_model.versions.model_version import ModelVersion, experts_per_token
+from moe_model.versions.running_experts import RunningExperts
 
 
 class UnknownExpertError(UserError):
@@ -29,11 +29,11 @@ class UnknownExpertError(UserError):
 class ModelVersions:
     """The versions in use, oldest first. The last one is what new requests get."""
 
-    def __init__(self, model: Model, experts: ExpertBackend | None = None) -> None:
-        """Begins with the model as its checkpoint has it. Without LivingExperts there is no other."""
+    def __init__(self, model: Model, experts: RunningExperts | None = None) -> None:
+        """Begins with the model as its checkpoint has it. `experts` None: the model stays so."""
         self._top_k = model.config.top_k
         self._device = model.device
-        self._experts = experts if isinstance(experts, LivingExperts) else None
+        self._experts = experts
         self._first = ModelVersion.of_model(model)
         self.live: tuple[ModelVersion, ...] = (self._first,)
         self._columns = self._columns_of(self.live)

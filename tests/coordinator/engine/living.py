@@ -20,8 +20,8 @@ from moe_model.kernels.base import Kernels
 from moe_model.layers.router import Routing
 from moe_model.model import Model
 from moe_model.sampling.params import SamplingParams
-from moe_model.versions.exchangeable_experts import LivingLocalExperts
 from moe_model.versions.expert_versions import Catalog, ExpertModule
+from moe_model.versions.local_experts import LocalExperts
 from moe_model.versions.model_version import RoutedLayer
 from tests.models import TINY, Collected, Weights, collect, drain, make_request, random_weights, tiny_engine
 
@@ -46,7 +46,7 @@ class Living:
     ) -> None:
         self.kernels, self.weights = kernels, dict(weights.experts)
         family = family_of(CONFIG)
-        self.experts = LivingLocalExperts(
+        self.experts = LocalExperts(
             Catalog.of_checkpoint(CONFIG.n_layers, CONFIG.n_experts),
             kernels,
             lambda m: family.build_expert(CONFIG, self.weights[m.key], kernels),

@@ -5,15 +5,14 @@ from pathlib import Path
 import pytest
 
 from coordinator.server.config import EngineConfig, WorkersConfig
-from coordinator.server.main import sizes_of
 from coordinator.server.open_workers import open_workers
-from expert_workers.remote_experts import RemoteExperts
+from expert_workers.status import Workers
 from moe_model.checkpoint.reader import Checkpoint
 
 ENGINE = EngineConfig(kernels="torch", num_threads=1)
 
 
-def copies(experts: RemoteExperts) -> set[int]:
+def copies(experts: Workers) -> set[int]:
     """Of each expert of each layer, on how many workers it is."""
     held: dict[tuple[int, int], int] = {}
     for worker in experts.topology():
@@ -29,9 +28,9 @@ def test_replicas_are_not_frozen_by_how_many_workers_there_were_first(
     workers = WorkersConfig(num_workers=1, replicas=2, transport="in-process")
     with open_workers(Checkpoint.open(tiny_checkpoint), ENGINE, workers) as experts:
         assert "2 replicas asked for, 1 fit on 1 workers" in caplog.text
-        assert (sizes_of(experts), copies(experts)) == ((1, 1), {1})
+        assert (experts.num_workers, experts.num_replicas, copies(experts)) == (1, 1, {1})
         experts.scale(3, 60)
-        assert sizes_of(experts) == (3, 2)
+        assert (experts.num_workers, experts.num_replicas) == (3, 2)
         assert min(copies(experts)) == 2, "some are not dropped yet from where they were"
 
 

@@ -13,11 +13,9 @@ from expert_workers.transports.base import FailureReason
 from expert_workers.wire import ExpertCall, ExpertReply
 from moe_model.errors import ExpertsLostError
 from moe_model.layers.dispatch import ExpertKey
-from moe_model.layers.experts import LocalExperts
 from moe_model.versions.expert_versions import Catalog, ExpertModule, checkpoint_modules
 from tests.expert_workers.fake_links import Fault, changes, fails
 from tests.expert_workers.fakes import (
-    TORCH,
     PoolWorld,
     make_config,
     make_expert,
@@ -27,6 +25,7 @@ from tests.expert_workers.fakes import (
     make_routing,
     make_rows,
 )
+from tests.models import local_experts
 
 CONFIG = make_config()
 X_TD = make_rows(9, CONFIG)
@@ -258,7 +257,7 @@ def test_after_a_switch_columns_are_other_slots() -> None:
     world.forget_calls()
     experts = make_experts(CONFIG)
     experts[1, 2] = make_expert(CONFIG, module.key)
-    expected = LocalExperts(TORCH.bank(experts)).forward(1, X_TD, ROUTING)
+    expected = local_experts(CONFIG, experts).forward(1, X_TD, ROUTING)
     assert torch.equal(pool.forward(1, X_TD, ROUTING), expected)
     slots = {slot for _, call in world.calls for slot, _ in call.segments}
     assert 7 in slots

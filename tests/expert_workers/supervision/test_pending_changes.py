@@ -1,6 +1,7 @@
 import pytest
 
-from expert_workers.supervision.pending_changes import Change, Changes, Scaled
+from expert_workers.status import Scaled
+from expert_workers.supervision.pending_changes import Change, Changes
 from expert_workers.supervision.worker_state import LOCAL, Member
 from expert_workers.transports.in_process.links import LocalLink
 from moe_model.errors import WorkerStartError

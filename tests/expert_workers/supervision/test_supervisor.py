@@ -11,11 +11,10 @@ import pytest
 import torch
 
 from expert_workers.remote_experts import RemoteExperts
+from expert_workers.status import Scaled, WorkerState
 from expert_workers.supervision import worker_state as members
 from expert_workers.supervision.health import HealthOptions
-from expert_workers.supervision.pending_changes import Scaled
 from expert_workers.supervision.supervisor import Supervisor
-from expert_workers.supervision.worker_state import WorkerState
 from expert_workers.worker.expert_worker import ExpertWorker, WorkerSpec
 from moe_model.errors import ClusterError, HaltedError, WorkerStartError
 from moe_model.layers.router import Routing

@@ -9,9 +9,9 @@ import pytest
 
 from expert_workers.dispatch.dispatch import OnLoss, PoolOptions
 from expert_workers.dispatch.patience import Patience
+from expert_workers.status import WorkerState
 from expert_workers.supervision import worker_state as members
 from expert_workers.supervision.health import HealthOptions
-from expert_workers.supervision.worker_state import WorkerState
 from expert_workers.transports.base import FailureReason
 from moe_model.errors import ClusterError, ExpertsLostError, FencedError, WorkerStartError
 from moe_model.versions.expert_versions import ExpertModule

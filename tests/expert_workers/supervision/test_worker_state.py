@@ -4,6 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from expert_workers.status import WorkerState
 from expert_workers.supervision.restart_policy import RestartPolicy
 from expert_workers.supervision.worker_state import (
     DROP_AFTER,
@@ -15,7 +16,6 @@ from expert_workers.supervision.worker_state import (
     Load,
     Member,
     Surplus,
-    WorkerState,
     actions,
     holders_of,
     next_due,

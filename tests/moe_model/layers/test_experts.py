@@ -10,10 +10,8 @@ from torch import Tensor
 
 from moe_model import ModelConfig
 from moe_model.kernels.linear import TorchLinear as Linear
-from moe_model.kernels.torch_kernels import TorchKernels
-from moe_model.layers.experts import LocalExperts
 from moe_model.layers.router import Routing, TopKRouter
-from tests.models import build_experts, random_weights
+from tests.models import build_experts, local_experts, random_weights
 
 
 @pytest.mark.parametrize(("n_experts", "top_k"), [(1, 1), (5, 1), (5, 3), (5, 5), (7, 2)])
@@ -23,7 +21,7 @@ def test_equals_the_plain_sum(n_experts: int, top_k: int, num_tokens: int) -> No
         d_model=16, n_heads=2, n_layers=2, d_ff=24, n_experts=n_experts, top_k=top_k, vocab_size=9
     )
     weights = random_weights(config)
-    backend = LocalExperts(TorchKernels().bank(build_experts(config, weights)))
+    backend = local_experts(config, build_experts(config, weights))
     x_TD = torch.randn(num_tokens, 16)
     routing = TopKRouter(Linear(torch.randn(n_experts, 16)), top_k)(x_TD)
     for layer in range(2):
@@ -38,7 +36,7 @@ def test_a_bfloat16_model_gets_bfloat16_back() -> None:
     weights = random_weights(config)
     for tensors in weights.experts.values():
         tensors.update({name: tensor.bfloat16() for name, tensor in tensors.items()})
-    backend = LocalExperts(TorchKernels().bank(build_experts(config, weights)))
+    backend = local_experts(config, build_experts(config, weights))
     x_TD = torch.randn(4, 16).bfloat16()
     routing = TopKRouter(Linear(torch.randn(3, 16)), 2)(x_TD)
     y_TD = backend.forward(0, x_TD, routing)

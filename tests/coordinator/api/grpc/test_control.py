@@ -8,33 +8,28 @@ import grpc
 import pytest
 
 from coordinator.api.requests.gate import Backend
-from coordinator.api.shared.operations import (
-    SCALE_TIMEOUT,
-    Operations,
-    Scaled,
-    ServerFacts,
-    WorkerState,
-    WorkerView,
-)
+from coordinator.api.shared.operations import SCALE_TIMEOUT, Operations, ServerFacts
+from expert_workers.status import Scaled, WorkerState, WorkerStatus
 from protos.expertmesh.v1 import control_pb2 as pb
 from protos.expertmesh.v1 import control_pb2_grpc
 from tests.coordinator.api.fakes import served_model
-from tests.coordinator.fronts_fakes import World, make_fronts, opening
+from tests.coordinator.fronts_fakes import FakeWorkers, World, make_fronts, opening
 
 WORKERS = (
-    WorkerView(0, "node", "cpu", WorkerState.READY, 7, {0: (0, 1)}),
-    WorkerView(1, "node", "cpu", WorkerState.INCOMPLETE, 7, {0: (2,)}, missing={1: (3,)}, problem="bad file"),
-    WorkerView(2, "node", "cpu", WorkerState.DRAINING, 7, {}),
+    WorkerStatus(0, WorkerState.READY, "node", experts={0: (0, 1)}, routed_rows=7),
+    WorkerStatus(1, WorkerState.INCOMPLETE, experts={0: (2,)}, missing={1: (3,)}, problem="bad file"),
+    WorkerStatus(2, WorkerState.DRAINING),
 )
 
 
-class Scaling:
+class Scaling(FakeWorkers):
     """Notes what it is told."""
 
     def __init__(self) -> None:
+        super().__init__(WORKERS)
         self.told: list[tuple[int, float]] = []
 
-    def __call__(self, num_workers: int, timeout: float) -> Scaled:
+    def scale(self, num_workers: int, timeout: float) -> Scaled:
         self.told.append((num_workers, timeout))
         return Scaled(1, num_workers, 0, 0.0)
 
@@ -44,7 +39,7 @@ async def control(scaling: Scaling) -> AsyncIterator[Any]:
     fronts = make_fronts()
     async with opening(fronts) as engine:
         facts = ServerFacts("1", "an instance", ("tiny",), 1024)
-        operations = Operations(facts, engine, lambda: WORKERS, scaling)
+        operations = Operations(facts, engine, scaling)
         await fronts.open(Backend(served_model(), engine), operations, World().sources)
         assert fronts.control is not None
         async with grpc.aio.insecure_channel(fronts.control.address) as channel:

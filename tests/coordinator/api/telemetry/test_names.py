@@ -7,10 +7,10 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from coordinator.api.requests.responses import Caller, Facts
 from coordinator.api.shared.errors import ApiError, Reason
-from coordinator.api.shared.operations import WorkerState, WorkerView
 from coordinator.api.telemetry.metrics import Metrics, MetricSources
 from coordinator.engine.core.engine import EngineStats
 from coordinator.engine.core.observer import StepRecord
+from expert_workers.status import WorkerState, WorkerStatus
 from expert_workers.transports.base import FailureReason
 from moe_model.versions.expert_versions import ExpertModule
 from tests.coordinator.api.made_requests import resolved
@@ -83,9 +83,9 @@ class Exchanges:
 
 def opened(*, vllm_names: bool = False) -> Metrics:
     metrics = Metrics(vllm_names=vllm_names)
-    views = [WorkerView(rank, "node", "cpu", WorkerState.READY, 7, {0: (rank,)}) for rank in range(2)]
+    workers = [WorkerStatus(rank, WorkerState.READY, experts={0: (rank,)}) for rank in range(2)]
     stats = EngineStats(num_running=3, num_free_blocks=6, num_blocks=8, prefix_queries=10, prefix_hits=4)
-    metrics.open("tiny", 512, MetricSources(lambda: stats, lambda: views, 16, Exchanges()))
+    metrics.open("tiny", 512, MetricSources(lambda: stats, lambda: workers, 16, Exchanges()))
     return metrics
 
 

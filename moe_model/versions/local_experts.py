@@ -1,24 +1,29 @@
-"""The experts of a model in this process, which can be exchanged while it runs."""
+"""LocalExperts: the experts of a model in this process."""
 
 from collections.abc import Callable, Sequence
+from typing import NoReturn
 
-import torch
 from torch import Tensor
 
-from moe_model.checkpoint.reader import Checkpoint
-from moe_model.halt import Halt
+from moe_model.errors import NoWorkersError
 from moe_model.kernels.base import Kernels
 from moe_model.layers.dispatch import Expert, ExpertKey
 from moe_model.layers.router import Routing
-from moe_model.loading import load_module
 from moe_model.versions.expert_versions import Catalog, ExpertModule
 
 
-class LivingLocalExperts:
-    """As LocalExperts, an ExpertBackend; and LivingExperts."""
+class LocalExperts:
+    """RunningExperts, all in this process; the specification that experts on workers must equal.
+
+    There are no workers: `topology` is empty, `scale` is refused, and no expert is ever lost.
+    """
+
+    answers_travel = False
+    num_workers = 0
+    num_replicas = 0
 
     def __init__(self, catalog: Catalog, kernels: Kernels, load: Callable[[ExpertModule], Expert]) -> None:
-        """Loads all modules of the catalog. Raises whatever `load` raises."""
+        """Loads all modules of the catalog. Raises what `load` raises."""
         self._load = load
         self._catalog = catalog
         self._bank = kernels.bank({module.key: load(module) for module in catalog.modules})
@@ -28,19 +33,18 @@ class LivingLocalExperts:
     def forward(self, layer: int, x_TD: Tensor, routing: Routing) -> Tensor:
         return self._bank.run_tokens(layer, x_TD, routing)
 
-    def begin(self, layer: int, x_TD: Tensor, routing: Routing) -> Tensor:
-        """Nothing is gained by waiting: it is computed now."""
-        return self.forward(layer, x_TD, routing)
+    # A caller gains nothing by waiting: the rows are computed when they are begun.
+    begin = forward
 
     def finish(self, begun: Tensor) -> Tensor:
         return begun
 
     def prepare(self, module: ExpertModule) -> None:
-        """As LivingExperts. Raises CheckpointError naming the file and the tensor."""
+        """As RunningExperts. Raises CheckpointError naming the file and the tensor."""
         self._prepared[module.key] = self._load(module)
 
     def switch(self, catalog: Catalog) -> None:
-        """As LivingExperts; layers that stay as they are cost nothing."""
+        """As RunningExperts; layers that stay as they are cost nothing."""
         bank = self._bank
         for layer, (old, new) in enumerate(zip(self._catalog.columns, catalog.columns, strict=True)):
             if old != new:
@@ -60,24 +64,25 @@ class LivingLocalExperts:
         """The modules that are held."""
         return frozenset(self._catalog.keys) | frozenset(self._prepared)
 
+    def idle(self) -> None:
+        """Experts in this process need no looking after."""
 
-def load_living_experts(
-    checkpoint: Checkpoint,
-    dtype: torch.dtype,
-    device: str | torch.device,
-    kernels: Kernels,
-    *,
-    int8: bool = False,
-    halt: Halt | None = None,
-) -> LivingLocalExperts:
-    """Reads every expert into this process. Raises CheckpointError naming the file and the tensor; once
-    `halt` is set HaltedError, also of a later load."""
-    config = checkpoint.config
+    def found(self) -> None:
+        """No expert was lost."""
 
-    def load(module: ExpertModule) -> Expert:
-        if halt is not None:
-            halt.check()
-        expert, _ = load_module(checkpoint, module, dtype, device, kernels, int8=int8)
-        return expert
+    def wait_for_lost(self, timeout: float) -> bool:
+        """No expert can be lost, so there is none to wait for."""
+        return False
 
-    return LivingLocalExperts(Catalog.of_checkpoint(config.n_layers, config.n_experts), kernels, load)
+    def missing_experts(self) -> tuple[()]:
+        return ()
+
+    def holders(self, key: ExpertKey) -> tuple[()]:
+        """No worker holds a module."""
+        return ()
+
+    def topology(self) -> tuple[()]:
+        return ()
+
+    def scale(self, num_workers: int, timeout: float) -> NoReturn:
+        raise NoWorkersError("all experts run in this process: there are no workers to scale")

@@ -1,4 +1,4 @@
-"""Experts in this process that are exchanged: at every moment equal to LocalExperts over the same modules."""
+"""Experts in this process that are exchanged: at every moment equal to the same modules alone."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -9,16 +9,15 @@ import torch
 
 from moe_model.checkpoint.module_file import check_module
 from moe_model.checkpoint.reader import Checkpoint
-from moe_model.errors import CheckpointError, HaltedError
+from moe_model.errors import CheckpointError, HaltedError, NoWorkersError
 from moe_model.families import family_of
 from moe_model.halt import Halt
 from moe_model.kernels.base import Kernels
 from moe_model.kernels.choice import KernelChoice, choose_kernels
-from moe_model.layers.experts import LivingExperts
 from moe_model.layers.router import Routing
 from moe_model.loading import load_local_experts
-from moe_model.versions.exchangeable_experts import LivingLocalExperts, load_living_experts
 from moe_model.versions.expert_versions import Catalog, ExpertModule
+from moe_model.versions.local_experts import LocalExperts
 from tests.models import TINY, write_checkpoint
 from tests.native import KERNELS
 
@@ -34,8 +33,8 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
     return Checkpoint.open(write_checkpoint(tmp_path_factory.mktemp("living") / "source"))
 
 
-def opened(checkpoint: Checkpoint, kernels: Kernels) -> LivingLocalExperts:
-    return load_living_experts(checkpoint, torch.float32, "cpu", kernels)
+def opened(checkpoint: Checkpoint, kernels: Kernels) -> LocalExperts:
+    return load_local_experts(checkpoint, torch.float32, "cpu", kernels)
 
 
 def test_a_load_that_is_told_to_stop_reads_no_further(
@@ -51,7 +50,7 @@ def test_a_load_that_is_told_to_stop_reads_no_further(
 
     monkeypatch.setattr(Checkpoint, "read_expert", reading)
     with pytest.raises(HaltedError):
-        load_living_experts(source, torch.float32, "cpu", kernels, halt=halt)
+        load_local_experts(source, torch.float32, "cpu", kernels, halt=halt)
     assert read == [(0, 0)]
 
 
@@ -69,14 +68,33 @@ def version_of(checkpoint: Checkpoint, layer: int, slot: int, expert: int) -> Ex
 
 
 def test_it_begins_as_the_checkpoint(source: Checkpoint, kernels: Kernels) -> None:
-    living = opened(source, kernels)
-    local = load_local_experts(source, torch.float32, "cpu", kernels)
-    assert isinstance(living, LivingExperts)
-    assert not isinstance(local, LivingExperts)
+    living, family = opened(source, kernels), family_of(source.config)
     x_TD = torch.randn(4, TINY.d_model)
     for layer in range(TINY.n_layers):
-        expected = local.forward(layer, x_TD, routing(4))
+        bank = kernels.bank(
+            {
+                (layer, expert): family.build_expert(
+                    source.config, source.read_expert(layer, expert, torch.float32, "cpu"), kernels
+                )
+                for expert in range(TINY.n_experts)
+            }
+        )
+        expected = bank.run_tokens(layer, x_TD, routing(4))
+        assert torch.equal(living.forward(layer, x_TD, routing(4)), expected)
         assert torch.equal(living.finish(living.begin(layer, x_TD, routing(4))), expected)
+
+
+def test_there_are_no_workers(source: Checkpoint, kernels: Kernels) -> None:
+    living = opened(source, kernels)
+    assert (living.num_workers, living.num_replicas, living.topology(), living.holders((0, 0))) == (
+        0,
+        0,
+        (),
+        (),
+    )
+    with pytest.raises(NoWorkersError, match="no workers to scale"):
+        living.scale(2, 1.0)
+    assert not living.wait_for_lost(60.0), "no expert is lost, so a step that fails is not tried again"
 
 
 def test_columns_are_what_was_switched_to(source: Checkpoint, kernels: Kernels) -> None:

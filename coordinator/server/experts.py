@@ -1,0 +1,54 @@
+"""A model's experts for a server: in this process or on workers, and the same kind of thing to the rest."""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Protocol
+
+from coordinator.server.config import EngineConfig, WorkersConfig
+from coordinator.server.open_workers import open_workers
+from coordinator.server.phases import UNTOLD, Phases
+from expert_workers.dispatch.pool_stats import PoolObserver
+from expert_workers.status import Workers
+from moe_model.checkpoint.reader import Checkpoint
+from moe_model.halt import Halt
+from moe_model.kernels.choice import choose_kernels
+from moe_model.loading import load_local_experts
+from moe_model.versions.running_experts import RunningExperts
+
+
+class ServedExperts(RunningExperts, Workers, Protocol):
+    """What the engine computes with, and what operators see and change: LocalExperts or RemoteExperts."""
+
+
+@contextmanager
+def open_experts(
+    checkpoint: Checkpoint,
+    engine: EngineConfig,
+    workers: WorkersConfig,
+    observers: Sequence[PoolObserver] = (),
+    over: Callable[[str], None] | None = None,
+    phases: Phases = UNTOLD,
+    halt: Halt | None = None,
+) -> Iterator[ServedExperts]:
+    """The experts, in this process or in workers that end with the block; `over` is told why these cannot be
+    looked after any more. Raises HaltedError when `halt` is set before they are ready."""
+    halt = halt or Halt()
+    halt.check()
+    if workers.num_workers == 0:
+        phases("experts")
+        device, int8 = engine.resolve_device(), engine.expert_dtype == "int8"
+        kernels = choose_kernels(engine.kernels, device, engine.num_threads)
+        yield load_local_experts(checkpoint, engine.dtype, device, kernels, int8=int8, halt=halt)
+        return
+    with open_workers(checkpoint, engine, workers, observers, over, phases, halt) as experts:
+        yield experts
+
+
+def describe_experts(experts: Workers) -> list[str]:
+    """One line per worker: who it is, what it holds, what it has done."""
+    return [
+        f"worker {worker.rank}  {worker.state}  pid {worker.pid}  {worker.device}  "
+        f"{worker.num_bytes / 1e6:.1f} MB  {worker.routed_rows} rows  "
+        + "  ".join(f"layer {layer}: {','.join(map(str, ids))}" for layer, ids in worker.experts.items())
+        for worker in experts.topology()
+    ] or ["all experts run in the coordinator's process"]
