@@ -124,12 +124,14 @@ class Jobs:
             _log.warning("a worker's start does not end: it is not waited for, and may leave a Ray actor")
 
     def _start(self, rank: int) -> None:
+        self._refuse_when_halted(rank)  # Even while a start hangs that was under way.
         with self._starting:
-            if self._is_halted:
-                raise WorkerFailureError(
-                    Failure(FailureReason.RAISED, f"worker {rank}: is not started any more")
-                )
+            self._refuse_when_halted(rank)
             self._fleet.start(rank)
+
+    def _refuse_when_halted(self, rank: int) -> None:
+        if self._is_halted:
+            raise WorkerFailureError(Failure(FailureReason.RAISED, f"worker {rank}: is not started any more"))
 
     def end(self, rank: int) -> None:
         self._fleet.end([rank])

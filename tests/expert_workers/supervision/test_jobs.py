@@ -105,12 +105,12 @@ def test_what_is_loaded_sings_at_once(fleet: ToldFleet) -> None:
 def test_a_halt_does_not_wait_for_a_start_that_never_ends(
     fleet: ToldFleet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As a cluster's that hangs; after the halt none begins, whether that one has ended or not."""
+    """As a cluster's that hangs; after the halt none begins, and none is waited for, while that one hangs."""
     begun, go = threading.Event(), threading.Event()
 
     def hang(_: int) -> None:
         begun.set()
-        assert go.wait(60)
+        assert go.wait(120)
 
     monkeypatch.setattr(fleet, "start", hang)
     jobs = make_jobs(fleet)
@@ -119,8 +119,9 @@ def test_a_halt_does_not_wait_for_a_start_that_never_ends(
             executor.submit(jobs.bring_up, 1, frozenset())
             assert begun.wait(30)
             executor.submit(jobs.halt, 0.01).result(20)
+            refused = executor.submit(jobs.bring_up, 2, frozenset())
             with pytest.raises(WorkerFailureError, match="worker 2: is not started any more"):
-                jobs.bring_up(2, frozenset())
+                refused.result(20)
         finally:
             go.set()
 
