@@ -198,7 +198,7 @@ def _way(fleet: RayFleet, plane: Plane, num_workers: int) -> Way:
 
 
 def make_pool(way: Way, placement: Placement) -> ExpertPool:
-    pool = ExpertPool(Catalog.of_checkpoint(1, N_EXPERTS), way.plane)
+    pool = ExpertPool(Catalog.of_checkpoint(SMALLEST), way.plane)
     pool.publish(Routes(1, way.links, placement.holders))
     return pool
 

@@ -28,7 +28,7 @@ from moe_model.checkpoint.reader import Checkpoint
 from moe_model.families import family_of
 from moe_model.kernels.base import Kernels
 from moe_model.kernels.choice import choose_kernels
-from moe_model.layers.dense import Attend, SharedModel
+from moe_model.layers.dense import Attend, Gate, SharedModel
 from moe_model.layers.experts import ExpertBackend
 from moe_model.layers.router import Routing
 from moe_model.model import Model
@@ -190,11 +190,15 @@ def _timed_shared(
             block,
             attention=_TimedAttention(block.attention, split),
             ffn_norm=split.timed("routing", block.ffn_norm),
-            router=split.timed("routing", block.router),
+            gate=None if block.gate is None else _timed_gate(block.gate, split),
         )
         for block in shared.blocks
     ]
     return replace(shared, blocks=blocks)
+
+
+def _timed_gate(gate: Gate, split: Split) -> Gate:
+    return replace(gate, router=split.timed("routing", gate.router))
 
 
 def _timed_plan(plan: AttentionPlan, split: Split) -> AttentionPlan:

@@ -130,10 +130,12 @@ class AssembledModel:
         rows = row_selection(
             [(selection, batch * seq_len)], config.n_experts, config.top_k, self.model.device
         )
-        routers = self.model.routers
+        gates = self.model.gates
 
         def route(layer: int, x_TD: Tensor) -> Routing:
-            return routers[layer](x_TD, rows)
+            gate = gates[layer]
+            assert gate is not None, "a dense layer routes nothing"
+            return gate.router(x_TD, rows)
 
         return self.model.forward(ids_T, positions_T, attend, observe, route).view(batch, seq_len, -1)
 

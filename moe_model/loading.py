@@ -45,10 +45,10 @@ def load_module(
     config = checkpoint.config
     if module.file is None:
         tensors = checkpoint.read_expert(module.layer, module.expert, dtype, device)
-    elif 0 <= module.layer < config.n_layers:
+    elif module.layer in config.moe_layers:
         tensors = read_expert_file(module.file, config, checkpoint.dtype, dtype, device)
     else:
-        raise CheckpointError(f"{module.file.path}: the model has no layer {module.layer}")
+        raise CheckpointError(f"{module.file.path}: the model has no layer {module.layer} with experts")
     num_bytes = sum(_num_bytes(tensor, int8=int8) for tensor in tensors.values())
     return family_of(config).build_expert(config, tensors, kernels, int8=int8), num_bytes
 
@@ -71,7 +71,7 @@ def load_local_experts(
         expert, _ = load_module(checkpoint, module, dtype, device, kernels, int8=int8)
         return expert
 
-    return LocalExperts(Catalog.of_checkpoint(config.n_layers, config.n_experts), kernels, load)
+    return LocalExperts(Catalog.of_checkpoint(config), kernels, load)
 
 
 def _num_bytes(tensor: torch.Tensor, *, int8: bool) -> int:

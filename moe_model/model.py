@@ -10,12 +10,11 @@ import torch
 from torch import Tensor
 
 from moe_model.config import ModelConfig
-from moe_model.kernels.base import Router
-from moe_model.layers.dense import Attend, SharedModel
+from moe_model.layers.dense import Attend, Gate, SharedModel
 from moe_model.layers.experts import ExpertBackend
 from moe_model.layers.router import Routing
 
-# Called with (layer, routing) after each router, for those who want to watch.
+# Called with (layer, routing) after each router, for a caller that wants to watch.
 Observe = Callable[[int, Routing], None]
 # (layer, x_TD) -> where a layer's rows go.
 Route = Callable[[int, Tensor], Routing]
@@ -49,14 +48,9 @@ class Model:
         return self._shared.embed.weight_VD.device
 
     @property
-    def routers(self) -> tuple[Router, ...]:
-        """By layer."""
-        return tuple(block.router for block in self._shared.blocks)
-
-    @property
-    def gates(self) -> tuple[Tensor, ...]:
-        """What the routers were made of, by layer."""
-        return tuple(block.gate_ED for block in self._shared.blocks)
+    def gates(self) -> tuple[Gate | None, ...]:
+        """By layer, None for a dense one."""
+        return tuple(block.gate for block in self._shared.blocks)
 
     def forward(
         self,
@@ -83,20 +77,35 @@ class Model:
         return h_parts[0] if len(h_parts) == 1 else torch.cat(h_parts)
 
     def _layers(self, part: Part, h_parts: list[Tensor]) -> Iterator[None]:
-        """Stops whenever its rows are at the experts; ends by handing in its hidden states."""
+        """Stops whenever its rows are at the experts; ends by handing in its hidden states.
+
+        A part that comes first stays ahead in dense layers too, where it does not stop.
+        """
         x_TD = self._shared.embed(part.token_ids_T, part.positions_T)
         for layer, block in enumerate(self._shared.blocks):
             q_THd, k_TGd, v_TGd = block.attention.project(x_TD, part.positions_T)
             x_TD = block.attention.merge(part.attend(layer, q_THd, k_TGd, v_TGd), x_TD)
             n_TD = block.ffn_norm(x_TD)
-            routing = block.router(n_TD) if part.route is None else part.route(layer, n_TD)
-            if part.observe is not None:
-                part.observe(layer, routing)
-            begun = self._experts.begin(layer, n_TD, routing)
+            if block.gate is None:
+                assert block.for_all is not None
+                x_TD = x_TD + block.for_all(n_TD)
+                continue
+            begun = self._experts.begin(layer, n_TD, _route(part, layer, block.gate, n_TD))
+            # Computed while the rows are at the experts.
+            always_TD = None if block.for_all is None else block.for_all(n_TD)
             yield
-            x_TD = x_TD + self._experts.finish(begun)
+            y_TD = self._experts.finish(begun)
+            x_TD = x_TD + (y_TD if always_TD is None else y_TD + always_TD)
         h_parts.append(x_TD)
 
     def logits(self, h_RD: Tensor) -> Tensor:
         """Returns float32 logits_RV of the given rows."""
         return self._shared.head(h_RD).float()
+
+
+def _route(part: Part, layer: int, gate: Gate, n_TD: Tensor) -> Routing:
+    """As the part or the layer's own router says; the part's watcher is told."""
+    routing = gate.router(n_TD) if part.route is None else part.route(layer, n_TD)
+    if part.observe is not None:
+        part.observe(layer, routing)
+    return routing

@@ -81,7 +81,7 @@ def local_experts(
     config: ModelConfig, experts: Mapping[ExpertKey, Expert], kernels: Kernels = TORCH
 ) -> LocalExperts:
     """Experts that a test has made, in this process."""
-    catalog = Catalog.of_checkpoint(config.n_layers, config.n_experts)
+    catalog = Catalog.of_checkpoint(config)
     return LocalExperts(catalog, kernels, lambda module: experts[module.key])
 
 

@@ -195,6 +195,7 @@ def test_no_import_inside_a_function() -> None:
 def test_lazy_loading_is_where_it_is_known() -> None:
     assert set(importers("importlib", *PRODUCT)) <= {
         "moe_model/__init__.py",
+        "moe_model/families/__init__.py",
         "coordinator/cli.py",
         "coordinator/command_line.py",
         *(

@@ -28,6 +28,7 @@ from moe_model.config import LIMITS
 from moe_model.errors import CheckpointError, ExpertMeshError, HaltedError, UserError
 from moe_model.families import family_of
 from moe_model.kernels.base import Router
+from moe_model.layers.dense import Gate
 from moe_model.layers.dispatch import ExpertKey
 from moe_model.versions.expert_versions import ExpertFile, ExpertModule
 from moe_model.versions.model_version import ModelVersion, RoutedLayer
@@ -92,7 +93,7 @@ class ExpertExchange:
         experts: ExchangedExperts,
         versions: ModelVersions,
         call_engine: CallEngine,
-        make_router: Callable[[Tensor, int], Router],
+        make_router: Callable[[Tensor], Router],
         switch_timeout: float = SWITCH_TIMEOUT,
     ) -> None:
         config = checkpoint.config
@@ -101,8 +102,8 @@ class ExpertExchange:
         self._experts, self._versions = experts, versions
         self._call_engine, self._make_router = call_engine, make_router
         self._switch_timeout = switch_timeout
-        self._next_slots = [config.n_experts] * config.n_layers
-        self._next_ids = [config.n_experts] * config.n_layers
+        self._next_slots = [len(config.experts_of(layer)) for layer in range(config.n_layers)]
+        self._next_ids = list(self._next_slots)
         self._counts: Counter[str] = Counter(dict.fromkeys(KINDS, 0))
         self._busy = threading.Lock()
 
@@ -136,7 +137,7 @@ class ExpertExchange:
             version = routed.modules[column].version + 1
             module = ExpertModule(layer, self._take_slot(layer), expert, version, file)
             modules = (*routed.modules[:column], module, *routed.modules[column + 1 :])
-            self._load_and_switch(module, RoutedLayer(modules, routed.gate_ED, routed.router))
+            self._load_and_switch(module, RoutedLayer(modules, routed.gate))
             return self._done("replace", module, started)
 
     def add(self, layer: int, path: str, sha256: str | None, router_path: str) -> Changed:
@@ -148,10 +149,10 @@ class ExpertExchange:
             if len(routed.modules) >= LIMITS["n_experts"] or expert > MAX_EXPERT_ID:
                 raise ExchangeError(f"layer {layer} can have no more experts")
             file = self._checked(path, sha256)
-            row_D = self._checked_row(router_path, routed.gate_ED.dtype)
+            row_D = self._checked_row(router_path, routed.router_weight.dtype)
             module = ExpertModule(layer, self._take_slot(layer), expert, 0, file)
-            gate_ED = torch.cat([routed.gate_ED, row_D.to(routed.gate_ED.device)[None]])
-            self._load_and_switch(module, self._rerouted((*routed.modules, module), gate_ED))
+            weight_ED = torch.cat([routed.router_weight, row_D.to(routed.router_weight.device)[None]])
+            self._load_and_switch(module, self._rerouted((*routed.modules, module), weight_ED))
             self._next_ids[layer] = expert + 1
             return self._done("add", module, started)
 
@@ -167,7 +168,7 @@ class ExpertExchange:
                     f"layer {layer} would have {num_left} experts, a token goes to {self._config.top_k}"
                 )
             stay = [each for each in range(len(routed.modules)) if each != column]
-            changed = self._rerouted(tuple(routed.modules[each] for each in stay), routed.gate_ED[stay])
+            changed = self._rerouted(tuple(routed.modules[each] for each in stay), routed.router_weight[stay])
             self._switch(layer, changed)
             return self._done("remove", routed.modules[column], started)
 
@@ -183,6 +184,8 @@ class ExpertExchange:
     def _routed(self, layer: int) -> RoutedLayer:
         if not 0 <= layer < self._config.n_layers:
             raise ExchangeError(f"{layer} is not in [0, {self._config.n_layers})", "layer")
+        if layer in self._config.dense_layers:
+            raise ExchangeError(f"layer {layer} is dense: it has no experts", "layer")
         return self._versions.newest.layers[layer]
 
     def _checked(self, path: str, sha256: str | None) -> ExpertFile:
@@ -201,8 +204,8 @@ class ExpertExchange:
         self._next_slots[layer] += 1
         return self._next_slots[layer] - 1
 
-    def _rerouted(self, modules: tuple[ExpertModule, ...], gate_ED: Tensor) -> RoutedLayer:
-        return RoutedLayer(modules, gate_ED, self._make_router(gate_ED, self._config.top_k))
+    def _rerouted(self, modules: tuple[ExpertModule, ...], weight_ED: Tensor) -> RoutedLayer:
+        return RoutedLayer(modules, Gate(self._make_router(weight_ED), weight_ED))
 
     def _load_and_switch(self, module: ExpertModule, changed: RoutedLayer) -> None:
         try:

@@ -4,6 +4,8 @@ import logging
 import os
 import sys
 
+from torch import Tensor
+
 from coordinator.api.shared.served_model import ServedModel
 from coordinator.api.text.chat_template import ChatTemplate
 from coordinator.api.text.confined_tokenizer import ConfinedEncoder
@@ -24,6 +26,7 @@ from moe_model.checkpoint.manifest import CHAT_TEMPLATE
 from moe_model.checkpoint.reader import MAX_CHAT_TEMPLATE_BYTES, Checkpoint
 from moe_model.families import family_of
 from moe_model.files.whole_file import read_file
+from moe_model.kernels.base import Router
 from moe_model.kernels.choice import choose_kernels, set_torch_threads
 from moe_model.loading import load_model
 from moe_model.machine import memory_bytes, usable_cores
@@ -93,7 +96,12 @@ def expert_exchange(
     """Changes the experts of an engine of `build_engine`."""
     assert engine.versions is not None, "build_engine's have them"
     kernels = choose_kernels(config.kernels, config.resolve_device(), config.num_threads)
-    return ExpertExchange(checkpoint, experts, engine.versions, call_engine, kernels.router)
+    family = family_of(checkpoint.config)
+
+    def make_router(weight_ED: Tensor) -> Router:
+        return family.build_router(checkpoint.config, weight_ED, kernels)
+
+    return ExpertExchange(checkpoint, experts, engine.versions, call_engine, make_router)
 
 
 def _watch(experts: RunningExperts) -> ExpertWatch:

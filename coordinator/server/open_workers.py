@@ -71,7 +71,7 @@ def open_workers(
         expected = Expected(epoch, owner, spec.precision, checkpoint.fingerprint, workers.take_over)
         start, answer = workers.start_timeout, max(_LEAST_ANSWER, workers.call_timeout)
         jobs = Jobs(fleet, expected, Timeouts(start=start, answer=answer, load=start))
-        catalog = Catalog.of_checkpoint(checkpoint.config.n_layers, checkpoint.config.n_experts)
+        catalog = Catalog.of_checkpoint(checkpoint.config)
         watchers = PoolObservers(observers)
         plane = _PLANES[workers.transport]()
         pool = ExpertPool(catalog, plane, _pool_options(workers, epoch), None, watchers)

@@ -31,11 +31,11 @@ def initialise_checkpoint(
     Raises CheckpointError if `dest` is taken or cannot be written.
     """
     family = family_of(config)
-    num_files = 1 + config.n_layers * config.n_experts
+    num_files = 1 + config.num_expert_modules
     with CheckpointWriter(dest, config, dtype, GenerationDefaults(), force=force) as writer:
         writer.write_shared(family.init_shared(config, module_generator(seed, "shared")))
-        for layer in range(config.n_layers):
-            for expert in range(config.n_experts):
+        for layer in config.moe_layers:
+            for expert in config.experts_of(layer):
                 if on_progress is not None:
                     on_progress(writer.num_files, num_files)
                 generator = module_generator(seed, "expert", layer, expert)

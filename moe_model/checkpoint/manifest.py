@@ -14,14 +14,17 @@ from typing import Any, Self
 import torch
 
 from moe_model.checkpoint.recognise import MANIFEST as MANIFEST
-from moe_model.config import ModelConfig
+from moe_model.config import MODEL_KEYS_OF_VERSION_1, ModelConfig
 from moe_model.errors import CheckpointError, ConfigError
+from moe_model.families import read_model_config
 from moe_model.files import strict_json
 from moe_model.files.strict_json import brief
 from moe_model.names import DTYPE_NAMES
 
 FORMAT = "expertmesh"
-FORMAT_VERSION = 1
+# What is written. Version 1 is version 2 without the keys that came later.
+FORMAT_VERSION = 2
+READABLE_VERSIONS = (1, 2)
 SHARED = "shared.safetensors"
 TOKENIZER = "tokenizer.json"
 CHAT_TEMPLATE = "chat_template.jinja"
@@ -109,12 +112,11 @@ class Manifest:
     def _from_json(cls, data: object) -> Self:
         if not isinstance(data, dict) or data.get("format") != FORMAT:
             raise ConfigError(f"is not a manifest of format {FORMAT!r}")
-        if not _is_int(data.get("format_version")) or data["format_version"] != FORMAT_VERSION:
-            raise ConfigError(
-                f"format_version: {brief(data.get('format_version'))} is unknown, {FORMAT_VERSION} is known"
-            )
+        version = _read_version(data)
         _check_keys(data, _KEYS)
-        config = ModelConfig.from_dict(data["model"], where="model")
+        config = read_model_config(data["model"], where="model")
+        if version == 1 and (later := config.to_dict().keys() - MODEL_KEYS_OF_VERSION_1):
+            raise ConfigError(f"model: unknown key {min(later)!r} in a manifest of version 1")
         if not isinstance(data["dtype"], str) or data["dtype"] not in DTYPES:
             raise ConfigError(f"dtype: {brief(data['dtype'])} is not one of {', '.join(DTYPES)}")
         try:
@@ -140,6 +142,15 @@ class Manifest:
         return (json.dumps(data, indent=2) + "\n").encode()
 
 
+def _read_version(data: Mapping[str, object]) -> int:
+    version = data.get("format_version")
+    if not _is_int(version) or version not in READABLE_VERSIONS:
+        known = " and ".join(map(str, READABLE_VERSIONS))
+        raise ConfigError(f"format_version: {brief(version)} is unknown, {known} are known")
+    assert isinstance(version, int)
+    return version
+
+
 def dtype_name(dtype: torch.dtype) -> str:
     """Raises ConfigError for a dtype that a checkpoint cannot have."""
     for name, known in DTYPES.items():
@@ -151,8 +162,8 @@ def dtype_name(dtype: torch.dtype) -> str:
 def tensor_files(config: ModelConfig) -> Iterator[str]:
     """The names of every file that holds tensors."""
     yield SHARED
-    for layer in range(config.n_layers):
-        for expert in range(config.n_experts):
+    for layer in config.moe_layers:
+        for expert in config.experts_of(layer):
             yield expert_file(layer, expert)
 
 
@@ -161,7 +172,7 @@ def _parse_files(data: object, config: ModelConfig, *, has_tokenizer: bool) -> M
         raise ConfigError("files: expected an object")
     # The config is still only a claim: count before anything of its size is made.
     extras = [TOKENIZER] * has_tokenizer + [CHAT_TEMPLATE] * (CHAT_TEMPLATE in data)
-    num_expected = 1 + config.n_layers * config.n_experts + len(extras)
+    num_expected = 1 + config.num_expert_modules + len(extras)
     if len(data) > num_expected:
         known = {*tensor_files(config), *extras}
         raise ConfigError(f"files: unknown name {min(set(data) - known)[:200]!r}")

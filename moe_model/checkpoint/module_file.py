@@ -8,7 +8,7 @@ from torch import Tensor
 
 from moe_model.checkpoint import safetensors_file
 from moe_model.errors import CheckpointError
-from moe_model.families import Shapes
+from moe_model.families.base import Shapes
 from moe_model.files.whole_file import read_file
 from moe_model.versions.expert_versions import ExpertFile
 

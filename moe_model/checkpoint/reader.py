@@ -1,4 +1,4 @@
-"""Our checkpoint format, version 1: a folder that is read piece by piece and never trusted.
+"""Our checkpoint format: a folder that is read piece by piece and never trusted.
 
 manifest.json                                   what the model is; size and SHA-256 of every other file
 shared.safetensors                              embedding, attention, norms, routers, head
@@ -31,8 +31,9 @@ from moe_model.checkpoint.manifest import (
 from moe_model.checkpoint.recognise import POINTER, is_pointer, is_present, what_is
 from moe_model.checkpoint.writer import CheckpointWriter
 from moe_model.config import ModelConfig
-from moe_model.errors import CheckpointError, ConfigError
-from moe_model.families import Shapes, family_of
+from moe_model.errors import CheckpointError
+from moe_model.families import family_of
+from moe_model.families.base import Shapes
 from moe_model.files.whole_file import read_file, require_folder, require_regular_file
 from moe_model.text.tokenizer_json import MAX_TOKENIZER_BYTES
 
@@ -74,10 +75,7 @@ class Checkpoint:
         if is_pointer(folder / MANIFEST):
             raise CheckpointError(f"{folder / MANIFEST}: {POINTER}")
         manifest = Manifest.parse(data, str(folder / MANIFEST))
-        try:
-            family = family_of(manifest.config)
-        except ConfigError as error:
-            raise CheckpointError(f"{folder / MANIFEST}: model: {error}") from None
+        family = family_of(manifest.config)
         checkpoint = cls(
             path=folder,
             config=manifest.config,

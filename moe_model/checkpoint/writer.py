@@ -95,7 +95,7 @@ class CheckpointWriter:
 
     def write_expert(self, layer: int, expert: int, tensors: Mapping[str, Tensor]) -> None:
         name = expert_file(layer, expert)
-        if not (0 <= layer < self._config.n_layers and 0 <= expert < self._config.n_experts):
+        if not (0 <= layer < self._config.n_layers and expert in self._config.experts_of(layer)):
             raise CheckpointError(f"{name}: the model has no such expert")
         self._write(name, serialise(tensors, self._expert_shapes, self._dtype, name))
 

@@ -1,18 +1,45 @@
-"""The model families we can run."""
+"""The model families that can be run: one row for each, loaded when a model of it is met. Needs no torch."""
+
+import importlib
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 from moe_model.config import ModelConfig
 from moe_model.errors import ConfigError
-from moe_model.families.base import Family, Shapes
-from moe_model.families.modularforge import ModularForge
 
-__all__ = ["Family", "ModularForge", "Shapes", "family_of"]
+if TYPE_CHECKING:
+    from moe_model.families.base import Family
 
-_FAMILIES: dict[str, Family] = {family.name: family for family in (ModularForge(),)}
+# The `family` of a ModelConfig, and the module whose FAMILY it is.
+REGISTRY: dict[str, str] = {
+    "modularforge": "moe_model.families.modularforge.family",
+}
+# The `model_type` of a Hugging Face config.json, and the family that reads such a folder.
+HUGGING_FACE: dict[str, str] = {}
 
 
-def family_of(config: ModelConfig) -> Family:
+def family_of(config: ModelConfig) -> "Family":
     """Returns the family a config names. Raises ConfigError for a family we do not know."""
-    family = _FAMILIES.get(config.family)
-    if family is None:
-        raise ConfigError(f"family: unknown {config.family[:80]!r}; known: {', '.join(_FAMILIES)}")
+    return family_named(config.family)
+
+
+def family_named(name: str) -> "Family":
+    """Raises ConfigError for a family we do not know."""
+    if name not in REGISTRY:
+        raise ConfigError(f"family: unknown {name[:80]!r}; known: {', '.join(REGISTRY)}")
+    family: Family = importlib.import_module(REGISTRY[name]).FAMILY
     return family
+
+
+def read_model_config(data: object, where: str = "model config") -> ModelConfig:
+    """A config from parsed JSON, read and checked by its family. Raises ConfigError naming the key."""
+    name = data.get("family") if isinstance(data, Mapping) else None
+    if not isinstance(name, str) or name not in REGISTRY:
+        config = ModelConfig.from_dict(data, where=where)
+    else:
+        config = ModelConfig.from_dict(data, where=where, own=family_named(name).own_config)
+    try:
+        family_of(config).check(config)
+    except ConfigError as error:
+        raise ConfigError(f"{where}: {error}") from None
+    return config

@@ -1,4 +1,4 @@
-"""What a model family must say about itself. One small module per family."""
+"""What a model family must say about itself. One small folder per family, and one row in the registry."""
 
 from collections.abc import Mapping
 from typing import Protocol
@@ -6,8 +6,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from moe_model.config import ModelConfig
-from moe_model.kernels.base import Kernels
+from moe_model.config import FamilyConfig, ModelConfig
+from moe_model.kernels.base import Kernels, Router
 from moe_model.layers.dense import SharedModel
 from moe_model.layers.dispatch import Expert
 
@@ -15,7 +15,7 @@ Shapes = dict[str, tuple[int, ...]]
 
 
 class Family(Protocol):
-    """Norms, positions, attention shape, expert FFN, router rule and tensor names of one architecture."""
+    """Norms, positions, attention shape, experts, router rule and tensor names of one architecture."""
 
     @property
     def name(self) -> str:
@@ -25,8 +25,16 @@ class Family(Protocol):
     def architecture(self) -> str:
         """The class name its own authors use."""
 
+    @property
+    def own_config(self) -> type[FamilyConfig]:
+        """The type of a config's `own`."""
+
+    def check(self, config: ModelConfig) -> None:
+        """Raises ConfigError naming the key of a size or choice that this family cannot have."""
+
     def shared_shapes(self, config: ModelConfig) -> Shapes:
-        """Names and shapes of the shared part: embedding, attention, norms, routers, head."""
+        """Names and shapes of the shared part: embedding, attention, norms, routers, head, and the
+        feed-forward networks that every token goes through."""
 
     def expert_shapes(self, config: ModelConfig) -> Shapes:
         """Names and shapes of one expert module, that is one expert of one layer."""
@@ -41,6 +49,9 @@ class Family(Protocol):
         self, config: ModelConfig, tensors: Mapping[str, Tensor], kernels: Kernels
     ) -> SharedModel:
         """The shared part over the given weights, in their dtype and on their device."""
+
+    def build_router(self, config: ModelConfig, gate_ED: Tensor, kernels: Kernels) -> Router:
+        """A layer's router over any number of experts: they may be exchanged, added and removed."""
 
     def build_expert(
         self, config: ModelConfig, tensors: Mapping[str, Tensor], kernels: Kernels, *, int8: bool = False

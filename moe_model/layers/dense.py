@@ -85,13 +85,28 @@ class FusedAttention:
 
 
 @dataclass(frozen=True, slots=True)
+class Gate:
+    """Which experts a layer's rows go to; `weight_ED` is what the router was made of."""
+
+    router: Router
+    weight_ED: Tensor
+
+
+@dataclass(frozen=True, slots=True)
 class Block:
-    """One decoder layer without its experts. `gate_ED` is what the router was made of."""
+    """One decoder layer without its experts.
+
+    `gate` None: a dense layer, which has no experts. Every row also goes through `for_all`, whose answer is
+    added as it is: the feed-forward network of a dense layer, the shared expert of one that has experts.
+    """
 
     attention: Attention
     ffn_norm: Norm
-    router: Router
-    gate_ED: Tensor
+    gate: Gate | None
+    for_all: Callable[[Tensor], Tensor] | None = None
+
+    def __post_init__(self) -> None:
+        assert self.gate is not None or self.for_all is not None, "a layer without a feed-forward network"
 
 
 @dataclass(frozen=True, slots=True)

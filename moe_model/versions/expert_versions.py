@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Self
 
+from moe_model.config import ModelConfig
 from moe_model.layers.dispatch import ExpertKey
 
 
@@ -43,16 +44,19 @@ def checkpoint_modules(keys: Iterable[ExpertKey]) -> tuple[ExpertModule, ...]:
 
 @dataclass(frozen=True, slots=True)
 class Catalog:
-    """The modules in use: `columns[layer][column]` is what a router's output stands for."""
+    """The modules in use: `columns[layer][column]` is what a router's output stands for.
+
+    A dense layer has no columns.
+    """
 
     columns: tuple[tuple[ExpertModule, ...], ...]
 
     @classmethod
-    def of_checkpoint(cls, n_layers: int, n_experts: int) -> Self:
+    def of_checkpoint(cls, config: ModelConfig) -> Self:
         return cls(
             tuple(
-                tuple(ExpertModule(layer, expert, expert) for expert in range(n_experts))
-                for layer in range(n_layers)
+                tuple(ExpertModule(layer, expert, expert) for expert in config.experts_of(layer))
+                for layer in range(config.n_layers)
             )
         )
 

@@ -11,6 +11,7 @@ from typing import Self
 from torch import Tensor
 
 from moe_model.kernels.base import Router
+from moe_model.layers.dense import Gate
 from moe_model.layers.expert_selection import ExpertSelection
 from moe_model.layers.router import Routing
 from moe_model.model import Model
@@ -21,12 +22,23 @@ from moe_model.versions.expert_versions import Catalog, ExpertModule
 class RoutedLayer:
     """A layer's router and the module behind each of its outputs, ordered by expert id.
 
-    `gate_ED` is what the router was made of.
+    A dense layer has no modules, and no gate.
     """
 
     modules: tuple[ExpertModule, ...]
-    gate_ED: Tensor
-    router: Router
+    gate: Gate | None
+
+    @property
+    def router(self) -> Router:
+        """Of a layer with experts."""
+        assert self.gate is not None, "a dense layer routes nothing"
+        return self.gate.router
+
+    @property
+    def router_weight(self) -> Tensor:
+        """What the router of a layer with experts was made of, [E, D]."""
+        assert self.gate is not None, "a dense layer routes nothing"
+        return self.gate.weight_ED
 
     @property
     def experts(self) -> tuple[int, ...]:
@@ -45,8 +57,8 @@ class ModelVersion:
     @classmethod
     def of_model(cls, model: Model) -> Self:
         """Number 0: a model as its checkpoint has it."""
-        catalog = Catalog.of_checkpoint(model.config.n_layers, model.config.n_experts)
-        parts = zip(catalog.columns, model.gates, model.routers, strict=True)
+        catalog = Catalog.of_checkpoint(model.config)
+        parts = zip(catalog.columns, model.gates, strict=True)
         return cls(0, tuple(RoutedLayer(*part) for part in parts))
 
     def followed_by(self, layer: int, changed: RoutedLayer) -> "ModelVersion":

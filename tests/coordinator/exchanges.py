@@ -8,6 +8,7 @@ from typing import Self
 
 import torch
 from safetensors.torch import load_file, save_file
+from torch import Tensor
 
 from coordinator.engine.core.engine import Engine
 from coordinator.engine.core.request import Request
@@ -15,6 +16,9 @@ from coordinator.server.config import EngineConfig
 from coordinator.server.exchange import ExpertExchange
 from coordinator.server.main import build_engine, expert_exchange
 from moe_model.checkpoint.reader import Checkpoint, CheckpointWriter, GenerationDefaults
+from moe_model.config import ModelConfig
+from moe_model.families import family_of
+from moe_model.kernels.base import Router
 from moe_model.kernels.choice import KernelChoice, choose_kernels
 from moe_model.layers.dispatch import ExpertKey
 from moe_model.loading import load_local_experts
@@ -124,3 +128,8 @@ def row_file(path: Path, seed: int, dtype: torch.dtype = torch.float32) -> str:
     row_D = torch.randn(CONFIG.d_model, generator=torch.Generator().manual_seed(seed))
     save_file({"router.weight": row_D.to(dtype)}, path)
     return str(path)
+
+
+def torch_router(config: ModelConfig) -> Callable[[Tensor], Router]:
+    kernels = choose_kernels("torch", "cpu")
+    return lambda weight_ED: family_of(config).build_router(config, weight_ED, kernels)

@@ -15,6 +15,7 @@ from coordinator.engine.core.engine import EngineStats, Runner
 from coordinator.server.config import Addresses, ServeConfig
 from coordinator.server.fronts import Fronts
 from expert_workers.status import Scaled, WorkerStatus
+from moe_model.config import ModelConfig
 from moe_model.errors import NoWorkersError
 from moe_model.versions.expert_versions import Catalog
 from tests.coordinator.api.fakes import served_model
@@ -22,7 +23,7 @@ from tests.coordinator.engine.fakes import CountingRunner, engine_over
 
 ANY = "127.0.0.1:0"
 EVERYWHERE = Addresses(ANY, ANY, ANY, ANY)
-MODULES = tuple(Catalog.of_checkpoint(2, 2).modules)
+MODULES = tuple(Catalog.of_checkpoint(ModelConfig(n_layers=2, n_experts=2)).modules)
 
 
 class World:

@@ -185,7 +185,7 @@ def make_pool(
 ) -> tuple[ExpertPool, PoolWorld]:
     """Of the checkpoint's experts, with routes to all of them."""
     world = PoolWorld(config, placed(config.n_layers, config.n_experts, num_workers, replicas), dtype)
-    catalog = Catalog.of_checkpoint(config.n_layers, config.n_experts)
+    catalog = Catalog.of_checkpoint(config)
     pool = ExpertPool(catalog, world.plane, options, world.rescuer, observer)
     world.pool = pool
     world.publish()

@@ -21,6 +21,7 @@ from expert_workers.transports.stream.plane import StreamPlane
 from expert_workers.transports.stream.server import StreamLimits, StreamServer
 from expert_workers.wire import Array, ExpertCall, ExpertReply, Pong, ReplyForm
 from expert_workers.worker.expert_worker import ExpertWorker, WorkerInfo
+from moe_model.config import ModelConfig
 from moe_model.errors import ExpertMeshError, FencedError
 from moe_model.layers.dispatch import ExpertKey
 from moe_model.versions.expert_versions import Catalog, ExpertModule
@@ -262,7 +263,11 @@ def stream_pool(
     layers: tuple[int, int] = (2, 5),
 ) -> ExpertPool:
     """A pool with routes to all of them, for the experts of so many layers."""
-    pool = ExpertPool(Catalog.of_checkpoint(*layers), StreamPlane(), options)
+    pool = ExpertPool(
+        Catalog.of_checkpoint(ModelConfig(n_layers=layers[0], n_experts=layers[1], top_k=1)),
+        StreamPlane(),
+        options,
+    )
     pool.publish(Routes(1, dict(links), placement.holders))
     return pool
 

@@ -42,7 +42,7 @@ from tests.expert_workers.stream_fakes import FakeMachine, StreamFleet
 from tests.models import local_experts
 
 CONFIG = make_config()
-CATALOG = Catalog.of_checkpoint(CONFIG.n_layers, CONFIG.n_experts)
+CATALOG = Catalog.of_checkpoint(CONFIG)
 ALL: Keys = frozenset(CATALOG.keys)
 X_TD = make_rows(9, CONFIG)
 ROUTING = make_routing(9, CONFIG.n_experts, 2)

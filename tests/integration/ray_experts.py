@@ -84,7 +84,7 @@ def running(
     fleet = RayFleet(FleetOptions(spec, namespace, owner, is_stream=is_stream, use_unix=use_unix))
     expected = Expected(epoch, owner, "float32", checkpoint.fingerprint, by_force)
     jobs = Jobs(fleet, expected, Timeouts(start=start_timeout, answer=call_timeout))
-    catalog = Catalog.of_checkpoint(checkpoint.config.n_layers, checkpoint.config.n_experts)
+    catalog = Catalog.of_checkpoint(checkpoint.config)
     least = min(1.0, call_timeout)
     options = PoolOptions(call_timeout=call_timeout, least_timeout=least, epoch=epoch, on_loss=on_loss)
     pool = ExpertPool(catalog, StreamPlane() if is_stream else RayPlane(), options)

@@ -31,8 +31,8 @@ SHAPES = [
     replace(TINY, top_k=4),
     replace(TINY, n_experts=1, top_k=1),
     replace(TINY, n_layers=1, n_experts=7, top_k=3),
-    replace(TINY, n_heads=1, d_model=6, d_ff=5, vocab_size=3),
-    replace(TINY, n_heads=4, d_model=4, max_seq_len=1),
+    replace(TINY, n_heads=1, n_kv_heads=0, head_dim=0, d_model=6, d_ff=5, vocab_size=3),
+    replace(TINY, n_heads=4, n_kv_heads=0, head_dim=0, d_model=4, max_seq_len=1),
 ]
 
 

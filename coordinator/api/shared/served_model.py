@@ -58,7 +58,7 @@ class ServedModel:
         """The expert ids of each layer, as they are now; without `current_experts`, the checkpoint's."""
         if self.current_experts is not None:
             return self.current_experts()
-        return (tuple(range(self.config.n_experts)),) * self.config.n_layers
+        return tuple(tuple(self.config.experts_of(layer)) for layer in range(self.config.n_layers))
 
     @property
     def sampling_defaults(self) -> GenerationDefaults:

@@ -68,7 +68,7 @@ def model_info(message: pb.GetModelInfoRequest, served: ServedModel) -> pb.GetMo
         max_num_sequences=served.max_num_sequences,
         supported_constraints=_constraint_kinds(served),
         supports_routed_experts=served.allow_routed_experts,
-        num_moe_layers=config.n_layers,
+        num_moe_layers=len(config.moe_layers),
         num_experts=max(map(len, served.experts)),
         experts_per_token=config.top_k,
     )

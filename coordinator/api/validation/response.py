@@ -39,9 +39,10 @@ def check_experts(selection: pb.ExpertSelection, served: ServedModel, violations
             if expert not in known:
                 violations.add(f"{field}[{index}]", f"{expert} is not {_described(known)}")
     allowed = set(_allowed(selection, known))
-    empty = [layer for layer, experts in enumerate(layers) if allowed.isdisjoint(experts)]
+    # A dense layer has no experts to choose from.
+    empty = [layer for layer, experts in enumerate(layers) if experts and allowed.isdisjoint(experts)]
     if empty:
-        where = "" if len(empty) == len(layers) else f" in layer {empty[0]}"
+        where = "" if len(empty) == sum(map(bool, layers)) else f" in layer {empty[0]}"
         violations.add("experts", f"leaves no expert{where}")
     if selection.HasField("experts_per_token"):
         value = selection.experts_per_token

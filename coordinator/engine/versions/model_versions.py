@@ -69,7 +69,7 @@ class ModelVersions:
             return
         allowed = set(selection.allowed)
         for layer, experts in enumerate(self.newest.experts):
-            if allowed.isdisjoint(experts):
+            if experts and allowed.isdisjoint(experts):
                 raise UnknownExpertError(f"experts: layer {layer} has none of those that are allowed")
 
     def route(self, chunks: Seq[Chunk]) -> Route | None:
@@ -90,7 +90,7 @@ class ModelVersions:
 
     def highest(self, number: int) -> int:
         """The highest expert id of the version of this number."""
-        return max(map(max, self._version(number).experts))
+        return max(expert for layer in self._version(number).experts for expert in layer)
 
     def experts_by_column(self, layer: int, absent: int) -> np.ndarray:
         """The expert id of each column, and `absent` for the one after the last."""

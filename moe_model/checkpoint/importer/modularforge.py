@@ -8,7 +8,8 @@ import torch
 from moe_model.checkpoint.importer.tables import TensorTable, check_table
 from moe_model.config import ModelConfig
 from moe_model.errors import CheckpointError
-from moe_model.families import Shapes, family_of
+from moe_model.families import family_of
+from moe_model.families.base import Shapes
 from moe_model.layers.dense import sinusoidal_positions
 
 EMBEDDING = "shared.token_embedding.weight"

@@ -33,7 +33,7 @@ from moe_model.checkpoint.importer.wrappers import Wrappers
 from moe_model.checkpoint.initialise import module_generator
 from moe_model.config import ModelConfig
 from moe_model.errors import CheckpointError
-from moe_model.families import Shapes
+from moe_model.families.base import Shapes
 
 UNIFORM = "uniform"
 KAIMING = "kaiming"

@@ -8,8 +8,9 @@ from typing import Any
 import yaml
 
 from moe_model.checkpoint.manifest import GenerationDefaults
-from moe_model.config import ModelConfig
+from moe_model.config import MODEL_KEYS_OF_VERSION_1, ModelConfig
 from moe_model.errors import CheckpointError, ConfigError
+from moe_model.families import read_model_config as parse_model_config
 from moe_model.files import strict_json
 from moe_model.files.strict_json import brief
 from moe_model.files.whole_file import read_file
@@ -20,7 +21,8 @@ MAX_ALIASES = 8
 # Training's own; they do not shape the model.
 _IGNORED = frozenset({"dropout", "expert_dropout"})
 _OURS_ONLY = frozenset({"family", "tie_embedding"})
-_SIZES = frozenset(field.name for field in fields(ModelConfig)) - _OURS_ONLY
+_STRUCTURED = frozenset({"dense_layers", "own"})
+_SIZES = MODEL_KEYS_OF_VERSION_1 - _OURS_ONLY
 
 
 def read_config_file(path: Path) -> Mapping[str, Any]:
@@ -64,17 +66,17 @@ def read_model_config(path: Path) -> ModelConfig:
     parsed = read_config_file(path)
     if "model" in parsed:
         return model_config(parsed, str(path))
-    return _config(parsed, str(path), _SIZES | _OURS_ONLY)
+    return _config(parsed, str(path), frozenset(field.name for field in fields(ModelConfig)))
 
 
 def _config(section: Mapping[Any, Any], where: str, known: frozenset[str]) -> ModelConfig:
     for key, value in section.items():
         if key not in known:
             raise ConfigError(f"{where}: unknown key {brief(key)}")
-        if not isinstance(value, str | int | float | None):
+        if not isinstance(value, str | int | float | None) and key not in _STRUCTURED:
             raise ConfigError(f"{where}: {key}: expected one value, got {type(value).__name__}")
     sizes = {key: value for key, value in section.items() if key not in _IGNORED}
-    return ModelConfig.from_dict(ModelConfig().to_dict() | sizes, where=where)
+    return parse_model_config(ModelConfig().to_dict() | sizes, where)
 
 
 def generation_defaults(

@@ -26,7 +26,8 @@ from moe_model.checkpoint.importer.wrappers import Wrappers
 from moe_model.checkpoint.recognise import SHARED_PART
 from moe_model.config import ModelConfig
 from moe_model.errors import CheckpointError
-from moe_model.families import Shapes, family_of
+from moe_model.families import family_of
+from moe_model.families.base import Shapes
 from moe_model.files.strict_json import brief
 
 _EXPERT_PART = re.compile(r"expert_\d+\.pt")

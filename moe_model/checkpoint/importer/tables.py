@@ -20,7 +20,7 @@ from moe_model.checkpoint.safetensors_file import (
     shape_message,
 )
 from moe_model.errors import CheckpointError
-from moe_model.families import Shapes
+from moe_model.families.base import Shapes
 from moe_model.files.whole_file import read_at, reason
 
 SAFETENSORS_SUFFIX = ".safetensors"

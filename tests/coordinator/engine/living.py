@@ -17,6 +17,7 @@ from coordinator.engine.core.scheduler import Scheduler
 from coordinator.engine.versions.model_versions import ModelVersions
 from moe_model.families import family_of
 from moe_model.kernels.base import Kernels
+from moe_model.layers.dense import Gate
 from moe_model.layers.router import Routing
 from moe_model.model import Model
 from moe_model.sampling.params import SamplingParams
@@ -47,7 +48,7 @@ class Living:
         self.kernels, self.weights = kernels, dict(weights.experts)
         family = family_of(CONFIG)
         self.experts = LocalExperts(
-            Catalog.of_checkpoint(CONFIG.n_layers, CONFIG.n_experts),
+            Catalog.of_checkpoint(CONFIG),
             kernels,
             lambda m: family.build_expert(CONFIG, self.weights[m.key], kernels),
         )
@@ -73,7 +74,7 @@ class Living:
     def change(self, modules: Sequence[ExpertModule], gate_ED: Tensor, layer: int = LAYER) -> None:
         newest = self.versions.newest
         router = self.kernels.router(gate_ED, CONFIG.top_k)
-        routed = RoutedLayer(tuple(modules), gate_ED, router)
+        routed = RoutedLayer(tuple(modules), Gate(router, gate_ED))
         self.engine.switch(newest.followed_by(layer, routed))
 
     def load(self, module: ExpertModule, tensors: dict[str, Tensor]) -> ExpertModule:
@@ -84,18 +85,20 @@ class Living:
     def replace(self, expert: int, tensors: dict[str, Tensor], slot: int, layer: int = LAYER) -> None:
         routed = self.versions.newest.layers[layer]
         module = self.load(ExpertModule(layer, slot, expert, 1 + slot), tensors)
-        self.change([module if m.expert == expert else m for m in routed.modules], routed.gate_ED, layer)
+        self.change(
+            [module if m.expert == expert else m for m in routed.modules], routed.router_weight, layer
+        )
 
     def add(self, tensors: dict[str, Tensor], row_D: Tensor) -> None:
         routed = self.versions.newest.layers[LAYER]
         expert = routed.experts[-1] + 1
         module = self.load(ExpertModule(LAYER, expert, expert), tensors)
-        self.change([*routed.modules, module], torch.cat([routed.gate_ED, row_D[None]]))
+        self.change([*routed.modules, module], torch.cat([routed.router_weight, row_D[None]]))
 
     def remove(self, expert: int) -> None:
         routed = self.versions.newest.layers[LAYER]
         stay = [column for column, each in enumerate(routed.experts) if each != expert]
-        self.change([routed.modules[column] for column in stay], routed.gate_ED[stay])
+        self.change([routed.modules[column] for column in stay], routed.router_weight[stay])
 
     @property
     def num_live(self) -> int:

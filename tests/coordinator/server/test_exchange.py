@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from coordinator.engine.core.request import Request
 from coordinator.server.exchange import ExchangeError, ExpertExchange
 from moe_model.errors import HaltedError, WorkerStartError
-from moe_model.kernels.choice import KernelChoice, choose_kernels
+from moe_model.kernels.choice import KernelChoice
 from moe_model.layers.dispatch import ExpertKey
 from moe_model.sampling.params import SamplingParams
 from moe_model.versions.expert_versions import ExpertModule
@@ -26,6 +26,7 @@ from tests.coordinator.exchanges import (
     rewritten,
     row_file,
     tokens_of,
+    torch_router,
 )
 from tests.models import Collected, collect, drain, make_request, write_checkpoint
 from tests.native import KERNELS
@@ -293,8 +294,10 @@ def exchange_over(
 
     engine = changing.engine
     assert engine.versions is not None
-    router = choose_kernels("torch", "cpu").router
-    return ExpertExchange(changing.checkpoint, Backend(), engine.versions, at_once(engine), router), released
+    make_router = torch_router(changing.checkpoint.config)
+    return ExpertExchange(
+        changing.checkpoint, Backend(), engine.versions, at_once(engine), make_router
+    ), released
 
 
 @pytest.mark.parametrize(
@@ -359,7 +362,7 @@ def over_call(changing: Changing, waiting: Future[None]) -> None:
         changing.experts,
         engine.versions,
         lambda _: waiting,
-        choose_kernels("torch", "cpu").router,
+        torch_router(changing.checkpoint.config),
         switch_timeout=0.01,
     )
 

@@ -239,7 +239,7 @@ def test_a_closed_link_is_found_while_nothing_is_dispatched_and_told_of_once() -
 def with_version(layer: int, column: int, slot: int) -> tuple[Catalog, ExpertModule]:
     """The checkpoint's experts, but for one column, which stands for a later version."""
     module = ExpertModule(layer, slot, column, version=1)
-    columns = [list(each) for each in Catalog.of_checkpoint(CONFIG.n_layers, CONFIG.n_experts).columns]
+    columns = [list(each) for each in Catalog.of_checkpoint(CONFIG).columns]
     columns[layer][column] = module
     return Catalog(tuple(map(tuple, columns))), module
 

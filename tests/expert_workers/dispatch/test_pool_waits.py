@@ -14,6 +14,7 @@ from expert_workers.dispatch.patience import Patience
 from expert_workers.dispatch.pool import ExpertPool
 from expert_workers.placement.placement import Placement
 from expert_workers.transports.base import FailureReason
+from moe_model.config import ModelConfig
 from moe_model.errors import ClusterError, ExpertsLostError, FencedError, ReplyError, WorldError
 from moe_model.layers.router import Routing
 from moe_model.versions.expert_versions import Catalog
@@ -54,7 +55,9 @@ def three_workers(
     1, and to the one of `second`."""
     placed = {(0, expert): (0,) for expert in range(5)}
     world = PoolWorld(CONFIG, Placement(placed | {(1, c): r for c, r in holders.items()}), torch.float32)
-    world.pool = pool = ExpertPool(Catalog.of_checkpoint(2, 5), world.plane, HEDGED, world.rescuer)
+    world.pool = pool = ExpertPool(
+        Catalog.of_checkpoint(ModelConfig(n_layers=2, n_experts=5)), world.plane, HEDGED, world.rescuer
+    )
     world.publish()
     ids_TK = torch.tensor([[0] * 5 + [1] * 4, second]).T.contiguous()
     routing = Routing(torch.full((9, 2), 0.5), ids_TK, torch.zeros(9, 5))

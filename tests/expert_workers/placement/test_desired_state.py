@@ -6,11 +6,12 @@ import pytest
 from expert_workers.placement.desired_state import Targets
 from expert_workers.supervision.worker_state import LOCAL, Member
 from expert_workers.transports.in_process.links import LocalLink
+from moe_model.config import ModelConfig
 from moe_model.layers.dispatch import ExpertKey
 from moe_model.versions.expert_versions import Catalog, ExpertModule
 from tests.expert_workers.fakes import make_config, make_info, make_worker, placed
 
-MODULES = list(Catalog.of_checkpoint(2, 4).modules)
+MODULES = list(Catalog.of_checkpoint(ModelConfig(n_layers=2, n_experts=4)).modules)
 KEYS = frozenset(module.key for module in MODULES)
 NOW = 100.0
 WORKER = make_worker(make_config(), placed(2, 5, 1), 0)

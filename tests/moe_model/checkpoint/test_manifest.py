@@ -62,7 +62,7 @@ def _drop(*path: str) -> Change:
     ("change", "reason"),
     [
         (_set("format", "other"), "not a manifest of format 'expertmesh'"),
-        (_set("format_version", 2), "format_version: 2 is unknown"),
+        (_set("format_version", 3), "format_version: 3 is unknown, 1 and 2 are known"),
         (_set("format_version", True), "format_version: True is unknown"),
         (_set("format_version", 1.0), "format_version: 1.0 is unknown"),
         (_set("auto_map", {}), "unknown key 'auto_map'"),

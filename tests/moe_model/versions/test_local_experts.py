@@ -103,7 +103,7 @@ def test_columns_are_what_was_switched_to(source: Checkpoint, kernels: Kernels) 
     others = living.forward(0, x_TD[:4], routing(4))
     module = version_of(source, 1, 4, 2)
     living.prepare(module)
-    old = Catalog.of_checkpoint(TINY.n_layers, TINY.n_experts).columns
+    old = Catalog.of_checkpoint(TINY).columns
     both = (*old[1][:3], module, old[1][3])
     living.switch(Catalog((old[0], both)))
     alone = opened(source, kernels)
@@ -122,7 +122,7 @@ def only(column: int, num_columns: int) -> Routing:
 
 def test_what_is_released_is_gone(source: Checkpoint, kernels: Kernels) -> None:
     living, module = opened(source, kernels), version_of(source, 1, 4, 2)
-    columns = Catalog.of_checkpoint(TINY.n_layers, TINY.n_experts).columns
+    columns = Catalog.of_checkpoint(TINY).columns
     x_TD = torch.ones(4, TINY.d_model)
     before = living.forward(1, x_TD, routing(4))
     living.prepare(module)

@@ -13,9 +13,10 @@ from coordinator.api.shared.readiness import (
     Sources,
 )
 from coordinator.engine.core.engine import EngineStats
+from moe_model.config import ModelConfig
 from moe_model.versions.expert_versions import Catalog
 
-MODULES = tuple(Catalog.of_checkpoint(2, 2).modules)
+MODULES = tuple(Catalog.of_checkpoint(ModelConfig(n_layers=2, n_experts=2)).modules)
 
 
 class World:
@@ -67,7 +68,7 @@ async def test_lost_experts_are_told_twice_before_they_count_and_return_at_once(
 async def test_of_very_many_missing_experts_some_are_named() -> None:
     world = World()
     readiness = await opened(world)
-    many = tuple(Catalog.of_checkpoint(1, MAX_NAMED + 1).modules)
+    many = tuple(Catalog.of_checkpoint(ModelConfig(n_layers=1, n_experts=MAX_NAMED + 1)).modules)
     await readiness.open(Sources(lambda: world.stats, lambda: many))
     for now in (1.0, 2.0):
         await readiness.look(now)

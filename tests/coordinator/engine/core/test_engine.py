@@ -101,7 +101,7 @@ def test_mixed_concurrent_requests_equal_the_oracle(sizes: dict[str, int], choic
         replace(TINY, top_k=4, tie_embedding=True),
         replace(TINY, n_experts=1, top_k=1, n_layers=1),
         replace(TINY, max_seq_len=1),
-        replace(TINY, n_heads=1, d_model=6, n_experts=7, top_k=3, max_seq_len=9),
+        replace(TINY, n_heads=1, n_kv_heads=0, head_dim=0, d_model=6, n_experts=7, top_k=3, max_seq_len=9),
     ],
     ids=str,
 )

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from coordinator.engine.versions.row_routes import LayerColumns, RowRoutes, Run
 from moe_model.kernels.choice import KernelChoice, choose_kernels
+from moe_model.layers.dense import Gate
 from moe_model.layers.expert_selection import ExpertSelection
 from moe_model.layers.router import row_selection
 from moe_model.versions.expert_versions import ExpertModule
@@ -42,7 +43,7 @@ def versions(choice: KernelChoice, *, equal: bool) -> list[ModelVersion]:
     more = (*replaced, ExpertModule(0, 6, 5))
     contents = [(plain, gate_ED), (replaced, gate_ED), (more, more_ED), (more[1:], more_ED[1:])]
     return [
-        ModelVersion(number, (RoutedLayer(modules, gate, kernels.router(gate, K)),))
+        ModelVersion(number, (RoutedLayer(modules, Gate(kernels.router(gate, K), gate)),))
         for number, (modules, gate) in enumerate(contents)
     ]
 

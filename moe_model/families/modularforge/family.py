@@ -3,19 +3,21 @@
 Shapes: D d_model, F d_ff, E experts, V vocabulary, R rows.
 """
 
-from collections.abc import Callable, Mapping
-from math import prod, sqrt
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor
 
-from moe_model.config import ModelConfig
-from moe_model.families.base import Shapes
-from moe_model.kernels.base import Kernels, Norm
+from moe_model.config import FamilyConfig, ModelConfig
+from moe_model.errors import ConfigError
+from moe_model.families.base import Family, Shapes
+from moe_model.families.weights import draw, kaiming_bound, num_values, prefixed, xavier_bound
+from moe_model.kernels.base import Kernels, Norm, Router
 from moe_model.layers.dense import (
     Block,
     Embedding,
     FusedAttention,
+    Gate,
     SharedModel,
     sinusoidal_positions,
 )
@@ -28,24 +30,33 @@ class ModularForge:
 
     name = "modularforge"
     architecture = "AssembledMoEModel"
+    own_config = FamilyConfig
+
+    def check(self, config: ModelConfig) -> None:
+        if config.n_kv_heads != config.n_heads:
+            raise ConfigError(f"n_kv_heads: {config.n_kv_heads} is not n_heads {config.n_heads}")
+        if config.head_dim * config.n_heads != config.d_model:
+            raise ConfigError(f"head_dim: {config.head_dim} is not d_model / n_heads")
+        if config.dense_layers:
+            raise ConfigError("dense_layers: every layer of this family has experts")
 
     def shared_shapes(self, config: ModelConfig) -> Shapes:
         d = config.d_model
         shapes: Shapes = {"embedding.weight": (config.vocab_size, d)}
         for layer in range(config.n_layers):
-            shapes |= _prefixed(f"blocks.{layer}.attn_norm", _norm_shapes(d))
+            shapes |= prefixed(f"blocks.{layer}.attn_norm", _norm_shapes(d))
             shapes[f"blocks.{layer}.qkv.weight"] = (3 * d, d)
             shapes[f"blocks.{layer}.out.weight"] = (d, d)
-            shapes |= _prefixed(f"blocks.{layer}.ffn_norm", _norm_shapes(d))
+            shapes |= prefixed(f"blocks.{layer}.ffn_norm", _norm_shapes(d))
             shapes[f"blocks.{layer}.router.weight"] = (config.n_experts, d)
-        shapes |= _prefixed("output_norm", _norm_shapes(d))
+        shapes |= prefixed("output_norm", _norm_shapes(d))
         if not config.tie_embedding:
             shapes["head.weight"] = (config.vocab_size, d)
         return shapes
 
     def expert_shapes(self, config: ModelConfig) -> Shapes:
         d, f = config.d_model, config.d_ff
-        return _prefixed("norm", _norm_shapes(d)) | {
+        return prefixed("norm", _norm_shapes(d)) | {
             "fc1.weight": (f, d),
             "fc1.bias": (f,),
             "fc2.weight": (d, f),
@@ -66,11 +77,11 @@ class ModularForge:
     def _num_shared(self, config: ModelConfig) -> int:
         # Their shared part carries a second, unused ffn_norm per layer, which has the size of the one in use.
         # The norm in use belongs to their MoE layer and counts as neither shared nor active.
-        ours = sum(prod(shape) for shape in self.shared_shapes(config).values())
+        ours = num_values(self.shared_shapes(config))
         return ours - config.n_layers * config.n_experts * config.d_model
 
     def _num_expert(self, config: ModelConfig) -> int:
-        return sum(prod(shape) for shape in self.expert_shapes(config).values())
+        return num_values(self.expert_shapes(config))
 
     def _num_router(self, config: ModelConfig) -> int:
         # The gate, and a noise projection of the same size that acts in training only.
@@ -103,9 +114,12 @@ class ModularForge:
         return Block(
             attention,
             _norm(tensors, f"{prefix}.ffn_norm", kernels),
-            kernels.router(gate_ED, config.top_k),
-            gate_ED,
+            Gate(self.build_router(config, gate_ED, kernels), gate_ED),
         )
+
+    def build_router(self, config: ModelConfig, gate_ED: Tensor, kernels: Kernels) -> Router:
+        """The K largest logits, then softmax over those."""
+        return kernels.router(gate_ED, config.top_k)
 
     def build_expert(
         self, config: ModelConfig, tensors: Mapping[str, Tensor], kernels: Kernels, *, int8: bool = False
@@ -118,7 +132,7 @@ class ModularForge:
 
     def init_shared(self, config: ModelConfig, generator: torch.Generator) -> dict[str, Tensor]:
         """Their own scheme: Xavier uniform for projections, normal(0, 0.02) embedding with a zero PAD row."""
-        tensors = _init(self.shared_shapes(config), generator, _xavier_bound)
+        tensors = draw(self.shared_shapes(config), generator, xavier_bound)
         tensors["embedding.weight"] = 0.02 * torch.randn(
             config.vocab_size, config.d_model, generator=generator
         )
@@ -126,39 +140,15 @@ class ModularForge:
         return tensors
 
     def init_expert(self, config: ModelConfig, generator: torch.Generator) -> dict[str, Tensor]:
-        return _init(self.expert_shapes(config), generator, _kaiming_bound)
+        return draw(self.expert_shapes(config), generator, kaiming_bound)
 
 
 def _norm_shapes(width: int) -> Shapes:
     return {"weight": (width,), "bias": (width,)}
 
 
-def _prefixed(prefix: str, shapes: Shapes) -> Shapes:
-    return {f"{prefix}.{name}": shape for name, shape in shapes.items()}
-
-
 def _norm(tensors: Mapping[str, Tensor], prefix: str, kernels: Kernels) -> Norm:
     return kernels.norm(tensors[f"{prefix}.weight"], tensors[f"{prefix}.bias"])
 
 
-def _xavier_bound(shape: tuple[int, ...]) -> float:
-    return sqrt(6 / (shape[0] + shape[1]))
-
-
-def _kaiming_bound(shape: tuple[int, ...]) -> float:
-    return sqrt(6 / shape[1])
-
-
-def _init(
-    shapes: Shapes, generator: torch.Generator, bound: Callable[[tuple[int, ...]], float]
-) -> dict[str, Tensor]:
-    return {name: _init_tensor(name, shape, generator, bound) for name, shape in shapes.items()}
-
-
-def _init_tensor(
-    name: str, shape: tuple[int, ...], generator: torch.Generator, bound: Callable[[tuple[int, ...]], float]
-) -> Tensor:
-    """Matrices uniform within the bound of their shape, norm scales 1, biases 0."""
-    if len(shape) == 1:
-        return torch.ones(shape) if name.endswith("weight") else torch.zeros(shape)
-    return (2 * torch.rand(shape, generator=generator) - 1) * bound(shape)
+FAMILY: Family = ModularForge()
