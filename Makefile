@@ -20,11 +20,11 @@ help:  ## show this list
 
 install: $(INSTALLED)  ## create .venv and install everything, pinned
 
-$(INSTALLED): pyproject.toml constraints.txt setup.py $(wildcard moe_model/kernels/native/src/*)
+$(INSTALLED): pyproject.toml client/pyproject.toml constraints.txt setup.py $(wildcard moe_model/kernels/native/src/*)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
 	  echo "make: $$($(PYTHON) --version) is too old, Python 3.11 or newer is needed (make PYTHON=python3.12 ...)" >&2; exit 1; }
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e client -e '.[dev]'
 	@touch $@
 
 demo: install  ## generate text through gRPC with two Ray expert workers
@@ -79,4 +79,4 @@ examples:  ## what the Node example in docs/ needs
 	npm install --no-save --silent @grpc/grpc-js @grpc/proto-loader
 
 clean:  ## remove what make made
-	rm -rf .venv .venv-protos .venv-peers .fuzz node_modules .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info build dist moe_model/kernels/native/*.so
+	rm -rf .venv .venv-protos .venv-peers .fuzz node_modules .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info client/*.egg-info build client/build dist moe_model/kernels/native/*.so

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from benchmarks.peers import verdict
-from coordinator.commands.parser import OneLineParser
+from expertmesh.commands.parser import OneLineParser
 from moe_model.names import DTYPE_NAMES
 
 ALL_LLAMA_TYPES = ("f32", "f16", "bf16", "q8_0")

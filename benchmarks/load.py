@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 
 import grpc
 
-from protos.expertmesh.v1 import generation_pb2 as pb
-from protos.expertmesh.v1 import generation_pb2_grpc
+from expertmesh.v1 import generation_pb2 as pb
+from expertmesh.v1 import generation_pb2_grpc
 
 if TYPE_CHECKING:
     Call = grpc.aio.UnaryStreamCall[pb.GenerateRequest, pb.GenerateStreamResponse]

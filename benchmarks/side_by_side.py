@@ -78,7 +78,7 @@ def compare(other: Tree, this: Tree, batch: int, rounds: int) -> tuple[Times, Ti
 
 def initialise(tree: Path, checkpoint: Path) -> None:
     """A random model of the default sizes, by a tree's own command."""
-    command = [sys.executable, "-m", "coordinator.cli", "init", str(checkpoint), "--dtype", "bfloat16"]
+    command = [sys.executable, "-m", "expertmesh.cli", "init", str(checkpoint), "--dtype", "bfloat16"]
     subprocess.run(command, cwd=tree, check=True, stdout=subprocess.DEVNULL)
 
 

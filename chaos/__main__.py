@@ -7,9 +7,9 @@ from chaos.judge import judge
 from chaos.report import as_json, table
 from chaos.run import Target, run_scenario
 from chaos.scenario import changed, find
-from coordinator.cli import main
-from coordinator.commands.connection import connection
-from coordinator.commands.termination import sigterm_exits
+from expertmesh.cli import main
+from expertmesh.commands.connection import connection
+from expertmesh.commands.signals import sigterm_exits
 
 
 def run(args: argparse.Namespace) -> int:

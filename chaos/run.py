@@ -11,8 +11,8 @@ from chaos.record import Record
 from chaos.scenario import Scenario
 from chaos.stage import Say, Stage, wanted_now
 from chaos.watch import Watch, look
-from coordinator.client_connection import Connection
-from coordinator.control_client import ControlClient
+from expertmesh.connection import Connection
+from expertmesh.control import ControlClient
 
 # Beyond a request's own deadline.
 GRACE = 5.0

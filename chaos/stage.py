@@ -13,8 +13,8 @@ from chaos.processes import FaultError, is_local
 from chaos.record import FaultRecord
 from chaos.scenario import Setup, Soak
 from chaos.watch import Look, Wanted, Watch, look
-from coordinator.client_messages import ClientError
-from coordinator.control_client import ControlClient
+from expertmesh.control import ControlClient
+from expertmesh.messages import ClientError
 from moe_model.errors import ConfigError
 
 Say = Callable[[str], None]

@@ -6,8 +6,8 @@ from collections.abc import AsyncIterable, Callable
 
 from chaos.history import Stream
 from chaos.scenario import LoadSpec
-from coordinator.client import AsyncClient, ClientError, Delta, Event, Finished, Started, Summary
-from coordinator.client_messages import GenerateOptions
+from expertmesh.client import AsyncClient, ClientError, Delta, Event, Finished, Started, Summary
+from expertmesh.messages import GenerateOptions
 
 Count = Callable[[int], None]
 

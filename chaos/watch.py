@@ -8,10 +8,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from chaos.processes import is_local, is_running
-from coordinator.client_messages import ClientError
-from coordinator.control_client import ControlClient
+from expertmesh.control import ControlClient
+from expertmesh.messages import ClientError
+from expertmesh.v1 import control_pb2 as pb
 from moe_model.errors import WorldError
-from protos.expertmesh.v1 import control_pb2 as pb
 
 PERIOD = 0.1
 READY = pb.ExpertWorker.STATE_READY

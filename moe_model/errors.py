@@ -1,4 +1,4 @@
-"""The exception tree of the whole product.
+"""The exception tree of the whole product; its trunk is the client's, in expertmesh/errors.py.
 
     ExpertMeshError
     ├── UserError              what a caller can cause and mend
@@ -19,17 +19,24 @@
 Messages are one line and name the thing. The command line prints them as they are.
 """
 
+from expertmesh.errors import ConfigError, ExpertMeshError, UserError
 
-class ExpertMeshError(Exception):
-    """Any error this product raises on purpose."""
-
-
-class UserError(ExpertMeshError):
-    """The caller can mend it."""
-
-
-class ConfigError(UserError):
-    """A model configuration or an option is not usable."""
+__all__ = [
+    "CheckpointError",
+    "ClusterError",
+    "ConfigError",
+    "ExpertMeshError",
+    "ExpertsLostError",
+    "FencedError",
+    "HaltedError",
+    "NumericError",
+    "ReplyError",
+    "TokenizerError",
+    "TokenizerLimitError",
+    "UserError",
+    "WorkerStartError",
+    "WorldError",
+]
 
 
 class NoWorkersError(UserError):

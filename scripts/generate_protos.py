@@ -1,4 +1,7 @@
-"""Generates the committed gRPC code from protos/**/*.proto, or checks that it is fresh.
+"""Generates the gRPC code in client/ from protos/**/*.proto, or checks that what is committed is fresh.
+
+A file keeps the name that it has below protos/, expertmesh/v1/generation.proto: it is the name under which
+protobuf knows the file, so code that users generate from the same sources is the same to it as ours.
 
 The generator wants an older protobuf than we run with, so it lives in a virtual environment of its own,
 made on demand. Needs nothing but Python: `python scripts/generate_protos.py [--check]`.
@@ -13,6 +16,7 @@ import venv
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
+SOURCES, CODE = ROOT / "protos", ROOT / "client"
 VENV = ROOT / ".venv-protos"
 # Code of a newer generator refuses to load on the older protobuf releases that we support.
 REQUIREMENTS = ("grpcio-tools==1.74.0", "grpcio==1.74.0", "protobuf==6.31.1")
@@ -32,7 +36,7 @@ def main() -> int:
         if arguments.check:
             check(python)
         else:
-            generate(python, ROOT)
+            generate(python, CODE)
     except (GeneratorError, OSError) as error:
         print(f"generate_protos: {error}", file=sys.stderr)
         return 1
@@ -53,26 +57,26 @@ def generator_python() -> Path:
 
 
 def generate(python: Path, destination: Path) -> None:
-    """Writes the code of every .proto below `destination`, at the path the .proto has below the root."""
-    sources = [path.relative_to(ROOT).as_posix() for path in sorted((ROOT / "protos").rglob("*.proto"))]
+    """Writes the code of every .proto below `destination`, at the path the .proto has below protos/."""
+    sources = [path.relative_to(SOURCES).as_posix() for path in sorted(SOURCES.rglob("*.proto"))]
     if not sources:
-        raise GeneratorError(f"{ROOT / 'protos'}: no .proto file")
+        raise GeneratorError(f"{SOURCES}: no .proto file")
     outputs = [f"--{kind}_out={destination}" for kind in ("python", "pyi", "grpc_python")]
-    run([str(python), "-m", "grpc_tools.protoc", f"--proto_path={ROOT}", *outputs, *sources])
+    run([str(python), "-m", "grpc_tools.protoc", f"--proto_path={SOURCES}", *outputs, *sources])
 
 
 def check(python: Path) -> None:
     """Compares the committed code, byte by byte, with what the generator writes now."""
     with tempfile.TemporaryDirectory() as folder:
         generate(python, Path(folder))
-        stale = stale_files(generated_files(Path(folder)), generated_files(ROOT))
+        stale = stale_files(generated_files(Path(folder)), generated_files(CODE))
     if stale:
         raise GeneratorError(f"stale: {', '.join(stale)}; run python scripts/generate_protos.py")
 
 
 def generated_files(root: Path) -> dict[str, bytes]:
-    """Content of every generated file below root/protos, by path from `root`."""
-    found = (path for path in (root / "protos").rglob("*_pb2*") if path.name.endswith(GENERATED))
+    """Content of every generated file below `root`, by path from there."""
+    found = (path for path in root.rglob("*_pb2*") if path.name.endswith(GENERATED))
     return {path.relative_to(root).as_posix(): path.read_bytes() for path in found}
 
 

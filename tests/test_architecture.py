@@ -1,6 +1,7 @@
 """The house rules that a program can check, read from the syntax trees of every file."""
 
 import ast
+import sys
 from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
@@ -10,7 +11,7 @@ import pytest
 from tests.tracked import tracked
 
 ROOT = Path(__file__).parent.parent
-PRODUCT = ("moe_model", "expert_workers", "coordinator")
+PRODUCT = ("client", "moe_model", "expert_workers", "coordinator")
 WITHOUT_TESTS = (*PRODUCT, "benchmarks", "chaos", "demo", "scripts")
 ALL = (*WITHOUT_TESTS, "tests")
 MAX_FILE_LINES = 400
@@ -19,7 +20,7 @@ MAX_FUNCTION_LINES = 50
 
 @cache
 def files(*rooms: str) -> tuple[Path, ...]:
-    found = (path for room in rooms for path in (ROOT / room).rglob("*.py"))
+    found = (path for room in rooms for path in (ROOT / room).rglob("*.py") if "_pb2" not in path.name)
     return tuple(sorted(path.relative_to(ROOT) for path in found))
 
 
@@ -67,8 +68,21 @@ def test_there_is_something_to_check() -> None:
 
 
 def test_the_model_knows_nothing_of_the_rest() -> None:
-    for package in ("coordinator", "expert_workers", "protos", "ray", "grpc"):
+    for package in ("coordinator", "expert_workers", "ray", "grpc"):
         assert importers(package, "moe_model") == {}
+    # The trunk of the exception tree, and nothing else.
+    assert set(importers("expertmesh", "moe_model")) == {"moe_model/errors.py"}
+
+
+def test_the_client_is_light() -> None:
+    """Only what its distribution depends on (client/pyproject.toml), and nothing of the server's."""
+    known = {"expertmesh", "grpc", "grpc_health", "google", "rich", "argcomplete", *sys.stdlib_module_names}
+    for path in files("client"):
+        assert {name.partition(".")[0] for name, _ in imports(path)} <= known, path
+
+
+def test_the_workers_know_no_messages() -> None:
+    assert importers("expertmesh", "expert_workers") == {}
 
 
 def test_coordinator_and_workers_meet_only_in_main() -> None:
@@ -125,10 +139,12 @@ def test_ray_is_in_few_files() -> None:
     assert [path for path in importers("ray", *PRODUCT) if not path.startswith(rooms)] == []
 
 
-@pytest.mark.parametrize("package", ["grpc", "grpc_health", "grpc_reflection", "protos", "google"])
+@pytest.mark.parametrize("package", ["grpc", "grpc_health", "grpc_reflection", "expertmesh.v1", "google"])
 def test_grpc_is_at_the_edge(package: str) -> None:
     # Ray's head speaks gRPC, and is asked before Ray connects.
-    inside = {path for path in importers(package, *PRODUCT) if not path.startswith("coordinator/")}
+    inside = {
+        path for path in importers(package, *PRODUCT) if not path.startswith(("coordinator/", "client/"))
+    }
     assert inside <= ({"expert_workers/cluster/ray_preflight.py"} if package == "grpc" else set())
     engine = [path for path in importers(package, "coordinator") if path.startswith("coordinator/engine/")]
     assert engine == []
@@ -136,7 +152,8 @@ def test_grpc_is_at_the_edge(package: str) -> None:
 
 def test_grpc_itself_is_in_the_grpc_files() -> None:
     allowed = (
-        *("coordinator/api/grpc/", "coordinator/client", "coordinator/control_client"),
+        "coordinator/api/grpc/",
+        *(f"client/expertmesh/{name}.py" for name in ("calls", "client", "connection", "diagnosis")),
         "expert_workers/cluster/ray_preflight.py",
     )
     assert [path for path in importers("grpc", *PRODUCT) if not path.startswith(allowed)] == []
@@ -151,7 +168,7 @@ def test_grpc_itself_is_in_the_grpc_files() -> None:
         ("opentelemetry", "coordinator/api/telemetry/tracing"),
         ("jinja2", "coordinator/api/text/chat_template_main.py"),
         ("llguidance", "coordinator/structured/"),
-        ("rich", "coordinator/commands/"),
+        ("rich", "client/expertmesh/commands/"),
     ],
 )
 def test_a_library_has_one_place(package: str, place: str) -> None:
@@ -172,10 +189,9 @@ def test_nothing_imports_tests_or_benchmarks() -> None:
 
 def test_chaos_sees_a_server_from_outside() -> None:
     """What breaks a server must not be it: clients, messages and commands are all that it has of ours."""
-    parts = ("coordinator.client", "coordinator.control_client", "coordinator.commands.", "coordinator.cli.")
     for path in files("chaos"):
         ours = [name for name, _ in imports(path) if name.startswith(("coordinator", "expert_workers"))]
-        assert [name for name in ours if not name.startswith(parts)] == [], path
+        assert [name for name in ours if not name.startswith("coordinator.commands.")] == [], path
     for package in ("ray", "torch", "grpc"):
         assert importers(package, "chaos") == {}
 
@@ -196,8 +212,9 @@ def test_lazy_loading_is_where_it_is_known() -> None:
     assert set(importers("importlib", *PRODUCT)) <= {
         "moe_model/__init__.py",
         "moe_model/families/__init__.py",
-        "coordinator/cli.py",
-        "coordinator/command_line.py",
+        "client/expertmesh/__init__.py",
+        "client/expertmesh/cli.py",
+        "client/expertmesh/command_line.py",
         *(
             path
             for path, found in importers("importlib", *PRODUCT).items()
@@ -215,7 +232,7 @@ def test_the_environment_is_read_in_main() -> None:
     # Ray takes its settings from there only, and its processes with it.
     assert readers <= {
         "coordinator/server/main.py",
-        "coordinator/command_line.py",
+        "client/expertmesh/command_line.py",
         "expert_workers/cluster/ray_environment.py",
     }
 
@@ -251,7 +268,7 @@ SLEEPS = ("time.sleep", "asyncio.sleep", "sleep")
 POLLERS = (
     "chaos/run.py",
     "coordinator/api/shared/readiness.py",
-    "coordinator/client.py",
+    "client/expertmesh/client.py",
     "expert_workers/processes.py",
     "expert_workers/transports/ray/fleet.py",
     "tests/chaos/",
@@ -293,7 +310,7 @@ def _found(*rooms: str, wanted: Callable[[str, ast.Call], bool]) -> list[str]:
 
 def test_only_commands_print() -> None:
     printing = _found(*PRODUCT, wanted=lambda name, _: name == "print")
-    assert [place for place in printing if not place.startswith("coordinator/commands/")] == []
+    assert [place for place in printing if "/commands/" not in place] == []
 
 
 def test_files_are_short() -> None:

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from coordinator.command_line import COMMANDS
-from protos.expertmesh.v1 import control_pb2, generation_pb2
+from expertmesh.commands.table import COMMANDS
+from expertmesh.v1 import control_pb2, generation_pb2
 from tests.tracked import tracked
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -53,7 +53,9 @@ def test_operating_md_has_every_state_of_a_worker() -> None:
 @pytest.mark.parametrize("command", ["serve", "scale", "top"])
 def test_every_option_of_an_operator_s_command_is_on_a_page(command: str) -> None:
     parser = argparse.ArgumentParser(add_help=False)
-    importlib.import_module(f"coordinator.commands.{COMMANDS[command].arguments}").add_arguments(parser)
+    importlib.import_module(f"{COMMANDS[command].package}.{COMMANDS[command].arguments}").add_arguments(
+        parser
+    )
     pages = "\n".join(map(text_of, PAGES))
     missing = {
         action.option_strings[0]

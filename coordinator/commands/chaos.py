@@ -9,8 +9,8 @@ import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
-from coordinator.commands.connection_arguments import add_connection_arguments
-from coordinator.commands.engine_arguments import positive, positive_seconds
+from expertmesh.commands.connection_arguments import add_connection_arguments
+from expertmesh.commands.values import positive, positive_seconds
 from moe_model.errors import ConfigError
 
 MAX_SEED = 2**31

@@ -4,8 +4,6 @@ import argparse
 import asyncio
 import time
 
-from coordinator.client import AsyncClient, Delta
-from coordinator.client_requests import generate_request
 from coordinator.commands.engine_arguments import workers_config
 from coordinator.commands.engine_config import engine_config
 from coordinator.commands.termination import stop_exits
@@ -14,6 +12,8 @@ from coordinator.server.experts import describe_experts
 from coordinator.server.main import configure_process
 from coordinator.server.phases import Phases
 from coordinator.server.server import open_server
+from expertmesh.client import AsyncClient, Delta
+from expertmesh.requests import generate_request
 from moe_model.halt import Halt
 
 

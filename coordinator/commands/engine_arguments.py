@@ -4,12 +4,12 @@ import argparse
 from pathlib import Path
 
 from coordinator.server.settings import EngineSizes, WorkersConfig
+from expertmesh.commands.values import MAX_WORKERS, positive, positive_seconds, whole_number
 from moe_model.names import DTYPE_NAMES
 
 TRANSPORTS = ("stream", "ray", "in-process")
-# More would not be slow but end the process, or the machine.
+# More would not be slow but end the process.
 MAX_THREADS = 1024
-MAX_WORKERS = 1024
 
 
 def add_engine_arguments(parser: argparse.ArgumentParser) -> None:
@@ -277,45 +277,17 @@ def workers_config(args: argparse.Namespace, *, insecure: bool = False) -> Worke
 
 
 def whole(text: str) -> int:
-    return _whole_number(text, 0, MAX_WORKERS)
-
-
-def positive(text: str) -> int:
-    return _whole_number(text, 1, (1 << 31) - 1)
-
-
-def index(text: str) -> int:
-    return _whole_number(text, 0, (1 << 31) - 1)
+    return whole_number(text, 0, MAX_WORKERS)
 
 
 def num_threads(text: str) -> int:
-    return _whole_number(text, 1, MAX_THREADS)
+    return whole_number(text, 1, MAX_THREADS)
 
 
 def num_workers(text: str) -> int:
-    return _whole_number(text, 0, MAX_WORKERS)
+    return whole_number(text, 0, MAX_WORKERS)
 
 
 def seconds(text: str) -> float:
     """0 is none."""
     return 0.0 if text.strip() == "0" else positive_seconds(text)
-
-
-def positive_seconds(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = 0.0
-    if not 0 < value < 1e6:
-        raise argparse.ArgumentTypeError(f"{text[:80]!r} is not a number of seconds between 0 and 1000000")
-    return value
-
-
-def _whole_number(text: str, least: int, most: int) -> int:
-    try:
-        value = int(text)
-    except ValueError:
-        value = least - 1
-    if not least <= value <= most:
-        raise argparse.ArgumentTypeError(f"{text[:80]!r} is not a whole number in [{least}, {most}]")
-    return value

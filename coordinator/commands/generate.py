@@ -6,23 +6,24 @@ import sys
 import time
 from dataclasses import replace
 
-from coordinator import client_messages, client_requests
 from coordinator.api.requests.event_join import join
 from coordinator.api.requests.events import EventWriter
 from coordinator.api.validation.request import ValidRequest, resolve
 from coordinator.commands.engine_arguments import workers_config
 from coordinator.commands.engine_config import engine_config
-from coordinator.commands.generation_arguments import options_of, prompt_of
-from coordinator.commands.shown import Shown
 from coordinator.commands.termination import stop_exits
 from coordinator.engine.core.engine import Engine
 from coordinator.server.config import DEFAULT_MAX_OUTPUT_TOKENS, ModelOptions
 from coordinator.server.experts import open_experts
 from coordinator.server.main import build_engine, configure_process, served_model
+from expertmesh import messages as client_messages
+from expertmesh import requests as client_requests
+from expertmesh.commands.generation_arguments import options_of, prompt_of
+from expertmesh.commands.shown import Shown
+from expertmesh.v1 import generation_pb2 as pb
 from moe_model.checkpoint.reader import Checkpoint
 from moe_model.errors import ConfigError
 from moe_model.halt import Halt
-from protos.expertmesh.v1 import generation_pb2 as pb
 
 
 def run(args: argparse.Namespace) -> int:

@@ -9,8 +9,8 @@ from coordinator.commands.engine_arguments import (
     add_insecure_argument,
     add_worker_arguments,
 )
-from coordinator.commands.generation_arguments import add_generation_arguments
 from coordinator.commands.start_report import Say, plainly
+from expertmesh.commands.generation_arguments import add_generation_arguments
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

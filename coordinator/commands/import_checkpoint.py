@@ -5,7 +5,7 @@ import sys
 import time
 
 from coordinator.commands.progress import ProgressLine, summary
-from coordinator.commands.termination import sigterm_exits
+from expertmesh.commands.signals import sigterm_exits
 from moe_model.checkpoint.importer import ImportOptions, import_checkpoint
 from moe_model.checkpoint.manifest import DTYPES, dtype_name
 

@@ -4,9 +4,9 @@ import argparse
 from pathlib import Path
 
 from coordinator.api.security.tls import TlsConfig
-from coordinator.commands.engine_arguments import positive_seconds
 from coordinator.commands.keys import key_limits
 from coordinator.server.settings import SecurityConfig
+from expertmesh.commands.values import positive_seconds
 from moe_model.errors import ConfigError
 
 

@@ -7,8 +7,6 @@ from pathlib import Path
 from coordinator.commands.engine_arguments import (
     add_engine_arguments,
     add_worker_arguments,
-    positive,
-    positive_seconds,
 )
 from coordinator.commands.observability_arguments import add_observability_arguments, configure_logging
 from coordinator.commands.security_arguments import add_security_arguments
@@ -22,6 +20,7 @@ from coordinator.server.settings import (
     ReadinessConfig,
     ServiceTimes,
 )
+from expertmesh.commands.values import positive, positive_seconds
 from moe_model.errors import ConfigError
 
 OFF = "off"

@@ -3,7 +3,6 @@
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
-from types import FrameType
 
 from coordinator.server.stop_signals import signals_heard_by
 from moe_model.errors import HaltedError
@@ -26,18 +25,3 @@ def stop_exits() -> Iterator[Halt]:
             if not heard:
                 raise
             raise SystemExit(128 + heard[0]) from None
-
-
-@contextmanager
-def sigterm_exits() -> Iterator[None]:
-    """While it lasts, SIGTERM raises SystemExit(143) in the main thread, which has to be the caller's. For
-    commands that start no Ray."""
-    previous = signal.signal(signal.SIGTERM, _exit)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, previous)
-
-
-def _exit(number: int, frame: FrameType | None) -> None:
-    raise SystemExit(128 + number)

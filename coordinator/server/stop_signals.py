@@ -77,19 +77,6 @@ def signals_taken(*, for_good: bool) -> Iterator[None]:
 
 
 @contextmanager
-def interruptible() -> Iterator[None]:
-    """Inside, Ctrl-C is KeyboardInterrupt, also where the process would otherwise end of it at once."""
-    ends = signal.getsignal(signal.SIGINT) is signal.SIG_DFL
-    if ends:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-    try:
-        yield
-    finally:
-        if ends:
-            signal.signal(signal.SIGINT, signal.SIG_DFL)
-
-
-@contextmanager
 def signals_heard_by(listener: Heard) -> Iterator[None]:
     """As StopSignals.heard_by, of the process's. Raises LookupError outside of `signals_taken`."""
     with _taken.get().heard_by(listener):

@@ -4,7 +4,7 @@ import pytest
 
 from benchmarks.latency import Spread, percentile, spread, timing
 from benchmarks.load import Trace
-from protos.expertmesh.v1 import generation_pb2 as pb
+from expertmesh.v1 import generation_pb2 as pb
 
 
 @pytest.mark.parametrize(

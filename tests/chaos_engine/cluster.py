@@ -3,8 +3,8 @@
 import os
 from collections.abc import Sequence
 
-from coordinator.client_messages import ClientError
-from protos.expertmesh.v1 import control_pb2 as pb
+from expertmesh.messages import ClientError
+from expertmesh.v1 import control_pb2 as pb
 
 READY, LOST = pb.ExpertWorker.STATE_READY, pb.ExpertWorker.STATE_LOST
 

@@ -13,9 +13,9 @@ from chaos.load import Load, LoadError, golden_outputs
 from chaos.scenario import LoadSpec
 from chaos.streams import record, request
 from coordinator.api.shared.errors import ApiError, Reason
-from coordinator.client import Delta, Event, Finished, Started, Summary
-from coordinator.client_connection import Connection
-from coordinator.client_messages import Timings, Usage
+from expertmesh.client import Delta, Event, Finished, Started, Summary
+from expertmesh.connection import Connection
+from expertmesh.messages import Timings, Usage
 from tests.coordinator.api.fakes import PATIENCE, FakeEngine, logged, running, served_model
 
 SPEC = LoadSpec(streams=2, requests=3, tokens=3, prompts=("a {number}",), timeout=10.0)

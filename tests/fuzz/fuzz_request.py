@@ -12,7 +12,7 @@ with atheris.instrument_imports(include=["coordinator.api"]):
     from coordinator.api.shared.errors import ApiError, Code
     from coordinator.api.text.chat_template import ChatTemplate
     from coordinator.api.validation.request import resolve
-    from protos.expertmesh.v1 import generation_pb2 as pb
+    from expertmesh.v1 import generation_pb2 as pb
     from tests.coordinator.api.fakes import served_model
 
 CLIENTS_OWN = {Code.INVALID_ARGUMENT, Code.UNIMPLEMENTED, Code.NOT_FOUND, Code.FAILED_PRECONDITION}

@@ -14,7 +14,7 @@ from typing import Self
 
 # Ports of their own, and no balancer that would have to hear of the end.
 PORTS = [*(f"--{name}-address=127.0.0.1:0" for name in ("grpc", "http", "control")), "--withdrawal-grace=0"]
-COMMAND = [sys.executable, "-m", "coordinator.cli"]
+COMMAND = [sys.executable, "-m", "expertmesh.cli"]
 STARTING = re.compile(r"(20\d\d-\d\d-\d\d \S+ INFO \S+: )?(starting|threads:) ")
 DEMO_CHECKPOINT = Path(__file__).parents[2] / "demo" / "checkpoint"
 

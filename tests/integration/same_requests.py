@@ -4,7 +4,7 @@ from typing import Any
 
 from google.protobuf import text_format
 
-from protos.expertmesh.v1 import generation_pb2 as pb
+from expertmesh.v1 import generation_pb2 as pb
 
 COMPLETIONS, CHAT = "/v1/completions", "/v1/chat/completions"
 PROMPT = "def test_main(self):\n    "

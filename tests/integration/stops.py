@@ -24,8 +24,8 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 
-from coordinator.client_messages import ClientError
-from coordinator.control_client import ControlClient
+from expertmesh.control import ControlClient
+from expertmesh.messages import ClientError
 from moe_model.checkpoint.reader import Checkpoint
 from tests.coordinator.exchanges import module_of
 from tests.integration.processes import COMMAND, DEMO_CHECKPOINT, PORTS

@@ -15,7 +15,7 @@ from urllib.request import urlopen
 
 import pytest
 
-from coordinator.command_line import COMMANDS
+from expertmesh.commands.table import COMMANDS
 from tests.integration.processes import DEMO_CHECKPOINT, Server
 
 ROOT = DEMO_CHECKPOINT.parents[1]
@@ -76,7 +76,7 @@ def test_python(server: Server, page: str, number: int) -> None:
 @pytest.mark.parametrize(("page", "number"), examples("sh"))
 def test_shell(server: Server, page: str, number: int) -> None:
     source = blocks(page, "sh")[number]
-    commands = ["set -euo pipefail", f'expertmesh() {{ {sys.executable} -m coordinator.cli "$@"; }}']
+    commands = ["set -euo pipefail", f'expertmesh() {{ {sys.executable} -m expertmesh.cli "$@"; }}']
     printed = output_of(["bash", "-c", "\n".join([*commands, at(server, source)])])
     promised = re.findall(r"^# (.+)$", source, re.MULTILINE)
     assert promised
@@ -108,7 +108,7 @@ def test_every_option_exists(page: Path) -> None:
     known = set(FOREIGN)
     for entry in COMMANDS.values():
         parser = argparse.ArgumentParser()
-        importlib.import_module(f"coordinator.commands.{entry.arguments}").add_arguments(parser)
+        importlib.import_module(f"{entry.package}.{entry.arguments}").add_arguments(parser)
         known |= options(parser)
     named = set(re.findall(r"(?<![\w-])--[a-z][a-z0-9-]*", page.read_text(encoding="utf-8")))
     assert named - known == set()

@@ -11,9 +11,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from coordinator.client import Client, ClientError, Delta
-from coordinator.client_messages import GenerateOptions
-from coordinator.control_client import ControlClient
+from expertmesh.client import Client, ClientError, Delta
+from expertmesh.control import ControlClient
+from expertmesh.messages import GenerateOptions
 from moe_model import AssembledModel
 from tests.coordinator.exchanges import module_of, rewritten
 from tests.integration.processes import DEMO_CHECKPOINT, Server, assert_one_line_error, run_command

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from coordinator.client import AsyncClient, ClientError, Delta
 from coordinator.server.config import Addresses, EngineConfig, ModelOptions, ServeConfig, WorkersConfig
 from coordinator.server.server import RunningServer, open_server
+from expertmesh.client import AsyncClient, ClientError, Delta
 from tests.scenarios.starting import assert_all_free
 
 # Few blocks, so that requests preempt each other.

@@ -12,8 +12,8 @@ import httpx
 import pytest
 from google.protobuf import text_format
 
-from protos.expertmesh.v1 import generation_pb2 as pb
-from protos.expertmesh.v1 import generation_pb2_grpc
+from expertmesh.v1 import generation_pb2 as pb
+from expertmesh.v1 import generation_pb2_grpc
 from tests.coordinator.api.answers import chunks_of, joined, joined_chunks
 from tests.coordinator.api.grammar import check_grammar
 from tests.integration.processes import Server

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from coordinator.client import Client
-from coordinator.control_client import ControlClient
+from expertmesh.client import Client
+from expertmesh.control import ControlClient
 from tests.integration.processes import DEMO_CHECKPOINT, Server, wait_gone
 from tests.integration.ray_head import Cluster, cluster
 

@@ -21,10 +21,10 @@ import httpx
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from coordinator.control_client import ControlClient
-from protos.expertmesh.v1 import control_pb2 as pb_control
-from protos.expertmesh.v1 import generation_pb2 as pb
-from protos.expertmesh.v1 import generation_pb2_grpc
+from expertmesh.control import ControlClient
+from expertmesh.v1 import control_pb2 as pb_control
+from expertmesh.v1 import generation_pb2 as pb
+from expertmesh.v1 import generation_pb2_grpc
 from tests.coordinator.api.answers import chunks_of
 from tests.coordinator.api.fakes import failure
 from tests.integration.processes import DEMO_CHECKPOINT, Server, stop

@@ -9,8 +9,8 @@ from typing import Any
 import grpc
 import pytest
 
-from coordinator.control_client import ControlClient
-from protos.expertmesh.v1 import generation_pb2_grpc
+from expertmesh.control import ControlClient
+from expertmesh.v1 import generation_pb2_grpc
 from tests.integration.processes import DEMO_CHECKPOINT, Server
 from tests.integration.ray_head import Cluster, cluster
 from tests.integration.test_server_life import PATIENCE, endless_message, failure_of, until_running

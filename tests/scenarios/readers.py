@@ -13,8 +13,8 @@ from typing import Any, Self
 
 import grpc
 
-from protos.expertmesh.v1 import generation_pb2 as pb
-from protos.expertmesh.v1 import generation_pb2_grpc
+from expertmesh.v1 import generation_pb2 as pb
+from expertmesh.v1 import generation_pb2_grpc
 
 # gRPC widens the window of a fast connection to megabytes: without, the server has to wait after 64 KiB.
 NARROW = (("grpc.http2.bdp_probe", 0), ("grpc.use_local_subchannel_pool", 1))

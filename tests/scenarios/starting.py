@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from coordinator.cli import main
 from coordinator.server.config import Addresses, EngineConfig, ModelOptions, ServeConfig, WorkersConfig
 from coordinator.server.server import RunningServer, open_server
+from expertmesh.cli import main
 from moe_model.errors import UserError, WorldError
 
 ENGINE = EngineConfig(block_size=4, kv_cache_bytes=1 << 20, max_num_seqs=8, max_step_tokens=64)

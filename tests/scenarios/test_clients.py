@@ -17,11 +17,11 @@ import httpx
 import pytest
 
 from coordinator.api.security.settings import SecurityConfig
-from coordinator.client import AsyncClient, ClientError, Delta, Event, Started, Summary
 from coordinator.server.config import EngineConfig, ServeConfig
 from coordinator.server.server import RunningServer, open_server
-from protos.expertmesh.v1 import generation_pb2 as pb
-from protos.expertmesh.v1 import generation_pb2_grpc
+from expertmesh.client import AsyncClient, ClientError, Delta, Event, Started, Summary
+from expertmesh.v1 import generation_pb2 as pb
+from expertmesh.v1 import generation_pb2_grpc
 from tests.coordinator.api.fakes import failure_of
 from tests.coordinator.api.test_limit_edges import HOSTILE
 from tests.integration.processes import COMMAND, stop

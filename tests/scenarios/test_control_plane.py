@@ -12,9 +12,9 @@ import grpc
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from coordinator.client import AsyncClient
-from coordinator.client_messages import ClientError
-from coordinator.control_client import ControlClient
+from expertmesh.client import AsyncClient
+from expertmesh.control import ControlClient
+from expertmesh.messages import ClientError
 from tests.conftest import Measured
 from tests.integration.processes import (
     DEMO_CHECKPOINT,

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from coordinator.client import AsyncClient
 from coordinator.server.server import open_server
+from expertmesh.client import AsyncClient
 from moe_model.checkpoint.reader import Checkpoint
 from moe_model.errors import CheckpointError
 from tests.moe_model.source_files import (

@@ -10,10 +10,10 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
-from coordinator.client import AsyncClient
-from coordinator.client_messages import ClientError, Delta, Finished
-from coordinator.control_client import ControlClient
-from protos.expertmesh.v1 import control_pb2 as pb
+from expertmesh.client import AsyncClient
+from expertmesh.control import ControlClient
+from expertmesh.messages import ClientError, Delta, Finished
+from expertmesh.v1 import control_pb2 as pb
 from tests.chaos.load import histogram
 
 READY = pb.ExpertWorker.STATE_READY

@@ -10,7 +10,7 @@ from coordinator.api.shared.errors import ApiError, Reason
 from coordinator.api.shared.operations import Operations
 from coordinator.server.exchange import ExpertView
 from expert_workers.status import WorkerState, WorkerStatus
-from protos.expertmesh.v1 import control_pb2 as pb
+from expertmesh.v1 import control_pb2 as pb
 
 SERVICE = pb.DESCRIPTOR.services_by_name["ControlService"]
 

@@ -16,7 +16,7 @@ from coordinator.api.security.auth import current_identity
 from coordinator.api.shared import tokenization
 from coordinator.api.shared.errors import ApiError, Reason
 from coordinator.api.shared.served_model import ServedModel
-from protos.expertmesh.v1 import generation_pb2 as pb
+from expertmesh.v1 import generation_pb2 as pb
 
 SERVICE = pb.DESCRIPTOR.services_by_name["GenerationService"]
 # How long one message may wait for its reader.

@@ -36,7 +36,7 @@ from coordinator.api.shared.request_ids import given_ids, id_headers
 from coordinator.api.shared.request_log import log_fields
 from coordinator.api.shared.served_model import ServedModel
 from coordinator.api.validation.violations import Violations
-from protos.expertmesh.v1 import generation_pb2 as pb
+from expertmesh.v1 import generation_pb2 as pb
 
 logger = logging.getLogger(__name__)
 

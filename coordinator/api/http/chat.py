@@ -8,7 +8,7 @@ from coordinator.api.http.answer import Asked, StreamOptions, Wants
 from coordinator.api.http.json import Body, checked_text, invalid, unsupported
 from coordinator.api.http.parameters import Names, fill_request
 from coordinator.api.http.shapes import chat_logprobs, finish, prompt_details, routed_experts
-from protos.expertmesh.v1 import generation_pb2 as pb
+from expertmesh.v1 import generation_pb2 as pb
 
 ROLES = {"developer": "system"}
 _OF_TEMPLATES = ("add_generation_prompt", "continue_final_message", "chat_template_kwargs")

@@ -12,7 +12,7 @@ from coordinator.api.http.shapes import (
     routed_experts,
 )
 from coordinator.api.shared.served_model import ServedModel
-from protos.expertmesh.v1 import generation_pb2 as pb
+from expertmesh.v1 import generation_pb2 as pb
 
 DEFAULT_MAX_TOKENS = 16
 MAX_PROMPTS = 64

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from coordinator.api.http.json import Body, checked_text, invalid
-from protos.expertmesh.v1 import generation_pb2 as pb
+from expertmesh.v1 import generation_pb2 as pb
 
 # Kinds of constraint, by vLLM's older fields, and by those of llama.cpp and SGLang.
 _KIND_OF_FIELD = {

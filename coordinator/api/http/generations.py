@@ -10,7 +10,7 @@ from coordinator.api.requests.gate import draining
 from coordinator.api.requests.responses import Caller, Facts, Front, Work, admitted
 from coordinator.api.shared.errors import ApiError, translate
 from coordinator.api.shared.request_log import log_details
-from protos.expertmesh.v1 import generation_pb2 as pb
+from expertmesh.v1 import generation_pb2 as pb
 
 # Events that may wait between a generation and its reader; more would only hide that the reader is slow.
 MAX_WAITING = 8

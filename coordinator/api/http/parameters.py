@@ -10,7 +10,7 @@ from coordinator.api.http.json import Body, checked_integer, checked_text, inval
 from coordinator.api.validation.response import MAX_EXPERT_IDS
 from coordinator.api.validation.sampling import MAX_ALLOWED_IDS, MAX_BAD_WORDS, MAX_BIASES
 from coordinator.api.validation.stopping import MAX_STOP_SEQUENCES, MAX_STOP_TOKEN_IDS
-from protos.expertmesh.v1 import generation_pb2 as pb
+from expertmesh.v1 import generation_pb2 as pb
 
 # Ours -> theirs, longest first where one begins another. What is not here is named as it is.
 _NAMES = {

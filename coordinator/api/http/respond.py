@@ -18,7 +18,7 @@ from coordinator.api.http.shapes import usage
 from coordinator.api.requests.event_join import join
 from coordinator.api.requests.responses import Caller, Front
 from coordinator.api.shared.errors import ApiError, Reason
-from protos.expertmesh.v1 import generation_pb2 as pb
+from expertmesh.v1 import generation_pb2 as pb
 
 logger = logging.getLogger(__name__)
 

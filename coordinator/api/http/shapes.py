@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from coordinator.api.http.answer import Wants
-from protos.expertmesh.v1 import generation_pb2 as pb
+from expertmesh.v1 import generation_pb2 as pb
 
 # JSON has no infinity; vLLM's clients know this number.
 LEAST_LOGPROB = -9999.0

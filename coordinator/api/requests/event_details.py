@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from coordinator.engine.core.request import RoutedExperts, TokenLogprobs
-from protos.expertmesh.v1 import generation_pb2 as pb
+from expertmesh.v1 import generation_pb2 as pb
 
 MAX_MESSAGE_BYTES = 1 << 20
 _TYPES = {1: pb.RoutedExperts.ELEMENT_TYPE_UINT8, 2: pb.RoutedExperts.ELEMENT_TYPE_UINT16}

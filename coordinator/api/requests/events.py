@@ -20,8 +20,8 @@ from coordinator.engine.core.request import (
     StopRules,
     TokenLogprobs,
 )
+from expertmesh.v1 import generation_pb2 as pb
 from moe_model.text.tokenizer import Tokenizer
-from protos.expertmesh.v1 import generation_pb2 as pb
 
 Event = pb.GenerateStreamResponse
 

@@ -19,7 +19,7 @@ from coordinator.api.shared.served_model import ServedModel
 from coordinator.api.validation.request import ValidRequest, resolve
 from coordinator.engine.core.async_engine import PART, RequestExpiredError
 from coordinator.engine.core.request import Output
-from protos.expertmesh.v1 import generation_pb2 as pb
+from expertmesh.v1 import generation_pb2 as pb
 
 # Larger messages, and those whose checks take long whatever their size, are checked off the event loop.
 MAX_INLINE_BYTES = 16 << 10

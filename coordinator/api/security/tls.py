@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from coordinator.api.shared.file_watch import FileWatch
-from coordinator.pem import load_ca, load_pair
+from expertmesh.pem import load_ca, load_pair
 from moe_model.errors import ConfigError
 from moe_model.files.private_files import check_private, read_bounded
 

@@ -4,7 +4,7 @@ from coordinator.api.shared.served_model import ServedModel
 from coordinator.api.validation.prompt import check_chat, check_text, check_token_list, encode, encode_chat
 from coordinator.api.validation.sampling import raise_temperature
 from coordinator.api.validation.violations import Violations
-from protos.expertmesh.v1 import generation_pb2 as pb
+from expertmesh.v1 import generation_pb2 as pb
 
 
 def tokenize(message: pb.TokenizeRequest, served: ServedModel) -> pb.TokenizeResponse:

@@ -13,8 +13,8 @@ from coordinator.api.requests.responses import Caller, Facts
 from coordinator.api.shared.errors import ApiError
 from coordinator.api.telemetry.tracing_names import finished_attributes, span_name, started_attributes
 from coordinator.api.telemetry.tracing_otlp import Endpoint, Sender
-from coordinator.client_address import proxy_options
 from coordinator.engine.core.observer import StepRecord, Traced
+from expertmesh.address import proxy_options
 from moe_model.errors import ConfigError
 
 try:

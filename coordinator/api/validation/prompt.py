@@ -12,8 +12,8 @@ from coordinator.api.text.chat_template import (
     ChatTemplateLimitError,
 )
 from coordinator.api.validation.violations import Violations
+from expertmesh.v1 import generation_pb2 as pb
 from moe_model.errors import TokenizerError, TokenizerLimitError
-from protos.expertmesh.v1 import generation_pb2 as pb
 
 MAX_TEXT_BYTES = 4 << 20
 # A sliding prompt may exceed the context; this bounds what it may cost to hold and to check.

@@ -22,7 +22,7 @@ from coordinator.api.validation.sampling import check_sampling, sampling_params,
 from coordinator.api.validation.stopping import check_stopping, overflow_of, stop_rules
 from coordinator.api.validation.violations import Violations
 from coordinator.engine.core.request import ContextOverflow, Request, Returns
-from protos.expertmesh.v1 import generation_pb2 as pb
+from expertmesh.v1 import generation_pb2 as pb
 
 
 @dataclass(frozen=True, slots=True)

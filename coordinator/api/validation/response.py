@@ -5,8 +5,8 @@ from coordinator.api.shared.served_model import ExpertIds, ServedModel
 from coordinator.api.validation.violations import Violations
 from coordinator.engine.sampling.constraint import Constraint
 from coordinator.structured.errors import ConstraintError
+from expertmesh.v1 import generation_pb2 as pb
 from moe_model.layers.expert_selection import ExpertSelection
-from protos.expertmesh.v1 import generation_pb2 as pb
 
 MAX_TOKENS_PER_MESSAGE = 64
 MAX_CONSTRAINT_BYTES = 64 << 10

@@ -8,10 +8,10 @@ from coordinator.api.shared.errors import ApiError, Reason
 from coordinator.api.shared.served_model import ServedModel
 from coordinator.api.validation.violations import Violations
 from coordinator.engine.sampling.token_rules import TokenRules
+from expertmesh.v1 import generation_pb2 as pb
 from moe_model.checkpoint.manifest import MAX_TEMPERATURE
 from moe_model.errors import TokenizerError
 from moe_model.sampling.params import SamplingParams
-from protos.expertmesh.v1 import generation_pb2 as pb
 
 MAX_BIASES = 1024
 # No vocabulary is larger; more ids are not even looked at.

@@ -4,8 +4,8 @@ from coordinator.api.shared.served_model import ServedModel
 from coordinator.api.validation.violations import Violations
 from coordinator.engine.core.request import ContextOverflow, StopRules
 from coordinator.engine.sampling.stop_text import StopText
+from expertmesh.v1 import generation_pb2 as pb
 from moe_model.text.tokenizer import Tokenizer
-from protos.expertmesh.v1 import generation_pb2 as pb
 
 MAX_STOP_TOKEN_IDS = 64
 MAX_STOP_SEQUENCES = 16

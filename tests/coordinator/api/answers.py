@@ -4,7 +4,7 @@ import json
 from collections.abc import Iterable
 from typing import Any
 
-from protos.expertmesh.v1 import generation_pb2 as pb
+from expertmesh.v1 import generation_pb2 as pb
 
 # What is put together of a chunk's choice; everything else is said once.
 _GROWS = ("text", "token_ids")

@@ -21,7 +21,7 @@ from coordinator.api.shared.served_model import ServedModel
 from coordinator.engine.core.request import TokenLogprobs
 from coordinator.engine.core.scheduler import Chunk, Step
 from coordinator.engine.core.step_result import StepResult
-from protos.expertmesh.v1 import generation_pb2_grpc
+from expertmesh.v1 import generation_pb2_grpc
 from tests.coordinator.api.fakes import PATIENCE, served_model
 
 

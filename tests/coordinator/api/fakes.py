@@ -21,11 +21,11 @@ from coordinator.api.shared.request_log import RequestLog
 from coordinator.api.shared.served_model import ServedModel
 from coordinator.engine.core.async_engine import RequestExpiredError
 from coordinator.engine.core.request import FinishReason, Output, Request, RequestTimings, Stop
+from expertmesh.v1 import generation_pb2 as pb
+from expertmesh.v1 import generation_pb2_grpc
 from moe_model.checkpoint.reader import GenerationDefaults
 from moe_model.config import ModelConfig
 from moe_model.text.tokenizer import Tokenizer
-from protos.expertmesh.v1 import generation_pb2 as pb
-from protos.expertmesh.v1 import generation_pb2_grpc
 
 TOKENIZER_FILE = Path(__file__).parents[2] / "data" / "modularforge-tiny" / "tokenizer.json"
 TIMINGS = RequestTimings(queue_time=0.25, time_to_first_token=0.5, total_time=1.5)

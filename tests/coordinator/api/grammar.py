@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 
-from protos.expertmesh.v1 import generation_pb2 as pb
+from expertmesh.v1 import generation_pb2 as pb
 
 
 def check_grammar(events: Iterable[pb.GenerateStreamResponse], num_sequences: int = 1) -> None:

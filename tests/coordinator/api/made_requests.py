@@ -6,7 +6,7 @@ from google.protobuf import text_format
 from coordinator.api.shared.errors import ApiError
 from coordinator.api.shared.served_model import ServedModel
 from coordinator.api.validation.request import ValidRequest, resolve
-from protos.expertmesh.v1 import generation_pb2 as pb
+from expertmesh.v1 import generation_pb2 as pb
 from tests.coordinator.api.fakes import served_model
 
 

@@ -19,7 +19,7 @@ from coordinator.engine.core.request import (
     TokenLogprobs,
 )
 from coordinator.engine.sampling.stop_text import TextMatch
-from protos.expertmesh.v1 import generation_pb2 as pb
+from expertmesh.v1 import generation_pb2 as pb
 from tests.coordinator.api.fakes import TIMINGS, served_model, tiny_tokenizer
 from tests.coordinator.api.grammar import check_grammar
 from tests.coordinator.api.made_requests import resolved

@@ -14,7 +14,7 @@ from coordinator.api.shared.errors import ApiError, Code
 from coordinator.api.shared.served_model import ServedModel
 from coordinator.api.text.chat_template import ChatTemplate
 from coordinator.api.validation.request import ValidRequest, resolve
-from protos.expertmesh.v1 import generation_pb2 as pb
+from expertmesh.v1 import generation_pb2 as pb
 from tests.coordinator.api.background import serving
 from tests.coordinator.api.fakes import PATIENCE, served_model
 from tests.coordinator.api.internals import INTERNALS

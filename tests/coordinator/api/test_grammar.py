@@ -2,7 +2,7 @@
 
 import pytest
 
-from protos.expertmesh.v1 import generation_pb2 as pb
+from expertmesh.v1 import generation_pb2 as pb
 from tests.coordinator.api.grammar import check_grammar
 
 P = pb.GenerateStreamResponse(prompt=pb.PromptInfo())

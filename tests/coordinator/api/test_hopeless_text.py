@@ -6,8 +6,8 @@ import tokenizers
 from coordinator.api.shared.errors import ApiError, Reason
 from coordinator.api.shared.served_model import ServedModel
 from coordinator.api.validation.request import resolve
+from expertmesh.v1 import generation_pb2 as pb
 from moe_model.text.tokenizer import Tokenizer
-from protos.expertmesh.v1 import generation_pb2 as pb
 from tests.coordinator.api.fakes import BOS, EOS, TOKENIZER_FILE, generate_request, served_model
 
 # The context of 32 leaves room for 31 tokens, of which the longest has 17 bytes.

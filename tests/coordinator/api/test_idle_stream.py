@@ -6,7 +6,7 @@ from typing import Any
 import grpc
 import pytest
 
-from protos.expertmesh.v1 import generation_pb2_grpc
+from expertmesh.v1 import generation_pb2_grpc
 from tests.coordinator.api.fakes import PATIENCE, FakeEngine, generate_request, last, running, tokens
 from tests.coordinator.api.grammar import check_grammar
 

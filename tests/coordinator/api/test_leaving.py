@@ -14,7 +14,7 @@ from coordinator.engine.core.async_engine import AsyncEngine
 from coordinator.engine.core.engine import Engine
 from coordinator.engine.core.request import Output
 from coordinator.engine.core.scheduler import Scheduler
-from protos.expertmesh.v1 import generation_pb2 as pb
+from expertmesh.v1 import generation_pb2 as pb
 from tests.coordinator.api.both_fronts import Fronts, both_fronts
 from tests.coordinator.api.fakes import PATIENCE, generate_request
 from tests.coordinator.engine.fakes import CountingRunner, GatedRunner

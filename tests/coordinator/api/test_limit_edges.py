@@ -5,7 +5,7 @@ import time
 import pytest
 
 from coordinator.api.shared.errors import Code
-from protos.expertmesh.v1 import generation_pb2 as pb
+from expertmesh.v1 import generation_pb2 as pb
 from tests.coordinator.api.fakes import FakeEngine, failure_of, running, served_model
 from tests.coordinator.api.http_fakes import Http
 from tests.coordinator.api.limit_table import LIMITS, Limit

@@ -14,8 +14,8 @@ from coordinator.api.http.json import MAX_BODY_BYTES
 from coordinator.api.shared.served_model import ServedModel
 from coordinator.api.text.chat_template import ChatTemplate
 from coordinator.engine.sampling.constraint import Constraint
+from expertmesh.v1 import generation_pb2 as pb
 from moe_model.text.tokenizer import Tokenizer
-from protos.expertmesh.v1 import generation_pb2 as pb
 from tests.coordinator.api.both_fronts import Fronts, Setup, both_fronts
 from tests.coordinator.api.fakes import (
     BOS,

@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 from coordinator.engine.core.request import Output, PromptDetails, Request, TokenLogprobs
-from protos.expertmesh.v1 import generation_pb2 as pb
+from expertmesh.v1 import generation_pb2 as pb
 from tests.coordinator.api.answers import joined
 from tests.coordinator.api.fakes import FakeEngine, last, running, served_model
 from tests.coordinator.api.grammar import check_grammar

@@ -13,7 +13,7 @@ import pytest_asyncio
 
 from coordinator.api.text.chat_template import ChatTemplate
 from coordinator.engine.core.async_engine import AsyncEngine
-from protos.expertmesh.v1 import generation_pb2 as pb
+from expertmesh.v1 import generation_pb2 as pb
 from tests.coordinator.api.answers import chunks_of, joined, joined_chunks
 from tests.coordinator.api.both_fronts import Fronts, SaysRunner, both_fronts
 from tests.coordinator.api.fakes import BOS, served_model, tiny_tokenizer

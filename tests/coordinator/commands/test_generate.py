@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from coordinator.cli import main
+from expertmesh.cli import main
 from moe_model import AssembledModel
 from moe_model.checkpoint.manifest import expert_file
 from tests.moe_model.corruptions import change_tensors, resum

@@ -118,7 +118,7 @@ class End:
         if name == f"coordinator.commands.{sys.argv[1]}":
             os._exit(7)
 sys.meta_path.insert(0, End())
-from coordinator.cli import main
+from expertmesh.cli import main
 main()
 """
 

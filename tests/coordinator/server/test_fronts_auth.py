@@ -12,8 +12,8 @@ from starlette.routing import Route
 from coordinator.api.security.api_keys import key_of
 from coordinator.api.security.settings import SecurityConfig
 from coordinator.server.fronts import Fronts
-from protos.expertmesh.v1 import control_pb2, generation_pb2_grpc
-from protos.expertmesh.v1 import generation_pb2 as pb
+from expertmesh.v1 import control_pb2, generation_pb2_grpc
+from expertmesh.v1 import generation_pb2 as pb
 from tests.coordinator.api.certificates import write_private
 from tests.coordinator.api.fakes import failure_of
 from tests.coordinator.api.grpc.test_auth import METHODS

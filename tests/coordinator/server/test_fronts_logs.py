@@ -15,8 +15,8 @@ from coordinator.api.security.api_keys import key_of
 from coordinator.api.security.settings import SecurityConfig
 from coordinator.api.shared.logging_setup import JsonFormatter, TextFormatter
 from coordinator.server.fronts import Fronts
-from protos.expertmesh.v1 import generation_pb2 as pb
-from protos.expertmesh.v1 import generation_pb2_grpc
+from expertmesh.v1 import generation_pb2 as pb
+from expertmesh.v1 import generation_pb2_grpc
 from tests.coordinator.api.both_fronts import SaysRunner
 from tests.coordinator.api.certificates import write_private
 from tests.coordinator.api.fakes import tiny_tokenizer

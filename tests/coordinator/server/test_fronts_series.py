@@ -11,8 +11,8 @@ from coordinator.api.requests.responses import Caller, Facts
 from coordinator.api.telemetry.metrics import Metrics, MetricSources
 from coordinator.api.validation.request import ValidRequest
 from coordinator.engine.core.engine import EngineStats
-from protos.expertmesh.v1 import generation_pb2 as pb
-from protos.expertmesh.v1 import generation_pb2_grpc
+from expertmesh.v1 import generation_pb2 as pb
+from expertmesh.v1 import generation_pb2_grpc
 from tests.coordinator.api.made_requests import resolved
 from tests.coordinator.fronts_fakes import World, make_fronts, open_fronts, opening
 

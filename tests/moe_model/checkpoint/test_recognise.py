@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from coordinator.cli import main
+from expertmesh.cli import main
 from moe_model.checkpoint.importer import import_checkpoint
 from moe_model.checkpoint.reader import Checkpoint
 from moe_model.checkpoint.recognise import what_is

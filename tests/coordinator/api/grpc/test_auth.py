@@ -20,8 +20,8 @@ from coordinator.api.security.api_keys import ApiKeys, Limits, key_of
 from coordinator.api.security.auth import Identity, KeyAuthenticator, NoAuthenticator, current_identity
 from coordinator.api.security.backoff import Backoff
 from coordinator.api.security.quotas import KeyQuotas
-from protos.expertmesh.v1 import control_pb2, generation_pb2_grpc
-from protos.expertmesh.v1 import generation_pb2 as pb
+from expertmesh.v1 import control_pb2, generation_pb2_grpc
+from expertmesh.v1 import generation_pb2 as pb
 from tests.coordinator.api.clock import Clock
 from tests.coordinator.api.fakes import PATIENCE, Failure, FakeEngine, failure_of, served_model
 

@@ -10,7 +10,7 @@ from coordinator.api.grpc import call as grpc_call
 from coordinator.api.grpc.call import rpc
 from coordinator.api.requests.gate import Gate
 from coordinator.api.shared.errors import ApiError, Reason
-from protos.expertmesh.v1 import generation_pb2 as pb
+from expertmesh.v1 import generation_pb2 as pb
 
 
 class FakeContext:

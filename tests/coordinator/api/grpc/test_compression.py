@@ -6,7 +6,7 @@ from typing import Any
 import grpc
 import pytest
 
-from protos.expertmesh.v1 import generation_pb2 as pb
+from expertmesh.v1 import generation_pb2 as pb
 from tests.coordinator.api.both_fronts import both_fronts
 from tests.coordinator.api.fakes import ends_at_once, generate_request
 

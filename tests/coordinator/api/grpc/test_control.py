@@ -10,8 +10,8 @@ import pytest
 from coordinator.api.requests.gate import Backend
 from coordinator.api.shared.operations import SCALE_TIMEOUT, Operations, ServerFacts
 from expert_workers.status import Scaled, WorkerState, WorkerStatus
-from protos.expertmesh.v1 import control_pb2 as pb
-from protos.expertmesh.v1 import control_pb2_grpc
+from expertmesh.v1 import control_pb2 as pb
+from expertmesh.v1 import control_pb2_grpc
 from tests.coordinator.api.fakes import served_model
 from tests.coordinator.fronts_fakes import FakeWorkers, World, make_fronts, opening
 

@@ -17,9 +17,9 @@ from coordinator.api.grpc.server import GrpcServer
 from coordinator.api.requests.gate import Gate
 from coordinator.api.requests.responses import Caller, Facts, Front, NullObserver
 from coordinator.api.shared.errors import ApiError
+from expertmesh.v1 import generation_pb2 as pb
+from expertmesh.v1 import generation_pb2_grpc
 from moe_model.errors import ConfigError
-from protos.expertmesh.v1 import generation_pb2 as pb
-from protos.expertmesh.v1 import generation_pb2_grpc
 from tests.coordinator.api.fakes import (
     PATIENCE,
     Failure,

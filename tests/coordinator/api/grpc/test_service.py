@@ -10,8 +10,8 @@ import pytest
 from coordinator.engine.core.async_engine import DuplicateRequestError, EngineClosedError
 from coordinator.engine.core.engine import CapacityError, EngineError
 from coordinator.engine.core.request import FinishReason
+from expertmesh.v1 import generation_pb2 as pb
 from moe_model.errors import ExpertsLostError
-from protos.expertmesh.v1 import generation_pb2 as pb
 from tests.coordinator.api.fakes import (
     EOS,
     PATIENCE,

@@ -7,8 +7,8 @@ import grpc
 import pytest
 
 from coordinator.api.grpc.unknown_fields import MAX_NAMED_BYTES, MAX_NAMES, UnknownFields, take_unknown
-from protos.expertmesh.v1 import control_pb2
-from protos.expertmesh.v1 import generation_pb2 as pb
+from expertmesh.v1 import control_pb2
+from expertmesh.v1 import generation_pb2 as pb
 from tests.coordinator.api.fakes import PATIENCE, failure_of
 from tests.coordinator.fronts_fakes import World, make_fronts, open_fronts, opening
 

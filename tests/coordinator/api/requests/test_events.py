@@ -11,7 +11,7 @@ from coordinator.api.requests.event_join import join
 from coordinator.api.requests.events import EventWriter
 from coordinator.api.validation.request import resolve
 from coordinator.engine.core.request import FinishReason, Output
-from protos.expertmesh.v1 import generation_pb2 as pb
+from expertmesh.v1 import generation_pb2 as pb
 from tests.coordinator.api.fakes import EOS, TIMINGS, last, served_model, tiny_tokenizer, tokens
 from tests.coordinator.api.grammar import check_grammar
 

@@ -10,7 +10,7 @@ from coordinator.api.requests import lanes
 from coordinator.api.requests.lanes import NUM_THREADS, Lane, Lanes, lane_of
 from coordinator.api.shared.errors import Reason, translate
 from coordinator.confined.errors import BusyError
-from protos.expertmesh.v1 import generation_pb2 as pb
+from expertmesh.v1 import generation_pb2 as pb
 from tests.coordinator.api.fakes import PATIENCE
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from coordinator.api.shared.request_ids import GIVEN_IDS, MAX_GIVEN_CHARS, OWN_ID, given_ids
 from coordinator.api.shared.request_log import RequestLog
-from protos.expertmesh.v1 import generation_pb2 as pb
+from expertmesh.v1 import generation_pb2 as pb
 from tests.coordinator.api.both_fronts import Setup, both_fronts
 from tests.coordinator.api.fakes import (
     PATIENCE,

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from protos.expertmesh.v1 import generation_pb2 as pb
+from expertmesh.v1 import generation_pb2 as pb
 from tests.coordinator.api.fakes import (
     EOS,
     failure_of,

@@ -9,9 +9,9 @@ from coordinator.api.shared.errors import ApiError, Code, Reason
 from coordinator.api.validation import prompt as validate_prompt
 from coordinator.api.validation.request import resolve
 from coordinator.engine.core.request import ContextOverflow
+from expertmesh.v1 import generation_pb2 as pb
 from moe_model.checkpoint.reader import GenerationDefaults
 from moe_model.layers.expert_selection import ExpertSelection
-from protos.expertmesh.v1 import generation_pb2 as pb
 from tests.coordinator.api.fakes import BOS, EOS, served_model, tiny_tokenizer
 from tests.coordinator.api.made_requests import ids, refused, resolved
 

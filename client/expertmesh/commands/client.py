@@ -1,0 +1,64 @@
+"""expertmesh client: streams one generation from a server to the terminal."""
+
+import argparse
+import json
+import sys
+import time
+from contextlib import closing
+
+from expertmesh.client import Client, ClientError, Delta, Finished, Summary
+from expertmesh.commands.connection import connection
+from expertmesh.commands.generation_arguments import options_of, prompt_of
+from expertmesh.commands.shown import Shown
+from expertmesh.messages import GenerateOptions, Prompt
+
+
+def run(args: argparse.Namespace) -> int:
+    """Raises ClientError."""
+    options = options_of(args)
+    if args.model is not None:
+        options["model"] = args.model
+    with Client(args.address, timeout=args.timeout, connection=connection(args)) as client:
+        if args.json:
+            options["return_token_ids"] = True
+            print(json.dumps(client.generate(prompt_of(args), **options).to_dict()))
+        else:
+            _print_stream(client, prompt_of(args), options)
+    return 0
+
+
+def _print_stream(client: Client, prompt: Prompt, options: GenerateOptions) -> None:
+    """Text to stdout as it comes, then one line about it to stderr. An error ends the line of text first."""
+    started = time.monotonic()
+    first_token: float | None = None
+    finish_reason = ""
+    shown = Shown(options.get("num_sequences", 1))
+    with closing(client.stream(prompt, **options)) as events:
+        try:
+            for event in events:
+                match event:
+                    case Delta(text=text, index=index):
+                        first_token = first_token or time.monotonic()
+                        shown.show(index, text)
+                    case Finished(finish_reason=finish_reason, index=index):
+                        shown.end(index)
+                    case Summary(usage=usage):
+                        until_first = (first_token or time.monotonic()) - started
+                        total = time.monotonic() - started
+                        print(
+                            _summary(usage.completion_tokens, until_first, total, finish_reason),
+                            file=sys.stderr,
+                        )
+        except (ClientError, KeyboardInterrupt):
+            if first_token is not None:
+                print(flush=True)
+            raise
+
+
+def _summary(num_tokens: int, until_first: float, total: float, finish_reason: str) -> str:
+    """Seconds as seen from here, the network included."""
+    rate = num_tokens / total if total > 0 else 0.0
+    return (
+        f"{num_tokens} tokens, {rate:.1f} tokens/s, first token after {until_first:.3f} s, "
+        f"finished: {finish_reason}"
+    )
