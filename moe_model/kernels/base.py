@@ -6,15 +6,16 @@ token; N sequences, B blocks of the longest, S slots, H heads, G key/value heads
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from moe_model.layers.dispatch import Expert, ExpertKey
 from moe_model.layers.router import Routing, RowSelection
+from moe_model.layers.router_rules import RouterRule
+from moe_model.layers.specs import Activation, ExpertSpec, NormSpec
 
-Activation = Literal["none", "gelu"]
 Segments = Sequence[tuple[int, int]]
 
 
@@ -103,8 +104,8 @@ class Kernels(Protocol):
     def hidden_dtype(self, weights: torch.dtype) -> torch.dtype:
         """The dtype of the rows between the parts."""
 
-    def norm(self, weight_D: Tensor, bias_D: Tensor) -> Norm:
-        """LayerNorm."""
+    def norm(self, spec: NormSpec, weight_D: Tensor, bias_D: Tensor | None = None) -> Norm:
+        """RMSNorm has no bias."""
 
     def linear(
         self,
@@ -117,8 +118,12 @@ class Kernels(Protocol):
     ) -> Linear:
         """`int8` rounds the weights to 8 bits, with one scale for each output."""
 
-    def router(self, weight_ED: Tensor, top_k: int) -> Router:
-        """The K largest logits, then softmax over those; in float32."""
+    def router(self, rule: RouterRule, weight_ED: Tensor, top_k: int) -> Router:
+        """The rule over the logits of the weights, both in float32."""
+
+    def expert(self, spec: ExpertSpec, tensors: Mapping[str, Tensor], *, int8: bool = False) -> Expert:
+        """One module from tensors of canonical names, for banks of these kernels; `int8` rounds its matrices
+        to 8 bits. Raises ConfigError for a spec that these kernels cannot compute."""
 
     def bank(self, experts: Mapping[ExpertKey, Expert]) -> ExpertBank:
         """Modules by layer and slot; each layer's are in the order of the mapping."""

@@ -13,25 +13,22 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from moe_model.kernels.base import Segments
-from moe_model.kernels.linear import TorchLinear
-from moe_model.layers.dense import LayerNorm
+from moe_model.kernels.linear import ACTIVATIONS, TorchLinear
 from moe_model.layers.dispatch import Expert, ExpertKey, by_layer, combine, sum_pairs
-from moe_model.layers.expert_ffn import GeluExpert
+from moe_model.layers.expert_ffn import ExpertFFN
+from moe_model.layers.norms import TorchNorm, normalised
 from moe_model.layers.router import Routing
+from moe_model.layers.specs import ExpertSpec
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Layer:
-    """Weights of the modules of one layer, by their place in `slots`."""
+    """The modules of one layer, all of one spec, by their place in `slots`; `tensors` are those of all of
+    them by canonical name, stacked."""
 
     slots: tuple[int, ...]
-    norm_weight_ED: Tensor
-    norm_bias_ED: Tensor
-    eps: float
-    up_EFD: Tensor
-    up_bias_EF: Tensor
-    down_EDF: Tensor
-    down_bias_ED: Tensor
+    spec: ExpertSpec
+    tensors: Mapping[str, Tensor]
 
 
 class GroupedBank:
@@ -85,18 +82,28 @@ class GroupedBank:
         return combine(routing.weights_TK, y_PD.view(num_tokens, top_k, -1))
 
 
-def _run(weights: _Layer, x_PD: Tensor, places_P: Tensor) -> Tensor:
-    """Rows sorted by place; zeros where the place is nobody's."""
-    num_here = len(weights.up_EFD)
+def _run(layer: _Layer, x_PD: Tensor, places_P: Tensor) -> Tensor:
+    """Rows sorted by place; zeros where the place is that of an absent expert."""
+    spec, tensors = layer.spec, layer.tensors
+    num_here = len(layer.slots)
     ends_E = torch.searchsorted(places_P, torch.arange(num_here, device=x_PD.device), right=True).int()
     here_P = places_P.clamp(max=num_here - 1)
-    n_PD = F.layer_norm(x_PD, x_PD.shape[1:], eps=weights.eps)
-    n_PD = n_PD * weights.norm_weight_ED[here_P] + weights.norm_bias_ED[here_P]
-    h_PF = F.grouped_mm(n_PD, weights.up_EFD.transpose(1, 2), offs=ends_E)
-    h_PF = F.gelu(h_PF + weights.up_bias_EF[here_P])
-    y_PD = F.grouped_mm(h_PF, weights.down_EDF.transpose(1, 2), offs=ends_E)
+
+    def product(part: str, rows_PI: Tensor) -> Tensor:
+        y_PO = F.grouped_mm(rows_PI, tensors[f"{part}.weight"].transpose(1, 2), offs=ends_E)
+        bias_EO = tensors.get(f"{part}.bias")
+        return y_PO if bias_EO is None else y_PO + bias_EO[here_P]
+
+    n_PD = x_PD
+    if spec.norm is not None:
+        n_PD = normalised(spec.norm, x_PD) * tensors["norm.weight"][here_P]
+        if "norm.bias" in tensors:
+            n_PD = n_PD + tensors["norm.bias"][here_P]
+    activation = ACTIVATIONS[spec.activation]
+    h_PF = product("up", n_PD)
+    h_PF = activation(product("gate", n_PD)) * h_PF if spec.is_gated else activation(h_PF)
     # Rows after the last group were never written.
-    return torch.where((places_P < num_here).unsqueeze(1), y_PD + weights.down_bias_ED[here_P], 0)
+    return torch.where((places_P < num_here).unsqueeze(1), product("down", h_PF), 0)
 
 
 def _places(stacked: _Layer) -> dict[int, int]:
@@ -109,44 +116,30 @@ def _taken(parts: Sequence[_Layer], slots: Sequence[int]) -> _Layer:
     for part in reversed(parts):
         rows |= {slot: (part, place) for slot, place in _places(part).items()}
     chosen = [rows[slot] for slot in slots]
-
-    def stack(name: str) -> Tensor:
-        return torch.stack([getattr(part, name)[place] for part, place in chosen])
-
-    return _Layer(
-        tuple(slots),
-        stack("norm_weight_ED"),
-        stack("norm_bias_ED"),
-        chosen[0][0].eps,
-        stack("up_EFD"),
-        stack("up_bias_EF"),
-        stack("down_EDF"),
-        stack("down_bias_ED"),
-    )
+    first = chosen[0][0]
+    tensors = {
+        name: torch.stack([part.tensors[name][place] for part, place in chosen]) for name in first.tensors
+    }
+    return _Layer(tuple(slots), first.spec, tensors)
 
 
 def _stack(experts: Mapping[int, Expert]) -> _Layer:
-    ups, downs, norms = [], [], []
-    for module in experts.values():
-        assert isinstance(module, GeluExpert)
-        assert isinstance(module.up, TorchLinear)
-        assert isinstance(module.down, TorchLinear)
-        assert isinstance(module.up.norm, LayerNorm)
-        ups.append(module.up)
-        downs.append(module.down)
-        norms.append(module.up.norm)
-    return _Layer(
-        tuple(experts),
-        torch.stack([norm.weight for norm in norms]),
-        torch.stack([norm.bias for norm in norms]),
-        norms[0].eps,
-        torch.stack([up.weight_OI for up in ups]),
-        torch.stack([_bias(up) for up in ups]),
-        torch.stack([down.weight_OI for down in downs]),
-        torch.stack([_bias(down) for down in downs]),
-    )
+    found = [_tensors(module) for module in experts.values()]
+    spec = found[0][0]
+    assert {each for each, _ in found} == {spec}
+    tensors = {name: torch.stack([tensors[name] for _, tensors in found]) for name in found[0][1]}
+    return _Layer(tuple(experts), spec, tensors)
 
 
-def _bias(linear: TorchLinear) -> Tensor:
-    assert linear.bias_O is not None
-    return linear.bias_O
+def _tensors(module: Expert) -> tuple[ExpertSpec, dict[str, Tensor]]:
+    """Spec and tensors, by canonical name, of a module that torch's kernels made."""
+    assert isinstance(module, ExpertFFN)
+    tensors: dict[str, Tensor | None] = {}
+    for name, linear in (("gate", module.gate), ("up", module.up), ("down", module.down)):
+        if linear is not None:
+            assert isinstance(linear, TorchLinear)
+            tensors |= {f"{name}.weight": linear.weight_OI, f"{name}.bias": linear.bias_O}
+    if module.norm is not None:
+        assert isinstance(module.norm, TorchNorm)
+        tensors |= {"norm.weight": module.norm.weight_D, "norm.bias": module.norm.bias_D}
+    return module.spec, {name: tensor for name, tensor in tensors.items() if tensor is not None}

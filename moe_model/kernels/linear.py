@@ -9,13 +9,24 @@ x Wᵀ does not. Both were measured: benchmarks/LOG.md.
 Shapes: R rows, I inputs, O outputs.
 """
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from moe_model.kernels.base import Activation, Norm
+from moe_model.kernels.base import Norm
+from moe_model.layers.specs import Activation
 
 FEW_ROWS = 8
+
+ACTIVATIONS: dict[Activation, Callable[[Tensor], Tensor]] = {
+    "none": lambda y: y,
+    "gelu": F.gelu,
+    "silu": F.silu,
+}
+# As oneDNN calls them.
+_PACKED: dict[Activation, str] = {"none": "none", "gelu": "gelu", "silu": "swish"}
 
 
 class TorchLinear:
@@ -47,14 +58,14 @@ class TorchLinear:
     def _product(self, x: Tensor) -> Tensor:
         if self._is_packed:
             y: Tensor = torch.ops.mkldnn._linear_pointwise(
-                x, self.weight_OI, self.bias_O, self._activation, [], "none"
+                x, self.weight_OI, self.bias_O, _PACKED[self._activation], [], "none"
             )
             return y
         if self._prefers_few and x.dim() == 2 and len(x) <= FEW_ROWS:
             y = self._few_rows(x)
         else:
             y = F.linear(x, self.weight_OI, self.bias_O)
-        return F.gelu(y) if self._activation == "gelu" else y
+        return ACTIVATIONS[self._activation](y)
 
     def _few_rows(self, x_RI: Tensor) -> Tensor:
         # One row alone would be a matrix-vector product, which is slow again.

@@ -8,11 +8,10 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from moe_model.kernels.base import Activation, ExpertBank, Linear, Norm, Router, Segments
+from moe_model.kernels.base import ExpertBank, Linear, Norm, Router, Segments
 from moe_model.kernels.grouped import GroupedBank
 from moe_model.kernels.linear import TorchLinear
 from moe_model.kernels.quantise import dequantise_int8, quantise_int8
-from moe_model.layers.dense import LayerNorm
 from moe_model.layers.dispatch import (
     Expert,
     ExpertKey,
@@ -23,8 +22,11 @@ from moe_model.layers.dispatch import (
     scatter_pairs,
     sum_pairs,
 )
-from moe_model.layers.expert_ffn import GeluExpert
-from moe_model.layers.router import Routing, TopKRouter
+from moe_model.layers.expert_ffn import ExpertFFN, check_expert
+from moe_model.layers.norms import TorchNorm
+from moe_model.layers.router import Routing, RuledRouter
+from moe_model.layers.router_rules import RouterRule
+from moe_model.layers.specs import Activation, ExpertSpec, NormSpec
 
 
 class TorchKernels:
@@ -36,8 +38,8 @@ class TorchKernels:
     def hidden_dtype(self, weights: torch.dtype) -> torch.dtype:
         return weights
 
-    def norm(self, weight_D: Tensor, bias_D: Tensor) -> Norm:
-        return LayerNorm(weight_D, bias_D)
+    def norm(self, spec: NormSpec, weight_D: Tensor, bias_D: Tensor | None = None) -> Norm:
+        return TorchNorm(spec, weight_D, bias_D)
 
     def linear(
         self,
@@ -52,12 +54,27 @@ class TorchKernels:
         weight_OI = dequantise_int8(*quantise_int8(weight_OI)).to(weight_OI.dtype) if int8 else weight_OI
         return TorchLinear(weight_OI, bias_O, activation, norm)
 
-    def router(self, weight_ED: Tensor, top_k: int) -> Router:
-        return TopKRouter(TorchLinear(weight_ED.float()), top_k)
+    def router(self, rule: RouterRule, weight_ED: Tensor, top_k: int) -> Router:
+        return RuledRouter(TorchLinear(weight_ED.float()), rule, top_k)
+
+    def expert(self, spec: ExpertSpec, tensors: Mapping[str, Tensor], *, int8: bool = False) -> Expert:
+        check_expert(spec, tensors)
+        norm, gate = None, None
+        if spec.norm is not None:
+            norm = self.norm(spec.norm, tensors["norm.weight"], tensors.get("norm.bias"))
+
+        def linear(part: str, activation: Activation = "none") -> Linear:
+            weight_OI, bias_O = tensors[f"{part}.weight"], tensors.get(f"{part}.bias")
+            return self.linear(weight_OI, bias_O, activation, int8=int8)
+
+        if spec.is_gated:
+            gate = linear("gate", spec.activation)
+        up = linear("up", "none" if spec.is_gated else spec.activation)
+        return ExpertFFN(spec, norm, gate, up, linear("down"))
 
     def bank(self, experts: Mapping[ExpertKey, Expert]) -> ExpertBank:
         """On a GPU of bfloat16 weights, the grouped products; else one expert after the other."""
-        ups = [e.up for e in experts.values() if isinstance(e, GeluExpert)]
+        ups = [e.up for e in experts.values() if isinstance(e, ExpertFFN)]
         weights = [up.weight_OI for up in ups if isinstance(up, TorchLinear)]
         # Grouped products want rows of 16 bytes.
         fits = bool(weights) and all(size % 8 == 0 for size in weights[0].shape)

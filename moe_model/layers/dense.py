@@ -24,18 +24,6 @@ Attend = Callable[[int, Tensor, Tensor, Tensor], Tensor]
 
 
 @dataclass(frozen=True, slots=True)
-class LayerNorm:
-    """Layer normalisation with scale and shift (Ba et al., 2016)."""
-
-    weight: Tensor
-    bias: Tensor
-    eps: float = 1e-5
-
-    def __call__(self, x: Tensor) -> Tensor:
-        return F.layer_norm(x, self.weight.shape, self.weight, self.bias, self.eps)
-
-
-@dataclass(frozen=True, slots=True)
 class Embedding:
     """Token embedding plus a fixed table of positions (none: the positions act elsewhere).
 

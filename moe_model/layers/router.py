@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from moe_model.layers.expert_selection import ExpertSelection
+from moe_model.layers.router_rules import RouterRule
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,35 +67,34 @@ def row_selection(
 
 
 @dataclass(frozen=True, slots=True)
-class TopKRouter:
-    """Takes the K largest logits, then softmax over those K only.
+class RuledRouter:
+    """A rule over the logits of a gate.
 
     Runs in float32 whatever the model's dtype: a rounding here changes an expert, not a decimal.
     """
 
     gate: Callable[[Tensor], Tensor]
+    rule: RouterRule
     top_k: int
 
     def __call__(self, x_TD: Tensor, selection: RowSelection | None = None) -> Routing:
         logits_TE = self.gate(x_TD.float())
         if selection is not None:
-            return _route_selected(logits_TE, selection)
-        top_TK, expert_ids_TK = logits_TE.topk(self.top_k, dim=-1)
-        return Routing(torch.softmax(top_TK, dim=-1), expert_ids_TK, logits_TE)
+            return _route_selected(self.rule, logits_TE, selection)
+        return Routing(*self.rule(logits_TE, None, self.top_k), logits_TE)
 
 
-def _route_selected(logits_TE: Tensor, selection: RowSelection) -> Routing:
+def _route_selected(rule: RouterRule, logits_TE: Tensor, selection: RowSelection) -> Routing:
     """K is that of the row that wants most; where a row has fewer, the rest are absent.
 
     One call per K, so that neither a row's bits nor its choice among equals depend on another's K.
     """
     num_tokens, n_experts = logits_TE.shape
-    masked_TE = logits_TE.masked_fill(~selection.allowed_TE, float("-inf"))
     weights_TK = logits_TE.new_zeros(num_tokens, selection.most)
     expert_ids_TK = torch.full((num_tokens, selection.most), n_experts, device=logits_TE.device)
     for top_k, rows_R in selection.rows_by_k:
-        top_RK, expert_ids_RK = masked_TE[rows_R].topk(top_k, dim=-1)
-        weights_TK[rows_R, :top_k] = torch.softmax(top_RK, dim=-1)
+        weights_RK, expert_ids_RK = rule(logits_TE[rows_R], selection.allowed_TE[rows_R], top_k)
+        weights_TK[rows_R, :top_k] = weights_RK
         expert_ids_TK[rows_R, :top_k] = expert_ids_RK
     return Routing(weights_TK, expert_ids_TK, logits_TE)
 

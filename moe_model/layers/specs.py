@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Literal, Self
 
 NormKind = Literal["layer_norm", "rms_norm"]
-Activation = Literal["gelu", "silu"]
+Activation = Literal["none", "gelu", "silu"]
 Pairing = Literal["half_split", "interleaved"]
 
 

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from moe_model.kernels.linear import TorchLinear as Linear
 from moe_model.layers.dispatch import group_by_expert, scatter_pairs
 from moe_model.layers.expert_selection import ExpertSelection
-from moe_model.layers.router import Routing, TopKRouter, row_selection
+from moe_model.layers.router import Routing, RuledRouter, row_selection
+from moe_model.layers.router_rules import SoftmaxOfTopK
 from tests.examples import examples
 from tests.expert_workers.fakes import make_config, make_local, make_pool, make_rows
 from tests.models import drain, make_request, random_model, random_reference, tiny_engine
@@ -25,7 +26,8 @@ SELECTIONS = st.one_of(
         st.one_of(st.none(), st.integers(1, E)),
     ),
 )
-ROUTER = TopKRouter(Linear(torch.randn(E, D, generator=torch.Generator().manual_seed(3))), K)
+RULE = SoftmaxOfTopK()
+ROUTER = RuledRouter(Linear(torch.randn(E, D, generator=torch.Generator().manual_seed(3))), RULE, K)
 
 
 def route(x_TD: torch.Tensor, selections: list[tuple[ExpertSelection | None, int]]) -> Routing:
@@ -64,7 +66,7 @@ def test_neither_neighbours_nor_workers_show_in_a_rows_bits(
     pool, _ = make_pool(config, num_workers, 1)
     x_TD = make_rows(len(selections), config)
     gate = torch.randn(config.n_experts, config.d_model, generator=torch.Generator().manual_seed(3))
-    router = TopKRouter(Linear(gate), K)
+    router = RuledRouter(Linear(gate), RULE, K)
     runs = [(selection, 1) for selection in selections]
     routing = router(x_TD, row_selection(runs, E, K))
     y_TD = local.forward(0, x_TD, routing)
@@ -109,7 +111,7 @@ def test_the_engine_equals_the_oracle_beside_requests_without(selection: ExpertS
 @pytest.mark.parametrize("n_experts", [5, 16, 128])
 def test_among_equals_a_rows_choice_depends_on_nobody_else(n_experts: int) -> None:
     """A router of zeros, which is one of ModularForge's own, makes all experts equal."""
-    router = TopKRouter(Linear(torch.zeros(n_experts, 8)), 2)
+    router = RuledRouter(Linear(torch.zeros(n_experts, 8)), RULE, 2)
     x_TD = torch.randn(6, 8)
     plain = router(x_TD).expert_ids_TK
     for top_k in (1, 3, 4, 5):

@@ -11,7 +11,7 @@ from moe_model.kernels.base import ExpertBank
 
 try:
     from expert_workers.transports.stream.native import _serve
-    from moe_model.kernels.native.parts import NativeBank, NativeTable
+    from moe_model.kernels.native.experts import NativeBank, NativeTable
 except ImportError:
     # Installed without a C compiler.
     HAS_LOOP = False

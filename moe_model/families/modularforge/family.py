@@ -22,7 +22,13 @@ from moe_model.layers.dense import (
     sinusoidal_positions,
 )
 from moe_model.layers.dispatch import Expert
-from moe_model.layers.expert_ffn import GeluExpert
+from moe_model.layers.router_rules import SoftmaxOfTopK
+from moe_model.layers.specs import ExpertSpec, NormSpec
+
+_NORM = NormSpec("layer_norm", eps=1e-5)
+_EXPERT = ExpertSpec(norm=_NORM, is_gated=False, activation="gelu", has_biases=True)
+# Our name of an expert's tensor -> its canonical one begins with this.
+_EXPERT_PARTS = {"norm": "norm", "fc1": "up", "fc2": "down"}
 
 
 class ModularForge:
@@ -119,16 +125,12 @@ class ModularForge:
 
     def build_router(self, config: ModelConfig, gate_ED: Tensor, kernels: Kernels) -> Router:
         """The K largest logits, then softmax over those."""
-        return kernels.router(gate_ED, config.top_k)
+        return kernels.router(SoftmaxOfTopK(), gate_ED, config.top_k)
 
     def build_expert(
         self, config: ModelConfig, tensors: Mapping[str, Tensor], kernels: Kernels, *, int8: bool = False
     ) -> Expert:
-        norm = _norm(tensors, "norm", kernels)
-        return GeluExpert(
-            kernels.linear(tensors["fc1.weight"], tensors["fc1.bias"], "gelu", norm, int8=int8),
-            kernels.linear(tensors["fc2.weight"], tensors["fc2.bias"], int8=int8),
-        )
+        return kernels.expert(_EXPERT, dict(map(_canonical, tensors.items())), int8=int8)
 
     def init_shared(self, config: ModelConfig, generator: torch.Generator) -> dict[str, Tensor]:
         """Their own scheme: Xavier uniform for projections, normal(0, 0.02) embedding with a zero PAD row."""
@@ -147,8 +149,13 @@ def _norm_shapes(width: int) -> Shapes:
     return {"weight": (width,), "bias": (width,)}
 
 
+def _canonical(named: tuple[str, Tensor]) -> tuple[str, Tensor]:
+    part, kind = named[0].split(".")
+    return f"{_EXPERT_PARTS[part]}.{kind}", named[1]
+
+
 def _norm(tensors: Mapping[str, Tensor], prefix: str, kernels: Kernels) -> Norm:
-    return kernels.norm(tensors[f"{prefix}.weight"], tensors[f"{prefix}.bias"])
+    return kernels.norm(_NORM, tensors[f"{prefix}.weight"], tensors[f"{prefix}.bias"])
 
 
 FAMILY: Family = ModularForge()

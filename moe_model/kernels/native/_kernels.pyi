@@ -1,18 +1,20 @@
-"""The C functions of src/module.c. Addresses are `Tensor.data_ptr()`, 0 for none; nothing is checked."""
+"""The C functions of src/module.c. Addresses are `Tensor.data_ptr()`, 0 for none; what they
+hold is not checked. Norms, matrices and experts that do not fit each other raise ValueError."""
 
 def kernels(name: str | None, /) -> object: ...
 def name(kernels: object, /) -> str: ...
-def matrix(dtype: int, panels: int, scale: int, bias: int, num_in: int, num_out: int, /) -> object: ...
-def experts(norm_eps: float, width: int, hidden_width: int, /, *experts: int | object) -> object: ...
+def matrix(
+    dtype: int, panels: int, scale: int, bias: int, num_in: int, num_out: int, is_gated: int, /
+) -> object: ...
+def norm(kind: int, weight: int, bias: int, eps: float, width: int, /) -> object: ...
+def experts(width: int, hidden_width: int, activation: int, /, *experts: object) -> object: ...
 def linear(
     kernels: object,
     matrix: object,
     x: int,
     num_rows: int,
     stride: int,
-    norm_weight: int,
-    norm_bias: int,
-    norm_eps: float,
+    norm: object | None,
     activation: int,
     residual: int,
     y: int,
@@ -20,9 +22,7 @@ def linear(
     num_threads: int,
     /,
 ) -> None: ...
-def layer_norm(
-    kernels: object, x: int, num_rows: int, width: int, weight: int, bias: int, eps: float, y: int, /
-) -> None: ...
+def normalise(kernels: object, norm: object, x: int, num_rows: int, y: int, /) -> None: ...
 def route(
     kernels: object,
     gate: object,

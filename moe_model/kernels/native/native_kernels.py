@@ -10,20 +10,18 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from moe_model.kernels.base import Activation, ExpertBank, Linear, Norm, PagedAttention, Router
+from moe_model.kernels.base import ExpertBank, Linear, Norm, PagedAttention, Router
 from moe_model.kernels.native import _kernels
+from moe_model.kernels.native.experts import NativeBank, NativeExpert, NativeTable
+from moe_model.kernels.native.linear import NativeLinear, NativeMatrix, NativeNorm
 from moe_model.kernels.native.paged import attend_paged
-from moe_model.kernels.native.parts import (
-    NativeBank,
-    NativeLinear,
-    NativeNorm,
-    NativeRouter,
-    NativeTable,
-    Runtime,
-    Scratch,
-)
-from moe_model.kernels.quantise import quantise_int8
+from moe_model.kernels.native.router import NativeRouter
+from moe_model.kernels.native.runtime import Runtime, Scratch
 from moe_model.layers.dispatch import Expert, ExpertKey, by_layer
+from moe_model.layers.expert_ffn import check_expert
+from moe_model.layers.router import RuledRouter
+from moe_model.layers.router_rules import RouterRule, SoftmaxOfTopK
+from moe_model.layers.specs import Activation, ExpertSpec, NormSpec
 from moe_model.machine import usable_cores
 
 _log = logging.getLogger(__name__)
@@ -49,8 +47,8 @@ class NativeKernels:
     def hidden_dtype(self, weights: torch.dtype) -> torch.dtype:
         return torch.float32
 
-    def norm(self, weight_D: Tensor, bias_D: Tensor) -> Norm:
-        return NativeNorm(self._runtime, weight_D, bias_D)
+    def norm(self, spec: NormSpec, weight_D: Tensor, bias_D: Tensor | None = None) -> Norm:
+        return NativeNorm(self._runtime, spec, weight_D, bias_D)
 
     def linear(
         self,
@@ -62,12 +60,18 @@ class NativeKernels:
         int8: bool = False,
     ) -> Linear:
         assert norm is None or isinstance(norm, NativeNorm)
-        values_OI, scale_O = quantise_int8(weight_OI) if int8 else (weight_OI, None)
-        return NativeLinear(self._runtime, values_OI, scale_O, bias_O, activation, norm)
+        return NativeLinear(self._runtime, NativeMatrix(weight_OI, bias_O, int8=int8), activation, norm)
 
-    def router(self, weight_ED: Tensor, top_k: int) -> Router:
-        gate = NativeLinear(self._runtime, weight_ED.float(), None, None, "none", None)
-        return NativeRouter(self._runtime, gate, top_k)
+    def router(self, rule: RouterRule, weight_ED: Tensor, top_k: int) -> Router:
+        """C for SoftmaxOfTopK; another rule is applied as it is, to the logits of C."""
+        gate = NativeMatrix(weight_ED.float())
+        if rule == SoftmaxOfTopK():
+            return NativeRouter(self._runtime, gate, top_k)
+        return RuledRouter(NativeLinear(self._runtime, gate), rule, top_k)
+
+    def expert(self, spec: ExpertSpec, tensors: Mapping[str, Tensor], *, int8: bool = False) -> Expert:
+        check_expert(spec, tensors)
+        return NativeExpert(self._runtime, spec, tensors, int8=int8)
 
     def bank(self, experts: Mapping[ExpertKey, Expert]) -> ExpertBank:
         tables = {layer: NativeTable(found) for layer, found in by_layer(experts).items()}
@@ -94,7 +98,7 @@ def _agrees(handle: object, plain: object, dtype: torch.dtype) -> bool:
     weight_OI = (10 * torch.randn(37, 131, generator=generator)).to(dtype)
     x_RI = torch.randn(7, 131, generator=generator).bfloat16().float()
     got_RO, expected_RO = (
-        NativeLinear(Runtime(kernels, Scratch(), 1), weight_OI, None, None, "none", None)(x_RI)
+        NativeLinear(Runtime(kernels, Scratch(), 1), NativeMatrix(weight_OI))(x_RI)
         for kernels in (handle, plain)
     )
     return torch.allclose(got_RO, expected_RO, rtol=1e-4, atol=1e-2)

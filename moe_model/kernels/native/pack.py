@@ -21,3 +21,11 @@ def pack(weight_OI: Tensor) -> Tensor:
 
 def _pad_outputs(weight_OI: Tensor) -> Tensor:
     return F.pad(weight_OI, (0, 0, 0, -len(weight_OI) % PANEL))
+
+
+def panels_in_turns(gate: Tensor, up: Tensor) -> Tensor:
+    """Two matrices [O, I], or vectors [O], as the rows of one: 16 of the first, 16 of the second, and so on,
+    each filled up with zeros to whole panels."""
+    parts = [F.pad(part, (0, 0) * (part.dim() - 1) + (0, -len(part) % PANEL)) for part in (gate, up)]
+    in_panels = [part.view(-1, PANEL, *part.shape[1:]) for part in parts]
+    return torch.stack(in_panels, dim=1).flatten(0, 2)

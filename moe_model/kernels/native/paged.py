@@ -8,7 +8,7 @@ from torch import Tensor
 
 from moe_model.kernels.base import Contexts
 from moe_model.kernels.native import _kernels
-from moe_model.kernels.native.parts import Runtime
+from moe_model.kernels.native.runtime import Runtime
 
 
 def attend_paged(

@@ -19,6 +19,7 @@ from moe_model.families import family_of
 from moe_model.kernels.base import Kernels
 from moe_model.layers.dense import Gate
 from moe_model.layers.router import Routing
+from moe_model.layers.router_rules import SoftmaxOfTopK
 from moe_model.model import Model
 from moe_model.sampling.params import SamplingParams
 from moe_model.versions.expert_versions import Catalog, ExpertModule
@@ -73,7 +74,7 @@ class Living:
 
     def change(self, modules: Sequence[ExpertModule], gate_ED: Tensor, layer: int = LAYER) -> None:
         newest = self.versions.newest
-        router = self.kernels.router(gate_ED, CONFIG.top_k)
+        router = self.kernels.router(SoftmaxOfTopK(), gate_ED, CONFIG.top_k)
         routed = RoutedLayer(tuple(modules), Gate(router, gate_ED))
         self.engine.switch(newest.followed_by(layer, routed))
 

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from moe_model import ModelConfig
 from moe_model.kernels.linear import TorchLinear as Linear
-from moe_model.layers.router import Routing, TopKRouter
+from moe_model.layers.router import Routing, RuledRouter
+from moe_model.layers.router_rules import SoftmaxOfTopK
 from tests.models import build_experts, local_experts, random_weights
 
 
@@ -23,7 +24,7 @@ def test_equals_the_plain_sum(n_experts: int, top_k: int, num_tokens: int) -> No
     weights = random_weights(config)
     backend = local_experts(config, build_experts(config, weights))
     x_TD = torch.randn(num_tokens, 16)
-    routing = TopKRouter(Linear(torch.randn(n_experts, 16)), top_k)(x_TD)
+    routing = RuledRouter(Linear(torch.randn(n_experts, 16)), SoftmaxOfTopK(), top_k)(x_TD)
     for layer in range(2):
         y_TD = backend.forward(layer, x_TD, routing)
         for token in range(num_tokens):
@@ -38,7 +39,7 @@ def test_a_bfloat16_model_gets_bfloat16_back() -> None:
         tensors.update({name: tensor.bfloat16() for name, tensor in tensors.items()})
     backend = local_experts(config, build_experts(config, weights))
     x_TD = torch.randn(4, 16).bfloat16()
-    routing = TopKRouter(Linear(torch.randn(3, 16)), 2)(x_TD)
+    routing = RuledRouter(Linear(torch.randn(3, 16)), SoftmaxOfTopK(), 2)(x_TD)
     y_TD = backend.forward(0, x_TD, routing)
     assert y_TD.dtype == torch.bfloat16
     expected_D = _plain_sum(weights.experts, 0, x_TD[1], routing, 1)

@@ -9,7 +9,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from moe_model.kernels.linear import TorchLinear as Linear
-from moe_model.layers.router import Routing, TopKRouter, load_balancing_loss
+from moe_model.layers.router import Routing, RuledRouter, load_balancing_loss
+from moe_model.layers.router_rules import SoftmaxOfTopK
+
+
+def router(gate: Linear, top_k: int) -> RuledRouter:
+    return RuledRouter(gate, SoftmaxOfTopK(), top_k)
 
 
 @given(
@@ -26,7 +31,7 @@ def test_routing_invariants(
     generator = torch.Generator().manual_seed(seed)
     weight_ED = torch.randn(n_experts, 8, generator=generator)
     x_TD = torch.randn(num_tokens, 8, generator=generator).to(dtype)
-    routing = TopKRouter(Linear(weight_ED), top_k)(x_TD)
+    routing = router(Linear(weight_ED), top_k)(x_TD)
 
     assert routing.weights_TK.dtype == routing.logits_TE.dtype == torch.float32
     assert routing.expert_ids_TK.dtype == torch.int64
@@ -45,25 +50,25 @@ def test_the_router_of_a_bfloat16_model_computes_in_float32() -> None:
     weight_ED, x_TD = torch.randn(5, 64), torch.randn(9, 64).bfloat16()
     exact_TE = x_TD.double() @ weight_ED.double().T
     torch.testing.assert_close(
-        TopKRouter(Linear(weight_ED), 2)(x_TD).logits_TE.double(), exact_TE, rtol=0, atol=1e-4
+        router(Linear(weight_ED), 2)(x_TD).logits_TE.double(), exact_TE, rtol=0, atol=1e-4
     )
 
 
 def test_one_expert_gets_everything() -> None:
-    routing = TopKRouter(Linear(torch.randn(1, 4)), 1)(torch.randn(3, 4))
+    routing = router(Linear(torch.randn(1, 4)), 1)(torch.randn(3, 4))
     assert routing.weights_TK.tolist() == [[1.0]] * 3
     assert routing.expert_ids_TK.tolist() == [[0]] * 3
 
 
 def test_a_router_of_zeros_still_picks_different_experts() -> None:
-    routing = TopKRouter(Linear(torch.zeros(6, 4)), 3)(torch.randn(5, 4))
+    routing = router(Linear(torch.zeros(6, 4)), 3)(torch.randn(5, 4))
     assert all(len(set(ids)) == 3 for ids in routing.expert_ids_TK.tolist())
     torch.testing.assert_close(routing.weights_TK, torch.full((5, 3), 1 / 3))
 
 
 @pytest.mark.parametrize(("n_experts", "top_k"), [(1, 1), (4, 1), (4, 3), (4, 4)])
 def test_the_loss_is_the_sum_over_experts(n_experts: int, top_k: int) -> None:
-    routing = TopKRouter(Linear(torch.randn(n_experts, 8)), top_k)(torch.randn(10, 8))
+    routing = router(Linear(torch.randn(n_experts, 8)), top_k)(torch.randn(10, 8))
     expected = 0.0
     for expert in range(n_experts):
         fraction = sum(expert in ids for ids in routing.expert_ids_TK.tolist()) / 10

@@ -10,14 +10,8 @@
 #define EXPERTS_CAPSULE "expertmesh.experts"
 
 typedef struct {
-    long num_experts, width, hidden_width;
-    float norm_eps;
-    expert experts[];
-} expert_table;
-
-typedef struct {
     void (*run_experts)(experts_op *op, int num_threads);
-    long (*scratch_bytes)(long num_pairs, long width, long hidden_width);
+    long (*scratch_bytes)(const expert_table *table, long num_pairs);
 } kernels_api;
 
 #endif

@@ -12,14 +12,16 @@
 #define ROWS_PER_TASK 96
 
 enum weight_type { WEIGHT_F32, WEIGHT_BF16, WEIGHT_I8 };
-enum activation { ACTIVATION_NONE, ACTIVATION_GELU };
+enum activation { ACTIVATION_NONE, ACTIVATION_GELU, ACTIVATION_SILU };
 
+/* `num_out` is the number of results. A gated matrix has two panels for 16 results, in turns: what gates, and
+ * what is gated; its scales and biases are as long as its panels. */
 typedef struct {
     const void *panels;
     const float *scale_O; /* of int8 weights, else NULL */
     const float *bias_O;  /* or NULL */
     long num_in, num_out;
-    int type;
+    int type, is_gated;
 } matrix;
 
 /* Fills sums[r][PANELS_PER_TASK * PANEL] with x Wᵀ for up to ROWS_PER_TASK rows and PANELS_PER_TASK panels.
@@ -38,6 +40,6 @@ typedef struct {
 /* The best for this processor; `name` picks one by name, NULL the best. NULL: not for this processor. */
 const gemm_kernels *find_gemm_kernels(const char *name);
 
-static inline long num_panels(long num_out) { return (num_out + PANEL - 1) / PANEL; }
+static inline long num_panels(const matrix *w) { return (w->num_out + PANEL - 1) / PANEL * (w->is_gated ? 2 : 1); }
 
 #endif

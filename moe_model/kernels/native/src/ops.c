@@ -28,14 +28,14 @@ static void gemm(const kernel_set *kernels, const matrix *w, const void *x, long
 
 /* Tasks of a product: blocks of rows by groups of panels, the panels of one block of rows first. */
 static long num_product_tasks(const matrix *w, long num_rows) {
-    return ceil_div(num_rows, ROWS_PER_TASK) * ceil_div(num_panels(w->num_out), PANELS_PER_TASK);
+    return ceil_div(num_rows, ROWS_PER_TASK) * ceil_div(num_panels(w), PANELS_PER_TASK);
 }
 
 /* One task of y = epilogue(x Wᵀ) over `num_rows` rows that begin at `first_row` of x and of y. */
 static void product_task(const kernel_set *kernels, const epilogue *e, const void *x, long stride, int x_is_bf16,
                          long first_row, long num_rows, long task) {
     float sums[ROWS_PER_TASK * PANELS_PER_TASK * PANEL];
-    const long panels = num_panels(e->w->num_out), groups = ceil_div(panels, PANELS_PER_TASK);
+    const long panels = num_panels(e->w), groups = ceil_div(panels, PANELS_PER_TASK);
     const long row = task / groups * ROWS_PER_TASK, panel = task % groups * PANELS_PER_TASK;
     const int rows = (int)at_most(ROWS_PER_TASK, num_rows - row);
     const int count = (int)at_most(PANELS_PER_TASK, panels - panel);
@@ -55,9 +55,7 @@ static void prepare_row(const linear_op *op, int rows_are_bf16, long row) {
     const long stride = even(op->w.num_in);
     const float *x = op->x + row * op->stride;
     void *to = (char *)op->scratch + row * stride * (rows_are_bf16 ? 2 : 4);
-    if (op->norm_weight != NULL)
-        op->kernels.rows->layer_norm(x, op->norm_weight, op->norm_bias, op->norm_eps, op->w.num_in, to, rows_are_bf16);
-    else op->kernels.rows->to_bf16(x, op->w.num_in, to);
+    op->kernels.rows->normalise(&op->norm, x, op->w.num_in, to, rows_are_bf16);
     if (rows_are_bf16 && op->w.num_in & 1) ((uint16_t *)to)[op->w.num_in] = 0;
 }
 
@@ -67,7 +65,7 @@ static void linear_work(void *arg, int thread, int num_threads) {
     linear_op *op = job->op;
     const void *x = op->x;
     long stride = op->stride;
-    if (op->norm_weight != NULL || job->rows_are_bf16) {
+    if (op->norm.kind != NORM_NONE || job->rows_are_bf16) {
         for (long row; (row = take(&job->next_row, 1)) < op->num_rows;) prepare_row(op, job->rows_are_bf16, row);
         barrier_wait(&job->ready, num_threads);
         x = op->scratch;
@@ -94,44 +92,45 @@ typedef struct {
     barrier normed_ready, hidden_ready, said_ready;
 } experts_job;
 
-long experts_scratch_bytes(long num_pairs, long width, long hidden_width) {
-    return num_pairs * 4 * (2 * even(width) + even(hidden_width));
+long experts_scratch_bytes(const expert_table *table, long num_pairs) {
+    return num_pairs * 4 * (2 * even(table->width) + even(table->hidden_width));
 }
 
 static void normalise_pairs(experts_job *job) {
     const experts_op *op = job->op;
-    const long size = even(op->width) * (job->rows_are_bf16 ? 2 : 4);
+    const long width = op->table->width;
+    const long size = even(width) * (job->rows_are_bf16 ? 2 : 4);
     const segment *s = op->segments;
     long end = s->num_pairs;
     for (long pair; (pair = take(&job->next_pair, 1)) < op->num_pairs;) {
         while (pair >= end) end += (++s)->num_pairs;
-        const expert *e = &op->experts[s->expert];
-        const float *x = op->x + (op->row_P == NULL ? pair : op->row_P[pair]) * op->width;
+        const expert *e = &op->table->experts[s->expert];
+        const float *x = op->x + (op->row_P == NULL ? pair : op->row_P[pair]) * width;
         char *to = job->normed + pair * size;
-        op->kernels.rows->layer_norm(x, e->norm_weight, e->norm_bias, op->norm_eps, op->width, to,
-                                     job->rows_are_bf16);
-        if (job->rows_are_bf16 && op->width & 1) ((uint16_t *)to)[op->width] = 0;
+        op->kernels.rows->normalise(&e->norm, x, width, to, job->rows_are_bf16);
+        if (job->rows_are_bf16 && width & 1) ((uint16_t *)to)[width] = 0;
     }
 }
 
 /* The tasks of all segments in a row; `is_up` picks the matrix, and with it what is read and written. */
 static void expert_products(experts_job *job, int is_up, atomic_long *next) {
     const experts_op *op = job->op;
+    const expert_table *table = op->table;
     const segment *s = op->segments, *end = s + op->num_segments;
     long first_pair = 0, first_task = 0;
     for (long task = take(next, 1); s < end;) {
-        const matrix *w = is_up ? &op->experts[s->expert].up : &op->experts[s->expert].down;
+        const matrix *w = is_up ? &table->experts[s->expert].up : &table->experts[s->expert].down;
         const long num_tasks = num_product_tasks(w, s->num_pairs);
         if (task >= first_task + num_tasks) {
             first_task += num_tasks;
             first_pair += s++->num_pairs;
             continue;
         }
-        const long hidden_stride = even(op->hidden_width);
-        const epilogue up = {w, NULL, job->hidden, hidden_stride, ACTIVATION_GELU, job->rows_are_bf16};
-        const epilogue down = {w, NULL, job->said, op->width, ACTIVATION_NONE, 0};
+        const long hidden_stride = even(table->hidden_width);
+        const epilogue up = {w, NULL, job->hidden, hidden_stride, table->activation, job->rows_are_bf16};
+        const epilogue down = {w, NULL, job->said, table->width, ACTIVATION_NONE, 0};
         product_task(&op->kernels, is_up ? &up : &down, is_up ? job->normed : job->hidden,
-                     is_up ? even(op->width) : hidden_stride, job->rows_are_bf16, first_pair, s->num_pairs,
+                     is_up ? even(table->width) : hidden_stride, job->rows_are_bf16, first_pair, s->num_pairs,
                      task - first_task);
         task = take(next, 1);
     }
@@ -139,46 +138,48 @@ static void expert_products(experts_job *job, int is_up, atomic_long *next) {
 
 /* The odd value that pads a row to pairs of bfloat16. */
 static void pad_hidden(experts_job *job) {
-    const experts_op *op = job->op;
-    if (job->rows_are_bf16 && op->hidden_width & 1)
-        for (long pair = 0; pair < op->num_pairs; pair++)
-            ((uint16_t *)job->hidden)[(pair + 1) * even(op->hidden_width) - 1] = 0;
+    const long hidden_width = job->op->table->hidden_width;
+    if (job->rows_are_bf16 && hidden_width & 1)
+        for (long pair = 0; pair < job->op->num_pairs; pair++)
+            ((uint16_t *)job->hidden)[(pair + 1) * even(hidden_width) - 1] = 0;
 }
 
 static void combine_token(const experts_op *op, const float *said, long token) {
-    float *out = op->out + token * op->width;
+    const long width = op->table->width;
+    float *out = op->out + token * width;
     int is_first = 1;
     for (long k = 0; k < op->top_k; k++) {
         const long pair = op->pair_TK[token * op->top_k + k];
         if (pair < 0) continue;
-        const float *y = said + pair * op->width;
+        const float *y = said + pair * width;
         const float w = op->weight_P[token * op->top_k + k];
-        if (is_first) op->kernels.rows->scale(y, w, op->width, out);
-        else op->kernels.rows->add_scaled(y, w, op->width, out);
+        if (is_first) op->kernels.rows->scale(y, w, width, out);
+        else op->kernels.rows->add_scaled(y, w, width, out);
         is_first = 0;
     }
-    if (is_first) memset(out, 0, sizeof(float) * op->width);
-    if (op->residual != NULL) op->kernels.rows->add(op->residual + token * op->width, op->width, out);
+    if (is_first) memset(out, 0, sizeof(float) * width);
+    if (op->residual != NULL) op->kernels.rows->add(op->residual + token * width, width, out);
 }
 
 /* A slice of columns of all rows: no two threads meet in one place. */
 static void combine_columns(const experts_op *op, const float *said, long column, long count) {
-    for (long row = 0; row < op->num_rows; row++) memset(op->out + row * op->width + column, 0, sizeof(float) * count);
+    const long width = op->table->width;
+    for (long row = 0; row < op->num_rows; row++) memset(op->out + row * width + column, 0, sizeof(float) * count);
     for (long pair = 0; pair < op->num_pairs; pair++) {
         const long row = op->row_P == NULL ? pair : op->row_P[pair];
-        op->kernels.rows->add_scaled(said + pair * op->width + column, op->weight_P[pair], count,
-                                     op->out + row * op->width + column);
+        op->kernels.rows->add_scaled(said + pair * width + column, op->weight_P[pair], count,
+                                     op->out + row * width + column);
     }
 }
 
 static void combine(experts_job *job) {
     const experts_op *op = job->op;
-    const long columns = 128;
+    const long columns = 128, width = op->table->width;
     if (op->combination == COMBINE_TOKENS) {
         for (long token; (token = take(&job->next_combined, 1)) < op->num_rows;) combine_token(op, job->said, token);
     } else if (op->combination == COMBINE_ROWS) {
-        for (long column; (column = take(&job->next_combined, columns)) < op->width;)
-            combine_columns(op, job->said, column, at_most(columns, op->width - column));
+        for (long column; (column = take(&job->next_combined, columns)) < width;)
+            combine_columns(op, job->said, column, at_most(columns, width - column));
     }
 }
 
@@ -198,10 +199,11 @@ static void experts_work(void *arg, int thread, int num_threads) {
 
 void run_experts(experts_op *op, int num_threads) {
     experts_job job = {.op = op};
-    job.rows_are_bf16 = op->num_segments > 0 && wants_bf16_rows(&op->kernels, &op->experts[op->segments[0].expert].up);
+    const expert_table *table = op->table;
+    job.rows_are_bf16 = op->num_segments > 0 && wants_bf16_rows(&op->kernels, &table->experts[op->segments[0].expert].up);
     job.normed = op->scratch;
-    job.hidden = job.normed + op->num_pairs * 4 * even(op->width);
-    char *said = job.hidden + op->num_pairs * 4 * even(op->hidden_width);
+    job.hidden = job.normed + op->num_pairs * 4 * even(table->width);
+    char *said = job.hidden + op->num_pairs * 4 * even(table->hidden_width);
     job.said = op->combination == COMBINE_NOT ? op->out : (float *)said;
     run_parallel(experts_work, &job, num_threads);
 }

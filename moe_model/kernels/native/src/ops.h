@@ -13,15 +13,14 @@ typedef struct {
     const row_kernels *rows;
 } kernel_set;
 
-/* y_RO = activation(x_RI Wᵀ + b) + residual_RO; x first through a LayerNorm where `norm_weight` is given.
+/* y_RO = activation(x_RI Wᵀ + b) + residual_RO, or what a gated matrix makes; x first through the norm.
  * `scratch` has room for R rows of I + 1 floats where there is a norm, or where rows go as bfloat16. */
 typedef struct {
     kernel_set kernels;
     matrix w;
     const float *x;
     long num_rows, stride;
-    const float *norm_weight, *norm_bias;
-    float norm_eps;
+    norm norm;
     int activation;
     const float *residual;
     float *y;
@@ -30,11 +29,19 @@ typedef struct {
 
 void run_linear(linear_op *op, int num_threads);
 
-/* One expert: down(gelu(up(norm(x)))). */
+/* One expert: down(activation(up(norm(x)))), or with a gated `up`, whose panels are those of gate and up,
+ * down(activation(gate(norm(x))) * up(norm(x))). */
 typedef struct {
-    const float *norm_weight, *norm_bias;
+    norm norm;
     matrix up, down;
 } expert;
+
+/* The experts of a layer, all of the same sizes and of one activation. */
+typedef struct {
+    long num_experts, width, hidden_width;
+    int activation;
+    expert experts[];
+} expert_table;
 
 typedef struct {
     long expert, num_pairs;
@@ -50,9 +57,7 @@ enum combination {
 /* Experts over their segments of pairs. Pair p reads row `row_P[p]` of x, or row p where NULL. */
 typedef struct {
     kernel_set kernels;
-    const expert *experts;
-    float norm_eps;
-    long width, hidden_width;
+    const expert_table *table;
     const float *x;
     long num_rows, num_pairs, num_segments;
     const segment *segments;
@@ -66,7 +71,7 @@ typedef struct {
     void *scratch; /* experts_scratch_bytes() */
 } experts_op;
 
-long experts_scratch_bytes(long num_pairs, long width, long hidden_width);
+long experts_scratch_bytes(const expert_table *table, long num_pairs);
 void run_experts(experts_op *op, int num_threads);
 
 /* Writes the step's keys and values to their slots, then attends: out [T, H, d]. */

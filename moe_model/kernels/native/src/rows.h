@@ -6,7 +6,18 @@
 
 #include "matrix.h"
 
-/* What becomes of a product's sums: y = activation(sum * scale + bias) + residual. */
+enum norm_kind { NORM_NONE, NORM_LAYER, NORM_RMS };
+
+/* What is done to a row before a product; of NORM_NONE, nothing. */
+typedef struct {
+    int kind;
+    float eps;
+    const float *weight_D, *bias_D; /* NORM_RMS has no bias */
+    long width;
+} norm;
+
+/* What becomes of a product's sums, h = sum * scale + bias: y = activation(h) + residual, or of a gated matrix
+ * y = activation(h of what gates) * h of what is gated, without a residual. */
 typedef struct {
     const matrix *w;
     const float *residual; /* of the same stride as y, or NULL */
@@ -26,8 +37,7 @@ typedef struct {
 } attention_source;
 
 typedef struct {
-    void (*layer_norm)(const float *x, const float *weight, const float *bias, float eps, long width, void *y,
-                       int y_is_bf16);
+    void (*normalise)(const norm *n, const float *x, long width, void *y, int y_is_bf16);
     void (*finish)(const epilogue *e, const float *sums, long first_row, int num_rows, long first_panel,
                    int num_panels);
     /* One head of one row over its first `length` positions; `scores` has room for them. */

@@ -78,8 +78,30 @@ static void NAME(to_bf16)(const float *x, long n, uint16_t *y) {
     }
 }
 
-static void NAME(layer_norm)(const float *x, const float *weight, const float *bias, float eps, long width,
-                             void *y, int y_is_bf16) {
+static void NAME(store_row)(const float *x, long n, void *y, long at, int y_is_bf16) {
+    if (y_is_bf16) NAME(to_bf16)(x, n, (uint16_t *)y + at);
+    else memcpy((float *)y + at, x, sizeof(float) * n);
+}
+
+/* x silu'd: x / (1 + e^-x), by e^-|x|, which cannot overflow. */
+INLINE f32x8 NAME(silu8)(f32x8 x) {
+    const i32x8 sign = SPLAT8I((int32_t)0x80000000);
+    f32x8 e = NAME(exp8)((f32x8)((i32x8)x | sign));
+    i32x8 is_negative = x < SPLAT8(0.0f);
+    f32x8 part = (f32x8)(((i32x8)e & is_negative) | ((i32x8)SPLAT8(1.0f) & ~is_negative));
+    return x * (part / (SPLAT8(1.0f) + e));
+}
+
+/* Over whole vectors: `row` has room for them. */
+INLINE void NAME(activate)(int activation, long n, float *row) {
+    if (activation == ACTIVATION_GELU)
+        for (long i = 0; i < n; i += 8) NAME(store8)(row + i, NAME(gelu8)(NAME(load8)(row + i)));
+    else if (activation == ACTIVATION_SILU)
+        for (long i = 0; i < n; i += 8) NAME(store8)(row + i, NAME(silu8)(NAME(load8)(row + i)));
+}
+
+static void NAME(layer_norm)(const norm *how, const float *x, long width, void *y, int y_is_bf16) {
+    const float *weight = how->weight_D, *bias = how->bias_D;
     f32x8 sum = SPLAT8(0.0f);
     long i = 0;
     for (; i + 8 <= width; i += 8) sum += NAME(load8)(x + i);
@@ -93,36 +115,83 @@ static void NAME(layer_norm)(const float *x, const float *weight, const float *b
     }
     float variance = NAME(sum8)(squares);
     for (; i < width; i++) variance += (x[i] - mean) * (x[i] - mean);
-    const float rate = 1.0f / sqrtf(variance / (float)width + eps);
+    const float rate = 1.0f / sqrtf(variance / (float)width + how->eps);
     float block[64];
     for (i = 0; i < width; i += 64) {
         long n = width - i < 64 ? width - i : 64;
         for (long j = 0; j < n; j++) block[j] = (x[i + j] - mean) * rate * weight[i + j] + bias[i + j];
-        if (y_is_bf16) NAME(to_bf16)(block, n, (uint16_t *)y + i);
-        else memcpy((float *)y + i, block, sizeof(float) * n);
+        NAME(store_row)(block, n, y, i, y_is_bf16);
+    }
+}
+
+static void NAME(rms_norm)(const norm *how, const float *x, long width, void *y, int y_is_bf16) {
+    f32x8 squares = SPLAT8(0.0f);
+    long i = 0;
+    for (; i + 8 <= width; i += 8) {
+        f32x8 v = NAME(load8)(x + i);
+        squares = FMA8(v, v, squares);
+    }
+    float total = NAME(sum8)(squares);
+    for (; i < width; i++) total += x[i] * x[i];
+    const float rate = 1.0f / sqrtf(total / (float)width + how->eps);
+    float block[64];
+    for (i = 0; i < width; i += 64) {
+        long n = width - i < 64 ? width - i : 64;
+        for (long j = 0; j < n; j++) block[j] = x[i + j] * rate * how->weight_D[i + j];
+        NAME(store_row)(block, n, y, i, y_is_bf16);
+    }
+}
+
+static void NAME(normalise)(const norm *how, const float *x, long width, void *y, int y_is_bf16) {
+    if (how->kind == NORM_LAYER) NAME(layer_norm)(how, x, width, y, y_is_bf16);
+    else if (how->kind == NORM_RMS) NAME(rms_norm)(how, x, width, y, y_is_bf16);
+    else NAME(store_row)(x, width, y, 0, y_is_bf16);
+}
+
+/* In place, over whole vectors: what lies beyond the `n` outputs is not kept. */
+INLINE void NAME(to_outputs)(const matrix *w, long first, long n, float *row) {
+    if (w->scale_O != NULL)
+        for (long i = 0; i < n; i++) row[i] *= w->scale_O[first + i];
+    if (w->bias_O != NULL)
+        for (long i = 0; i < n; i++) row[i] += w->bias_O[first + i];
+}
+
+static void NAME(finish_gated)(const epilogue *e, const float *sums, long first_row, int num_rows,
+                               long first_panel, int count) {
+    const matrix *w = e->w;
+    for (int r = 0; r < num_rows; r++) {
+        float row[PANELS_PER_TASK * PANEL];
+        memcpy(row, sums + (long)r * PANELS_PER_TASK * PANEL, sizeof row);
+        NAME(to_outputs)(w, first_panel * PANEL, (long)count * PANEL, row);
+        for (int p = 0; p < count; p += 2) {
+            const long at = (first_panel + p) / 2 * PANEL;
+            const long n = w->num_out - at < PANEL ? w->num_out - at : PANEL;
+            float *gate = row + p * PANEL, *gated = gate + PANEL;
+            NAME(activate)(e->activation, PANEL, gate);
+            for (int i = 0; i < PANEL; i++) gated[i] = gate[i] * gated[i];
+            NAME(store_row)(gated, n, e->y, (first_row + r) * e->stride + at, e->y_is_bf16);
+        }
     }
 }
 
 static void NAME(finish)(const epilogue *e, const float *sums, long first_row, int num_rows, long first_panel,
                          int count) {
     const matrix *w = e->w;
+    if (w->is_gated) {
+        NAME(finish_gated)(e, sums, first_row, num_rows, first_panel, count);
+        return;
+    }
     const long first = first_panel * PANEL;
     const long n = w->num_out - first < (long)count * PANEL ? w->num_out - first : (long)count * PANEL;
     for (int r = 0; r < num_rows; r++) {
-        /* In place, over whole vectors: what lies beyond num_out is not kept. */
         float row[PANELS_PER_TASK * PANEL];
         memcpy(row, sums + (long)r * PANELS_PER_TASK * PANEL, sizeof row);
         const long at = (first_row + r) * e->stride + first;
-        if (w->scale_O != NULL)
-            for (long i = 0; i < n; i++) row[i] *= w->scale_O[first + i];
-        if (w->bias_O != NULL)
-            for (long i = 0; i < n; i++) row[i] += w->bias_O[first + i];
-        if (e->activation == ACTIVATION_GELU)
-            for (long i = 0; i < n; i += 8) NAME(store8)(row + i, NAME(gelu8)(NAME(load8)(row + i)));
+        NAME(to_outputs)(w, first, n, row);
+        NAME(activate)(e->activation, n, row);
         if (e->residual != NULL)
             for (long i = 0; i < n; i++) row[i] += e->residual[at + i];
-        if (e->y_is_bf16) NAME(to_bf16)(row, n, (uint16_t *)e->y + at);
-        else memcpy((float *)e->y + at, row, sizeof(float) * n);
+        NAME(store_row)(row, n, e->y, at, e->y_is_bf16);
     }
 }
 
@@ -252,7 +321,7 @@ static void NAME(attend)(const attention_source *s, long row, long head, long le
 }
 
 static const row_kernels NAME(rows) = {
-    NAME(layer_norm), NAME(finish), NAME(attend), NAME(to_bf16), NAME(scale), NAME(add_scaled), NAME(add),
+    NAME(normalise), NAME(finish), NAME(attend), NAME(to_bf16), NAME(scale), NAME(add_scaled), NAME(add),
 };
 
 #undef INLINE

@@ -14,6 +14,7 @@ from moe_model.kernels.choice import KernelChoice, choose_kernels
 from moe_model.layers.dense import Gate
 from moe_model.layers.expert_selection import ExpertSelection
 from moe_model.layers.router import row_selection
+from moe_model.layers.router_rules import SoftmaxOfTopK
 from moe_model.versions.expert_versions import ExpertModule
 from moe_model.versions.model_version import ModelVersion, RoutedLayer, in_columns
 from tests.examples import examples
@@ -43,7 +44,7 @@ def versions(choice: KernelChoice, *, equal: bool) -> list[ModelVersion]:
     more = (*replaced, ExpertModule(0, 6, 5))
     contents = [(plain, gate_ED), (replaced, gate_ED), (more, more_ED), (more[1:], more_ED[1:])]
     return [
-        ModelVersion(number, (RoutedLayer(modules, Gate(kernels.router(gate, K), gate)),))
+        ModelVersion(number, (RoutedLayer(modules, Gate(kernels.router(SoftmaxOfTopK(), gate, K), gate)),))
         for number, (modules, gate) in enumerate(contents)
     ]
 

@@ -11,12 +11,13 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from moe_model.kernels.quantise import dequantise_int8, quantise_int8
+from moe_model.layers.specs import NormSpec
 from tests.native import needs_native
 
 pytest.importorskip("moe_model.kernels.native._kernels", reason="the C kernels are not built")
 from moe_model.kernels.native import _kernels
+from moe_model.kernels.native.linear import NativeLinear
 from moe_model.kernels.native.native_kernels import INSTRUCTION_SETS, NativeKernels
-from moe_model.kernels.native.parts import NativeLinear
 from tests.examples import examples
 
 pytestmark = needs_native
@@ -128,7 +129,7 @@ def test_norm_is_layer_norm(width: int) -> None:
     kernels = NativeKernels()
     x_RD = torch.randn(5, width) * 3 + 2
     weight_D, bias_D = torch.randn(width), torch.randn(width)
-    norm = kernels.norm(weight_D, bias_D)
+    norm = kernels.norm(NormSpec("layer_norm", 1e-5), weight_D, bias_D)
     expected = F.layer_norm(x_RD.double(), (width,), weight_D.double(), bias_D.double())
     torch.testing.assert_close(norm(x_RD).double(), expected, rtol=1e-5, atol=1e-5)
     weight_OD = torch.randn(11, width)

@@ -8,8 +8,10 @@ from tests.native import needs_native
 pytest.importorskip("moe_model.kernels.native._kernels", reason="the C kernels are not built")
 from moe_model.kernels.base import Contexts
 from moe_model.kernels.native.native_kernels import NativeKernels
-from moe_model.kernels.native.parts import Scratch
+from moe_model.kernels.native.runtime import Scratch
 from moe_model.kernels.torch_kernels import TorchKernels
+from moe_model.layers.router_rules import SoftmaxOfTopK
+from moe_model.layers.specs import NormSpec
 from tests.moe_model.kernels.native.test_native_experts import make_bank
 
 pytestmark = needs_native
@@ -22,7 +24,7 @@ def test_products(num_rows: int) -> None:
     weight_OI, x_RI = torch.randn(700, 300), torch.randn(num_rows, 300)
     assert num_rows * weight_OI.numel() > 200_000, "below, one thread does it all"
     one, four = (
-        kernels.linear(weight_OI, None, "gelu", kernels.norm(torch.ones(300), torch.zeros(300)))
+        kernels.linear(weight_OI, None, "gelu", kernels.norm(NormSpec("layer_norm", 1e-5), torch.ones(300)))
         for kernels in (ONE, FOUR)
     )
     for _ in range(20):
@@ -30,7 +32,7 @@ def test_products(num_rows: int) -> None:
 
 
 def test_experts() -> None:
-    x_TD, router = torch.randn(64, 60), TorchKernels().router(torch.randn(5, 60), 2)
+    x_TD, router = torch.randn(64, 60), TorchKernels().router(SoftmaxOfTopK(), torch.randn(5, 60), 2)
     routing = router(x_TD)
     one, four = make_bank(ONE, 60, 200), make_bank(FOUR, 60, 200)
     expected = one.run_tokens(0, x_TD, routing)

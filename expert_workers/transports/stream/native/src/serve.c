@@ -178,17 +178,14 @@ static size_t compute(server *s, const frame_header *h, const char *body, memory
     const size_t widened = h->dtype == ROWS_BF16 ? (size_t)h->num_rows * h->width * 4 : 0;
     const size_t at_work = (widened + 63) & ~(size_t)63;
     const expert_table *table = layer->table;
-    const size_t work = s->api->scratch_bytes(h->num_pairs, table->width, table->hidden_width);
+    const size_t work = s->api->scratch_bytes(table, h->num_pairs);
     if (!grow(reply, size) || !grow(&s->scratch, at_work + work)) return 0;
     const double started = now();
     float *const rows = (float *)s->scratch.at;
     if (widened) widen_rows(parts.rows, (size_t)h->num_rows * h->width, rows);
     experts_op op = {
         .kernels = s->kernels,
-        .experts = table->experts,
-        .norm_eps = table->norm_eps,
-        .width = table->width,
-        .hidden_width = table->hidden_width,
+        .table = table,
         .x = widened ? rows : parts.rows,
         .num_rows = h->num_rows,
         .num_pairs = h->num_pairs,

@@ -1,0 +1,126 @@
+"""Norms and products over the C kernels: they keep the weights that C points into.
+
+Rows are float32 between the parts, whatever the weights are. Shapes: R rows, I inputs, O outputs, D d_model.
+"""
+
+import torch
+from torch import Tensor
+
+from moe_model.kernels.native import _kernels
+from moe_model.kernels.native.pack import pack, panels_in_turns
+from moe_model.kernels.native.runtime import Runtime, address_of, rows_of
+from moe_model.kernels.quantise import quantise_int8
+from moe_model.layers.specs import Activation, NormKind, NormSpec
+
+_DTYPES = {torch.float32: 0, torch.bfloat16: 1, torch.int8: 2}
+_NORMS: dict[NormKind, int] = {"layer_norm": 1, "rms_norm": 2}
+ACTIVATIONS: dict[Activation, int] = {"none": 0, "gelu": 1, "silu": 2}
+
+
+class NativeNorm:
+    """A norm of rows. Without a bias, LayerNorm shifts by 0."""
+
+    def __init__(self, runtime: Runtime, spec: NormSpec, weight_D: Tensor, bias_D: Tensor | None) -> None:
+        if bias_D is None and spec.kind == "layer_norm":
+            bias_D = torch.zeros_like(weight_D)
+        assert bias_D is None or (spec.kind == "layer_norm" and bias_D.shape == weight_D.shape)
+        self._kernels = runtime.kernels
+        self._weight_D = weight_D.float().contiguous()
+        self._bias_D = None if bias_D is None else bias_D.float().contiguous()
+        self._width = len(weight_D)
+        addresses = address_of(self._weight_D), address_of(self._bias_D)
+        self.handle = _kernels.norm(_NORMS[spec.kind], *addresses, spec.eps, self._width)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        num_rows = rows_of(x, self._width)
+        y = torch.empty_like(x)
+        _kernels.normalise(self._kernels, self.handle, x.data_ptr(), num_rows, y.data_ptr())
+        return y
+
+
+class NativeMatrix:
+    """A matrix in the layout of the kernels, with its bias; `int8` rounds it to 8 bits.
+
+    With a second one of its shape, `gate_OI`, a product is activation(gate(x)) · (x Wᵀ + b).
+    """
+
+    def __init__(
+        self,
+        weight_OI: Tensor,
+        bias_O: Tensor | None = None,
+        gate_OI: Tensor | None = None,
+        gate_bias_O: Tensor | None = None,
+        *,
+        int8: bool = False,
+    ) -> None:
+        self.num_out, self.num_in = weight_OI.shape
+        self.is_gated = gate_OI is not None
+        found = _values(weight_OI, bias_O, int8=int8)
+        if gate_OI is not None:
+            assert gate_OI.shape == weight_OI.shape
+            gate = _values(gate_OI, gate_bias_O, int8=int8)
+            found = [_both(*parts) for parts in zip(gate, found, strict=True)]
+        values_OI, scale_O, bias_O = found
+        assert values_OI is not None
+        # C points into these.
+        self._kept = pack(values_OI), scale_O, bias_O
+        self.handle = _kernels.matrix(
+            _DTYPES[values_OI.dtype],
+            address_of(self._kept[0]),
+            address_of(scale_O),
+            address_of(bias_O),
+            self.num_in,
+            self.num_out,
+            self.is_gated,
+        )
+
+
+def _values(weight_OI: Tensor, bias_O: Tensor | None, *, int8: bool) -> list[Tensor | None]:
+    """Values, the scales of int8 values, biases."""
+    assert bias_O is None or bias_O.shape == weight_OI.shape[:1]
+    values_OI, scale_O = quantise_int8(weight_OI) if int8 else (weight_OI, None)
+    return [values_OI, scale_O, None if bias_O is None else bias_O.float().contiguous()]
+
+
+def _both(gate: Tensor | None, up: Tensor | None) -> Tensor | None:
+    assert (gate is None) == (up is None)
+    return None if gate is None or up is None else panels_in_turns(gate, up)
+
+
+class NativeLinear:
+    """A product and what surrounds it."""
+
+    def __init__(
+        self,
+        runtime: Runtime,
+        matrix: NativeMatrix,
+        activation: Activation = "none",
+        norm: NativeNorm | None = None,
+    ) -> None:
+        self.matrix = matrix
+        self.norm = norm
+        self._runtime = runtime
+        self._norm_handle = None if norm is None else norm.handle
+        self._activation = ACTIVATIONS[activation]
+
+    def __call__(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
+        num_in, num_out = self.matrix.num_in, self.matrix.num_out
+        num_rows = rows_of(x, num_in)
+        y = torch.empty(*x.shape[:-1], num_out)
+        if residual is not None:
+            assert rows_of(residual, num_out) == num_rows
+            assert not self.matrix.is_gated
+        _kernels.linear(
+            self._runtime.kernels,
+            self.matrix.handle,
+            x.data_ptr(),
+            num_rows,
+            num_in,
+            self._norm_handle,
+            self._activation,
+            address_of(residual),
+            y.data_ptr(),
+            self._runtime.scratch.address(4 * num_rows * (num_in + 1)),
+            self._runtime.num_threads,
+        )
+        return y

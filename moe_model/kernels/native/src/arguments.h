@@ -1,0 +1,98 @@
+/* Arguments of the module's functions, and the names of its capsules. */
+#ifndef EXPERTMESH_ARGUMENTS_H
+#define EXPERTMESH_ARGUMENTS_H
+
+#define PY_SSIZE_T_CLEAN
+#include <Python.h>
+
+#include "api.h"
+
+#define KERNELS KERNELS_CAPSULE
+#define MATRIX MATRIX_CAPSULE
+#define NORM "expertmesh.norm"
+#define TABLE EXPERTS_CAPSULE
+/* Multiplications below which letting go of the interpreter costs more than it gives. */
+#define WORTH_RELEASING 200000L
+
+/* Arguments are read in order; a failure sets a Python error and is asked for once, at the end. */
+typedef struct {
+    PyObject *const *next;
+    Py_ssize_t num_left;
+    int failed;
+} reader;
+
+static inline PyObject *read_object(reader *r) {
+    if (r->failed || r->num_left < 1) {
+        if (!r->failed) PyErr_SetString(PyExc_TypeError, "too few arguments");
+        r->failed = 1;
+        return NULL;
+    }
+    r->num_left--;
+    return *r->next++;
+}
+
+static inline long read_long(reader *r) {
+    PyObject *object = read_object(r);
+    if (object == NULL) return 0;
+    long value = PyLong_AsLong(object);
+    if (value == -1 && PyErr_Occurred()) r->failed = 1;
+    return value;
+}
+
+static inline void *read_address(reader *r) {
+    PyObject *object = read_object(r);
+    if (object == NULL) return NULL;
+    void *value = PyLong_AsVoidPtr(object);
+    if (value == NULL && PyErr_Occurred()) r->failed = 1;
+    return value;
+}
+
+static inline float read_float(reader *r) {
+    PyObject *object = read_object(r);
+    if (object == NULL) return 0;
+    double value = PyFloat_AsDouble(object);
+    if (value == -1 && PyErr_Occurred()) r->failed = 1;
+    return (float)value;
+}
+
+static inline void *read_capsule(reader *r, const char *name) {
+    PyObject *object = read_object(r);
+    void *value = object == NULL ? NULL : PyCapsule_GetPointer(object, name);
+    if (value == NULL) r->failed = 1;
+    return value;
+}
+
+static inline int is_done(reader *r) {
+    if (!r->failed && r->num_left > 0) {
+        PyErr_SetString(PyExc_TypeError, "too many arguments");
+        r->failed = 1;
+    }
+    return !r->failed;
+}
+
+/* A norm, or None. */
+static inline norm read_norm(reader *r) {
+    if (r->num_left > 0 && *r->next == Py_None) {
+        read_object(r);
+        return (norm){0};
+    }
+    const norm *found = read_capsule(r, NORM);
+    return found == NULL ? (norm){0} : *found;
+}
+
+/* Whether a norm is for rows of this width, or none; else a Python error is set. */
+static inline int norm_fits(const norm *n, long width) {
+    if (n->kind == NORM_NONE || n->width == width) return 1;
+    PyErr_Format(PyExc_ValueError, "a norm of %ld values before a product of %ld", n->width, width);
+    return 0;
+}
+
+/* A copy of the value, freed with the capsule. */
+PyObject *to_capsule(const void *value, size_t size, const char *name);
+
+typedef PyObject *python_function(PyObject *self, PyObject *const *args, Py_ssize_t num_args);
+
+python_function py_experts, py_experts_scratch_bytes, py_run_tokens, py_run_segments; /* module_experts.c */
+python_function py_attention;                                                         /* module_attention.c */
+
+#endif

@@ -1,0 +1,43 @@
+/* Attention as a Python function. */
+#include "arguments.h"
+
+PyObject *py_attention(PyObject *self, PyObject *const *args, Py_ssize_t num_args) {
+    (void)self;
+    reader r = {args, num_args, 0};
+    const kernel_set *set = read_capsule(&r, KERNELS);
+    attention_op op = {0};
+    op.source.q = read_address(&r);
+    op.k = read_address(&r);
+    op.v = read_address(&r);
+    op.source.q_stride = read_long(&r);
+    op.kv_stride = read_long(&r);
+    op.keys = read_address(&r);
+    op.values = read_address(&r);
+    op.source.cache_is_bf16 = (int)read_long(&r);
+    op.source.block_size = read_long(&r);
+    op.source.num_heads = read_long(&r);
+    op.source.num_kv_heads = read_long(&r);
+    op.source.head_dim = read_long(&r);
+    op.num_tokens = read_long(&r);
+    op.slot_T = read_address(&r);
+    op.sequence_T = read_address(&r);
+    op.length_T = read_address(&r);
+    op.block_table = read_address(&r);
+    op.table_stride = read_long(&r);
+    op.longest = read_long(&r);
+    op.scores = read_address(&r);
+    op.out = read_address(&r);
+    const int num_threads = (int)read_long(&r);
+    if (!is_done(&r)) return NULL;
+    op.kernels = *set;
+    op.source.keys = op.keys;
+    op.source.values = op.values;
+    if (op.num_tokens * op.longest * op.source.num_heads * op.source.head_dim < WORTH_RELEASING) {
+        run_attention(&op, 1);
+    } else {
+        Py_BEGIN_ALLOW_THREADS;
+        run_attention(&op, num_threads);
+        Py_END_ALLOW_THREADS;
+    }
+    Py_RETURN_NONE;
+}
