@@ -12,7 +12,7 @@ JOBS ?= 2
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 
-.PHONY: help install demo serve test test-slow chaos check format protos bench bench-serve bench-peers bench-service \
+.PHONY: help install demo serve test test-long test-slow chaos check format protos bench bench-serve bench-peers bench-service \
   fuzz examples clean
 
 help:  ## show this list
@@ -34,8 +34,12 @@ demo: export PROMPT := $(PROMPT)
 serve: install  ## serve the bundled model on 127.0.0.1:50051
 	$(BIN)/expertmesh serve $(CHECKPOINT) --workers $(WORKERS) $(ARGS)
 
-test: install  ## all tests but the slow ones; none needs privileges
+test: install  ## the tests of every change; none needs privileges
 	$(BIN)/python -m pytest -n $(JOBS) --time-per-folder $(ARGS)
+
+test-long: install  ## servers that lose workers, end or are overloaded; properties with all their examples
+	$(BIN)/python -m pytest -n $(JOBS) --time-per-folder -m '(long or hypothesis) and not slow and not chaos' \
+	  --hypothesis-profile=full $(ARGS)
 
 chaos: install  ## all scenarios of failure; those of networks need root, iproute2 and iptables
 	$(BIN)/python -m pytest -m 'not slow' tests/scenarios tests/chaos tests/integration/test_chaos.py $(ARGS)

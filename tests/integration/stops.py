@@ -11,7 +11,6 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
 import tempfile
 import threading
 import time
@@ -29,18 +28,12 @@ from expertmesh.messages import ClientError
 from moe_model.checkpoint.reader import Checkpoint
 from tests.coordinator.exchanges import module_of
 from tests.integration.processes import COMMAND, DEMO_CHECKPOINT, PORTS
-from tests.integration.ray_head import Cluster, cluster
+from tests.integration.ray_cluster import Actors, Cluster, cluster
 
 MARK = "EXPERTMESH_STOPS"
 # Seconds in which a stopped command must have ended: its drain timeout.
 BAR = 30.0
 GONE = 20.0
-_ACTORS = """
-import sys, ray, logging
-ray.init(sys.argv[1], log_to_driver=False, logging_level=logging.ERROR)
-for line in sys.stdin:
-    print(" ".join(sorted(a["name"] for a in ray.util.list_named_actors(all_namespaces=True))), flush=True)
-"""
 
 
 @dataclass
@@ -160,37 +153,6 @@ class Run:
         with suppress(OSError):
             return f"{MARK}={self.mark}".encode() in (folder / "environ").read_bytes().split(b"\0")
         return False
-
-
-class Actors:
-    """The named actors of a shared cluster, as a process that is connected all the time sees them."""
-
-    def __init__(self, shared: Cluster) -> None:
-        self._process = subprocess.Popen(
-            [sys.executable, "-c", _ACTORS, shared.address],
-            env={**os.environ, **shared.env},
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            text=True,
-        )
-
-    def left(self) -> list[str]:
-        deadline = time.monotonic() + GONE
-        while (names := self.names()) and time.monotonic() < deadline:
-            time.sleep(0.05)
-        return [f"actor {name}" for name in names]
-
-    def close(self) -> None:
-        self._process.kill()
-        self._process.communicate()
-
-    def names(self) -> list[str]:
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
-        self._process.stdin.write("?\n")
-        self._process.stdin.flush()
-        return self._process.stdout.readline().split()
 
 
 Change = Callable[[ControlClient], object]

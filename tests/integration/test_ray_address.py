@@ -1,6 +1,5 @@
 """Workers on a cluster that is not ours: they come, they go, and nobody takes another's."""
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -8,15 +7,15 @@ import pytest
 from expertmesh.client import Client
 from expertmesh.control import ControlClient
 from tests.integration.processes import DEMO_CHECKPOINT, Server, wait_gone
-from tests.integration.ray_head import Cluster, cluster
+from tests.integration.ray_cluster import Cluster
+from tests.integration.shared_cluster import Shared
 
-pytestmark = pytest.mark.timeout(240)
+pytestmark = [pytest.mark.long, pytest.mark.timeout(240)]
 
 
-@pytest.fixture(scope="module")
-def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
-    with cluster(tmp_path_factory.mktemp("token")) as running:
-        yield running
+@pytest.fixture
+def running(shared_cluster: Shared) -> Cluster:
+    return shared_cluster.cluster
 
 
 def serve(running: Cluster, log: Path, *arguments: str) -> Server:

@@ -17,7 +17,7 @@ from expert_workers.cluster.ray_environment import RayAccess
 from expert_workers.cluster.ray_preflight import preflight
 from moe_model.errors import ClusterError
 from tests.integration.processes import children
-from tests.integration.ray_head import with_token
+from tests.integration.ray_cluster import with_token
 
 USERS_TOKEN = "the-token-of-the-user"
 API_KEY = "em-a-key-of-the-server"

@@ -21,7 +21,8 @@ from tests.integration.processes import (
     run_command,
     stop,
 )
-from tests.integration.ray_head import head, with_tls, with_token, write_versions
+from tests.integration.ray_cluster import with_token
+from tests.integration.ray_gcs import head, with_tls, write_versions
 
 HOUR = DAY / 24
 HOST = "127.0.0.1"

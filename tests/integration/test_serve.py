@@ -23,6 +23,7 @@ from tests.integration.processes import (
     run_command,
     wait_gone,
 )
+from tests.integration.shared_cluster import Shared
 
 pytestmark = pytest.mark.timeout(240)
 
@@ -128,9 +129,13 @@ def test_the_client_command_streams(server: Server) -> None:
 
 
 @pytest.mark.parametrize("replicas", ["1", "2"])
-def test_a_killed_worker_costs_no_request_and_changes_no_token(tmp_path: Path, replicas: str) -> None:
+def test_a_killed_worker_costs_no_request_and_changes_no_token(
+    shared_cluster: Shared, tmp_path: Path, replicas: str
+) -> None:
     """With a replica the rows go there; without one the step waits until Ray has started the worker again."""
-    with Server(str(DEMO_CHECKPOINT), "--replicas", replicas, log=tmp_path / "log") as server:
+    cluster = shared_cluster.cluster
+    options = ("--replicas", replicas, "--ray-address", cluster.address)
+    with Server(str(DEMO_CHECKPOINT), *options, log=tmp_path / "log", env=cluster.env) as server:
         server.wait_ready()
         with Client(server.address) as client:
             expected = client.generate(KILLED, max_tokens=60, seed=3, ignore_eos=True, return_token_ids=True)

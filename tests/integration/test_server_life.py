@@ -30,7 +30,7 @@ from tests.coordinator.api.fakes import failure
 from tests.integration.processes import DEMO_CHECKPOINT, Server, stop
 from tests.integration.test_serve import worker_pid
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = [pytest.mark.long, pytest.mark.timeout(300)]
 
 SERVING = health_pb2.HealthCheckResponse.SERVING
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING

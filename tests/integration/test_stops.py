@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration.ray_head import cluster
-from tests.integration.stops import GENERATE, SERVE, Actors, Run, changes, stop_change
+from tests.integration.shared_cluster import Shared
+from tests.integration.stops import GENERATE, SERVE, Run, changes, stop_change
 
-pytestmark = pytest.mark.timeout(240)
+pytestmark = [pytest.mark.long, pytest.mark.timeout(240)]
 
 
 def wait_for_handlers_of_ray(run: Run) -> None:
@@ -43,19 +43,15 @@ def test_while_ray_starts(command: tuple[str, ...], number: signal.Signals, code
     assert stopped.code == code
 
 
-def test_while_a_worker_starts_on_a_shared_cluster(tmp_path: Path) -> None:
-    with cluster(tmp_path / "c") as shared:
-        actors = Actors(shared)
-        try:
-            run = Run(*SERVE, f"--ray-address={shared.address}", env=shared.env)
-            while not actors.names() and not run.is_ready:
-                assert run.process.poll() is None, run.log.read_text()
-            stopped = run.stop("shared", signal.SIGTERM, 0.0)
-            stopped.left += actors.left()
-            assert not stopped.left, stopped
-            assert stopped.code == 0
-        finally:
-            actors.close()
+def test_while_a_worker_starts_on_a_shared_cluster(shared_cluster: Shared) -> None:
+    shared, actors = shared_cluster.cluster, shared_cluster.actors
+    run = Run(*SERVE, f"--ray-address={shared.address}", env=shared.env)
+    while not actors.names() and not run.is_ready:
+        assert run.process.poll() is None, run.log.read_text()
+    stopped = run.stop("shared", signal.SIGTERM, 0.0)
+    stopped.left += actors.left()
+    assert not stopped.left, stopped
+    assert stopped.code == 0
 
 
 def test_while_it_scales() -> None:

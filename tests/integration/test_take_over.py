@@ -1,7 +1,6 @@
 """Two coordinators on one Ray cluster: what the older one's callers hear when the other takes over."""
 
 import time
-from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,8 @@ import pytest
 from expertmesh.control import ControlClient
 from expertmesh.v1 import generation_pb2_grpc
 from tests.integration.processes import DEMO_CHECKPOINT, Server
-from tests.integration.ray_head import Cluster, cluster
+from tests.integration.ray_cluster import Cluster
+from tests.integration.shared_cluster import Shared
 from tests.integration.test_server_life import PATIENCE, endless_message, failure_of, until_running
 
 # What nobody may wait for: neither lost experts nor the drain, each longer than the test may take.
@@ -21,10 +21,12 @@ WORKERS = ["--workers=2", "--on-expert-loss=wait", "--max-batch=2"]
 NUM_STREAMS, NUM_QUEUED = 2, 2
 
 
+pytestmark = pytest.mark.long
+
+
 @pytest.fixture
-def head(tmp_path: Path) -> Iterator[Cluster]:
-    with cluster(tmp_path / "token", num_cpus=4) as head:
-        yield head
+def head(shared_cluster: Shared) -> Cluster:
+    return shared_cluster.cluster
 
 
 def serving(head: Cluster, log: Path, *arguments: str) -> Server:

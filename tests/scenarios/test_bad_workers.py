@@ -21,7 +21,7 @@ from tests.integration.processes import (
 from tests.scenarios.serving import serving
 from tests.scenarios.under_load import until
 
-pytestmark = pytest.mark.timeout(240)
+pytestmark = [pytest.mark.long, pytest.mark.timeout(240)]
 MEMORY_GROUPS = Path("/sys/fs/cgroup/memory")
 
 

@@ -4,7 +4,6 @@ import asyncio
 import os
 import signal
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from subprocess import CompletedProcess
 
@@ -23,16 +22,16 @@ from tests.integration.processes import (
     run_command,
     wait_gone,
 )
-from tests.integration.ray_head import Cluster, cluster
+from tests.integration.ray_cluster import Cluster, cluster
+from tests.integration.shared_cluster import Shared
 from tests.scenarios.under_load import Load, Operator, until, until_true
 
 pytestmark = pytest.mark.timeout(300)
 
 
-@pytest.fixture(scope="module")
-def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
-    with cluster(tmp_path_factory.mktemp("token"), num_cpus=4) as head:
-        yield head
+@pytest.fixture
+def head(shared_cluster: Shared) -> Cluster:
+    return shared_cluster.cluster
 
 
 def serving(head: Cluster, log: Path, *arguments: str) -> Server:

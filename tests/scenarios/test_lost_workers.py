@@ -20,7 +20,7 @@ from tests.conftest import Measured
 from tests.integration.processes import Server, stop, wait_gone
 from tests.scenarios.under_load import History, Load, Operator, until
 
-pytestmark = pytest.mark.timeout(240)
+pytestmark = [pytest.mark.long, pytest.mark.timeout(240)]
 # Of --call-timeout.
 T_CALL = 1.0
 

@@ -15,7 +15,7 @@ from tests.integration.processes import wait_gone
 from tests.scenarios.serving import serving
 from tests.scenarios.under_load import until_true
 
-pytestmark = pytest.mark.timeout(240)
+pytestmark = [pytest.mark.long, pytest.mark.timeout(240)]
 SERVING = health_pb2.HealthCheckResponse.SERVING
 
 

@@ -19,6 +19,8 @@ from benchmarks.server_process import ServerProcess, serving
 from tests.integration.processes import DEMO_CHECKPOINT
 from tests.scenarios.readers import NeverReading, wordy
 
+pytestmark = pytest.mark.long
+
 # Well above what a busy machine keeps those who do read waiting.
 STALL = 3.0
 NUM_READERS, NUM_OTHERS, NEW_TOKENS = 12, 4, 20

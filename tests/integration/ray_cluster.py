@@ -1,7 +1,5 @@
-"""Real Ray heads: a whole cluster, which takes seconds, and its GCS alone, a tenth of one."""
+"""A whole Ray cluster of one machine, which takes seconds to start, and what it still has of ours."""
 
-import base64
-import json
 import os
 import secrets
 import signal
@@ -10,20 +8,22 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import grpc
-from ray._private import services
-from ray.core.generated import gcs_service_pb2
-
-from tests.coordinator.api.certificates import Authority, write_private
+from tests.coordinator.api.certificates import write_private
 from tests.integration.processes import children, wait_gone
 
-MESSAGES: Any = gcs_service_pb2
+_ACTORS = """
+import sys, ray, logging
+ray.init(sys.argv[1], log_to_driver=False, logging_level=logging.ERROR)
+for line in sys.stdin:
+    print(" ".join(sorted(a["name"] for a in ray.util.list_named_actors(all_namespaces=True))), flush=True)
+"""
+# Seconds that Ray has to forget an actor that was ended.
+_FORGOTTEN = 20.0
 
 
 def free_port() -> int:
@@ -46,32 +46,6 @@ def wait_listening(
         else:
             return
     raise AssertionError(f"nothing listens on {port}")
-
-
-@contextmanager
-def head(folder: Path, environment: Mapping[str, str], host: str = "127.0.0.1") -> Iterator[int]:
-    """Its port at `host`. `environment` is what it has of Ray's variables."""
-    (folder / "session").mkdir(parents=True)
-    port = free_port()
-    others = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
-    with (folder / "out").open("wb") as out:
-        process = subprocess.Popen(
-            [
-                *(services.GCS_SERVER_EXECUTABLE, f"--gcs_server_port={port}", f"--node-ip-address={host}"),
-                *(f"--log_dir={folder}", f"--session-dir={folder / 'session'}", "--session-name=session"),
-                *("--metrics-agent-port=0", "--ray-commit=none", f"--node-id={secrets.token_hex(28)}"),
-                f"--config_list={base64.b64encode(b'{}').decode()}",
-            ],
-            stdout=out,
-            stderr=out,
-            env={**others, **environment},
-        )
-    try:
-        wait_listening(port, process, host=host)
-        yield port
-    finally:
-        process.kill()
-        process.wait(30)
 
 
 @dataclass(frozen=True)
@@ -118,16 +92,37 @@ def cluster(folder: Path, num_cpus: int = 2) -> Iterator[Cluster]:
                 os.kill(pid, signal.SIGKILL)
 
 
-def write_versions(port: int, **versions: str) -> None:
-    """As `ray start --head` writes its own. Of a head without token and TLS."""
-    request = MESSAGES.InternalKVPutRequest(
-        key=b"CLUSTER_METADATA", value=json.dumps(versions).encode(), namespace=b"cluster", overwrite=True
-    )
-    with grpc.insecure_channel(f"127.0.0.1:{port}", options=[("grpc.enable_http_proxy", 0)]) as channel:
-        method = "/ray.rpc.InternalKVGcsService/InternalKVPut"
-        reply = MESSAGES.InternalKVPutReply
-        put: Any = channel.unary_unary(method, type(request).SerializeToString, reply.FromString)
-        assert put(request, timeout=10).status.code == 0
+class Actors:
+    """The named actors of a shared cluster, as a process that is connected all the time sees them."""
+
+    def __init__(self, shared: Cluster) -> None:
+        self._process = subprocess.Popen(
+            [sys.executable, "-c", _ACTORS, shared.address],
+            env={**os.environ, **shared.env},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+        )
+
+    def left(self) -> list[str]:
+        deadline = time.monotonic() + _FORGOTTEN
+        while (names := self.names()) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        return [f"actor {name}" for name in names]
+
+    def close(self) -> None:
+        self._process.kill()
+        self._process.communicate()
+
+    def names(self) -> list[str]:
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._process.stdin.write("?\n")
+        self._process.stdin.flush()
+        line = self._process.stdout.readline()
+        assert line.endswith("\n"), "the process that looks has ended"
+        return line.split()
 
 
 def with_token(folder: Path, token: str | None = None) -> dict[str, str]:
@@ -135,18 +130,3 @@ def with_token(folder: Path, token: str | None = None) -> dict[str, str]:
     folder.mkdir(exist_ok=True)
     path = write_private(folder / "token", (token or secrets.token_hex(32)).encode())
     return {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(path)}
-
-
-def with_tls(
-    folder: Path, authority: Authority, signed: tuple[bytes, bytes], ca: bytes = b""
-) -> dict[str, str]:
-    """The variables of a process with this certificate and key."""
-    folder.mkdir(exist_ok=True)
-    files = {"cert": signed[0], "key": signed[1], "ca": ca or authority.pem}
-    paths = {name: str(write_private(folder / f"{name}.pem", data)) for name, data in files.items()}
-    return {
-        "RAY_USE_TLS": "1",
-        "RAY_TLS_SERVER_CERT": paths["cert"],
-        "RAY_TLS_SERVER_KEY": paths["key"],
-        "RAY_TLS_CA_CERT": paths["ca"],
-    }
