@@ -15,6 +15,7 @@ import weakref
 from collections.abc import Callable
 from pathlib import Path
 
+import expertmesh
 from coordinator.confined.child import OUT_OF_TIME, frame
 from coordinator.confined.errors import CrashedError, NoProcessError, OutOfTimeError
 
@@ -23,7 +24,8 @@ log = logging.getLogger(__name__)
 START_SECONDS = 30.0
 # Longer replies than any that is meant, so that a process gone mad cannot fill the server's memory.
 MAX_REPLY = 64 << 20
-_ROOT = str(Path(__file__).resolve().parents[2])
+# Where this package and the client's are, which the process cannot look up without `site`.
+_ROOTS = (str(Path(__file__).resolve().parents[2]), str(Path(expertmesh.__file__).resolve().parents[1]))
 
 Process = subprocess.Popen[bytes]
 
@@ -64,7 +66,7 @@ class ConfinedProcess:
                 bufsize=0,
                 start_new_session=True,
                 # Nothing of the server's own environment, which may hold keys.
-                env={"PYTHONPATH": os.pathsep.join([_ROOT, *filter(os.path.isabs, sys.path)])},
+                env={"PYTHONPATH": os.pathsep.join([*_ROOTS, *filter(os.path.isabs, sys.path)])},
             )
         except OSError as error:
             raise NoProcessError(f"{self._module}: cannot start a process: {error.strerror}") from None
