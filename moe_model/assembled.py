@@ -1,6 +1,6 @@
 """AssembledModel: the whole model in one process, without a cache; the oracle for everything else.
 
-Shapes: B batch, S sequence, T = B·S tokens, D d_model, H heads, d head size, V vocabulary.
+Shapes: B batch, S sequence, T = B·S tokens, D d_model, H heads, G key/value heads, d head size, V vocabulary.
 """
 
 import math
@@ -152,13 +152,16 @@ class AssembledModel:
 
 
 def dense_attention(batch: int, seq_len: int, attention_mask_BS: Tensor | None) -> Attend:
-    """Causal attention over whole sequences of one length, with an optional padding mask.
+    """Causal attention over whole sequences of one length, with an optional padding mask. Query head h sees
+    key head h // (H / G).
 
     Written out as in Vaswani et al., 2017, section 3.2.1: this is the specification that the paged kernels
     are compared with.
     """
 
-    def attend(_layer: int, q_THd: Tensor, k_THd: Tensor, v_THd: Tensor) -> Tensor:
+    def attend(_layer: int, q_THd: Tensor, k_TGd: Tensor, v_TGd: Tensor) -> Tensor:
+        num_groups = q_THd.shape[1] // k_TGd.shape[1]
+        k_THd, v_THd = (x_TGd.repeat_interleave(num_groups, dim=1) for x_TGd in (k_TGd, v_TGd))
         q_BHSd, k_BHSd, v_BHSd = (
             x_THd.view(batch, seq_len, *x_THd.shape[1:]).transpose(1, 2) for x_THd in (q_THd, k_THd, v_THd)
         )

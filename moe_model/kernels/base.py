@@ -14,7 +14,7 @@ from torch import Tensor
 from moe_model.layers.dispatch import Expert, ExpertKey
 from moe_model.layers.router import Routing, RowSelection
 from moe_model.layers.router_rules import RouterRule
-from moe_model.layers.specs import Activation, ExpertSpec, NormSpec
+from moe_model.layers.specs import Activation, ExpertSpec, NormSpec, RotarySpec
 
 Segments = Sequence[tuple[int, int]]
 
@@ -30,6 +30,13 @@ class Linear(Protocol):
 
     def __call__(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
         """Returns [R, O] for x [R, I]."""
+
+
+class Rotary(Protocol):
+    """Rotary positions: turns the heads of each row by its position."""
+
+    def __call__(self, x_THd: Tensor, positions_T: Tensor) -> Tensor:
+        """Returns the turned heads; x_THd itself may be turned. Rows may lie apart, a row's heads not."""
 
 
 class Router(Protocol):
@@ -117,6 +124,9 @@ class Kernels(Protocol):
         int8: bool = False,
     ) -> Linear:
         """`int8` rounds the weights to 8 bits, with one scale for each output."""
+
+    def rotary(self, spec: RotarySpec) -> Rotary:
+        """One is enough for all layers."""
 
     def router(self, rule: RouterRule, weight_ED: Tensor, top_k: int) -> Router:
         """The rule over the logits of the weights, both in float32."""

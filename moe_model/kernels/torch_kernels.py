@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from moe_model.kernels.base import ExpertBank, Linear, Norm, Router, Segments
+from moe_model.kernels.base import ExpertBank, Linear, Norm, Rotary, Router, Segments
 from moe_model.kernels.grouped import GroupedBank
 from moe_model.kernels.linear import TorchLinear
 from moe_model.kernels.quantise import dequantise_int8, quantise_int8
@@ -24,9 +24,10 @@ from moe_model.layers.dispatch import (
 )
 from moe_model.layers.expert_ffn import ExpertFFN, check_expert
 from moe_model.layers.norms import TorchNorm
+from moe_model.layers.rotary import TorchRotary
 from moe_model.layers.router import Routing, RuledRouter
 from moe_model.layers.router_rules import RouterRule
-from moe_model.layers.specs import Activation, ExpertSpec, NormSpec
+from moe_model.layers.specs import Activation, ExpertSpec, NormSpec, RotarySpec
 
 
 class TorchKernels:
@@ -53,6 +54,9 @@ class TorchKernels:
         """With `int8` the weights are those that 8 bits can say, but kept in their own dtype."""
         weight_OI = dequantise_int8(*quantise_int8(weight_OI)).to(weight_OI.dtype) if int8 else weight_OI
         return TorchLinear(weight_OI, bias_O, activation, norm)
+
+    def rotary(self, spec: RotarySpec) -> Rotary:
+        return TorchRotary(spec)
 
     def router(self, rule: RouterRule, weight_ED: Tensor, top_k: int) -> Router:
         return RuledRouter(TorchLinear(weight_ED.float()), rule, top_k)

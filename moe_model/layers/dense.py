@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from moe_model.errors import ConfigError
-from moe_model.kernels.base import Linear, Norm, Router
+from moe_model.kernels.base import Linear, Norm, Rotary, Router
 
 # 1 GiB of float32: the one large thing whose size comes from two numbers in a config and from no file.
 MAX_POSITION_VALUES = 1 << 28
@@ -53,20 +53,25 @@ class Attention(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class FusedAttention:
-    """Projections of multi-head attention with one [3, H, d] matrix for query, key and value.
+    """Projections with one matrix for query, key and value, whose rows are the H query heads, then the G
+    heads of the keys, then those of the values, of d rows each.
 
-    `qkv` begins with the layer's norm.
+    `qkv` begins with the layer's norm. With `rotary`, queries and keys turn by their positions.
     """
 
     qkv: Linear
     out: Linear
     n_heads: int
+    n_kv_heads: int
+    rotary: Rotary | None = None
 
     def project(self, x_TD: Tensor, positions_T: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Returns q_THd, k_THd, v_THd. `positions_T` is for families that rotate here."""
-        q_TD, k_TD, v_TD = self.qkv(x_TD).chunk(3, dim=-1)
-        heads = (x_TD.shape[0], self.n_heads, -1)
-        return q_TD.reshape(heads), k_TD.reshape(heads), v_TD.reshape(heads)
+        num_heads = self.n_heads + self.n_kv_heads
+        heads = self.qkv(x_TD).view(len(x_TD), num_heads + self.n_kv_heads, -1)
+        turning, v_TGd = heads[:, :num_heads], heads[:, num_heads:]
+        if self.rotary is not None:
+            turning = self.rotary(turning, positions_T)
+        return turning[:, : self.n_heads], turning[:, self.n_heads :], v_TGd
 
     def merge(self, o_THd: Tensor, residual_TD: Tensor) -> Tensor:
         return self.out(o_THd.flatten(1), residual_TD)

@@ -4,8 +4,14 @@ Kernels make parts from these and from tensors. Shapes: D d_model, F hidden size
 G key/value heads, d head size.
 """
 
+import math
 from dataclasses import dataclass
 from typing import Literal, Self
+
+from moe_model.errors import ConfigError
+
+# As in kernels/native/src/rows.h.
+MAX_ROTARY_DIM = 1024
 
 NormKind = Literal["layer_norm", "rms_norm"]
 Activation = Literal["none", "gelu", "silu"]
@@ -61,6 +67,12 @@ class RotarySpec:
     dim: int
     theta: float
     pairing: Pairing = "half_split"
+
+    def __post_init__(self) -> None:
+        if self.dim % 2 or not 2 <= self.dim <= MAX_ROTARY_DIM:
+            raise ConfigError(f"rotary positions: {self.dim} values of a head cannot turn in pairs")
+        if not (math.isfinite(self.theta) and self.theta > 0):
+            raise ConfigError(f"rotary positions: theta is {self.theta}")
 
 
 @dataclass(frozen=True, slots=True)

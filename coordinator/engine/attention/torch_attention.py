@@ -1,7 +1,7 @@
 """Attention over the paged cache: one padded call for all single tokens, one call per longer chunk.
 
 Shapes: T tokens, R single-token rows, S longest context, C context of a chunk, H heads, G key/value heads,
-d head size, N tokens of a chunk, or slots of all rows.
+Q query heads of each of those, d head size, N tokens of a chunk, or slots of all rows.
 """
 
 from collections.abc import Callable
@@ -41,13 +41,14 @@ def paged_attention(cache: KVCache, batch: Batch) -> Attend:
 
 def _attend_decode(q_THd: Tensor, keys: Tensor, values: Tensor, rows: DecodeRows) -> Tensor:
     num_rows, length = rows.slots_RS.shape
-    q_RH1d = q_THd[:num_rows].unsqueeze(2)
+    # The query heads that see one key head are rows of one product.
+    q_RGQd = q_THd[:num_rows].unflatten(1, (keys.shape[1], -1))
     # By flat slots: the same numbers as indexing by both, several times as fast.
     slots_N = rows.slots_RS.view(-1)
     k_RGSd = keys.index_select(0, slots_N).view(num_rows, length, *keys.shape[1:]).transpose(1, 2)
     v_RGSd = values.index_select(0, slots_N).view(num_rows, length, *values.shape[1:]).transpose(1, 2)
     mask_R11S = rows.mask_RS[:, None, None, :]
-    return F.scaled_dot_product_attention(q_RH1d, k_RGSd, v_RGSd, attn_mask=mask_R11S).squeeze(2)
+    return F.scaled_dot_product_attention(q_RGQd, k_RGSd, v_RGSd, attn_mask=mask_R11S).flatten(1, 2)
 
 
 def _attend_span(
@@ -56,7 +57,14 @@ def _attend_span(
     q_HNd = q_THd[span.first_row : span.first_row + span.num_tokens].transpose(0, 1).unsqueeze(0)
     k_GCd = keys[span.slots_C].transpose(0, 1).unsqueeze(0)
     v_GCd = values[span.slots_C].transpose(0, 1).unsqueeze(0)
-    o_HNd = F.scaled_dot_product_attention(q_HNd, k_GCd, v_GCd, attn_mask=mask_NC, is_causal=mask_NC is None)
+    o_HNd = F.scaled_dot_product_attention(
+        q_HNd,
+        k_GCd,
+        v_GCd,
+        attn_mask=mask_NC,
+        is_causal=mask_NC is None,
+        enable_gqa=q_THd.shape[1] != keys.shape[1],
+    )
     return o_HNd.squeeze(0).transpose(0, 1)
 
 

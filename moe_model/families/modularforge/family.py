@@ -115,6 +115,7 @@ class ModularForge:
             ),
             kernels.linear(tensors[f"{prefix}.out.weight"]),
             config.n_heads,
+            config.n_kv_heads,
         )
         gate_ED = tensors[f"{prefix}.router.weight"]
         return Block(

@@ -65,6 +65,20 @@ def run_segments(
     num_threads: int,
     /,
 ) -> None: ...
+def rotate(
+    kernels: object,
+    rates: int,
+    dim: int,
+    is_interleaved: int,
+    x: int,
+    num_rows: int,
+    stride: int,
+    num_heads: int,
+    head_dim: int,
+    positions: int,
+    num_threads: int,
+    /,
+) -> None: ...
 def attention(
     kernels: object,
     q: int,

@@ -10,18 +10,19 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from moe_model.kernels.base import ExpertBank, Linear, Norm, PagedAttention, Router
+from moe_model.kernels.base import ExpertBank, Linear, Norm, PagedAttention, Rotary, Router
 from moe_model.kernels.native import _kernels
 from moe_model.kernels.native.experts import NativeBank, NativeExpert, NativeTable
 from moe_model.kernels.native.linear import NativeLinear, NativeMatrix, NativeNorm
 from moe_model.kernels.native.paged import attend_paged
+from moe_model.kernels.native.rotary import NativeRotary
 from moe_model.kernels.native.router import NativeRouter
 from moe_model.kernels.native.runtime import Runtime, Scratch
 from moe_model.layers.dispatch import Expert, ExpertKey, by_layer
 from moe_model.layers.expert_ffn import check_expert
 from moe_model.layers.router import RuledRouter
 from moe_model.layers.router_rules import RouterRule, SoftmaxOfTopK
-from moe_model.layers.specs import Activation, ExpertSpec, NormSpec
+from moe_model.layers.specs import Activation, ExpertSpec, NormSpec, RotarySpec
 from moe_model.machine import usable_cores
 
 _log = logging.getLogger(__name__)
@@ -61,6 +62,9 @@ class NativeKernels:
     ) -> Linear:
         assert norm is None or isinstance(norm, NativeNorm)
         return NativeLinear(self._runtime, NativeMatrix(weight_OI, bias_O, int8=int8), activation, norm)
+
+    def rotary(self, spec: RotarySpec) -> Rotary:
+        return NativeRotary(self._runtime, spec)
 
     def router(self, rule: RouterRule, weight_ED: Tensor, top_k: int) -> Router:
         """C for SoftmaxOfTopK; another rule is applied as it is, to the logits of C."""

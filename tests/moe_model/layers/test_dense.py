@@ -33,7 +33,7 @@ def test_embedding_adds_the_row_of_the_position() -> None:
 
 def test_fused_projection_is_laid_out_as_query_key_value_of_heads() -> None:
     weight = torch.randn(12, 4)
-    attention = FusedAttention(Linear(weight), Linear(torch.eye(4)), n_heads=2)
+    attention = FusedAttention(Linear(weight), Linear(torch.eye(4)), n_heads=2, n_kv_heads=2)
     x_TD = torch.randn(5, 4)
     rows_T3Hd = (x_TD @ weight.T).view(5, 3, 2, 2)
     for part, projected in enumerate(attention.project(x_TD, torch.arange(5))):
@@ -41,6 +41,6 @@ def test_fused_projection_is_laid_out_as_query_key_value_of_heads() -> None:
 
 
 def test_merge_undoes_the_split_into_heads_and_adds_the_residual() -> None:
-    attention = FusedAttention(Linear(torch.randn(12, 4)), Linear(torch.eye(4)), n_heads=2)
+    attention = FusedAttention(Linear(torch.randn(12, 4)), Linear(torch.eye(4)), n_heads=2, n_kv_heads=2)
     o_TD, x_TD = torch.randn(5, 4), torch.randn(5, 4)
     torch.testing.assert_close(attention.merge(o_TD.view(5, 2, 2), x_TD), x_TD + o_TD)

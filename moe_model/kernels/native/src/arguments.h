@@ -93,6 +93,6 @@ PyObject *to_capsule(const void *value, size_t size, const char *name);
 typedef PyObject *python_function(PyObject *self, PyObject *const *args, Py_ssize_t num_args);
 
 python_function py_experts, py_experts_scratch_bytes, py_run_tokens, py_run_segments; /* module_experts.c */
-python_function py_attention;                                                         /* module_attention.c */
+python_function py_rotate, py_attention; /* module_attention.c */
 
 #endif

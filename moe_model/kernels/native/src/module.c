@@ -136,6 +136,7 @@ static PyMethodDef methods[] = {
     FAST("experts_scratch_bytes", py_experts_scratch_bytes),
     FAST("run_tokens", py_run_tokens),
     FAST("run_segments", py_run_segments),
+    FAST("rotate", py_rotate),
     FAST("attention", py_attention),
     {NULL, NULL, 0, NULL},
 };

@@ -1,5 +1,34 @@
-/* Attention as a Python function. */
+/* Rotary positions and attention as Python functions. */
 #include "arguments.h"
+
+PyObject *py_rotate(PyObject *self, PyObject *const *args, Py_ssize_t num_args) {
+    (void)self;
+    reader r = {args, num_args, 0};
+    const kernel_set *set = read_capsule(&r, KERNELS);
+    rotary_op op = {0};
+    op.how.rates = read_address(&r);
+    op.how.dim = read_long(&r);
+    op.how.is_interleaved = (int)read_long(&r);
+    op.x = read_address(&r);
+    op.num_rows = read_long(&r);
+    op.stride = read_long(&r);
+    op.num_heads = read_long(&r);
+    op.head_dim = read_long(&r);
+    op.position_R = read_address(&r);
+    const int num_threads = (int)read_long(&r);
+    if (!is_done(&r)) return NULL;
+    if (op.how.dim < 2 || op.how.dim % 2 || op.how.dim > op.head_dim || op.how.dim > MAX_ROTARY_DIM)
+        return PyErr_Format(PyExc_ValueError, "%ld values of a head of %ld cannot turn", op.how.dim, op.head_dim);
+    op.kernels = *set;
+    if (op.num_rows * op.num_heads * op.how.dim < WORTH_RELEASING) {
+        run_rotary(&op, 1);
+    } else {
+        Py_BEGIN_ALLOW_THREADS;
+        run_rotary(&op, num_threads);
+        Py_END_ALLOW_THREADS;
+    }
+    Py_RETURN_NONE;
+}
 
 PyObject *py_attention(PyObject *self, PyObject *const *args, Py_ssize_t num_args) {
     (void)self;

@@ -209,6 +209,25 @@ void run_experts(experts_op *op, int num_threads) {
 }
 
 typedef struct {
+    const rotary_op *op;
+    atomic_long next_row;
+} rotary_job;
+
+static void rotary_work(void *arg, int thread, int num_threads) {
+    (void)thread;
+    (void)num_threads;
+    rotary_job *job = arg;
+    const rotary_op *op = job->op;
+    for (long row; (row = take(&job->next_row, 1)) < op->num_rows;)
+        op->kernels.rows->turn(&op->how, op->position_R[row], op->num_heads, op->head_dim, op->x + row * op->stride);
+}
+
+void run_rotary(rotary_op *op, int num_threads) {
+    rotary_job job = {.op = op};
+    run_parallel(rotary_work, &job, num_threads);
+}
+
+typedef struct {
     attention_op *op;
     atomic_long next_row, next_task;
     barrier written;

@@ -74,6 +74,17 @@ typedef struct {
 long experts_scratch_bytes(const expert_table *table, long num_pairs);
 void run_experts(experts_op *op, int num_threads);
 
+/* Turns rows of heads by their positions, in place. */
+typedef struct {
+    kernel_set kernels;
+    rotation how;
+    float *x; /* rows of [heads, d], `stride` apart */
+    long num_rows, stride, num_heads, head_dim;
+    const int64_t *position_R;
+} rotary_op;
+
+void run_rotary(rotary_op *op, int num_threads);
+
 /* Writes the step's keys and values to their slots, then attends: out [T, H, d]. */
 typedef struct {
     kernel_set kernels;

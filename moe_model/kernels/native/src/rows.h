@@ -36,6 +36,16 @@ typedef struct {
     long block_size, num_heads, num_kv_heads, head_dim;
 } attention_source;
 
+#define MAX_ROTARY_DIM 1024
+
+/* Rotary positions: the first `dim` values of a head, an even number, turn in pairs by position * rate. Pairs are
+ * neighbours where they are interleaved, else half of `dim` apart. */
+typedef struct {
+    const float *rates; /* [dim / 2], in radians per position */
+    long dim;
+    int is_interleaved;
+} rotation;
+
 typedef struct {
     void (*normalise)(const norm *n, const float *x, long width, void *y, int y_is_bf16);
     void (*finish)(const epilogue *e, const float *sums, long first_row, int num_rows, long first_panel,
@@ -47,6 +57,8 @@ typedef struct {
     void (*scale)(const float *x, float w, long n, float *y);
     void (*add_scaled)(const float *x, float w, long n, float *y);
     void (*add)(const float *x, long n, float *y);
+    /* The heads of one row, in place. */
+    void (*turn)(const rotation *how, int64_t position, long num_heads, long head_dim, float *x);
 } row_kernels;
 
 const row_kernels *find_row_kernels(const char *name);

@@ -1,4 +1,4 @@
-/* Row operations for one instruction set; included once for each, with NAME(x), FMA8(a, b, c), LOAD8_BF16,
+/* Row operations for one instruction set; with attend_impl.h included once for each, with NAME(x), FMA8(a, b, c), LOAD8_BF16,
  * SUM_OF_FOUR(a, b, c, d) defined. Eight lanes always: with AVX-512 a reduction's order, and so its bits, are those without.
  * No include guard: that is the point. */
 
@@ -210,118 +210,45 @@ static void NAME(add)(const float *x, long n, float *y) {
     for (long i = 0; i < n; i++) y[i] += x[i];
 }
 
-/* From scores to weights that still want to be divided by their sum, which is returned. */
-INLINE float NAME(soften)(float *scores, long length, float largest) {
-    f32x8 sums = SPLAT8(0.0f);
-    long i = 0;
-    for (; i + 8 <= length; i += 8) {
-        f32x8 e = NAME(exp8)(NAME(load8)(scores + i) - SPLAT8(largest));
-        NAME(store8)(scores + i, e);
-        sums += e;
+/* Sines and cosines of float32 angles of up to some millions, in float64: quarter turns are taken off, the rest is
+ * Taylor's to 1e-11, so that the float32 they become is the nearest but for a tie. */
+static void NAME(sines)(const float *angle, long n, float *sine, float *cosine) {
+    const double per_quarter = 0.63661977236758134, quarter = 1.5707963267948966, rest = 6.123233995736766e-17;
+    const double round = 6755399441055744.0;
+    for (long i = 0; i < n; i++) {
+        const double shifted = angle[i] * per_quarter + round;
+        const double quarters = shifted - round;
+        const double r = angle[i] - quarters * quarter - quarters * rest, z = r * r;
+        const double s =
+            r + r * z * (-1.0 / 6 + z * (1.0 / 120 + z * (-1.0 / 5040 + z * (1.0 / 362880 + z * (-1.0 / 39916800)))));
+        const double c = 1.0 + z * (-0.5 + z * (1.0 / 24 + z * (-1.0 / 720 + z * (1.0 / 40320 + z * (-1.0 / 3628800 +
+                                                                                     z * (1.0 / 479001600))))));
+        int64_t bits;
+        memcpy(&bits, &shifted, sizeof bits);
+        const double at_sine = bits & 1 ? c : s, at_cosine = bits & 1 ? s : c;
+        sine[i] = (float)(bits & 2 ? -at_sine : at_sine);
+        cosine[i] = (float)((bits + 1) & 2 ? -at_cosine : at_cosine);
     }
-    if (i < length) {
-        f32x8 rest = SPLAT8(-INFINITY);
-        for (long j = i; j < length; j++) rest[j - i] = scores[j] - largest;
-        rest = NAME(exp8)(rest);
-        sums += rest;
-        for (long j = i; j < length; j++) scores[j] = rest[j - i];
-    }
-    return NAME(sum8)(sums);
 }
 
-/* The beginning of the next block, which lies anywhere; the processor finds the rest by itself. */
-INLINE void NAME(prefetch)(const void *at) {
-    for (int line = 0; line < 4; line++) __builtin_prefetch((const char *)at + 64 * line);
+static void NAME(turn)(const rotation *how, int64_t position, long num_heads, long head_dim, float *x) {
+    float angle[MAX_ROTARY_DIM / 2], sine[MAX_ROTARY_DIM / 2], cosine[MAX_ROTARY_DIM / 2];
+    const long half = how->dim / 2, step = how->is_interleaved ? 2 : 1, apart = how->is_interleaved ? 1 : half;
+    for (long i = 0; i < half; i++) angle[i] = (float)position * how->rates[i];
+    NAME(sines)(angle, half, sine, cosine);
+    for (long head = 0; head < num_heads; head++, x += head_dim)
+        for (long i = 0; i < half; i++) {
+            const float first = x[step * i], second = x[step * i + apart];
+            x[step * i] = first * cosine[i] - second * sine[i];
+            x[step * i + apart] = second * cosine[i] + first * sine[i];
+        }
 }
 
-/* A NaN score must not be lost in a comparison: it makes the whole row NaN, as it should. */
-#define DEFINE_ATTEND(type, element, LOADER, WIDEN)                                                          \
-    /* q k for `count` keys, 1 or 4: four at once share the loads of q and the adding up. */                 \
-    INLINE void NAME(dots_##type)(const float *q, const element *k, long n, float *dots, const int count) {  \
-        f32x8 acc[4] = {SPLAT8(0.0f), SPLAT8(0.0f), SPLAT8(0.0f), SPLAT8(0.0f)};                             \
-        long i = 0;                                                                                          \
-        for (; i + 8 <= n; i += 8) {                                                                         \
-            const f32x8 part = NAME(load8)(q + i);                                                           \
-            _Pragma("GCC unroll 4") for (int c = 0; c < count; c++) acc[c] =                                 \
-                FMA8(part, LOADER(k + c * n + i), acc[c]);                                                   \
-        }                                                                                                    \
-        if (count == 4) NAME(sum8_four)(acc[0], acc[1], acc[2], acc[3], dots);                               \
-        else dots[0] = NAME(sum8)(acc[0]);                                                                   \
-        for (; i < n; i++)                                                                                   \
-            for (int c = 0; c < count; c++) dots[c] += q[i] * WIDEN(k[c * n + i]);                           \
-    }                                                                                                        \
-    INLINE void NAME(mix_##type)(const attention_source *s, const element *values, long block_stride,        \
-                                 const float *p, long length, float rate, float *out, const int nv) {        \
-        f32x8 acc[8];                                                                                        \
-        _Pragma("GCC unroll 8") for (int v = 0; v < nv; v++) acc[v] = SPLAT8(0.0f);                          \
-        for (long first = 0; first < length; first += s->block_size) {                                       \
-            const element *at = values + s->blocks[first / s->block_size] * block_stride;                    \
-            const long n = length - first < s->block_size ? length - first : s->block_size;                  \
-            if (first + n < length) NAME(prefetch)(values + s->blocks[first / s->block_size + 1] * block_stride); \
-            for (long j = 0; j < n; j++, at += s->head_dim) {                                                \
-                f32x8 weight = SPLAT8(p[first + j]);                                                         \
-                _Pragma("GCC unroll 8") for (int v = 0; v < nv; v++) acc[v] =                                \
-                    FMA8(weight, LOADER(at + 8 * v), acc[v]);                                                \
-            }                                                                                                \
-        }                                                                                                    \
-        _Pragma("GCC unroll 8") for (int v = 0; v < nv; v++)                                                 \
-            NAME(store8)(out + 8 * v, acc[v] * SPLAT8(rate));                                                \
-    }                                                                                                        \
-    static void NAME(attend_##type)(const attention_source *s, long row, long head, long length,             \
-                                    float *scores, float *out) {                                             \
-        const long d = s->head_dim, block_stride = s->block_size * s->num_kv_heads * d;                      \
-        const long offset = head / (s->num_heads / s->num_kv_heads) * s->block_size * d;                     \
-        const float *q = s->q + row * s->q_stride + head * d;                                                \
-        const element *keys = (const element *)s->keys + offset;                                             \
-        const element *values = (const element *)s->values + offset;                                         \
-        const float factor = 1.0f / sqrtf((float)d);                                                         \
-        float largest = -INFINITY;                                                                           \
-        for (long first = 0; first < length; first += s->block_size) {                                       \
-            const element *at = keys + s->blocks[first / s->block_size] * block_stride;                      \
-            const long n = length - first < s->block_size ? length - first : s->block_size;                  \
-            if (first + n < length) NAME(prefetch)(keys + s->blocks[first / s->block_size + 1] * block_stride); \
-            long j = 0;                                                                                      \
-            for (; j + 4 <= n; j += 4) NAME(dots_##type)(q, at + j * d, d, scores + first + j, 4);           \
-            for (; j < n; j++) NAME(dots_##type)(q, at + j * d, d, scores + first + j, 1);                   \
-        }                                                                                                    \
-        for (long j = 0; j < length; j++) {                                                                  \
-            const float score = scores[j] *= factor;                                                         \
-            largest = score > largest || score != score ? score : largest;                                   \
-        }                                                                                                    \
-        const float sum = NAME(soften)(scores, length, largest);                                             \
-        /* exp8 maps NaN to 0: what is not finite is told here. */                                           \
-        const float rate = largest - largest == 0.0f ? 1.0f / sum : NAN;                                     \
-        long c = 0;                                                                                          \
-        for (; c + 64 <= d; c += 64)                                                                         \
-            NAME(mix_##type)(s, values + c, block_stride, scores, length, rate, out + c, 8);                    \
-        for (; c + 32 <= d; c += 32)                                                                         \
-            NAME(mix_##type)(s, values + c, block_stride, scores, length, rate, out + c, 4);                    \
-        for (; c + 8 <= d; c += 8)                                                                           \
-            NAME(mix_##type)(s, values + c, block_stride, scores, length, rate, out + c, 1);                    \
-        for (; c < d; c++) {                                                                                 \
-            float acc = 0.0f;                                                                                \
-            for (long j = 0; j < length; j++) {                                                              \
-                const element *block = values + s->blocks[j / s->block_size] * block_stride;                 \
-                acc += scores[j] * WIDEN(block[j % s->block_size * d + c]);                                  \
-            }                                                                                                \
-            out[c] = acc * rate;                                                                             \
-        }                                                                                                    \
-    }
-
-#define IDENTITY(x) (x)
-DEFINE_ATTEND(f32, float, NAME(load8), IDENTITY)
-DEFINE_ATTEND(bf16, uint16_t, LOAD8_BF16, widen)
-#undef IDENTITY
-#undef DEFINE_ATTEND
-
-static void NAME(attend)(const attention_source *s, long row, long head, long length, float *scores,
-                         float *out) {
-    if (s->cache_is_bf16) NAME(attend_bf16)(s, row, head, length, scores, out);
-    else NAME(attend_f32)(s, row, head, length, scores, out);
-}
+#include "attend_impl.h"
 
 static const row_kernels NAME(rows) = {
     NAME(normalise), NAME(finish), NAME(attend), NAME(to_bf16), NAME(scale), NAME(add_scaled), NAME(add),
+    NAME(turn),
 };
 
 #undef INLINE

@@ -1,0 +1,103 @@
+"""Rotary positions of all kernels. Shapes: T tokens, H heads, d head size, P pairs, r values that turn."""
+
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from moe_model.errors import ConfigError
+from moe_model.kernels.base import Kernels
+from moe_model.kernels.choice import choose_kernels
+from moe_model.layers.rotary import rotary_rates
+from moe_model.layers.specs import Pairing, RotarySpec
+from tests.examples import examples
+from tests.native import KERNELS
+
+PAIRINGS: tuple[Pairing, ...] = ("half_split", "interleaved")
+
+
+@pytest.fixture(scope="module", params=KERNELS)
+def kernels(request: pytest.FixtureRequest) -> Kernels:
+    return choose_kernels(request.param, "cpu", 1)
+
+
+def _formula(spec: RotarySpec, x_THd: Tensor, positions_T: Tensor) -> Tensor:
+    """In float64, but for the angles, which are float32 by definition: pair by pair, as complex numbers."""
+    y_THd = x_THd.double()
+    for i, rate in enumerate(rotary_rates(spec)):
+        interleaved = spec.pairing == "interleaved"
+        first, second = (2 * i, 2 * i + 1) if interleaved else (i, i + spec.dim // 2)
+        angles_T1 = (positions_T.float() * rate).double().unsqueeze(1)
+        pair_TH = torch.complex(x_THd[..., first].double(), x_THd[..., second].double())
+        turned_TH = pair_TH * torch.complex(angles_T1.cos(), angles_T1.sin())
+        y_THd[..., first], y_THd[..., second] = turned_TH.real, turned_TH.imag
+    return y_THd
+
+
+@given(
+    pairing=st.sampled_from(PAIRINGS),
+    half=st.integers(1, 40),
+    rest=st.integers(0, 5),
+    num_heads=st.integers(1, 5),
+    positions=st.lists(st.integers(0, 1 << 17), min_size=1, max_size=9),
+)
+@settings(max_examples=examples(80))
+def test_is_the_formula(
+    kernels: Kernels, pairing: Pairing, half: int, rest: int, num_heads: int, positions: list[int]
+) -> None:
+    spec, positions_T = RotarySpec(2 * half, 10_000.0, pairing), torch.tensor(positions)
+    x_THd = torch.randn(len(positions), num_heads, 2 * half + rest)
+    expected_THd = _formula(spec, x_THd, positions_T)
+    got_THd = kernels.rotary(spec)(x_THd.clone(), positions_T)
+    torch.testing.assert_close(got_THd.double(), expected_THd, rtol=0, atol=1e-6)
+    assert torch.equal(got_THd[..., 2 * half :], x_THd[..., 2 * half :]), "the rest does not turn"
+
+
+@pytest.mark.parametrize("theta", [1e4, 1e6, 5e5, 12345.6])
+def test_the_frequencies_are_the_formulas_to_float32(theta: float) -> None:
+    for i, rate in enumerate(rotary_rates(RotarySpec(128, theta)).tolist()):
+        assert rate == pytest.approx(theta ** (-2 * i / 128), rel=1e-6)
+
+
+@pytest.mark.parametrize("pairing", PAIRINGS)
+def test_scores_depend_on_the_distance_alone(kernels: Kernels, pairing: Pairing) -> None:
+    rotary = kernels.rotary(RotarySpec(16, 10_000.0, pairing))
+    q_1Hd, k_1Hd = torch.randn(2, 1, 3, 16)
+
+    def score(at: int, seen: int) -> Tensor:
+        q_THd = rotary(q_1Hd.clone(), torch.tensor([at]))
+        return (q_THd * rotary(k_1Hd.clone(), torch.tensor([seen]))).sum(-1)
+
+    torch.testing.assert_close(score(7, 2), score(1005, 1000), rtol=1e-3, atol=1e-3)
+    assert not torch.allclose(score(7, 2), score(7, 3), rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("pairing", PAIRINGS)
+def test_a_row_has_the_same_bits_in_every_company(kernels: Kernels, pairing: Pairing) -> None:
+    rotary = kernels.rotary(RotarySpec(20, 10_000.0, pairing))
+    x_THd, positions_T = torch.randn(9, 3, 24), torch.randint(0, 50_000, (9,))
+    together = rotary(x_THd.clone(), positions_T)
+    for row in range(9):
+        alone = rotary(x_THd[row : row + 1].clone(), positions_T[row : row + 1])
+        assert torch.equal(alone[0], together[row])
+
+
+@pytest.mark.parametrize("dim", [0, 1, 7, 1026, -2])
+def test_values_that_cannot_turn_in_pairs_are_refused(dim: int) -> None:
+    with pytest.raises(ConfigError, match="values of a head cannot turn in pairs"):
+        RotarySpec(dim, 1e4)
+
+
+@pytest.mark.parametrize("theta", [0.0, -1.0, math.inf, math.nan])
+def test_a_theta_that_gives_no_frequencies_is_refused(theta: float) -> None:
+    with pytest.raises(ConfigError, match="rotary positions: theta"):
+        RotarySpec(4, theta)
+
+
+def test_a_head_that_is_too_small_is_refused(kernels: Kernels) -> None:
+    """Not read beyond its end."""
+    with pytest.raises((ValueError, RuntimeError)):
+        kernels.rotary(RotarySpec(8, 1e4))(torch.randn(2, 3, 6), torch.tensor([1, 2]))
