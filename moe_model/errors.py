@@ -29,6 +29,7 @@ __all__ = [
     "ExpertsLostError",
     "FencedError",
     "HaltedError",
+    "NoWorkersError",
     "NumericError",
     "ReplyError",
     "TokenizerError",

@@ -14,7 +14,7 @@ from expert_workers.dispatch.dispatch import OnLoss, PoolOptions
 from expert_workers.dispatch.pool import ExpertPool
 from expert_workers.dispatch.pool_stats import PoolObserver, PoolObservers
 from expert_workers.remote_experts import RemoteExperts
-from expert_workers.supervision.control_loop import Caretaker
+from expert_workers.supervision.control_loop import ControlLoop
 from expert_workers.supervision.health import HealthOptions
 from expert_workers.supervision.jobs import Expected, Jobs, Timeouts
 from expert_workers.supervision.options import SupervisorOptions
@@ -77,14 +77,14 @@ def open_workers(
         pool = ExpertPool(catalog, plane, _pool_options(workers, epoch), None, watchers)
         modules, options = list(catalog.modules), _supervisor_options(workers)
         load = _loader(checkpoint, engine, epoch)
-        supervisor = Supervisor(Caretaker(jobs, modules, pool, options, watchers, load, over))
+        supervisor = Supervisor(ControlLoop(jobs, modules, pool, options, watchers, load, over))
         pool.set_rescuer(supervisor)
         halt.then(supervisor.halt)
 
         def end_workers() -> None:
             jobs.halt()
             # Those that were there and never became ours stay as they are.
-            ours = [m.rank for m in supervisor.members() if m.info is not None or m.rank not in existing]
+            ours = [w.rank for w in supervisor.workers() if w.info is not None or w.rank not in existing]
             if not (workers.keep_workers or supervisor.is_fenced):
                 fleet.end(ours)
 

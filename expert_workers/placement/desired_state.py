@@ -1,6 +1,6 @@
-"""Targets: which worker shall hold which module. Decides with placement.py; loads nothing.
+"""DesiredState: which worker shall hold which module. Decides with placement.py; loads nothing.
 
-A module that nobody holds at the moment gets an extra holder at once; the next placement counts it in.
+A module that no worker holds at the moment gets an extra holder at once; the next placement counts it in.
 """
 
 import logging
@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 
 from expert_workers.placement.placement import Placement, Share, moves, place
-from expert_workers.supervision.worker_state import LOCAL, Keys, Member
+from expert_workers.supervision.worker_state import LOCAL, Keys, SupervisedWorker
 from moe_model.errors import ConfigError
 from moe_model.layers.dispatch import ExpertKey
 from moe_model.versions.expert_versions import ExpertModule
@@ -20,14 +20,14 @@ _log = logging.getLogger(__name__)
 _MEMORY_SHARE = 0.8
 
 
-class Targets:
+class DesiredState:
     """Belongs to the supervisor's thread."""
 
     def __init__(self, modules: Sequence[ExpertModule], replicas: int, redundant: int) -> None:
         self._modules = {module.key: module for module in modules}
         self._replicas = replicas
         self._redundant = redundant
-        self._target = Placement({})
+        self._placement = Placement({})
         self._extra: dict[ExpertKey, int] = {}
         self._placed_for: object = None
         self._num_bytes = 0.0
@@ -40,7 +40,7 @@ class Targets:
     @property
     def is_placed(self) -> bool:
         """Whether every module has its place."""
-        return self._target.holders.keys() >= self._modules.keys()
+        return self._placement.holders.keys() >= self._modules.keys()
 
     def modules(self, keys: Iterable[ExpertKey]) -> list[ExpertModule]:
         return [self._modules[key] for key in sorted(keys)]
@@ -56,42 +56,44 @@ class Targets:
         for key in keys:
             self._modules.pop(key, None)
             self._extra.pop(key, None)
-        self._target = Placement({k: r for k, r in self._target.holders.items() if k in self._modules})
+        self._placement = Placement({k: r for k, r in self._placement.holders.items() if k in self._modules})
 
-    def wanted(self, members: Iterable[Member]) -> dict[int, Keys]:
+    def wanted(self, workers: Iterable[SupervisedWorker]) -> dict[int, Keys]:
         """By rank, what it shall hold."""
-        ready = [m for m in members if m.is_ready]
-        held_by = {m.rank: m.held for m in ready}
+        ready = [w for w in workers if w.is_ready]
+        held_by = {w.rank: w.held for w in ready}
         for key, rank in list(self._extra.items()):
-            others = [r for r in self._target.holders.get(key, ()) if r != rank and key in held_by.get(r, ())]
+            others = [
+                r for r in self._placement.holders.get(key, ()) if r != rank and key in held_by.get(r, ())
+            ]
             if others or rank not in held_by:
                 del self._extra[key]
         wanted: dict[int, set[ExpertKey]] = {}
-        for key, ranks in self._target.holders.items():
+        for key, ranks in self._placement.holders.items():
             for rank in ranks:
                 wanted.setdefault(rank, set()).add(key)
         for key, rank in self._extra.items():
             wanted.setdefault(rank, set()).add(key)
-        elsewhere = {key for m in ready if m.rank != LOCAL for key in m.held}
+        elsewhere = {key for w in ready if w.rank != LOCAL for key in w.held}
         wanted[LOCAL] = set(held_by.get(LOCAL, ())) & self.keys - elsewhere
         return {rank: frozenset(keys) for rank, keys in wanted.items()}
 
     def place(
         self,
-        members: Iterable[Member],
+        workers: Iterable[SupervisedWorker],
         lost_before: float,
         loads: Mapping[ExpertKey, float] | None,
         costs: Mapping[int, float],
     ) -> bool:
         """A new placement, if there are other workers or modules now, or `loads` to go by; whether it is
         another one. Workers that were lost at `lost_before` are not counted upon."""
-        present = [m for m in members if m.rank != LOCAL and not m.is_leaving and _is_there(m, lost_before)]
-        placed_for = (frozenset(m.rank for m in present), self.keys)
+        present = [worker for worker in workers if not worker.is_leaving and _is_there(worker, lost_before)]
+        placed_for = (frozenset(w.rank for w in present), self.keys)
         if not present or (loads is None and placed_for == self._placed_for):
             return False
         self._placed_for = placed_for
-        neighbours = Counter(_node(m) for m in present)
-        shares = [self._share(m, costs if loads is not None else {}, neighbours[_node(m)]) for m in present]
+        neighbours = Counter(_node(w) for w in present)
+        shares = [self._share(w, costs if loads is not None else {}, neighbours[_node(w)]) for w in present]
         current = self._with_extra()
         try:
             target = place(
@@ -105,11 +107,11 @@ class Targets:
         except ConfigError as error:
             _log.error("the experts stay where they are: %s", error)
             return False
-        if target == self._target:
+        if target == self._placement:
             return False
         self.num_moved = len(moves(current, target))
-        is_first = not self._target.holders
-        self._target = target
+        is_first = not self._placement.holders
+        self._placement = target
         self._extra.clear()
         _log.log(
             logging.DEBUG if is_first else logging.INFO,
@@ -129,14 +131,15 @@ class Targets:
                 *(self._replicas, fewest, len(target.ranks)),
             )
 
-    def rescue(self, keys: AbstractSet[ExpertKey], members: Iterable[Member], now: float) -> set[ExpertKey]:
-        """Gives modules that nobody holds to workers that live; returns those that found one. Who could not
-        load something and is to wait is not asked."""
-        ready = [m for m in members if m.is_ready and not m.is_leaving and m.rank != LOCAL]
-        ready = [m for m in ready if m.policy.next_at <= now]
-        counts = {m.rank: len(m.held) + sum(r == m.rank for r in self._extra.values()) for m in ready}
-        neighbours = Counter(_node(m) for m in ready)
-        room = {m.rank: self._share(m, {}, neighbours[_node(m)]).max_modules for m in ready}
+    def rescue(
+        self, keys: AbstractSet[ExpertKey], workers: Iterable[SupervisedWorker], now: float
+    ) -> set[ExpertKey]:
+        """Gives modules that no worker holds to workers that live; returns those that found one. A worker
+        that could not load something and is to wait is not asked."""
+        ready = [w for w in workers if w.is_ready and not w.is_leaving and w.policy.next_at <= now]
+        counts = {w.rank: len(w.held) + sum(r == w.rank for r in self._extra.values()) for w in ready}
+        neighbours = Counter(_node(w) for w in ready)
+        room = {w.rank: self._share(w, {}, neighbours[_node(w)]).max_modules for w in ready}
         found = set()
         for key in sorted(keys & self.keys):
             if self._extra.get(key) not in counts:
@@ -150,27 +153,27 @@ class Targets:
         return found
 
     def _with_extra(self) -> Placement:
-        holders = dict(self._target.holders)
+        holders = dict(self._placement.holders)
         for key, rank in self._extra.items():
             holders[key] = (*(r for r in holders.get(key, ()) if r != rank), rank)
         return Placement(holders)
 
-    def _share(self, member: Member, costs: Mapping[int, float], neighbours: int) -> Share:
+    def _share(self, worker: SupervisedWorker, costs: Mapping[int, float], neighbours: int) -> Share:
         """So many workers, itself among them, share the memory of its machine."""
-        info = member.info
+        info = worker.info
         if info is None:
-            return Share(member.rank)
+            return Share(worker.rank)
         if info.keys:
             self._num_bytes = max(self._num_bytes, info.num_bytes / len(info.keys))
         room = None
         if self._num_bytes:
             room = len(info.keys) + int(_MEMORY_SHARE * info.free_bytes / neighbours / self._num_bytes)
-        return Share(member.rank, 1.0 / costs.get(member.rank, 1.0), room, info.node_id)
+        return Share(worker.rank, 1.0 / costs.get(worker.rank, 1.0), room, info.node_id)
 
 
-def _node(member: Member) -> str:
-    return "" if member.info is None else member.info.node_id
+def _node(worker: SupervisedWorker) -> str:
+    return "" if worker.info is None else worker.info.node_id
 
 
-def _is_there(member: Member, lost_before: float) -> bool:
-    return member.is_ready or (member.lost_at is not None and member.lost_at > lost_before)
+def _is_there(worker: SupervisedWorker, lost_before: float) -> bool:
+    return worker.is_ready or (worker.lost_at is not None and worker.lost_at > lost_before)

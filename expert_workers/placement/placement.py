@@ -8,7 +8,7 @@ layer takes as long as its slowest worker.
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from expert_workers.placement.placement_problem import Copies, Problem, Share, wanted_copies
+from expert_workers.placement.placement_problem import DraftPlacement, PlacementProblem, Share, wanted_copies
 from expert_workers.placement.rebalance import (
     STEPS,
     STEPS_OF_LOADED,
@@ -78,8 +78,8 @@ def place(
     Memory is evened to the same tolerance, or one module, and a worker that holds not half of what it would
     hold in a new placement is given its part. Raises ConfigError.
     """
-    problem = Problem.of(keys, workers, replicas, loads)
-    fresh = Copies(problem, wanted_copies(problem, redundant, {}))
+    problem = PlacementProblem.of(keys, workers, replicas, loads)
+    fresh = DraftPlacement(problem, wanted_copies(problem, redundant, {}))
     _settle(fresh)
     if current is None:
         return Placement(fresh.result())
@@ -87,7 +87,7 @@ def place(
         key: tuple(rank for rank in current.holders.get(key, ()) if rank in problem.speed)
         for key in problem.keys
     }
-    kept = Copies(problem, wanted_copies(problem, redundant, held))
+    kept = DraftPlacement(problem, wanted_copies(problem, redundant, held))
     kept.keep(held)
     _settle(kept)
     return Placement((kept if _mend(kept, fresh, tolerance) else fresh).result())
@@ -115,24 +115,24 @@ def balance(placement: Placement, shares: Sequence[Share], loads: Mapping[Expert
     """
     ranks = {share.rank for share in shares}
     served = {key: tuple(r for r in held if r in ranks) for key, held in placement.holders.items()}
-    problem = Problem.of((key for key, held in served.items() if held), shares, 1, loads)
-    copies = Copies(problem, {})
+    problem = PlacementProblem.of((key for key, held in served.items() if held), shares, 1, loads)
+    draft = DraftPlacement(problem, {})
     for key in problem.load:
-        copies.put(key, served[key])
-    return sum(map(problem.mean_of, problem.layers)) / copies.time if problem.layers else 1.0
+        draft.put(key, served[key])
+    return sum(map(problem.mean_of, problem.layers)) / draft.time if problem.layers else 1.0
 
 
-def _settle(copies: Copies) -> None:
+def _settle(draft: DraftPlacement) -> None:
     """Places what is missing, and moves what is not pinned about until it is even."""
-    fill(copies)
-    repair(copies)
-    spread_nodes(copies)
-    for layer in copies.problem.layers:
-        quicken(copies, layer, _EVEN * copies.problem.mean_of(layer), STEPS)
-    even_memory(copies, 0)
+    fill(draft)
+    repair(draft)
+    spread_nodes(draft)
+    for layer in draft.problem.layers:
+        quicken(draft, layer, _EVEN * draft.problem.mean_of(layer), STEPS)
+    even_memory(draft, 0)
 
 
-def _mend(kept: Copies, fresh: Copies, tolerance: float) -> bool:
+def _mend(kept: DraftPlacement, fresh: DraftPlacement, tolerance: float) -> bool:
     """Moves pinned modules until `tolerance` is kept; false if it cannot be."""
     kept.pinned.clear()
     factor = 1 + tolerance + 1e-9

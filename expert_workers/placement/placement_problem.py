@@ -1,4 +1,4 @@
-"""The copies of modules while they are being placed: who holds what, and how long each worker takes. Pure."""
+"""What is to be placed and on which workers, and the copies of modules while they are being placed. Pure."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -24,7 +24,7 @@ class Share:
 
 
 @dataclass(frozen=True, slots=True)
-class Problem:
+class PlacementProblem:
     """What is to be placed, the hottest modules of a layer first, and on whom; by rank and by key."""
 
     layers: Mapping[int, tuple[ExpertKey, ...]]
@@ -33,7 +33,7 @@ class Problem:
     room: Mapping[int, int]
     node: Mapping[int, str]
     # As many copies of each module as there shall be without the redundant ones.
-    goal: int
+    replicas: int
     num_nodes: int
 
     @classmethod
@@ -43,7 +43,7 @@ class Problem:
         workers: Sequence[Share],
         replicas: int,
         loads: Mapping[ExpertKey, float] | None,
-    ) -> "Problem":
+    ) -> "PlacementProblem":
         """Raises ConfigError."""
         if not workers:
             raise ConfigError("workers: 0 is less than 1")
@@ -92,7 +92,7 @@ def _loads_of(layer: Sequence[ExpertKey], loads: Mapping[ExpertKey, float]) -> d
 
 
 def wanted_copies(
-    problem: Problem, redundant: int, held: Mapping[ExpertKey, Sequence[int]]
+    problem: PlacementProblem, redundant: int, held: Mapping[ExpertKey, Sequence[int]]
 ) -> dict[ExpertKey, int]:
     """How many copies of each module there shall be.
 
@@ -105,10 +105,10 @@ def wanted_copies(
         raise ConfigError(f"max_modules: {space} modules fit on the workers, {num_keys} are to be placed")
     if not num_keys:
         return {}
-    level = min(problem.goal, space // num_keys)
+    level = min(problem.replicas, space // num_keys)
     wanted = dict.fromkeys(problem.load, level)
     left = space - level * num_keys
-    if level < problem.goal:
+    if level < problem.replicas:
         for key in sorted(
             problem.load, key=lambda k: (len(held.get(k, ())) <= level, -problem.load[k], k[1], k[0])
         )[:left]:
@@ -129,7 +129,7 @@ def wanted_copies(
 
 
 def _next_redundant(
-    problem: Problem,
+    problem: PlacementProblem,
     wanted: Mapping[ExpertKey, int],
     held: Mapping[ExpertKey, Sequence[int]],
     keys: Iterable[ExpertKey],
@@ -138,10 +138,10 @@ def _next_redundant(
 
 
 @dataclass(slots=True)
-class Copies:
+class DraftPlacement:
     """Who holds what. `pinned` copies are loaded already and stay where they are."""
 
-    problem: Problem
+    problem: PlacementProblem
     wanted: Mapping[ExpertKey, int]
     pinned: set[tuple[ExpertKey, int]] = field(default_factory=set)
     holders: dict[ExpertKey, tuple[int, ...]] = field(init=False)

@@ -1,4 +1,4 @@
-"""What a supervisor is told, and whom it tells."""
+"""What a supervisor is told, and what it tells others."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -19,7 +19,7 @@ class Published(Protocol):
     def publish(self, routes: Routes) -> None: ...
 
     def give_up(self, why: WorldError) -> None:
-        """From now on nobody brings lost experts back."""
+        """Lost experts are not brought back any more."""
 
     @property
     def adopted(self) -> int: ...
@@ -44,16 +44,24 @@ class Observer(Protocol):
         """A new placement is complete."""
 
 
+# Seconds.
+DROP_AFTER = 2.0
+
+
 @dataclass(frozen=True, slots=True)
 class SupervisorOptions:
-    """Seconds. A worker that is not back after `restore_after` has its experts loaded elsewhere; an interval
-    of 0 is never. `workers_per_node` 0: there are as many workers as were asked for."""
+    """Seconds. A worker that is not back after `restore_after` has its experts loaded elsewhere; a module
+    stays for `drop_after` once the last step that could have asked for it there has begun. An interval of 0
+    is never; `tick` is the longest time between two looks. `workers_per_node` 0: there are as many workers as
+    were asked for."""
 
     replicas: int = 1
     redundant: int = 0
     on_loss: OnLoss = OnLoss.AUTO
     workers_per_node: int = 0
     restore_after: float = 3.0
+    drop_after: float = DROP_AFTER
+    tick: float = 0.5
     rebalance_interval: float = 60.0
     health: HealthOptions = field(default_factory=HealthOptions)
     restarts: RestartOptions = field(default_factory=RestartOptions)

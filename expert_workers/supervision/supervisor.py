@@ -1,12 +1,15 @@
-"""Supervisor: brings expert workers up, looks after them, and says which holds what. Its front."""
+"""Supervisor: brings expert workers up, looks after them, and says which holds what.
+
+The front of a ControlLoop, for other threads.
+"""
 
 from collections.abc import Callable, Sequence
 from functools import partial
 
 from expert_workers.status import Scaled
-from expert_workers.supervision.control_loop import Caretaker
-from expert_workers.supervision.pending_changes import Change
-from expert_workers.supervision.worker_state import Member
+from expert_workers.supervision.control_loop import ControlLoop
+from expert_workers.supervision.pending_changes import PendingChange
+from expert_workers.supervision.worker_state import SupervisedWorker
 from expert_workers.transports.base import Failure, Link
 from moe_model.errors import ClusterError, WorkerStartError
 from moe_model.halt import Halt
@@ -17,37 +20,37 @@ from moe_model.versions.expert_versions import ExpertModule
 class Supervisor:
     """A Rescuer. Any thread may call it. What waits for workers raises HaltedError when it is closed."""
 
-    def __init__(self, mind: Caretaker) -> None:
-        """Begins to look after the workers that `mind` knows."""
-        self._mind = mind
-        self._loop = mind.loop
+    def __init__(self, control: ControlLoop) -> None:
+        """Begins to look after the workers that `control` knows."""
+        self._control = control
+        self._loop = control.loop
         self._halt = Halt()
         self._loop.start()
 
     def start(self, num_workers: int, timeout: float) -> None:
         """Brings up workers 0 to N - 1 and returns when all is loaded. WorkerStartError names the first that
         cannot."""
-        change = Change(is_start=True)
+        change = PendingChange(is_start=True)
         try:
-            self._wait(change, partial(self._mind.resize, num_workers, change), timeout)
+            self._wait(change, partial(self._control.resize, num_workers, change), timeout)
         except TimeoutError:
-            waiting = [str(m.rank) for m in self.members() if not m.is_ready]
+            waiting = [str(worker.rank) for worker in self.workers() if not worker.is_ready]
             names = ", ".join(waiting) or "some"
             raise WorkerStartError(f"worker {names}: not ready within {timeout:g} s") from None
 
     def scale(self, num_workers: int, timeout: float = 600.0) -> Scaled:
         """Returns when there are so many and each holds its part. Raises ExpertMeshError."""
-        change = Change()
+        change = PendingChange()
         try:
-            return self._wait(change, partial(self._mind.resize, num_workers, change), timeout)
+            return self._wait(change, partial(self._control.resize, num_workers, change), timeout)
         except TimeoutError:
             raise ClusterError(f"not {num_workers} workers within {timeout:g} s; it goes on") from None
 
     def prepare(self, module: ExpertModule, timeout: float = 300.0) -> None:
         """Returns when a new module is wherever it shall be. Raises ExpertMeshError; then it is nowhere."""
-        change = Change(keys=frozenset([module.key]))
+        change = PendingChange(keys=frozenset([module.key]))
         try:
-            self._wait(change, partial(self._mind.add, module, change), timeout)
+            self._wait(change, partial(self._control.add, module, change), timeout)
         except TimeoutError:
             self.release([module.key])
             raise ClusterError(
@@ -55,30 +58,30 @@ class Supervisor:
             ) from None
 
     def release(self, keys: Sequence[ExpertKey]) -> None:
-        """Nobody uses these modules any more."""
-        self._loop.post(partial(self._mind.release, tuple(keys)))
+        """No request uses these modules any more."""
+        self._loop.post(partial(self._control.release, tuple(keys)))
 
     def lost(self, link: Link, failure: Failure) -> None:
-        self._loop.post(partial(self._mind.lost, link, failure))
+        self._loop.post(partial(self._control.lost, link, failure))
 
     def rescue(self, keys: Sequence[ExpertKey]) -> None:
-        self._loop.post(partial(self._mind.rescue, tuple(keys)))
+        self._loop.post(partial(self._control.rescue, tuple(keys)))
 
     @property
     def is_fenced(self) -> bool:
         """Whether the workers are another coordinator's now."""
-        return self._mind.is_fenced
+        return self._control.is_fenced
 
-    def members(self) -> list[Member]:
+    def workers(self) -> list[SupervisedWorker]:
         """To be read only."""
-        return self._mind.members()
+        return self._control.workers()
 
     def expert_ids(self) -> dict[ExpertKey, int]:
         """What people call each module."""
-        return self._mind.expert_ids()
+        return self._control.expert_ids()
 
     def halt(self) -> None:
-        """Those who wait for a change, and who would, get HaltedError from now on. Idempotent."""
+        """Callers that wait for a change, now or later, get HaltedError. Idempotent."""
         self._halt.set()
 
     def close(self, timeout: float = 10.0) -> bool:
@@ -86,7 +89,7 @@ class Supervisor:
         self.halt()
         return self._loop.close(timeout)
 
-    def _wait(self, change: Change, event: Callable[[], None], timeout: float) -> Scaled:
+    def _wait(self, change: PendingChange, event: Callable[[], None], timeout: float) -> Scaled:
         self._halt.check()
         self._loop.post(event)
         return self._halt.result(change.future, timeout)

@@ -11,13 +11,13 @@ import torch
 from expert_workers.dispatch.dispatch import OnLoss, PoolOptions
 from expert_workers.dispatch.pool import ExpertPool
 from expert_workers.dispatch.pool_stats import DispatchRecord
-from expert_workers.supervision.control_loop import Caretaker
+from expert_workers.supervision.control_loop import ControlLoop
 from expert_workers.supervision.health import HealthOptions
 from expert_workers.supervision.jobs import Expected, Jobs, Timeouts
 from expert_workers.supervision.options import SupervisorOptions
 from expert_workers.supervision.restart_policy import RestartOptions
 from expert_workers.supervision.supervisor import Supervisor
-from expert_workers.supervision.worker_state import LOCAL, Keys, Member
+from expert_workers.supervision.worker_state import LOCAL, Keys, SupervisedWorker
 from expert_workers.transports.base import Failure, FailureReason, Link, WorkerFailureError
 from expert_workers.transports.fleet import Fleet
 from expert_workers.transports.in_process.fleet import LocalFleet
@@ -51,7 +51,13 @@ RESTARTS = RestartOptions(moment=0.02, first_wait=0.05, longest_wait=60.0, healt
 QUIET = HealthOptions(beat_interval=0.0, canary_interval=0.0)
 # Nobody is given up for lost before a test is over, but when it asks for that.
 OPTIONS = SupervisorOptions(
-    restore_after=600.0, rebalance_interval=0.0, health=QUIET, restarts=RESTARTS, on_loss=OnLoss.WAIT
+    # Steps are short here.
+    drop_after=0.05,
+    restore_after=600.0,
+    rebalance_interval=0.0,
+    health=QUIET,
+    restarts=RESTARTS,
+    on_loss=OnLoss.WAIT,
 )
 
 
@@ -159,7 +165,7 @@ class Coordinator:
         self.pool = ExpertPool(CATALOG, plane, pool_options)
         expected = Expected(epoch, owner, "float32", "sums", by_force)
         self.supervisor = Supervisor(
-            Caretaker(
+            ControlLoop(
                 Jobs(self.fleet, expected, TIMEOUTS),
                 list(CATALOG.modules),
                 self.pool,
@@ -193,12 +199,12 @@ class Coordinator:
             else:
                 work()
 
-    def members(self) -> dict[int, Member]:
-        return {member.rank: member for member in self.supervisor.members()}
+    def workers(self) -> dict[int, SupervisedWorker]:
+        return {member.rank: member for member in self.supervisor.workers()}
 
     def held(self) -> dict[int, Keys]:
         """By those that are ready."""
-        return {rank: member.held for rank, member in self.members().items() if member.is_ready}
+        return {rank: member.held for rank, member in self.workers().items() if member.is_ready}
 
     def num_holders(self, *ranks: int) -> set[int]:
         """Of each module, among these workers."""

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 
 from expert_workers.dispatch.dispatch import OnLoss, PoolOptions
 from expert_workers.dispatch.pool import ExpertPool
-from expert_workers.supervision.control_loop import Caretaker
+from expert_workers.supervision.control_loop import ControlLoop
 from expert_workers.supervision.health import HealthOptions
 from expert_workers.supervision.jobs import Expected, Jobs, Timeouts
 from expert_workers.supervision.options import SupervisorOptions
 from expert_workers.supervision.supervisor import Supervisor
-from expert_workers.supervision.worker_state import Member
+from expert_workers.supervision.worker_state import SupervisedWorker
 from expert_workers.transports.ray.fleet import FleetOptions, RayFleet
 from expert_workers.transports.ray.links import RayPlane
 from expert_workers.transports.stream.plane import StreamPlane
@@ -32,8 +32,8 @@ class Running:
     supervisor: Supervisor
     fleet: RayFleet
 
-    def worker(self, rank: int) -> Member:
-        [member] = [member for member in self.supervisor.members() if member.rank == rank]
+    def worker(self, rank: int) -> SupervisedWorker:
+        [member] = [member for member in self.supervisor.workers() if member.rank == rank]
         return member
 
     def pid(self, rank: int) -> int:
@@ -89,7 +89,7 @@ def running(
     options = PoolOptions(call_timeout=call_timeout, least_timeout=least, epoch=epoch, on_loss=on_loss)
     pool = ExpertPool(catalog, StreamPlane() if is_stream else RayPlane(), options)
     care = SupervisorOptions(replicas=replicas, on_loss=on_loss, health=HealthOptions(beat_interval=0.2))
-    supervisor = Supervisor(Caretaker(jobs, list(catalog.modules), pool, care, over=over))
+    supervisor = Supervisor(ControlLoop(jobs, list(catalog.modules), pool, care, over=over))
     pool.set_rescuer(supervisor)
     try:
         supervisor.start(num_workers, start_timeout)

@@ -3,8 +3,8 @@ from typing import Any
 
 import pytest
 
-from expert_workers.placement.desired_state import Targets
-from expert_workers.supervision.worker_state import LOCAL, Member
+from expert_workers.placement.desired_state import DesiredState
+from expert_workers.supervision.worker_state import LOCAL, SupervisedWorker
 from expert_workers.transports.in_process.links import LocalLink
 from moe_model.config import ModelConfig
 from moe_model.layers.dispatch import ExpertKey
@@ -17,21 +17,22 @@ NOW = 100.0
 WORKER = make_worker(make_config(), placed(2, 5, 1), 0)
 
 
-def member(rank: int, *held: ExpertKey, **info: Any) -> Member:
+def member(rank: int, *held: ExpertKey, **info: Any) -> SupervisedWorker:
     """One that is ready."""
     fields = {"rank": rank, "keys": held, "free_bytes": 1 << 40, **info}
-    return Member(rank, info=make_info(**fields), link=LocalLink(rank, WORKER), held=frozenset(held))
+    link = LocalLink(rank, WORKER)
+    return SupervisedWorker(rank, info=make_info(**fields), link=link, held=frozenset(held))
 
 
-def make_targets(replicas: int = 1) -> Targets:
-    return Targets(MODULES, replicas, 0)
+def make_targets(replicas: int = 1) -> DesiredState:
+    return DesiredState(MODULES, replicas, 0)
 
 
-def place(targets: Targets, members: list[Member], lost_before: float = 0.0) -> bool:
+def place(targets: DesiredState, members: list[SupervisedWorker], lost_before: float = 0.0) -> bool:
     return targets.place(members, lost_before, None, {})
 
 
-def hold(members: list[Member], targets: Targets) -> None:
+def hold(members: list[SupervisedWorker], targets: DesiredState) -> None:
     """Everybody loads what it shall."""
     wanted = targets.wanted(members)
     for each in members:
@@ -78,7 +79,7 @@ def test_nothing_is_placed_anew_while_nothing_changes() -> None:
 
 def test_without_a_worker_nothing_is_placed() -> None:
     targets = make_targets()
-    assert not place(targets, [Member(0), replace(member(1), is_leaving=True), member(LOCAL)])
+    assert not place(targets, [SupervisedWorker(0), replace(member(1), is_leaving=True)])
     assert not targets.is_placed
 
 
@@ -108,7 +109,7 @@ def test_who_leaves_is_given_nothing() -> None:
 def test_who_is_lost_keeps_its_place_for_a_while() -> None:
     targets, members = make_targets(), [member(0), member(1)]
     place(targets, members)
-    members[1] = Member(1, lost_at=10.0, num_losses=1)
+    members[1] = SupervisedWorker(1, lost_at=10.0, num_losses=1)
     assert not place(targets, members, lost_before=9.9)
     assert place(targets, members, lost_before=10.0)
     assert targets.wanted(members)[0] == KEYS
@@ -138,7 +139,7 @@ def test_what_nobody_holds_is_given_to_those_with_the_least_until_it_is_back() -
     hold(members, targets)
     before = targets.wanted(members)
     lost = before[2]
-    members[2] = Member(2, lost_at=10.0, num_losses=1)
+    members[2] = SupervisedWorker(2, lost_at=10.0, num_losses=1)
     assert targets.rescue(lost | {(7, 7)}, members, NOW) == lost
     wanted = targets.wanted(members)
     assert wanted[0] | wanted[1] == KEYS
@@ -156,9 +157,9 @@ def test_a_rescuer_that_is_lost_itself_is_followed_by_another() -> None:
     place(targets, members)
     hold(members, targets)
     lost = members[2].held
-    members[2] = Member(2, lost_at=10.0, num_losses=1)
+    members[2] = SupervisedWorker(2, lost_at=10.0, num_losses=1)
     targets.rescue(lost, members, NOW)
-    members[1] = Member(1, lost_at=10.0, num_losses=1)
+    members[1] = SupervisedWorker(1, lost_at=10.0, num_losses=1)
     targets.wanted(members)
     assert targets.rescue(lost, members, NOW) == lost
     assert targets.wanted(members)[0] >= lost
@@ -204,7 +205,7 @@ def test_what_was_rescued_counts_in_when_all_is_placed_again() -> None:
     place(targets, members)
     hold(members, targets)
     lost = members[1].held
-    members[1] = Member(1, lost_at=10.0, num_losses=1)
+    members[1] = SupervisedWorker(1, lost_at=10.0, num_losses=1)
     targets.rescue(lost, members, NOW)
     hold(members[:1], targets)
     assert place(targets, members, lost_before=10.0)

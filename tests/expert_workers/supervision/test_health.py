@@ -1,7 +1,7 @@
 import numpy as np
 
-from expert_workers.supervision.health import Health, HealthOptions
-from expert_workers.supervision.worker_state import LOCAL, Member
+from expert_workers.supervision.health import Health, HealthOptions, odd_one, why_changed
+from expert_workers.supervision.worker_state import SupervisedWorker
 from expert_workers.transports.in_process.links import LocalLink
 from tests.expert_workers.fakes import make_config, make_worker, placed
 
@@ -11,33 +11,33 @@ HELD = ((0, 0), (0, 1))
 SAID = {key: np.array([1.0, 2.0, 3.0], np.float32) for key in HELD}
 
 
-def member(rank: int = 0) -> Member:
-    return Member(rank, link=LocalLink(rank, WORKER), held=frozenset(HELD), canaries=dict(SAID))
+def member(rank: int = 0) -> SupervisedWorker:
+    return SupervisedWorker(rank, link=LocalLink(rank, WORKER), held=frozenset(HELD), canaries=dict(SAID))
 
 
 def test_each_is_asked_once_in_an_interval_and_not_before_it_has_answered() -> None:
     health, members = Health(OPTIONS), [member(0), member(1)]
-    assert health.due_beats(members, 0.0) == []
-    assert health.due_beats(members, 0.9) == []
-    assert health.due_beats(members, 1.0) == members
-    assert health.due_beats(members, 5.0) == []
-    health.beaten(1)
-    assert health.due_beats(members, 5.0) == [members[1]]
-    health.beaten(1)
-    assert health.due_beats(members, 5.9) == []
-    assert health.due_beats(members, 6.0) == [members[1]]
+    assert health.due_heartbeats(members, 0.0) == []
+    assert health.due_heartbeats(members, 0.9) == []
+    assert health.due_heartbeats(members, 1.0) == members
+    assert health.due_heartbeats(members, 5.0) == []
+    health.heartbeat_done(1)
+    assert health.due_heartbeats(members, 5.0) == [members[1]]
+    health.heartbeat_done(1)
+    assert health.due_heartbeats(members, 5.9) == []
+    assert health.due_heartbeats(members, 6.0) == [members[1]]
 
 
-def test_who_is_not_there_or_is_this_process_is_not_asked() -> None:
-    health, members = Health(OPTIONS), [Member(0), member(LOCAL)]
-    health.due_beats(members, 0.0)
-    assert health.due_beats(members, 100.0) == []
+def test_a_worker_that_is_not_there_is_not_asked() -> None:
+    health, members = Health(OPTIONS), [SupervisedWorker(0)]
+    health.due_heartbeats(members, 0.0)
+    assert health.due_heartbeats(members, 100.0) == []
 
 
 def test_an_interval_of_0_is_never() -> None:
     health, members = Health(HealthOptions(beat_interval=0, canary_interval=0)), [member()]
     for now in (0.0, 100.0):
-        assert health.due_beats(members, now) == []
+        assert health.due_heartbeats(members, now) == []
         assert health.due_canaries(members, now) == []
 
 
@@ -53,37 +53,37 @@ def test_canaries_are_asked_of_who_has_time_for_them() -> None:
 
 
 def test_one_bit_is_a_change_and_what_was_not_heard_before_is_none() -> None:
-    health, one = Health(OPTIONS), member()
-    assert health.changed(one, SAID) == ""
-    assert health.changed(one, {**SAID, (1, 7): np.zeros(3, np.float32)}) == ""
+    one = member()
+    assert why_changed(one, SAID) == ""
+    assert why_changed(one, {**SAID, (1, 7): np.zeros(3, np.float32)}) == ""
     flipped = SAID[0, 1].copy()
     flipped.view(np.uint32)[1] ^= 1
     assert (
-        health.changed(one, {**SAID, (0, 1): flipped})
+        why_changed(one, {**SAID, (0, 1): flipped})
         == "module 1 of layer 0 computes something else than when it was loaded"
     )
 
 
 def test_what_is_not_a_number_is_a_change() -> None:
-    health, one = Health(OPTIONS), member()
-    assert health.changed(one, {(0, 0): np.full(3, np.nan, np.float32)})
-    assert health.odd_one(one, {(0, 0): np.full(3, np.nan, np.float32)}, [one, member(1)])
+    one = member()
+    assert why_changed(one, {(0, 0): np.full(3, np.nan, np.float32)})
+    assert odd_one(one, {(0, 0): np.full(3, np.nan, np.float32)}, [one, member(1)])
 
 
 def test_two_processes_may_differ_by_rounding_only() -> None:
-    health, one, other = Health(OPTIONS), member(0), member(1)
-    assert health.odd_one(one, {key: said * 1.001 for key, said in SAID.items()}, [one, other]) == ""
-    odd = health.odd_one(one, {**SAID, (0, 1): -SAID[0, 1]}, [one, other])
+    one, other = member(0), member(1)
+    assert odd_one(one, {key: said * 1.001 for key, said in SAID.items()}, [one, other]) == ""
+    odd = odd_one(one, {**SAID, (0, 1): -SAID[0, 1]}, [one, other])
     assert odd == "module 1 of layer 0 computes something else than worker 1's"
     other.link = None
-    assert health.odd_one(one, {**SAID, (0, 1): -SAID[0, 1]}, [one, other]) == ""
+    assert odd_one(one, {**SAID, (0, 1): -SAID[0, 1]}, [one, other]) == ""
 
 
 def test_the_cluster_is_looked_after_one_time_after_the_other() -> None:
     health = Health(HealthOptions(check_interval=2.0))
     assert health.is_check_due(0.0)
     assert not health.is_check_due(100.0)
-    health.checked("", 100.0)
+    health.check_done("", 100.0)
     assert not health.is_check_due(101.9)
     assert health.is_check_due(102.0)
 
@@ -94,11 +94,11 @@ def test_a_check_that_is_not_answered_counts_as_a_bad_one_each_time_that_it_coul
     assert [health.why_gone(now) for now in (4.9, 5.0, 9.9)] == ["", "", ""]
     assert not health.is_check_due(9.9), "one is under way"
     assert health.why_gone(10.0) == "the head of the Ray cluster does not answer"
-    health.checked("", 11.0)
+    health.check_done("", 11.0)
     assert health.why_gone(100.0) == "", "it was answered, if late, and nothing is asked now"
     assert health.is_check_due(100.0)
     assert health.why_gone(105.0) == ""
-    health.checked("the head is gone", 106.0)
+    health.check_done("the head is gone", 106.0)
     assert health.why_gone(106.0) == "the head is gone"
 
 
@@ -106,7 +106,7 @@ def test_the_cluster_is_gone_when_it_was_twice_in_a_row() -> None:
     health = Health(HealthOptions(check_interval=2.0))
     found = []
     for problem in ("gone", "", "gone", "gone", "still gone"):
-        health.checked(problem, 0.0)
+        health.check_done(problem, 0.0)
         found.append(health.why_gone(0.0))
     assert found == ["", "", "", "gone", "still gone"]
     assert not Health(HealthOptions(check_interval=0)).is_check_due(100.0)

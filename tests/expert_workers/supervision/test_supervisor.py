@@ -12,7 +12,6 @@ import torch
 
 from expert_workers.remote_experts import RemoteExperts
 from expert_workers.status import Scaled, WorkerState
-from expert_workers.supervision import worker_state as members
 from expert_workers.supervision.health import HealthOptions
 from expert_workers.supervision.supervisor import Supervisor
 from expert_workers.worker.expert_worker import ExpertWorker, WorkerSpec
@@ -36,9 +35,8 @@ WAYS = pytest.mark.parametrize("is_local", [True, False], ids=["local", "stream"
 
 
 @pytest.fixture(autouse=True)
-def brief(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Steps are short here. And no thread is left."""
-    monkeypatch.setattr(members, "DROP_AFTER", 0.05)
+def threads() -> Iterator[None]:
+    """No thread is left."""
     with no_thread_left():
         yield
 
@@ -111,7 +109,7 @@ def test_fewer_workers_hold_all_before_the_others_end_and_nobody_notices(is_loca
             scaled = result()
         assert (scaled.num_before, scaled.num_workers) == (4, 2)
         assert coordinator.fleet.find() == {0, 1}
-        assert coordinator.members().keys() == {0, 1}
+        assert coordinator.workers().keys() == {0, 1}
         assert coordinator.num_holders(0, 1) == {1}
         num_calls = {rank: worker.calls for rank, worker in coordinator.pool.stats().workers.items()}
         coordinator.check_equal()
@@ -125,8 +123,8 @@ def test_a_worker_that_came_back_before_it_had_left_stays() -> None:
         fewer = executor.submit(coordinator.supervisor.scale, 1)
         more = executor.submit(coordinator.supervisor.scale, 3)
         coordinator.until(lambda: fewer.done() and more.done(), coordinator.check_equal)
-        coordinator.until(lambda: coordinator.num_holders(*coordinator.members()) == {1})
-        assert len(coordinator.members()) in (1, 3)
+        coordinator.until(lambda: coordinator.num_holders(*coordinator.workers()) == {1})
+        assert len(coordinator.workers()) in (1, 3)
         assert not coordinator.notes.losses
 
 

@@ -10,7 +10,6 @@ import pytest
 from expert_workers.dispatch.dispatch import OnLoss, PoolOptions
 from expert_workers.dispatch.patience import Patience
 from expert_workers.status import WorkerState
-from expert_workers.supervision import worker_state as members
 from expert_workers.supervision.health import HealthOptions
 from expert_workers.transports.base import FailureReason
 from moe_model.errors import ClusterError, ExpertsLostError, FencedError, WorkerStartError
@@ -23,9 +22,8 @@ SINGING = replace(OPTIONS, health=HealthOptions(beat_interval=0.0, canary_interv
 
 
 @pytest.fixture(autouse=True)
-def brief(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Steps are short here. And no thread is left."""
-    monkeypatch.setattr(members, "DROP_AFTER", 0.05)
+def threads() -> Iterator[None]:
+    """No thread is left."""
     with no_thread_left():
         yield
 
@@ -45,12 +43,12 @@ def test_a_killed_worker_comes_back_and_is_loaded_again_while_replicas_answer() 
         before, pid = coordinator.held(), world.machine.pid(1)
         world.machine.kill(1)
         coordinator.check_equal()
-        coordinator.until(lambda: coordinator.members()[1].num_losses == 1, coordinator.check_equal)
+        coordinator.until(lambda: coordinator.workers()[1].num_losses == 1, coordinator.check_equal)
         coordinator.until(lambda: is_whole(coordinator, 3, 2), coordinator.check_equal)
         assert coordinator.held() == before
         assert world.machine.pid(1) != pid
         assert coordinator.notes.losses == coordinator.notes.restarts == [(1, FailureReason.DIED)]
-        member = coordinator.members()[1]
+        member = coordinator.workers()[1]
         assert (member.num_losses, member.state) == (1, WorkerState.READY)
         assert member.last_loss.startswith("worker 1: its stream ")
         calls = coordinator.pool.stats().workers[1].calls
@@ -60,7 +58,7 @@ def test_a_killed_worker_comes_back_and_is_loaded_again_while_replicas_answer() 
 def test_a_death_is_noticed_while_nothing_is_dispatched() -> None:
     with supervised(2) as (coordinator, world):
         world.machine.kill(0)
-        coordinator.until(lambda: coordinator.members()[0].num_losses == 1)
+        coordinator.until(lambda: coordinator.workers()[0].num_losses == 1)
         coordinator.until(lambda: is_whole(coordinator, 2, 1))
         coordinator.check_equal()
 
@@ -95,7 +93,7 @@ def test_who_does_not_come_back_is_replaced_by_the_others_in_time() -> None:
         world.machine.restarts = False
         world.machine.kill(1)
         coordinator.until(lambda: coordinator.num_holders(0, 2) == {2}, coordinator.check_equal)
-        assert coordinator.members()[1].state is not WorkerState.READY
+        assert coordinator.workers()[1].state is not WorkerState.READY
         world.machine.start(1)
         coordinator.until(lambda: bool(coordinator.held().get(1)), coordinator.check_equal)
         coordinator.until(lambda: is_whole(coordinator, 3, 2), coordinator.check_equal)
@@ -173,7 +171,7 @@ def test_there_may_be_fewer_workers_while_experts_are_here() -> None:
             fewer = executor.submit(coordinator.supervisor.scale, 2)
             coordinator.until(fewer.done, coordinator.check_equal)
             assert fewer.result().num_workers == 2
-        assert coordinator.held().keys() == coordinator.members().keys() == {0, 1}
+        assert coordinator.held().keys() == coordinator.workers().keys() == {0, 1}
         coordinator.until(lambda: is_whole(coordinator, 2, 1), coordinator.check_equal)
 
 
@@ -182,13 +180,13 @@ def test_who_dies_whenever_it_starts_is_tried_ever_less_and_the_others_go_on() -
         coordinator.told.crashing.add(1)
         world.machine.kill(1)
         coordinator.until(
-            lambda: coordinator.members()[1].state is WorkerState.BROKEN, coordinator.check_equal
+            lambda: coordinator.workers()[1].state is WorkerState.BROKEN, coordinator.check_equal
         )
-        assert coordinator.members()[1].num_losses == 3
+        assert coordinator.workers()[1].num_losses == 3
         num_started = world.machine.num_started
         coordinator.check_equal()
         assert world.machine.num_started == num_started <= 3 + 4
-        assert coordinator.members()[1].policy.next_at > 0
+        assert coordinator.workers()[1].policy.next_at > 0
         assert {0, 2} <= coordinator.held().keys()
 
 
@@ -206,7 +204,7 @@ def test_who_is_stopped_is_killed_and_comes_back() -> None:
 def test_who_is_stopped_is_found_by_the_heart_that_does_not_beat() -> None:
     with supervised(2, replicas=2, options=BEATING) as (coordinator, world):
         pid = world.machine.pid(1)
-        coordinator.until(lambda: coordinator.members()[1].info is not None)
+        coordinator.until(lambda: coordinator.workers()[1].info is not None)
         assert not coordinator.notes.losses
         world.machine.stop(1)
         coordinator.until(lambda: bool(coordinator.notes.restarts))
@@ -223,7 +221,7 @@ def test_weights_that_change_in_memory_are_found_and_the_worker_is_replaced() ->
         coordinator.until(lambda: bool(coordinator.notes.restarts), coordinator.check_equal)
         assert coordinator.notes.losses[0] == coordinator.notes.restarts[0] == (1, FailureReason.CORRUPT)
         assert coordinator.told.fenced[0] == pid
-        assert "computes something else than when it was loaded" in coordinator.members()[1].last_loss
+        assert "computes something else than when it was loaded" in coordinator.workers()[1].last_loss
         coordinator.until(lambda: is_whole(coordinator, 2, 2), coordinator.check_equal)
 
 
@@ -234,7 +232,7 @@ def test_weights_that_are_wrong_when_they_are_loaded_are_found_by_comparison() -
         coordinator.until(
             lambda: (1, FailureReason.CORRUPT) in coordinator.notes.losses, coordinator.check_equal
         )
-        assert "computes something else than worker 0's" in coordinator.members()[1].last_loss
+        assert "computes something else than worker 0's" in coordinator.workers()[1].last_loss
         coordinator.until(lambda: is_whole(coordinator, 2, 2), coordinator.check_equal)
 
 
@@ -332,8 +330,8 @@ def test_one_file_that_cannot_be_read_costs_no_other_expert() -> None:
         bad = min(held)
         world.broken.add(bad)
         world.machine.kill(1)
-        coordinator.until(lambda: coordinator.members()[1].missing == {bad})
-        member = coordinator.members()[1]
+        coordinator.until(lambda: coordinator.workers()[1].missing == {bad})
+        member = coordinator.workers()[1]
         assert (member.state, member.held) == (WorkerState.INCOMPLETE, held - {bad})
         assert member.problem == f"worker 1: file {bad[1]}: is broken"
         assert {module.key for module in coordinator.pool.missing_experts()} == {bad}
@@ -358,13 +356,13 @@ def test_who_is_back_without_what_it_should_hold_is_not_ready() -> None:
         lacking = coordinator.held()[1]
         world.broken |= lacking
         world.machine.kill(1)
-        coordinator.until(lambda: bool(coordinator.members()[1].problem))
-        member = coordinator.members()[1]
+        coordinator.until(lambda: bool(coordinator.workers()[1].problem))
+        member = coordinator.workers()[1]
         assert (member.state, member.missing) == (WorkerState.INCOMPLETE, lacking)
         assert "is broken" in member.problem
         assert {module.key for module in coordinator.pool.missing_experts()} == lacking
         world.broken.clear()
         coordinator.until(lambda: not coordinator.pool.missing_experts())
-        coordinator.until(lambda: coordinator.members()[1].state is WorkerState.READY)
-        assert not coordinator.members()[1].problem
+        coordinator.until(lambda: coordinator.workers()[1].state is WorkerState.READY)
+        assert not coordinator.workers()[1].problem
         coordinator.check_equal()

@@ -1,134 +1,23 @@
-from dataclasses import replace
-
-import pytest
-from hypothesis import given
-from hypothesis import strategies as st
-
-from expert_workers.status import WorkerState
+from expert_workers.status import WorkerState, WorkerStatus
 from expert_workers.supervision.restart_policy import RestartPolicy
-from expert_workers.supervision.worker_state import (
-    DROP_AFTER,
-    LOCAL,
-    BringUp,
-    Drop,
-    End,
-    Keys,
-    Load,
-    Member,
-    Surplus,
-    actions,
-    holders_of,
-    next_due,
-    note_adopted,
-    note_surplus,
-)
+from expert_workers.supervision.worker_state import Keys, SupervisedWorker, Surplus
+from expert_workers.transports.base import Failure, FailureReason
 from expert_workers.transports.in_process.links import LocalLink
 from moe_model.layers.dispatch import ExpertKey
-from tests.expert_workers.fakes import make_config, make_worker, placed
+from tests.expert_workers.fakes import make_config, make_info, make_worker, placed
 
 CONFIG = make_config()
 WORKER = make_worker(CONFIG, placed(2, 5, 1), 0)
-A, B, C = (0, 0), (0, 1), (1, 0)
+A, B = (0, 0), (0, 1)
 NONE: Keys = frozenset()
 
 
-def ready(rank: int, *held: ExpertKey) -> Member:
-    return Member(rank, link=LocalLink(rank, WORKER), held=frozenset(held))
+def ready(rank: int, *held: ExpertKey) -> SupervisedWorker:
+    return SupervisedWorker(rank, link=LocalLink(rank, WORKER), held=frozenset(held))
 
 
 def keys(*found: ExpertKey) -> Keys:
     return frozenset(found)
-
-
-def test_routes_name_those_that_shall_hold_a_module_and_do() -> None:
-    members = [ready(0, A, B), ready(1, A), ready(2), Member(3, held=keys(A))]
-    wanted = {0: keys(A), 1: keys(A, B), 2: keys(A)}
-    assert holders_of(members, wanted, [A, B, C]) == {A: (0, 1), B: (0,), C: ()}
-
-
-def test_of_those_that_shall_not_hold_it_any_more_one_is_enough() -> None:
-    leaving = ready(0, A)
-    leaving.is_leaving = True
-    members = [leaving, ready(LOCAL, A), ready(1, A), ready(2, A)]
-    assert holders_of(members, {}, [A]) == {A: (1,)}
-    assert holders_of(members[:2], {}, [A]) == {A: (LOCAL,)}
-    assert holders_of(members[:1], {}, [A]) == {A: (0,)}
-    assert holders_of(members, {0: keys(A)}, [A]) == {A: (0,)}
-
-
-def test_who_is_not_ready_is_brought_up_when_its_time_has_come() -> None:
-    member = Member(1)
-    assert actions([member], {}, {}, now=0.0) == [BringUp(1)]
-    member.policy.next_at = 5.0
-    assert actions([member], {}, {}, now=4.9) == []
-    assert actions([member], {}, {}, now=5.0) == [BringUp(1)]
-
-
-def test_what_is_missing_is_loaded_and_after_a_failure_not_at_once() -> None:
-    member = ready(1, A)
-    wanted = {1: keys(A, B, C)}
-    assert actions([member], wanted, {}, now=0.0) == [Load(1, keys(B, C))]
-    member.policy.next_at = 5.0
-    assert actions([member], wanted, {}, now=4.9) == []
-
-
-def test_nobody_is_asked_for_two_things_at_once() -> None:
-    busy = [ready(0), Member(1), ready(2, A)]
-    for member in busy:
-        member.is_busy = True
-    busy[2].surplus = Surplus(keys(A), 1, since=0.0)
-    assert actions(busy, {0: keys(A)}, {}, now=100.0) == []
-
-
-def test_a_surplus_is_dropped_some_time_after_nobody_can_ask_for_it_any_more() -> None:
-    member = ready(1, A, B)
-    note_surplus(member, keys(B), keys(B), version=7)
-    note_adopted([member], 6, now=10.0)
-    assert actions([member], {1: keys(B)}, {1: keys(B)}, now=1000.0) == []
-    note_adopted([member], 7, now=10.0)
-    note_adopted([member], 8, now=11.0)
-    late = 10.0 + DROP_AFTER
-    assert actions([member], {1: keys(B)}, {1: keys(B)}, now=late - 0.01) == []
-    assert actions([member], {1: keys(B)}, {1: keys(B)}, now=late) == [Drop(1, keys(A))]
-
-
-def test_what_is_wanted_or_named_again_meanwhile_is_not_dropped() -> None:
-    member = ready(1, A, B)
-    member.surplus = Surplus(keys(A, B), 1, since=0.0)
-    assert actions([member], {1: keys(A)}, {1: keys(A)}, now=9.0) == [Drop(1, keys(B))]
-    assert actions([member], {1: keys(A)}, {1: keys(B)}, now=9.0) == []
-    note_surplus(member, keys(A), keys(B), version=2)
-    assert member.surplus is None
-
-
-def test_another_surplus_waits_anew_and_the_same_one_does_not() -> None:
-    member = ready(1, A, B)
-    note_surplus(member, NONE, keys(B), version=1)
-    note_adopted([member], 1, now=0.0)
-    note_surplus(member, NONE, keys(B), version=2)
-    assert member.surplus == Surplus(keys(A), 1, since=0.0)
-    note_surplus(member, NONE, NONE, version=3)
-    assert member.surplus == Surplus(keys(A, B), 3, since=None)
-
-
-def test_who_leaves_is_ended_when_nothing_leads_to_it_any_more() -> None:
-    member = ready(1, A)
-    member.is_leaving = True
-    note_surplus(member, NONE, keys(A), version=1)
-    assert member.surplus is None
-    note_surplus(member, NONE, NONE, version=2)
-    note_adopted([member], 2, now=0.0)
-    assert actions([member], {}, {}, now=DROP_AFTER / 2) == []
-    assert actions([member], {}, {1: keys(A)}, now=DROP_AFTER) == []
-    assert actions([member], {}, {}, now=DROP_AFTER) == [End(1)]
-
-
-def test_who_leaves_and_holds_nothing_or_is_lost_is_ended() -> None:
-    empty, lost = ready(1), Member(2)
-    empty.is_leaving = lost.is_leaving = True
-    note_surplus(empty, NONE, NONE, version=1)
-    note_adopted([empty], 1, now=0.0)
-    assert actions([empty, lost], {}, {}, now=DROP_AFTER) == [End(1), End(2)]
 
 
 def test_the_state_is_told_by_what_is_known() -> None:
@@ -137,106 +26,14 @@ def test_the_state_is_told_by_what_is_known() -> None:
     for _ in range(10):
         broken.failed(0.0)
     expected = {
-        WorkerState.STARTING: Member(0),
-        WorkerState.READY: Member(0, link=link),
-        WorkerState.INCOMPLETE: Member(0, link=link, missing=keys(A)),
-        WorkerState.LOST: Member(0, lost_at=1.0),
-        WorkerState.BROKEN: Member(0, lost_at=1.0, policy=broken),
-        WorkerState.DRAINING: Member(0, link=link, is_leaving=True),
+        WorkerState.STARTING: SupervisedWorker(0),
+        WorkerState.READY: SupervisedWorker(0, link=link),
+        WorkerState.INCOMPLETE: SupervisedWorker(0, link=link, missing=keys(A)),
+        WorkerState.LOST: SupervisedWorker(0, lost_at=1.0),
+        WorkerState.BROKEN: SupervisedWorker(0, lost_at=1.0, policy=broken),
+        WorkerState.DRAINING: SupervisedWorker(0, link=link, is_leaving=True),
     }
     assert {state: member.state for state, member in expected.items()} == {each: each for each in WorkerState}
-
-
-def test_the_clock_alone_makes_something_due() -> None:
-    waiting, surplus, busy = Member(0), ready(1, A), Member(2)
-    busy.is_busy = True
-    assert next_due([ready(3, A), busy], 0.0) is None
-    waiting.policy.next_at = 5.0
-    assert next_due([waiting, busy], 2.0) == 3.0
-    surplus.surplus = Surplus(keys(A), 1, since=1.0)
-    assert next_due([waiting, surplus], 2.0) == pytest.approx(DROP_AFTER - 1.0)
-    assert next_due([waiting], 100.0) == 0.01
-
-
-ALL: list[ExpertKey] = [(layer, slot) for layer in range(2) for slot in range(3)]
-some = st.sets(st.sampled_from(ALL)).map(frozenset)
-
-
-@st.composite
-def situations(draw: st.DrawFn) -> tuple[list[Member], dict[int, Keys]]:
-    members = []
-    for rank in range(draw(st.integers(1, 4))):
-        member = ready(rank, *draw(some)) if draw(st.booleans()) else Member(rank)
-        member.is_leaving, member.is_busy = draw(st.booleans()), draw(st.booleans())
-        members.append(member)
-    return members, {member.rank: draw(some) for member in members if not member.is_leaving}
-
-
-def routed_by(members: list[Member], wanted: dict[int, Keys]) -> dict[int, Keys]:
-    holders = holders_of(members, wanted, ALL)
-    return {m.rank: frozenset(key for key in ALL if m.rank in holders[key]) for m in members}
-
-
-@given(situations(), st.floats(0, 10))
-def test_nothing_is_taken_from_where_it_is_wanted_or_asked_for(
-    situation: tuple[list[Member], dict[int, Keys]], now: float
-) -> None:
-    members, wanted = situation
-    routed = routed_by(members, wanted)
-    for member in members:
-        note_surplus(member, wanted.get(member.rank, NONE), routed[member.rank], 1)
-    note_adopted(members, 1, 0.0)
-    found = actions(members, wanted, routed, now)
-    assert len({action.rank for action in found}) == len(found)
-    for action in found:
-        member = members[action.rank]
-        assert not member.is_busy
-        match action:
-            case Load(_, new):
-                assert not new & member.held
-                assert new <= wanted[action.rank]
-            case Drop(_, old):
-                assert old <= member.held
-                assert not old & (wanted.get(action.rank, NONE) | routed[action.rank])
-                assert now >= DROP_AFTER
-            case End():
-                assert member.is_leaving
-                assert not member.is_ready or not member.held & routed[action.rank]
-
-
-@given(situations())
-def test_doing_what_is_due_leads_to_what_is_wanted_and_nobody_is_without_meanwhile(
-    situation: tuple[list[Member], dict[int, Keys]],
-) -> None:
-    """Every action succeeds at once, and routes are adopted as soon as they are published."""
-    members, wanted = situation
-    members = [replace(member, is_busy=False) for member in members]
-    held_before = {key for member in members if member.is_ready for key in member.held}
-    for step in range(20):
-        routed = routed_by(members, wanted)
-        for member in members:
-            note_surplus(member, wanted.get(member.rank, NONE), routed[member.rank], step)
-        note_adopted(members, step, float(10 * step))
-        for action in actions(members, wanted, routed, float(10 * step)):
-            [member] = [each for each in members if each.rank == action.rank]
-            match action:
-                case BringUp():
-                    member.link = LocalLink(member.rank, WORKER)
-                case Load(_, new):
-                    member.held |= new
-                case Drop(_, old):
-                    member.held -= old
-                case End():
-                    members.remove(member)
-        held = {key for member in members for key in member.held}
-        everywhere = {key for each in wanted.values() for key in each}
-        assert held_before & everywhere <= held
-    for member in members:
-        if not member.is_leaving:
-            wish = wanted[member.rank]
-            assert wish <= member.held
-            # What nobody wants stays with one of those that have it, in case that it is asked for.
-            assert all(holders_of(members, wanted, [key])[key] for key in member.held - wish)
 
 
 def test_who_lacks_something_it_shall_hold_is_incomplete_until_it_has_it() -> None:
@@ -252,3 +49,33 @@ def test_who_lacks_something_it_shall_hold_is_incomplete_until_it_has_it() -> No
     member.link = None
     member.note_wish(keys(A, B))
     assert member.missing == NONE, "it holds nothing at all"
+
+
+def test_a_loss_takes_what_it_held_and_keeps_when_it_was_first_lost() -> None:
+    worker = ready(0, A)
+    worker.surplus = Surplus(keys(A), 1)
+    worker.note_loss(Failure(FailureReason.DIED, "gone"), 5.0)
+    assert (worker.held, worker.is_ready, worker.lost_at) == (NONE, False, 5.0)
+    assert worker.surplus is None
+    worker.note_loss(Failure(FailureReason.LATE, "still"), 7.0)
+    assert (worker.num_losses, worker.lost_at, worker.last_loss) == (2, 5.0, "still")
+    assert worker.policy.next_at > 7.0, "the second time it waits"
+
+
+def test_its_status_says_what_people_call_its_experts() -> None:
+    """Slot 3 is a later version of expert 1; what is in no catalog any more has no name."""
+    worker = ready(2, (0, 1), (0, 3), (1, 0), (1, 9))
+    worker.missing = keys((1, 2))
+    worker.info = make_info(rank=2, node_id="n", pid=7, num_bytes=100)
+    expert_ids = {(0, 1): 1, (0, 3): 1, (1, 0): 0, (1, 2): 2}
+    status = worker.status(expert_ids, routed_rows=9)
+    assert (status.rank, status.state, status.node_id, status.pid) == (2, WorkerState.INCOMPLETE, "n", 7)
+    assert (status.experts, status.missing) == ({0: (1,), 1: (0,)}, {1: (2,)})
+    assert (status.routed_rows, status.num_bytes) == (9, 100)
+    worker.note_loss(Failure(FailureReason.DIED, "gone"), 1.0)
+    lost = worker.status(expert_ids, 9)
+    assert (lost.state, lost.pid, lost.experts, lost.last_loss) == (WorkerState.LOST, 0, {}, "gone")
+
+
+def test_a_worker_that_has_not_answered_yet_has_no_place() -> None:
+    assert SupervisedWorker(3).status({}, 0) == WorkerStatus(3, WorkerState.STARTING)

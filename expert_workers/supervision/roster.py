@@ -1,0 +1,71 @@
+"""Roster: the workers that there shall be, and those that are leaving.
+
+Belongs to the supervisor's thread.
+"""
+
+from collections.abc import Callable
+
+from expert_workers.supervision.last_resort import LastResort
+from expert_workers.supervision.restart_policy import RestartOptions, RestartPolicy
+from expert_workers.supervision.worker_state import LOCAL, SupervisedWorker
+
+
+class Roster:
+    """Workers by rank; with `here`, this process as the last resort, they are all that hold experts."""
+
+    def __init__(self, restarts: RestartOptions, here: LastResort) -> None:
+        self._restarts = restarts
+        self._workers: dict[int, SupervisedWorker] = {}
+        self._here = here
+
+    @property
+    def workers(self) -> list[SupervisedWorker]:
+        """By rank. Any thread may ask, and then only read."""
+        return sorted(self._workers.values(), key=lambda worker: worker.rank)
+
+    @property
+    def holders(self) -> list[SupervisedWorker]:
+        """The workers, and this process if it holds experts or is loading some."""
+        here = self._here.worker
+        return self.workers if here is None else [*self.workers, here]
+
+    def get(self, rank: int) -> SupervisedWorker | None:
+        return self._here.worker if rank == LOCAL else self._workers.get(rank)
+
+    def resize(self, num_workers: int) -> int:
+        """There shall be so many; returns how many there were to be before."""
+        num_before = sum(not worker.is_leaving for worker in self._workers.values())
+        for rank in range(num_workers):
+            self._workers.setdefault(rank, self._new(rank))
+        for rank, worker in self._workers.items():
+            worker.is_leaving = rank >= num_workers
+        return num_before
+
+    def ended(self, rank: int) -> None:
+        """Its process is gone. It may be wanted again in the meantime."""
+        worker = self._workers.pop(rank)
+        if not worker.is_leaving:
+            self._workers[rank] = self._new(rank)
+
+    def forgive(self, worker: SupervisedWorker) -> None:
+        """It is not to blame for what failed."""
+        worker.policy = RestartPolicy(self._restarts)
+
+    def begin(self, worker: SupervisedWorker) -> Callable[[], bool]:
+        """A job is at the worker from now on. Returns what tells, when the job ends, whether it still counts;
+        then the worker is free for the next. It does not where the worker was given up in the meantime, or
+        fenced, which begins another job."""
+        worker.is_busy = True
+        worker.num_jobs += 1
+        number = worker.num_jobs
+
+        def end() -> bool:
+            if self.get(worker.rank) is not worker or worker.num_jobs != number:
+                return False
+            worker.is_busy = False
+            return True
+
+        return end
+
+    def _new(self, rank: int) -> SupervisedWorker:
+        return SupervisedWorker(rank, RestartPolicy(self._restarts))
