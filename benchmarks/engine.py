@@ -20,7 +20,8 @@ from benchmarks.physics import Machine, decode_floor_seconds, measure_machine
 from benchmarks.report import Report, reporting
 from benchmarks.step_split import PARTS, Split, timed_engine
 from coordinator.engine.core.engine import Engine
-from coordinator.engine.core.request import Output, Request, StopRules
+from coordinator.engine.messages.output import Output
+from coordinator.engine.messages.request import Request, StopRules
 from coordinator.server.config import EngineConfig, WorkersConfig
 from coordinator.server.experts import open_experts
 from coordinator.server.main import build_engine, configure_process

@@ -14,7 +14,7 @@ from pathlib import Path
 from benchmarks.checkpoints import opened
 from benchmarks.report import Report, add_out_argument, reporting
 from coordinator.engine.core.engine import Engine
-from coordinator.engine.core.request import Request, StopRules
+from coordinator.engine.messages.request import Request, StopRules
 from coordinator.server.config import EngineConfig, WorkersConfig
 from coordinator.server.experts import open_experts
 from coordinator.server.main import build_engine, configure_process

@@ -26,7 +26,7 @@ from benchmarks.load import (
 from benchmarks.server_process import ServerProcess, serving
 from coordinator.api.requests.admission import AdmissionConfig
 from coordinator.engine.core.engine import Engine
-from coordinator.engine.core.request import Request, StopRules
+from coordinator.engine.messages.request import Request, StopRules
 from coordinator.server.config import EngineConfig, WorkersConfig
 from coordinator.server.experts import open_experts
 from coordinator.server.main import build_engine

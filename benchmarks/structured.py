@@ -17,6 +17,7 @@ import numpy as np
 
 from benchmarks.latency import percentile
 from benchmarks.report import add_out_argument, reporting
+from coordinator.engine.messages.request import ConstraintSource
 from coordinator.structured.compiler import ConstraintCompiler
 from coordinator.structured.matcher import GrammarConstraint
 from moe_model.checkpoint.reader import Checkpoint
@@ -104,14 +105,19 @@ def walk(
         yield filled - started + time.perf_counter() - drawn
 
 
+def source_of(kind: str) -> ConstraintSource:
+    value = CASES[kind]
+    return ConstraintSource(kind, (value,) if isinstance(value, str) else tuple(value))
+
+
 def measure(
     compiler: ConstraintCompiler, kind: str, ends: Sequence[int], vocab_size: int, num_tokens: int
 ) -> Cost:
     started = time.perf_counter()
-    constraint = compiler.compile(kind, CASES[kind])
+    constraint = compiler.compile(source_of(kind))
     compiled = time.perf_counter() - started
     started = time.perf_counter()
-    compiler.compile(kind, CASES[kind])
+    compiler.compile(source_of(kind))
     again = time.perf_counter() - started
     begun = []
     for _ in range(100):
@@ -138,7 +144,7 @@ def measure_all(checkpoint: Checkpoint, num_tokens: int) -> list[Cost]:
     tokenizer_json = checkpoint.read_tokenizer()
     assert tokenizer_json is not None, "the checkpoint has no tokenizer"
     compiler = ConstraintCompiler(Tokenizer.from_bytes(tokenizer_json), vocab_size, ends)
-    compiler.compile("regex", "warm up: the helper process starts here")
+    compiler.compile(ConstraintSource("regex", ("warm up: the helper process starts here",)))
     print(f"{'':>12} {'compile, ms':>12} {'again':>7} {'begin':>7} {'mean':>7} {'p99':>7} {'worst':>7}")
     costs = []
     for kind in CASES:

@@ -13,8 +13,9 @@ from coordinator.engine.cache.block_allocator import BlockAllocator
 from coordinator.engine.cache.kv_cache import KVCache
 from coordinator.engine.core.engine import Engine, Runner
 from coordinator.engine.core.model_runner import ModelRunner
-from coordinator.engine.core.request import ContextOverflow, Output, Request, StopRules
 from coordinator.engine.core.scheduler import Scheduler
+from coordinator.engine.messages.output import Output
+from coordinator.engine.messages.request import ContextOverflow, Request, StopRules
 from moe_model import AssembledModel, ModelConfig
 from moe_model.checkpoint.reader import CheckpointWriter, GenerationDefaults
 from moe_model.families import family_of

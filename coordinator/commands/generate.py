@@ -16,6 +16,7 @@ from coordinator.engine.core.engine import Engine
 from coordinator.server.config import DEFAULT_MAX_OUTPUT_TOKENS, ModelOptions
 from coordinator.server.experts import open_experts
 from coordinator.server.main import build_engine, configure_process, served_model
+from coordinator.server.model_texts import ModelTexts
 from expertmesh import messages as client_messages
 from expertmesh import requests as client_requests
 from expertmesh.commands.generation_arguments import options_of, prompt_of
@@ -31,7 +32,8 @@ def run(args: argparse.Namespace) -> int:
     config = engine_config(args)
     configure_process(config)
     checkpoint = Checkpoint.open(args.checkpoint)
-    valid, writer = _prepare(args, checkpoint)
+    texts = ModelTexts.open(checkpoint)
+    valid, writer = _prepare(args, checkpoint, texts)
     workers = workers_config(args, insecure=args.insecure)
     report = args.report
     with (
@@ -39,7 +41,7 @@ def run(args: argparse.Namespace) -> int:
         open_experts(checkpoint, config, workers, phases=report, halt=halt) as experts,
     ):
         report("engine")
-        engine = build_engine(checkpoint, config, experts)
+        engine = build_engine(checkpoint, config, experts, preparer=texts.preparer())
         report.done()
         events = _generate(engine, valid, writer, halt, show=not args.json)
     if args.json:
@@ -48,7 +50,9 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _prepare(args: argparse.Namespace, checkpoint: Checkpoint) -> tuple[ValidRequest, EventWriter]:
+def _prepare(
+    args: argparse.Namespace, checkpoint: Checkpoint, texts: ModelTexts
+) -> tuple[ValidRequest, EventWriter]:
     """Checks the request before anything is loaded.
 
     `--max-tokens` is a limit here and not a promise: under STOP the end of the context may come first.
@@ -58,7 +62,7 @@ def _prepare(args: argparse.Namespace, checkpoint: Checkpoint) -> tuple[ValidReq
     if most is not None and most < 1:
         raise ConfigError(f"--max-tokens: {most} is less than 1")
     limit = DEFAULT_MAX_OUTPUT_TOKENS if most is None else most
-    served = served_model(checkpoint, ModelOptions(max_output_tokens=limit), engine_config(args))
+    served = served_model(checkpoint, ModelOptions(max_output_tokens=limit), engine_config(args), texts)
     message = client_requests.generate_request(prompt_of(args), {**options, "return_token_ids": True})
     valid = resolve(message, served, "generate", time.monotonic())
     return valid, EventWriter(valid, served.tokenizer)
@@ -76,8 +80,8 @@ def _generate(
     while engine.has_work:
         halt.check()
         for output in engine.step():
-            if output.error is not None:
-                raise output.error
+            if output.failure is not None:
+                raise output.failure.error()
             for event in writer.events(output):
                 events.append(event)
                 if show:

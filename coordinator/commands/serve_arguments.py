@@ -11,7 +11,7 @@ from coordinator.commands.engine_arguments import (
 from coordinator.commands.observability_arguments import add_observability_arguments, configure_logging
 from coordinator.commands.security_arguments import add_security_arguments
 from coordinator.commands.start_report import Say, to_log
-from coordinator.engine.core.options import ContextOverflow
+from coordinator.engine.options import ContextOverflow
 from coordinator.server.settings import (
     Addresses,
     AdmissionConfig,

@@ -8,7 +8,6 @@ from torch import Tensor
 
 from coordinator.api.shared.served_model import ServedModel
 from coordinator.api.text.chat_template import ChatTemplate
-from coordinator.api.text.confined_tokenizer import ConfinedEncoder
 from coordinator.engine.attention.kernel_attention import attention_plan
 from coordinator.engine.cache.block_allocator import BlockAllocator
 from coordinator.engine.cache.kv_cache import KVCache, num_blocks_for
@@ -16,12 +15,13 @@ from coordinator.engine.core.engine import Engine, ExpertWatch
 from coordinator.engine.core.model_runner import ModelRunner
 from coordinator.engine.core.observer import EngineObserver
 from coordinator.engine.core.overlap import Overlap
+from coordinator.engine.core.prepared import NO_VOCABULARY, Preparer
 from coordinator.engine.core.scheduler import Scheduler
+from coordinator.engine.versions.exchange import ExchangedExperts, ExpertExchange, SwitchEngine
 from coordinator.engine.versions.model_versions import ModelVersions
 from coordinator.server.config import EngineConfig, ModelOptions
-from coordinator.server.exchange import CallEngine, ExchangedExperts, ExpertExchange
+from coordinator.server.model_texts import ModelTexts
 from coordinator.server.open_workers import API_KEY_VARIABLE
-from coordinator.structured.compiler import ConstraintCompiler
 from moe_model.checkpoint.manifest import CHAT_TEMPLATE
 from moe_model.checkpoint.reader import MAX_CHAT_TEMPLATE_BYTES, Checkpoint
 from moe_model.families import family_of
@@ -67,6 +67,7 @@ def build_engine(
     config: EngineConfig,
     experts: RunningExperts,
     observer: EngineObserver | None = None,
+    preparer: Preparer = NO_VOCABULARY,
 ) -> Engine:
     """Loads the shared part and puts an engine around it. Raises CheckpointError, ConfigError."""
     num_blocks, device = num_kv_blocks(checkpoint, config), config.resolve_device()
@@ -83,7 +84,8 @@ def build_engine(
     overlap = Overlap(config.micro_batches) if experts.answers_travel else None
     versions = ModelVersions(model, experts)
     runner = ModelRunner(model, cache, attention_plan(kernels), overlap, versions=versions)
-    return Engine(scheduler, runner, checkpoint.config.max_seq_len, _watch(experts), observer, versions)
+    watch, max_seq_len = _watch(experts), checkpoint.config.max_seq_len
+    return Engine(scheduler, runner, max_seq_len, watch, observer, versions, preparer)
 
 
 def expert_exchange(
@@ -91,7 +93,7 @@ def expert_exchange(
     config: EngineConfig,
     experts: ExchangedExperts,
     engine: Engine,
-    call_engine: CallEngine,
+    switch_engine: SwitchEngine,
 ) -> ExpertExchange:
     """Changes the experts of an engine of `build_engine`."""
     assert engine.versions is not None, "build_engine's have them"
@@ -101,7 +103,7 @@ def expert_exchange(
     def make_router(weight_ED: Tensor) -> Router:
         return family.build_router(checkpoint.config, weight_ED, kernels)
 
-    return ExpertExchange(checkpoint, experts, engine.versions, call_engine, make_router)
+    return ExpertExchange(checkpoint, experts, engine.versions, switch_engine, make_router)
 
 
 def _watch(experts: RunningExperts) -> ExpertWatch:
@@ -109,10 +111,11 @@ def _watch(experts: RunningExperts) -> ExpertWatch:
     return ExpertWatch(lambda: experts.wait_for_lost(EXPERT_WAIT_TURN), experts.found, experts.idle)
 
 
-def served_model(checkpoint: Checkpoint, options: ModelOptions, config: EngineConfig) -> ServedModel:
-    """What the fronts know about the model. Raises CheckpointError, TokenizerError, ConfigError."""
-    tokenizer_json = checkpoint.read_tokenizer()
-    tokenizer = None if tokenizer_json is None else _tokenizer(checkpoint, tokenizer_json)
+def served_model(
+    checkpoint: Checkpoint, options: ModelOptions, config: EngineConfig, texts: ModelTexts
+) -> ServedModel:
+    """What the fronts know about the model. Raises CheckpointError, ConfigError."""
+    tokenizer = texts.tokenizer
     return ServedModel(
         name=options.name or checkpoint.name,
         config=checkpoint.config,
@@ -124,17 +127,11 @@ def served_model(checkpoint: Checkpoint, options: ModelOptions, config: EngineCo
         aliases=options.aliases,
         default_overflow=options.context_overflow,
         chat_template=_chat_template(checkpoint, options, tokenizer),
-        constraints=_constraints(checkpoint, tokenizer),
+        constraints=texts.constraints,
         max_num_sequences=options.max_num_sequences,
         allow_routed_experts=options.allow_routed_experts,
         generation_config=options.generation_config,
     )
-
-
-def _constraints(checkpoint: Checkpoint, tokenizer: Tokenizer | None) -> ConstraintCompiler | None:
-    if tokenizer is None:
-        return None
-    return ConstraintCompiler(tokenizer, checkpoint.config.vocab_size, checkpoint.generation.eos_token_ids)
 
 
 def _chat_template(
@@ -158,19 +155,3 @@ def _chat_template(
 
 def _text_of(tokenizer: Tokenizer, token_id: int | None) -> str:
     return "" if token_id is None else tokenizer.token_bytes(token_id).decode(errors="replace")
-
-
-def _tokenizer(checkpoint: Checkpoint, data: bytes) -> Tokenizer:
-    eos = checkpoint.generation.eos_token_ids
-    tokenizer = Tokenizer.from_bytes(
-        data,
-        checkpoint.generation.bos_token_id,
-        eos[0] if eos else None,
-        vocab_size=checkpoint.config.vocab_size,
-        confine=ConfinedEncoder,
-    )
-    if tokenizer.waits:
-        logger.info(
-            "tokenizer.json: has a step that is not known to be quick; a process with limits takes it"
-        )
-    return tokenizer

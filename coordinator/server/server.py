@@ -8,9 +8,10 @@ import asyncio
 import gc
 import time
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AbstractContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
 from importlib import metadata
+from typing import TypeVar
 from uuid import uuid4
 
 from coordinator.api.requests.gate import Backend
@@ -21,17 +22,23 @@ from coordinator.api.shared.request_log import RequestLog
 from coordinator.api.shared.served_model import ServedModel
 from coordinator.api.telemetry.metrics import Metrics, MetricSources
 from coordinator.api.telemetry.tracing import Tracing
-from coordinator.engine.core.async_engine import AsyncEngine
+from coordinator.engine.client.base import NO_LIMIT, EngineClient
+from coordinator.engine.client.handlers import exchange_handlers
+from coordinator.engine.client.in_process import InProcessEngine
+from coordinator.engine.core.engine_thread import EngineThread
 from coordinator.engine.core.observer import EngineObservers
-from coordinator.engine.core.request import ContextOverflow, Request, StopRules
+from coordinator.engine.messages.request import ContextOverflow, Request, StopRules
 from coordinator.server.config import ObservabilityConfig, ServeConfig
 from coordinator.server.experts import ServedExperts, open_experts
 from coordinator.server.fronts import Fronts
 from coordinator.server.main import build_engine, expert_exchange, served_model
+from coordinator.server.model_texts import ModelTexts
 from coordinator.server.phases import UNTOLD, Phases
 from moe_model.checkpoint.reader import Checkpoint
 from moe_model.halt import Halt
 from moe_model.sampling.params import SamplingParams
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +46,7 @@ class RunningServer:
     """A server that can serve. `failed` says why it must stop, if it must."""
 
     fronts: Fronts
-    engine: AsyncEngine
+    engine: EngineClient
     experts: ServedExperts
     startup_seconds: float
     failed: "asyncio.Future[str]"
@@ -69,27 +76,24 @@ async def open_server(
         phases("checkpoint")
         checkpoint = await asyncio.to_thread(Checkpoint.open, config.checkpoint)
         halt.check()
-        model = await _open_model(checkpoint, config, stack)
+        texts = await asyncio.to_thread(ModelTexts.open, checkpoint)
+        stack.callback(texts.close)
+        model = await _open_model(checkpoint, config, texts, stack)
         opened = open_experts(checkpoint, config.engine, config.workers, watchers.pools, over, phases, halt)
-        experts = await asyncio.to_thread(opened.__enter__)
-        stack.push_async_callback(asyncio.to_thread, opened.__exit__, None, None, None)
+        experts = await _entered(opened, stack)
         halt.check()
         phases("engine")
-        core = await asyncio.to_thread(build_engine, checkpoint, config.engine, experts, watchers.engine)
-        engine = AsyncEngine(core)
+        engine = await _open_engine(checkpoint, config, experts, texts, watchers)
         stack.push_async_callback(engine.close)
         phases("warm-up")
         await halt.unless_set(_warm_up(engine))
-        exchange = expert_exchange(checkpoint, config.engine, experts, core, engine.call)
-        model = replace(model, current_experts=exchange.expert_ids)
-        missing = experts.missing_experts
-        metric_sources = MetricSources(
-            engine.stats, experts.topology, config.engine.block_size, exchange, missing
-        )
+        model = replace(model, current_experts=lambda: engine.model().experts)
+        block_size, missing = config.engine.block_size, experts.missing_experts
+        metric_sources = MetricSources(engine.stats, engine.model, experts.topology, block_size, missing)
         watchers.metrics.open(model.name, model.max_context, metric_sources)
-        operations = Operations(_facts(config, model), engine, experts, exchange)
+        operations = Operations(_facts(config, model), engine, experts)
         sources = Sources(engine.stats, missing)
-        # What is there now stays: looking through all of it for cycles would only hold up everybody.
+        # What is there now stays: looking through all of it for cycles would only hold up every request.
         gc.collect()
         gc.freeze()
         stack.callback(gc.unfreeze)
@@ -98,21 +102,42 @@ async def open_server(
         yield RunningServer(fronts, engine, experts, time.monotonic() - started, failed)
 
 
-async def _open_model(checkpoint: Checkpoint, config: ServeConfig, stack: AsyncExitStack) -> ServedModel:
-    """What it has of processes ends with the stack."""
-    model = await asyncio.to_thread(served_model, checkpoint, config.model, config.engine)
-    if model.constraints is not None:
-        stack.callback(model.constraints.close)
-    if model.tokenizer is not None:
-        stack.callback(model.tokenizer.close)
+async def _entered(opened: AbstractContextManager[T], stack: AsyncExitStack) -> T:
+    """Enters a block on another thread; it ends with the stack."""
+    entered = await asyncio.to_thread(opened.__enter__)
+    stack.push_async_callback(asyncio.to_thread, opened.__exit__, None, None, None)
+    return entered
+
+
+async def _open_model(
+    checkpoint: Checkpoint, config: ServeConfig, texts: ModelTexts, stack: AsyncExitStack
+) -> ServedModel:
+    """The process of its chat template ends with the stack."""
+    model = await asyncio.to_thread(served_model, checkpoint, config.model, config.engine, texts)
     if model.chat_template is not None:
         stack.callback(model.chat_template.close)
         await asyncio.to_thread(model.chat_template.try_out)
     return model
 
 
+async def _open_engine(
+    checkpoint: Checkpoint,
+    config: ServeConfig,
+    experts: ServedExperts,
+    texts: ModelTexts,
+    watchers: "Watchers",
+) -> InProcessEngine:
+    """An engine on a thread of its own. It builds constraints where the fronts have checked them."""
+    core = await asyncio.to_thread(
+        build_engine, checkpoint, config.engine, experts, watchers.engine, texts.preparer()
+    )
+    thread = EngineThread(core)
+    exchange = expert_exchange(checkpoint, config.engine, experts, core, thread.switch)
+    return InProcessEngine(thread, exchange_handlers(exchange), exchange.status)
+
+
 class Watchers:
-    """Whoever is told of requests, steps and dispatches."""
+    """All that is told of requests, steps and dispatches."""
 
     def __init__(self, config: ObservabilityConfig) -> None:
         """Raises ConfigError when traces are asked for and cannot be had."""
@@ -138,8 +163,9 @@ def _facts(config: ServeConfig, model: ServedModel) -> ServerFacts:
     )
 
 
-async def _warm_up(engine: AsyncEngine) -> None:
+async def _warm_up(engine: EngineClient) -> None:
     """One token through everything, so that READY means it works. Raises the request's error."""
     rules = StopRules(max_tokens=1, context_overflow=ContextOverflow.SLIDE)
-    async for _ in engine.stream(Request("warm-up", (0,), SamplingParams(temperature=0), rules)):
+    request = Request("warm-up", (0,), SamplingParams(temperature=0), rules)
+    async for _ in engine.stream(request, NO_LIMIT):
         pass

@@ -10,7 +10,7 @@ from typing import Literal
 
 from coordinator.api.security.api_keys import Limits
 from coordinator.api.security.tls import TlsConfig
-from coordinator.engine.core.options import DEFAULT_BLOCK_SIZE, ContextOverflow
+from coordinator.engine.options import DEFAULT_BLOCK_SIZE, ContextOverflow
 from moe_model.errors import ConfigError
 from moe_model.names import KernelChoice
 

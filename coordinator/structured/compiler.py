@@ -1,7 +1,8 @@
 """ConstraintCompiler: what a request asks of its output becomes a Constraint.
 
-Remembers which grammars were found harmless, and builds them anew for each request: all copies of one build
-share its states, and the limit of those, which an output can reach.
+The fronts check sources; the engine takes what was built for that, or builds it. Remembers which grammars
+were found harmless, and builds them anew for each request: all copies of one build share its states, and the
+limit of those, which an output can reach.
 """
 
 import re
@@ -10,17 +11,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from coordinator.confined.errors import BusyError
+from coordinator.engine.messages.errors import ConstraintError
+from coordinator.engine.messages.request import ConstraintSource
 from coordinator.structured.cache import LruCache
-from coordinator.structured.errors import ConstraintError
-from coordinator.structured.grammars import KINDS, Value, library_grammar
+from coordinator.structured.grammars import KINDS, library_grammar
 from coordinator.structured.library import build, make_tokenizer
 from coordinator.structured.matcher import GrammarConstraint, MaskRows
 from coordinator.structured.probe import Probe
+from coordinator.structured.ready import ReadyConstraints
 from moe_model.text.tokenizer import Tokenizer
 
-# Kind, value, whether JSON is compact.
-_Key = tuple[str, str | tuple[str, ...], bool]
-
+# Sources whose constraints wait for their requests, which come a moment after the check.
+MAX_READY = 256
 _POSITION = re.compile(r"^line \d+, column \d+: ")
 
 
@@ -55,17 +57,33 @@ class ConstraintCompiler:
         self._rows = MaskRows(tokens, ends)
         self._limits = limits
         self._can_end = bool(ends)
-        self._known = LruCache[_Key, str](limits.cache_entries, limits.cache_bytes)
+        self._known = LruCache[ConstraintSource, str](limits.cache_entries, limits.cache_bytes)
+        self._ready = ReadyConstraints[GrammarConstraint](MAX_READY)
         self._turn = threading.Lock()
         self._probe = Probe(tokens, limits.compile_seconds)
 
-    def compile(self, kind: str, value: Value, *, compact_json: bool = False) -> GrammarConstraint:
-        """A constraint of the caller's own. Takes milliseconds, at worst twice `compile_seconds` and the wait
-        for others' turns: call it where waiting is allowed. Raises ConstraintError, BusyError and
+    def check(self, source: ConstraintSource) -> None:
+        """Takes milliseconds, at worst twice `compile_seconds` and the wait for others' turns: call it where
+        waiting is allowed. What it builds on the way waits for `take`. Raises ConstraintError, BusyError and
         NoProcessError.
         """
-        key = (kind, value if isinstance(value, str) else tuple(value), compact_json)
-        grammar = self._known.get(key) or self._check(key)
+        self._ready.put(source, self.compile(source))
+
+    def take(self, source: ConstraintSource) -> GrammarConstraint | None:
+        """One that `check` has built for the caller's request; None when it was forgotten meanwhile."""
+        return self._ready.take(source)
+
+    def build(self, source: ConstraintSource) -> GrammarConstraint:
+        """A constraint of the caller's own, of a source that was checked, here or in another process: what is
+        harmless there is so here, so it is not tried out first. Raises ConstraintError."""
+        grammar = self._known.get(source) or library_grammar(source).text
+        return self._built(grammar)
+
+    def compile(self, source: ConstraintSource) -> GrammarConstraint:
+        """Checks and builds. Raises as `check`."""
+        return self._built(self._known.get(source) or self._check(source))
+
+    def _built(self, grammar: str) -> GrammarConstraint:
         constraint = GrammarConstraint(build(self._tokenizer, grammar), self._rows)
         first = constraint.matcher()
         if first.failure is not None:
@@ -79,16 +97,15 @@ class ConstraintCompiler:
         with self._turn:
             self._probe.close()
 
-    def _check(self, key: _Key) -> str:
+    def _check(self, source: ConstraintSource) -> str:
         """The library's grammar, once it has been built without harm."""
-        kind, value, compact_json = key
-        grammar = library_grammar(kind, value, compact_json=compact_json)
+        grammar = library_grammar(source)
         if not self._turn.acquire(timeout=self._limits.wait_seconds):
             raise BusyError("structured output: too many constraints are being compiled")
         try:
-            if self._known.get(key) is None:
+            if self._known.get(source) is None:
                 self._probe.check(grammar.text)
-                self._known.put(key, grammar.text, 2 * len(grammar.text))
+                self._known.put(source, grammar.text, 2 * len(grammar.text))
             return grammar.text
         except ConstraintError as error:
             message = str(error) if grammar.is_verbatim else _POSITION.sub("", str(error))

@@ -7,8 +7,9 @@ from typing import Any
 
 from llguidance import LLMatcher
 
+from coordinator.engine.messages.errors import ConstraintError
+from coordinator.engine.messages.request import ConstraintSource
 from coordinator.structured.ebnf import is_ebnf, to_lark
-from coordinator.structured.errors import ConstraintError
 from coordinator.structured.json_schema import parse_schema
 
 MAX_BYTES = 64 * 1024
@@ -26,8 +27,6 @@ _JSON_OPTIONS = {"lenient": False, "coerce_one_of": False}
 SPACED_OPTIONS = {**_JSON_OPTIONS, "whitespace_pattern": rf"[\x20\x0A\x0D\x09]{{1,{MAX_GAP}}}"}
 COMPACT_OPTIONS = {**_JSON_OPTIONS, "whitespace_flexible": False}
 
-Value = str | Sequence[str]
-
 
 @dataclass(frozen=True, slots=True)
 class LibraryGrammar:
@@ -37,10 +36,9 @@ class LibraryGrammar:
     is_verbatim: bool = False
 
 
-def library_grammar(kind: str, value: Value, *, compact_json: bool = False) -> LibraryGrammar:
-    """`compact_json`: JSON without white space; other kinds do not look at it. Raises ConstraintError; the
-    message does not name the kind."""
-    texts = [value] if isinstance(value, str) else list(value)
+def library_grammar(source: ConstraintSource) -> LibraryGrammar:
+    """Raises ConstraintError; the message does not name the kind."""
+    kind, texts = source.kind, source.texts
     try:
         num_bytes = sum(len(text.encode()) for text in texts)
     except UnicodeEncodeError:
@@ -49,13 +47,13 @@ def library_grammar(kind: str, value: Value, *, compact_json: bool = False) -> L
         raise ConstraintError(f"has {num_bytes} bytes, more than {MAX_BYTES}")
     if kind == "choice":
         return _choice(texts)
-    if kind not in KINDS or not isinstance(value, str):
+    if kind == "json_object":
+        return _json({"type": "object"}, source.compact_json)
+    if kind not in KINDS or len(texts) != 1:
         raise ConstraintError(f"{kind!r} is no kind of constraint with such a value")
     if kind == "json_schema":
-        return _json(parse_schema(value), compact_json)
-    if kind == "json_object":
-        return _json({"type": "object"}, compact_json)
-    return _WRITERS[kind](value)
+        return _json(parse_schema(texts[0]), source.compact_json)
+    return _WRITERS[kind](texts[0])
 
 
 def _json(schema: Mapping[str, Any], compact: bool) -> LibraryGrammar:

@@ -4,7 +4,7 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from coordinator.structured.errors import ConstraintError
+from coordinator.engine.messages.errors import ConstraintError
 
 MAX_DEPTH = 64
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from llguidance import LLMatcher, LLParserLimits, LLTokenizer, TokenizerWrapper
 
-from coordinator.structured.errors import ConstraintError
+from coordinator.engine.messages.errors import ConstraintError
 
 MAX_MESSAGE = 200
 

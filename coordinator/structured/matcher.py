@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 from llguidance import LLMatcher
 
-from coordinator.structured.errors import ConstraintError
+from coordinator.engine.messages.errors import ConstraintError
 from coordinator.structured.library import clean
 
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from coordinator.confined.errors import CrashedError, OutOfTimeError
 from coordinator.confined.process import ConfinedProcess
-from coordinator.structured.errors import ConstraintError
+from coordinator.engine.messages.errors import ConstraintError
 
 MODULE = "coordinator.structured.probe_main"
 

@@ -6,7 +6,7 @@ import json
 from llguidance import LLTokenizer
 
 from coordinator.confined.child import Limits, run
-from coordinator.structured.errors import ConstraintError
+from coordinator.engine.messages.errors import ConstraintError
 from coordinator.structured.library import build, make_tokenizer
 
 LIMITS = Limits(

@@ -69,10 +69,15 @@ class ModelVersion:
     def modules(self) -> Iterable[ExpertModule]:
         return (module for layer in self.layers for module in layer.modules)
 
-    @property
+    @cached_property
     def experts(self) -> tuple[tuple[int, ...], ...]:
         """The expert ids of each layer."""
         return tuple(layer.experts for layer in self.layers)
+
+    @cached_property
+    def exchanged(self) -> tuple[ExpertModule, ...]:
+        """Its modules that are not the checkpoint's."""
+        return tuple(module for module in self.modules if module.file is not None)
 
     @cached_property
     def expert_versions(self) -> tuple[str, ...]:

@@ -8,7 +8,7 @@ import pytest
 from benchmarks import arguments, serve
 from benchmarks.latency import Timing
 from benchmarks.serve_rounds import Alone, Load, Plan, Round, Served, measure_alone
-from coordinator.engine.core.request import Output
+from coordinator.engine.messages.output import Output
 from tests.coordinator.engine.fakes import CountingRunner, engine_over
 from tests.integration.processes import DEMO_CHECKPOINT
 

@@ -7,7 +7,7 @@ from typing import Any
 import grpc
 import pytest
 
-from coordinator.engine.core.request import FinishReason
+from coordinator.engine.messages.output import FinishReason
 from expertmesh.client import (
     AsyncClient,
     Client,

@@ -11,9 +11,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from coordinator.engine.core.engine import Engine
-from coordinator.engine.core.request import Request
+from coordinator.engine.messages.request import Request
+from coordinator.engine.versions.exchange import ExpertExchange, SwitchEngine
 from coordinator.server.config import EngineConfig
-from coordinator.server.exchange import ExpertExchange
 from coordinator.server.main import build_engine, expert_exchange
 from moe_model.checkpoint.reader import Checkpoint, CheckpointWriter, GenerationDefaults
 from moe_model.config import ModelConfig
@@ -23,6 +23,7 @@ from moe_model.kernels.choice import KernelChoice, choose_kernels
 from moe_model.layers.dispatch import ExpertKey
 from moe_model.loading import load_local_experts
 from moe_model.versions.local_experts import LocalExperts
+from moe_model.versions.model_version import ModelVersion
 from tests.models import TINY, drain
 
 CONFIG = replace(TINY, max_seq_len=24)
@@ -54,23 +55,23 @@ class Changing:
         """All that a change that fails must leave alone."""
         versions = self.engine.versions
         assert versions is not None
-        return self.exchange.list(), self.experts.keys, versions.live, self.exchange.counts()
+        return self.exchange.list(), self.experts.keys, versions.live, self.exchange.status()
 
 
-def at_once(engine: Engine) -> Callable[[Callable[[Engine], None]], Future[None]]:
-    """Calls the engine in the caller's thread."""
+def at_once(engine: Engine) -> SwitchEngine:
+    """Switches the engine in the caller's thread."""
 
-    def call(function: Callable[[Engine], None]) -> Future[None]:
+    def switch(version: ModelVersion) -> Future[None]:
         future: Future[None] = Future()
         try:
-            function(engine)
+            engine.switch(version)
         except Exception as error:  # noqa: BLE001 - as an engine's thread does
             future.set_exception(error)
         else:
             future.set_result(None)
         return future
 
-    return call
+    return switch
 
 
 def tokens_of(path: Path, config: EngineConfig, requests: Sequence[Request]) -> dict[str, list[int]]:

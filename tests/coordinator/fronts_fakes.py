@@ -10,8 +10,10 @@ from coordinator.api.shared.operations import Operations, ServerFacts
 from coordinator.api.shared.readiness import ReadinessConfig, Sources
 from coordinator.api.shared.request_log import RequestLog
 from coordinator.api.telemetry.metrics import Metrics
-from coordinator.engine.core.async_engine import AsyncEngine
-from coordinator.engine.core.engine import EngineStats, Runner
+from coordinator.engine.client.in_process import InProcessEngine
+from coordinator.engine.core.engine import Runner
+from coordinator.engine.core.engine_thread import EngineThread
+from coordinator.engine.messages.stats import EngineStats
 from coordinator.server.config import Addresses, ServeConfig
 from coordinator.server.fronts import Fronts
 from expert_workers.status import Scaled, WorkerStatus
@@ -78,16 +80,16 @@ def make_fronts(
 
 
 @asynccontextmanager
-async def opening(fronts: Fronts, runner: Runner | None = None) -> AsyncIterator[AsyncEngine]:
+async def opening(fronts: Fronts, runner: Runner | None = None) -> AsyncIterator[InProcessEngine]:
     """Listens, and has an engine to open with."""
-    engine = AsyncEngine(engine_over(runner or CountingRunner(), max_seq_len=32))
+    engine = InProcessEngine(EngineThread(engine_over(runner or CountingRunner(), max_seq_len=32)))
     fronts.bind()
     async with fronts.serving():
         yield engine
     assert await engine.close()
 
 
-async def open_fronts(fronts: Fronts, engine: AsyncEngine, world: World) -> None:
+async def open_fronts(fronts: Fronts, engine: InProcessEngine, world: World) -> None:
     facts = ServerFacts("1", "an instance", ("tiny",), 1024)
     operations = Operations(facts, engine, FakeWorkers())
     await fronts.open(Backend(served_model(), engine), operations, world.sources)

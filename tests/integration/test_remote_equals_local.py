@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from coordinator.engine.core.engine import Engine
-from coordinator.engine.core.request import ContextOverflow, Request, StopRules
+from coordinator.engine.messages.request import ContextOverflow, Request, StopRules
 from coordinator.server.config import EngineConfig, WorkersConfig
 from coordinator.server.experts import open_experts
 from coordinator.server.main import build_engine

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from coordinator.engine.messages.commands import CheckIntegrity
 from coordinator.server.config import Addresses, EngineConfig, ModelOptions, ServeConfig, WorkersConfig
 from coordinator.server.server import RunningServer, open_server
 from expertmesh.cli import main
@@ -56,8 +57,8 @@ async def until(condition: Callable[[], bool], timeout: float = PATIENCE) -> Non
 async def assert_all_free(server: RunningServer) -> None:
     """Waits until the engine has nothing to do; then nobody holds anything."""
     await until(lambda: not server.engine.stats().num_running + server.engine.stats().num_waiting)
-    await until(lambda: not server.engine.num_requests + server.fronts.gate.num_calls)
-    await server.engine.check_integrity()
+    await until(lambda: not len(server.engine.request_ids) + server.fronts.gate.num_calls)
+    await asyncio.to_thread(server.engine.call, CheckIntegrity())
     stats, admission = server.engine.stats(), server.fronts.gate.admission
     assert stats.num_free_blocks == stats.num_blocks
     assert (admission.num_sequences, admission.num_waiting_tokens) == (0, 0)

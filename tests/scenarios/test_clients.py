@@ -57,7 +57,7 @@ async def test_d1_a_killed_client_stops_its_work(server: RunningServer) -> None:
     assert server.engine.stats().num_running == 1
     client.kill()
     killed_at = time.monotonic()
-    await until(lambda: server.engine.num_requests == 0)
+    await until(lambda: not server.engine.request_ids)
     seen_at, num_steps = time.monotonic(), server.engine.stats().num_steps
     await assert_all_free(server)
     await client.wait()

@@ -8,7 +8,7 @@ from coordinator.api.grpc.methods import Behaviours
 from coordinator.api.requests.gate import Gate
 from coordinator.api.shared.errors import ApiError, Reason
 from coordinator.api.shared.operations import Operations
-from coordinator.server.exchange import ExpertView
+from coordinator.engine.messages.commands import ExpertView
 from expert_workers.status import WorkerState, WorkerStatus
 from expertmesh.v1 import control_pb2 as pb
 

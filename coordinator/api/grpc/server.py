@@ -9,9 +9,10 @@ from coordinator.api.grpc.methods import method_handlers
 from coordinator.api.grpc.port import FLUSH_SECONDS, GrpcPort
 from coordinator.api.grpc.service import SERVICE, WRITE_STALL_TIMEOUT, GenerationService, behaviours
 from coordinator.api.grpc.unknown_fields import UnknownFields
-from coordinator.api.requests.gate import Backend, EngineFront, Gate
+from coordinator.api.requests.gate import Backend, Gate
 from coordinator.api.requests.responses import Front
 from coordinator.api.shared.served_model import ServedModel
+from coordinator.engine.client.base import RequestEngine
 
 logger = logging.getLogger(__name__)
 
@@ -49,7 +50,7 @@ class GrpcServer(GrpcPort):
         """Calls being answered."""
         return self._gate.num_calls
 
-    async def set_ready(self, model: ServedModel, engine: EngineFront) -> None:
+    async def set_ready(self, model: ServedModel, engine: RequestEngine) -> None:
         """Lets callers in; before, they are refused as NOT_READY."""
         self._gate.open(Backend(model, engine))
         await self.set_serving(serving=True)

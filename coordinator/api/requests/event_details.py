@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from coordinator.engine.core.request import RoutedExperts, TokenLogprobs
+from coordinator.engine.messages.output import RoutedExperts, TokenLogprobs
 from expertmesh.v1 import generation_pb2 as pb
 
 MAX_MESSAGE_BYTES = 1 << 20

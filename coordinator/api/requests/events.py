@@ -9,19 +9,19 @@ from datetime import timedelta
 from coordinator.api.requests.event_details import LogprobWriter, in_pieces, routed_pieces
 from coordinator.api.text.text_stream import TextStream
 from coordinator.api.validation.request import ValidRequest
-from coordinator.api.validation.stopping import VisibleBytes
-from coordinator.engine.core.request import (
+from coordinator.engine.messages.output import (
     FinishReason,
     Output,
     PromptDetails,
     RequestTimings,
     RoutedExperts,
     Stop,
-    StopRules,
     TokenLogprobs,
 )
+from coordinator.engine.messages.request import StopRules
 from expertmesh.v1 import generation_pb2 as pb
 from moe_model.text.tokenizer import Tokenizer
+from moe_model.text.visible_bytes import VisibleBytes
 
 Event = pb.GenerateStreamResponse
 

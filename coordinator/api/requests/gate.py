@@ -1,24 +1,17 @@
-"""Gate: who may come in, and who is in. Knows no transport; lives on one event loop.
+"""Gate: which calls may come in, and which are in. Knows no transport; lives on one event loop.
 
 STARTING --open--> OPEN --drain--> DRAINING
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Protocol
 
 from coordinator.api.requests.admission import Admission
 from coordinator.api.shared.errors import ApiError, Reason, duplicate_request_id
 from coordinator.api.shared.served_model import ServedModel
-from coordinator.engine.core.request import Output, Request
-
-
-class EngineFront(Protocol):
-    """The engine as the fronts see it. Closing the stream before its end aborts the request."""
-
-    def stream(self, request: Request, max_seconds: float) -> AsyncGenerator[Output, None]: ...
+from coordinator.engine.client.base import RequestEngine
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +19,7 @@ class Backend:
     """What answers requests."""
 
     model: ServedModel
-    engine: EngineFront
+    engine: RequestEngine
 
 
 class Gate:
@@ -50,7 +43,7 @@ class Gate:
         self._backend = backend
 
     def drain(self) -> None:
-        """Refuses whoever comes from now on."""
+        """Refuses every call from now on."""
         self._draining = True
 
     async def wait_idle(self, timeout: float) -> bool:

@@ -2,7 +2,7 @@
 
 from coordinator.api.shared.errors import ApiError, Reason
 from coordinator.api.shared.served_model import ServedModel
-from coordinator.engine.core.request import ContextOverflow
+from coordinator.engine.messages.request import ContextOverflow
 
 
 def check_context(

@@ -17,8 +17,9 @@ from coordinator.api.shared.errors import ApiError, Reason
 from coordinator.api.shared.request_ids import id_headers
 from coordinator.api.shared.served_model import ServedModel
 from coordinator.api.validation.request import ValidRequest, resolve
-from coordinator.engine.core.async_engine import PART, RequestExpiredError
-from coordinator.engine.core.request import Output
+from coordinator.engine.client.base import PART
+from coordinator.engine.messages.errors import RequestExpiredError
+from coordinator.engine.messages.output import Output
 from expertmesh.v1 import generation_pb2 as pb
 
 # Larger messages, and those whose checks take long whatever their size, are checked off the event loop.
@@ -29,8 +30,11 @@ R = TypeVar("R")
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """Who asks. `key_id` is the name of an API key; it also keeps cached prompts apart. `given_ids` are the
-    headers with ids that came along, fit to be shown. `deadline` is by `time.monotonic()`."""
+    """The caller of a request. `key_id` is the name of an API key; it also keeps cached prompts apart.
+
+    `given_ids` are the headers with ids that came along, fit to be shown; `deadline` is by
+    `time.monotonic()`.
+    """
 
     request_id: str
     peer: str = ""
@@ -74,16 +78,16 @@ class Facts:
 class RequestObserver(Protocol):
     """Told of every request that is looked at. Lives on the event loop; must be quick and must not raise."""
 
-    def started(self, caller: Caller, facts: Facts) -> object | None:
+    def started(self, caller: Caller, facts: Facts) -> int | None:
         """A valid request goes to the engine; what this returns becomes its `Request.trace`."""
 
     def finished(self, caller: Caller, facts: Facts, error: ApiError | None, *, cancelled: bool) -> None: ...
 
 
 class NullObserver:
-    """Tells nobody."""
+    """Does nothing."""
 
-    def started(self, caller: Caller, facts: Facts) -> object | None:
+    def started(self, caller: Caller, facts: Facts) -> int | None:
         return None
 
     def finished(self, caller: Caller, facts: Facts, error: ApiError | None, *, cancelled: bool) -> None:
@@ -92,7 +96,7 @@ class NullObserver:
 
 @dataclass(frozen=True, slots=True)
 class Front:
-    """What all fronts share. `max_seconds` ends a request that nobody else ends."""
+    """What all fronts share. `max_seconds` ends a request that nothing else ends."""
 
     gate: Gate
     observer: RequestObserver = field(default_factory=NullObserver)
@@ -147,7 +151,7 @@ class Work:
     facts: Facts
 
     async def events(self) -> AsyncGenerator[pb.GenerateStreamResponse, None]:
-        """The events of its response; closing it aborts what still runs. Raises whatever the engine raises.
+        """The events of its response; closing it aborts what still runs. Raises what the engine raises.
 
         The first event comes at once, before any work is done.
         """

@@ -9,14 +9,17 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import TypedDict, Unpack
 
-import torch
-
 from coordinator.confined.errors import BusyError, NoProcessError
-from coordinator.engine.core.async_engine import DuplicateRequestError, EngineClosedError, SlowConsumerError
-from coordinator.engine.core.engine import CapacityError, StepMemoryError
-from coordinator.engine.sampling.token_rules import NoTokenLeftError
-from coordinator.engine.versions.model_versions import UnknownExpertError
-from coordinator.structured.errors import ConstraintError
+from coordinator.engine.messages.errors import (
+    CapacityError,
+    ConstraintError,
+    DuplicateRequestError,
+    EngineClosedError,
+    NoTokenLeftError,
+    SlowConsumerError,
+    StepMemoryError,
+    UnknownExpertError,
+)
 from moe_model.errors import (
     ClusterError,
     ExpertMeshError,
@@ -160,7 +163,6 @@ _EXCEPTIONS: tuple[tuple[type[BaseException], Reason, str], ...] = (
     (ClusterError, Reason.EXPERT_WORKER_LOST, "the expert workers cannot be reached"),
     (FencedError, Reason.EXPERT_WORKER_LOST, "another coordinator has taken over the expert workers"),
     (WorkerStartError, Reason.EXPERT_WORKER_LOST, "an expert worker could not be restarted"),
-    (torch.OutOfMemoryError, Reason.OUT_OF_MEMORY, "not enough memory for this request"),
     (MemoryError, Reason.OUT_OF_MEMORY, "not enough memory for this request"),
 )
 

@@ -1,14 +1,25 @@
 """Operations: what a running server tells and lets do to itself. Knows no transport."""
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 from coordinator.api.shared.errors import ApiError, Reason
 from coordinator.api.validation.violations import REQUEST_ID
-from coordinator.engine.core.async_engine import AsyncEngine
-from coordinator.server.exchange import Changed, ExchangeError, ExpertExchange, ExpertView
+from coordinator.engine.client.base import EngineClient
+from coordinator.engine.messages.commands import (
+    AddExpert,
+    Changed,
+    Command,
+    ExpertView,
+    ListExperts,
+    RemoveExpert,
+    ReplaceExpert,
+)
+from coordinator.engine.messages.errors import ExchangeError, NoCommandError
 from expert_workers.status import Scaled, Workers, WorkerState, WorkerStatus
+
+R = TypeVar("R")
 
 # As many as can run, and some that have just ended.
 MAX_ABORTS = 4096
@@ -37,25 +48,13 @@ class Load:
     kv_capacity_tokens: int
 
 
-@contextmanager
-def _refusals() -> Iterator[None]:
-    """An operator is told what is wrong with a file, by the name that the operator gave."""
-    try:
-        yield
-    except ExchangeError as error:
-        shown = "".join(char if char.isprintable() else "?" for char in str(error))
-        reason = Reason.EXPERTS_NOT_CHANGED if error.field is None else Reason.INVALID_FIELD
-        raise ApiError.of(reason, shown, field=error.field) from None
-
-
 @dataclass(frozen=True, slots=True)
 class Operations:
     """A running server from its operator's side."""
 
     facts: ServerFacts
-    engine: AsyncEngine
+    engine: EngineClient
     workers: Workers
-    exchange: ExpertExchange | None = None
 
     @property
     def num_workers(self) -> int:
@@ -81,25 +80,30 @@ class Operations:
 
     def list_experts(self) -> Sequence[ExpertView]:
         """By layer, expert and version. Raises ApiError."""
-        return self._exchange().list()
+        return self._call(ListExperts()).experts
 
     def replace_expert(self, layer: int, expert: int, path: str, sha256: str | None) -> Changed:
         """Blocks until new requests use it. Raises ApiError; so do the next two."""
-        with _refusals():
-            return self._exchange().replace(layer, expert, path, sha256)
+        return self._call(ReplaceExpert(layer, expert, path, sha256))
 
     def add_expert(self, layer: int, path: str, sha256: str | None, router_path: str) -> Changed:
-        with _refusals():
-            return self._exchange().add(layer, path, sha256, router_path)
+        return self._call(AddExpert(layer, path, sha256, router_path))
 
     def remove_expert(self, layer: int, expert: int) -> Changed:
-        with _refusals():
-            return self._exchange().remove(layer, expert)
+        return self._call(RemoveExpert(layer, expert))
 
-    def _exchange(self) -> ExpertExchange:
-        if self.exchange is None:
-            raise ApiError.of(Reason.UNSUPPORTED_FEATURE, "this server's experts cannot be exchanged")
-        return self.exchange
+    def _call(self, command: Command[R]) -> R:
+        """An operator is told what is wrong with a file, by the name that the operator gave."""
+        try:
+            return self.engine.call(command)
+        except NoCommandError:
+            raise ApiError.of(
+                Reason.UNSUPPORTED_FEATURE, "this server's experts cannot be exchanged"
+            ) from None
+        except ExchangeError as error:
+            shown = "".join(char if char.isprintable() else "?" for char in str(error))
+            reason = Reason.EXPERTS_NOT_CHANGED if error.field is None else Reason.INVALID_FIELD
+            raise ApiError.of(reason, shown, field=error.field) from None
 
     def abort(self, request_ids: Sequence[str], *, everything: bool) -> tuple[list[str], list[str]]:
         """Ends requests; returns those that ran and those that did not. Raises ApiError."""

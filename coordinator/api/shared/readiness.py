@@ -9,7 +9,7 @@ import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
-from coordinator.engine.core.engine import EngineStats
+from coordinator.engine.messages.stats import EngineStats
 from coordinator.server.settings import ReadinessConfig as ReadinessConfig
 from moe_model.versions.expert_versions import ExpertModule
 

@@ -14,7 +14,7 @@ logger = logging.getLogger(__name__)
 class RequestLog:
     """A RequestObserver. The fields are also on the record, for logs that are JSON."""
 
-    def started(self, caller: Caller, facts: Facts) -> object | None:
+    def started(self, caller: Caller, facts: Facts) -> int | None:
         return None
 
     def finished(self, caller: Caller, facts: Facts, error: ApiError | None, *, cancelled: bool) -> None:

@@ -7,8 +7,7 @@ from typing import Protocol
 from coordinator.api.requests.lanes import Lanes
 from coordinator.api.shared.errors import ApiError, Reason, Resource, echo
 from coordinator.api.text.chat_template import ChatTemplate
-from coordinator.engine.core.request import ContextOverflow
-from coordinator.engine.sampling.constraint import Constraint
+from coordinator.engine.messages.request import ConstraintSource, ContextOverflow
 from coordinator.server.settings import GenerationConfig
 from moe_model.checkpoint.reader import GenerationDefaults
 from moe_model.config import ModelConfig
@@ -18,17 +17,14 @@ from moe_model.text.tokenizer import Tokenizer
 ExpertIds = tuple[tuple[int, ...], ...]
 
 
-class ConstraintCompiler(Protocol):
-    """Makes constraints of what requests ask for; `kinds` are field names of OutputConstraint."""
+class ConstraintChecker(Protocol):
+    """Says what is wrong with a constraint; `kinds` are field names of OutputConstraint."""
 
     @property
     def kinds(self) -> Sequence[str]: ...
 
-    def compile(self, kind: str, value: str | Sequence[str], *, compact_json: bool = False) -> Constraint:
-        """`compact_json`: JSON without white space. Raises ConstraintError. May be called from several
-        threads."""
-
-    def close(self) -> None: ...
+    def check(self, source: ConstraintSource) -> None:
+        """Raises ConstraintError. May be called from several threads."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +41,7 @@ class ServedModel:
     aliases: tuple[str, ...] = ()
     default_overflow: ContextOverflow = ContextOverflow.STOP
     chat_template: ChatTemplate | None = None
-    constraints: ConstraintCompiler | None = None
+    constraints: ConstraintChecker | None = None
     max_num_sequences: int = 8
     max_logprobs: int = 20
     allow_routed_experts: bool = False

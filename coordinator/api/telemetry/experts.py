@@ -11,7 +11,7 @@ from prometheus_client import Counter as CounterMetric
 
 from coordinator.api.telemetry import names
 from coordinator.api.telemetry.names import PREFIX
-from coordinator.engine.core.observer import StepRecord
+from coordinator.engine.messages.records import StepRecord
 
 M = TypeVar("M")
 

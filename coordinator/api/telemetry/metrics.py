@@ -3,9 +3,8 @@
 Labels have few values and never come from a caller. What is known elsewhere is read when it is asked for.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 from prometheus_client import CollectorRegistry, Metric
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
@@ -17,16 +16,9 @@ from coordinator.api.telemetry.experts import ExpertMetrics
 from coordinator.api.telemetry.fronts import FrontMetrics
 from coordinator.api.telemetry.names import COMPATIBLE, PREFIX
 from coordinator.api.telemetry.requests import RequestMetrics
-from coordinator.engine.core.engine import EngineStats
+from coordinator.engine.messages.stats import EngineStats, ModelStatus
 from expert_workers.status import WorkerState, WorkerStatus
 from moe_model.versions.expert_versions import ExpertModule
-
-
-class Exchanges(Protocol):
-    """What is read of an ExpertExchange."""
-
-    def counts(self) -> Mapping[str, int]: ...
-    def exchanged(self) -> Iterable[ExpertModule]: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,9 +26,9 @@ class MetricSources:
     """What is read when metrics are asked for."""
 
     stats: Callable[[], EngineStats]
+    model: Callable[[], ModelStatus]
     topology: Callable[[], Sequence[WorkerStatus]]
     block_size: int
-    exchange: Exchanges | None = None
     missing_experts: Callable[[], Sequence[ExpertModule]] = tuple
 
 
@@ -89,7 +81,7 @@ class Metrics:
         yield _counter("prefix_cache_hits", "Prompt tokens found.", label, stats.prefix_hits)
         yield _counter("num_preemptions", "Sequences that gave way.", label, stats.num_preemptions)
         yield from self._read_workers(self._sources)
-        yield from self._read_exchange(self._sources.exchange)
+        yield from self._read_model(self._sources.model())
 
     def _read_workers(self, sources: MetricSources) -> Iterator[Metric]:
         workers = sources.topology()
@@ -109,12 +101,12 @@ class Metrics:
         missing = len(sources.missing_experts())
         yield _gauge("experts_missing", "Experts that nobody can compute.", [self._model], missing)
 
-    def _read_exchange(self, exchange: Exchanges | None) -> Iterator[Metric]:
+    def _read_model(self, model: ModelStatus) -> Iterator[Metric]:
         """Only exchanged experts have a series of their own: a model may have thousands."""
         changes = CounterMetricFamily(
             f"{PREFIX}expert_exchanges", "Changes of experts.", labels=["model_name", "kind"]
         )
-        for kind, count in ({} if exchange is None else exchange.counts()).items():
+        for kind, count in model.changes.items():
             changes.add_metric([self._model, kind], count)
         yield changes
         versions = GaugeMetricFamily(
@@ -122,7 +114,7 @@ class Metrics:
             "Version of an expert that is not the checkpoint's.",
             labels=["model_name", "layer", "expert"],
         )
-        for module in () if exchange is None else exchange.exchanged():
+        for module in model.exchanged:
             versions.add_metric([self._model, str(module.layer), str(module.expert)], module.version)
         yield versions
 

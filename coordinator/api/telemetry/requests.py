@@ -8,8 +8,8 @@ from coordinator.api.requests.responses import Caller, Facts
 from coordinator.api.shared.errors import ApiError, Reason
 from coordinator.api.telemetry import names
 from coordinator.api.telemetry.names import PREFIX
-from coordinator.engine.core.observer import StepRecord
-from coordinator.engine.core.request import FinishReason
+from coordinator.engine.messages.output import FinishReason
+from coordinator.engine.messages.records import StepRecord
 
 # What turns a request away that might have been served at another time.
 REFUSALS = frozenset({Reason.QUEUE_FULL, Reason.QUOTA_EXCEEDED, Reason.NOT_READY, Reason.DRAINING})
@@ -47,7 +47,7 @@ class RequestMetrics:
         )
         self._steps = {phase: step.labels(model, phase) for phase in ("prefill", "decode")}
 
-    def started(self, caller: Caller, facts: Facts) -> object | None:
+    def started(self, caller: Caller, facts: Facts) -> int | None:
         return None
 
     def step(self, record: StepRecord) -> None:

@@ -3,6 +3,7 @@
 An optional extra. Without the packages nothing here does anything, and asking for it is an error.
 """
 
+import itertools
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -13,7 +14,7 @@ from coordinator.api.requests.responses import Caller, Facts
 from coordinator.api.shared.errors import ApiError
 from coordinator.api.telemetry.tracing_names import finished_attributes, span_name, started_attributes
 from coordinator.api.telemetry.tracing_otlp import Endpoint, Sender
-from coordinator.engine.core.observer import StepRecord, Traced
+from coordinator.engine.messages.records import StepRecord, TracedRequest
 from expertmesh.address import proxy_options
 from moe_model.errors import ConfigError
 
@@ -49,9 +50,11 @@ class Dispatched(Protocol):
 
 @dataclass(slots=True, eq=False)
 class RequestSpan:
-    """The handle that travels with a request. `num_steps` counts all, also those without a span."""
+    """The span of a request. `number` travels with the request in its place; `num_steps` counts all steps,
+    also those without a span."""
 
     span: Any
+    number: int
     num_steps: int = 0
     is_open: bool = True
 
@@ -78,6 +81,9 @@ class Tracing:
         self._propagator = TraceContextTextMapPropagator()
         # By their facts: a request with an id that is taken must not end the other's span.
         self._spans: dict[int, RequestSpan] = {}
+        # The same ones by the numbers that steps name them by.
+        self._recording: dict[int, RequestSpan] = {}
+        self._numbers = itertools.count()
         self._pending = _Pending()
         # Steps end on the engine's thread, requests on the event loop.
         self._lock = threading.Lock()
@@ -102,7 +108,7 @@ class Tracing:
         sender.look()
         return cls(BatchSpanProcessor(sender), sender)  # type: ignore[arg-type]  # it has an exporter's methods
 
-    def started(self, caller: Caller, facts: Facts) -> object | None:
+    def started(self, caller: Caller, facts: Facts) -> int | None:
         if facts.valid is None:
             return None
         parent = self._propagator.extract(dict(caller.trace_parent))
@@ -112,14 +118,17 @@ class Tracing:
             kind=SpanKind.SERVER,
             attributes=started_attributes(caller, facts.valid),
         )
-        handle = RequestSpan(span)
-        self._spans[id(facts)] = handle
-        return handle if span.is_recording() else None
+        handle = self._spans[id(facts)] = RequestSpan(span, next(self._numbers))
+        if not span.is_recording():
+            return None
+        self._recording[handle.number] = handle
+        return handle.number
 
     def finished(self, caller: Caller, facts: Facts, error: ApiError | None, *, cancelled: bool) -> None:
         handle = self._spans.pop(id(facts), None)
         if handle is None:
             return
+        self._recording.pop(handle.number, None)
         with self._lock:
             handle.is_open = False
             attributes = finished_attributes(facts, error, handle.num_steps, cancelled=cancelled)
@@ -143,11 +152,13 @@ class Tracing:
     def step(self, record: StepRecord) -> None:
         dispatches, self._pending.dispatches = self._pending.dispatches, []
         for traced in record.traces:
-            if isinstance(traced.trace, RequestSpan):
-                self._step_span(traced.trace, traced, record, dispatches)
+            # A request that has ended since then has no span any more.
+            handle = self._recording.get(traced.trace)
+            if handle is not None:
+                self._step_span(handle, traced, record, dispatches)
 
     def _step_span(
-        self, handle: RequestSpan, traced: Traced, record: StepRecord, dispatches: list[Dispatched]
+        self, handle: RequestSpan, traced: TracedRequest, record: StepRecord, dispatches: list[Dispatched]
     ) -> None:
         with self._lock:
             handle.num_steps += 1

@@ -6,7 +6,7 @@ Works on bytes: UTF-8 is self-synchronising, so a stop sequence is found in byte
 import codecs
 from collections.abc import Callable, Sequence
 
-from coordinator.engine.sampling.stop_text import TextMatch
+from coordinator.engine.messages.output import TextMatch
 
 
 class TextStream:

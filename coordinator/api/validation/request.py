@@ -21,7 +21,7 @@ from coordinator.api.validation.response import (
 from coordinator.api.validation.sampling import check_sampling, sampling_params, token_rules
 from coordinator.api.validation.stopping import check_stopping, overflow_of, stop_rules
 from coordinator.api.validation.violations import Violations
-from coordinator.engine.core.request import ContextOverflow, Request, Returns
+from coordinator.engine.messages.request import ContextOverflow, Request, Returns
 from expertmesh.v1 import generation_pb2 as pb
 
 

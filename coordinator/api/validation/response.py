@@ -3,8 +3,8 @@
 from coordinator.api.shared.errors import ApiError, Reason
 from coordinator.api.shared.served_model import ExpertIds, ServedModel
 from coordinator.api.validation.violations import Violations
-from coordinator.engine.sampling.constraint import Constraint
-from coordinator.structured.errors import ConstraintError
+from coordinator.engine.messages.errors import ConstraintError
+from coordinator.engine.messages.request import ConstraintSource
 from expertmesh.v1 import generation_pb2 as pb
 from moe_model.layers.expert_selection import ExpertSelection
 
@@ -12,7 +12,7 @@ MAX_TOKENS_PER_MESSAGE = 64
 MAX_CONSTRAINT_BYTES = 64 << 10
 MAX_CHOICES = 256
 JSON_KINDS = ("json_schema", "json_object")
-# Nobody has so many experts; more ids are not even looked at.
+# No model has so many experts; more ids are not even looked at.
 MAX_EXPERT_IDS = 1 << 16
 
 
@@ -81,27 +81,28 @@ def check_constraint(message: pb.GenerateRequest, violations: Violations) -> Non
             violations.add(f"stopping.{name}", "cannot be combined with a constraint, which ends the output")
 
 
-def constraint_of(message: pb.GenerateRequest, served: ServedModel) -> Constraint | None:
-    """Compiles. Raises UNSUPPORTED_FEATURE, NO_TOKENIZER, INVALID_CONSTRAINT."""
+def constraint_of(message: pb.GenerateRequest, served: ServedModel) -> ConstraintSource | None:
+    """Compiles, to see that it can be. Raises UNSUPPORTED_FEATURE, NO_TOKENIZER, INVALID_CONSTRAINT."""
     kind = message.constraint.WhichOneof("constraint")
     if kind is None:
         return None
     field = f"constraint.{kind}"
     served.require_tokenizer(field)
-    compiler = served.constraints
-    if compiler is None or kind not in compiler.kinds:
+    if served.constraints is None or kind not in served.constraints.kinds:
         raise ApiError.of(Reason.UNSUPPORTED_FEATURE, "is not supported by this server", field=field)
+    texts = _constraint_texts(message.constraint, kind)
+    source = ConstraintSource(kind, texts, message.constraint.compact_json)
     try:
-        value = _constraint_value(message.constraint, kind)
-        return compiler.compile(kind, value, compact_json=message.constraint.compact_json)
+        served.constraints.check(source)
     except ConstraintError as error:
         raise ApiError.of(Reason.INVALID_CONSTRAINT, str(error), field=field) from None
+    return source
 
 
-def _constraint_value(constraint: pb.OutputConstraint, kind: str) -> str | list[str]:
+def _constraint_texts(constraint: pb.OutputConstraint, kind: str) -> tuple[str, ...]:
     if kind == "choice":
-        return list(constraint.choice.choices)
-    return "" if kind == "json_object" else str(getattr(constraint, kind))
+        return tuple(constraint.choice.choices)
+    return () if kind == "json_object" else (str(getattr(constraint, kind)),)
 
 
 def _check_choices(choice: pb.OutputConstraint.Choice, violations: Violations) -> None:

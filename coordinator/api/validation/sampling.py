@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from coordinator.api.shared.errors import ApiError, Reason
 from coordinator.api.shared.served_model import ServedModel
 from coordinator.api.validation.violations import Violations
-from coordinator.engine.sampling.token_rules import TokenRules
+from coordinator.engine.messages.request import TokenRules
 from expertmesh.v1 import generation_pb2 as pb
 from moe_model.checkpoint.manifest import MAX_TEMPERATURE
 from moe_model.errors import TokenizerError
@@ -63,12 +63,11 @@ def token_rules(sampling: pb.SamplingParams, served: ServedModel, *, constrained
     if not (sampling.allowed_token_ids or sampling.bad_words):
         return None
     rules = TokenRules(
-        served.config.vocab_size,
-        sampling.allowed_token_ids,
-        _forbidden(sampling.bad_words, served),
-        ends=served.generation_defaults.eos_token_ids if constrained else (),
+        tuple(sampling.allowed_token_ids),
+        tuple(_forbidden(sampling.bad_words, served)),
+        served.generation_defaults.eos_token_ids if constrained else (),
     )
-    if not rules.leaves_some:
+    if not rules.leave_some(served.config.vocab_size):
         text = "leaves no token to draw beside bad_words"
         raise ApiError.of(Reason.INVALID_FIELD, text, field="sampling.allowed_token_ids")
     return rules

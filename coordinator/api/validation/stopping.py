@@ -2,10 +2,8 @@
 
 from coordinator.api.shared.served_model import ServedModel
 from coordinator.api.validation.violations import Violations
-from coordinator.engine.core.request import ContextOverflow, StopRules
-from coordinator.engine.sampling.stop_text import StopText
+from coordinator.engine.messages.request import ContextOverflow, StopRules, StopText
 from expertmesh.v1 import generation_pb2 as pb
-from moe_model.text.tokenizer import Tokenizer
 
 MAX_STOP_TOKEN_IDS = 64
 MAX_STOP_SEQUENCES = 16
@@ -49,7 +47,7 @@ def overflow_of(stopping: pb.StoppingParams, served: ServedModel) -> ContextOver
 def stop_rules(
     message: pb.GenerateRequest, served: ServedModel, max_tokens: int, *, skip_special_tokens: bool
 ) -> StopRules:
-    """Of a checked message. Raises NO_TOKENIZER for stop sequences that nobody can match."""
+    """Of a checked message. Raises NO_TOKENIZER for stop sequences that cannot be matched."""
     stopping = message.stopping
     return StopRules(
         max_tokens=max_tokens,
@@ -62,19 +60,6 @@ def stop_rules(
         stop_text=_stop_text(stopping, served, skip_special_tokens=skip_special_tokens),
         time_limit=_nanoseconds(stopping) / 1e9 if stopping.HasField("time_limit") else None,
     )
-
-
-class VisibleBytes:
-    """What a token adds to the text that a caller sees."""
-
-    def __init__(self, tokenizer: Tokenizer, skip_special_tokens: bool) -> None:
-        self._tokenizer = tokenizer
-        self._skip_special = skip_special_tokens
-
-    def __call__(self, token_id: int) -> bytes:
-        if self._skip_special and self._tokenizer.is_special(token_id):
-            return b""
-        return self._tokenizer.token_bytes(token_id)
 
 
 def _check_stop_sequences(stopping: pb.StoppingParams, violations: Violations) -> None:
@@ -103,6 +88,5 @@ def _stop_text(
 ) -> StopText | None:
     if not stopping.stop_sequences:
         return None
-    tokenizer = served.require_tokenizer("stopping.stop_sequences")
-    sequences = tuple(sequence.encode() for sequence in stopping.stop_sequences)
-    return StopText(sequences, VisibleBytes(tokenizer, skip_special_tokens))
+    served.require_tokenizer("stopping.stop_sequences")
+    return StopText(tuple(sequence.encode() for sequence in stopping.stop_sequences), skip_special_tokens)

@@ -7,7 +7,7 @@ import hashlib
 from array import array
 from collections.abc import Sequence
 
-from coordinator.engine.core.request import Request
+from coordinator.engine.messages.request import Request
 
 
 def root_key(request: Request, version: int) -> bytes:

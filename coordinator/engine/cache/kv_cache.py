@@ -6,7 +6,7 @@ Shapes: T tokens, G key/value heads, d head size; slot = block * block_size + of
 import torch
 from torch import Tensor
 
-from coordinator.engine.core.options import DEFAULT_BLOCK_SIZE
+from coordinator.engine.options import DEFAULT_BLOCK_SIZE
 from moe_model.config import ModelConfig
 from moe_model.errors import ConfigError
 

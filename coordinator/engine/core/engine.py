@@ -9,44 +9,22 @@ from typing import Protocol
 
 import torch
 
-from coordinator.engine.core.observer import EngineObserver, StepRecord, Traced
+from coordinator.engine.core.observer import EngineObserver
 from coordinator.engine.core.outputs import OutputWriter
-from coordinator.engine.core.request import FinishReason, Output, Request
+from coordinator.engine.core.prepared import NO_VOCABULARY, Prepared, Preparer
 from coordinator.engine.core.scheduler import Chunk, Scheduler, Step
 from coordinator.engine.core.sequence import Sequence, max_output_tokens
 from coordinator.engine.core.step_result import StepResult
+from coordinator.engine.messages.errors import CapacityError, EngineError, StepMemoryError
+from coordinator.engine.messages.output import FinishReason, Output
+from coordinator.engine.messages.records import StepRecord, TracedRequest
+from coordinator.engine.messages.request import Request
+from coordinator.engine.messages.stats import EngineStats
 from coordinator.engine.versions.model_versions import ModelVersions
-from moe_model.errors import ExpertMeshError, ExpertsLostError, NumericError, UserError, WorldError
+from moe_model.errors import ExpertMeshError, ExpertsLostError, NumericError, UserError
 from moe_model.versions.model_version import ModelVersion
 
 logger = logging.getLogger(__name__)
-
-
-class CapacityError(UserError):
-    """A request can never fit the KV cache."""
-
-
-class EngineError(WorldError):
-    """A step failed for a reason nobody foresaw; the log has it."""
-
-
-class StepMemoryError(EngineError):
-    """There was not enough memory for a step."""
-
-
-@dataclass(frozen=True, slots=True)
-class EngineStats:
-    """A snapshot between two steps. Running and waiting are sequences; `prefix_*` count prompt tokens."""
-
-    num_running: int = 0
-    num_waiting: int = 0
-    num_free_blocks: int = 0
-    num_blocks: int = 0
-    num_steps: int = 0
-    num_preemptions: int = 0
-    prefix_queries: int = 0
-    prefix_hits: int = 0
-    stopped: bool = False
 
 
 class Runner(Protocol):
@@ -83,6 +61,7 @@ class Engine:
         experts: ExpertWatch | None = None,
         observer: EngineObserver | None = None,
         versions: ModelVersions | None = None,
+        preparer: Preparer = NO_VOCABULARY,
     ) -> None:
         """`versions` are the runner's; None: the model stays as it is."""
         self._scheduler = scheduler
@@ -91,6 +70,7 @@ class Engine:
         self._experts = experts
         self._observer = observer
         self.versions = versions
+        self.preparer = preparer
         # The versions that had sequences when it was last looked which are to be dropped.
         self._in_use: set[int] | None = None
         self._requests: dict[str, list[Sequence]] = {}
@@ -119,8 +99,9 @@ class Engine:
             stopped=stopped,
         )
 
-    def submit(self, request: Request) -> None:
-        """Queues a request, for the newest version of the model.
+    def submit(self, request: Request, prepared: Prepared | None = None) -> None:
+        """Queues a request, for the newest version of the model. `prepared` None: it is prepared here, which
+        may take long where it has a constraint.
 
         Raises CapacityError when it can never fit the cache, UserError, EngineError.
         """
@@ -128,10 +109,11 @@ class Engine:
         if self._stopped is not None:
             raise self._stopped
         self._check(request)
+        prepared = prepared or self.preparer.prepare(request)
         block_size = self._scheduler.block_size
         version = 0 if self.versions is None else self.versions.newest.number
         sequences = [
-            Sequence(request, self._max_seq_len, block_size, index, next(self._keys), version)
+            Sequence(request, self._max_seq_len, block_size, index, next(self._keys), version, prepared)
             for index in range(request.num_sequences)
         ]
         self._requests[request.request_id] = sequences
@@ -347,7 +329,7 @@ def is_late(request: Request, now: float) -> bool:
 
 
 def _record(step: Step, start_ns: int, seconds: float, live: Iterable[ModelVersion]) -> StepRecord:
-    traced = {id(t): (t, c.sequence) for c in step.chunks if (t := c.sequence.request.trace) is not None}
+    traced = {n: c.sequence for c in step.chunks if (n := c.sequence.request.trace) is not None}
     versions = {version.number: version.expert_versions for version in live} if traced else {}
     return StepRecord(
         start_ns=start_ns,
@@ -358,6 +340,7 @@ def _record(step: Step, start_ns: int, seconds: float, live: Iterable[ModelVersi
         num_sequences=len(step.chunks),
         num_new_tokens=len(step.sampling),
         traces=tuple(
-            Traced(t, sequence.version, versions.get(sequence.version, ())) for t, sequence in traced.values()
+            TracedRequest(number, sequence.version, versions.get(sequence.version, ()))
+            for number, sequence in traced.items()
         ),
     )

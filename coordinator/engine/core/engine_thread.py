@@ -1,4 +1,4 @@
-"""Gives the engine its own thread, the only writer of its state. Everyone else sends it messages."""
+"""Gives the engine its own thread, the only writer of its state. All others put commands into its inbox."""
 
 import logging
 import queue
@@ -7,9 +7,15 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from typing import Any, TypeVar
 
-from coordinator.engine.core.engine import Engine, EngineError, EngineStats
-from coordinator.engine.core.request import Output, Request
+from coordinator.engine.core.engine import Engine
+from coordinator.engine.core.prepared import Prepared
+from coordinator.engine.messages.errors import EngineError
+from coordinator.engine.messages.failure import Failure
+from coordinator.engine.messages.output import Output
+from coordinator.engine.messages.request import Request
+from coordinator.engine.messages.stats import EngineStats
 from moe_model.errors import ExpertMeshError
+from moe_model.versions.model_version import ModelVersion
 
 logger = logging.getLogger(__name__)
 
@@ -27,18 +33,18 @@ Command = Callable[[Engine], Sequence[Output]]
 class EngineThread:
     """Runs the engine until closed. All methods may be called from any thread."""
 
-    def __init__(self, engine: Engine, publish: Publish, stopped: Callable[[EngineError], None]) -> None:
-        """`stopped` is called on the engine's thread when the engine's own bookkeeping has failed."""
-        self._stopped = stopped
+    def __init__(self, engine: Engine) -> None:
+        self.preparer = engine.preparer
         self._engine = engine
-        self._publish = publish
         self._inbox: queue.SimpleQueue[Command | None] = queue.SimpleQueue()
-        self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
         self._stats = engine.stats()
         self._calls: set[Future[Any]] = set()
         self._ended = False
 
-    def start(self) -> None:
+    def start(self, publish: Publish, stopped: Callable[[EngineError], None]) -> None:
+        """`stopped` is called on the engine's thread when the engine's own bookkeeping has failed."""
+        self._publish, self._stopped = publish, stopped
+        self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
         self._thread.start()
 
     def close(self, timeout: float) -> bool:
@@ -47,9 +53,9 @@ class EngineThread:
         self._thread.join(timeout)
         return not self._thread.is_alive()
 
-    def submit(self, request: Request) -> None:
-        """Queues a request; a request that cannot be taken is answered with an Output that has the error."""
-        self._inbox.put(lambda engine: _submit(engine, request))
+    def submit(self, request: Request, prepared: Prepared | None = None) -> None:
+        """As Engine.submit; a request that cannot be taken is answered with an Output that says why."""
+        self._inbox.put(lambda engine: _submit(engine, request, prepared))
 
     def abort(self, request_id: str) -> None:
         """Ends a request before the next step; nothing happens when it is not running."""
@@ -73,7 +79,7 @@ class EngineThread:
                 return []
             try:
                 result.set_result(function(engine))
-            except Exception as error:  # noqa: BLE001 - whoever called hears of it
+            except Exception as error:  # noqa: BLE001 - the caller hears of it
                 result.set_exception(error)
             return []
 
@@ -81,6 +87,10 @@ class EngineThread:
         if self._ended:
             result.cancel()
         return result
+
+    def switch(self, version: ModelVersion) -> Future[None]:
+        """Makes requests that come from then on use a version of the model, as Engine.switch."""
+        return self.call(lambda engine: engine.switch(version))
 
     def _run(self) -> None:
         try:
@@ -90,7 +100,7 @@ class EngineThread:
             error = EngineError("the engine has stopped; its log says why")
             self._publish(self._engine.stop(error))
             self._stats = self._engine.stats()
-            # Of what was lost with the bookkeeping, nobody else would hear.
+            # The readers of what was lost with the bookkeeping would not hear of it otherwise.
             self._stopped(error)
             self._serve()
         self._ended = True
@@ -128,12 +138,13 @@ class EngineThread:
         return self._inbox.get(block=False)
 
 
-def _submit(engine: Engine, request: Request) -> Sequence[Output]:
+def _submit(engine: Engine, request: Request, prepared: Prepared | None) -> Sequence[Output]:
     try:
-        engine.submit(request)
+        engine.submit(request, prepared)
     except ExpertMeshError as error:
-        return [Output(request.request_id, error=error)]
+        return [Output(request.request_id, failure=Failure.of(error))]
     except Exception:
         logger.exception("a request could not be taken")
-        return [Output(request.request_id, error=EngineError("a request could not be taken"))]
+        failure = Failure.of(EngineError("a request could not be taken"))
+        return [Output(request.request_id, failure=failure)]
     return []

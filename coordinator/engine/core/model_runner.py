@@ -12,10 +12,10 @@ from coordinator.engine.attention.torch_attention import AttentionPlan, paged_at
 from coordinator.engine.cache.kv_cache import KVCache
 from coordinator.engine.core.batch import Batch, build_batch, join_batches, split_step
 from coordinator.engine.core.overlap import Overlap
-from coordinator.engine.core.request import TokenLogprobs
 from coordinator.engine.core.routing_trace import RoutingTrace, wants_trace
 from coordinator.engine.core.scheduler import Chunk, Step
 from coordinator.engine.core.step_result import StepResult
+from coordinator.engine.messages.output import TokenLogprobs
 from coordinator.engine.sampling.logprobs import token_logprobs
 from coordinator.engine.sampling.prompt_scores import score_prompts
 from coordinator.engine.sampling.sampler import Drawn, Sampler, SamplingRow
@@ -132,5 +132,5 @@ def _sampling_row(chunk: Chunk) -> SamplingRow:
         token_ids=sequence.token_ids,
         num_prompt=len(sequence.request.prompt_ids),
         matcher=sequence.matcher,
-        rules=sequence.request.token_rules,
+        token_mask=sequence.token_mask,
     )

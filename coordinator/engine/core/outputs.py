@@ -2,10 +2,17 @@
 
 from collections.abc import Iterator
 
-from coordinator.engine.core.request import FinishReason, Output, PromptDetails, RoutedExperts, TokenLogprobs
 from coordinator.engine.core.scheduler import Chunk, Step
 from coordinator.engine.core.sequence import Sequence
 from coordinator.engine.core.step_result import StepResult
+from coordinator.engine.messages.failure import Failure
+from coordinator.engine.messages.output import (
+    FinishReason,
+    Output,
+    PromptDetails,
+    RoutedExperts,
+    TokenLogprobs,
+)
 from moe_model.errors import ExpertMeshError
 
 
@@ -32,7 +39,7 @@ class OutputWriter:
     def failed(self, sequence: Sequence, error: ExpertMeshError, now: float) -> Output:
         """The last output of a whole request."""
         request_id, timings = sequence.request.request_id, sequence.timings(now)
-        return Output(request_id, error=error, timings=timings, index=sequence.index)
+        return Output(request_id, failure=Failure.of(error), timings=timings, index=sequence.index)
 
 
 def _output(
@@ -76,7 +83,7 @@ def _prompt_details(
     num_cached = (sequence.num_cached or 0) if has_begun else 0
     if not (scores or trace or has_begun):
         return None
-    return PromptDetails(num_cached, scores, trace)
+    return PromptDetails(num_cached, tuple(scores), trace)
 
 
 def _traces(

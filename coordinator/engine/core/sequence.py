@@ -9,12 +9,17 @@ There is no phase: a sequence has tokens still to compute, and when there are no
 """
 
 from coordinator.engine.cache.block_keys import BlockKeys
-from coordinator.engine.core.request import FinishReason, Request, RequestTimings, Stop
+from coordinator.engine.core.prepared import NOTHING, Prepared
+from coordinator.engine.messages.output import FinishReason, RequestTimings, Stop
+from coordinator.engine.messages.request import Request
 
 
 class Sequence:
-    """Progress of one continuation of a request. `key` is its own among all sequences of an engine;
-    `version` is the number of the model's that it began with and stays with."""
+    """Progress of one continuation of a request.
+
+    `key` is its own among all sequences of an engine; `version` is the number of the model's version that it
+    began with and stays with; `prepared` is of its request.
+    """
 
     def __init__(
         self,
@@ -24,6 +29,7 @@ class Sequence:
         index: int = 0,
         key: int = 0,
         version: int = 0,
+        prepared: Prepared = NOTHING,
     ) -> None:
         self.request = request
         self.index = index
@@ -39,8 +45,9 @@ class Sequence:
         # Of the prompt as a whole, only the first sequence tells.
         self.num_scored = 1 if index == 0 else len(request.prompt_ids)
         self.num_traced = 0 if index == 0 else len(request.prompt_ids)
-        self.matcher = None if request.constraint is None else request.constraint.matcher()
-        self._text = None if request.stop.stop_text is None else request.stop.stop_text.matcher()
+        self.matcher = prepared.matcher()
+        self.token_mask = prepared.token_mask
+        self._text = prepared.text()
         self._text_match: Stop | None = None
         self._keys = BlockKeys(request, block_size, version)
         self._max_seq_len = max_seq_len

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from coordinator.engine.core.request import RoutedExperts, TokenLogprobs
+from coordinator.engine.messages.output import RoutedExperts, TokenLogprobs
 from moe_model.errors import ExpertMeshError
 
 

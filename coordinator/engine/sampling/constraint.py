@@ -4,6 +4,8 @@ from typing import Protocol
 
 import numpy as np
 
+from coordinator.engine.messages.request import ConstraintSource
+
 
 class Matcher(Protocol):
     """One sequence's way through a constraint. Only `advance` changes it."""
@@ -29,3 +31,13 @@ class Constraint(Protocol):
 
     def matcher(self) -> Matcher:
         """A new sequence's matcher, at the beginning of the output."""
+
+
+class ConstraintBuilder(Protocol):
+    """Makes constraints of their sources; thread-safe. What is built belongs to one request."""
+
+    def take(self, source: ConstraintSource) -> Constraint | None:
+        """One that has been built already, if there is one: at once."""
+
+    def build(self, source: ConstraintSource) -> Constraint:
+        """May take seconds: never on the engine's thread while it serves. Raises ConstraintError."""

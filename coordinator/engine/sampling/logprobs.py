@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from coordinator.engine.core.request import TokenLogprobs
+from coordinator.engine.messages.output import TokenLogprobs
 
 
 def token_logprobs(

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from coordinator.engine.sampling.constraint import Matcher
 from coordinator.engine.sampling.token_counts import TokenCounts
-from coordinator.engine.sampling.token_rules import TokenRules
+from coordinator.engine.sampling.token_mask import TokenMask
 from moe_model.errors import ExpertMeshError, NumericError
 from moe_model.sampling.draw import sample, uniforms
 from moe_model.sampling.params import SamplingParams
@@ -31,12 +31,12 @@ class SamplingRow:
     token_ids: list[int]
     num_prompt: int
     matcher: Matcher | None
-    rules: TokenRules | None = None
+    token_mask: TokenMask | None = None
 
     @property
     def is_restricted(self) -> bool:
         """Whether not every token may be drawn."""
-        return self.matcher is not None or self.rules is not None
+        return self.matcher is not None or self.token_mask is not None
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,9 +116,9 @@ class Sampler:
         bits_RV = np.unpackbits(mask_RW.view(np.uint8), axis=1, bitorder="little", count=self._vocab_size)
         allowed_RV = bits_RV.view(np.bool_)
         for allowed_V, (number, row) in zip(allowed_RV, rows.items(), strict=True):
-            if row.rules is not None and number not in failures:
+            if row.token_mask is not None and number not in failures:
                 try:
-                    row.rules.apply(allowed_V, row.token_ids, row.num_prompt)
+                    row.token_mask.apply(allowed_V, row.token_ids, row.num_prompt)
                 except ExpertMeshError as error:
                     failures[number] = error
                     allowed_V[:] = True

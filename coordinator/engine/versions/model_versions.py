@@ -13,17 +13,13 @@ import numpy as np
 
 from coordinator.engine.core.scheduler import Chunk
 from coordinator.engine.core.sequence import Sequence
+from coordinator.engine.messages.errors import UnknownExpertError
 from coordinator.engine.versions.row_routes import LayerColumns, RowRoutes, Run
-from moe_model.errors import UserError
 from moe_model.layers.expert_selection import ExpertSelection
 from moe_model.model import Model, Route
 from moe_model.versions.expert_versions import Catalog
 from moe_model.versions.model_version import ModelVersion, experts_per_token
 from moe_model.versions.running_experts import RunningExperts
-
-
-class UnknownExpertError(UserError):
-    """A request selects experts that the model does not have, or not any more."""
 
 
 class ModelVersions:

@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-from coordinator.engine.core.request import ContextOverflow
+from coordinator.engine.messages.request import ContextOverflow
 from expertmesh import cli
 from tests.coordinator.api.background import Background, serving
 from tests.coordinator.api.fakes import PATIENCE, FakeEngine, last, tiny_tokenizer, tokens

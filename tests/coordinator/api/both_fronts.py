@@ -13,14 +13,15 @@ from coordinator.api.grpc.server import GrpcServer
 from coordinator.api.http.app import HttpApi, HttpServices
 from coordinator.api.http.server import HttpServer
 from coordinator.api.requests.admission import Admission, AdmissionConfig
-from coordinator.api.requests.gate import Backend, EngineFront, Gate
+from coordinator.api.requests.gate import Backend, Gate
 from coordinator.api.requests.responses import Front, NullObserver, RequestObserver
 from coordinator.api.security.auth import Authenticator, NoAuthenticator
 from coordinator.api.security.quotas import NoQuotas, Quotas
 from coordinator.api.shared.served_model import ServedModel
-from coordinator.engine.core.request import TokenLogprobs
+from coordinator.engine.client.base import RequestEngine
 from coordinator.engine.core.scheduler import Chunk, Step
 from coordinator.engine.core.step_result import StepResult
+from coordinator.engine.messages.output import TokenLogprobs
 from expertmesh.v1 import generation_pb2_grpc
 from tests.coordinator.api.fakes import PATIENCE, served_model
 
@@ -51,7 +52,7 @@ class Fronts:
 
 @asynccontextmanager
 async def both_fronts(
-    engine: EngineFront, model: ServedModel | None = None, setup: Setup | None = None
+    engine: RequestEngine, model: ServedModel | None = None, setup: Setup | None = None
 ) -> AsyncIterator[Fronts]:
     setup = setup or Setup()
     gate = Gate(Admission(AdmissionConfig(max_requests=setup.max_requests)))

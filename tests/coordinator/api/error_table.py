@@ -1,6 +1,6 @@
 """The rows of the error table: requests of both fronts that meet them, and what each front then says."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -9,10 +9,13 @@ from coordinator.api.security.auth import KeyAuthenticator
 from coordinator.api.shared.errors import Reason
 from coordinator.api.shared.served_model import ServedModel
 from coordinator.confined.errors import NoProcessError
-from coordinator.engine.core.async_engine import SlowConsumerError
-from coordinator.engine.core.engine import CapacityError, StepMemoryError
-from coordinator.engine.sampling.constraint import Constraint
-from coordinator.structured.errors import ConstraintError
+from coordinator.engine.messages.errors import (
+    CapacityError,
+    ConstraintError,
+    SlowConsumerError,
+    StepMemoryError,
+)
+from coordinator.engine.messages.request import ConstraintSource
 from moe_model.errors import ExpertsLostError
 from tests.coordinator.api.both_fronts import Setup
 from tests.coordinator.api.fakes import Step, served_model
@@ -24,15 +27,12 @@ LONG = "context_length_exceeded"
 
 
 class Strict:
-    """A compiler of constraints that finds fault with each."""
+    """A checker of constraints that finds fault with each."""
 
     kinds = ("json_schema", "regex", "grammar")
 
-    def compile(self, kind: str, value: str | Sequence[str], *, compact_json: bool = False) -> Constraint:
+    def check(self, source: ConstraintSource) -> None:
         raise ConstraintError("line 1: is wrong")
-
-    def close(self) -> None:
-        return None
 
 
 @dataclass(frozen=True)

@@ -19,8 +19,9 @@ from coordinator.api.requests.gate import Gate
 from coordinator.api.requests.responses import Front
 from coordinator.api.shared.request_log import RequestLog
 from coordinator.api.shared.served_model import ServedModel
-from coordinator.engine.core.async_engine import RequestExpiredError
-from coordinator.engine.core.request import FinishReason, Output, Request, RequestTimings, Stop
+from coordinator.engine.messages.errors import RequestExpiredError
+from coordinator.engine.messages.output import FinishReason, Output, RequestTimings, Stop
+from coordinator.engine.messages.request import Request
 from expertmesh.v1 import generation_pb2 as pb
 from expertmesh.v1 import generation_pb2_grpc
 from moe_model.checkpoint.reader import GenerationDefaults

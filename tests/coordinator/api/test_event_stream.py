@@ -10,15 +10,15 @@ from hypothesis import strategies as st
 from coordinator.api.requests.event_details import MAX_MESSAGE_BYTES
 from coordinator.api.requests.event_join import join
 from coordinator.api.requests.events import EventWriter
-from coordinator.engine.core.request import (
+from coordinator.engine.messages.output import (
     FinishReason,
     Output,
     PromptDetails,
     RoutedExperts,
     Stop,
+    TextMatch,
     TokenLogprobs,
 )
-from coordinator.engine.sampling.stop_text import TextMatch
 from expertmesh.v1 import generation_pb2 as pb
 from tests.coordinator.api.fakes import TIMINGS, served_model, tiny_tokenizer
 from tests.coordinator.api.grammar import check_grammar
@@ -133,7 +133,7 @@ def test_long_details_are_cut_into_messages_that_fit() -> None:
 
 def test_a_long_delta_is_cut_too() -> None:
     found = scores(*[9] * 9000, num_top=20)
-    many = Output("", [9] * 9000, FinishReason.LENGTH, logprobs=found, timings=TIMINGS)
+    many = Output("", (9,) * 9000, FinishReason.LENGTH, logprobs=found, timings=TIMINGS)
     many = replace(many, prompt=PromptDetails(0, scores(6), trace(0, 2)))
     response = join(written([many], WANTS, 1))
     assert len(response.outputs[0].logprobs) == len(response.outputs[0].token_ids) == 9000
@@ -143,7 +143,7 @@ def test_a_long_delta_is_cut_too() -> None:
 def test_a_stop_sequence_ends_the_text(include: str, text: str) -> None:
     ids = tiny_tokenizer().encode("abEND!", add_bos=False)
     stop = Stop(text=TextMatch(b"END", 1))
-    last = Output("", ids, FinishReason.STOP, stop, timings=TIMINGS)
+    last = Output("", tuple(ids), FinishReason.STOP, stop, timings=TIMINGS)
     (answer,) = join(written([last], f'stopping {{ stop_sequences: "END" {include} }}', 1)).outputs
     assert answer.text == text
     assert answer.stop_match.stop_sequence == "END"

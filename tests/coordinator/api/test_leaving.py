@@ -10,10 +10,12 @@ from typing import Any
 import pytest
 
 from coordinator.engine.cache.block_allocator import BlockAllocator
-from coordinator.engine.core.async_engine import AsyncEngine
+from coordinator.engine.client.in_process import InProcessEngine
 from coordinator.engine.core.engine import Engine
-from coordinator.engine.core.request import Output
+from coordinator.engine.core.engine_thread import EngineThread
 from coordinator.engine.core.scheduler import Scheduler
+from coordinator.engine.messages.commands import CheckIntegrity
+from coordinator.engine.messages.output import Output
 from expertmesh.v1 import generation_pb2 as pb
 from tests.coordinator.api.both_fronts import Fronts, both_fronts
 from tests.coordinator.api.fakes import PATIENCE, generate_request
@@ -38,7 +40,7 @@ class Served:
     """Both fronts of an engine that takes a step when it may."""
 
     fronts: Fronts
-    engine: AsyncEngine
+    engine: InProcessEngine
     core: Watched
     runner: CountingRunner
 
@@ -48,7 +50,7 @@ async def served(runner: CountingRunner) -> AsyncIterator[Served]:
     """One sequence runs at a time; the others wait."""
     core = Watched(Scheduler(BlockAllocator(16), 4, max_num_seqs=1, max_step_tokens=64), runner, 32)
     core.aborted = []
-    engine = AsyncEngine(core)
+    engine = InProcessEngine(EngineThread(core))
     async with both_fronts(engine) as fronts:
         yield Served(fronts, engine, core, runner)
     if isinstance(runner, GatedRunner):
@@ -123,20 +125,20 @@ async def test_whoever_leaves_is_gone_within_two_steps(
         engine, caller = here.engine, kind(here.fronts, way, streams=streams)
         for _ in range(3):
             await caller.call()
-        await until(lambda: engine.num_requests == 3)
+        await until(lambda: len(engine.request_ids) == 3)
         runner.permit(3)
         await until(lambda: len(runner.steps) == 3 and engine.stats().num_waiting == 2)
         stats = engine.stats()
         assert (stats.num_running, stats.num_blocks - stats.num_free_blocks) == (1, 2)
         await caller.leave()
-        await until(lambda: engine.num_requests == 0)
+        await until(lambda: len(engine.request_ids) == 0)
         num_steps = len(runner.steps)
         runner.permit(100)
         await until(lambda: not engine.stats().num_running + engine.stats().num_waiting)
         assert len(runner.steps) - num_steps <= MAX_STEPS
         stats = engine.stats()
         assert stats.num_free_blocks == stats.num_blocks
-        await engine.check_integrity()
+        await asyncio.to_thread(engine.call, CheckIntegrity())
         assert len(here.core.aborted) == 3
         gate = here.fronts.gate
         await until(lambda: gate.num_calls == gate.admission.num_sequences == 0)
@@ -155,7 +157,7 @@ async def test_nothing_is_aborted_after_a_normal_end() -> None:
             for streams in (False, True):
                 response = await fronts.http.post("/v1/completions", json={**body, "stream": streams})
                 assert response.status_code == 200
-        await here.engine.check_integrity()
+        await asyncio.to_thread(here.engine.call, CheckIntegrity())
         assert here.core.aborted == []
         stats = here.engine.stats()
         assert stats.num_free_blocks == stats.num_blocks

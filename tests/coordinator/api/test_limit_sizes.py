@@ -1,6 +1,6 @@
 """Limits that take a large request to meet, or a model of their own; and every limit over a real channel."""
 
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -13,7 +13,7 @@ from google.protobuf import text_format
 from coordinator.api.http.json import MAX_BODY_BYTES
 from coordinator.api.shared.served_model import ServedModel
 from coordinator.api.text.chat_template import ChatTemplate
-from coordinator.engine.sampling.constraint import Constraint
+from coordinator.engine.messages.request import ConstraintSource
 from expertmesh.v1 import generation_pb2 as pb
 from moe_model.text.tokenizer import Tokenizer
 from tests.coordinator.api.both_fronts import Fronts, Setup, both_fronts
@@ -50,14 +50,11 @@ class Blunt(Tokenizer):
 
 
 class Lenient:
-    """A compiler to which every constraint is fine, and asks nothing of the output."""
+    """A checker to which every constraint is fine."""
 
     kinds = ("json_schema", "json_object", "regex", "choice", "grammar")
 
-    def compile(self, kind: str, value: str | Sequence[str], *, compact_json: bool = False) -> Constraint:
-        return None  # type: ignore[return-value]
-
-    def close(self) -> None:
+    def check(self, source: ConstraintSource) -> None:
         return None
 
 

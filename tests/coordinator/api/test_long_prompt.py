@@ -2,7 +2,8 @@
 
 from dataclasses import replace
 
-from coordinator.engine.core.request import Output, PromptDetails, Request, TokenLogprobs
+from coordinator.engine.messages.output import Output, PromptDetails, TokenLogprobs
+from coordinator.engine.messages.request import Request
 from expertmesh.v1 import generation_pb2 as pb
 from tests.coordinator.api.answers import joined
 from tests.coordinator.api.fakes import FakeEngine, last, running, served_model
@@ -14,7 +15,7 @@ DEFAULT_LIMIT = 4 << 20
 
 def details(request: Request) -> list[Output]:
     top = tuple((token_id, -1.5) for token_id in range(NUM_TOP))
-    scores = [TokenLogprobs(token_id, -1.5, 1, top) for token_id in request.prompt_ids[1:]]
+    scores = tuple(TokenLogprobs(token_id, -1.5, 1, top) for token_id in request.prompt_ids[1:])
     return [Output("", prompt=PromptDetails(0, scores)), last(40)]
 
 

@@ -16,9 +16,11 @@ from hypothesis import strategies as st
 
 from coordinator.engine.cache.block_allocator import BlockAllocator
 from coordinator.engine.cache.kv_cache import KVCache
-from coordinator.engine.core.async_engine import AsyncEngine
+from coordinator.engine.client.in_process import InProcessEngine
 from coordinator.engine.core.engine import Engine
+from coordinator.engine.core.engine_thread import EngineThread
 from coordinator.engine.core.model_runner import ModelRunner
+from coordinator.engine.core.prepared import Preparer
 from coordinator.engine.core.scheduler import Scheduler
 from expertmesh.v1 import generation_pb2 as pb
 from tests.coordinator.api.answers import chunks_of, joined, joined_chunks
@@ -121,7 +123,9 @@ def served() -> Iterator[Served]:
         # Without a prefix cache, whose tokens are computed in other company and differ in the last bit.
         scheduler = Scheduler(BlockAllocator(48), 4, max_num_seqs=8, max_step_tokens=64, prefix_caching=False)
         runner = ModelRunner(random_model(model.config), KVCache(model.config, 48, 4))
-        engine = AsyncEngine(Engine(scheduler, runner, model.max_context))
+        preparer = Preparer(model.config.vocab_size, model.tokenizer)
+        core = Engine(scheduler, runner, model.max_context, preparer=preparer)
+        engine = InProcessEngine(EngineThread(core))
         stack.push_async_callback(engine.close)
         return await stack.enter_async_context(both_fronts(engine, replace(model, kv_capacity_tokens=192)))
 

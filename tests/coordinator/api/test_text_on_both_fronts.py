@@ -12,7 +12,9 @@ import pytest
 import pytest_asyncio
 
 from coordinator.api.text.chat_template import ChatTemplate
-from coordinator.engine.core.async_engine import AsyncEngine
+from coordinator.engine.client.in_process import InProcessEngine
+from coordinator.engine.core.engine_thread import EngineThread
+from coordinator.engine.core.prepared import Preparer
 from expertmesh.v1 import generation_pb2 as pb
 from tests.coordinator.api.answers import chunks_of, joined, joined_chunks
 from tests.coordinator.api.both_fronts import Fronts, SaysRunner, both_fronts
@@ -29,7 +31,13 @@ WORLD = "naïve café 東京 🙂👩‍👩‍👧 \U0001f1e8\U0001f1ed नम�
 @asynccontextmanager
 async def saying(text: str) -> AsyncIterator[Fronts]:
     token_ids = tiny_tokenizer().encode(text, add_bos=False)
-    engine = AsyncEngine(engine_over(SaysRunner(token_ids), max_seq_len=256, num_blocks=128))
+    core = engine_over(
+        SaysRunner(token_ids),
+        max_seq_len=256,
+        num_blocks=128,
+        preparer=Preparer(320, tiny_tokenizer()),
+    )
+    engine = InProcessEngine(EngineThread(core))
     model = served_model(max_output_tokens=200, chat_template=ChatTemplate("{{ messages[0].content }}"))
     model = replace(model, config=replace(model.config, max_seq_len=256))
     async with both_fronts(engine, model) as fronts:

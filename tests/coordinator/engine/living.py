@@ -12,8 +12,8 @@ from coordinator.engine.cache.kv_cache import KVCache
 from coordinator.engine.core.engine import Engine
 from coordinator.engine.core.model_runner import ModelRunner
 from coordinator.engine.core.overlap import Overlap
-from coordinator.engine.core.request import Request
 from coordinator.engine.core.scheduler import Scheduler
+from coordinator.engine.messages.request import Request
 from coordinator.engine.versions.model_versions import ModelVersions
 from moe_model.families import family_of
 from moe_model.kernels.base import Kernels

@@ -4,9 +4,9 @@ import pytest
 
 from coordinator.engine.cache.block_allocator import BlockAllocator
 from coordinator.engine.core.engine import Engine, ExpertWatch
-from coordinator.engine.core.request import Request
 from coordinator.engine.core.scheduler import Scheduler, Step
 from coordinator.engine.core.step_result import StepResult
+from coordinator.engine.messages.request import Request
 from moe_model.errors import ExpertsLostError
 from moe_model.sampling.params import SamplingParams
 from tests.coordinator.engine.fakes import ScriptedRunner

@@ -7,14 +7,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from coordinator.engine.core.request import (
-    FinishReason,
-    Request,
-    Returns,
-    RoutedExperts,
-    StopRules,
-    TokenLogprobs,
-)
+from coordinator.engine.messages.output import FinishReason, RoutedExperts, TokenLogprobs
+from coordinator.engine.messages.request import Request, Returns, StopRules
 from moe_model.layers.router import Routing
 from moe_model.sampling.params import SamplingParams
 from tests.models import TINY, Collected, drain, make_request, random_reference, tiny_engine

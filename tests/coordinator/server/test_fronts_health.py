@@ -10,7 +10,7 @@ import httpx
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from coordinator.api.shared.readiness import ReadinessConfig
-from coordinator.engine.core.engine import EngineStats
+from coordinator.engine.messages.stats import EngineStats
 from coordinator.server.fronts import Fronts
 from tests.coordinator.api.fakes import PATIENCE
 from tests.coordinator.fronts_fakes import World, make_fronts, open_fronts, opening

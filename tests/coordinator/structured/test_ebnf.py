@@ -3,8 +3,8 @@ import re
 
 import pytest
 
+from coordinator.engine.messages.errors import ConstraintError
 from coordinator.structured.ebnf import is_ebnf, to_lark
-from coordinator.structured.errors import ConstraintError
 from tests.coordinator.structured.walks import Compiling, check_walks
 
 
@@ -26,13 +26,13 @@ def test_its_language(compiling: Compiling, grammar: str, regex: str) -> None:
     assert is_ebnf(grammar)
     check_walks(
         compiling,
-        compiling.compiler.compile("grammar", grammar),
+        compiling.compile("grammar", grammar),
         lambda text: re.fullmatch(regex, text) is not None,
     )
 
 
 def test_rules_may_recur(compiling: Compiling) -> None:
-    constraint = compiling.compiler.compile("grammar", 'root ::= "(" root ")" | pair | ""\npair ::= "<>"')
+    constraint = compiling.compile("grammar", 'root ::= "(" root ")" | pair | ""\npair ::= "<>"')
     ended = [
         text
         for seed in range(20)

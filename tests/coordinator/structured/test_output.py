@@ -76,7 +76,7 @@ def test_output_satisfies_its_schema(compiling: Compiling, name: str) -> None:
         except (ValueError, OverflowError):
             return False
 
-    check_walks(compiling, compiling.compiler.compile("json_schema", json.dumps(SCHEMAS[name])), is_valid)
+    check_walks(compiling, compiling.compile("json_schema", json.dumps(SCHEMAS[name])), is_valid)
 
 
 def test_a_json_object_is_an_object(compiling: Compiling) -> None:
@@ -86,7 +86,7 @@ def test_a_json_object_is_an_object(compiling: Compiling) -> None:
         except ValueError:
             return False
 
-    check_walks(compiling, compiling.compiler.compile("json_object", ""), is_object)
+    check_walks(compiling, compiling.compile("json_object", ""), is_object)
 
 
 @pytest.mark.parametrize(
@@ -106,7 +106,7 @@ def test_a_json_object_is_an_object(compiling: Compiling) -> None:
 def test_output_matches_its_expression(compiling: Compiling, regex: str) -> None:
     check_walks(
         compiling,
-        compiling.compiler.compile("regex", regex),
+        compiling.compile("regex", regex),
         lambda text: re.fullmatch(regex, text) is not None and not (regex[:1] == "^" and text[-1:] == "\n"),
     )
 
@@ -125,7 +125,7 @@ def test_output_is_one_of_the_choices(compiling: Compiling) -> None:
         "/",
         "no",
     ]
-    constraint = compiling.compiler.compile("choice", choices)
+    constraint = compiling.compile("choice", choices)
     check_walks(compiling, constraint, lambda text: text in choices, num_walks=40, min_ended=30)
 
 
@@ -156,4 +156,4 @@ def test_output_is_in_the_language_of_its_grammar(compiling: Compiling, grammar:
             return False
         return True
 
-    check_walks(compiling, compiling.compiler.compile("grammar", grammar), is_expression, num_walks=20)
+    check_walks(compiling, compiling.compile("grammar", grammar), is_expression, num_walks=20)

@@ -10,11 +10,11 @@ import time
 import pytest
 
 from coordinator.confined.errors import BusyError
+from coordinator.engine.messages.errors import ConstraintError
 from coordinator.structured.compiler import CompilerLimits, ConstraintCompiler
-from coordinator.structured.errors import ConstraintError
 from coordinator.structured.probe import Probe
 from tests.coordinator.confined.children import children
-from tests.coordinator.structured.walks import EOS, TINY, load_tokenizer
+from tests.coordinator.structured.walks import EOS, TINY, compiled, load_tokenizer
 
 GOOD = json.dumps({"grammars": [{"lark_grammar": 'start: "a"\n%llguidance {"no_forcing": true}'}]})
 BAD = json.dumps({"grammars": [{"lark_grammar": "start: b"}]})
@@ -58,15 +58,15 @@ def test_a_killed_process_is_replaced() -> None:
 def test_what_was_tried_is_known_and_the_oldest_forgotten() -> None:
     before = children()
     compiler = ConstraintCompiler(load_tokenizer(TINY), 320, [EOS], CompilerLimits(cache_entries=2))
-    compiler.compile("regex", "a")
-    compiler.compile("regex", "b")
-    compiler.compile("regex", "a")
-    compiler.compile("choice", ["a"])
+    compiled(compiler, "regex", "a")
+    compiled(compiler, "regex", "b")
+    compiled(compiler, "regex", "a")
+    compiled(compiler, "choice", ["a"])
     compiler.close()
-    assert compiler.compile("regex", "a") is not compiler.compile("regex", "a")
-    assert compiler.compile("choice", ["a"])
+    assert compiled(compiler, "regex", "a") is not compiled(compiler, "regex", "a")
+    assert compiled(compiler, "choice", ["a"])
     assert children() <= before
-    assert compiler.compile("regex", "b")
+    assert compiled(compiler, "regex", "b")
     assert children() != before
     compiler.close()
 
@@ -74,26 +74,26 @@ def test_what_was_tried_is_known_and_the_oldest_forgotten() -> None:
 def compile_until_refused(compiler: ConstraintCompiler) -> None:
     deadline = time.monotonic() + 10
     while time.monotonic() < deadline:
-        compiler.compile("regex", f"new {time.monotonic_ns()}")
+        compiled(compiler, "regex", f"new {time.monotonic_ns()}")
 
 
 def test_waiting_for_a_turn_is_bounded() -> None:
     limits = CompilerLimits(compile_seconds=2, wait_seconds=0.05)
     compiler = ConstraintCompiler(load_tokenizer(TINY), 320, [EOS], limits)
-    compiler.compile("regex", "known")
+    compiled(compiler, "regex", "known")
     patterns = [{"properties": {"p": {"type": "string", "pattern": f"a{i}.*b{i}"}}} for i in range(200)]
     refused: list[str] = []
 
     def hog() -> None:
         with pytest.raises(ConstraintError) as caught:
-            compiler.compile("json_schema", json.dumps({"allOf": patterns}))
+            compiled(compiler, "json_schema", json.dumps({"allOf": patterns}))
         refused.append(str(caught.value))
 
     thread = threading.Thread(target=hog)
     thread.start()
     with pytest.raises(BusyError, match="too many"):
         compile_until_refused(compiler)
-    assert compiler.compile("regex", "known")
+    assert compiled(compiler, "regex", "known")
     thread.join()
     assert refused == ["takes more than 2 s to compile"]
     compiler.close()

@@ -44,7 +44,7 @@ def written(compiling: Compiling, matcher: Matcher, rng: random.Random, max_toke
 
 @pytest.mark.parametrize(("kind", "value"), CASES)
 def test_no_gap_is_longer_than_the_bound(compiling: Compiling, kind: str, value: str) -> None:
-    constraint = compiling.compiler.compile(kind, value)
+    constraint = compiling.compile(kind, value)
     for seed in range(8):
         text, _ = written(compiling, constraint.matcher(), random.Random(seed), 60)
         assert all(len(gap) <= MAX_GAP for gap in gaps(text)), text
@@ -52,7 +52,7 @@ def test_no_gap_is_longer_than_the_bound(compiling: Compiling, kind: str, value:
 
 @pytest.mark.parametrize(("kind", "value"), CASES)
 def test_compact_json_has_none(compiling: Compiling, kind: str, value: str) -> None:
-    constraint = compiling.compiler.compile(kind, value, compact_json=True)
+    constraint = compiling.compile(kind, value, compact_json=True)
     for seed in range(8):
         text, ended = written(compiling, constraint.matcher(), random.Random(seed), 60)
         assert gaps(text) == []
@@ -65,13 +65,13 @@ def test_both_ways_of_writing_are_kept_apart(compiling: Compiling) -> None:
     space = compiling.tokenizer.encode(" ", add_bos=False)[0]
     brace = compiling.tokenizer.encode("{", add_bos=False)[0]
     for compact in (False, True, False):
-        matcher = compiling.compiler.compile("json_object", "", compact_json=compact).matcher()
+        matcher = compiling.compile("json_object", "", compact_json=compact).matcher()
         matcher.advance(brace)
         assert (space in compiling.allowed(matcher)) is not compact
 
 
 def test_an_object_ends_soon_though_the_model_writes_white_space(compiling: Compiling) -> None:
-    constraint = compiling.compiler.compile("json_schema", FLAG)
+    constraint = compiling.compile("json_schema", FLAG)
     for seed in range(16):
         text, ended = written(compiling, constraint.matcher(), random.Random(seed), 30)
         assert ended, text

@@ -8,8 +8,10 @@ from pathlib import Path
 import numpy as np
 import tokenizers
 
+from coordinator.engine.messages.request import ConstraintSource
 from coordinator.engine.sampling.constraint import Constraint, Matcher
 from coordinator.structured.compiler import ConstraintCompiler
+from coordinator.structured.matcher import GrammarConstraint
 from moe_model.text.tokenizer import Tokenizer, byte_alphabet
 
 ROOT = Path(__file__).parents[3]
@@ -35,6 +37,14 @@ def all_bytes() -> list[str]:
     return list(byte_alphabet())
 
 
+def compiled(
+    compiler: ConstraintCompiler, kind: str, value: str | Sequence[str], *, compact_json: bool = False
+) -> GrammarConstraint:
+    """Of a text, or of choices."""
+    texts = (value,) if isinstance(value, str) else tuple(value)
+    return compiler.compile(ConstraintSource(kind, texts, compact_json))
+
+
 @dataclass
 class Compiling:
     """A compiler and what its ids mean."""
@@ -42,6 +52,11 @@ class Compiling:
     tokenizer: Tokenizer
     compiler: ConstraintCompiler
     vocab_size: int
+
+    def compile(
+        self, kind: str, value: str | Sequence[str], *, compact_json: bool = False
+    ) -> GrammarConstraint:
+        return compiled(self.compiler, kind, value, compact_json=compact_json)
 
     def allowed(self, matcher: Matcher) -> list[int]:
         mask_W = np.zeros(-(-self.vocab_size // 32), dtype=np.int32)

@@ -7,9 +7,13 @@ from typing import Any
 import grpc
 import pytest
 
-from coordinator.engine.core.async_engine import DuplicateRequestError, EngineClosedError
-from coordinator.engine.core.engine import CapacityError, EngineError
-from coordinator.engine.core.request import FinishReason
+from coordinator.engine.messages.errors import (
+    CapacityError,
+    DuplicateRequestError,
+    EngineClosedError,
+    EngineError,
+)
+from coordinator.engine.messages.output import FinishReason
 from expertmesh.v1 import generation_pb2 as pb
 from moe_model.errors import ExpertsLostError
 from tests.coordinator.api.fakes import (

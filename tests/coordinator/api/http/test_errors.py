@@ -9,7 +9,7 @@ from coordinator.api.http.errors import error_response
 from coordinator.api.security.api_keys import ApiKeys
 from coordinator.api.security.auth import KeyAuthenticator
 from coordinator.api.shared.errors import TABLE, ApiError, Reason
-from coordinator.engine.core.engine import CapacityError, EngineError, StepMemoryError
+from coordinator.engine.messages.errors import CapacityError, EngineError, StepMemoryError
 from moe_model.errors import ExpertsLostError
 from tests.coordinator.api.fakes import FakeEngine, served_model
 from tests.coordinator.api.http_fakes import Http

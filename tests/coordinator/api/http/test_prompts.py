@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from coordinator.engine.core.request import Request
+from coordinator.engine.messages.request import Request
 from moe_model.errors import ExpertsLostError
 from tests.coordinator.api.fakes import PATIENCE, FakeEngine, Script, ends_at_once, last, tokens
 from tests.coordinator.api.http_fakes import Http

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from coordinator.api.requests.event_join import join
 from coordinator.api.requests.events import EventWriter
 from coordinator.api.validation.request import resolve
-from coordinator.engine.core.request import FinishReason, Output
+from coordinator.engine.messages.output import FinishReason, Output
 from expertmesh.v1 import generation_pb2 as pb
 from tests.coordinator.api.fakes import EOS, TIMINGS, last, served_model, tiny_tokenizer, tokens
 from tests.coordinator.api.grammar import check_grammar

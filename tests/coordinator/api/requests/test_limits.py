@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from coordinator.api.shared.errors import Code, Reason
-from coordinator.engine.core.request import ContextOverflow
+from coordinator.engine.messages.request import ContextOverflow
 from tests.coordinator.api.fakes import served_model
 from tests.coordinator.api.made_requests import ids, refused, resolved
 

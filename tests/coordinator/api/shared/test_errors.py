@@ -1,13 +1,18 @@
 """The table, and that nothing of an exception's own text gets past it."""
 
 import pytest
-import torch
 
 from coordinator.api.shared.errors import TABLE, ApiError, Code, Reason, echo, translate
 from coordinator.confined.errors import BusyError, NoProcessError
-from coordinator.engine.core.async_engine import DuplicateRequestError, EngineClosedError, SlowConsumerError
-from coordinator.engine.core.engine import CapacityError, EngineError, StepMemoryError
-from coordinator.engine.versions.model_versions import UnknownExpertError
+from coordinator.engine.messages.errors import (
+    CapacityError,
+    DuplicateRequestError,
+    EngineClosedError,
+    EngineError,
+    SlowConsumerError,
+    StepMemoryError,
+    UnknownExpertError,
+)
 from moe_model.errors import (
     CheckpointError,
     ClusterError,
@@ -52,7 +57,6 @@ def test_clients_that_send_again_are_told_when_it_is_of_no_use() -> None:
         (ReplyError(SECRET), Reason.EXPERT_WORKER_LOST),
         (ClusterError(SECRET), Reason.EXPERT_WORKER_LOST),
         (WorkerStartError(SECRET), Reason.EXPERT_WORKER_LOST),
-        (torch.OutOfMemoryError(SECRET), Reason.OUT_OF_MEMORY),
         (MemoryError(SECRET), Reason.OUT_OF_MEMORY),
         (StepMemoryError(SECRET), Reason.OUT_OF_MEMORY),
         (SlowConsumerError(SECRET), Reason.SLOW_CONSUMER),

@@ -12,7 +12,7 @@ from coordinator.api.shared.readiness import (
     ReadinessConfig,
     Sources,
 )
-from coordinator.engine.core.engine import EngineStats
+from coordinator.engine.messages.stats import EngineStats
 from moe_model.config import ModelConfig
 from moe_model.versions.expert_versions import Catalog
 

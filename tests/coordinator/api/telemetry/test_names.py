@@ -8,8 +8,8 @@ from prometheus_client.parser import text_string_to_metric_families
 from coordinator.api.requests.responses import Caller, Facts
 from coordinator.api.shared.errors import ApiError, Reason
 from coordinator.api.telemetry.metrics import Metrics, MetricSources
-from coordinator.engine.core.engine import EngineStats
-from coordinator.engine.core.observer import StepRecord
+from coordinator.engine.messages.records import StepRecord
+from coordinator.engine.messages.stats import EngineStats, ModelStatus
 from expert_workers.status import WorkerState, WorkerStatus
 from expert_workers.transports.base import FailureReason
 from moe_model.versions.expert_versions import ExpertModule
@@ -71,21 +71,15 @@ EXPECTED = {
 }
 
 
-class Exchanges:
-    """One expert of a thousand is in its second version."""
-
-    def counts(self) -> dict[str, int]:
-        return {"replace": 2, "add": 0, "remove": 0}
-
-    def exchanged(self) -> tuple[ExpertModule, ...]:
-        return (ExpertModule(1, 1001, 7, 2),)
+# One expert of a thousand is in its second version.
+STATUS = ModelStatus(((0,),), 2, (ExpertModule(1, 1001, 7, 2),), {"replace": 2, "add": 0, "remove": 0})
 
 
 def opened(*, vllm_names: bool = False) -> Metrics:
     metrics = Metrics(vllm_names=vllm_names)
     workers = [WorkerStatus(rank, WorkerState.READY, experts={0: (rank,)}) for rank in range(2)]
     stats = EngineStats(num_running=3, num_free_blocks=6, num_blocks=8, prefix_queries=10, prefix_hits=4)
-    metrics.open("tiny", 512, MetricSources(lambda: stats, lambda: workers, 16, Exchanges()))
+    metrics.open("tiny", 512, MetricSources(lambda: stats, lambda: STATUS, lambda: workers, 16))
     return metrics
 
 

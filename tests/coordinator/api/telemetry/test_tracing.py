@@ -4,23 +4,30 @@ import pytest
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
-from coordinator.api.requests.responses import Caller
+from coordinator.api.requests.responses import Caller, Facts
 from coordinator.api.telemetry import tracing
-from coordinator.api.telemetry.tracing import RequestSpan, Tracing
+from coordinator.api.telemetry.tracing import Tracing
 from coordinator.api.telemetry.tracing_names import started_attributes
-from coordinator.engine.core.observer import StepRecord, Traced
+from coordinator.engine.messages.records import StepRecord, TracedRequest
 from tests.coordinator.api.made_requests import resolved
 
 
 def test_a_step_s_span_says_which_experts_the_request_uses() -> None:
     exporter = InMemorySpanExporter()
     found = Tracing(SimpleSpanProcessor(exporter))
-    handle = RequestSpan(found._tracer.start_span("request"))
-    record = StepRecord(1, 2, 0.1, 5, 2, 3, 3, traces=(Traced(handle, 4, ("1/0:2", "1/3:1")),))
-    found.step(record)
+    caller, facts, other = Caller("own"), Facts(resolved("")), Facts(resolved(""))
+    number, ended = found.started(caller, facts), found.started(caller, other)
+    assert number is not None
+    assert ended is not None
+    found.finished(caller, other, None, cancelled=False)
+    traces = (TracedRequest(number, 4, ("1/0:2", "1/3:1")), TracedRequest(ended, 4))
+    found.step(StepRecord(1, 2, 0.1, 5, 2, 3, 3, traces=traces))
+    found.finished(caller, facts, None, cancelled=False)
     found.close()
-    (span,) = exporter.get_finished_spans()
-    assert span.name == "engine.step"
+    _, span, request = exporter.get_finished_spans()
+    assert (span.name, span.parent) == ("engine.step", request.context)
+    assert request.attributes is not None
+    assert request.attributes["expertmesh.num_steps"] == 1
     assert dict(span.attributes or {}) == {
         "expertmesh.step.tokens": 5,
         "expertmesh.step.sequences": 3,

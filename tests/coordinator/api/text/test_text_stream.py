@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from coordinator.api.text.text_stream import TextStream
-from coordinator.engine.sampling.stop_text import StopText
+from coordinator.engine.sampling.stop_text import TextMatcher
 
 TEXT = st.text(st.sampled_from("ab🙂é\n"), max_size=14)
 CUTS = st.lists(st.integers(1, 4), min_size=1, max_size=20)
@@ -23,7 +23,7 @@ def pieces_of(data: bytes, cuts: list[int]) -> list[bytes]:
 def streamed(pieces: list[bytes], stops: list[bytes], *, include_stop: bool = False) -> tuple[list[str], str]:
     """What a generation that ends at the first stop sends, and what it should have sent."""
     stream = TextStream(lambda token: pieces[token], stops, include_stop=include_stop)
-    matcher = StopText(tuple(stops), lambda token: pieces[token]).matcher() if stops else None
+    matcher = TextMatcher(stops, lambda token: pieces[token]) if stops else None
     sent: list[str] = []
     whole = b""
     for token in range(len(pieces)):
@@ -63,6 +63,6 @@ def test_how_outputs_are_merged_changes_nothing(include_stop: bool) -> None:
     pieces = ["🙂"[:1].encode()[:2], "🙂".encode()[2:], b"a", b"END!"]
     one, _ = streamed(pieces, [b"aEN"], include_stop=include_stop)
     stream = TextStream(lambda token: pieces[token], [b"aEN"], include_stop=include_stop)
-    matcher = StopText((b"aEN",), lambda token: pieces[token]).matcher()
+    matcher = TextMatcher((b"aEN",), lambda token: pieces[token])
     match = [matcher.push(token) for token in range(4)][-1]
     assert stream.finish([0, 1, 2, 3], match) == "".join(one)

@@ -8,7 +8,8 @@ import pytest
 from coordinator.api.shared.errors import ApiError, Code, Reason
 from coordinator.api.validation import prompt as validate_prompt
 from coordinator.api.validation.request import resolve
-from coordinator.engine.core.request import ContextOverflow
+from coordinator.engine.messages.request import ContextOverflow
+from coordinator.engine.sampling.token_mask import TokenMask
 from expertmesh.v1 import generation_pb2 as pb
 from moe_model.checkpoint.reader import GenerationDefaults
 from moe_model.layers.expert_selection import ExpertSelection
@@ -289,7 +290,7 @@ def rules_of(text: str) -> list[int]:
     rules = resolved(text).request.token_rules
     assert rules is not None
     allowed = np.ones(320, np.bool_)
-    rules.apply(allowed, [5], 1)
+    TokenMask(rules, 320).apply(allowed, [5], 1)
     return [int(token_id) for token_id in np.flatnonzero(allowed)]
 
 
@@ -305,7 +306,7 @@ def test_bad_words_are_forbidden_as_they_stand_and_behind_a_space() -> None:
         rules = resolved(f'sampling {{ bad_words: "{word}" }}').request.token_rules
         assert rules is not None
         allowed = np.ones(320, np.bool_)
-        rules.apply(allowed, [5, *spaced[:-1]], 1)
+        TokenMask(rules, 320).apply(allowed, [5, *spaced[:-1]], 1)
         assert not allowed[bare]
         assert not allowed[spaced[-1]]
 

@@ -14,9 +14,9 @@ from coordinator.engine.attention.kernel_attention import kernel_attention
 from coordinator.engine.attention.torch_attention import AttentionPlan, paged_attention
 from coordinator.engine.cache.kv_cache import KVCache
 from coordinator.engine.core.batch import build_batch
-from coordinator.engine.core.request import Request, StopRules
 from coordinator.engine.core.scheduler import Chunk, Step
 from coordinator.engine.core.sequence import Sequence
+from coordinator.engine.messages.request import Request, StopRules
 from moe_model.assembled import dense_attention
 from moe_model.kernels.choice import choose_kernels
 from moe_model.sampling.params import SamplingParams

@@ -7,8 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from coordinator.engine.core.engine import Engine
-from coordinator.engine.core.request import ContextOverflow, Request, Returns
 from coordinator.engine.core.scheduler import Scheduler
+from coordinator.engine.messages.request import ContextOverflow, Request, Returns
 from moe_model.errors import NumericError
 from moe_model.layers.expert_selection import ExpertSelection
 from moe_model.sampling.params import SamplingParams

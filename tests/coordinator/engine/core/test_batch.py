@@ -5,9 +5,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from coordinator.engine.core.batch import build_batch
-from coordinator.engine.core.request import Request, StopRules
 from coordinator.engine.core.scheduler import Chunk, Step
 from coordinator.engine.core.sequence import Sequence
+from coordinator.engine.messages.request import Request, StopRules
 from moe_model.sampling.params import SamplingParams
 
 BLOCK_SIZE = 4

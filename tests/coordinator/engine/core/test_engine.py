@@ -8,8 +8,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from coordinator.engine.core.engine import CapacityError, Engine, EngineError
-from coordinator.engine.core.request import ContextOverflow, FinishReason, Output, Request, Stop, StopRules
+from coordinator.engine.core.engine import Engine
+from coordinator.engine.messages.errors import CapacityError, EngineError
+from coordinator.engine.messages.failure import Failure
+from coordinator.engine.messages.output import FinishReason, Output, Stop
+from coordinator.engine.messages.request import ContextOverflow, Request, StopRules
 from moe_model import AssembledModel, ModelConfig
 from moe_model.errors import UserError
 from moe_model.kernels.choice import KernelChoice, choose_kernels
@@ -302,7 +305,7 @@ def test_a_stopped_engine_ends_all_and_takes_no_more() -> None:
     engine.step()
     error = EngineError("broken")
     outputs = engine.stop(error)
-    assert {(output.request_id, output.error) for output in outputs} == {("a", error), ("b", error)}
+    assert {output.request_id: output.failure for output in outputs} == dict.fromkeys("ab", Failure.of(error))
     assert not engine.has_work
     with pytest.raises(EngineError, match="broken"):
         engine.submit(make_request("c"))

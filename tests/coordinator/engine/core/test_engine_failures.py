@@ -6,10 +6,11 @@ from dataclasses import replace
 
 import pytest
 
-from coordinator.engine.core.engine import EngineError, StepMemoryError
-from coordinator.engine.core.request import FinishReason, Output, Returns
 from coordinator.engine.core.scheduler import Step
-from coordinator.structured.errors import ConstraintError
+from coordinator.engine.messages.errors import ConstraintError, EngineError, StepMemoryError
+from coordinator.engine.messages.failure import Failure
+from coordinator.engine.messages.output import FinishReason, Output
+from coordinator.engine.messages.request import Returns
 from moe_model import AssembledModel
 from moe_model.errors import ExpertsLostError, NumericError
 from moe_model.sampling.params import SamplingParams
@@ -56,7 +57,7 @@ def test_a_failing_step_ends_only_the_requests_in_it(error: Exception) -> None:
         assert last.timings is not None
         assert last.finish_reason is None
         if isinstance(error, ExpertsLostError):
-            assert last.error is error
+            assert last.failure == Failure.of(error)
         else:
             assert isinstance(last.error, EngineError)
             assert isinstance(last.error, StepMemoryError) == isinstance(error, MemoryError)
@@ -100,7 +101,7 @@ def test_what_fails_as_data_costs_the_others_no_second_run() -> None:
     for name in ("a", "bad", "b"):
         engine.submit(make_request(name, max_tokens=2))
     results = drain(engine)
-    assert _last(results["bad"]).error is error
+    assert _last(results["bad"]).failure == Failure.of(error)
     assert results["a"].token_ids == results["b"].token_ids == [3, 4]
     assert [len(step.chunks) for step in runner.steps] == [3, 2]
     check_idle(engine)

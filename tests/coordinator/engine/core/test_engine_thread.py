@@ -6,9 +6,10 @@ from collections.abc import Iterator, Sequence
 
 import pytest
 
-from coordinator.engine.core.engine import Engine, EngineError
+from coordinator.engine.core.engine import Engine
 from coordinator.engine.core.engine_thread import EngineThread
-from coordinator.engine.core.request import FinishReason, Output
+from coordinator.engine.messages.errors import EngineError
+from coordinator.engine.messages.output import FinishReason, Output
 from moe_model.errors import UserError
 from tests.coordinator.engine.fakes import CountingRunner, GatedRunner, engine_over
 from tests.models import make_request
@@ -24,8 +25,8 @@ class Harness:
         self.outputs: queue.Queue[Output] = queue.Queue()
         self.published_on: set[str] = set()
         self.stopped: list[EngineError] = []
-        self.thread = EngineThread(engine, self._publish, self.stopped.append)
-        self.thread.start()
+        self.thread = EngineThread(engine)
+        self.thread.start(self._publish, self.stopped.append)
 
     def _publish(self, outputs: Sequence[Output]) -> None:
         assert outputs, "an empty publication"

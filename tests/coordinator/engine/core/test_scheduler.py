@@ -8,9 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from coordinator.engine.cache.block_allocator import BlockAllocator
-from coordinator.engine.core.request import ContextOverflow, Request, StopRules
 from coordinator.engine.core.scheduler import Scheduler, Step
 from coordinator.engine.core.sequence import Sequence
+from coordinator.engine.messages.request import ContextOverflow, Request, StopRules
 from moe_model.sampling.params import SamplingParams
 
 WINDOW = 12

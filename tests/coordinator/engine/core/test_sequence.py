@@ -6,8 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from coordinator.engine.core.request import ContextOverflow, FinishReason, Request, Stop, StopRules
 from coordinator.engine.core.sequence import Sequence, max_output_tokens
+from coordinator.engine.messages.output import FinishReason, Stop
+from coordinator.engine.messages.request import ContextOverflow, Request, StopRules
 from moe_model.sampling.params import SamplingParams
 
 STOP, LENGTH = FinishReason.STOP, FinishReason.LENGTH

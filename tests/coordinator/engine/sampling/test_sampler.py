@@ -8,9 +8,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from coordinator.engine.messages.errors import ConstraintError
 from coordinator.engine.sampling.constraint import Matcher
 from coordinator.engine.sampling.sampler import Sampler, SamplingRow
-from coordinator.structured.errors import ConstraintError
 from moe_model.sampling.params import SamplingParams
 
 VOCAB = 40

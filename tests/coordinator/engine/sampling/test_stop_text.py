@@ -4,12 +4,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from coordinator.engine.sampling.stop_text import StopText, TextMatch
+from coordinator.engine.messages.output import TextMatch
+from coordinator.engine.sampling.stop_text import TextMatcher
 
 
 def matches(pieces: list[bytes], *sequences: bytes) -> tuple[int, TextMatch] | None:
     """The number of the piece that completes a match, and the match."""
-    matcher = StopText(sequences, lambda token: pieces[token]).matcher()
+    matcher = TextMatcher(sequences, lambda token: pieces[token])
     for number in range(len(pieces)):
         match = matcher.push(number)
         if match is not None:

@@ -7,9 +7,10 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from coordinator.engine.core.observer import StepRecord
-from coordinator.engine.core.request import Returns, RoutedExperts
-from coordinator.engine.versions.model_versions import UnknownExpertError
+from coordinator.engine.messages.errors import UnknownExpertError
+from coordinator.engine.messages.output import RoutedExperts
+from coordinator.engine.messages.records import StepRecord, TracedRequest
+from coordinator.engine.messages.request import Returns
 from moe_model.errors import WorkerStartError
 from moe_model.kernels.base import Kernels
 from moe_model.kernels.choice import KernelChoice, choose_kernels
@@ -147,19 +148,17 @@ def test_steps_say_which_experts_each_traced_request_uses() -> None:
     seen: list[StepRecord] = []
     # Of an observer the engine needs no more than this.
     living.engine._observer = SimpleNamespace(step=seen.append)
-    submit(
-        living, [replace(make_request("old", COMMON, 4), trace="old"), make_request("untraced", COMMON, 4)]
-    )
+    submit(living, [replace(make_request("old", COMMON, 4), trace=1), make_request("untraced", COMMON, 4)])
     living.step(1)
     living.replace(2, OTHER.experts[LAYER, 0], slot=4)
-    submit(living, [replace(make_request("new", COMMON, 4), trace="new")])
+    submit(living, [replace(make_request("new", COMMON, 4), trace=2)])
     living.drain()
-    assert seen[0].traces == (("old", 0, ()),)
+    assert seen[0].traces == (TracedRequest(1),)
     found = {traced for record in seen[1:] for traced in record.traces}
-    assert found == {("old", 0, ()), ("new", 1, (f"{LAYER}/2:5",))}
+    assert found == {TracedRequest(1), TracedRequest(2, 1, (f"{LAYER}/2:5",))}
 
 
-def test_generations_share_no_cached_prompts(kernels: Kernels) -> None:
+def test_versions_share_no_cached_prompts(kernels: Kernels) -> None:
     living = Living(OLD, kernels)
     submit(living, [make_request("old", LONG, 2), make_request("old-too", LONG, 8)])
     living.step(3)

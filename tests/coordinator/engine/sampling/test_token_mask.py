@@ -1,19 +1,29 @@
 """Allowed tokens and forbidden sequences: exact, whatever else shapes the logits."""
 
+from collections.abc import Iterable
+
 import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from coordinator.engine.messages.errors import NoTokenLeftError
+from coordinator.engine.messages.request import TokenRules
 from coordinator.engine.sampling.sampler import Sampler, SamplingRow
-from coordinator.engine.sampling.token_rules import NoTokenLeftError, TokenRules
+from coordinator.engine.sampling.token_mask import TokenMask
 from moe_model.sampling.params import SamplingParams
 from tests.coordinator.engine.sampling.test_sampler import Only
 
 VOCAB = 12
 ids = st.integers(0, VOCAB - 1)
 sequences = st.lists(st.lists(ids, min_size=1, max_size=3).map(tuple), max_size=6)
+
+
+def mask_of(
+    allowed: Iterable[int] = (), forbidden: Iterable[tuple[int, ...]] = (), ends: Iterable[int] = ()
+) -> TokenMask:
+    return TokenMask(TokenRules(tuple(allowed), tuple(forbidden), tuple(ends)), VOCAB)
 
 
 def contains(output: list[int], sequence: tuple[int, ...]) -> bool:
@@ -29,13 +39,13 @@ def contains(output: list[int], sequence: tuple[int, ...]) -> bool:
 def test_only_allowed_ids_appear_and_no_forbidden_sequence(
     allowed: list[int], forbidden: list[tuple[int, ...]], prompt: list[int], seed: int
 ) -> None:
-    rules, sampler = TokenRules(VOCAB, allowed, forbidden), Sampler(VOCAB)
+    mask, sampler = mask_of(allowed, forbidden), Sampler(VOCAB)
     output: list[int] = []
     generator = torch.Generator().manual_seed(seed)
     params = SamplingParams(temperature=1.0, top_k=0, top_p=1.0, seed=seed, logit_bias=((3, 50.0),))
     prompt = [*prompt, 0]
     for _ in range(12):
-        row = SamplingRow(0, params, 0, [*prompt, *output], len(prompt), None, rules)
+        row = SamplingRow(0, params, 0, [*prompt, *output], len(prompt), None, mask)
         drawn = sampler.draw(torch.randn(1, VOCAB, generator=generator), [row])
         token_id = drawn.token_ids[0]
         if token_id is None:
@@ -62,7 +72,7 @@ def test_nothing_is_forbidden_without_a_rule(
         for token_id in range(VOCAB)
     ]
     try:
-        TokenRules(VOCAB, allowed, forbidden).apply(mask, [7, *output], 1)
+        mask_of(allowed, forbidden).apply(mask, [7, *output], 1)
     except NoTokenLeftError:
         assert not any(expected)
     else:
@@ -71,14 +81,14 @@ def test_nothing_is_forbidden_without_a_rule(
 
 def test_the_prompt_is_no_part_of_a_forbidden_sequence() -> None:
     mask = np.ones(VOCAB, np.bool_)
-    TokenRules(VOCAB, forbidden=[(4, 5)]).apply(mask, [4], 1)
+    mask_of(forbidden=[(4, 5)]).apply(mask, [4], 1)
     assert mask.all()
-    TokenRules(VOCAB, forbidden=[(4, 5)]).apply(mask, [1, 4], 1)
+    mask_of(forbidden=[(4, 5)]).apply(mask, [1, 4], 1)
     assert np.flatnonzero(~mask).tolist() == [5]
 
 
-def draw(matcher: Only | None, rules: TokenRules | None) -> int | str | None:
-    row = SamplingRow(0, SamplingParams(0.0, 0, 1.0), 0, [1], 1, matcher, rules)
+def draw(matcher: Only | None, token_mask: TokenMask | None) -> int | str | None:
+    row = SamplingRow(0, SamplingParams(0.0, 0, 1.0), 0, [1], 1, matcher, token_mask)
     other = SamplingRow(1, SamplingParams(0.0, 0, 1.0), 0, [1], 1, None)
     drawn = Sampler(VOCAB).draw(torch.arange(VOCAB).repeat(2, 1).float(), [row, other])
     assert drawn.token_ids[1] == VOCAB - 1, "a neighbour sees nothing of it"
@@ -88,22 +98,22 @@ def draw(matcher: Only | None, rules: TokenRules | None) -> int | str | None:
 def test_rules_and_a_constraint_hold_together() -> None:
     assert draw(None, None) == 11
     assert draw(Only(2, 3, 7), None) == 7
-    assert draw(Only(2, 3, 7), TokenRules(VOCAB, allowed=[2, 3])) == 3
-    assert draw(Only(2, 3, 7), TokenRules(VOCAB, forbidden=[(7,), (3,)])) == 2
-    assert draw(Only(2, 3), TokenRules(VOCAB, allowed=[4])) == (
+    assert draw(Only(2, 3, 7), mask_of(allowed=[2, 3])) == 3
+    assert draw(Only(2, 3, 7), mask_of(forbidden=[(7,), (3,)])) == 2
+    assert draw(Only(2, 3), mask_of(allowed=[4])) == (
         "allowed_token_ids, bad_words and the constraint leave no token to draw"
     )
 
 
 def test_the_end_of_a_constraint_stays_allowed() -> None:
     end = 0
-    assert draw(Only(end, 5), TokenRules(VOCAB, allowed=[4], ends=[end])) == end
-    assert isinstance(draw(Only(5), TokenRules(VOCAB, allowed=[4], ends=[end])), str), "where it may end only"
+    assert draw(Only(end, 5), mask_of(allowed=[4], ends=[end])) == end
+    assert isinstance(draw(Only(5), mask_of(allowed=[4], ends=[end])), str), "where it may end only"
 
 
 def test_rules_that_leave_nothing_are_known_at_once() -> None:
-    assert not TokenRules(VOCAB, allowed=[3], forbidden=[(3,)]).leaves_some
-    assert TokenRules(VOCAB, allowed=[3], forbidden=[(3, 3)]).leaves_some
-    assert TokenRules(VOCAB, allowed=[3], forbidden=[(3,)], ends=[0]).leaves_some
+    assert not TokenRules((3,), ((3,),)).leave_some(VOCAB)
+    assert TokenRules((3,), ((3, 3),)).leave_some(VOCAB)
+    assert TokenRules((3,), ((3,),), (0,)).leave_some(VOCAB)
     with pytest.raises(NoTokenLeftError):
-        TokenRules(VOCAB, allowed=[3], forbidden=[(3,)]).apply(np.ones(VOCAB, np.bool_), [1], 1)
+        mask_of(allowed=[3], forbidden=[(3,)]).apply(np.ones(VOCAB, np.bool_), [1], 1)

@@ -9,23 +9,24 @@ import re
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from collections.abc import Set as AbstractSet
 from concurrent.futures import CancelledError, Future
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from coordinator.engine.core.engine import Engine
+from coordinator.engine.messages.commands import Changed, ExpertView
+from coordinator.engine.messages.errors import ExchangeError
+from coordinator.engine.messages.stats import ModelStatus
 from coordinator.engine.versions.model_versions import ModelVersions
 from moe_model.checkpoint.manifest import expert_file
 from moe_model.checkpoint.module_file import check_module, read_router_row
 from moe_model.checkpoint.reader import Checkpoint
 from moe_model.config import LIMITS
-from moe_model.errors import CheckpointError, ExpertMeshError, HaltedError, UserError
+from moe_model.errors import CheckpointError, ExpertMeshError, HaltedError
 from moe_model.families import family_of
 from moe_model.kernels.base import Router
 from moe_model.layers.dense import Gate
@@ -43,34 +44,6 @@ MAX_EXPERT_ID = (1 << 16) - 2
 _SHA256 = re.compile("[0-9a-f]{64}")
 
 
-class ExchangeError(UserError):
-    """A change of experts is refused or has failed, and nothing has changed. `field` is what is wrong."""
-
-    def __init__(self, message: str, field: str | None = None) -> None:
-        super().__init__(message)
-        self.field = field
-
-
-@dataclass(frozen=True, slots=True)
-class ExpertView:
-    """A module as operators see it. `ranks` hold it; `is_retiring`: only older requests use it; `is_missing`:
-    it cannot be computed at the moment."""
-
-    module: ExpertModule
-    sha256: str
-    ranks: tuple[int, ...]
-    is_retiring: bool
-    is_missing: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Changed:
-    """What came of a change."""
-
-    expert: ExpertView
-    seconds: float
-
-
 class ExchangedExperts(Protocol):
     """What an exchange needs of a model's experts: see RunningExperts and Workers."""
 
@@ -80,8 +53,8 @@ class ExchangedExperts(Protocol):
     def missing_experts(self) -> Sequence[ExpertModule]: ...
 
 
-# Calls a function on the engine's thread, between two steps.
-CallEngine = Callable[[Callable[[Engine], None]], Future[None]]
+# Makes the engine switch to a version of the model, between two steps.
+SwitchEngine = Callable[[ModelVersion], Future[None]]
 
 
 class ExpertExchange:
@@ -92,7 +65,7 @@ class ExpertExchange:
         checkpoint: Checkpoint,
         experts: ExchangedExperts,
         versions: ModelVersions,
-        call_engine: CallEngine,
+        switch_engine: SwitchEngine,
         make_router: Callable[[Tensor], Router],
         switch_timeout: float = SWITCH_TIMEOUT,
     ) -> None:
@@ -100,7 +73,7 @@ class ExpertExchange:
         self._checkpoint, self._config = checkpoint, config
         self._shapes = family_of(config).expert_shapes(config)
         self._experts, self._versions = experts, versions
-        self._call_engine, self._make_router = call_engine, make_router
+        self._switch_engine, self._make_router = switch_engine, make_router
         self._switch_timeout = switch_timeout
         self._next_slots = [len(config.experts_of(layer)) for layer in range(config.n_layers)]
         self._next_ids = list(self._next_slots)
@@ -115,17 +88,10 @@ class ExpertExchange:
         missing = frozenset(self._experts.missing_experts())
         return tuple(self._view(module, live, missing) for module in ordered)
 
-    def expert_ids(self) -> tuple[tuple[int, ...], ...]:
-        """Of each layer, what new requests may select."""
-        return self._versions.newest.experts
-
-    def exchanged(self) -> tuple[ExpertModule, ...]:
-        """Those that new requests use and that are not the checkpoint's."""
-        return tuple(m for m in self._versions.newest.modules if m.file is not None)
-
-    def counts(self) -> Mapping[str, int]:
-        """Changes so far, by kind."""
-        return dict(self._counts)
+    def status(self) -> ModelStatus:
+        """What new requests use, and the changes so far."""
+        newest = self._versions.newest
+        return ModelStatus(newest.experts, newest.number, newest.exchanged, dict(self._counts))
 
     def replace(self, layer: int, expert: int, path: str, sha256: str | None = None) -> Changed:
         """Another version of an expert. Raises ExchangeError, and HaltedError where the server ends."""
@@ -219,7 +185,7 @@ class ExpertExchange:
     def _switch(self, layer: int, changed: RoutedLayer) -> None:
         version = self._versions.newest.followed_by(layer, changed)
         with _foreseen("the engine could not switch"):
-            called = self._call_engine(lambda engine: engine.switch(version))
+            called = self._switch_engine(version)
             try:
                 called.result(self._switch_timeout)
             except TimeoutError:

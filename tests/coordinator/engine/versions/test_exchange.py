@@ -11,8 +11,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from coordinator.engine.core.request import Request
-from coordinator.server.exchange import ExchangeError, ExpertExchange
+from coordinator.engine.messages.errors import ExchangeError
+from coordinator.engine.messages.request import Request
+from coordinator.engine.versions.exchange import ExpertExchange
 from moe_model.errors import HaltedError, WorkerStartError
 from moe_model.kernels.choice import KernelChoice
 from moe_model.layers.dispatch import ExpertKey
@@ -109,7 +110,7 @@ def test_a_removed_expert_is_as_in_a_checkpoint_without_it(
     tokens = run(changing, lambda: [changing.exchange.remove(layer, 1) for layer in range(CONFIG.n_layers)])
     after = rewritten(source, tmp_path / "after", {}, [[0, 2, 3]] * CONFIG.n_layers)
     assert tokens == expected(changing, source, after)
-    assert changing.exchange.expert_ids() == ((0, 2, 3),) * CONFIG.n_layers
+    assert changing.exchange.status().experts == ((0, 2, 3),) * CONFIG.n_layers
 
 
 def test_versions_slots_and_ids_are_given_once(source: Path, donor: Path, tmp_path: Path) -> None:
@@ -132,8 +133,8 @@ def test_versions_slots_and_ids_are_given_once(source: Path, donor: Path, tmp_pa
         (4, 2, 1),
     ]
     assert changing.experts.keys == {(0, n) for n in (0, 1, 3, 4)} | {(1, n) for n in (0, 1, 3, 5, 7)}
-    assert exchange.counts() == {"replace": 3, "add": 2, "remove": 1}
-    assert [(m.layer, m.expert) for m in exchange.exchanged()] == [(0, 2), (1, 2), (1, 5)]
+    assert exchange.status().changes == {"replace": 3, "add": 2, "remove": 1}
+    assert [(m.layer, m.expert) for m in exchange.status().exchanged] == [(0, 2), (1, 2), (1, 5)]
 
 
 def test_the_list_has_what_is_used_and_by_whom(
@@ -153,7 +154,9 @@ def test_the_list_has_what_is_used_and_by_whom(
     changing.engine.idle()
     assert not any(view.is_retiring for view in changing.exchange.list())
     assert [
-        r.message.partition(" seconds")[0] for r in caplog.records if r.name == "coordinator.server.exchange"
+        r.message.partition(" seconds")[0]
+        for r in caplog.records
+        if r.name == "coordinator.engine.versions.exchange"
     ] == [f"experts: replace layer=1 expert=2 version=1 sha256={sha256_of(file)}"]
 
 

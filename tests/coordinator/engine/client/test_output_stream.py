@@ -5,8 +5,15 @@ import asyncio
 import numpy as np
 import pytest
 
-from coordinator.engine.core.output_stream import OutputStream
-from coordinator.engine.core.request import FinishReason, Output, PromptDetails, RoutedExperts, TokenLogprobs
+from coordinator.engine.client.output_stream import OutputStream
+from coordinator.engine.messages.failure import Failure
+from coordinator.engine.messages.output import (
+    FinishReason,
+    Output,
+    PromptDetails,
+    RoutedExperts,
+    TokenLogprobs,
+)
 from moe_model.errors import NumericError
 
 
@@ -34,14 +41,14 @@ async def test_each_sequence_is_merged_by_itself() -> None:
 
 
 async def test_an_error_comes_after_what_was_generated_and_ends_it() -> None:
-    stream, error = OutputStream(), NumericError("broken")
+    stream, broken = OutputStream(), Failure.of(NumericError("broken"))
     stream.put(Output("r", (1,)))
-    stream.put(Output("r", error=error))
+    stream.put(Output("r", failure=broken))
     stream.put(Output("r", (2,)))
-    stream.put(Output("r", error=NumericError("another")))
+    stream.put(Output("r", failure=Failure.of(NumericError("another"))))
     outputs = await stream.get()
     assert [list(output.token_ids) for output in outputs] == [[1], []]
-    assert outputs[-1].error is error
+    assert outputs[-1].failure == broken
 
 
 async def test_reading_waits_for_news() -> None:
@@ -61,7 +68,7 @@ async def test_what_nobody_reads_is_bounded(num_top: int) -> None:
         taken += 1
         assert taken < 2000
     assert taken > 20
-    assert stream.put(Output("r", error=NumericError("an error is always taken")))
+    assert stream.put(Output("r", failure=Failure.of(NumericError("a failure is always taken"))))
     outputs = await stream.get()
     assert len(outputs[0].token_ids) == taken
     assert stream.put(Output("r", (1,))), "reading makes room"

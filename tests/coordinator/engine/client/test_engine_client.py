@@ -1,4 +1,4 @@
-"""AsyncEngine: streams under a reader that lags, leaves or comes back. Conditions, no sleeps."""
+"""InProcessEngine: streams under a reader that lags, leaves or comes back. Conditions, no sleeps."""
 
 import asyncio
 import threading
@@ -7,15 +7,19 @@ from contextlib import aclosing, suppress
 
 import pytest
 
-from coordinator.engine.core.async_engine import (
-    AsyncEngine,
+from coordinator.engine.client.in_process import InProcessEngine
+from coordinator.engine.core.engine import Engine
+from coordinator.engine.core.engine_thread import EngineThread
+from coordinator.engine.core.scheduler import Step
+from coordinator.engine.messages.errors import (
+    CapacityError,
     DuplicateRequestError,
     EngineClosedError,
+    EngineError,
     RequestExpiredError,
 )
-from coordinator.engine.core.engine import CapacityError, Engine, EngineError
-from coordinator.engine.core.request import FinishReason, Output, Request
-from coordinator.engine.core.scheduler import Step
+from coordinator.engine.messages.output import FinishReason, Output
+from coordinator.engine.messages.request import Request
 from moe_model.errors import ExpertsLostError
 from moe_model.sampling.params import SamplingParams
 from tests.coordinator.engine.fakes import CountingRunner, GatedRunner, ScriptedRunner, engine_over
@@ -24,7 +28,7 @@ from tests.models import expected_tokens, make_request, random_reference, tiny_e
 WAIT = 30.0
 
 
-async def read(engine: AsyncEngine, request: Request) -> tuple[list[int], Output]:
+async def read(engine: InProcessEngine, request: Request) -> tuple[list[int], Output]:
     tokens: list[int] = []
     last = None
     async for output in engine.stream(request):
@@ -40,7 +44,7 @@ async def entered(runner: GatedRunner) -> None:
     assert await asyncio.to_thread(runner.entered.acquire, True, WAIT)
 
 
-async def flush(engine: AsyncEngine, runner: GatedRunner | None = None) -> None:
+async def flush(engine: InProcessEngine, runner: GatedRunner | None = None) -> None:
     """Returns when the engine has carried out every command given so far."""
     if runner is not None:
         runner.permit(2)
@@ -48,8 +52,8 @@ async def flush(engine: AsyncEngine, runner: GatedRunner | None = None) -> None:
 
 
 @pytest.fixture
-async def free() -> AsyncIterator[AsyncEngine]:
-    engine = AsyncEngine(engine_over(CountingRunner()))
+async def free() -> AsyncIterator[InProcessEngine]:
+    engine = InProcessEngine(EngineThread(engine_over(CountingRunner())))
     yield engine
     assert await engine.close()
 
@@ -60,22 +64,22 @@ def runner() -> GatedRunner:
 
 
 @pytest.fixture
-async def gated(runner: GatedRunner) -> AsyncIterator[AsyncEngine]:
-    engine = AsyncEngine(engine_over(runner))
+async def gated(runner: GatedRunner) -> AsyncIterator[InProcessEngine]:
+    engine = InProcessEngine(EngineThread(engine_over(runner)))
     yield engine
     runner.permit(10_000)
     assert await engine.close()
 
 
-def check_idle(engine: AsyncEngine) -> None:
+def check_idle(engine: InProcessEngine) -> None:
     stats = engine.stats()
-    assert (stats.num_running, stats.num_waiting, engine.num_requests) == (0, 0, 0)
+    assert (stats.num_running, stats.num_waiting, len(engine.request_ids)) == (0, 0, 0)
     assert stats.num_free_blocks == stats.num_blocks
 
 
 async def test_many_streams_at_once_equal_the_oracle() -> None:
     reference = random_reference()
-    engine = AsyncEngine(tiny_engine(reference.model, num_blocks=7))
+    engine = InProcessEngine(EngineThread(tiny_engine(reference.model, num_blocks=7)))
     requests = [
         make_request(f"r{n}", (n, 2 * n, 5), 4 + n, SamplingParams(temperature=n % 3, seed=n))
         for n in range(12)
@@ -88,7 +92,7 @@ async def test_many_streams_at_once_equal_the_oracle() -> None:
     assert await engine.close()
 
 
-async def test_a_reader_that_lags_gets_everything_merged(gated: AsyncEngine, runner: GatedRunner) -> None:
+async def test_a_reader_that_lags_gets_everything_merged(gated: InProcessEngine, runner: GatedRunner) -> None:
     async with aclosing(gated.stream(make_request("a", (1, 2, 3), 6))) as stream:
         runner.permit(1)
         first = await anext(stream)
@@ -114,7 +118,7 @@ async def test_tokens_merged_with_an_error_come_before_it() -> None:
         if number >= 3 and any(len(chunk.sequence.request.prompt_ids) == 3 for chunk in step.chunks):
             raise ExpertsLostError("experts are lost")
 
-    engine = AsyncEngine(engine_over(ScriptedRunner(fail_third)))
+    engine = InProcessEngine(EngineThread(engine_over(ScriptedRunner(fail_third))))
     async with aclosing(engine.stream(make_request("a", (1, 2, 3), 6))) as stream:
         assert list((await anext(stream)).token_ids) == [3]
         gate.set()
@@ -129,13 +133,15 @@ async def test_tokens_merged_with_an_error_come_before_it() -> None:
     assert await engine.close()
 
 
-async def test_leaving_early_frees_everything_within_a_step(gated: AsyncEngine, runner: GatedRunner) -> None:
+async def test_leaving_early_frees_everything_within_a_step(
+    gated: InProcessEngine, runner: GatedRunner
+) -> None:
     async with aclosing(gated.stream(make_request("a", (1, 2, 3), 9))) as stream:
         runner.permit()
         await anext(stream)
         await entered(runner)
         await entered(runner)
-    assert gated.num_requests == 0
+    assert not gated.request_ids
     num_steps = len(runner.steps)
     await flush(gated, runner)
     check_idle(gated)
@@ -145,7 +151,7 @@ async def test_leaving_early_frees_everything_within_a_step(gated: AsyncEngine, 
     assert len(a_steps) <= 1, "only the step that was under way"
 
 
-async def test_a_cancelled_reader_frees_everything(gated: AsyncEngine, runner: GatedRunner) -> None:
+async def test_a_cancelled_reader_frees_everything(gated: InProcessEngine, runner: GatedRunner) -> None:
     reader = asyncio.create_task(read(gated, make_request("a", max_tokens=9)))
     await entered(runner)
     reader.cancel()
@@ -155,7 +161,7 @@ async def test_a_cancelled_reader_frees_everything(gated: AsyncEngine, runner: G
     check_idle(gated)
 
 
-async def test_abort_ends_a_stream_with_its_reason(gated: AsyncEngine, runner: GatedRunner) -> None:
+async def test_abort_ends_a_stream_with_its_reason(gated: InProcessEngine, runner: GatedRunner) -> None:
     reader = asyncio.create_task(read(gated, make_request("a", (1, 2, 3), 9)))
     await entered(runner)
     gated.abort("unknown")
@@ -166,7 +172,7 @@ async def test_abort_ends_a_stream_with_its_reason(gated: AsyncEngine, runner: G
     check_idle(gated)
 
 
-async def test_an_id_that_is_running_is_refused(gated: AsyncEngine, runner: GatedRunner) -> None:
+async def test_an_id_that_is_running_is_refused(gated: InProcessEngine, runner: GatedRunner) -> None:
     reader = asyncio.create_task(read(gated, make_request("a", (1, 2, 3), 2)))
     await entered(runner)
     with pytest.raises(DuplicateRequestError, match="a is already running"):
@@ -176,7 +182,9 @@ async def test_an_id_that_is_running_is_refused(gated: AsyncEngine, runner: Gate
     check_idle(gated)
 
 
-async def test_an_id_used_again_at_once_gets_its_own_tokens(gated: AsyncEngine, runner: GatedRunner) -> None:
+async def test_an_id_used_again_at_once_gets_its_own_tokens(
+    gated: InProcessEngine, runner: GatedRunner
+) -> None:
     for length in (1, 4, 2, 5):
         async with aclosing(gated.stream(make_request("a", (9,) * 6, 6))) as stream:
             first = asyncio.ensure_future(anext(stream))
@@ -192,8 +200,8 @@ async def test_an_id_used_again_at_once_gets_its_own_tokens(gated: AsyncEngine, 
     check_idle(gated)
 
 
-async def test_a_request_that_cannot_be_taken_raises(free: AsyncEngine) -> None:
-    engine = AsyncEngine(engine_over(CountingRunner(), num_blocks=1))
+async def test_a_request_that_cannot_be_taken_raises(free: InProcessEngine) -> None:
+    engine = InProcessEngine(EngineThread(engine_over(CountingRunner(), num_blocks=1)))
     with pytest.raises(CapacityError):
         await read(engine, make_request("a", (1,) * 9, 3))
     assert (await read(engine, make_request("a", (1,), 2)))[0] == [1, 2]
@@ -201,7 +209,7 @@ async def test_a_request_that_cannot_be_taken_raises(free: AsyncEngine) -> None:
     assert await engine.close()
 
 
-async def test_close_ends_open_streams_and_takes_no_more(gated: AsyncEngine, runner: GatedRunner) -> None:
+async def test_close_ends_open_streams_and_takes_no_more(gated: InProcessEngine, runner: GatedRunner) -> None:
     readers = [asyncio.create_task(read(gated, make_request(name, max_tokens=9))) for name in "ab"]
     await entered(runner)
     closing = asyncio.create_task(gated.close())
@@ -215,7 +223,7 @@ async def test_close_ends_open_streams_and_takes_no_more(gated: AsyncEngine, run
     check_idle(gated)
 
 
-async def test_close_says_when_a_step_outlasts_it(gated: AsyncEngine, runner: GatedRunner) -> None:
+async def test_close_says_when_a_step_outlasts_it(gated: InProcessEngine, runner: GatedRunner) -> None:
     reader = asyncio.create_task(read(gated, make_request("a")))
     await entered(runner)
     assert not await gated.close(timeout=0.01)
@@ -228,8 +236,8 @@ def test_a_loop_that_ends_first_harms_nobody() -> None:
     runner = GatedRunner()
     engine: Engine = engine_over(runner)
 
-    async def leave() -> AsyncEngine:
-        front = AsyncEngine(engine)
+    async def leave() -> InProcessEngine:
+        front = InProcessEngine(EngineThread(engine))
         stream = front.stream(make_request("a", max_tokens=2))
         pending = asyncio.ensure_future(anext(stream))
         await entered(runner)
@@ -248,7 +256,7 @@ async def test_an_engine_that_loses_its_bookkeeping_ends_every_stream() -> None:
         def forget(self, key: int) -> None:
             raise RuntimeError("boom")
 
-    engine = AsyncEngine(engine_over(Forgetful()))
+    engine = InProcessEngine(EngineThread(engine_over(Forgetful())))
     try:
         readers = [
             asyncio.ensure_future(anext_until_the_end(engine, make_request(name, max_tokens=n)))
@@ -262,7 +270,7 @@ async def test_an_engine_that_loses_its_bookkeeping_ends_every_stream() -> None:
         assert await engine.close()
 
 
-async def anext_until_the_end(engine: AsyncEngine, request: Request) -> BaseException | None:
+async def anext_until_the_end(engine: InProcessEngine, request: Request) -> BaseException | None:
     try:
         async for _ in engine.stream(request):
             pass
@@ -271,7 +279,7 @@ async def anext_until_the_end(engine: AsyncEngine, request: Request) -> BaseExce
     return None
 
 
-async def test_a_request_that_is_too_old_ends_after_what_was_there(free: AsyncEngine) -> None:
+async def test_a_request_that_is_too_old_ends_after_what_was_there(free: InProcessEngine) -> None:
     found: list[int] = []
 
     async def collect() -> None:
@@ -282,5 +290,5 @@ async def test_a_request_that_is_too_old_ends_after_what_was_there(free: AsyncEn
         await collect()
     assert found
     await flush(free)
-    assert free.num_requests == 0
+    assert not free.request_ids
     assert free.stats().num_running == 0

@@ -3,7 +3,7 @@
 import asyncio
 from dataclasses import replace
 
-from coordinator.engine.core.request import Output, PromptDetails, RoutedExperts, TokenLogprobs
+from coordinator.engine.messages.output import Output, PromptDetails, RoutedExperts, TokenLogprobs
 
 MAX_UNREAD_BYTES = 8 << 20
 # What Python needs for a token id, for a TokenLogprobs, and for one entry of its top.
@@ -15,18 +15,18 @@ class OutputStream:
 
     def __init__(self, max_bytes: int = MAX_UNREAD_BYTES) -> None:
         self._pending: dict[int, Output] = {}
-        self._error: Output | None = None
+        self._failed: Output | None = None
         self._max_bytes = max_bytes
         self._num_bytes = 0
         self._ready = asyncio.Event()
 
     def put(self, output: Output) -> bool:
-        """False, and nothing is taken, when too much is unread. An error is always taken, the first wins."""
-        if output.error is not None:
-            self._error = self._error or output
+        """False, and nothing is taken, when too much is unread. A failure is always taken, the first wins."""
+        if output.failure is not None:
+            self._failed = self._failed or output
         elif self._num_bytes > self._max_bytes:
             return False
-        elif self._error is None:
+        elif self._failed is None:
             self._num_bytes += _size(output)
             before = self._pending.get(output.index)
             self._pending[output.index] = output if before is None else _merged(before, output)
@@ -34,10 +34,10 @@ class OutputStream:
         return True
 
     async def get(self) -> list[Output]:
-        """Waits for news and returns all of it, an error last."""
+        """Waits for news and returns all of it, a failure last."""
         await self._ready.wait()
         self._ready.clear()
-        outputs = [*self._pending.values(), *([] if self._error is None else [self._error])]
+        outputs = [*self._pending.values(), *([] if self._failed is None else [self._failed])]
         self._pending = {}
         self._num_bytes = 0
         return outputs
@@ -47,8 +47,8 @@ def _merged(first: Output, second: Output) -> Output:
     assert not first.is_last, "an output after the last one of its sequence"
     return replace(
         second,
-        token_ids=[*first.token_ids, *second.token_ids],
-        logprobs=[*first.logprobs, *second.logprobs],
+        token_ids=(*first.token_ids, *second.token_ids),
+        logprobs=(*first.logprobs, *second.logprobs),
         routed_experts=(*first.routed_experts, *second.routed_experts),
         prompt=_merged_prompt(first.prompt, second.prompt),
     )
@@ -59,7 +59,7 @@ def _merged_prompt(first: PromptDetails | None, second: PromptDetails | None) ->
         return first or second
     return PromptDetails(
         first.num_cached + second.num_cached,
-        [*first.logprobs, *second.logprobs],
+        (*first.logprobs, *second.logprobs),
         (*first.routed_experts, *second.routed_experts),
     )
 

@@ -1,0 +1,54 @@
+"""EngineClient: an engine as its callers see it. Plain data goes in and comes out, wherever it runs."""
+
+from collections.abc import AsyncGenerator
+from typing import Protocol, TypeVar
+
+from coordinator.engine.messages.commands import Command
+from coordinator.engine.messages.output import Output
+from coordinator.engine.messages.request import Request
+from coordinator.engine.messages.stats import EngineStats, ModelStatus
+
+R = TypeVar("R")
+
+# Stands between a request's id and the number of one of its prompts; no caller's id has one.
+PART = "/"
+# Seconds, for a request that nothing but its end or its caller ends.
+NO_LIMIT = 1e9
+
+
+class RequestEngine(Protocol):
+    """What answers requests. Closing a stream before its end ends the request."""
+
+    def stream(self, request: Request, max_seconds: float) -> AsyncGenerator[Output, None]:
+        """Yields the request's outputs; the last has a finish reason. Raises the request's error, as an
+        ExpertMeshError.
+
+        A reader that lags gets several steps merged into one output.
+        Raises DuplicateRequestError, EngineClosedError; RequestExpiredError `max_seconds` from now, after
+        what was there by then; SlowConsumerError for a reader that lags too far.
+        """
+
+
+class EngineClient(RequestEngine, Protocol):
+    """An engine, in this process or in another. Streams, `abort` and `close` belong to one event loop; the
+    rest may be called from any thread."""
+
+    @property
+    def request_ids(self) -> list[str]:
+        """The requests whose streams are open."""
+
+    def abort(self, request_id: str) -> bool:
+        """Ends a request, with all its prompts, with FinishReason.ABORT; False when it is not running."""
+
+    def stats(self) -> EngineStats:
+        """The state after the last step; never waits. `stopped`: every stream has ended, and none begins."""
+
+    def model(self) -> ModelStatus:
+        """What the model consists of now; never waits."""
+
+    def call(self, command: Command[R]) -> R:
+        """Blocks until the command is carried out. Raises what it raises, all of them ExpertMeshErrors;
+        NoCommandError for one that this engine does not have, HaltedError when it ends first."""
+
+    async def close(self, timeout: float = 10.0) -> bool:
+        """Ends every stream with EngineClosedError, and the engine; False when a step outlasts `timeout`."""

@@ -1,0 +1,87 @@
+"""What operators ask of an engine besides requests: each command, and what comes of it.
+
+A command may take long, as loading an expert does; none holds up a step. It raises ExpertMeshErrors only.
+"""
+
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+from moe_model.versions.expert_versions import ExpertModule
+
+R = TypeVar("R")
+
+
+class Command(Generic[R]):
+    """Has the result R."""
+
+    __slots__ = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """There is nothing to tell."""
+
+
+@dataclass(frozen=True, slots=True)
+class ExpertView:
+    """A module as operators see it. `ranks` hold it; `is_retiring`: only older requests use it; `is_missing`:
+    no worker can compute it at the moment."""
+
+    module: ExpertModule
+    sha256: str
+    ranks: tuple[int, ...]
+    is_retiring: bool
+    is_missing: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class ExpertList:
+    """By layer, expert and version."""
+
+    experts: tuple[ExpertView, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Changed:
+    """What came of a change of experts."""
+
+    expert: ExpertView
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class CheckIntegrity(Command[Done]):
+    """Raises IntegrityError when the engine has lost a block or a sequence."""
+
+
+@dataclass(frozen=True, slots=True)
+class ListExperts(Command[ExpertList]):
+    """The modules in use."""
+
+
+@dataclass(frozen=True, slots=True)
+class ReplaceExpert(Command[Changed]):
+    """Another version of an expert, from a file. Raises ExchangeError, HaltedError; so do the next two."""
+
+    layer: int
+    expert: int
+    path: str
+    sha256: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class AddExpert(Command[Changed]):
+    """One more expert of a layer, with a new id."""
+
+    layer: int
+    path: str
+    sha256: str | None
+    router_path: str
+
+
+@dataclass(frozen=True, slots=True)
+class RemoveExpert(Command[Changed]):
+    """The model does without an expert."""
+
+    layer: int
+    expert: int

@@ -1,0 +1,36 @@
+"""What an engine tells its observer of each step."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class TracedRequest:
+    """A different `Request.trace`, and the version of the model that its request uses: the number, and each
+    expert that is not the checkpoint's, as layer/expert:version."""
+
+    trace: int
+    version: int = 0
+    expert_versions: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class StepRecord:
+    """One step that was run. Times are `time.time_ns()`, for spans; `seconds` is by the monotonic clock.
+
+    `num_prefill_tokens` are those of chunks that did not end in a drawn token after a single one.
+    `traces`: of the step's requests, as far as they have one.
+    """
+
+    start_ns: int
+    end_ns: int
+    seconds: float
+    num_tokens: int
+    num_prefill_tokens: int
+    num_sequences: int
+    num_new_tokens: int
+    traces: tuple[TracedRequest, ...] = ()
+
+    @property
+    def phase(self) -> str:
+        """A step with prompt tokens in it counts as prefill."""
+        return "prefill" if self.num_prefill_tokens else "decode"

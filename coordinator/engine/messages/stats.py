@@ -1,0 +1,32 @@
+"""What an engine tells of itself when it is asked."""
+
+from dataclasses import dataclass, field
+
+from moe_model.versions.expert_versions import ExpertModule
+
+
+@dataclass(frozen=True, slots=True)
+class EngineStats:
+    """A snapshot between two steps. Running and waiting are sequences; `prefix_*` count prompt tokens."""
+
+    num_running: int = 0
+    num_waiting: int = 0
+    num_free_blocks: int = 0
+    num_blocks: int = 0
+    num_steps: int = 0
+    num_preemptions: int = 0
+    prefix_queries: int = 0
+    prefix_hits: int = 0
+    stopped: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class ModelStatus:
+    """What the newest version of the model consists of. `experts` are the ids of each layer, which new
+    requests may select; `exchanged` are the modules that are not the checkpoint's; `changes` counts those so
+    far, by kind."""
+
+    experts: tuple[tuple[int, ...], ...]
+    version: int = 0
+    exchanged: tuple[ExpertModule, ...] = ()
+    changes: dict[str, int] = field(default_factory=dict)

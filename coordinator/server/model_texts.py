@@ -1,0 +1,61 @@
+"""What a model's texts need: its tokenizer, and what compiles constraints over its tokens.
+
+Fronts and engine share them where they are in one process. Part of the composition root, with main.py.
+"""
+
+import logging
+from dataclasses import dataclass
+
+from coordinator.api.text.confined_tokenizer import ConfinedEncoder
+from coordinator.engine.core.prepared import Preparer
+from coordinator.structured.compiler import ConstraintCompiler
+from moe_model.checkpoint.reader import Checkpoint
+from moe_model.text.tokenizer import Tokenizer
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class ModelTexts:
+    """None of both for a checkpoint without a tokenizer. Each may own a process from its first use on."""
+
+    vocab_size: int
+    tokenizer: Tokenizer | None
+    constraints: ConstraintCompiler | None
+
+    @classmethod
+    def open(cls, checkpoint: Checkpoint) -> "ModelTexts":
+        """Raises CheckpointError, TokenizerError."""
+        data, vocab_size = checkpoint.read_tokenizer(), checkpoint.config.vocab_size
+        if data is None:
+            return cls(vocab_size, None, None)
+        tokenizer = _tokenizer(checkpoint, data)
+        eos = checkpoint.generation.eos_token_ids
+        return cls(vocab_size, tokenizer, ConstraintCompiler(tokenizer, vocab_size, eos))
+
+    def preparer(self) -> Preparer:
+        """What makes requests ready for an engine of this model."""
+        return Preparer(self.vocab_size, self.tokenizer, self.constraints)
+
+    def close(self) -> None:
+        """Ends their processes."""
+        if self.tokenizer is not None:
+            self.tokenizer.close()
+        if self.constraints is not None:
+            self.constraints.close()
+
+
+def _tokenizer(checkpoint: Checkpoint, data: bytes) -> Tokenizer:
+    eos = checkpoint.generation.eos_token_ids
+    tokenizer = Tokenizer.from_bytes(
+        data,
+        checkpoint.generation.bos_token_id,
+        eos[0] if eos else None,
+        vocab_size=checkpoint.config.vocab_size,
+        confine=ConfinedEncoder,
+    )
+    if tokenizer.waits:
+        logger.info(
+            "tokenizer.json: has a step that is not known to be quick; a process with limits takes it"
+        )
+    return tokenizer
