@@ -1,19 +1,33 @@
 """How pytest-xdist (`pytest -n 2`) shares the tests out among its processes.
 
-A file's tests stay together, so that what its fixtures start is started once. So do all tests of a folder in
-`TOGETHER`, which start Ray clusters and servers: two of these never run at the same time. They come first;
-the many small tests then fill what time is left in all processes.
+A file's tests stay together, so that what its fixtures start is started once. So do those that share more:
+the tests of Ray clusters, of which two never run at the same time, and those that ask one server. They come
+first; the many small tests then fill what time is left in all processes.
 """
 
 import pytest
 from xdist.scheduler import LoadScopeScheduling
 
-TOGETHER = ("tests/integration/", "tests/scenarios/", "tests/chaos/")
+# By how a test's path begins; the first that fits counts.
+TOGETHER = {
+    "tests/integration/test_docs.py": "demo server",
+    "tests/integration/test_one_answer.py": "demo server",
+    "tests/integration/test_openai.py": "demo server",
+    "tests/integration/test_readme.py": "demo server",
+    "tests/integration/test_hostile_templates.py": "servers",
+    "tests/integration/test_client_deadlines.py": "servers",
+    "tests/integration/": "clusters",
+    "tests/scenarios/": "clusters",
+    "tests/chaos/": "clusters",
+}
+_FIRST = ("clusters", "demo server", "servers")
 
 
 def group_of(nodeid: str) -> str:
-    """What a test must not be parted from: its file, or its folder."""
-    return next((folder for folder in TOGETHER if nodeid.startswith(folder)), nodeid.partition("::")[0])
+    """What a test must not be parted from: its file, or all that share something with it."""
+    return next(
+        (group for start, group in TOGETHER.items() if nodeid.startswith(start)), nodeid.partition("::")[0]
+    )
 
 
 class Grouped(LoadScopeScheduling):  # type: ignore[misc]
@@ -28,4 +42,5 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> Grouped:
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    items.sort(key=lambda item: group_of(item.nodeid) not in TOGETHER)
+    order = {group: place for place, group in enumerate(_FIRST)}
+    items.sort(key=lambda item: order.get(group_of(item.nodeid), len(order)))

@@ -2,7 +2,7 @@
 
 import ast
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 
@@ -29,14 +29,23 @@ def tree(path: Path) -> ast.Module:
     return ast.parse((ROOT / path).read_text(encoding="utf-8"), str(path))
 
 
-def imports(path: Path) -> Iterator[tuple[str, ast.stmt]]:
+@cache
+def nodes(path: Path) -> tuple[ast.AST, ...]:
+    """All of a file's syntax tree, which most rules look through."""
+    return tuple(ast.walk(tree(path)))
+
+
+@cache
+def imports(path: Path) -> tuple[tuple[str, ast.stmt], ...]:
     """The full name of every module or object that a file imports, wherever in the file."""
-    for node in ast.walk(tree(path)):
+    found: list[tuple[str, ast.stmt]] = []
+    for node in nodes(path):
         if isinstance(node, ast.Import):
-            yield from ((alias.name, node) for alias in node.names)
+            found += ((alias.name, node) for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path}:{node.lineno}: relative import"
-            yield from ((f"{node.module}.{alias.name}", node) for alias in node.names)
+            found += ((f"{node.module}.{alias.name}", node) for alias in node.names)
+    return tuple(found)
 
 
 def importers(package: str, *rooms: str) -> dict[str, list[str]]:
@@ -49,17 +58,17 @@ def importers(package: str, *rooms: str) -> dict[str, list[str]]:
     return found
 
 
-def names(path: Path) -> Iterator[tuple[str, ast.expr]]:
+@cache
+def names(path: Path) -> tuple[tuple[str, ast.expr], ...]:
     """Every dotted name that a file uses, such as `os.environ`."""
-    for node in ast.walk(tree(path)):
-        if isinstance(node, ast.Attribute | ast.Name):
-            yield ast.unparse(node), node
+    return tuple(
+        (ast.unparse(node), node) for node in nodes(path) if isinstance(node, ast.Attribute | ast.Name)
+    )
 
 
-def calls(path: Path) -> Iterator[tuple[str, ast.Call]]:
-    for node in ast.walk(tree(path)):
-        if isinstance(node, ast.Call):
-            yield ast.unparse(node.func), node
+@cache
+def calls(path: Path) -> tuple[tuple[str, ast.Call], ...]:
+    return tuple((ast.unparse(node.func), node) for node in nodes(path) if isinstance(node, ast.Call))
 
 
 def test_there_is_something_to_check() -> None:
@@ -200,7 +209,7 @@ def test_no_import_inside_a_function() -> None:
     inside = [
         f"{path}:{node.lineno}"
         for path in files(*ALL)
-        for function in ast.walk(tree(path))
+        for function in nodes(path)
         if isinstance(function, ast.FunctionDef | ast.AsyncFunctionDef)
         for node in ast.walk(function)
         if isinstance(node, ast.Import | ast.ImportFrom)
@@ -322,7 +331,7 @@ def test_functions_are_short() -> None:
     long = [
         f"{path}:{node.lineno}: {node.name}"
         for path in files(*PRODUCT, "chaos")
-        for node in ast.walk(tree(path))
+        for node in nodes(path)
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
         and (node.end_lineno or 0) - node.lineno >= MAX_FUNCTION_LINES
     ]
@@ -339,7 +348,7 @@ def test_only_a_threads_top_catches_everything() -> None:
     bad = []
     for path in files(*PRODUCT):
         lines = (ROOT / path).read_text(encoding="utf-8").splitlines()
-        for node in ast.walk(tree(path)):
+        for node in nodes(path):
             if isinstance(node, ast.ExceptHandler) and _catches_all(node):
                 body = ast.unparse(node)
                 if "BLE001" not in lines[node.lineno - 1] and not _has_trace(body) and not _raises(node):

@@ -6,7 +6,7 @@ import sys
 from collections import defaultdict
 from pathlib import Path
 
-from tests.in_parallel import group_of
+from tests.in_parallel import TOGETHER, group_of
 from tests.time_per_folder import folder_of
 from tests.tracked import ROOT
 
@@ -30,10 +30,15 @@ def test_second():
 FOLDERS = ("tests/a", "tests/integration", "tests/z")
 
 
-def test_a_group_is_a_file_or_a_folder_of_servers() -> None:
+def test_a_group_is_a_file_or_what_shares_something() -> None:
     assert group_of("tests/a/test_b.py::test_c[x::y]") == "tests/a/test_b.py"
-    assert group_of("tests/integration/test_b.py::test_c") == "tests/integration/"
+    assert group_of("tests/integration/test_b.py::test_c") == group_of("tests/scenarios/test_d.py::test_e")
+    assert group_of("tests/integration/test_openai.py::test_c") == "demo server"
     assert group_of("tests/integration_of/test_b.py::test_c") == "tests/integration_of/test_b.py"
+
+
+def test_what_is_kept_together_is_there() -> None:
+    assert [start for start in TOGETHER if not (ROOT / start).exists()] == []
 
 
 def test_a_folder_is_named_three_deep_at_most() -> None:
