@@ -13,8 +13,8 @@ CLOSE_MOMENT = 1.0
 
 
 class RemoteExperts:
-    """RunningExperts, and Workers, whose experts are on workers: a pool dispatches, a supervisor looks after
-    who holds what."""
+    """RunningExperts on workers, and these Workers: a pool dispatches, a supervisor says which worker holds
+    what."""
 
     answers_travel = True
 

@@ -45,7 +45,7 @@ def open_experts(
 
 
 def describe_experts(experts: Workers) -> list[str]:
-    """One line per worker: who it is, what it holds, what it has done."""
+    """One line per worker: its process, what it holds, what it has done."""
     return [
         f"worker {worker.rank}  {worker.state}  pid {worker.pid}  {worker.device}  "
         f"{worker.num_bytes / 1e6:.1f} MB  {worker.routed_rows} rows  "

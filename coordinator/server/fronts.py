@@ -126,8 +126,8 @@ class Fronts:
         await self.readiness.open(sources)
 
     async def drain(self, grace: float, timeout: float) -> bool:
-        """Says that it is not ready, goes on for `grace` seconds for those who have not heard it, refuses
-        whoever comes then and waits for the others; False when it had to end some of them."""
+        """Says that it is not ready, goes on for `grace` seconds for callers that have not heard it, refuses
+        those that come then and waits for the others; False when it had to end some of them."""
         await self.readiness.drain()
         await self.grpc.withdraw(grace)
         self.gate.drain()

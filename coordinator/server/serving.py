@@ -62,7 +62,7 @@ async def _until_stopped(server: RunningServer, stop: "_Stop") -> str | None:
 class _Stop:
     """SIGTERM, SIGINT, SIGHUP: the first asks to drain, or ends a start; the second to hurry.
 
-    `is_terminal`: the first was Ctrl-C, so somebody waits for the prompt, and no balancer has to hear of it.
+    `is_terminal`: the first was Ctrl-C, so a person waits for the prompt, and no balancer has to hear of it.
     """
 
     def __init__(self) -> None:

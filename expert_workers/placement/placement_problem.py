@@ -139,7 +139,7 @@ def _next_redundant(
 
 @dataclass(slots=True)
 class DraftPlacement:
-    """Who holds what. `pinned` copies are loaded already and stay where they are."""
+    """Which worker holds what. `pinned` copies are loaded already and stay where they are."""
 
     problem: PlacementProblem
     wanted: Mapping[ExpertKey, int]

@@ -9,9 +9,9 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 
 from expert_workers.dispatch.dispatch import OnLoss
-from expert_workers.placement.desired_state import DesiredState
 from expert_workers.placement.recent_loads import RecentLoads
 from expert_workers.supervision.actions import actions, next_due, note_adopted
+from expert_workers.supervision.desired_state import DesiredState
 from expert_workers.supervision.endings import Endings
 from expert_workers.supervision.event_loop import EventLoop
 from expert_workers.supervision.health import Health

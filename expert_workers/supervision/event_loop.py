@@ -43,7 +43,7 @@ class EventLoop:
         try:
             thread.start()
         except RuntimeError as error:
-            # There are no threads to be had. Who waits for the end is told all the same.
+            # There are no threads to be had. The caller that waits for the end is told all the same.
             self._jobs.discard(thread)
             self.post(partial(end, Failure(FailureReason.RAISED, str(error))))
 

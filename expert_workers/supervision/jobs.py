@@ -18,7 +18,7 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Expected:
-    """What every worker must agree on, and who asks. None: whatever the worker says."""
+    """What every worker must agree on, and which coordinator asks. None: what the worker says is right."""
 
     epoch: int = 0
     owner: str = ""

@@ -1,4 +1,4 @@
-"""When a worker that was lost may come back: at once at first, later each time, in the end hardly.
+"""When a worker that was lost is started again: at once the first time, and after a longer wait each time.
 
 A circuit breaker (Nygard, Release It!, 2007) around a crash loop. Pure: the clock is passed in.
 """

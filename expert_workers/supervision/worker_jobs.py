@@ -9,8 +9,8 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
-from expert_workers.placement.desired_state import DesiredState
 from expert_workers.supervision.actions import Action, BringUp, Drop, End, Load
+from expert_workers.supervision.desired_state import DesiredState
 from expert_workers.supervision.endings import Endings
 from expert_workers.supervision.event_loop import EventLoop
 from expert_workers.supervision.health import odd_one

@@ -41,7 +41,7 @@ class Dispatch(Protocol):
 
 
 class _ByRank(dict[int, M]):
-    """Workers come and go: whoever is new gets a series of its own."""
+    """Workers come and go: a new one gets a series of its own."""
 
     def __init__(self, make: Callable[[int], M], ranks: Sequence[int]) -> None:
         super().__init__({rank: make(rank) for rank in ranks})
@@ -89,7 +89,7 @@ class ExpertMetrics:
             for counter in (self._retries, self._losses, self._restarts):
                 counter.labels(model, reason)
         self._hedges = self._plain_counter("expert_hedges", "Calls that a replica was asked for as well.")
-        self._plain_counter("expert_dropped_tokens", "Pairs that nobody computed; stays 0.")
+        self._plain_counter("expert_dropped_tokens", "Pairs that were not computed; stays 0.")
         self._rebalances = self._plain_counter("expert_rebalances", "Changes of the placement.")
         self._rebalance_seconds = self._histogram("expert_rebalance_seconds", "One change of the placement.")
         balance = Histogram(

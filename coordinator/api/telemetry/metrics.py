@@ -99,7 +99,7 @@ class Metrics:
             up.add_metric([self._model, str(worker.rank)], worker.state is WorkerState.READY)
         yield up
         missing = len(sources.missing_experts())
-        yield _gauge("experts_missing", "Experts that nobody can compute.", [self._model], missing)
+        yield _gauge("experts_missing", "Experts that cannot be computed.", [self._model], missing)
 
     def _read_model(self, model: ModelStatus) -> Iterator[Metric]:
         """Only exchanged experts have a series of their own: a model may have thousands."""
@@ -130,8 +130,8 @@ class _Reader:
 
 
 class _View:
-    """A registry's metrics without the times at which they were made, which double the series and which
-    nobody reads; and on request the compatible ones a second time under vLLM's names."""
+    """A registry's metrics without the times at which they were made, which double the series and are
+    not read; and on request the compatible ones a second time under vLLM's names."""
 
     def __init__(self, registry: CollectorRegistry, vllm_names: bool) -> None:
         self._registry = registry

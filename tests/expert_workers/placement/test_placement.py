@@ -267,7 +267,7 @@ def test_balance_is_the_mean_over_the_slowest_added_up_over_layers() -> None:
     assert balance(placement, [Share(0, speed=3.0), Share(1)], {(0, 0): 3.0, (0, 1): 1.0}) == 1.0
 
 
-def test_balance_leaves_out_what_nobody_holds() -> None:
+def test_balance_leaves_out_what_no_worker_holds() -> None:
     placement = Placement({(0, 0): (0,), (0, 1): (9,), (1, 0): ()})
     assert balance(placement, [Share(0)], None) == 1.0
     assert balance(Placement({}), [Share(0)], None) == 1.0

@@ -129,7 +129,7 @@ def test_new_workers_are_given_few_modules_and_nothing_else_moves(
     assert max(totals(after, shares)) <= most
     given = [rank for _, rank in moves(before, after)]
     assert all(rank >= num_workers for rank in given)
-    # What somebody has too much of must go; nobody is given more than the mean.
+    # What a worker has too much of must go; no worker is given more than the mean.
     assert len(given) >= sum(max(0, held - most) for held in totals(before, shares))
     assert max(map(given.count, given), default=0) <= -(-n_slots // len(shares))
 

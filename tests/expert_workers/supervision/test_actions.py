@@ -214,5 +214,5 @@ def test_doing_what_is_due_leads_to_what_is_wanted_and_no_module_is_without_a_ho
         if not member.is_leaving:
             wish = wanted[member.rank]
             assert wish <= member.held
-            # What nobody wants stays with one of those that have it, in case that it is asked for.
+            # What is wanted nowhere stays with one of those that have it, in case that it is asked for.
             assert all(holders_of(members, wanted, [key])[key] for key in member.held - wish)

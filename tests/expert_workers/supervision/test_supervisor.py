@@ -88,7 +88,7 @@ def test_a_worker_that_does_not_answer_in_time_is_named() -> None:
 
 
 @WAYS
-def test_more_workers_are_given_their_part_and_nobody_notices(is_local: bool) -> None:
+def test_more_workers_are_given_their_part_and_no_step_notices(is_local: bool) -> None:
     with supervised(2, is_local=is_local, replicas=2) as (coordinator, _):
         with elsewhere(coordinator, lambda: coordinator.supervisor.scale(4)) as result:
             scaled = result()
@@ -102,7 +102,7 @@ def test_more_workers_are_given_their_part_and_nobody_notices(is_local: bool) ->
 
 
 @WAYS
-def test_fewer_workers_hold_all_before_the_others_end_and_nobody_notices(is_local: bool) -> None:
+def test_fewer_workers_hold_all_before_the_others_end_and_no_step_notices(is_local: bool) -> None:
     with supervised(4, is_local=is_local) as (coordinator, _):
         coordinator.check_equal()
         with elsewhere(coordinator, lambda: coordinator.supervisor.scale(2)) as result:
@@ -269,7 +269,7 @@ CHANGES = pytest.mark.parametrize(
 
 @CHANGES
 def test_a_change_that_is_under_way_ends_when_it_is_closed(change: Callable[[Supervisor], object]) -> None:
-    """The one who waits is told at once, and not when the load is over."""
+    """The caller that waits is told at once, and not when the load is over."""
     world = Blocked()
     coordinator = Coordinator(world)
     with ThreadPoolExecutor(1) as executor:
@@ -296,7 +296,7 @@ def test_a_change_after_the_close_is_refused_at_once(change: Callable[[Superviso
 
 
 def test_a_start_ends_when_the_cluster_is_gone() -> None:
-    """Workers that nobody can start any more are not waited for."""
+    """Workers that cannot be started any more are not waited for."""
     looking = replace(OPTIONS, health=HealthOptions(beat_interval=0, canary_interval=0, check_interval=0.02))
     world = Blocked()
     world.blocks = True

@@ -283,7 +283,7 @@ def test_who_was_taken_over_from_finds_out_by_its_next_step() -> None:
 def test_once_the_cluster_is_gone_a_step_that_lacks_experts_is_not_kept_waiting(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """Nobody can start that worker again; rows of others go on. It is said once."""
+    """That worker cannot be started again; rows of others go on. It is said once."""
     looking = replace(OPTIONS, health=HealthOptions(beat_interval=0, canary_interval=0, check_interval=0.02))
     with supervised(2, options=looking) as (coordinator, world):
         coordinator.pool._patience = Patience(PoolOptions(rescue_patience=3600, wait_timeout=3600))

@@ -3,7 +3,7 @@ from typing import Any
 
 import pytest
 
-from expert_workers.placement.desired_state import DesiredState
+from expert_workers.supervision.desired_state import DesiredState
 from expert_workers.supervision.worker_state import LOCAL, SupervisedWorker
 from expert_workers.transports.in_process.links import LocalLink
 from moe_model.config import ModelConfig
@@ -33,7 +33,7 @@ def place(targets: DesiredState, members: list[SupervisedWorker], lost_before: f
 
 
 def hold(members: list[SupervisedWorker], targets: DesiredState) -> None:
-    """Everybody loads what it shall."""
+    """Every worker loads what it shall."""
     wanted = targets.wanted(members)
     for each in members:
         each.held = wanted.get(each.rank, frozenset())
@@ -133,7 +133,7 @@ def test_a_new_module_is_placed_and_one_that_is_removed_is_wanted_nowhere() -> N
     assert targets.keys == KEYS
 
 
-def test_what_nobody_holds_is_given_to_those_with_the_least_until_it_is_back() -> None:
+def test_what_no_worker_holds_is_given_to_those_with_the_least_until_it_is_back() -> None:
     targets, members = make_targets(), [member(0), member(1), member(2)]
     place(targets, members)
     hold(members, targets)
@@ -165,7 +165,7 @@ def test_a_rescuer_that_is_lost_itself_is_followed_by_another() -> None:
     assert targets.wanted(members)[0] >= lost
 
 
-def test_nobody_without_room_is_asked_to_rescue() -> None:
+def test_no_worker_without_room_is_asked_to_rescue() -> None:
     targets = make_targets()
     full = [(layer, slot) for layer in range(2) for slot in range(4) if (layer, slot) != (0, 0)]
     members = [member(0, *full, num_bytes=7000, free_bytes=1100)]
