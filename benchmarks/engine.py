@@ -19,14 +19,15 @@ from benchmarks.checkpoints import opened
 from benchmarks.physics import Machine, decode_floor_seconds, measure_machine
 from benchmarks.report import Report, reporting
 from benchmarks.step_split import PARTS, Split, timed_engine
+from coordinator.config.engine import EngineConfig
+from coordinator.config.workers import WorkersConfig
 from coordinator.engine.core.engine import Engine
 from coordinator.engine.messages.output import Output
 from coordinator.engine.messages.request import Request, StopRules
-from coordinator.server.config import EngineConfig, WorkersConfig
+from coordinator.server.compute import dtype_of
 from coordinator.server.experts import open_experts
 from coordinator.server.main import build_engine, configure_process
 from moe_model.assembled import AssembledModel
-from moe_model.checkpoint.manifest import DTYPES, dtype_name
 from moe_model.checkpoint.reader import Checkpoint
 from moe_model.sampling.params import SamplingParams
 
@@ -127,7 +128,11 @@ def measure_rates(
                         runs.setdefault((workers, batch), []).append(run)
     return [
         _rate(
-            workers, batch, found, load, decode_floor_seconds(checkpoint.config, config.dtype, machine, batch)
+            workers,
+            batch,
+            found,
+            load,
+            decode_floor_seconds(checkpoint.config, dtype_of(config), machine, batch),
         )
         for (workers, batch), found in sorted(runs.items())
     ]
@@ -184,11 +189,11 @@ def _workers_config(args: argparse.Namespace, workers: int) -> WorkersConfig:
 
 
 def run(checkpoint: Checkpoint, config: EngineConfig, args: argparse.Namespace, report: Report) -> None:
-    machine = measure_machine(config.dtype, num_threads=config.num_threads)
+    machine = measure_machine(dtype_of(config), num_threads=config.num_threads)
     load = Load(args.prompt_tokens, args.new_tokens)
     config = bench_config(config, max(args.batches), load)
     _print_physics(machine, checkpoint, config, args.batches)
-    origin = measure_origin(checkpoint, config.dtype, load)
+    origin = measure_origin(checkpoint, dtype_of(config), load)
     print(f"origin (no cache), batch 1: {origin:.1f} tokens/s\n")
     rates = measure_rates(checkpoint, config, args, load, machine)
     _print_rates(rates, origin)
@@ -196,7 +201,7 @@ def run(checkpoint: Checkpoint, config: EngineConfig, args: argparse.Namespace, 
     _print_splits(splits)
     report.finish(
         {
-            "dtype": dtype_name(config.dtype),
+            "dtype": dtype_of(config),
             "machine": asdict(machine),
             "load": asdict(load),
             "origin_tokens_per_second": origin,
@@ -211,10 +216,10 @@ def _print_physics(
 ) -> None:
     print(
         f"{machine.num_threads} threads read {machine.read_bytes_per_second / 1e9:.1f} GB/s and multiply "
-        f"{machine.flops_per_second / 1e9:.0f} GFLOP/s; weights in {dtype_name(config.dtype)}"
+        f"{machine.flops_per_second / 1e9:.0f} GFLOP/s; weights in {dtype_of(config)}"
     )
     for batch in batches:
-        floor = decode_floor_seconds(checkpoint.config, config.dtype, machine, batch)
+        floor = decode_floor_seconds(checkpoint.config, dtype_of(config), machine, batch)
         print(f"roofline, batch {batch}: {1e3 * floor:.2f} ms a step, {batch / floor:.0f} tokens/s")
 
 
@@ -243,14 +248,17 @@ def _print_splits(splits: Sequence[dict[str, object]]) -> None:
 def main(argv: Sequence[str] | None = None) -> None:
     args = arguments.engine().parse_args(argv)
     config = EngineConfig(
-        dtype=DTYPES[args.dtype],
+        dtype=args.dtype,
         expert_dtype=args.expert_dtype,
         kernels=args.kernels,
         num_threads=args.threads,
         micro_batches=None if args.micro_batches == "auto" else int(args.micro_batches),
     )
     configure_process(config)
-    with reporting("engine", args.out, argv) as report, opened(args.checkpoint, config.dtype) as checkpoint:
+    with (
+        reporting("engine", args.out, argv) as report,
+        opened(args.checkpoint, dtype_of(config)) as checkpoint,
+    ):
         run(checkpoint, config, args, report)
 
 

@@ -13,9 +13,11 @@ from pathlib import Path
 
 from benchmarks.checkpoints import opened
 from benchmarks.report import Report, add_out_argument, reporting
+from coordinator.config.engine import EngineConfig
+from coordinator.config.workers import WorkersConfig
 from coordinator.engine.core.engine import Engine
 from coordinator.engine.messages.request import Request, StopRules
-from coordinator.server.config import EngineConfig, WorkersConfig
+from coordinator.server.compute import dtype_of
 from coordinator.server.experts import open_experts
 from coordinator.server.main import build_engine, configure_process
 from moe_model.checkpoint.manifest import DTYPES
@@ -89,12 +91,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     add_out_argument(parser)
     args = parser.parse_args(argv)
     config = EngineConfig(
-        dtype=DTYPES[args.dtype], max_num_seqs=args.batch, max_step_tokens=args.batch * PROMPT_TOKENS
+        dtype=args.dtype, max_num_seqs=args.batch, max_step_tokens=args.batch * PROMPT_TOKENS
     )
     configure_process(config)
     with (
         reporting("sampling", args.out, argv) as report,
-        opened(args.checkpoint, config.dtype) as checkpoint,
+        opened(args.checkpoint, dtype_of(config)) as checkpoint,
     ):
         run(checkpoint, config, args, report)
 

@@ -18,9 +18,10 @@ from benchmarks.latency import spread
 from benchmarks.physics import decode_floor_seconds, measure_machine
 from benchmarks.report import reporting
 from benchmarks.serve_rounds import Load, Plan, Round, run_round
-from coordinator.server.config import EngineConfig, WorkersConfig
+from coordinator.config.engine import EngineConfig
+from coordinator.config.workers import WorkersConfig
+from coordinator.server.compute import dtype_of
 from coordinator.server.main import configure_process
-from moe_model.checkpoint.manifest import DTYPES
 from moe_model.checkpoint.reader import Checkpoint
 
 Row = Mapping[str, Any]
@@ -84,8 +85,8 @@ def _shares(load: Load, rounds: Sequence[Round]) -> dict[str, object]:
 
 
 def run(checkpoint: Checkpoint, config: EngineConfig, args: argparse.Namespace) -> dict[str, object]:
-    machine = measure_machine(config.dtype, num_threads=config.num_threads)
-    floor = decode_floor_seconds(checkpoint.config, config.dtype, machine)
+    machine = measure_machine(dtype_of(config), num_threads=config.num_threads)
+    floor = decode_floor_seconds(checkpoint.config, dtype_of(config), machine)
     print(
         f"{machine.num_threads} threads read {machine.read_bytes_per_second / 1e9:.1f} GB/s: one token "
         f"of one sequence in {args.dtype} takes at least {1e3 * floor:.2f} ms: at most "
@@ -147,14 +148,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = arguments.serve().parse_args(argv)
     default = EngineConfig()
     config = EngineConfig(
-        dtype=DTYPES[args.dtype],
+        dtype=args.dtype,
         num_threads=args.threads,
         max_num_seqs=max(default.max_num_seqs, *args.clients),
     )
     configure_process(config)
     with (
         reporting("serve", args.out, argv) as report,
-        opened(args.checkpoint, config.dtype) as checkpoint,
+        opened(args.checkpoint, dtype_of(config)) as checkpoint,
     ):
         report.finish(run(checkpoint, config, args))
 

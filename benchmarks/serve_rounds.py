@@ -24,13 +24,14 @@ from benchmarks.load import (
     request,
 )
 from benchmarks.server_process import ServerProcess, serving
-from coordinator.api.requests.admission import AdmissionConfig
+from coordinator.config.engine import EngineConfig
+from coordinator.config.service import AdmissionConfig
+from coordinator.config.workers import WorkersConfig
 from coordinator.engine.core.engine import Engine
 from coordinator.engine.messages.request import Request, StopRules
-from coordinator.server.config import EngineConfig, WorkersConfig
+from coordinator.server.compute import dtype_of
 from coordinator.server.experts import open_experts
 from coordinator.server.main import build_engine
-from moe_model.checkpoint.manifest import dtype_name
 from moe_model.checkpoint.reader import Checkpoint
 from moe_model.sampling.params import SamplingParams
 
@@ -209,7 +210,7 @@ def _serve_arguments(config: EngineConfig, workers: WorkersConfig) -> list[str]:
     threads = [] if config.num_threads is None else [f"--threads={config.num_threads}"]
     return [
         f"--workers={workers.num_workers}",
-        f"--dtype={dtype_name(config.dtype)}",
+        f"--dtype={dtype_of(config)}",
         f"--max-batch={config.max_num_seqs}",
         f"--max-queue-requests={max(AdmissionConfig().max_requests, config.max_num_seqs)}",
         *threads,

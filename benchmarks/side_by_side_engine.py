@@ -8,10 +8,9 @@ import os
 import sys
 from pathlib import Path
 
-import torch
-
 from benchmarks.engine import Load, bench_config, measure
-from coordinator.server.config import EngineConfig, WorkersConfig
+from coordinator.config.engine import EngineConfig
+from coordinator.config.workers import WorkersConfig
 from coordinator.server.experts import open_experts
 from coordinator.server.main import build_engine, configure_process
 from moe_model.checkpoint.reader import Checkpoint
@@ -24,7 +23,7 @@ def main(path: str, workers: str, replicas: str, prompt_tokens: str, new_tokens:
     answers = os.fdopen(os.dup(sys.stdout.fileno()), "w")
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
     checkpoint, load = Checkpoint.open(Path(path)), Load(int(prompt_tokens), int(new_tokens))
-    config = bench_config(EngineConfig(dtype=torch.bfloat16), _LARGEST, load)
+    config = bench_config(EngineConfig(dtype="bfloat16"), _LARGEST, load)
     configure_process(config)
     namespace = f"side-by-side-{os.getpid()}"
     options = WorkersConfig(num_workers=int(workers), replicas=int(replicas), ray_namespace=namespace)

@@ -11,6 +11,7 @@ from typing import Any, ParamSpec, TypeVar
 
 from torch import Tensor
 
+from coordinator.config.engine import EngineConfig
 from coordinator.engine.attention.kernel_attention import attention_plan
 from coordinator.engine.attention.torch_attention import AttentionPlan
 from coordinator.engine.cache.block_allocator import BlockAllocator
@@ -20,7 +21,7 @@ from coordinator.engine.core.engine import Engine
 from coordinator.engine.core.model_runner import ModelRunner
 from coordinator.engine.core.scheduler import Scheduler
 from coordinator.engine.sampling.sampler import Drawn, Sampler
-from coordinator.server.config import EngineConfig
+from coordinator.server.compute import dtype_of
 from coordinator.server.main import num_kv_blocks
 from expert_workers.dispatch.pool_stats import DispatchRecord
 from expert_workers.transports.base import FailureReason
@@ -165,7 +166,7 @@ def timed_engine(
     """An engine like main.build_engine's, without overlap: what runs at once has no times of its own."""
     kernels = choose_kernels(config.kernels, "cpu", config.num_threads)
     num_blocks = num_kv_blocks(checkpoint, config)
-    cache = KVCache(checkpoint.config, num_blocks, config.block_size, config.dtype)
+    cache = KVCache(checkpoint.config, num_blocks, config.block_size, dtype_of(config))
     shared = _timed_shared(checkpoint, config, kernels, split)
     model = _TimedModel(checkpoint.config, shared, _TimedExperts(experts, split, is_remote), split)
     plan = _timed_plan(attention_plan(kernels), split)
@@ -183,7 +184,7 @@ def timed_engine(
 def _timed_shared(
     checkpoint: Checkpoint, config: EngineConfig, kernels: Kernels, split: Split
 ) -> SharedModel:
-    tensors = checkpoint.read_shared(config.dtype, "cpu")
+    tensors = checkpoint.read_shared(dtype_of(config), "cpu")
     shared = family_of(checkpoint.config).build_shared(checkpoint.config, tensors, kernels)
     blocks = [
         replace(

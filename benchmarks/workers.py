@@ -12,7 +12,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from benchmarks.report import add_out_argument, reporting
-from coordinator.server.config import Addresses, EngineConfig, ServeConfig, WorkersConfig
+from coordinator.config.engine import EngineConfig
+from coordinator.config.serve import ServeConfig
+from coordinator.config.service import Addresses
+from coordinator.config.workers import WorkersConfig
+from coordinator.server.compute import dtype_of
 from coordinator.server.main import configure_process
 from coordinator.server.server import open_server
 from moe_model.checkpoint.initialise import initialise_checkpoint
@@ -68,9 +72,9 @@ def measure_all(engine: EngineConfig, numbers: Sequence[int]) -> list[Row]:
     with tempfile.TemporaryDirectory(prefix="expertmesh-bench-") as folder:
         empty, path = Path(folder) / "one-expert", Path(folder) / "random"
         initialise_checkpoint(
-            empty, ModelConfig(n_layers=1, n_experts=1, top_k=1, d_ff=1), dtype=engine.dtype
+            empty, ModelConfig(n_layers=1, n_experts=1, top_k=1, d_ff=1), dtype=dtype_of(engine)
         )
-        initialise_checkpoint(path, ModelConfig(), dtype=engine.dtype)
+        initialise_checkpoint(path, ModelConfig(), dtype=dtype_of(engine))
         for checkpoint, num_workers in [(empty, 1), *((path, number) for number in numbers)]:
             for row in asyncio.run(measure(checkpoint, engine, num_workers)):
                 rows.append(row)
@@ -88,7 +92,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--workers", type=int, nargs="+", default=[1, 2, 3, 5])
     add_out_argument(parser)
     args = parser.parse_args(argv)
-    engine = EngineConfig(dtype=DTYPES[args.dtype])
+    engine = EngineConfig(dtype=args.dtype)
     configure_process(engine)
     with reporting("workers", args.out, argv) as report:
         rows = measure_all(engine, args.workers)

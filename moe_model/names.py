@@ -1,6 +1,7 @@
 """The names that people choose from, for what a model computes in and with. Needs no torch."""
 
-from typing import Literal
+from typing import Literal, get_args
 
 KernelChoice = Literal["auto", "native", "torch"]
-DTYPE_NAMES = ("float32", "bfloat16")
+DtypeName = Literal["float32", "bfloat16"]
+DTYPE_NAMES: tuple[DtypeName, ...] = get_args(DtypeName)

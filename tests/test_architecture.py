@@ -191,6 +191,17 @@ def test_the_engine_knows_no_front() -> None:
         assert bad == [], path
 
 
+def test_the_configuration_is_below_what_it_configures() -> None:
+    """And light: a command that explains itself loads it."""
+    below = (
+        *("coordinator.config.", "coordinator.engine.options.", "moe_model.errors.", "moe_model.names."),
+        *("expertmesh.commands.options.", "expertmesh.commands.values."),
+    )
+    for path in files("coordinator/config"):
+        ours = [name for name, _ in imports(path) if name.startswith((*(f"{room}." for room in PRODUCT),))]
+        assert [name for name in ours if not name.startswith(below)] == [], path
+
+
 def test_nothing_imports_tests_or_benchmarks() -> None:
     for package in ("tests", "benchmarks", "chaos", "demo", "scripts"):
         assert importers(package, *PRODUCT) == {}

@@ -22,9 +22,9 @@ from benchmarks.peers.systems import Choice, Opened, opened
 from benchmarks.peers.verdict import verdicts
 from benchmarks.physics import decode_floor_seconds, measure_machine
 from benchmarks.report import Report, reporting
-from coordinator.server.config import EngineConfig
+from coordinator.config.engine import EngineConfig
+from coordinator.server.compute import dtype_of
 from coordinator.server.main import configure_process
-from moe_model.checkpoint.manifest import DTYPES, dtype_name
 from moe_model.checkpoint.reader import Checkpoint
 
 # Of as many bytes as ours, and what users take to save some. bfloat16 comes with float16, which llama.cpp
@@ -37,12 +37,12 @@ def run(args: argparse.Namespace, python: Path, report: Report) -> None:
     loads = [Load(batch, args.prompt_tokens, args.new_tokens) for batch in args.batches]
     if args.prefill_tokens:
         loads.append(Load(1, args.prefill_tokens, 1))
-    config = fitted(EngineConfig(dtype=DTYPES[args.dtype], num_threads=args.threads), loads)
+    config = fitted(EngineConfig(dtype=args.dtype, num_threads=args.threads), loads)
     choice = Choice(args.systems, args.llama_types or LLAMA_TYPES[args.dtype], args.workers)
     configure_process(config)
     with tempfile.TemporaryDirectory(prefix="expertmesh-peers-") as made:
         folder = Path(made)
-        checkpoint = models.our_checkpoint(folder / "ours", config.dtype)
+        checkpoint = models.our_checkpoint(folder / "ours", dtype_of(config))
         size = models.mixtral_like(checkpoint.config)
         facts = _physics(checkpoint, config, size, args.threads)
         environment = PeersEnvironment(python, args.threads, folder)
@@ -71,8 +71,8 @@ def run(args: argparse.Namespace, python: Path, report: Report) -> None:
 def _physics(
     checkpoint: Checkpoint, config: EngineConfig, size: MixtralSize, threads: int
 ) -> dict[str, object]:
-    machine, dtype = measure_machine(config.dtype, num_threads=config.num_threads), dtype_name(config.dtype)
-    floor = decode_floor_seconds(checkpoint.config, config.dtype, machine)
+    machine, dtype = measure_machine(dtype_of(config), num_threads=config.num_threads), dtype_of(config)
+    floor = decode_floor_seconds(checkpoint.config, dtype_of(config), machine)
     print(
         f"{threads} threads read {machine.read_bytes_per_second / 1e9:.1f} GB/s and multiply "
         f"{machine.flops_per_second / 1e9:.0f} GFLOP/s in {dtype}; one token of one "

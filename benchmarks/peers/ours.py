@@ -6,7 +6,9 @@ from dataclasses import replace
 
 from benchmarks import engine as engine_benchmark
 from benchmarks.peers.jobs import Load, Timing
-from coordinator.server.config import EngineConfig, WorkersConfig
+from coordinator.config.engine import EngineConfig
+from coordinator.config.workers import WorkersConfig
+from coordinator.server.compute import dtype_of
 from coordinator.server.experts import open_experts
 from coordinator.server.main import build_engine
 from moe_model.checkpoint.reader import Checkpoint
@@ -50,7 +52,7 @@ def origin(checkpoint: Checkpoint, config: EngineConfig) -> Measure:
 
     def seconds(load: Load, new_tokens: int) -> float:
         once = engine_benchmark.Load(load.prompt_tokens, new_tokens)
-        return new_tokens / engine_benchmark.measure_origin(checkpoint, config.dtype, once)
+        return new_tokens / engine_benchmark.measure_origin(checkpoint, dtype_of(config), once)
 
     def measure(load: Load) -> tuple[Timing, str]:
         assert load.batch == 1, "the origin takes one sequence"

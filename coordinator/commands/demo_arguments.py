@@ -3,24 +3,33 @@
 import argparse
 import logging
 import sys
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Annotated
 
-from coordinator.commands.engine_arguments import (
-    add_engine_arguments,
-    add_insecure_argument,
-    add_worker_arguments,
-)
 from coordinator.commands.start_report import Say, plainly
+from coordinator.config.engine import EngineConfig
+from coordinator.config.serve import CHECKPOINT, TWO_WORKERS
+from coordinator.config.workers import WorkersConfig
+from expertmesh.commands.options import Group, Option, add_options
+
+
+@dataclass(frozen=True, slots=True)
+class DemoArguments:
+    """What one generation is of, and what computes it."""
+
+    checkpoint: Annotated[Path, CHECKPOINT]
+    prompt: Annotated[str, Option("--prompt", metavar="TEXT", help="text to continue")]
+    max_tokens: Annotated[
+        int, Option("--max-tokens", metavar="N", help="tokens to generate (%(default)s)")
+    ] = 120
+    seed: Annotated[int, Option("--seed", metavar="S", help="of the random numbers (%(default)s)")] = 7
+    workers: Annotated[WorkersConfig, Group("expert workers")] = TWO_WORKERS
+    engine: Annotated[EngineConfig, Group("engine")] = field(default_factory=EngineConfig)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("checkpoint", type=Path, metavar="CHECKPOINT", help="folder of a checkpoint")
-    parser.add_argument("--prompt", required=True, metavar="TEXT", help="text to continue")
-    parser.add_argument("--max-tokens", type=int, default=120, metavar="N", help="tokens to generate (120)")
-    parser.add_argument("--seed", type=int, default=7, metavar="S", help="of the random numbers (7)")
-    add_worker_arguments(parser, default_workers=2)
-    add_insecure_argument(parser)
-    add_engine_arguments(parser)
+    add_options(parser, DemoArguments)
 
 
 def say_with(args: argparse.Namespace) -> Say:

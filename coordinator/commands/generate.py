@@ -9,17 +9,18 @@ from dataclasses import replace
 from coordinator.api.requests.event_join import join
 from coordinator.api.requests.events import EventWriter
 from coordinator.api.validation.request import ValidRequest, resolve
-from coordinator.commands.engine_arguments import workers_config
-from coordinator.commands.engine_config import engine_config
+from coordinator.commands.generate_arguments import GenerateArguments
 from coordinator.commands.termination import stop_exits
+from coordinator.config.engine import EngineConfig
+from coordinator.config.model import DEFAULT_MAX_OUTPUT_TOKENS, ModelOptions
 from coordinator.engine.core.engine import Engine
-from coordinator.server.config import DEFAULT_MAX_OUTPUT_TOKENS, ModelOptions
 from coordinator.server.experts import open_experts
 from coordinator.server.main import build_engine, configure_process, served_model
 from coordinator.server.model_texts import ModelTexts
 from expertmesh import messages as client_messages
 from expertmesh import requests as client_requests
-from expertmesh.commands.generation_arguments import options_of, prompt_of
+from expertmesh.commands.generation_arguments import generation_options_of, prompt_of
+from expertmesh.commands.options import options_of
 from expertmesh.commands.shown import Shown
 from expertmesh.v1 import generation_pb2 as pb
 from moe_model.checkpoint.reader import Checkpoint
@@ -29,40 +30,39 @@ from moe_model.halt import Halt
 
 def run(args: argparse.Namespace) -> int:
     """Raises ExpertMeshError."""
-    config = engine_config(args)
-    configure_process(config)
-    checkpoint = Checkpoint.open(args.checkpoint)
+    given = options_of(args, GenerateArguments)
+    configure_process(given.engine)
+    checkpoint = Checkpoint.open(given.checkpoint)
     texts = ModelTexts.open(checkpoint)
-    valid, writer = _prepare(args, checkpoint, texts)
-    workers = workers_config(args, insecure=args.insecure)
+    valid, writer = _prepare(args, checkpoint, given.engine, texts)
     report = args.report
     with (
         stop_exits() as halt,
-        open_experts(checkpoint, config, workers, phases=report, halt=halt) as experts,
+        open_experts(checkpoint, given.engine, given.workers, phases=report, halt=halt) as experts,
     ):
         report("engine")
-        engine = build_engine(checkpoint, config, experts, preparer=texts.preparer())
+        engine = build_engine(checkpoint, given.engine, experts, preparer=texts.preparer())
         report.done()
-        events = _generate(engine, valid, writer, halt, show=not args.json)
-    if args.json:
+        events = _generate(engine, valid, writer, halt, show=not given.json)
+    if given.json:
         completion = client_messages.completion(join(events))
         print(json.dumps(completion.to_dict()))
     return 0
 
 
 def _prepare(
-    args: argparse.Namespace, checkpoint: Checkpoint, texts: ModelTexts
+    args: argparse.Namespace, checkpoint: Checkpoint, engine: EngineConfig, texts: ModelTexts
 ) -> tuple[ValidRequest, EventWriter]:
     """Checks the request before anything is loaded.
 
     `--max-tokens` is a limit here and not a promise: under STOP the end of the context may come first.
     """
-    options = options_of(args)
+    options = generation_options_of(args)
     most = options.pop("max_tokens", None)
     if most is not None and most < 1:
         raise ConfigError(f"--max-tokens: {most} is less than 1")
     limit = DEFAULT_MAX_OUTPUT_TOKENS if most is None else most
-    served = served_model(checkpoint, ModelOptions(max_output_tokens=limit), engine_config(args), texts)
+    served = served_model(checkpoint, ModelOptions(max_output_tokens=limit), engine, texts)
     message = client_requests.generate_request(prompt_of(args), {**options, "return_token_ids": True})
     valid = resolve(message, served, "generate", time.monotonic())
     return valid, EventWriter(valid, served.tokenizer)

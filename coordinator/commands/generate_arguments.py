@@ -2,26 +2,31 @@
 
 import argparse
 import sys
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Annotated
 
-from coordinator.commands.engine_arguments import (
-    add_engine_arguments,
-    add_insecure_argument,
-    add_worker_arguments,
-)
 from coordinator.commands.start_report import Say, plainly
+from coordinator.config.engine import EngineConfig
+from coordinator.config.serve import CHECKPOINT
+from coordinator.config.workers import WorkersConfig
 from expertmesh.commands.generation_arguments import add_generation_arguments
+from expertmesh.commands.options import Group, Option, add_options
+
+
+@dataclass(frozen=True, slots=True)
+class GenerateArguments:
+    """What generates, and how it is shown."""
+
+    checkpoint: Annotated[Path, CHECKPOINT]
+    json: Annotated[bool, Option("--json", help="print one JSON object with token ids and timings")] = False
+    engine: Annotated[EngineConfig, Group("engine")] = field(default_factory=EngineConfig)
+    workers: Annotated[WorkersConfig, Group("expert workers")] = field(default_factory=WorkersConfig)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("checkpoint", type=Path, metavar="CHECKPOINT", help="folder of a checkpoint")
     add_generation_arguments(parser)
-    parser.add_argument(
-        "--json", action="store_true", help="print one JSON object with token ids and timings"
-    )
-    add_engine_arguments(parser)
-    add_worker_arguments(parser, default_workers=0)
-    add_insecure_argument(parser)
+    add_options(parser, GenerateArguments)
 
 
 def say_with(args: argparse.Namespace) -> Say | None:

@@ -3,8 +3,8 @@
 import argparse
 import sys
 
-from coordinator.api.security.api_keys import Limits, key_of, new_secret, parse_limits
-from moe_model.errors import ConfigError
+from coordinator.api.security.api_keys import key_of, new_secret
+from coordinator.config.key_limits import Limits, limits_argument
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -15,7 +15,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     new.add_argument("--admin", action="store_true", help="may also use the control service")
     new.add_argument(
         "--limits",
-        type=key_limits,
+        type=limits_argument,
         default=Limits(),
         metavar="LIMITS",
         help="rps=N,concurrent=N,tokens_per_minute=N (those of --key-limits)",
@@ -28,11 +28,3 @@ def run(args: argparse.Namespace) -> int:
     key = key_of(args.name, secret, is_admin=args.admin, limits=args.limits)
     sys.stdout.write(f"key, shown this once:   {secret}\nline for the key file:  {key.line()}\n")
     return 0
-
-
-def key_limits(text: str) -> Limits:
-    """An argument's limits, the same for `serve`."""
-    try:
-        return parse_limits(text)
-    except ConfigError as error:
-        raise argparse.ArgumentTypeError(str(error)) from None

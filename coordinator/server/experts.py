@@ -4,7 +4,9 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Protocol
 
-from coordinator.server.config import EngineConfig, WorkersConfig
+from coordinator.config.engine import EngineConfig
+from coordinator.config.workers import WorkersConfig
+from coordinator.server.compute import device_of, dtype_of
 from coordinator.server.open_workers import open_workers
 from coordinator.server.phases import UNTOLD, Phases
 from expert_workers.dispatch.pool_stats import PoolObserver
@@ -36,9 +38,9 @@ def open_experts(
     halt.check()
     if workers.num_workers == 0:
         phases("experts")
-        device, int8 = engine.resolve_device(), engine.expert_dtype == "int8"
+        device, int8 = device_of(engine), engine.expert_dtype == "int8"
         kernels = choose_kernels(engine.kernels, device, engine.num_threads)
-        yield load_local_experts(checkpoint, engine.dtype, device, kernels, int8=int8, halt=halt)
+        yield load_local_experts(checkpoint, dtype_of(engine), device, kernels, int8=int8, halt=halt)
         return
     with open_workers(checkpoint, engine, workers, observers, over, phases, halt) as experts:
         yield experts

@@ -28,7 +28,7 @@ from coordinator.api.security.tls import server_context
 from coordinator.api.shared.operations import Operations
 from coordinator.api.shared.readiness import Readiness, Sources
 from coordinator.api.telemetry.metrics import Metrics
-from coordinator.server.config import ServeConfig
+from coordinator.config.serve import ServeConfig
 
 logger = logging.getLogger(__name__)
 
@@ -50,14 +50,14 @@ class Fronts:
             quotas=security.quotas,
             max_seconds=config.security.max_request_seconds,
         )
-        self._unknown = UnknownFields(metrics.fronts.unknown_fields, strict=config.strict_fields)
+        self._unknown = UnknownFields(metrics.fronts.unknown_fields, strict=config.calls.strict_fields)
         self.grpc = GrpcServer(
             config.addresses.grpc,
             self._front,
             credentials=None if security.tls is None else server_credentials(security.tls),
             interceptors=[MetricsInterceptor(metrics.fronts), AuthInterceptor(security.authenticator)],
             with_reflection=security.with_reflection,
-            write_stall_timeout=config.write_stall_timeout,
+            write_stall_timeout=config.calls.write_stall_timeout,
             unknown=self._unknown,
         )
         api = self._http_api(security)
@@ -73,9 +73,9 @@ class Fronts:
             readiness=lambda: self.readiness.reasons,
             metrics=self._metrics.render,
             observed=self._metrics.fronts.http_observed,
-            write_stall_timeout=self._config.write_stall_timeout,
-            strict_fields=self._config.strict_fields,
-            allowed_origins=self._config.allowed_origins,
+            write_stall_timeout=self._config.calls.write_stall_timeout,
+            strict_fields=self._config.calls.strict_fields,
+            allowed_origins=self._config.calls.allowed_origins,
         )
         return HttpApi(services)
 
@@ -83,7 +83,7 @@ class Fronts:
         if address is None:
             return None
         tls = None if security.tls is None else server_context(security.tls)
-        return HttpServer(address, app, tls, name=name, keep_alive=self._config.keep_alive_timeout)
+        return HttpServer(address, app, tls, name=name, keep_alive=self._config.calls.keep_alive_timeout)
 
     def _control_port(self, security: Security) -> GrpcPort | None:
         address = self._config.addresses.control

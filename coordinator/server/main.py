@@ -8,6 +8,8 @@ from torch import Tensor
 
 from coordinator.api.shared.served_model import ServedModel
 from coordinator.api.text.chat_template import ChatTemplate
+from coordinator.config.engine import EngineConfig
+from coordinator.config.model import ModelOptions
 from coordinator.engine.attention.kernel_attention import attention_plan
 from coordinator.engine.cache.block_allocator import BlockAllocator
 from coordinator.engine.cache.kv_cache import KVCache, num_blocks_for
@@ -19,7 +21,7 @@ from coordinator.engine.core.prepared import NO_VOCABULARY, Preparer
 from coordinator.engine.core.scheduler import Scheduler
 from coordinator.engine.versions.exchange import ExchangedExperts, ExpertExchange, SwitchEngine
 from coordinator.engine.versions.model_versions import ModelVersions
-from coordinator.server.config import EngineConfig, ModelOptions
+from coordinator.server.compute import device_of, dtype_of
 from coordinator.server.model_texts import ModelTexts
 from coordinator.server.open_workers import API_KEY_VARIABLE
 from moe_model.checkpoint.manifest import CHAT_TEMPLATE
@@ -45,7 +47,7 @@ def configure_process(config: EngineConfig) -> None:
     # The engine lets go of the interpreter at every operation of torch and waits so long to get it back from
     # a busy event loop: with Python's 5 ms an overloaded server loses half of its rate.
     sys.setswitchinterval(SWITCH_INTERVAL)
-    set_torch_threads(config.kernels, config.resolve_device(), config.num_threads)
+    set_torch_threads(config.kernels, device_of(config), config.num_threads)
     cores = usable_cores()
     asked = config.num_threads is not None
     count, why = (config.num_threads, "as asked for") if asked else (cores.number, cores.why)
@@ -59,7 +61,7 @@ def api_key() -> str | None:
 
 def num_kv_blocks(checkpoint: Checkpoint, config: EngineConfig) -> int:
     most = config.kv_cache_bytes or min(MAX_DEFAULT_KV_BYTES, memory_bytes() // 4)
-    return num_blocks_for(checkpoint.config, config.block_size, config.dtype, config.max_num_seqs, most)
+    return num_blocks_for(checkpoint.config, config.block_size, dtype_of(config), config.max_num_seqs, most)
 
 
 def build_engine(
@@ -70,10 +72,10 @@ def build_engine(
     preparer: Preparer = NO_VOCABULARY,
 ) -> Engine:
     """Loads the shared part and puts an engine around it. Raises CheckpointError, ConfigError."""
-    num_blocks, device = num_kv_blocks(checkpoint, config), config.resolve_device()
+    num_blocks, device = num_kv_blocks(checkpoint, config), device_of(config)
     kernels = choose_kernels(config.kernels, device, config.num_threads)
-    cache = KVCache(checkpoint.config, num_blocks, config.block_size, config.dtype, device)
-    model = load_model(checkpoint, experts, config.dtype, device, kernels)
+    cache = KVCache(checkpoint.config, num_blocks, config.block_size, dtype_of(config), device)
+    model = load_model(checkpoint, experts, dtype_of(config), device, kernels)
     scheduler = Scheduler(
         BlockAllocator(num_blocks),
         config.block_size,
@@ -97,7 +99,7 @@ def expert_exchange(
 ) -> ExpertExchange:
     """Changes the experts of an engine of `build_engine`."""
     assert engine.versions is not None, "build_engine's have them"
-    kernels = choose_kernels(config.kernels, config.resolve_device(), config.num_threads)
+    kernels = choose_kernels(config.kernels, device_of(config), config.num_threads)
     family = family_of(checkpoint.config)
 
     def make_router(weight_ED: Tensor) -> Router:

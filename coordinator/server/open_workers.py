@@ -6,7 +6,9 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from uuid import uuid4
 
-from coordinator.server.config import EngineConfig, WorkersConfig
+from coordinator.config.engine import EngineConfig
+from coordinator.config.workers import WorkersConfig
+from coordinator.server.compute import dtype_of
 from coordinator.server.phases import UNTOLD, Phases
 from expert_workers.cluster.ray_cluster import RayCluster
 from expert_workers.dispatch.combine import Combine
@@ -31,7 +33,6 @@ from expert_workers.transports.stream.plane import StreamPlane
 from expert_workers.transports.stream.tls import TlsPaths
 from expert_workers.worker.expert_worker import ExpertWorker, WorkerSpec
 from moe_model.checkpoint.reader import Checkpoint
-from moe_model.errors import ConfigError
 from moe_model.files.private_files import check_private
 from moe_model.halt import Halt
 from moe_model.machine import usable_cores
@@ -141,7 +142,7 @@ def _worker_spec(checkpoint: Checkpoint, engine: EngineConfig, workers: WorkersC
     return WorkerSpec(
         LOCAL,
         str(checkpoint.path.resolve()),
-        engine.dtype,
+        dtype_of(engine),
         num_threads=num_threads,
         fingerprint=checkpoint.fingerprint,
         kernels=engine.kernels,
@@ -158,7 +159,7 @@ def _loader(
         spec = WorkerSpec(
             LOCAL,
             str(checkpoint.path.resolve()),
-            engine.dtype,
+            dtype_of(engine),
             num_threads=engine.num_threads,
             fingerprint=checkpoint.fingerprint,
             kernels=engine.kernels,
@@ -203,11 +204,9 @@ def _open_fleet(spec: WorkerSpec, config: WorkersConfig, owner: str) -> Iterator
 
 
 def data_tls(config: WorkersConfig) -> TlsPaths | None:
-    """Raises ConfigError for files that only make sense together."""
-    paths = [config.data_tls_cert, config.data_tls_key, config.data_tls_ca]
-    given = [str(path.resolve()) for path in paths if path is not None]
-    if given and len(given) < len(paths):
-        raise ConfigError("--data-tls-cert, --data-tls-key and --data-tls-ca are needed together")
-    if config.data_tls_key is not None:
-        check_private(config.data_tls_key, "data plane TLS key")
-    return TlsPaths(*given) if given else None
+    """Raises ConfigError for a key that others can read."""
+    files = config.data_tls
+    if files is None:
+        return None
+    check_private(files.key, "data plane TLS key")
+    return TlsPaths(*(str(path.resolve()) for path in (files.cert, files.key, files.ca)))

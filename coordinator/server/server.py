@@ -22,13 +22,14 @@ from coordinator.api.shared.request_log import RequestLog
 from coordinator.api.shared.served_model import ServedModel
 from coordinator.api.telemetry.metrics import Metrics, MetricSources
 from coordinator.api.telemetry.tracing import Tracing
+from coordinator.config.observability import ObservabilityConfig
+from coordinator.config.serve import ServeConfig
 from coordinator.engine.client.base import NO_LIMIT, EngineClient
 from coordinator.engine.client.handlers import exchange_handlers
 from coordinator.engine.client.in_process import InProcessEngine
 from coordinator.engine.core.engine_thread import EngineThread
 from coordinator.engine.core.observer import EngineObservers
 from coordinator.engine.messages.request import ContextOverflow, Request, StopRules
-from coordinator.server.config import ObservabilityConfig, ServeConfig
 from coordinator.server.experts import ServedExperts, open_experts
 from coordinator.server.fronts import Fronts
 from coordinator.server.main import build_engine, expert_exchange, served_model
@@ -141,7 +142,7 @@ class Watchers:
 
     def __init__(self, config: ObservabilityConfig) -> None:
         """Raises ConfigError when traces are asked for and cannot be had."""
-        self.metrics = Metrics(vllm_names=config.vllm_names)
+        self.metrics = Metrics(vllm_names=config.metrics_compat == "vllm")
         endpoint = config.otlp_endpoint
         self._tracing = None if endpoint is None else Tracing.to_endpoint(endpoint)
         tracing = () if self._tracing is None else (self._tracing,)

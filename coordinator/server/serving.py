@@ -6,13 +6,13 @@ import signal
 import sys
 from typing import Any
 
-from coordinator.server.config import ServeConfig
+from coordinator.config.serve import ServeConfig
+from coordinator.server.compute import device_of
 from coordinator.server.experts import describe_experts
 from coordinator.server.fronts import Fronts
 from coordinator.server.phases import UNTOLD, Phases
 from coordinator.server.server import RunningServer, open_server
 from coordinator.server.stop_signals import signals_heard_by
-from moe_model.checkpoint.manifest import dtype_name
 from moe_model.errors import HaltedError
 from moe_model.halt import Halt
 
@@ -41,9 +41,14 @@ async def _serve(config: ServeConfig, stop: "_Stop", phases: Phases) -> str | No
         _announce(config, server)
         failure = await _until_stopped(server, stop)
         num_calls = server.fronts.gate.num_calls
-        logger.info("draining %d calls, for at most %g s", num_calls, config.drain_timeout)
+        logger.info("draining %d calls, for at most %g s", num_calls, config.calls.drain_timeout)
         is_urgent = stop.is_terminal or failure is not None
-        await _drain(server.fronts, stop, config.drain_timeout, 0.0 if is_urgent else config.withdrawal_grace)
+        await _drain(
+            server.fronts,
+            stop,
+            config.calls.drain_timeout,
+            0.0 if is_urgent else config.calls.withdrawal_grace,
+        )
     return failure
 
 
@@ -97,8 +102,8 @@ async def _drain(fronts: Fronts, stop: _Stop, timeout: float, grace: float) -> N
 
 def _announce(config: ServeConfig, server: RunningServer) -> None:
     """The one line on stdout that says the server can serve; where the experts are goes to the log."""
-    device = config.engine.resolve_device()
-    dtype = dtype_name(config.engine.dtype)
+    device = device_of(config.engine)
+    dtype = config.engine.dtype
     experts = server.experts
     sys.stdout.write(
         f"READY {server.fronts.describe()} workers={experts.num_workers} replicas={experts.num_replicas} "

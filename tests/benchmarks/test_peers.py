@@ -18,7 +18,7 @@ from benchmarks.peers.rounds import Measured, measure_rounds
 from benchmarks.peers.serve import TRIALS, answer_to
 from benchmarks.peers.systems import Opened, open_peers
 from benchmarks.peers.verdict import Bar, rate, ratios, verdicts
-from coordinator.server.config import EngineConfig
+from coordinator.config.engine import EngineConfig
 from moe_model.config import ModelConfig
 from moe_model.families import family_of
 

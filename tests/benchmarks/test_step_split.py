@@ -4,7 +4,8 @@ from pathlib import Path
 
 from benchmarks.engine import Load, measure
 from benchmarks.step_split import PARTS, Split, timed_engine
-from coordinator.server.config import EngineConfig, WorkersConfig
+from coordinator.config.engine import EngineConfig
+from coordinator.config.workers import WorkersConfig
 from coordinator.server.experts import open_experts
 from moe_model import AssembledModel
 from moe_model.checkpoint.reader import Checkpoint

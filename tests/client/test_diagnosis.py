@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from coordinator.api.security.settings import SecurityConfig
+from coordinator.config.security import SecurityConfig
 from coordinator.server.fronts import Fronts
 from expertmesh import cli
 from expertmesh import diagnosis as client_diagnosis

@@ -10,10 +10,11 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from coordinator.config.engine import EngineConfig
 from coordinator.engine.core.engine import Engine
 from coordinator.engine.messages.request import Request
 from coordinator.engine.versions.exchange import ExpertExchange, SwitchEngine
-from coordinator.server.config import EngineConfig
+from coordinator.server.compute import dtype_of
 from coordinator.server.main import build_engine, expert_exchange
 from moe_model.checkpoint.reader import Checkpoint, CheckpointWriter, GenerationDefaults
 from moe_model.config import ModelConfig
@@ -30,7 +31,13 @@ CONFIG = replace(TINY, max_seq_len=24)
 
 
 def engine_config(kernels: KernelChoice, dtype: torch.dtype) -> EngineConfig:
-    return EngineConfig(dtype=dtype, kernels=kernels, num_threads=1, block_size=4, kv_cache_bytes=1 << 20)
+    return EngineConfig(
+        dtype="bfloat16" if dtype is torch.bfloat16 else "float32",
+        kernels=kernels,
+        num_threads=1,
+        block_size=4,
+        kv_cache_bytes=1 << 20,
+    )
 
 
 @dataclass
@@ -80,7 +87,7 @@ def tokens_of(path: Path, config: EngineConfig, requests: Sequence[Request]) -> 
     kernels = choose_kernels(config.kernels, "cpu", 1)
     found = {}
     for request in requests:
-        experts = load_local_experts(checkpoint, config.dtype, "cpu", kernels)
+        experts = load_local_experts(checkpoint, dtype_of(config), "cpu", kernels)
         engine = build_engine(checkpoint, config, experts)
         engine.submit(request)
         found[request.request_id] = drain(engine)[request.request_id].token_ids

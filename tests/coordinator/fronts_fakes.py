@@ -5,16 +5,17 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 from coordinator.api.requests.gate import Backend
-from coordinator.api.security.settings import SecurityConfig
 from coordinator.api.shared.operations import Operations, ServerFacts
-from coordinator.api.shared.readiness import ReadinessConfig, Sources
+from coordinator.api.shared.readiness import Sources
 from coordinator.api.shared.request_log import RequestLog
 from coordinator.api.telemetry.metrics import Metrics
+from coordinator.config.security import SecurityConfig
+from coordinator.config.serve import ServeConfig
+from coordinator.config.service import Addresses, CallsConfig, ReadinessConfig
 from coordinator.engine.client.in_process import InProcessEngine
 from coordinator.engine.core.engine import Runner
 from coordinator.engine.core.engine_thread import EngineThread
 from coordinator.engine.messages.stats import EngineStats
-from coordinator.server.config import Addresses, ServeConfig
 from coordinator.server.fronts import Fronts
 from expert_workers.status import Scaled, WorkerStatus
 from moe_model.config import ModelConfig
@@ -74,7 +75,7 @@ def make_fronts(
         addresses=addresses,
         security=security or SecurityConfig(),
         readiness=readiness or ReadinessConfig(),
-        strict_fields=strict_fields,
+        calls=CallsConfig(strict_fields=strict_fields),
     )
     return Fronts(config, Metrics(), RequestLog())
 

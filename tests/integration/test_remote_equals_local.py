@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from coordinator.config.engine import EngineConfig
+from coordinator.config.workers import WorkersConfig
 from coordinator.engine.core.engine import Engine
 from coordinator.engine.messages.request import ContextOverflow, Request, StopRules
-from coordinator.server.config import EngineConfig, WorkersConfig
 from coordinator.server.experts import open_experts
 from coordinator.server.main import build_engine
 from expert_workers.cluster.ray_cluster import RayCluster

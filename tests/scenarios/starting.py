@@ -7,8 +7,12 @@ from pathlib import Path
 
 import pytest
 
+from coordinator.config.engine import EngineConfig
+from coordinator.config.model import ModelOptions
+from coordinator.config.serve import ServeConfig
+from coordinator.config.service import Addresses
+from coordinator.config.workers import WorkersConfig
 from coordinator.engine.messages.commands import CheckIntegrity
-from coordinator.server.config import Addresses, EngineConfig, ModelOptions, ServeConfig, WorkersConfig
 from coordinator.server.server import RunningServer, open_server
 from expertmesh.cli import main
 from moe_model.errors import UserError, WorldError

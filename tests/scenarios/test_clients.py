@@ -16,8 +16,10 @@ import grpc
 import httpx
 import pytest
 
-from coordinator.api.security.settings import SecurityConfig
-from coordinator.server.config import EngineConfig, ServeConfig
+from coordinator.config.engine import EngineConfig
+from coordinator.config.security import SecurityConfig
+from coordinator.config.serve import ServeConfig
+from coordinator.config.service import CallsConfig
 from coordinator.server.server import RunningServer, open_server
 from expertmesh.client import AsyncClient, ClientError, Delta, Event, Started, Summary
 from expertmesh.v1 import generation_pb2 as pb
@@ -34,7 +36,7 @@ STALL = 1.0
 
 @pytest.fixture
 def config(tiny_checkpoint: Path) -> ServeConfig:
-    return replace(config_of(tiny_checkpoint), write_stall_timeout=STALL)
+    return replace(config_of(tiny_checkpoint), calls=CallsConfig(write_stall_timeout=STALL))
 
 
 @pytest.fixture

@@ -8,14 +8,14 @@ from contextlib import closing
 
 from expertmesh.client import Client, ClientError, Delta, Finished, Summary
 from expertmesh.commands.connection import connection
-from expertmesh.commands.generation_arguments import options_of, prompt_of
+from expertmesh.commands.generation_arguments import generation_options_of, prompt_of
 from expertmesh.commands.shown import Shown
 from expertmesh.messages import GenerateOptions, Prompt
 
 
 def run(args: argparse.Namespace) -> int:
     """Raises ClientError."""
-    options = options_of(args)
+    options = generation_options_of(args)
     if args.model is not None:
         options["model"] = args.model
     with Client(args.address, timeout=args.timeout, connection=connection(args)) as client:

@@ -125,7 +125,7 @@ def prompt_of(args: argparse.Namespace) -> "Prompt":
     return cast("str | list[int]", args.prompt if args.token_ids is None else args.token_ids)
 
 
-def options_of(args: argparse.Namespace) -> "GenerateOptions":
+def generation_options_of(args: argparse.Namespace) -> "GenerateOptions":
     """What was given; the rest is left to the model's and the server's defaults."""
     given = {name: getattr(args, name) for name in _OPTION_NAMES if getattr(args, name) is not None}
     return cast("GenerateOptions", given)

@@ -9,13 +9,13 @@ from expertmesh.commands.values import MAX_WORKERS, positive_seconds, whole_numb
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("address", metavar="HOST:PORT", help="address of the server's ControlService")
     parser.add_argument(
-        "--workers", type=num_workers, required=True, metavar="N", help="how many there shall be"
+        "--workers",
+        type=whole_number(1, MAX_WORKERS),
+        required=True,
+        metavar="N",
+        help="how many there shall be",
     )
     parser.add_argument(
         "--timeout", type=positive_seconds, default=300.0, metavar="S", help="seconds to wait for them (300)"
     )
     add_connection_arguments(parser)
-
-
-def num_workers(text: str) -> int:
-    return whole_number(text, 1, MAX_WORKERS)

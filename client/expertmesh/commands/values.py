@@ -1,29 +1,41 @@
-"""What a number on the command line may be: types for argparse, whose errors name the range."""
+"""Numbers as the arguments of commands: each of these takes one text and raises ArgumentTypeError."""
 
 import argparse
+from collections.abc import Callable
 
-# More would not be slow but end the server's machine.
+# More would not be slow but end the process, or the machine.
+MAX_THREADS = 1024
 MAX_WORKERS = 1024
 _MAX_INT = (1 << 31) - 1
+_MAX_ECHO = 80
 
 
-def whole_number(text: str, least: int, most: int) -> int:
-    try:
-        value = int(text)
-    except ValueError:
-        value = least - 1
-    if not least <= value <= most:
-        raise argparse.ArgumentTypeError(f"{text[:80]!r} is not a whole number in [{least}, {most}]")
-    return value
+def whole_number(least: int, most: int) -> Callable[[str], int]:
+    """Of a range, both ends included."""
+
+    def parse(text: str) -> int:
+        try:
+            value = int(text)
+        except ValueError:
+            value = least - 1
+        if not least <= value <= most:
+            raise argparse.ArgumentTypeError(
+                f"{text[:_MAX_ECHO]!r} is not a whole number in [{least}, {most}]"
+            )
+        return value
+
+    return parse
 
 
-def positive(text: str) -> int:
-    return whole_number(text, 1, _MAX_INT)
+positive = whole_number(1, _MAX_INT)
+index = whole_number(0, _MAX_INT)
+number_of_threads = whole_number(1, MAX_THREADS)
+number_of_workers = whole_number(0, MAX_WORKERS)
 
 
-def index(text: str) -> int:
-    """From 0."""
-    return whole_number(text, 0, _MAX_INT)
+def mebibytes(text: str) -> int:
+    """A number of MiB, in bytes."""
+    return positive(text) << 20
 
 
 def positive_seconds(text: str) -> float:
@@ -32,5 +44,12 @@ def positive_seconds(text: str) -> float:
     except ValueError:
         value = 0.0
     if not 0 < value < 1e6:
-        raise argparse.ArgumentTypeError(f"{text[:80]!r} is not a number of seconds between 0 and 1000000")
+        raise argparse.ArgumentTypeError(
+            f"{text[:_MAX_ECHO]!r} is not a number of seconds between 0 and 1000000"
+        )
     return value
+
+
+def seconds(text: str) -> float:
+    """`0` as well, which switches off what it times."""
+    return 0.0 if text.strip() == "0" else positive_seconds(text)

@@ -6,8 +6,8 @@ from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
 
 from coordinator.api.http.field_check import WARNINGS_HEADER
-from coordinator.api.security.origins import ANY
 from coordinator.api.shared.request_ids import GIVEN_IDS, OWN_ID
+from coordinator.config.origins import ANY
 
 # Of an answer, what a page may read beside the body.
 EXPOSED = (OWN_ID, *GIVEN_IDS, "retry-after", "x-should-retry", "www-authenticate", WARNINGS_HEADER)

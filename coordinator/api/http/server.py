@@ -11,7 +11,7 @@ from starlette.types import ASGIApp
 from coordinator.api.grpc.address import check_free, format_address, parse_address
 from coordinator.api.http.protocol import BoundedProtocol
 from coordinator.api.http.proxied import Proxied
-from coordinator.server.settings import ServiceTimes
+from coordinator.config.service import CallsConfig
 from moe_model.errors import ConfigError
 
 App = ASGIApp
@@ -45,7 +45,7 @@ class HttpServer:
         tls: ssl.SSLContext | None = None,
         *,
         name: str = "http",
-        keep_alive: float = ServiceTimes().keep_alive_timeout,
+        keep_alive: float = CallsConfig().keep_alive_timeout,
     ) -> None:
         """`name` is what errors call the address; a quiet connection is kept for `keep_alive` seconds."""
         self._name = name

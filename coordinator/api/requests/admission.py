@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from coordinator.api.shared.errors import ApiError, Quota, Reason
-from coordinator.server.settings import AdmissionConfig as AdmissionConfig
+from coordinator.config.service import AdmissionConfig
 
 
 class Ticket:

@@ -10,11 +10,12 @@ import logging
 import re
 import secrets
 import threading
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from coordinator.api.shared.file_watch import FileWatch
+from coordinator.config.key_limits import NO_LIMITS, Limits, parse_limits
 from moe_model.errors import ConfigError
 from moe_model.files.private_files import check_private, read_bounded
 
@@ -29,27 +30,16 @@ _DIGEST = re.compile(r"[0-9a-f]{64}")
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
-    """What one key may ask for. None: no limit."""
-
-    rps: float | None = None
-    concurrent: int | None = None
-    tokens_per_minute: float | None = None
-
-
-@dataclass(frozen=True, slots=True)
 class ApiKey:
     """What a key file's line says. `name` is the key's id wherever one is shown."""
 
     name: str
     digest: bytes
     is_admin: bool = False
-    limits: Limits = Limits()
+    limits: Limits = NO_LIMITS
 
     def line(self) -> str:
-        given = ((field.name, getattr(self.limits, field.name)) for field in fields(Limits))
-        limits = ",".join(f"{name}={value:.15g}" for name, value in given if value is not None)
-        parts = (self.name, self.digest.hex(), "admin" if self.is_admin else "", limits)
+        parts = (self.name, self.digest.hex(), "admin" if self.is_admin else "", str(self.limits))
         return ":".join(part for part in parts if part)
 
 
@@ -64,7 +54,7 @@ def key_of(name: str, secret: str, *, is_admin: bool = False, limits: Limits | N
         raise ConfigError("API key: a name is 1 to 64 of the characters A-Z a-z 0-9 . _ -")
     if not SECRET.fullmatch(secret):
         raise ConfigError(f"API key {name}: a key is 16 to 256 visible ASCII characters")
-    return ApiKey(name, _digest(secret), is_admin, limits or Limits())
+    return ApiKey(name, _digest(secret), is_admin, limits or NO_LIMITS)
 
 
 class ApiKeys:
@@ -156,31 +146,7 @@ def parse_line(text: str) -> ApiKey:
     given = rest[2:] if is_admin else rest[1:]
     if len(given) > 1:
         raise ConfigError("expected NAME:SHA256[:admin][:LIMITS]")
-    return ApiKey(name, bytes.fromhex(rest[0]), is_admin, parse_limits(given[0]) if given else Limits())
-
-
-_LIMITS: Mapping[str, Callable[[str], float]] = {
-    "rps": float,
-    "concurrent": int,
-    "tokens_per_minute": float,
-}
-
-
-def parse_limits(text: str) -> Limits:
-    """`rps=N,concurrent=N,tokens_per_minute=N`, each once at most. Raises ConfigError."""
-    values: dict[str, float] = {}
-    for part in text.split(","):
-        name, _, value = part.partition("=")
-        if name not in _LIMITS or name in values:
-            raise ConfigError(f"limits: expected each of {', '.join(_LIMITS)} once at most, as NAME=N")
-        try:
-            number = _LIMITS[name](value)
-        except ValueError:
-            number = 0
-        if not 0 < number <= 1e12:
-            raise ConfigError(f"limits: {name} is not a number above 0")
-        values[name] = number
-    return Limits(**values)  # type: ignore[arg-type]
+    return ApiKey(name, bytes.fromhex(rest[0]), is_admin, parse_limits(given[0]) if given else NO_LIMITS)
 
 
 def _check_together(keys: Sequence[ApiKey]) -> None:

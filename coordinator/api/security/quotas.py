@@ -10,8 +10,8 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Protocol
 
-from coordinator.api.security.api_keys import Limits
 from coordinator.api.shared.errors import ApiError, Quota, Reason
+from coordinator.config.key_limits import Limits
 
 # When a place is given back is not known.
 CONCURRENT_RETRY_SECONDS = 1.0

@@ -8,11 +8,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 
 from coordinator.api.grpc.address import is_loopback, parse_address
-from coordinator.api.security.api_keys import ApiKeys, Limits
+from coordinator.api.security.api_keys import ApiKeys
 from coordinator.api.security.auth import Authenticator, KeyAuthenticator, NoAuthenticator
 from coordinator.api.security.quotas import KeyQuotas, NoQuotas, Quotas
 from coordinator.api.security.tls import TlsFiles
-from coordinator.server.settings import SecurityConfig as SecurityConfig
+from coordinator.config.key_limits import Limits
+from coordinator.config.security import SecurityConfig
 from moe_model.errors import ConfigError
 
 logger = logging.getLogger(__name__)

@@ -7,27 +7,14 @@ import logging
 import ssl
 import threading
 from dataclasses import dataclass
-from pathlib import Path
 
 from coordinator.api.shared.file_watch import FileWatch
+from coordinator.config.security import TlsConfig
 from expertmesh.pem import load_ca, load_pair
 from moe_model.errors import ConfigError
 from moe_model.files.private_files import check_private, read_bounded
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class TlsConfig:
-    """PEM files. With `client_ca`, clients must show a certificate that it has signed."""
-
-    cert: Path
-    key: Path
-    client_ca: Path | None = None
-
-    @property
-    def paths(self) -> tuple[Path, ...]:
-        return (self.cert, self.key) if self.client_ca is None else (self.cert, self.key, self.client_ca)
 
 
 @dataclass(frozen=True, slots=True)

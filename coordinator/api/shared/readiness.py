@@ -9,8 +9,8 @@ import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
+from coordinator.config.service import ReadinessConfig
 from coordinator.engine.messages.stats import EngineStats
-from coordinator.server.settings import ReadinessConfig as ReadinessConfig
 from moe_model.versions.expert_versions import ExpertModule
 
 logger = logging.getLogger(__name__)

@@ -7,8 +7,8 @@ from typing import Protocol
 from coordinator.api.requests.lanes import Lanes
 from coordinator.api.shared.errors import ApiError, Reason, Resource, echo
 from coordinator.api.text.chat_template import ChatTemplate
+from coordinator.config.model import GenerationConfig
 from coordinator.engine.messages.request import ConstraintSource, ContextOverflow
-from coordinator.server.settings import GenerationConfig
 from moe_model.checkpoint.reader import GenerationDefaults
 from moe_model.config import ModelConfig
 from moe_model.text.tokenizer import Tokenizer

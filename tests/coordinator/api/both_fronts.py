@@ -12,12 +12,13 @@ from coordinator.api.grpc.auth import AuthInterceptor
 from coordinator.api.grpc.server import GrpcServer
 from coordinator.api.http.app import HttpApi, HttpServices
 from coordinator.api.http.server import HttpServer
-from coordinator.api.requests.admission import Admission, AdmissionConfig
+from coordinator.api.requests.admission import Admission
 from coordinator.api.requests.gate import Backend, Gate
 from coordinator.api.requests.responses import Front, NullObserver, RequestObserver
 from coordinator.api.security.auth import Authenticator, NoAuthenticator
 from coordinator.api.security.quotas import NoQuotas, Quotas
 from coordinator.api.shared.served_model import ServedModel
+from coordinator.config.service import AdmissionConfig
 from coordinator.engine.client.base import RequestEngine
 from coordinator.engine.core.scheduler import Chunk, Step
 from coordinator.engine.core.step_result import StepResult

@@ -10,7 +10,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from coordinator.api.security.tls import TlsConfig
+from coordinator.config.security import TlsConfig
 
 DAY = timedelta(days=1)
 

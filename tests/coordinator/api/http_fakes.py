@@ -7,12 +7,13 @@ from typing import Any
 import httpx
 
 from coordinator.api.http.app import HttpApi, HttpServices
-from coordinator.api.requests.admission import Admission, AdmissionConfig
+from coordinator.api.requests.admission import Admission
 from coordinator.api.requests.gate import Backend, Gate
 from coordinator.api.requests.responses import Caller, Facts, Front, NullObserver
 from coordinator.api.security.auth import Authenticator, NoAuthenticator
 from coordinator.api.shared.errors import ApiError
 from coordinator.api.shared.served_model import ServedModel
+from coordinator.config.service import AdmissionConfig
 from tests.coordinator.api.fakes import FakeEngine, served_model
 
 

@@ -12,9 +12,9 @@ import pytest_asyncio
 from google.protobuf import text_format
 
 from coordinator.api.http.json import MAX_BODY_BYTES
-from coordinator.api.security.api_keys import Limits
 from coordinator.api.security.quotas import KeyQuotas
 from coordinator.api.shared.errors import Reason
+from coordinator.config.key_limits import Limits
 from coordinator.engine.messages.output import FinishReason
 from expertmesh.v1 import generation_pb2 as pb
 from tests.coordinator.api.both_fronts import Fronts, Setup, both_fronts

@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from coordinator.api.security.api_keys import ApiKeys, Limits
+from coordinator.api.security.api_keys import ApiKeys
 from coordinator.commands import keys
+from coordinator.config.key_limits import Limits
 from moe_model.errors import ConfigError
 from tests.coordinator.api.certificates import write_private
 

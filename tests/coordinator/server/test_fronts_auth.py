@@ -10,7 +10,7 @@ import pytest_asyncio
 from starlette.routing import Route
 
 from coordinator.api.security.api_keys import key_of
-from coordinator.api.security.settings import SecurityConfig
+from coordinator.config.security import SecurityConfig
 from coordinator.server.fronts import Fronts
 from expertmesh.v1 import control_pb2, generation_pb2_grpc
 from expertmesh.v1 import generation_pb2 as pb

@@ -9,7 +9,7 @@ import grpc
 import httpx
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from coordinator.api.shared.readiness import ReadinessConfig
+from coordinator.config.service import ReadinessConfig
 from coordinator.engine.messages.stats import EngineStats
 from coordinator.server.fronts import Fronts
 from tests.coordinator.api.fakes import PATIENCE

@@ -12,8 +12,8 @@ import httpx
 import pytest
 
 from coordinator.api.security.api_keys import key_of
-from coordinator.api.security.settings import SecurityConfig
 from coordinator.api.shared.logging_setup import JsonFormatter, TextFormatter
+from coordinator.config.security import SecurityConfig
 from coordinator.server.fronts import Fronts
 from expertmesh.v1 import generation_pb2 as pb
 from expertmesh.v1 import generation_pb2_grpc

@@ -10,8 +10,7 @@ import httpx
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from coordinator.api.security.settings import SecurityConfig
-from coordinator.api.security.tls import TlsConfig
+from coordinator.config.security import SecurityConfig, TlsConfig
 from coordinator.server.fronts import Fronts
 from tests.coordinator.api.certificates import Authority
 from tests.coordinator.api.fakes import PATIENCE

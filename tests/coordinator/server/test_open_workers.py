@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from coordinator.server.config import EngineConfig, WorkersConfig
+from coordinator.config.engine import EngineConfig
+from coordinator.config.workers import WorkersConfig
 from coordinator.server.open_workers import open_workers
 from expert_workers.status import Workers
 from moe_model.checkpoint.reader import Checkpoint

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
+from coordinator.config.serve import ServeConfig
 from coordinator.server import serving
-from coordinator.server.config import ServeConfig
 from coordinator.server.phases import Phases
 from coordinator.server.stop_signals import signals_taken
 from moe_model.halt import Halt

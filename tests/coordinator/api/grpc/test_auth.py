@@ -16,10 +16,11 @@ from coordinator.api.grpc.port import GrpcPort
 from coordinator.api.grpc.server import GrpcServer
 from coordinator.api.requests.gate import Gate
 from coordinator.api.requests.responses import Front
-from coordinator.api.security.api_keys import ApiKeys, Limits, key_of
+from coordinator.api.security.api_keys import ApiKeys, key_of
 from coordinator.api.security.auth import Identity, KeyAuthenticator, NoAuthenticator, current_identity
 from coordinator.api.security.backoff import Backoff
 from coordinator.api.security.quotas import KeyQuotas
+from coordinator.config.key_limits import Limits
 from expertmesh.v1 import control_pb2, generation_pb2_grpc
 from expertmesh.v1 import generation_pb2 as pb
 from tests.coordinator.api.clock import Clock

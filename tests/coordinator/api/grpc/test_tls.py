@@ -14,8 +14,9 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from coordinator.api.grpc.port import GrpcPort
 from coordinator.api.grpc.tls import server_credentials
-from coordinator.api.security.tls import TlsConfig, TlsFiles
+from coordinator.api.security.tls import TlsFiles
 from coordinator.api.shared.file_watch import FileWatch
+from coordinator.config.security import TlsConfig
 from tests.coordinator.api.certificates import DAY, Authority, write_private
 from tests.coordinator.api.fakes import PATIENCE
 

@@ -8,10 +8,11 @@ import pytest
 
 from coordinator.api.security.api_keys import ApiKeys
 from coordinator.api.security.auth import KeyAuthenticator
-from coordinator.api.security.origins import origins_of
 from coordinator.api.shared.request_log import RequestLog
 from coordinator.api.telemetry.metrics import Metrics
-from coordinator.server.config import ServeConfig
+from coordinator.config.origins import origins_of
+from coordinator.config.serve import ServeConfig
+from coordinator.config.service import CallsConfig
 from coordinator.server.fronts import Fronts
 from moe_model.errors import ConfigError
 from tests.coordinator.api.fakes import FakeEngine, last, tokens
@@ -164,7 +165,7 @@ def test_what_is_no_origin(origin: str) -> None:
 
 async def test_a_server_is_told_of_both() -> None:
     origins = (ORIGIN,)
-    config = ServeConfig(Path("nowhere"), allowed_origins=origins, keep_alive_timeout=7)
+    config = ServeConfig(Path("nowhere"), calls=CallsConfig(allowed_origins=origins, keep_alive_timeout=7))
     fronts = Fronts(config, Metrics(), RequestLog())
     assert fronts.http is not None
     uvicorn = fronts.http._server.config

@@ -8,7 +8,7 @@ import pytest
 
 from coordinator.api.http import protocol as http_protocol
 from coordinator.api.http.server import CLOSE_SECONDS, HttpServer
-from coordinator.server.settings import ServiceTimes
+from coordinator.config.service import CallsConfig
 from tests.coordinator.api.fakes import PATIENCE
 from tests.coordinator.api.http_fakes import Http
 
@@ -108,7 +108,7 @@ async def test_a_quiet_connection_is_kept_as_long_as_it_was_said() -> None:
 
 
 def test_it_is_kept_longer_than_proxies_keep_theirs() -> None:
-    assert ServiceTimes().keep_alive_timeout > 75
+    assert CallsConfig().keep_alive_timeout > 75
 
 
 async def test_a_server_that_closes_waits_for_no_quiet_connection() -> None:

@@ -6,8 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from coordinator.api.requests.admission import Admission, AdmissionConfig
+from coordinator.api.requests.admission import Admission
 from coordinator.api.shared.errors import ApiError, Reason
+from coordinator.config.service import AdmissionConfig
 
 
 def test_sequences_are_bounded_and_come_back() -> None:

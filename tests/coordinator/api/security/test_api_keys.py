@@ -11,14 +11,13 @@ from coordinator.api.security.api_keys import (
     MAX_KEYS,
     ApiKey,
     ApiKeys,
-    Limits,
     key_of,
     new_secret,
-    parse_limits,
     parse_line,
     read_keys,
 )
 from coordinator.api.shared.file_watch import FileWatch
+from coordinator.config.key_limits import Limits, parse_limits
 from moe_model.errors import ConfigError
 from tests.coordinator.api.certificates import write_private
 

@@ -4,9 +4,9 @@ from contextlib import ExitStack
 
 import pytest
 
-from coordinator.api.security.api_keys import Limits
 from coordinator.api.security.quotas import KeyQuotas, NoQuotas
 from coordinator.api.shared.errors import ApiError, Reason
+from coordinator.config.key_limits import Limits
 from tests.coordinator.api.clock import Clock
 
 

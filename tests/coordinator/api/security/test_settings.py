@@ -5,10 +5,12 @@ from pathlib import Path
 
 import pytest
 
-from coordinator.api.security.api_keys import Limits, key_of
+from coordinator.api.security.api_keys import key_of
 from coordinator.api.security.auth import Identity
-from coordinator.api.security.settings import Security, SecurityConfig, with_defaults
+from coordinator.api.security.settings import Security, with_defaults
 from coordinator.api.shared.errors import ApiError
+from coordinator.config.key_limits import Limits
+from coordinator.config.security import SecurityConfig
 from moe_model.errors import ConfigError
 from tests.coordinator.api.certificates import Authority, write_private
 

@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from coordinator.api.security.tls import TlsConfig, TlsFiles, load, server_context
+from coordinator.api.security.tls import TlsFiles, load, server_context
 from coordinator.api.shared.file_watch import FileWatch
+from coordinator.config.security import TlsConfig
 from moe_model.errors import ConfigError
 from tests.coordinator.api.certificates import DAY, Authority, key_pem, write_private
 

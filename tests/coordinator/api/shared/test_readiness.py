@@ -9,9 +9,9 @@ from coordinator.api.shared.readiness import (
     MAX_NAMED,
     STARTING,
     Readiness,
-    ReadinessConfig,
     Sources,
 )
+from coordinator.config.service import ReadinessConfig
 from coordinator.engine.messages.stats import EngineStats
 from moe_model.config import ModelConfig
 from moe_model.versions.expert_versions import Catalog

@@ -16,8 +16,8 @@ from opentelemetry.proto.collector.trace.v1 import trace_service_pb2, trace_serv
 from coordinator.api.telemetry import tracing_otlp
 from coordinator.api.telemetry.tracing import Tracing
 from coordinator.api.telemetry.tracing_otlp import CLOSE_SECONDS, Endpoint, Sender
+from coordinator.config.observability import ObservabilityConfig
 from coordinator.server.server import Watchers
-from coordinator.server.settings import ObservabilityConfig
 from moe_model.errors import ConfigError
 from tests.coordinator.api.fakes import PATIENCE
 

@@ -1,23 +1,22 @@
 """The security arguments, as a frozen config."""
 
-import argparse
 from pathlib import Path
 
 import pytest
 
-from coordinator.api.security.api_keys import Limits
-from coordinator.api.security.settings import SecurityConfig
-from coordinator.api.security.tls import TlsConfig
-from coordinator.commands.security_arguments import add_security_arguments, security_config
+from coordinator.config.key_limits import Limits
+from coordinator.config.security import SecurityConfig, TlsConfig
+from expertmesh.commands.options import add_options, options_of
+from expertmesh.commands.parser import OneLineParser
 from moe_model.errors import ConfigError
 
 TLS = ("--tls-cert", "c", "--tls-key", "k")
 
 
 def parse(*argv: str) -> SecurityConfig:
-    parser = argparse.ArgumentParser()
-    add_security_arguments(parser)
-    return security_config(parser.parse_args(argv))
+    parser = OneLineParser()
+    add_options(parser, SecurityConfig)
+    return options_of(parser.parse_args(argv), SecurityConfig)
 
 
 def test_defaults_are_those_of_the_config() -> None:

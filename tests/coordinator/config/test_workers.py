@@ -1,26 +1,26 @@
-import argparse
 from pathlib import Path
 
 import pytest
 
-from coordinator.commands.engine_arguments import add_worker_arguments, workers_config
-from coordinator.server.config import WorkersConfig
+from coordinator.config.workers import WorkersConfig
 from coordinator.server.open_workers import data_tls
 from expert_workers.transports.stream.tls import TlsPaths
+from expertmesh.commands.options import add_options, options_of
+from expertmesh.commands.parser import OneLineParser
 from moe_model.errors import ConfigError
 from tests.coordinator.api.certificates import write_private
 
 
 def parse(*arguments: str) -> WorkersConfig:
-    parser = argparse.ArgumentParser()
-    add_worker_arguments(parser, default_workers=2)
-    return workers_config(parser.parse_args(arguments))
+    parser = OneLineParser()
+    add_options(parser, WorkersConfig)
+    return options_of(parser.parse_args(arguments), WorkersConfig)
 
 
 def test_rows_go_over_exact_streams_unless_told_otherwise() -> None:
     config = parse()
     assert (config.transport, config.wire_dtype, config.combine) == ("stream", "float32", "exact")
-    assert config == WorkersConfig(num_workers=2)
+    assert config == WorkersConfig()
 
 
 def test_the_data_plane_can_be_chosen() -> None:

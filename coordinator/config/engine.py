@@ -1,0 +1,105 @@
+"""The engine: what it computes in and with, and its sizes."""
+
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+from coordinator.engine.options import DEFAULT_BLOCK_SIZE
+from expertmesh.commands.options import Option
+from expertmesh.commands.values import mebibytes, number_of_threads, positive
+from moe_model.errors import ConfigError
+from moe_model.names import DtypeName, KernelChoice
+
+AUTO = "auto"
+
+
+def _micro_batches(text: str) -> int | None:
+    return None if text == AUTO else int(text)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineConfig:
+    """num_threads: None for all cores that the process may use.
+    block_size: positions of one block of the KV cache.
+    kv_cache_bytes: the most; None for 1 GiB, or a quarter of the memory that there is for the process.
+    micro_batches: parts of a step in flight where experts run in workers; None for what was measured.
+    """
+
+    dtype: Annotated[
+        DtypeName,
+        Option("--dtype", help="of weights and activations; float32 is exact (%(default)s)"),
+    ] = "float32"
+    expert_dtype: Annotated[
+        Literal["model", "int8"],
+        Option(
+            "--expert-dtype",
+            help="of the experts' matrices; int8 halves their memory against bfloat16 and is not exact "
+            "(%(default)s)",
+        ),
+    ] = "model"
+    kernels: Annotated[
+        KernelChoice,
+        Option(
+            "--kernels",
+            help="what computes, native: our own C, for CPUs; torch: its operations, for any device "
+            "(%(default)s: native on a CPU, where it was built)",
+        ),
+    ] = "auto"
+    device: Annotated[
+        Literal["auto", "cpu", "cuda"],
+        Option(
+            "--device",
+            help="where the coordinator computes; workers use CPUs (%(default)s: a GPU if there is one)",
+        ),
+    ] = "auto"
+    num_threads: Annotated[
+        int | None,
+        Option(
+            "--threads",
+            parse=number_of_threads,
+            metavar="N",
+            help="threads of the coordinator's kernels (all cores, as far as a CPU quota goes)",
+        ),
+    ] = None
+    max_num_seqs: Annotated[
+        int, Option("--max-batch", parse=positive, metavar="N", help="sequences at once (%(default)s)")
+    ] = 64
+    max_step_tokens: Annotated[
+        int,
+        Option(
+            "--max-step-tokens",
+            parse=positive,
+            metavar="N",
+            help="token budget of one step; longer prompts are computed in chunks (%(default)s)",
+        ),
+    ] = 512
+    kv_cache_bytes: Annotated[
+        int | None,
+        Option(
+            "--kv-cache-mib",
+            parse=mebibytes,
+            metavar="N",
+            help="most memory for keys and values, in MiB (1024; less where there is less than 4 GiB of "
+            "memory)",
+        ),
+    ] = None
+    prefix_caching: Annotated[
+        bool,
+        Option("--prefix-caching", negatable=True, help="compute what prompts have in common once (on)"),
+    ] = True
+    micro_batches: Annotated[
+        int | None,
+        Option(
+            "--micro-batches",
+            choices=(AUTO, "1", "2"),
+            convert=_micro_batches,
+            help="parts of a step in flight: while one is at the workers the next is in attention "
+            "(auto: what is measured to be faster)",
+        ),
+    ] = None
+    block_size: int = DEFAULT_BLOCK_SIZE
+
+    def __post_init__(self) -> None:
+        for name in ("block_size", "kv_cache_bytes", "max_num_seqs", "max_step_tokens"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ConfigError(f"{name}: {value} is less than 1")

@@ -1,0 +1,39 @@
+"""A whole server, as `expertmesh serve` is told of it."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated
+
+from coordinator.config.engine import EngineConfig
+from coordinator.config.model import ModelOptions
+from coordinator.config.observability import ObservabilityConfig
+from coordinator.config.security import SecurityConfig
+from coordinator.config.service import Addresses, AdmissionConfig, CallsConfig, ReadinessConfig
+from coordinator.config.workers import WorkersConfig
+from expertmesh.commands.options import Group, Option
+
+_SERVICE = Group("service")
+_TELLING = Group("logs, metrics and traces")
+_SECURITY = Group(
+    "security",
+    "Addresses other than loopback need TLS and API keys. EXPERTMESH_API_KEY may hold one more key.",
+)
+TWO_WORKERS = WorkersConfig(num_workers=2)
+CHECKPOINT = Option("CHECKPOINT", help="folder of a checkpoint")
+
+
+@dataclass(frozen=True, slots=True)
+class ServeConfig:
+    """`api_key` is one more key, from the environment."""
+
+    checkpoint: Annotated[Path, CHECKPOINT]
+    addresses: Annotated[Addresses, _SERVICE] = field(default_factory=Addresses)
+    admission: Annotated[AdmissionConfig, _SERVICE] = field(default_factory=AdmissionConfig)
+    calls: Annotated[CallsConfig, _SERVICE] = field(default_factory=CallsConfig)
+    readiness: Annotated[ReadinessConfig, _SERVICE] = field(default_factory=ReadinessConfig)
+    model: Annotated[ModelOptions, Group("model")] = field(default_factory=ModelOptions)
+    security: Annotated[SecurityConfig, _SECURITY] = field(default_factory=SecurityConfig)
+    observability: Annotated[ObservabilityConfig, _TELLING] = field(default_factory=ObservabilityConfig)
+    workers: Annotated[WorkersConfig, Group("expert workers")] = TWO_WORKERS
+    engine: Annotated[EngineConfig, Group("engine")] = field(default_factory=EngineConfig)
+    api_key: str | None = None

@@ -1,0 +1,20 @@
+"""What the engine's configuration means to torch, which the configuration itself does not load."""
+
+import torch
+
+from coordinator.config.engine import EngineConfig
+from moe_model.checkpoint.manifest import DTYPES
+from moe_model.errors import ConfigError
+
+
+def dtype_of(config: EngineConfig) -> torch.dtype:
+    return DTYPES[config.dtype]
+
+
+def device_of(config: EngineConfig) -> torch.device:
+    """`auto` is a GPU when there is one. Raises ConfigError for a GPU that there is not."""
+    if config.device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if config.device == "cuda" and not torch.cuda.is_available():
+        raise ConfigError("device: cuda was asked for and torch sees no GPU")
+    return torch.device(config.device)
