@@ -185,7 +185,7 @@ def test_nothing_is_left_of_a_server_that_ends_while_it_renders(number: int, tmp
         assert wait_gone({first}, 60) == set()
         below = children(server.process.pid)
         server.process.send_signal(number)
-        assert server.process.wait(30) == (0 if number == signal.SIGTERM else -number)
+        assert server.process.wait(60) == (0 if number == signal.SIGTERM else -number)
         asking.join()
         assert wait_gone(below, 20) == set()
 
