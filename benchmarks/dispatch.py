@@ -12,9 +12,9 @@ import socket
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
@@ -25,12 +25,13 @@ from benchmarks.physics import measure_machine
 from benchmarks.report import reporting
 from expert_workers.cluster.ray_cluster import RayCluster
 from expert_workers.dispatch.pool import ExpertPool
-from expert_workers.dispatch.routes import Routes
+from expert_workers.dispatch.routes import Address, Routes
 from expert_workers.placement.placement import Placement, Share, place
-from expert_workers.transports.base import Link, Plane
-from expert_workers.transports.ray.fleet import FleetOptions, RayFleet
-from expert_workers.transports.ray.links import RayPlane
-from expert_workers.transports.stream.plane import StreamPlane
+from expert_workers.transports.base import AnyTransport, Link
+from expert_workers.transports.ray.fleet import FleetOptions, RayFleet, actor_name
+from expert_workers.transports.ray.links import ActorName
+from expert_workers.transports.ray.transport import RayTransport
+from expert_workers.transports.stream.transport import StreamTransport
 from expert_workers.wire import ExpertCall, ExpertReply, ReplyForm, validate_reply
 from expert_workers.worker.expert_worker import WorkerSpec
 from moe_model.checkpoint.initialise import initialise_checkpoint
@@ -53,9 +54,10 @@ START_TIMEOUT = 60.0
 
 @dataclass(frozen=True, slots=True)
 class Way:
-    """Links of one kind to all workers."""
+    """One transport to all workers: where each is, and a link to it."""
 
-    plane: Plane
+    transport: AnyTransport
+    addresses: dict[int, Address]
     links: dict[int, Link]
 
 
@@ -134,13 +136,15 @@ def link_dispatch(way: Way, placement: Placement, num_bytes: int) -> Callable[[]
     # Each worker is asked for the first expert that it holds.
     segments = {rank: ((placement.experts_of(rank)[0][1], len(x_RD)),) for rank in way.links}
 
+    plane = way.transport.plane()
+
     def dispatch() -> None:
         calls = {
             rank: ExpertCall(next(call_ids), 0, 0, part, None, weights_P, x_RD, "float32", ReplyForm.SUM)
             for rank, part in segments.items()
         }
         pendings = {rank: way.links[rank].send(call) for rank, call in calls.items()}
-        way.plane.wait(list(pendings.values()), time.monotonic() + 10.0)
+        plane.wait(list(pendings.values()), time.monotonic() + 10.0)
         for rank, pending in pendings.items():
             outcome = pending.outcome
             if not isinstance(outcome, ExpertReply):
@@ -173,19 +177,21 @@ def workers(checkpoint: Path, num_workers: int) -> Iterator[tuple[Placement, dic
     )
     threads = max(1, usable_cores().number // num_workers)
     spec = WorkerSpec(0, str(checkpoint), num_threads=threads)
-    options = FleetOptions(spec, f"dispatch-{num_workers}")
-    fleet = RayFleet(options)
+    namespace = f"dispatch-{num_workers}"
+    fleet = RayFleet(FleetOptions(spec, namespace, StreamTransport()))
     try:
         for rank in range(num_workers):
             fleet.start(rank)
         for rank in range(num_workers):
             fleet.load(rank, checkpoint_modules(placement.experts_of(rank)), START_TIMEOUT)
+        sockets = [fleet.endpoint(rank, START_TIMEOUT) for rank in range(num_workers)]
+        actors = [ActorName(actor_name(rank), namespace) for rank in range(num_workers)]
         yield (
             placement,
             {
-                STREAM_UNIX: _way(fleet, StreamPlane(), num_workers),
-                STREAM_TCP: _way(RayFleet(replace(options, use_unix=False)), StreamPlane(), num_workers),
-                RAY: _way(RayFleet(replace(options, is_stream=False)), RayPlane(), num_workers),
+                STREAM_UNIX: _way(StreamTransport(), sockets),
+                STREAM_TCP: _way(StreamTransport(use_unix=False), sockets),
+                RAY: _way(RayTransport(), actors),
             },
         )
     finally:
@@ -193,13 +199,17 @@ def workers(checkpoint: Path, num_workers: int) -> Iterator[tuple[Placement, dic
         fleet.close()
 
 
-def _way(fleet: RayFleet, plane: Plane, num_workers: int) -> Way:
-    return Way(plane, {rank: fleet.connect(rank, START_TIMEOUT) for rank in range(num_workers)})
+def _way(transport: AnyTransport, endpoints: Sequence[Hashable]) -> Way:
+    addresses = {rank: Address(rank, 1, endpoint) for rank, endpoint in enumerate(endpoints)}
+    links = {rank: transport.connect(rank, each, START_TIMEOUT) for rank, each in enumerate(endpoints)}
+    return Way(transport, addresses, links)
 
 
 def make_pool(way: Way, placement: Placement) -> ExpertPool:
-    pool = ExpertPool(Catalog.of_checkpoint(SMALLEST), way.plane)
-    pool.publish(Routes(1, way.links, placement.holders))
+    pool = ExpertPool(Catalog.of_checkpoint(SMALLEST), way.transport)
+    for address in way.addresses.values():
+        pool.connect(address, START_TIMEOUT)
+    pool.publish(Routes(1, way.addresses, placement.holders))
     return pool
 
 

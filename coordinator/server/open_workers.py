@@ -4,6 +4,7 @@ import os
 import platform
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from itertools import count
 from uuid import uuid4
 
 from coordinator.config.engine import EngineConfig
@@ -12,25 +13,24 @@ from coordinator.server.compute import dtype_of
 from coordinator.server.phases import UNTOLD, Phases
 from expert_workers.cluster.ray_cluster import RayCluster
 from expert_workers.dispatch.combine import Combine
-from expert_workers.dispatch.dispatch import OnLoss, PoolOptions
+from expert_workers.dispatch.options import OnLoss, PoolOptions
 from expert_workers.dispatch.pool import ExpertPool
 from expert_workers.dispatch.pool_stats import PoolObserver, PoolObservers
+from expert_workers.dispatch.routes import Address
 from expert_workers.remote_experts import RemoteExperts
 from expert_workers.supervision.control_loop import ControlLoop
 from expert_workers.supervision.health import HealthOptions
-from expert_workers.supervision.jobs import Expected, Jobs, Timeouts
+from expert_workers.supervision.jobs import Connect, Expected, Jobs, Timeouts
 from expert_workers.supervision.options import SupervisorOptions
 from expert_workers.supervision.supervisor import Supervisor
 from expert_workers.supervision.worker_state import LOCAL
-from expert_workers.transports.base import Link, Plane, WorkerFailureError
+from expert_workers.tls import TlsPaths
+from expert_workers.transports.base import AnyTransport, Site, TransportOptions, WorkerFailureError
 from expert_workers.transports.fleet import Fleet
 from expert_workers.transports.in_process.fleet import LocalFleet
-from expert_workers.transports.in_process.links import LocalLink, LocalPlane
-from expert_workers.transports.ray.actor import DataPlane
+from expert_workers.transports.in_process.transport import InProcessTransport
 from expert_workers.transports.ray.fleet import FleetOptions, RayFleet
-from expert_workers.transports.ray.links import RayPlane
-from expert_workers.transports.stream.plane import StreamPlane
-from expert_workers.transports.stream.tls import TlsPaths
+from expert_workers.transports.table import make_transport
 from expert_workers.worker.expert_worker import ExpertWorker, WorkerSpec
 from moe_model.checkpoint.reader import Checkpoint
 from moe_model.files.private_files import check_private
@@ -42,7 +42,6 @@ from moe_model.versions.expert_versions import Catalog, ExpertModule
 API_KEY_VARIABLE = "EXPERTMESH_API_KEY"
 # A worker's heart may beat so seldom, in seconds: Ray's calls are not quick on a network that loses packets.
 _LEAST_ANSWER = 5.0
-_PLANES: dict[str, Callable[[], Plane]] = {"stream": StreamPlane, "ray": RayPlane, "in-process": LocalPlane}
 
 
 @contextmanager
@@ -59,25 +58,25 @@ def open_workers(
     owner = f"coordinator {platform.node()}:{os.getpid()} ({uuid4().hex[:8]})"
     spec = _worker_spec(checkpoint, engine, workers)
     halt = halt or Halt()
+    transport = make_transport(workers.transport, TransportOptions(data_tls(workers)))
     with ExitStack() as stack:
-        if workers.transport != "in-process":
+        if transport.spans_processes:
             phases("Ray")
-        fleet = stack.enter_context(_open_fleet(spec, workers, owner))
+        fleet = stack.enter_context(_open_fleet(spec, transport, workers))
         halt.check()
         existing = fleet.find()
         if workers.replace_workers:
             fleet.end(existing)
             existing = frozenset()
         epoch = _next_epoch(fleet, existing, workers.call_timeout, halt)
+        catalog = Catalog.of_checkpoint(checkpoint.config)
+        watchers, here = PoolObservers(observers), InProcessTransport()
+        pool = ExpertPool(catalog, transport, _pool_options(workers, epoch), None, watchers, here)
         expected = Expected(epoch, owner, spec.precision, checkpoint.fingerprint, workers.take_over)
         start, answer = workers.start_timeout, max(_LEAST_ANSWER, workers.call_timeout)
-        jobs = Jobs(fleet, expected, Timeouts(start=start, answer=answer, load=start))
-        catalog = Catalog.of_checkpoint(checkpoint.config)
-        watchers = PoolObservers(observers)
-        plane = _PLANES[workers.transport]()
-        pool = ExpertPool(catalog, plane, _pool_options(workers, epoch), None, watchers)
+        jobs = Jobs(fleet, expected, Timeouts(start=start, answer=answer, load=start), pool.connect)
         modules, options = list(catalog.modules), _supervisor_options(workers)
-        load = _loader(checkpoint, engine, epoch)
+        load = _loader(checkpoint, engine, expected, here, pool.connect)
         supervisor = Supervisor(ControlLoop(jobs, modules, pool, options, watchers, load, over))
         pool.set_rescuer(supervisor)
         halt.then(supervisor.halt)
@@ -151,11 +150,16 @@ def _worker_spec(checkpoint: Checkpoint, engine: EngineConfig, workers: WorkersC
 
 
 def _loader(
-    checkpoint: Checkpoint, engine: EngineConfig, epoch: int
-) -> Callable[[Sequence[ExpertModule]], Link]:
+    checkpoint: Checkpoint,
+    engine: EngineConfig,
+    expected: Expected,
+    here: InProcessTransport,
+    connect: Connect,
+) -> Callable[[Sequence[ExpertModule]], Address]:
     """Loads experts into this process, as a last resort."""
+    incarnations = count(1)
 
-    def load(modules: Sequence[ExpertModule]) -> Link:
+    def load(modules: Sequence[ExpertModule]) -> Address:
         spec = WorkerSpec(
             LOCAL,
             str(checkpoint.path.resolve()),
@@ -166,35 +170,32 @@ def _loader(
             int8=engine.expert_dtype == "int8",
         )
         worker = ExpertWorker(spec)
-        worker.claim(epoch)
+        worker.claim(expected.owner, expected.epoch)
         worker.load(modules)
-        return LocalLink(LOCAL, worker)
+        served = here.serve(worker, Site())
+        address = Address(LOCAL, next(incarnations), served.endpoint, is_here=True)
+        connect(address, 0.0)
+        return address
 
     return load
 
 
 @contextmanager
-def _open_fleet(spec: WorkerSpec, config: WorkersConfig, owner: str) -> Iterator[Fleet]:
+def _open_fleet(spec: WorkerSpec, transport: AnyTransport, config: WorkersConfig) -> Iterator[Fleet]:
     """The way to start workers; what was started on the way to it ends with the block."""
-    if config.transport == "in-process":
-        yield LocalFleet(spec)
+    if not transport.spans_processes:
+        yield LocalFleet(spec, transport)
         return
-    address, tls_paths = config.ray_address, data_tls(config)
+    address = config.ray_address
     cluster = (
         RayCluster.start_local(hidden=[API_KEY_VARIABLE])
         if address is None
         else RayCluster.connect(address, insecure=config.insecure)
     )
     try:
-        options = FleetOptions(
-            spec,
-            config.ray_namespace,
-            owner,
-            # A cluster of our own is on this machine alone, and so is its data plane.
-            DataPlane("127.0.0.1" if address is None else None, tls_paths),
-            is_stream=config.transport == "stream",
-        )
-        fleet = RayFleet(options)
+        # A cluster of our own is on this machine alone, and so is its data plane.
+        host = "127.0.0.1" if address is None else None
+        fleet = RayFleet(FleetOptions(spec, config.ray_namespace, transport, host))
         try:
             yield fleet
         finally:

@@ -30,10 +30,10 @@ from expert_workers.cluster.ray_environment import (
     read_tls,
     warn_of_open_token,
 )
+from expert_workers.cluster.ray_errors import first_line
 from expert_workers.cluster.ray_preflight import preflight
 from expert_workers.cluster.ray_tls import check_own
 from expert_workers.processes import descendants, kill_and_wait
-from expert_workers.transports.ray.links import first_line
 from moe_model.errors import ClusterError
 
 NAMESPACE = "expertmesh"

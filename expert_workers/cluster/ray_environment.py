@@ -15,7 +15,7 @@ from typing import Any
 
 from ray import _raylet
 
-from expert_workers.transports.stream.tls import TlsPaths
+from expert_workers.tls import TlsPaths
 from moe_model.errors import ConfigError
 from moe_model.files.private_files import check_private, read_bounded, unreadable
 

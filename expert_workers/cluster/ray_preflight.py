@@ -19,7 +19,7 @@ from ray.core.generated import gcs_pb2, gcs_service_pb2
 
 from expert_workers.cluster.ray_environment import AUTH_MODE, TOKEN_PATH, RayAccess
 from expert_workers.cluster.ray_tls import check_own, check_transport
-from expert_workers.transports.stream.tls import TlsPaths
+from expert_workers.tls import TlsPaths
 from moe_model.errors import ClusterError, ConfigError
 
 # A bit less than the 5 s that are promised.

@@ -11,7 +11,7 @@ import time
 from contextlib import suppress
 from typing import Any
 
-from expert_workers.transports.stream.tls import TlsPaths, context
+from expert_workers.tls import TlsPaths, context
 from moe_model.errors import ClusterError, ConfigError
 
 # The HTTP/2 client preface with an empty SETTINGS frame; a server's first frame is one too (RFC 9113, 3.4).

@@ -3,14 +3,13 @@
 Shapes: T tokens, K experts per token, C columns of the layer's router, D d_model.
 """
 
-from dataclasses import dataclass
-from enum import StrEnum
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from expert_workers.dispatch.combine import Combine, PairRows, Sums
+from expert_workers.dispatch.combine import PairRows, Sums
+from expert_workers.dispatch.options import PoolOptions
 from expert_workers.dispatch.split import RowSlice, sort_pairs
 from expert_workers.transports.base import Failure, FailureReason, Link, Pending
 from expert_workers.wire import (
@@ -24,46 +23,6 @@ from expert_workers.wire import (
 )
 from moe_model.errors import ReplyError
 from moe_model.layers.router import Routing
-
-
-class OnLoss(StrEnum):
-    """What happens to rows whose worker is lost. AUTO: a replica; else the experts are loaded on a survivor;
-    else in the coordinator; else the step waits for the worker. Each other one leaves some of it out."""
-
-    AUTO = "auto"
-    REPLICA = "replica"
-    RELOAD = "reload"
-    LOCAL = "local"
-    WAIT = "wait"
-    FAIL = "fail"
-
-    @property
-    def waits(self) -> bool:
-        """Whether a step waits for experts that nobody holds."""
-        return self not in (OnLoss.REPLICA, OnLoss.FAIL)
-
-
-@dataclass(frozen=True, slots=True)
-class PoolOptions:
-    """Seconds; a call may take `call_timeout` at most, and less, but not below `least_timeout`, where calls
-    of its size usually take much less. `wait_timeout` is how long lost experts are waited for at most, from
-    the first step that lacks them to the next that does not; `rescue_patience`, how much of that a step
-    waits inside.
-
-    `wire_dtype` is that of float32 rows as they travel to the workers; bfloat16 rows travel as they are. What
-    comes back is float32 in any case.
-    """
-
-    call_timeout: float = 10.0
-    least_timeout: float = 1.0
-    wait_timeout: float = 30.0
-    # What ends at a step's end, as a request's own time limit does, comes so much late at most.
-    rescue_patience: float = 0.5
-    hedge_floor: float = 0.01
-    wire_dtype: str = "float32"
-    combine: Combine = Combine.EXACT
-    on_loss: OnLoss = OnLoss.AUTO
-    epoch: int = 0
 
 
 class Sent(NamedTuple):

@@ -3,7 +3,7 @@
 import logging
 import time
 
-from expert_workers.dispatch.dispatch import PoolOptions
+from expert_workers.dispatch.options import PoolOptions
 
 _log = logging.getLogger(__name__)
 

@@ -7,7 +7,6 @@ Shapes: T tokens, D d_model, C columns of a layer's router.
 """
 
 import logging
-import math
 import threading
 import time
 from collections.abc import Mapping, Sequence
@@ -18,13 +17,15 @@ from torch import Tensor
 
 from expert_workers.dispatch.assign import assign
 from expert_workers.dispatch.combine import PairRows, Sums
-from expert_workers.dispatch.dispatch import Dispatch, OnLoss, PoolOptions, Sent
+from expert_workers.dispatch.dispatch import Dispatch, Sent
+from expert_workers.dispatch.links import LinkedRoutes, Links
+from expert_workers.dispatch.options import OnLoss, PoolOptions
 from expert_workers.dispatch.patience import Patience
 from expert_workers.dispatch.pool_stats import Exchange, PoolObserver, PoolStats, StatsRecorder
-from expert_workers.dispatch.routes import Retired, Routes, tables
+from expert_workers.dispatch.routes import Address, Routes, tables
 from expert_workers.dispatch.split import cut
 from expert_workers.dispatch.worker_speeds import TOO_SLOW, Standing
-from expert_workers.transports.base import Failure, FailureReason, Link, Plane, never
+from expert_workers.transports.base import AnyTransport, Failure, FailureReason, Link, never
 from expert_workers.wire import ExpertCall, ExpertReply, ReplyForm
 from moe_model.errors import ExpertsLostError, WorldError
 from moe_model.layers.dispatch import ExpertKey
@@ -37,8 +38,8 @@ _log = logging.getLogger(__name__)
 class Rescuer(Protocol):
     """Who looks after the workers. Any thread may call; nothing here waits."""
 
-    def lost(self, link: Link, failure: Failure) -> None:
-        """This link has failed."""
+    def lost(self, address: Address, failure: Failure) -> None:
+        """The link to this address has failed."""
 
     def rescue(self, keys: Sequence[ExpertKey]) -> None:
         """A step waits for these: nobody holds them."""
@@ -51,24 +52,26 @@ class ExpertPool:
     def __init__(
         self,
         catalog: Catalog,
-        plane: Plane,
+        transport: AnyTransport,
         options: PoolOptions | None = None,
         rescuer: Rescuer | None = None,
         observer: PoolObserver | None = None,
+        here: AnyTransport | None = None,
     ) -> None:
+        """`here` is for workers in this process, where the transport leads to others."""
         self._catalog = catalog
-        self._plane = plane
+        self._plane = transport.plane()
         self._options = options or PoolOptions()
+        self._links = Links(transport, here or transport, self._options.call_timeout)
         self._rescuer = rescuer
         self._observer = observer
         self._stats = StatsRecorder()
         self._standing = Standing(self._options)
         self._call_ids = count(1)
-        self._routes = Routes()
-        self._retired = Retired(self._options.call_timeout)
-        self._tables = tables(catalog, self._routes)
+        self._linked = LinkedRoutes()
+        self._tables = tables(catalog, self._linked.routes)
         self._changed = threading.Condition()
-        self._next: Routes | None = None
+        self._next: LinkedRoutes | None = None
         self._patience = Patience(self._options)
         self._over: WorldError | None = None
         self._missing: tuple[object, tuple[ExpertModule, ...]] = (None, ())
@@ -86,7 +89,7 @@ class ExpertPool:
         start_ns, started = time.time_ns(), time.perf_counter()
         if self._next is not None:
             self._adopt()
-        self._retired.close(time.monotonic())
+        self._links.close_retired(time.monotonic())
         if self._standing.is_owed:
             self._settle_owed()
         num_columns = len(self._tables[layer].slots_C)
@@ -117,19 +120,25 @@ class ExpertPool:
         """For when nothing is dispatched: takes in news, and finds out which links are closed."""
         if self._next is not None:
             self._adopt()
-        self._retired.close(math.inf)
+        self._links.close_retired()
         self._settle_owed()
-        for link in self._routes.links.values():
+        for link in self._linked.links.values():
             link.look()
             if link.failure is not None:
                 self._tell(link)
 
+    def connect(self, address: Address, timeout: float) -> None:
+        """Before routes name the address. Blocks for at most `timeout` seconds; any thread but the one that
+        dispatches. Raises WorkerFailureError."""
+        self._links.open(address, timeout)
+
     def publish(self, routes: Routes) -> None:
         """What counts from the next dispatch on. Any thread."""
         with self._changed:
+            linked = self._links.linked(routes)
             if self._next is not None:
-                self._retired.add(self._next, routes, time.monotonic())
-            self._next = routes
+                self._links.retire(self._next.routes, routes, time.monotonic())
+            self._next = linked
             self._changed.notify_all()
 
     def await_news(self, timeout: float) -> None:
@@ -160,18 +169,18 @@ class ExpertPool:
         self._catalog = catalog
         if self._next is not None:
             self._adopt()
-        self._tables = tables(catalog, self._routes)
+        self._tables = tables(catalog, self._linked.routes)
 
     @property
     def adopted(self) -> int:
         """The version of the routes in use."""
-        return self._routes.version
+        return self._linked.routes.version
 
     def missing_experts(self) -> tuple[ExpertModule, ...]:
         """The modules that nobody holds whose link still works. Any thread may ask."""
-        routes, catalog = looked_at = (self._next or self._routes, self._catalog)
+        linked, catalog = looked_at = (self._next or self._linked, self._catalog)
         if looked_at != self._missing[0]:
-            self._missing = looked_at, tuple(m for m in catalog.modules if not routes.is_live(m.key))
+            self._missing = looked_at, tuple(m for m in catalog.modules if not linked.is_live(m.key))
         return self._missing[1]
 
     def stats(self) -> PoolStats:
@@ -183,20 +192,16 @@ class ExpertPool:
 
     def costs(self) -> Mapping[int, float]:
         """How many times longer than the quickest each worker takes for a row."""
-        return dict.fromkeys(self._routes.links, TOO_SLOW) | dict(self._standing.last_costs)
+        return dict.fromkeys(self._linked.links, TOO_SLOW) | dict(self._standing.last_costs)
 
     def close(self) -> None:
-        """Idempotent. The workers stay; they belong to whoever started them."""
-        if self._next is not None:
-            self._adopt()
-        self._retired.close(math.inf)
-        for link in self._routes.links.values():
-            link.close()
+        """Ends all links. Idempotent. The workers stay; they belong to the fleet that started them."""
+        self._links.close()
 
     def _send(self, dispatch: Dispatch) -> None:
         """Sends each worker its part of what is to be done."""
         table = self._tables[dispatch.layer]
-        segments, lost = assign(table.ranks_C, dispatch.todo_C, self._standing.costs(self._routes.links))
+        segments, lost = assign(table.ranks_C, dispatch.todo_C, self._standing.costs(self._linked.links))
         if lost:
             segments = self._hard_to_place(dispatch)
         for rank, columns in segments.items():
@@ -219,7 +224,7 @@ class ExpertPool:
 
     def _costs_of_all(self) -> dict[int, float]:
         """What a row costs, also with those that usually get none."""
-        links = self._routes.links
+        links = self._linked.links
         alive = {rank: TOO_SLOW for rank, link in links.items() if link.failure is None}
         return alive | self._standing.costs(links)
 
@@ -261,7 +266,7 @@ class ExpertPool:
             dispatch.wire_dtype,
             dispatch.form,
         )
-        link = self._routes.links[rank]
+        link = self._linked.links[rank]
         deadline = time.monotonic() + self._standing.timeout(len(part.weights_P))
         started = time.perf_counter()
         dispatch.sent.append(Sent(link, part, call, link.send(call), started, deadline))
@@ -363,29 +368,29 @@ class ExpertPool:
         """Of a link that has failed; once."""
         failure, rank = link.failure, link.rank
         assert failure is not None, "it has failed"
-        if self._routes.links.get(rank) is not link:
+        if self._linked.links.get(rank) is not link:
             return
-        links = {other: there for other, there in self._routes.links.items() if there is not link}
-        self._routes = Routes(self._routes.version, links, self._routes.holders)
+        address = self._linked.routes.addresses[rank]
+        self._linked = self._linked.without(rank)
         self._standing.forget(rank)
         self._stats.failed(rank, failure.reason)
         if self._rescuer is None:
             _log.warning("worker %d lost (%s): %s", rank, failure.reason, failure.message)
         else:
-            self._rescuer.lost(link, failure)
+            self._rescuer.lost(address, failure)
 
     def _adopt(self) -> None:
         with self._changed:
-            routes, self._next = self._next, None
-        assert routes is not None, "something was published"
-        self._retired.add(self._routes, routes, time.monotonic())
-        self._routes = routes
-        for link in routes.links.values():
+            linked, self._next = self._next, None
+        assert linked is not None, "something was published"
+        self._links.retire(self._linked.routes, linked.routes, time.monotonic())
+        self._linked = linked
+        for link in linked.links.values():
             if link.failure is not None:
                 self._tell(link)
-        self._tables = tables(self._catalog, self._routes)
+        self._tables = tables(self._catalog, self._linked.routes)
         self._standing.refresh()
-        if self._patience.left <= 0 and all(self._routes.is_live(key) for key in self._catalog.keys):
+        if self._patience.left <= 0 and all(self._linked.is_live(key) for key in self._catalog.keys):
             # Requests that waited in vain were told; those that come now have all the time there is.
             self._patience.end()
 

@@ -1,28 +1,36 @@
-"""Routes: which links lead to which modules. Made by the supervisor, read by the pool.
+"""Routes: which workers hold which modules, and where each is reached. Plain data: made by the supervisor,
+read by every client of the workers, wherever that is.
 
 Shapes: C columns of a layer's router.
 """
 
-import threading
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, field
 
-from expert_workers.transports.base import Link
 from moe_model.layers.dispatch import ExpertKey
 from moe_model.versions.expert_versions import Catalog
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True)
+class Address:
+    """Where a worker is reached from one time it is brought up to the next. `incarnation` counts these: a
+    worker that was lost has another address afterwards, even if it is the same process. `is_here`: it is the
+    client's own process, where experts are loaded as a last resort."""
+
+    rank: int
+    incarnation: int
+    endpoint: Hashable
+    is_here: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class Routes:
-    """Immutable. `holders[key]` are ranks of `links` that hold a module; a higher `version` is newer."""
+    """`addresses` are by rank; `holders[key]` are ranks that hold a module. A higher `version` is newer; an
+    address that newer routes no longer name never comes back."""
 
     version: int = 0
-    links: Mapping[int, Link] = field(default_factory=dict)
+    addresses: Mapping[int, Address] = field(default_factory=dict)
     holders: Mapping[ExpertKey, tuple[int, ...]] = field(default_factory=dict)
-
-    def is_live(self, key: ExpertKey) -> bool:
-        """Whether somebody holds it whose link works."""
-        return any(r in self.links and self.links[r].failure is None for r in self.holders.get(key, ()))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -48,30 +56,3 @@ def _table(slots_C: tuple[int, ...], layer: int, routes: Routes) -> LayerTable:
     ranks_C = tuple(routes.holders.get((layer, slot), ()) for slot in slots_C)
     has_choice = any(len(ranks) > 1 for ranks in ranks_C)
     return LayerTable(slots_C, ranks_C, has_choice, slots_C == tuple(range(len(slots_C))))
-
-
-class Retired:
-    """Links that newer routes no longer name. Each is closed when nothing can be on its way through it."""
-
-    def __init__(self, seconds: float) -> None:
-        """That is, so long after nothing was sent through it any more."""
-        self._seconds = seconds
-        self._lock = threading.Lock()
-        self._links: list[tuple[float, Link]] = []
-
-    def add(self, old: Routes, new: Routes, now: float) -> None:
-        """Any thread. Those that only `old` names."""
-        kept = set(map(id, new.links.values()))
-        gone = [(now + self._seconds, link) for link in old.links.values() if id(link) not in kept]
-        with self._lock:
-            self._links += gone
-
-    def close(self, now: float) -> None:
-        """Those whose time has come. Only the thread that the links belong to."""
-        if not self._links:
-            return
-        with self._lock:
-            due = [link for when, link in self._links if when <= now]
-            self._links = [each for each in self._links if each[0] > now]
-        for link in due:
-            link.close()

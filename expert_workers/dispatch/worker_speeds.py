@@ -7,8 +7,9 @@ neither does one that is much slower than the rest.
 import time
 from collections.abc import Mapping, Sequence
 
-from expert_workers.dispatch.dispatch import PoolOptions, Sent
+from expert_workers.dispatch.dispatch import Sent
 from expert_workers.dispatch.latency import Latency
+from expert_workers.dispatch.options import PoolOptions
 from expert_workers.transports.base import Link
 from expert_workers.wire import ExpertReply
 

@@ -8,7 +8,8 @@ import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 
-from expert_workers.dispatch.dispatch import OnLoss
+from expert_workers.dispatch.options import OnLoss
+from expert_workers.dispatch.routes import Address
 from expert_workers.placement.recent_loads import RecentLoads
 from expert_workers.supervision.actions import actions, next_due, note_adopted
 from expert_workers.supervision.desired_state import DesiredState
@@ -24,7 +25,7 @@ from expert_workers.supervision.publisher import Publisher
 from expert_workers.supervision.roster import Roster
 from expert_workers.supervision.worker_jobs import WorkerJobs
 from expert_workers.supervision.worker_state import Keys, SupervisedWorker
-from expert_workers.transports.base import Failure, Link
+from expert_workers.transports.base import Failure
 from moe_model.errors import ClusterError
 from moe_model.layers.dispatch import ExpertKey
 from moe_model.versions.expert_versions import ExpertModule
@@ -96,10 +97,10 @@ class ControlLoop:
         """These modules are wanted no longer."""
         self._desired.remove(keys)
 
-    def lost(self, link: Link, failure: Failure) -> None:
-        """The pool has found that this link fails."""
-        worker = self._roster.get(link.rank)
-        if worker is not None and worker.link is link:
+    def lost(self, address: Address, failure: Failure) -> None:
+        """The pool has found that its link to this address fails."""
+        worker = self._roster.get(address.rank)
+        if worker is not None and worker.address == address:
             self._jobs.lose(worker, failure)
 
     def rescue(self, keys: Sequence[ExpertKey]) -> None:

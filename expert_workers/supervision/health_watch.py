@@ -7,12 +7,13 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
+from expert_workers.dispatch.routes import Address
 from expert_workers.supervision.event_loop import EventLoop
 from expert_workers.supervision.health import Health, why_changed
 from expert_workers.supervision.jobs import Jobs
 from expert_workers.supervision.worker_jobs import WorkerJobs
 from expert_workers.supervision.worker_state import SupervisedWorker
-from expert_workers.transports.base import Failure, FailureReason, Link
+from expert_workers.transports.base import Failure, FailureReason
 from expert_workers.wire import Array
 from expert_workers.worker.expert_worker import WorkerInfo
 from moe_model.layers.dispatch import ExpertKey
@@ -38,7 +39,7 @@ class HealthWatch:
             check = partial(self._jobs.check, is_counted=self._counted is not None)
             self._loop.submit(check, self._check_done)
         for worker in self._health.due_heartbeats(workers, now):
-            done = partial(self._heartbeat_done, worker, worker.link)
+            done = partial(self._heartbeat_done, worker, worker.address)
             self._loop.submit(partial(self._jobs.beat, worker.rank), done)
         for worker, keys in self._health.due_canaries(workers, now):
             canary = partial(self._jobs.canary, worker.rank, keys)
@@ -51,10 +52,10 @@ class HealthWatch:
             self._counted(result)
 
     def _heartbeat_done(
-        self, worker: SupervisedWorker, link: Link | None, result: WorkerInfo | Failure
+        self, worker: SupervisedWorker, address: Address | None, result: WorkerInfo | Failure
     ) -> None:
         self._health.heartbeat_done(worker.rank)
-        if worker.link is None or worker.link is not link:
+        if worker.address is None or worker.address != address:
             return
         if isinstance(result, Failure):
             self._workers.lose(worker, result)

@@ -2,11 +2,13 @@
 
 import logging
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import count
 
+from expert_workers.dispatch.routes import Address
 from expert_workers.supervision.worker_state import Keys
-from expert_workers.transports.base import Failure, FailureReason, Link, WorkerFailureError
+from expert_workers.transports.base import Failure, FailureReason, WorkerFailureError
 from expert_workers.transports.fleet import Fleet
 from expert_workers.wire import Array
 from expert_workers.worker.expert_worker import WorkerInfo
@@ -42,7 +44,7 @@ class Up:
     """A worker that can be used. `canaries` are of what it holds already."""
 
     info: WorkerInfo
-    link: Link
+    address: Address
     canaries: Mapping[ExpertKey, Array] = field(default_factory=dict)
 
 
@@ -55,18 +57,24 @@ class Loaded:
     failure: Failure | None = None
 
 
+# Has the pool open its link to an address, within so many seconds. Raises WorkerFailureError.
+Connect = Callable[[Address, float], None]
+
+
 class Jobs:
     """Every method blocks, and raises WorkerFailureError."""
 
-    def __init__(self, fleet: Fleet, expected: Expected, timeouts: Timeouts) -> None:
+    def __init__(self, fleet: Fleet, expected: Expected, timeouts: Timeouts, connect: Connect) -> None:
         self._fleet = fleet
+        self._connect = connect
+        self._incarnations = count(1)
         self._expected = expected
         self._timeouts = timeouts
         self._is_halted = False
         self._starting = threading.Lock()
 
     def bring_up(self, rank: int, known: Keys, *, is_back: bool = False) -> Up:
-        """Starts the worker unless it runs, claims it, and connects. What it holds of `known` it keeps.
+        """Starts the worker unless it runs, claims it, has it connected. What it holds of `known` it keeps.
 
         One that `is_back` has little time to answer: what it was asked on its old way may stay unanswered.
         """
@@ -75,7 +83,7 @@ class Jobs:
             self._start(rank)
         info = fleet.describe(rank, timeouts.ready if is_back else timeouts.start)
         # First of all: another coordinator's workers are none of our business, whatever they are.
-        fleet.claim(rank, expected.epoch, expected.owner, by_force=expected.by_force, timeout=timeouts.ready)
+        fleet.claim(rank, expected.owner, expected.epoch, by_force=expected.by_force, timeout=timeouts.ready)
         problem = mismatch(expected, rank, info)
         if problem:
             raise WorkerFailureError(Failure(FailureReason.RAISED, problem))
@@ -83,7 +91,9 @@ class Jobs:
         if stale:
             info = fleet.unload(rank, stale, timeouts.load)
         canaries = self.canary(rank, info.keys) if info.keys else {}
-        return Up(info, fleet.connect(rank, timeouts.ready), canaries)
+        address = Address(rank, next(self._incarnations), fleet.endpoint(rank, timeouts.ready))
+        self._connect(address, timeouts.ready)
+        return Up(info, address, canaries)
 
     def load(self, rank: int, modules: Sequence[ExpertModule], *, is_whole: bool = False) -> Loaded:
         """All modules, or those that can be loaded; none of them if it shall be a whole, or none can be."""
@@ -101,7 +111,7 @@ class Jobs:
         return self._fleet.canary(rank, keys, self._timeouts.load)
 
     def beat(self, rank: int) -> WorkerInfo:
-        return self._fleet.beat(rank, self._timeouts.answer)
+        return self._fleet.beat(rank, self._expected.owner, self._timeouts.answer)
 
     def was_oom(self, info: WorkerInfo) -> bool:
         return self._fleet.was_oom(info)

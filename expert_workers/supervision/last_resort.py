@@ -7,13 +7,13 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 
+from expert_workers.dispatch.routes import Address
 from expert_workers.supervision.restart_policy import RestartOptions, RestartPolicy
 from expert_workers.supervision.worker_state import LOCAL, Keys, SupervisedWorker
-from expert_workers.transports.base import Link
 from moe_model.versions.expert_versions import ExpertModule
 
-# Loads modules into this process.
-LoadHere = Callable[[Sequence[ExpertModule]], Link]
+# Loads modules into this process, and has the pool connected to them.
+LoadHere = Callable[[Sequence[ExpertModule]], Address]
 
 
 class LastResort:
@@ -35,15 +35,15 @@ class LastResort:
             return frozenset()
         return (held | missing) & known
 
-    def begin(self, modules: Iterable[ExpertModule]) -> tuple[SupervisedWorker, Callable[[], Link]]:
+    def begin(self, modules: Iterable[ExpertModule]) -> tuple[SupervisedWorker, Callable[[], Address]]:
         """This process as a worker, and the job that loads them into it."""
         assert self._load is not None, "something was due"
         self.worker = self.worker or SupervisedWorker(LOCAL, self._policy)
         return self.worker, partial(self._load, list(modules))
 
-    def loaded(self, held: Keys, link: Link) -> None:
+    def loaded(self, held: Keys, address: Address) -> None:
         assert self.worker is not None, "it has loaded"
-        self.worker.link, self.worker.held = link, held
+        self.worker.address, self.worker.held = address, held
         self.worker.policy.ready(time.monotonic())
 
     def failed(self) -> None:

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from expert_workers.dispatch.dispatch import OnLoss
+from expert_workers.dispatch.options import OnLoss
 from expert_workers.dispatch.routes import Routes
 from expert_workers.supervision.health import HealthOptions
 from expert_workers.supervision.restart_policy import RestartOptions

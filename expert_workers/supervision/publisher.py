@@ -25,11 +25,11 @@ class Publisher:
         """Routes to `keys`, where they are others than before; notes what each worker lacks and has in excess
         by these."""
         ranks_of = holders_of(holders, wanted, sorted(keys))
-        links = {worker.rank: worker.link for worker in holders if worker.link is not None}
-        if ranks_of != self._routes.holders or links != self._routes.links:
-            self._routes = Routes(self._routes.version + 1, links, ranks_of)
+        addresses = {worker.rank: worker.address for worker in holders if worker.address is not None}
+        if ranks_of != self._routes.holders or addresses != self._routes.addresses:
+            self._routes = Routes(self._routes.version + 1, addresses, ranks_of)
             self.routed = {
-                rank: frozenset(key for key, ranks in ranks_of.items() if rank in ranks) for rank in links
+                rank: frozenset(key for key, ranks in ranks_of.items() if rank in ranks) for rank in addresses
             }
             self._pool.publish(self._routes)
         for worker in holders:

@@ -6,11 +6,12 @@ The front of a ControlLoop, for other threads.
 from collections.abc import Callable, Sequence
 from functools import partial
 
+from expert_workers.dispatch.routes import Address
 from expert_workers.status import Scaled
 from expert_workers.supervision.control_loop import ControlLoop
 from expert_workers.supervision.pending_changes import PendingChange
 from expert_workers.supervision.worker_state import SupervisedWorker
-from expert_workers.transports.base import Failure, Link
+from expert_workers.transports.base import Failure
 from moe_model.errors import ClusterError, WorkerStartError
 from moe_model.halt import Halt
 from moe_model.layers.dispatch import ExpertKey
@@ -61,8 +62,8 @@ class Supervisor:
         """No request uses these modules any more."""
         self._loop.post(partial(self._control.release, tuple(keys)))
 
-    def lost(self, link: Link, failure: Failure) -> None:
-        self._loop.post(partial(self._control.lost, link, failure))
+    def lost(self, address: Address, failure: Failure) -> None:
+        self._loop.post(partial(self._control.lost, address, failure))
 
     def rescue(self, keys: Sequence[ExpertKey]) -> None:
         self._loop.post(partial(self._control.rescue, tuple(keys)))

@@ -91,7 +91,7 @@ class WorkerJobs:
                 drop = partial(self._jobs.drop, rank, sorted(keys))
                 self.run(worker, drop, partial(self._dropped, worker))
             case End(rank):
-                worker.link = None  # It is not lost: from here on it does not matter how it ends.
+                worker.address = None  # It is not lost: from here on it does not matter how it ends.
                 self.run(worker, partial(self._jobs.end, rank), lambda _: self._roster.ended(rank))
 
     def load_here(self, missing: Keys, now: float) -> None:
@@ -124,7 +124,7 @@ class WorkerJobs:
     def _up(self, worker: SupervisedWorker, up: Up) -> None:
         before = worker.info
         worker.note_held(up.info)
-        worker.link = up.link
+        worker.address = up.address
         worker.canaries.clear()
         worker.policy.ready(time.monotonic())
         if worker.lost_at is not None:

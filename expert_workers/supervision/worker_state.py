@@ -3,9 +3,10 @@
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
+from expert_workers.dispatch.routes import Address
 from expert_workers.status import WorkerState, WorkerStatus
 from expert_workers.supervision.restart_policy import RestartPolicy
-from expert_workers.transports.base import Failure, FailureReason, Link
+from expert_workers.transports.base import Failure, FailureReason
 from expert_workers.wire import Array
 from expert_workers.worker.expert_worker import WorkerInfo
 from moe_model.layers.dispatch import ExpertKey
@@ -29,12 +30,12 @@ class Surplus:
 class SupervisedWorker:
     """One worker, on the supervisor's thread. `is_busy`: a job, number `num_jobs`, is at it; `held` is what
     its process has loaded, `missing` what it should hold besides, and `problem` why it could not load that.
-    `link` is there while it can be asked."""
+    `address` is there while it can be asked."""
 
     rank: int
     policy: RestartPolicy = field(default_factory=RestartPolicy)
     info: WorkerInfo | None = None
-    link: Link | None = None
+    address: Address | None = None
     held: Keys = frozenset()
     missing: Keys = frozenset()
     problem: str = ""
@@ -50,7 +51,7 @@ class SupervisedWorker:
 
     @property
     def is_ready(self) -> bool:
-        return self.link is not None
+        return self.address is not None
 
     @property
     def state(self) -> WorkerState:
@@ -74,7 +75,7 @@ class SupervisedWorker:
 
     def note_loss(self, failure: Failure, now: float) -> None:
         """It cannot be asked any more. When it was first lost is kept until it is back."""
-        self.link, self.held, self.surplus = None, frozenset(), None
+        self.address, self.held, self.surplus = None, frozenset(), None
         self.num_losses += 1
         self.last_loss, self.last_reason = failure.message, failure.reason
         self.lost_at = now if self.lost_at is None else self.lost_at

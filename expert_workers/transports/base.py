@@ -1,15 +1,18 @@
-"""The seam between the pool and its workers: how a call gets there and how its answer comes back.
+"""The seam between clients and workers: how a worker is served, how a call gets there, how its answer comes
+back. A transport is one object that has both halves, and one row in table.py.
 
 A link is the way to one process: it dies with the process, or when it is failed, and never comes back. It
 raises for no failure of its worker: each call ends as its answer or as a `Failure`.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Protocol
+from typing import Any, Protocol, TypeVar
 
+from expert_workers.tls import TlsPaths
 from expert_workers.wire import ExpertCall, ExpertReply, Pong
+from expert_workers.worker.expert_worker import ExpertWorker
 from moe_model.errors import WorldError
 
 
@@ -39,6 +42,13 @@ class WorkerFailureError(WorldError):
     def __init__(self, failure: Failure) -> None:
         super().__init__(failure.message)
         self.failure = failure
+
+
+class Answerer(Protocol):
+    """What a transport's server asks: a worker, as far as calls go."""
+
+    def compute(self, call: ExpertCall) -> ExpertReply:
+        """Raises ExpertMeshError."""
 
 
 class Pending(Protocol):
@@ -81,6 +91,65 @@ class Plane(Protocol):
     ) -> None:
         """Until each has its outcome, or `is_enough`, which is asked after every arrival, or `deadline`
         (time.monotonic()). Calls of local links are there already."""
+
+
+@dataclass(frozen=True, slots=True)
+class TransportOptions:
+    """What a transport may be told; each takes of it what it has a use for."""
+
+    tls: TlsPaths | None = None
+
+
+NO_OPTIONS = TransportOptions()
+
+
+@dataclass(frozen=True, slots=True)
+class Site:
+    """Where a worker is served: the address to listen on, what is run first in every thread of the
+    transport's that computes, and what the process is called by the system that runs it, if it has a name."""
+
+    host: str = "127.0.0.1"
+    prepare_thread: Callable[[], None] | None = None
+    process: Hashable = None
+
+
+E = TypeVar("E", bound=Hashable)
+E_co = TypeVar("E_co", bound=Hashable, covariant=True)
+
+
+class Served(Protocol[E_co]):
+    """A worker that can be reached, until it is closed."""
+
+    @property
+    def endpoint(self) -> E_co:
+        """Where: plain data that can be sent to a client, and the same for as long as the process lives."""
+
+    @property
+    def num_links(self) -> int | None:
+        """How many links lead here now; None where that cannot be known."""
+
+    def close(self) -> None: ...
+
+
+class Transport(Protocol[E]):
+    """One way of calls and replies. It is plain data itself: the worker's process gets a copy of it."""
+
+    @property
+    def spans_processes(self) -> bool:
+        """Whether a worker may be in another process than its clients."""
+
+    def serve(self, worker: ExpertWorker, site: Site) -> Served[E]:
+        """The worker's half: from now on the worker answers links. Raises OSError."""
+
+    def connect(self, rank: int, endpoint: E, timeout: float) -> Link:
+        """The client's half: a new link. Blocks for at most `timeout` seconds. Raises WorkerFailureError."""
+
+    def plane(self) -> Plane:
+        """What waits for calls of these links."""
+
+
+# Of endpoints of any kind.
+AnyTransport = Transport[Any]
 
 
 def never() -> bool:

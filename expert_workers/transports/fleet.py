@@ -1,13 +1,12 @@
-"""The seam between the supervisor and the workers' processes: started, asked, loaded, connected, ended.
+"""The seam between the supervisor and the workers' processes: started, asked, loaded, ended.
 
 Knows no placement. Every method blocks until it is done or its time is over, may be called from any thread,
 and raises WorkerFailureError, one line naming the worker.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from typing import Protocol
 
-from expert_workers.transports.base import Link
 from expert_workers.wire import Array
 from expert_workers.worker.expert_worker import WorkerInfo
 from moe_model.layers.dispatch import ExpertKey
@@ -26,11 +25,12 @@ class Fleet(Protocol):
     def describe(self, rank: int, timeout: float) -> WorkerInfo:
         """Who answers. Waits for a process that is just being started."""
 
-    def beat(self, rank: int, timeout: float) -> WorkerInfo:
-        """The same for a worker that was claimed; so it hears that we live. FENCED: it is another's now."""
+    def beat(self, rank: int, client: str, timeout: float) -> WorkerInfo:
+        """The same for a worker that this client has claimed: so the worker hears that the client lives.
+        FENCED: it is another client's now."""
 
-    def claim(self, rank: int, epoch: int, owner: str, *, by_force: bool, timeout: float) -> None:
-        """From now on the worker answers calls of this epoch only. FENCED: another coordinator has it."""
+    def claim(self, rank: int, client: str, epoch: int, *, by_force: bool, timeout: float) -> None:
+        """From now on the worker answers the client's calls of this epoch. FENCED: another client has it."""
 
     def load(self, rank: int, modules: Sequence[ExpertModule], timeout: float) -> WorkerInfo: ...
 
@@ -39,8 +39,8 @@ class Fleet(Protocol):
     def canary(self, rank: int, keys: Sequence[ExpertKey], timeout: float) -> Mapping[ExpertKey, Array]:
         """What each module makes of one row that is always the same."""
 
-    def connect(self, rank: int, timeout: float) -> Link:
-        """A new link to the process that runs now."""
+    def endpoint(self, rank: int, timeout: float) -> Hashable:
+        """Where the process that runs now is reached, as its transport's `connect` takes it."""
 
     def was_oom(self, info: WorkerInfo) -> bool:
         """Whether this process, which is gone, was probably killed for want of memory."""

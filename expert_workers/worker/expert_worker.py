@@ -8,13 +8,13 @@ import threading
 import time
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from expert_workers.processes import this_process
-from expert_workers.transports.stream.serve_loop import HAS_LOOP, ServeLoop
 from expert_workers.wire import (
     Array,
     ExpertCall,
@@ -24,10 +24,10 @@ from expert_workers.wire import (
     tensor_to_array,
     weights_tag,
 )
+from expert_workers.worker.claims import ClaimRule, Claims
 from expert_workers.worker.expert_source import CheckpointSource, ModuleSource, Opened, WorkerSpec
-from moe_model.errors import ExpertMeshError, FencedError, ReplyError, WorkerStartError
+from moe_model.errors import ExpertMeshError, ReplyError, WorkerStartError
 from moe_model.kernels.base import ExpertBank
-from moe_model.kernels.choice import uses_native
 from moe_model.layers.dispatch import Expert, ExpertKey
 from moe_model.machine import available_bytes, rss_bytes
 from moe_model.versions.expert_versions import ExpertModule
@@ -80,24 +80,52 @@ class _Held:
     modules: Mapping[ExpertKey, _Module]
 
 
+class CallLoop(Protocol):
+    """Answers calls in a worker's place, with the same modules, for the same clients. It begins empty."""
+
+    def exchange(self, layer: int, bank: ExpertBank) -> None:
+        """From now on a layer's modules are the bank's. One thread at a time."""
+
+    def answer(self, epochs: tuple[int, ...]) -> None:
+        """From now on calls of these epochs are answered, and no others. One thread at a time."""
+
+    @property
+    def num_pairs(self) -> int:
+        """(row, expert) pairs that were computed in it."""
+
+
 class ExpertWorker:
-    """Modules in memory. Calls of several threads are computed one after the other; in `loop` as well.
+    """Modules in memory. Calls of several threads are computed one after the other; in each loop as well.
 
     Any thread may call anything. What is computed at the time of an exchange is computed with what there was.
     """
 
-    def __init__(self, spec: WorkerSpec, source: ModuleSource | None = None) -> None:
-        """Holds nothing and reads nothing. `source` None: the spec's checkpoint."""
-        self._spec = spec
+    def __init__(
+        self, spec: WorkerSpec, source: ModuleSource | None = None, rule: ClaimRule | None = None
+    ) -> None:
+        """Holds nothing and reads nothing. `source` None: the spec's checkpoint; `rule` None: one client."""
+        self.spec = spec
         self._name = f"worker {spec.rank}"
         self._source = source or CheckpointSource(spec)
         self._held: _Held | None = None
-        self._epoch = 0
+        self._claims = Claims(self._name, rule)
         self._routed_rows = 0
         self._load_seconds = 0.0
-        # Taken in this order: who reads modules, who puts together what is held, who computes.
-        self._loading, self._changing, self._lock = threading.Lock(), threading.Lock(), threading.Lock()
-        self.loop = ServeLoop() if HAS_LOOP and uses_native(spec.kernels, spec.device) else None
+        self._loops: list[CallLoop] = []
+        # Taken in this order: by the thread that reads modules, that puts together what is held, that changes
+        # who is answered, that computes.
+        self._loading, self._changing = threading.Lock(), threading.Lock()
+        self._claiming, self._lock = threading.Lock(), threading.Lock()
+
+    def attach(self, loop: CallLoop) -> None:
+        """From now on the loop answers as this worker does."""
+        with self._changing, self._claiming:
+            self._loops.append(loop)
+            loop.answer(self._claims.epochs)
+            held = self._held
+            if held is not None:
+                for layer in sorted({layer for layer, _ in held.modules}):
+                    loop.exchange(layer, held.bank)
 
     def load(self, modules: Sequence[ExpertModule]) -> None:
         """Reads those that it does not hold, then holds all of them at once, or none.
@@ -124,14 +152,18 @@ class ExpertWorker:
         if held is not None:
             self._exchange(held.opened, {}, {}, old=frozenset(keys))
 
-    def claim(self, epoch: int) -> None:
-        """From now on answers the coordinator of this epoch only. Raises FencedError for one that is over."""
-        with self._lock:
-            if epoch < self._epoch:
-                raise self._taken_over(epoch)
-            self._epoch = epoch
-        if self.loop is not None:
-            self.loop.claim(epoch)
+    def claim(self, client: str, epoch: int, *, by_force: bool = False, is_linked: bool = True) -> None:
+        """From now on answers the client's calls of this epoch, as the rule of claims says. A call that is
+        being computed ends first. Raises FencedError."""
+        with self._claiming:
+            with self._lock:
+                self._claims.claim(client, epoch, by_force=by_force, is_linked=is_linked)
+            for loop in self._loops:
+                loop.answer(self._claims.epochs)
+
+    def heard(self, client: str) -> None:
+        """A client lives. Raises FencedError where the worker is another client's."""
+        self._claims.heard(client)
 
     def compute(self, call: ExpertCall) -> ExpertReply:
         """Runs the call's segments. Raises ReplyError when the call asks for what this worker has not,
@@ -155,21 +187,21 @@ class ExpertWorker:
     def describe(self) -> WorkerInfo:
         held, process = self._held, this_process()
         return WorkerInfo(
-            rank=self._spec.rank,
+            rank=self.spec.rank,
             pid=process.pid,
             start_ticks=process.started,
             node_id="",
             host="",
-            device=self._spec.device,
-            dtype=self._spec.precision,
+            device=self.spec.device,
+            dtype=self.spec.precision,
             fingerprint="" if held is None else held.opened.fingerprint,
             keys=() if held is None else tuple(sorted(held.modules)),
             num_bytes=0 if held is None else sum(each.num_bytes for each in held.modules.values()),
             rss_bytes=rss_bytes(),
             free_bytes=available_bytes(),
             load_seconds=self._load_seconds,
-            routed_rows=self._routed_rows + (0 if self.loop is None else self.loop.num_pairs),
-            epoch=self._epoch,
+            routed_rows=self._routed_rows + sum(loop.num_pairs for loop in self._loops),
+            epoch=self._claims.newest,
             hostname=platform.node(),
         )
 
@@ -201,22 +233,22 @@ class ExpertWorker:
                 bank = _exchanged(held.bank, layers, sorted(modules), experts)
             with self._lock:
                 self._held = _Held(opened, bank, modules)
-            if self.loop is not None:
-                # It points into the weights of `held` until each layer has been exchanged.
+            # Loops point into the weights of `held` until each layer has been exchanged.
+            for loop in self._loops:
                 for layer in layers:
-                    self.loop.exchange(layer, bank)
+                    loop.exchange(layer, bank)
 
     def _canary(self, key: ExpertKey) -> Array:
         layer, slot = key
         with self._lock, torch.inference_mode():
             held = self._holding(layer, ((slot, 1),))
-            x_1D = _canary_row(held.opened.width).to(self._spec.device, held.opened.rows_dtype)
+            x_1D = _canary_row(held.opened.width).to(self.spec.device, held.opened.rows_dtype)
             y_1D = held.bank.run_pairs(layer, x_1D, None, ((slot, 1),))
         y_D: Array = tensor_to_array(y_1D.cpu().contiguous())[0]
         return y_D
 
     def _run(self, held: _Held, call: ExpertCall) -> Tensor:
-        device = self._spec.device
+        device = self.spec.device
         x_RD = array_to_tensor(_writeable(call.x_RD), call.dtype).to(device, held.opened.rows_dtype)
         index_P = None if call.row_index_P is None else _to_tensor(call.row_index_P, device)
         if call.form is ReplyForm.PAIRS:
@@ -228,8 +260,7 @@ class ExpertWorker:
     def _checked(self, call: ExpertCall) -> tuple[_Held, int]:
         """What the call is computed with, and the tag of that."""
         name = self._name
-        if call.epoch != self._epoch:
-            raise self._taken_over(call.epoch)
+        self._claims.check(call.epoch)
         held = self._holding(call.layer, call.segments)
         if not call.segments or any(count < 1 for _, count in call.segments):
             raise ReplyError(f"{name}: call {call.call_id} has no segment, or one without rows")
@@ -262,12 +293,6 @@ class ExpertWorker:
             raise ReplyError(f"{name}: a sum of {num_pairs} pairs without a weight for each")
         if index_P is not None and not (index_P.min() >= 0 and index_P.max() < num_rows):
             raise ReplyError(f"{name}: row index outside the {num_rows} rows")
-
-    def _taken_over(self, epoch: int) -> ExpertMeshError:
-        other = f"a coordinator of epoch {self._epoch}"
-        if epoch < self._epoch:
-            return FencedError(f"{self._name}: epoch {epoch} is over: {other} has taken over")
-        return ReplyError(f"{self._name}: epoch {epoch} has not been claimed: it answers {other}")
 
 
 def _exchanged(

@@ -7,10 +7,13 @@ import math
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple, cast
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, NamedTuple, cast
 
-from expert_workers.transports.base import Failure, FailureReason, Link, Pending
+from expert_workers.dispatch.pool import ExpertPool
+from expert_workers.dispatch.routes import Address, Routes
+from expert_workers.transports.base import Failure, FailureReason, Link, Pending, Plane, Served, Site
 from expert_workers.transports.in_process.links import LocalLink
 from expert_workers.wire import ExpertCall, ExpertReply
 from expert_workers.worker.expert_worker import ExpertWorker
@@ -143,20 +146,48 @@ class FakeLink:
         self.fail(FailureReason.DIED, f"worker {self.rank}: is closed")
 
 
+@dataclass(frozen=True)
+class GivenLinks:
+    """A Transport whose endpoints are links that are there already."""
+
+    waits: Plane
+    spans_processes: ClassVar[bool] = False
+
+    def serve(self, worker: ExpertWorker, site: Site) -> Served[Any]:
+        raise NotImplementedError("its links are made elsewhere")
+
+    def connect(self, rank: int, endpoint: Any, timeout: float) -> Link:
+        link: Link = endpoint
+        return link
+
+    def plane(self) -> Plane:
+        return self.waits
+
+
+def routes_over(
+    pool: ExpertPool, version: int, links: Mapping[int, Link], holders: Mapping[ExpertKey, tuple[int, ...]]
+) -> Routes:
+    """Routes over these links, of which a pool of GivenLinks knows then."""
+    addresses = {rank: Address(rank, 0, cast("Hashable", link)) for rank, link in links.items()}
+    for address in addresses.values():
+        pool.connect(address, 0.0)
+    return Routes(version, addresses, holders)
+
+
 class FakeRescuer:
     """A Rescuer that notes what it is told, and does what it is told to do about it."""
 
     def __init__(self) -> None:
-        self.losses: list[tuple[Link, Failure]] = []
+        self.losses: list[tuple[Address, Failure]] = []
         self.rescues: list[tuple[ExpertKey, ...]] = []
         self.on_rescue: Callable[[], None] | None = None
 
-    def lost(self, link: Link, failure: Failure) -> None:
-        self.losses.append((link, failure))
+    def lost(self, address: Address, failure: Failure) -> None:
+        self.losses.append((address, failure))
 
     @property
     def reasons(self) -> list[tuple[int, FailureReason]]:
-        return [(link.rank, failure.reason) for link, failure in self.losses]
+        return [(address.rank, failure.reason) for address, failure in self.losses]
 
     def rescue(self, keys: Sequence[ExpertKey]) -> None:
         self.rescues.append(tuple(keys))

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from expert_workers.dispatch.dispatch import PoolOptions
+from expert_workers.dispatch.options import PoolOptions
 from expert_workers.dispatch.pool import ExpertPool
 from expert_workers.dispatch.pool_stats import PoolObserver
 from expert_workers.dispatch.routes import Routes
@@ -26,7 +26,7 @@ from moe_model.layers.dispatch import Expert, ExpertKey
 from moe_model.layers.router import Routing
 from moe_model.versions.expert_versions import Catalog, ExpertModule, checkpoint_modules
 from moe_model.versions.local_experts import LocalExperts
-from tests.expert_workers.fake_links import FakeLink, FakePlane, FakeRescuer
+from tests.expert_workers.fake_links import FakeLink, FakePlane, FakeRescuer, GivenLinks, routes_over
 from tests.models import local_experts
 
 TORCH = TorchKernels()
@@ -167,7 +167,8 @@ class PoolWorld:
             key: tuple(rank for rank in ranks if rank in links)
             for key, ranks in self.placement.holders.items()
         }
-        return Routes(self._version, links, holders)
+        assert self.pool is not None
+        return routes_over(self.pool, self._version, links, holders)
 
     def publish(self) -> None:
         """Routes to all links. Any thread."""
@@ -186,7 +187,7 @@ def make_pool(
     """Of the checkpoint's experts, with routes to all of them."""
     world = PoolWorld(config, placed(config.n_layers, config.n_experts, num_workers, replicas), dtype)
     catalog = Catalog.of_checkpoint(config)
-    pool = ExpertPool(catalog, world.plane, options, world.rescuer, observer)
+    pool = ExpertPool(catalog, GivenLinks(world.plane), options, world.rescuer, observer)
     world.pool = pool
     world.publish()
     return pool, world

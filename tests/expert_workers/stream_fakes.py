@@ -9,15 +9,15 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from expert_workers.dispatch.dispatch import PoolOptions
+from expert_workers.dispatch.options import PoolOptions
 from expert_workers.dispatch.pool import ExpertPool
-from expert_workers.dispatch.routes import Routes
 from expert_workers.placement.placement import Placement
-from expert_workers.transports.base import Failure, FailureReason, Link, Pending, WorkerFailureError
-from expert_workers.transports.in_process.links import LocalWorker
+from expert_workers.transports.base import Answerer, Failure, FailureReason, Link, Pending, WorkerFailureError
+from expert_workers.transports.stream.auth import Endpoint
 from expert_workers.transports.stream.connect import open_link
 from expert_workers.transports.stream.connection import StreamConnection
 from expert_workers.transports.stream.plane import StreamPlane
+from expert_workers.transports.stream.serve_loop import ServeLoop, loop_of
 from expert_workers.transports.stream.server import StreamLimits, StreamServer
 from expert_workers.wire import Array, ExpertCall, ExpertReply, Pong, ReplyForm
 from expert_workers.worker.expert_worker import ExpertWorker, WorkerInfo
@@ -25,15 +25,16 @@ from moe_model.config import ModelConfig
 from moe_model.errors import ExpertMeshError, FencedError
 from moe_model.layers.dispatch import ExpertKey
 from moe_model.versions.expert_versions import Catalog, ExpertModule
+from tests.expert_workers.fake_links import GivenLinks, routes_over
 
 HOST = "127.0.0.1"
 LIMITS = StreamLimits(handshake_timeout=0.3, stall_timeout=5.0, max_handshakes=3, max_connections=6)
 
 
 class _Stoppable:
-    """A LocalWorker that computes only while its process is not stopped."""
+    """A Answerer that computes only while its process is not stopped."""
 
-    def __init__(self, worker: LocalWorker, goes: threading.Event) -> None:
+    def __init__(self, worker: Answerer, goes: threading.Event) -> None:
         self._worker = worker
         self._goes = goes
 
@@ -46,11 +47,11 @@ class _Stoppable:
 class FakeProcess:
     """A worker's process as it looks from outside. While it does not go, nothing in it answers."""
 
-    worker: LocalWorker
+    worker: Answerer
     server: StreamServer
     pid: int
     goes: threading.Event
-    owner: str = ""
+    loop: ServeLoop | None = None
     is_dead: bool = False
 
     def end(self) -> None:
@@ -64,7 +65,7 @@ class FakeMachine:
     """Runs workers. `kill` and `stop` are what the world does to them; what was killed is started again at
     once, as by Ray, where `restarts`."""
 
-    make: Callable[[int], LocalWorker]
+    make: Callable[[int], Answerer]
     tls: ssl.SSLContext | None = None
     restarts: bool = True
     processes: dict[int, FakeProcess] = field(default_factory=dict)
@@ -80,9 +81,9 @@ class FakeMachine:
             goes = threading.Event()
             goes.set()
             worker = self.make(rank)
-            loop = worker.loop if isinstance(worker, ExpertWorker) else None
+            loop = loop_of(worker) if isinstance(worker, ExpertWorker) else None
             server = StreamServer(_Stoppable(worker, goes), HOST, self.tls, LIMITS, loop=loop)
-            self.processes[rank] = FakeProcess(worker, server, self.num_started, goes)
+            self.processes[rank] = FakeProcess(worker, server, self.num_started, goes, loop)
 
     def kill(self, rank: int) -> None:
         with self.lock:
@@ -101,6 +102,12 @@ class FakeMachine:
         worker = self.processes[rank].worker
         assert isinstance(worker, ExpertWorker)
         return worker
+
+    def loop(self, rank: int) -> ServeLoop:
+        """What answers the worker's plain calls."""
+        loop = self.processes[rank].loop
+        assert loop is not None
+        return loop
 
     def server(self, rank: int) -> StreamServer:
         return self.processes[rank].server
@@ -124,13 +131,11 @@ class StreamFleet:
     def __init__(
         self,
         machine: FakeMachine,
-        owner: str = "",
         tls: ssl.SSLContext | None = None,
         *,
         use_unix: bool = True,
     ) -> None:
         self.machine = machine
-        self._owner = owner
         self._tls = tls
         self._use_unix = use_unix
         self.fenced: list[int] = []
@@ -144,21 +149,21 @@ class StreamFleet:
     def describe(self, rank: int, timeout: float) -> WorkerInfo:
         return self._info(self._process(rank, timeout))
 
-    def beat(self, rank: int, timeout: float) -> WorkerInfo:
+    def beat(self, rank: int, client: str, timeout: float) -> WorkerInfo:
         process = self._process(rank, timeout)
-        if process.owner not in ("", self._owner):
-            raise _failure(FailureReason.FENCED, rank, f"{process.owner} has taken it over")
-        return self._info(process)
-
-    def claim(self, rank: int, epoch: int, owner: str, *, by_force: bool, timeout: float) -> None:
-        process = self._process(rank, timeout)
-        if process.owner not in ("", owner) and not by_force and process.server.num_connections:
-            raise _failure(FailureReason.FENCED, rank, f"is in use by {process.owner}")
         try:
-            _expert_worker(process).claim(epoch)
+            _expert_worker(process).heard(client)
         except FencedError as error:
             raise WorkerFailureError(Failure(FailureReason.FENCED, str(error))) from None
-        process.owner = owner
+        return self._info(process)
+
+    def claim(self, rank: int, client: str, epoch: int, *, by_force: bool, timeout: float) -> None:
+        process = self._process(rank, timeout)
+        is_linked = process.server.num_links > 0
+        try:
+            _expert_worker(process).claim(client, epoch, by_force=by_force, is_linked=is_linked)
+        except FencedError as error:
+            raise WorkerFailureError(Failure(FailureReason.FENCED, str(error))) from None
 
     def load(self, rank: int, modules: Sequence[ExpertModule], timeout: float) -> WorkerInfo:
         process = self._process(rank, timeout)
@@ -176,12 +181,11 @@ class StreamFleet:
     def canary(self, rank: int, keys: Sequence[ExpertKey], timeout: float) -> Mapping[ExpertKey, Array]:
         return _expert_worker(self._process(rank, timeout)).canary(keys)
 
-    def connect(self, rank: int, timeout: float) -> Link:
-        return self.open(rank, timeout)
+    def endpoint(self, rank: int, timeout: float) -> Endpoint:
+        return replace(self._process(rank, timeout).server.endpoint, pid=self.machine.pid(rank))
 
     def open(self, rank: int, timeout: float = 10.0) -> StreamConnection:
-        endpoint = replace(self._process(rank, timeout).server.endpoint, pid=self.machine.pid(rank))
-        return open_link(rank, endpoint, self._tls, self._use_unix, timeout)
+        return open_link(rank, self.endpoint(rank, timeout), self._tls, self._use_unix, timeout)
 
     def was_oom(self, info: WorkerInfo) -> bool:
         return False
@@ -230,7 +234,7 @@ def _failure(reason: FailureReason, rank: int, message: str) -> WorkerFailureErr
 
 
 @contextmanager
-def running(workers: Mapping[int, LocalWorker], tls: ssl.SSLContext | None = None) -> Iterator[FakeMachine]:
+def running(workers: Mapping[int, Answerer], tls: ssl.SSLContext | None = None) -> Iterator[FakeMachine]:
     """These workers, each in a process that is not started again by itself."""
     machine = FakeMachine(lambda rank: workers[rank], tls, restarts=False)
     try:
@@ -243,7 +247,7 @@ def running(workers: Mapping[int, LocalWorker], tls: ssl.SSLContext | None = Non
 
 @contextmanager
 def streams(
-    workers: Mapping[int, LocalWorker], *, use_unix: bool = True
+    workers: Mapping[int, Answerer], *, use_unix: bool = True
 ) -> Iterator[tuple[dict[int, StreamConnection], FakeMachine]]:
     """A stream to each of these workers."""
     with running(workers) as machine:
@@ -265,10 +269,10 @@ def stream_pool(
     """A pool with routes to all of them, for the experts of so many layers."""
     pool = ExpertPool(
         Catalog.of_checkpoint(ModelConfig(n_layers=layers[0], n_experts=layers[1], top_k=1)),
-        StreamPlane(),
+        GivenLinks(StreamPlane()),
         options,
     )
-    pool.publish(Routes(1, dict(links), placement.holders))
+    pool.publish(routes_over(pool, 1, links, placement.holders))
     return pool
 
 

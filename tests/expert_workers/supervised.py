@@ -5,12 +5,14 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from itertools import count
 
 import torch
 
-from expert_workers.dispatch.dispatch import OnLoss, PoolOptions
+from expert_workers.dispatch.options import OnLoss, PoolOptions
 from expert_workers.dispatch.pool import ExpertPool
 from expert_workers.dispatch.pool_stats import DispatchRecord
+from expert_workers.dispatch.routes import Address
 from expert_workers.supervision.control_loop import ControlLoop
 from expert_workers.supervision.health import HealthOptions
 from expert_workers.supervision.jobs import Expected, Jobs, Timeouts
@@ -18,12 +20,13 @@ from expert_workers.supervision.options import SupervisorOptions
 from expert_workers.supervision.restart_policy import RestartOptions
 from expert_workers.supervision.supervisor import Supervisor
 from expert_workers.supervision.worker_state import LOCAL, Keys, SupervisedWorker
-from expert_workers.transports.base import Failure, FailureReason, Link, WorkerFailureError
+from expert_workers.transports.base import AnyTransport, Failure, FailureReason, Site, WorkerFailureError
 from expert_workers.transports.fleet import Fleet
 from expert_workers.transports.in_process.fleet import LocalFleet
-from expert_workers.transports.in_process.links import LocalLink, LocalPlane
-from expert_workers.transports.stream.plane import StreamPlane
+from expert_workers.transports.in_process.transport import InProcessTransport
+from expert_workers.transports.stream.transport import StreamTransport
 from expert_workers.wire import Array
+from expert_workers.worker.claims import OneClient
 from expert_workers.worker.expert_worker import ExpertWorker, WorkerInfo, WorkerSpec
 from moe_model.errors import ClusterError
 from moe_model.layers.dispatch import ExpertKey
@@ -86,8 +89,8 @@ class ToldFleet(StreamFleet):
     """Its workers of some ranks die while they load; those of some processes compute something else; what
     starts them may be gone, or leave a question unanswered until it `answers`."""
 
-    def __init__(self, machine: FakeMachine, owner: str) -> None:
-        super().__init__(machine, owner)
+    def __init__(self, machine: FakeMachine) -> None:
+        super().__init__(machine)
         self.crashing: set[int] = set()
         self.is_gone = False
         self.num_looks, self.num_counts = 0, 0
@@ -129,7 +132,8 @@ class World:
     def make_worker(self, spec: WorkerSpec) -> ExpertWorker:
         source = FakeSource(CONFIG, torch.float32, TORCH)
         source.broken = self.broken
-        return ExpertWorker(spec, source)
+        # A coordinator of these tests says nothing of itself unless its heart is to beat.
+        return ExpertWorker(spec, source, OneClient(lease_seconds=600.0))
 
 
 class Coordinator:
@@ -146,14 +150,16 @@ class Coordinator:
     ) -> None:
         owner = f"coordinator {epoch}"
         self.fleet: Fleet
-        self.told = ToldFleet(world.machine, owner)
-        self.fleet = LocalFleet(make_spec(0), world.make_worker) if is_local else self.told
+        self.told = ToldFleet(world.machine)
+        self._here = InProcessTransport()
+        self._incarnations = count(1)
+        transport: AnyTransport = self._here if is_local else StreamTransport()
+        self.fleet = LocalFleet(make_spec(0), transport, world.make_worker) if is_local else self.told
         self.notes = Notes()
         self.over: list[str] = []
         self.num_loaded_here = 0
         self._world = world
-        self._epoch = epoch
-        plane = LocalPlane() if is_local else StreamPlane()
+        self._owner, self._epoch = owner, epoch
         pool_options = PoolOptions(
             call_timeout=1.0,
             least_timeout=1.0,
@@ -162,11 +168,11 @@ class Coordinator:
             on_loss=options.on_loss,
             epoch=epoch,
         )
-        self.pool = ExpertPool(CATALOG, plane, pool_options)
+        self.pool = ExpertPool(CATALOG, transport, pool_options, here=self._here)
         expected = Expected(epoch, owner, "float32", "sums", by_force)
         self.supervisor = Supervisor(
             ControlLoop(
-                Jobs(self.fleet, expected, TIMEOUTS),
+                Jobs(self.fleet, expected, TIMEOUTS, self.pool.connect),
                 list(CATALOG.modules),
                 self.pool,
                 options,
@@ -177,12 +183,15 @@ class Coordinator:
         )
         self.pool.set_rescuer(self.supervisor)
 
-    def _load_here(self, modules: Sequence[ExpertModule]) -> Link:
+    def _load_here(self, modules: Sequence[ExpertModule]) -> Address:
         self.num_loaded_here += 1
         worker = self._world.make_worker(make_spec(LOCAL))
         worker.load(modules)
-        worker.claim(self._epoch)
-        return LocalLink(LOCAL, worker)
+        worker.claim(self._owner, self._epoch)
+        served = self._here.serve(worker, Site())
+        address = Address(LOCAL, next(self._incarnations), served.endpoint, is_here=True)
+        self.pool.connect(address, 0.0)
+        return address
 
     def start(self, num_workers: int) -> None:
         self.supervisor.start(num_workers, 30.0)

@@ -116,20 +116,20 @@ def test_every_answer_is_right_or_a_clean_refusal(name: str) -> None:
         assert not thread.is_alive()
     for stream in streams:
         stream.close()
+    loop = control.processes[0].loop
     control.end()
     found = sum((caller.found for caller in callers), Counter())
     assert found["wrong"] == 0
     assert found["right"] > 20
     assert found["refused"] > 20
     assert worker.describe().routed_rows >= len(ROWS) * found["right"]
-    assert worker.loop is None or worker.loop.num_pairs > 0
+    assert loop is None or loop.num_pairs > 0
 
 
 @needs_native
 def test_a_layer_that_comes_later_is_served_in_the_loop() -> None:
     kernels = choose_kernels("native", "cpu")
     worker, expected = empty_worker(kernels), rows_of_all(kernels)
-    assert worker.loop is not None
     control = machine_of(worker)
     stream = StreamConnection(0, connect(control.server(0).endpoint, None, True, soon()), 1)
     for number, (layer, slot) in enumerate([(1, 900), (0, 2**32 - 1), (1, 0), (0, 5)], 1):
@@ -139,7 +139,7 @@ def test_a_layer_that_comes_later_is_served_in_the_loop() -> None:
             stream.receive()
         assert isinstance(pending.outcome, ExpertReply)
         assert np.array_equal(pending.outcome.y_ND, expected[layer, slot])
-        assert worker.loop.num_pairs == number * len(ROWS)
+        assert control.loop(0).num_pairs == number * len(ROWS)
     stream.close()
     control.end()
 
@@ -153,7 +153,6 @@ def test_every_slot_is_found_and_no_other(num_slots: int) -> None:
     worker.load(checkpoint_modules([(0, slot) for slot in slots]))
     control = machine_of(worker)
     stream = StreamConnection(0, connect(control.server(0).endpoint, None, True, soon()), 1)
-    assert worker.loop is not None
     for call_id, slot in enumerate(range(3 * num_slots + 2), 1):
         call = make_call(call_id, 0, [slot])
         pending = stream.send(call)
@@ -162,7 +161,7 @@ def test_every_slot_is_found_and_no_other(num_slots: int) -> None:
         assert isinstance(pending.outcome, ExpertReply if slot in slots else Failure)
         if isinstance(pending.outcome, ExpertReply):
             validate_reply(0, call, pending.outcome)
-    assert worker.loop.num_pairs == num_slots * len(ROWS)
+    assert control.loop(0).num_pairs == num_slots * len(ROWS)
     stream.close()
     control.end()
 

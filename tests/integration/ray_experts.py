@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from expert_workers.dispatch.dispatch import OnLoss, PoolOptions
+from expert_workers.dispatch.options import OnLoss, PoolOptions
 from expert_workers.dispatch.pool import ExpertPool
 from expert_workers.supervision.control_loop import ControlLoop
 from expert_workers.supervision.health import HealthOptions
@@ -13,9 +13,10 @@ from expert_workers.supervision.jobs import Expected, Jobs, Timeouts
 from expert_workers.supervision.options import SupervisorOptions
 from expert_workers.supervision.supervisor import Supervisor
 from expert_workers.supervision.worker_state import SupervisedWorker
+from expert_workers.transports.base import AnyTransport
 from expert_workers.transports.ray.fleet import FleetOptions, RayFleet
-from expert_workers.transports.ray.links import RayPlane
-from expert_workers.transports.stream.plane import StreamPlane
+from expert_workers.transports.ray.transport import RayTransport
+from expert_workers.transports.stream.transport import StreamTransport
 from expert_workers.worker.expert_worker import WorkerSpec
 from moe_model.checkpoint.reader import Checkpoint
 from moe_model.versions.expert_versions import Catalog
@@ -26,7 +27,7 @@ PATIENCE = 60.0
 
 @dataclass(frozen=True)
 class Running:
-    """A pool, whoever looks after its workers, and the way to their processes."""
+    """A pool, the supervisor of its workers, and the way to their processes."""
 
     pool: ExpertPool
     supervisor: Supervisor
@@ -80,14 +81,14 @@ def running(
 ) -> Iterator[Running]:
     """Workers that end with the block, unless they are kept."""
     spec = WorkerSpec(0, str(checkpoint.path), num_threads=1, fingerprint=checkpoint.fingerprint)
-    is_stream, use_unix = way != "ray", way == "unix"
-    fleet = RayFleet(FleetOptions(spec, namespace, owner, is_stream=is_stream, use_unix=use_unix))
+    transport: AnyTransport = RayTransport() if way == "ray" else StreamTransport(use_unix=way == "unix")
+    fleet = RayFleet(FleetOptions(spec, namespace, transport))
     expected = Expected(epoch, owner, "float32", checkpoint.fingerprint, by_force)
-    jobs = Jobs(fleet, expected, Timeouts(start=start_timeout, answer=call_timeout))
     catalog = Catalog.of_checkpoint(checkpoint.config)
     least = min(1.0, call_timeout)
     options = PoolOptions(call_timeout=call_timeout, least_timeout=least, epoch=epoch, on_loss=on_loss)
-    pool = ExpertPool(catalog, StreamPlane() if is_stream else RayPlane(), options)
+    pool = ExpertPool(catalog, transport, options)
+    jobs = Jobs(fleet, expected, Timeouts(start=start_timeout, answer=call_timeout), pool.connect)
     care = SupervisorOptions(replicas=replicas, on_loss=on_loss, health=HealthOptions(beat_interval=0.2))
     supervisor = Supervisor(ControlLoop(jobs, list(catalog.modules), pool, care, over=over))
     pool.set_rescuer(supervisor)

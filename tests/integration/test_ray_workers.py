@@ -18,7 +18,7 @@ import ray
 import torch
 
 from expert_workers.cluster.ray_cluster import RayCluster
-from expert_workers.dispatch.dispatch import OnLoss
+from expert_workers.dispatch.options import OnLoss
 from expert_workers.processes import Process, is_running
 from expert_workers.transports.ray.fleet import actor_name
 from moe_model.checkpoint.initialise import initialise_checkpoint
@@ -271,6 +271,7 @@ from expert_workers.processes import descendants
 from expert_workers.cluster.ray_cluster import RayCluster
 from expert_workers.transports.ray.fleet import FleetOptions, RayFleet
 from expert_workers.transports.base import WorkerFailureError
+from expert_workers.transports.stream.transport import StreamTransport
 from expert_workers.worker.expert_worker import WorkerSpec
 
 received = []
@@ -281,7 +282,7 @@ def mine(number, frame):
 if __name__ == "__main__":
     signal.signal(signal.SIGTERM, mine)
     cluster = RayCluster.start_local(object_store_bytes=80 << 20)
-    fleet = RayFleet(FleetOptions(WorkerSpec(0, sys.argv[1]), "script"))
+    fleet = RayFleet(FleetOptions(WorkerSpec(0, sys.argv[1]), "script", StreamTransport()))
     for rank in range(2):
         fleet.start(rank)
     pids = [fleet.describe(rank, 60).pid for rank in range(2)]
@@ -311,11 +312,12 @@ import os, sys, time
 from expert_workers.processes import descendants, kill_and_wait
 from expert_workers.cluster.ray_cluster import RayCluster, is_reachable
 from expert_workers.transports.ray.fleet import FleetOptions, RayFleet
+from expert_workers.transports.stream.transport import StreamTransport
 from expert_workers.worker.expert_worker import WorkerSpec
 
 if __name__ == "__main__":
     cluster = RayCluster.start_local(object_store_bytes=80 << 20)
-    fleet = RayFleet(FleetOptions(WorkerSpec(0, sys.argv[1]), "headless"))
+    fleet = RayFleet(FleetOptions(WorkerSpec(0, sys.argv[1]), "headless", StreamTransport()))
     fleet.start(0)
     fleet.describe(0, 60)
     assert not kill_and_wait(descendants(os.getpid(), "gcs_server"), 10.0)

@@ -1,10 +1,16 @@
 """LocalFleet: workers as objects in this process. For one-process pools and for tests."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import replace
 
-from expert_workers.transports.base import Failure, FailureReason, Link, WorkerFailureError
-from expert_workers.transports.in_process.links import LocalLink
+from expert_workers.transports.base import (
+    AnyTransport,
+    Failure,
+    FailureReason,
+    Served,
+    Site,
+    WorkerFailureError,
+)
 from expert_workers.wire import Array
 from expert_workers.worker.expert_worker import ExpertWorker, WorkerInfo, WorkerSpec
 from moe_model.errors import ExpertMeshError, FencedError
@@ -13,30 +19,46 @@ from moe_model.versions.expert_versions import ExpertModule
 
 
 class LocalFleet:
-    """A Fleet. `spec` is every worker's, but for its rank."""
+    """A Fleet. `spec` is every worker's, but for its rank; any transport may serve them."""
 
-    def __init__(self, spec: WorkerSpec, make: Callable[[WorkerSpec], ExpertWorker] = ExpertWorker) -> None:
+    def __init__(
+        self,
+        spec: WorkerSpec,
+        transport: AnyTransport,
+        make: Callable[[WorkerSpec], ExpertWorker] = ExpertWorker,
+    ) -> None:
         self._spec = spec
+        self._transport = transport
         self._make = make
+        self._served: dict[int, Served[Hashable]] = {}
         self.workers: dict[int, ExpertWorker] = {}
 
     def find(self) -> frozenset[int]:
         return frozenset(self.workers)
 
     def start(self, rank: int) -> None:
-        self.workers[rank] = self._make(replace(self._spec, rank=rank))
+        worker = self._make(replace(self._spec, rank=rank))
+        self._served[rank] = self._transport.serve(worker, Site())
+        self.workers[rank] = worker
 
     def describe(self, rank: int, timeout: float) -> WorkerInfo:
         return self._worker(rank).describe()
 
-    def beat(self, rank: int, timeout: float) -> WorkerInfo:
-        return self.describe(rank, timeout)
-
-    def claim(self, rank: int, epoch: int, owner: str, *, by_force: bool, timeout: float) -> None:
+    def beat(self, rank: int, client: str, timeout: float) -> WorkerInfo:
+        worker = self._worker(rank)
         try:
-            self._worker(rank).claim(epoch)
+            worker.heard(client)
         except FencedError as error:
-            raise WorkerFailureError(Failure(FailureReason.FENCED, str(error))) from None
+            raise _fenced(error) from None
+        return worker.describe()
+
+    def claim(self, rank: int, client: str, epoch: int, *, by_force: bool, timeout: float) -> None:
+        worker = self._worker(rank)
+        try:
+            is_linked = self._served[rank].num_links != 0
+            worker.claim(client, epoch, by_force=by_force, is_linked=is_linked)
+        except FencedError as error:
+            raise _fenced(error) from None
 
     def load(self, rank: int, modules: Sequence[ExpertModule], timeout: float) -> WorkerInfo:
         worker = self._worker(rank)
@@ -54,19 +76,21 @@ class LocalFleet:
     def canary(self, rank: int, keys: Sequence[ExpertKey], timeout: float) -> Mapping[ExpertKey, Array]:
         return self._worker(rank).canary(keys)
 
-    def connect(self, rank: int, timeout: float) -> Link:
-        return LocalLink(rank, self._worker(rank))
+    def endpoint(self, rank: int, timeout: float) -> Hashable:
+        self._worker(rank)
+        return self._served[rank].endpoint
 
     def was_oom(self, info: WorkerInfo) -> bool:
         return False
 
     def fence(self, info: WorkerInfo) -> None:
         """Makes it another one: there is no process that could be killed."""
-        self.workers.pop(info.rank, None)
+        self.end([info.rank])
 
     def end(self, ranks: Iterable[int]) -> None:
         for rank in ranks:
-            self.workers.pop(rank, None)
+            if self.workers.pop(rank, None) is not None:
+                self._served.pop(rank).close()
 
     def check(self) -> None:
         """There is nothing that could be gone."""
@@ -75,10 +99,15 @@ class LocalFleet:
         return 1
 
     def close(self) -> None:
-        self.workers.clear()
+        """Workers of this process end with their fleet."""
+        self.end(list(self.workers))
 
     def _worker(self, rank: int) -> ExpertWorker:
         worker = self.workers.get(rank)
         if worker is None:
             raise WorkerFailureError(Failure(FailureReason.DIED, f"worker {rank}: is gone"))
         return worker
+
+
+def _fenced(error: FencedError) -> WorkerFailureError:
+    return WorkerFailureError(Failure(FailureReason.FENCED, str(error)))

@@ -5,17 +5,10 @@ A call runs where it is sent, so nothing is ever late here.
 
 import time
 from collections.abc import Callable, Sequence
-from typing import Protocol
 
-from expert_workers.transports.base import Failure, FailureReason, Pending
+from expert_workers.transports.base import Answerer, Failure, FailureReason, Pending
 from expert_workers.wire import ExpertCall, ExpertReply
 from moe_model.errors import ExpertMeshError, FencedError
-
-
-class LocalWorker(Protocol):
-    """What computes."""
-
-    def compute(self, call: ExpertCall) -> ExpertReply: ...
 
 
 class LocalCall:
@@ -31,7 +24,7 @@ class LocalCall:
 class LocalLink:
     """A Link to an object."""
 
-    def __init__(self, rank: int, worker: LocalWorker) -> None:
+    def __init__(self, rank: int, worker: Answerer) -> None:
         self.rank = rank
         self.failure: Failure | None = None
         self._worker = worker

@@ -5,8 +5,8 @@ The actors are detached and named, so they outlive the coordinator that started 
 
 import logging
 import time
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Hashable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import ray
@@ -14,12 +14,11 @@ from ray.exceptions import ActorAlreadyExistsError, RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from expert_workers.cluster.ray_cluster import is_reachable
+from expert_workers.cluster.ray_errors import first_line
 from expert_workers.processes import Process, kill_and_wait
-from expert_workers.transports.base import Failure, FailureReason, Link, WorkerFailureError
-from expert_workers.transports.ray.actor import DataPlane, ExpertActor, NodeAgent
-from expert_workers.transports.ray.links import RayLink, failure_of, first_line
-from expert_workers.transports.stream.connect import open_link
-from expert_workers.transports.stream.tls import context
+from expert_workers.transports.base import AnyTransport, Failure, FailureReason, WorkerFailureError
+from expert_workers.transports.ray.actor import ExpertActor, NodeAgent
+from expert_workers.transports.ray.links import ActorName, failure_of
 from expert_workers.wire import Array
 from expert_workers.worker.expert_worker import WorkerInfo, WorkerSpec
 from moe_model.errors import ClusterError
@@ -41,25 +40,20 @@ def actor_name(rank: int) -> str:
 
 @dataclass(frozen=True, slots=True)
 class FleetOptions:
-    """`spec` is every worker's, but for its rank. `is_stream` False: dispatches are Ray's calls; `use_unix`
-    False: streams go by TCP also on the same machine."""
+    """`spec` is every worker's, but for its rank. `host` is where a worker listens for rows; None: on its
+    node's address in the cluster."""
 
     spec: WorkerSpec
     namespace: str
-    owner: str = ""
-    data_plane: DataPlane = field(default_factory=DataPlane)
-    is_stream: bool = True
-    use_unix: bool = True
+    transport: AnyTransport
+    host: str | None = "127.0.0.1"
 
 
 class RayFleet:
     """A Fleet: the expert actors of one namespace."""
 
     def __init__(self, options: FleetOptions) -> None:
-        """Raises ConfigError for TLS files that cannot be used."""
         self._options = options
-        paths = options.data_plane.tls
-        self._tls = None if paths is None else context(paths, is_server=False)
         self._actors: dict[int, Any] = {}
         self._infos: dict[int, WorkerInfo] = {}
         self._oom_kills: dict[int, int] = {}
@@ -85,11 +79,11 @@ class RayFleet:
             raise WorkerFailureError(Failure(FailureReason.DIED, f"worker {rank}: its process was given up"))
         return info
 
-    def beat(self, rank: int, timeout: float) -> WorkerInfo:
-        return self._info(rank, self._ask(rank, "describe", self._options.owner, timeout=timeout))
+    def beat(self, rank: int, client: str, timeout: float) -> WorkerInfo:
+        return self._info(rank, self._ask(rank, "describe", client, timeout=timeout))
 
-    def claim(self, rank: int, epoch: int, owner: str, *, by_force: bool, timeout: float) -> None:
-        self._ask(rank, "claim", epoch, owner, by_force, timeout=timeout)
+    def claim(self, rank: int, client: str, epoch: int, *, by_force: bool, timeout: float) -> None:
+        self._ask(rank, "claim", client, epoch, by_force, timeout=timeout)
 
     def load(self, rank: int, modules: Sequence[ExpertModule], timeout: float) -> WorkerInfo:
         return self._info(rank, self._ask(rank, "load", list(modules), timeout=timeout))
@@ -101,11 +95,9 @@ class RayFleet:
         found: dict[ExpertKey, Array] = self._ask(rank, "canary", list(keys), timeout=timeout)
         return found
 
-    def connect(self, rank: int, timeout: float) -> Link:
-        if not self._options.is_stream:
-            return RayLink(rank, self._actor(rank))
-        endpoint = self._ask(rank, "endpoint", timeout=timeout)
-        return open_link(rank, endpoint, self._tls, self._options.use_unix, timeout)
+    def endpoint(self, rank: int, timeout: float) -> Hashable:
+        endpoint: Hashable = self._ask(rank, "endpoint", timeout=timeout)
+        return endpoint
 
     def was_oom(self, info: WorkerInfo) -> bool:
         """Only of this machine's: the kernel says how many, not whom."""
@@ -193,7 +185,7 @@ class RayFleet:
                 ray.get(agent.kill.remote(info.pid, info.start_ticks), timeout=_KILL_TIMEOUT)
             )
         except RayError as error:
-            # A machine that cannot be reached. What its worker might still say, nobody listens to.
+            # A machine that cannot be reached. What its worker might still say is not listened to.
             _log.warning("worker %d: its machine does not answer: %s", info.rank, first_line(error))
             self._agents.pop(info.node_id, None)
             return False
@@ -224,7 +216,11 @@ def _launch(spec: WorkerSpec, options: FleetOptions) -> Any:
         "enable_task_events": False,
     }
     try:
-        return ray.remote(ExpertActor).options(**settings).remote(spec, options.data_plane)
+        return (
+            ray.remote(ExpertActor)
+            .options(**settings)
+            .remote(spec, options.transport, options.host, ActorName(name, options.namespace))
+        )
     except ActorAlreadyExistsError:
         taken = f"Ray actor {name!r} exists already in namespace {options.namespace!r}"
         raise ClusterError(taken) from None

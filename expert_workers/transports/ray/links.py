@@ -6,15 +6,25 @@ costs it a pickle on each side.
 
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any, cast
 
 import ray
 from ray.exceptions import GetTimeoutError, RayActorError, RayError, RayTaskError
 
+from expert_workers.cluster.ray_errors import first_line
 from expert_workers.transports.base import Failure, FailureReason, Pending
 from expert_workers.transports.frame import call_frame, decode_reply, encode
 from expert_workers.wire import ExpertCall, ExpertReply
 from moe_model.errors import FencedError, ReplyError
+
+
+@dataclass(frozen=True, slots=True)
+class ActorName:
+    """Where a worker is, as Ray knows it."""
+
+    name: str
+    namespace: str
 
 
 class RayCall:
@@ -39,7 +49,7 @@ class RayCall:
 
 
 class RayLink:
-    """A Link: an actor's handle, for one process of the actor's. The actor belongs to whoever started it."""
+    """A Link: an actor's handle, for one process of the actor's. The actor belongs to its fleet."""
 
     def __init__(self, rank: int, actor: Any) -> None:
         self.rank = rank
@@ -140,9 +150,3 @@ def failure_of(rank: int, error: RayError) -> Failure:
     is_oom = "memory" in str(error).lower() and "oom" in str(error).lower()
     reason = FailureReason.OOM if is_oom else FailureReason.DIED
     return Failure(reason, f"worker {rank}: its process is gone")
-
-
-def first_line(error: object) -> str:
-    """The first line of an error's text, as Ray's go on with tracebacks and advice."""
-    lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__

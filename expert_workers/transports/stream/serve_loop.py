@@ -7,7 +7,9 @@ import errno
 import os
 from enum import IntEnum
 
+from expert_workers.worker.expert_worker import ExpertWorker
 from moe_model.kernels.base import ExpertBank
+from moe_model.kernels.choice import uses_native
 
 try:
     from expert_workers.transports.stream.native import _serve
@@ -30,7 +32,7 @@ class _Status(IntEnum):
 
 
 class ServeLoop:
-    """Of one worker; any number of threads may be in it, each with a connection. It begins empty."""
+    """A CallLoop. Any number of threads may be in it, each with a connection. It begins empty."""
 
     def __init__(self) -> None:
         self._server = _serve.server()
@@ -46,10 +48,9 @@ class ServeLoop:
         _serve.exchange(self._server, layer, runtime.kernels, runtime.num_threads, handle, slots)
         self._tables[layer] = table
 
-    def claim(self, epoch: int) -> None:
-        """From now on calls of this epoch are answered, unless a later one has been claimed. Waits for the
-        call that is being computed."""
-        _serve.claim(self._server, epoch)
+    def answer(self, epochs: tuple[int, ...]) -> None:
+        """From now on calls of these epochs are answered. Waits for the call that is being computed."""
+        _serve.answer(self._server, epochs)
 
     @property
     def num_pairs(self) -> int:
@@ -83,3 +84,13 @@ class ServeLoop:
             stalled = stalled + 1 if end - start == before and start != end else 0
             if stalled >= max_ticks:
                 raise TimeoutError("stopped in the middle of a frame")
+
+
+def loop_of(worker: ExpertWorker) -> ServeLoop | None:
+    """A new loop that answers as the worker does; None where the worker's modules are not the native
+    kernels'."""
+    if not HAS_LOOP or not uses_native(worker.spec.kernels, worker.spec.device):
+        return None
+    loop = ServeLoop()
+    worker.attach(loop)
+    return loop

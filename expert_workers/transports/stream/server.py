@@ -17,6 +17,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 
+from expert_workers.transports.base import Answerer
 from expert_workers.transports.frame import (
     ERROR,
     HEADER,
@@ -29,7 +30,6 @@ from expert_workers.transports.frame import (
     read_header,
     reply_frame,
 )
-from expert_workers.transports.in_process.links import LocalWorker
 from expert_workers.transports.stream.auth import KEY_BYTES, Endpoint, boot_id, prove_to_client, refuse_busy
 from expert_workers.transports.stream.serve_loop import ServeLoop
 from expert_workers.transports.stream.socket import aligned_buffer, end, prepare, remainder
@@ -54,11 +54,11 @@ class StreamLimits:
 
 
 class StreamServer:
-    """Answers calls from the moment it is made until `close`."""
+    """A Served. Answers calls from the moment it is made until `close`."""
 
     def __init__(
         self,
-        worker: LocalWorker,
+        worker: Answerer,
         host: str,
         tls: ssl.SSLContext | None = None,
         limits: StreamLimits | None = None,
@@ -93,7 +93,8 @@ class StreamServer:
         return Endpoint(os.getpid(), boot_id(), self._unix_name, host, port, self._tls is not None, self._key)
 
     @property
-    def num_connections(self) -> int:
+    def num_links(self) -> int:
+        """As Served: connections, those that are not through their handshake too."""
         return len(self._connections)
 
     def close(self) -> None:
@@ -202,7 +203,7 @@ class _Conversation:
     """Calls in, answers out, over one connection."""
 
     def __init__(
-        self, stream: Stream, worker: LocalWorker, loop: ServeLoop | None, stall_timeout: float
+        self, stream: Stream, worker: Answerer, loop: ServeLoop | None, stall_timeout: float
     ) -> None:
         self._stream = stream
         self._worker = worker

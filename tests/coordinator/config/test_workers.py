@@ -4,7 +4,7 @@ import pytest
 
 from coordinator.config.workers import WorkersConfig
 from coordinator.server.open_workers import data_tls
-from expert_workers.transports.stream.tls import TlsPaths
+from expert_workers.tls import TlsPaths
 from expertmesh.commands.options import add_options, options_of
 from expertmesh.commands.parser import OneLineParser
 from moe_model.errors import ConfigError

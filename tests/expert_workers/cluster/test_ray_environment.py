@@ -14,7 +14,7 @@ from expert_workers.cluster.ray_environment import (
     read_tls,
     warn_of_open_token,
 )
-from expert_workers.transports.stream.tls import TlsPaths
+from expert_workers.tls import TlsPaths
 from moe_model.errors import ConfigError
 from tests.coordinator.api.certificates import write_private
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from expert_workers.cluster.ray_tls import check_own, check_transport
-from expert_workers.transports.stream.tls import TlsPaths, context
+from expert_workers.tls import TlsPaths, context
 from moe_model.errors import ClusterError, ConfigError
 from tests.coordinator.api.certificates import DAY, Authority, write_private
 

@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from expert_workers.dispatch.dispatch import OnLoss, PoolOptions
+from expert_workers.dispatch.options import OnLoss, PoolOptions
 from expert_workers.transports.base import FailureReason
 from expert_workers.wire import ExpertCall, ExpertReply
 from moe_model.errors import ExpertsLostError
@@ -82,7 +82,7 @@ def test_all_calls_are_waited_for_once_with_one_deadline() -> None:
 def test_calls_are_of_the_coordinator_s_epoch() -> None:
     pool, world = make_pool(CONFIG, 2, 1, options=PoolOptions(epoch=7))
     for link in world.links.values():
-        link.worker.claim(7)
+        link.worker.claim("a coordinator", 7)
     assert torch.equal(pool.forward(1, X_TD, ROUTING), EXPECTED)
     assert {call.epoch for _, call in world.calls} == {7}
 
@@ -111,7 +111,7 @@ def test_a_replica_answers_for_a_worker_that_fails(fault: Fault, reason: Failure
     assert torch.equal(pool.forward(1, X_TD, ROUTING), EXPECTED)
     assert not world.links[1].faults
     assert world.rescuer.reasons == [(1, reason)]
-    assert world.rescuer.losses[0][0] is world.links[1]
+    assert world.rescuer.losses[0][0].endpoint is world.links[1]
     assert pool.stats().workers[1].failures == {reason: 1}
     world.forget_calls()
     assert torch.equal(pool.forward(1, X_TD, ROUTING), EXPECTED)

@@ -9,7 +9,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from expert_workers.dispatch.dispatch import PoolOptions
+from expert_workers.dispatch.options import PoolOptions
 from expert_workers.dispatch.patience import Patience
 from expert_workers.dispatch.pool import ExpertPool
 from expert_workers.placement.placement import Placement
@@ -19,7 +19,7 @@ from moe_model.errors import ClusterError, ExpertsLostError, FencedError, ReplyE
 from moe_model.layers.router import Routing
 from moe_model.versions.expert_versions import Catalog
 from tests.examples import examples
-from tests.expert_workers.fake_links import Fault, after, changes, fails, silent
+from tests.expert_workers.fake_links import Fault, GivenLinks, after, changes, fails, silent
 from tests.expert_workers.fakes import (
     PoolWorld,
     make_config,
@@ -56,7 +56,10 @@ def three_workers(
     placed = {(0, expert): (0,) for expert in range(5)}
     world = PoolWorld(CONFIG, Placement(placed | {(1, c): r for c, r in holders.items()}), torch.float32)
     world.pool = pool = ExpertPool(
-        Catalog.of_checkpoint(ModelConfig(n_layers=2, n_experts=5)), world.plane, HEDGED, world.rescuer
+        Catalog.of_checkpoint(ModelConfig(n_layers=2, n_experts=5)),
+        GivenLinks(world.plane),
+        HEDGED,
+        world.rescuer,
     )
     world.publish()
     ids_TK = torch.tensor([[0] * 5 + [1] * 4, second]).T.contiguous()
@@ -268,7 +271,7 @@ def test_who_is_not_heard_of_until_its_deadline_is_lost() -> None:
         assert time.monotonic() - started < 30
     assert time.monotonic() - started >= 0.3
     [(lost, failure)] = world.rescuer.losses
-    assert lost is world.links[1]
+    assert lost.endpoint is world.links[1]
     assert (failure.reason, failure.message) == (FailureReason.LATE, "worker 1: no answer in time")
 
 

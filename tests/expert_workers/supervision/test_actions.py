@@ -4,6 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from expert_workers.dispatch.routes import Address
 from expert_workers.supervision.actions import (
     BringUp,
     Drop,
@@ -17,7 +18,6 @@ from expert_workers.supervision.actions import (
 )
 from expert_workers.supervision.options import DROP_AFTER
 from expert_workers.supervision.worker_state import LOCAL, Keys, SupervisedWorker, Surplus
-from expert_workers.transports.in_process.links import LocalLink
 from moe_model.layers.dispatch import ExpertKey
 from tests.expert_workers.fakes import make_config, make_worker, placed
 
@@ -28,7 +28,7 @@ NONE: Keys = frozenset()
 
 
 def ready(rank: int, *held: ExpertKey) -> SupervisedWorker:
-    return SupervisedWorker(rank, link=LocalLink(rank, WORKER), held=frozenset(held))
+    return SupervisedWorker(rank, address=Address(rank, 1, ""), held=frozenset(held))
 
 
 def keys(*found: ExpertKey) -> Keys:
@@ -200,7 +200,7 @@ def test_doing_what_is_due_leads_to_what_is_wanted_and_no_module_is_without_a_ho
             [member] = [each for each in members if each.rank == action.rank]
             match action:
                 case BringUp():
-                    member.link = LocalLink(member.rank, WORKER)
+                    member.address = Address(member.rank, 1, "")
                 case Load(_, new):
                     member.held |= new
                 case Drop(_, old):

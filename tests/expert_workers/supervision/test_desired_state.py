@@ -3,9 +3,9 @@ from typing import Any
 
 import pytest
 
+from expert_workers.dispatch.routes import Address
 from expert_workers.supervision.desired_state import DesiredState
 from expert_workers.supervision.worker_state import LOCAL, SupervisedWorker
-from expert_workers.transports.in_process.links import LocalLink
 from moe_model.config import ModelConfig
 from moe_model.layers.dispatch import ExpertKey
 from moe_model.versions.expert_versions import Catalog, ExpertModule
@@ -20,8 +20,8 @@ WORKER = make_worker(make_config(), placed(2, 5, 1), 0)
 def member(rank: int, *held: ExpertKey, **info: Any) -> SupervisedWorker:
     """One that is ready."""
     fields = {"rank": rank, "keys": held, "free_bytes": 1 << 40, **info}
-    link = LocalLink(rank, WORKER)
-    return SupervisedWorker(rank, info=make_info(**fields), link=link, held=frozenset(held))
+    address = Address(rank, 1, "")
+    return SupervisedWorker(rank, info=make_info(**fields), address=address, held=frozenset(held))
 
 
 def make_targets(replicas: int = 1) -> DesiredState:

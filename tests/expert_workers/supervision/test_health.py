@@ -1,8 +1,8 @@
 import numpy as np
 
+from expert_workers.dispatch.routes import Address
 from expert_workers.supervision.health import Health, HealthOptions, odd_one, why_changed
 from expert_workers.supervision.worker_state import SupervisedWorker
-from expert_workers.transports.in_process.links import LocalLink
 from tests.expert_workers.fakes import make_config, make_worker, placed
 
 WORKER = make_worker(make_config(), placed(2, 5, 1), 0)
@@ -12,7 +12,7 @@ SAID = {key: np.array([1.0, 2.0, 3.0], np.float32) for key in HELD}
 
 
 def member(rank: int = 0) -> SupervisedWorker:
-    return SupervisedWorker(rank, link=LocalLink(rank, WORKER), held=frozenset(HELD), canaries=dict(SAID))
+    return SupervisedWorker(rank, address=Address(rank, 1, ""), held=frozenset(HELD), canaries=dict(SAID))
 
 
 def test_each_is_asked_once_in_an_interval_and_not_before_it_has_answered() -> None:
@@ -75,7 +75,7 @@ def test_two_processes_may_differ_by_rounding_only() -> None:
     assert odd_one(one, {key: said * 1.001 for key, said in SAID.items()}, [one, other]) == ""
     odd = odd_one(one, {**SAID, (0, 1): -SAID[0, 1]}, [one, other])
     assert odd == "module 1 of layer 0 computes something else than worker 1's"
-    other.link = None
+    other.address = None
     assert odd_one(one, {**SAID, (0, 1): -SAID[0, 1]}, [one, other]) == ""
 
 

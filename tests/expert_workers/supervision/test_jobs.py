@@ -9,6 +9,7 @@ import torch
 from expert_workers.supervision.jobs import Expected, Jobs, Timeouts, mismatch
 from expert_workers.transports.base import FailureReason, WorkerFailureError
 from expert_workers.transports.in_process.fleet import LocalFleet
+from expert_workers.transports.in_process.transport import InProcessTransport
 from expert_workers.worker.expert_worker import ExpertWorker, WorkerInfo
 from moe_model.layers.dispatch import ExpertKey
 from moe_model.versions.expert_versions import checkpoint_modules
@@ -16,6 +17,7 @@ from tests.expert_workers.fakes import TORCH, FakeSource, make_config, make_info
 
 CONFIG = make_config()
 KEYS: list[ExpertKey] = [(0, 0), (0, 1), (1, 2)]
+TRANSPORT = InProcessTransport()
 EXPECTED = Expected(4, "us", "float32", "sums")
 
 
@@ -24,7 +26,7 @@ class ToldFleet(LocalFleet):
 
     def __init__(self) -> None:
         self.source = FakeSource(CONFIG, torch.float32, TORCH)
-        super().__init__(make_spec(0), lambda spec: ExpertWorker(spec, self.source))
+        super().__init__(make_spec(0), TRANSPORT, lambda spec: ExpertWorker(spec, self.source))
         self.asked: list[str] = []
         self.changes: dict[str, Any] = {}
 
@@ -35,9 +37,9 @@ class ToldFleet(LocalFleet):
     def describe(self, rank: int, timeout: float) -> WorkerInfo:
         return replace(super().describe(rank, timeout), **self.changes)
 
-    def claim(self, rank: int, epoch: int, owner: str, *, by_force: bool, timeout: float) -> None:
-        self.asked.append(f"claim {epoch} {owner} {by_force}")
-        super().claim(rank, epoch, owner, by_force=by_force, timeout=timeout)
+    def claim(self, rank: int, client: str, epoch: int, *, by_force: bool, timeout: float) -> None:
+        self.asked.append(f"claim {epoch} {client} {by_force}")
+        super().claim(rank, client, epoch, by_force=by_force, timeout=timeout)
 
 
 @pytest.fixture
@@ -46,13 +48,13 @@ def fleet() -> ToldFleet:
 
 
 def make_jobs(fleet: ToldFleet, **changes: Any) -> Jobs:
-    return Jobs(fleet, replace(EXPECTED, **changes), Timeouts())
+    return Jobs(fleet, replace(EXPECTED, **changes), Timeouts(), lambda address, timeout: None)
 
 
 def test_who_does_not_run_is_started_claimed_and_connected(fleet: ToldFleet) -> None:
     up = make_jobs(fleet).bring_up(1, frozenset(KEYS))
     assert fleet.asked == ["start", "claim 4 us False"]
-    assert (up.info.rank, up.info.keys, up.link.rank) == (1, (), 1)
+    assert (up.info.rank, up.info.keys, up.address.rank) == (1, (), 1)
     assert fleet.workers[1].describe().epoch == 4
 
 
@@ -81,7 +83,7 @@ def test_who_is_someone_else_is_refused(fleet: ToldFleet) -> None:
 
 def test_another_coordinator_s_worker_is_none_of_ours_whatever_it_is(fleet: ToldFleet) -> None:
     fleet.start(1)
-    fleet.workers[1].claim(5)
+    fleet.workers[1].claim("them", 5, by_force=True)
     fleet.changes = {"dtype": "bfloat16"}
     with pytest.raises(WorkerFailureError) as raised:
         make_jobs(fleet).bring_up(1, frozenset())

@@ -1,9 +1,9 @@
 import pytest
 
+from expert_workers.dispatch.routes import Address
 from expert_workers.status import Scaled
 from expert_workers.supervision.pending_changes import PendingChange, PendingChanges
 from expert_workers.supervision.worker_state import SupervisedWorker
-from expert_workers.transports.in_process.links import LocalLink
 from moe_model.errors import WorkerStartError
 from moe_model.layers.dispatch import ExpertKey
 from tests.expert_workers.fakes import make_config, make_worker, placed
@@ -14,7 +14,7 @@ ERROR = WorkerStartError("worker 1: no")
 
 
 def ready(rank: int, *held: ExpertKey) -> SupervisedWorker:
-    return SupervisedWorker(rank, link=LocalLink(rank, WORKER), held=frozenset(held))
+    return SupervisedWorker(rank, address=Address(rank, 1, ""), held=frozenset(held))
 
 
 def test_who_waits_is_told_when_all_is_as_it_shall_be() -> None:

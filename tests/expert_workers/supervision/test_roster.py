@@ -2,12 +2,11 @@
 
 import pytest
 
+from expert_workers.dispatch.routes import Address
 from expert_workers.supervision.last_resort import LastResort
 from expert_workers.supervision.restart_policy import RestartOptions
 from expert_workers.supervision.roster import Roster
 from expert_workers.supervision.worker_state import LOCAL, Keys, SupervisedWorker
-from expert_workers.transports.base import Link
-from expert_workers.transports.in_process.links import LocalLink
 from moe_model.versions.expert_versions import Catalog
 from tests.expert_workers.fakes import make_config, make_worker, placed
 
@@ -19,8 +18,8 @@ KNOWN: Keys = frozenset([A, B, C])
 MODULES = {module.key: module for module in Catalog.of_checkpoint(CONFIG).modules}
 
 
-def load(_: object) -> Link:
-    return LocalLink(LOCAL, WORKER)
+def load(_: object) -> Address:
+    return Address(LOCAL, 1, "")
 
 
 def holding(here: LastResort, held: Keys) -> SupervisedWorker:

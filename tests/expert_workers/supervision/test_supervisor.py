@@ -228,7 +228,7 @@ def test_workers_that_run_already_are_used_as_they_are(monkeypatch: pytest.Monke
         monkeypatch.setattr(ExpertWorker, "load", lambda self, modules: pytest.fail("nothing is loaded"))
         second = Coordinator(world, epoch=2)
         # Until they have seen that the first one is gone, they are its own.
-        second.until(lambda: not any(world.machine.server(rank).num_connections for rank in (0, 1)))
+        second.until(lambda: not any(world.machine.server(rank).num_links for rank in (0, 1)))
         second.start(2)
         assert [world.machine.worker(rank) for rank in (0, 1)] == workers
         assert second.held() == held

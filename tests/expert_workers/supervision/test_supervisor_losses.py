@@ -7,7 +7,7 @@ from functools import partial
 
 import pytest
 
-from expert_workers.dispatch.dispatch import OnLoss, PoolOptions
+from expert_workers.dispatch.options import OnLoss, PoolOptions
 from expert_workers.dispatch.patience import Patience
 from expert_workers.status import WorkerState
 from expert_workers.supervision.health import HealthOptions
@@ -124,7 +124,7 @@ def test_experts_without_a_holder_are_loaded_here_where_that_is_wanted() -> None
         assert coordinator.pool.missing_experts() == ()
         world.machine.start(1)
         coordinator.until(lambda: coordinator.held() == before, coordinator.check_equal)
-        coordinator.until(lambda: not any(rank not in (0, 1) for rank in coordinator.pool._routes.links))
+        coordinator.until(lambda: not any(rank not in (0, 1) for rank in coordinator.pool._linked.links))
         coordinator.check_equal()
 
 

@@ -1,8 +1,8 @@
+from expert_workers.dispatch.routes import Address
 from expert_workers.status import WorkerState, WorkerStatus
 from expert_workers.supervision.restart_policy import RestartPolicy
 from expert_workers.supervision.worker_state import Keys, SupervisedWorker, Surplus
 from expert_workers.transports.base import Failure, FailureReason
-from expert_workers.transports.in_process.links import LocalLink
 from moe_model.layers.dispatch import ExpertKey
 from tests.expert_workers.fakes import make_config, make_info, make_worker, placed
 
@@ -13,7 +13,7 @@ NONE: Keys = frozenset()
 
 
 def ready(rank: int, *held: ExpertKey) -> SupervisedWorker:
-    return SupervisedWorker(rank, link=LocalLink(rank, WORKER), held=frozenset(held))
+    return SupervisedWorker(rank, address=Address(rank, 1, ""), held=frozenset(held))
 
 
 def keys(*found: ExpertKey) -> Keys:
@@ -21,17 +21,17 @@ def keys(*found: ExpertKey) -> Keys:
 
 
 def test_the_state_is_told_by_what_is_known() -> None:
-    link = LocalLink(0, WORKER)
+    address = Address(0, 1, "")
     broken = RestartPolicy()
     for _ in range(10):
         broken.failed(0.0)
     expected = {
         WorkerState.STARTING: SupervisedWorker(0),
-        WorkerState.READY: SupervisedWorker(0, link=link),
-        WorkerState.INCOMPLETE: SupervisedWorker(0, link=link, missing=keys(A)),
+        WorkerState.READY: SupervisedWorker(0, address=address),
+        WorkerState.INCOMPLETE: SupervisedWorker(0, address=address, missing=keys(A)),
         WorkerState.LOST: SupervisedWorker(0, lost_at=1.0),
         WorkerState.BROKEN: SupervisedWorker(0, lost_at=1.0, policy=broken),
-        WorkerState.DRAINING: SupervisedWorker(0, link=link, is_leaving=True),
+        WorkerState.DRAINING: SupervisedWorker(0, address=address, is_leaving=True),
     }
     assert {state: member.state for state, member in expected.items()} == {each: each for each in WorkerState}
 
@@ -46,7 +46,7 @@ def test_who_lacks_something_it_shall_hold_is_incomplete_until_it_has_it() -> No
     member.held = keys(A, B)
     member.note_wish(keys(A, B))
     assert (member.missing, member.problem, member.state) == (NONE, "", WorkerState.READY)
-    member.link = None
+    member.address = None
     member.note_wish(keys(A, B))
     assert member.missing == NONE, "it holds nothing at all"
 

@@ -192,10 +192,13 @@ def test_the_canary_finds_a_flipped_bit() -> None:
 def test_a_coordinator_that_has_been_replaced_is_refused(kernels: Kernels) -> None:
     worker = make_worker(CONFIG, PLACEMENT, 0, kernels=kernels)
     worker.compute(call_of((0, 0)))
-    worker.claim(5)
-    worker.claim(5)
+    worker.claim("a coordinator", 5)
+    worker.claim("a coordinator", 5)
     over = "worker 0: epoch 4 is over: a coordinator of epoch 5 has taken over"
-    for refused in (lambda: worker.claim(4), lambda: worker.compute(call_of((0, 0), epoch=4))):
+    for refused in (
+        lambda: worker.claim("a coordinator", 4),
+        lambda: worker.compute(call_of((0, 0), epoch=4)),
+    ):
         with pytest.raises(FencedError, match=over):
             refused()
     with pytest.raises(ReplyError, match=r"worker 0: epoch 6 has not been claimed: .* of epoch 5"):

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 import torch
 
-from expert_workers.transports.base import FailureReason, Plane, WorkerFailureError
+from expert_workers.transports.base import AnyTransport, FailureReason, WorkerFailureError
 from expert_workers.transports.fleet import Fleet
 from expert_workers.transports.in_process.fleet import LocalFleet
-from expert_workers.transports.in_process.links import LocalPlane
-from expert_workers.transports.stream.plane import StreamPlane
+from expert_workers.transports.in_process.transport import InProcessTransport
+from expert_workers.transports.stream.transport import StreamTransport
 from expert_workers.wire import ExpertReply
 from expert_workers.worker.expert_worker import ExpertWorker, WorkerSpec
 from moe_model.versions.expert_versions import checkpoint_modules
@@ -18,7 +18,7 @@ from tests.expert_workers.fakes import TORCH, FakeSource, make_config, make_spec
 from tests.expert_workers.stream_fakes import FakeMachine, StreamFleet, make_call, soon
 
 CONFIG = make_config()
-PLANES: dict[str, Plane] = {"local": LocalPlane(), "stream": StreamPlane()}
+WAYS: dict[str, AnyTransport] = {"local": InProcessTransport(), "stream": StreamTransport()}
 
 
 def make_empty(spec: WorkerSpec) -> ExpertWorker:
@@ -27,7 +27,7 @@ def make_empty(spec: WorkerSpec) -> ExpertWorker:
     return ExpertWorker(spec, source)
 
 
-@pytest.fixture(params=PLANES)
+@pytest.fixture(params=WAYS)
 def way(request: pytest.FixtureRequest) -> str:
     assert isinstance(request.param, str)
     return request.param
@@ -36,12 +36,12 @@ def way(request: pytest.FixtureRequest) -> str:
 @pytest.fixture
 def fleet(way: str) -> Iterator[Fleet]:
     if way == "local":
-        fleet = LocalFleet(make_spec(0), make_empty)
+        fleet = LocalFleet(make_spec(0), WAYS[way], make_empty)
         yield fleet
         fleet.close()
     else:
         machine = FakeMachine(lambda rank: make_empty(make_spec(rank)))
-        yield StreamFleet(machine, "us")
+        yield StreamFleet(machine)
         machine.end()
 
 
@@ -52,7 +52,7 @@ def test_a_worker_begins_empty_and_is_found(fleet: Fleet) -> None:
     assert fleet.find() == {0, 3}
     info = fleet.describe(3, 10.0)
     assert (info.rank, info.keys, info.epoch) == (3, (), 0)
-    assert fleet.beat(3, 10.0).pid == info.pid
+    assert fleet.beat(3, "us", 10.0).pid == info.pid
     assert fleet.num_nodes() == 1
 
 
@@ -78,17 +78,17 @@ def test_what_cannot_be_loaded_is_named_and_nothing_of_it_is_held(fleet: Fleet) 
 def test_calls_of_the_epoch_that_has_claimed_it_are_answered(fleet: Fleet, way: str) -> None:
     fleet.start(0)
     fleet.load(0, checkpoint_modules([(0, 0)]), 10.0)
-    fleet.claim(0, 3, "us", by_force=False, timeout=10.0)
+    fleet.claim(0, "us", 3, by_force=False, timeout=10.0)
     assert fleet.describe(0, 10.0).epoch == 3
-    link = fleet.connect(0, 10.0)
+    link = WAYS[way].connect(0, fleet.endpoint(0, 10.0), 10.0)
     assert (link.rank, link.failure) == (0, None)
     call = make_call(1, width=CONFIG.d_model)
     good, bad = link.send(call._replace(epoch=3)), link.send(call._replace(call_id=2))
-    PLANES[way].wait([good, bad], soon())
+    WAYS[way].plane().wait([good, bad], soon())
     assert isinstance(good.outcome, ExpertReply)
     assert getattr(bad.outcome, "reason", None) is FailureReason.FENCED
     with pytest.raises(WorkerFailureError, match="epoch 2 is over") as raised:
-        fleet.claim(0, 2, "us", by_force=True, timeout=10.0)
+        fleet.claim(0, "us", 2, by_force=True, timeout=10.0)
     assert raised.value.failure.reason is FailureReason.FENCED
     link.close()
     assert link.failure is not None

@@ -15,15 +15,15 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from expert_workers.dispatch.combine import Combine
-from expert_workers.dispatch.dispatch import PoolOptions
+from expert_workers.dispatch.options import PoolOptions
 from expert_workers.dispatch.pool import ExpertPool
-from expert_workers.dispatch.routes import Routes
 from expert_workers.transports.base import Failure, FailureReason
 from expert_workers.transports.stream.connection import StreamConnection
 from expert_workers.transports.stream.plane import StreamPlane
 from expert_workers.wire import ExpertCall, ExpertReply
 from expert_workers.worker.expert_worker import ExpertWorker
 from tests.examples import examples
+from tests.expert_workers.fake_links import routes_over
 from tests.expert_workers.fakes import (
     dealt,
     make_config,
@@ -51,7 +51,7 @@ WAYS = pytest.mark.parametrize("use_unix", [True, False], ids=["unix", "tcp"])
 
 
 class Slow:
-    """A LocalWorker that answers when it is let go, and gives back what it got."""
+    """A Answerer that answers when it is let go, and gives back what it got."""
 
     def __init__(self) -> None:
         self.go = threading.Event()
@@ -145,7 +145,7 @@ def test_a_worker_s_error_comes_back_as_one_line_and_the_stream_goes_on() -> Non
 def test_a_coordinator_whose_epoch_is_over_is_told_so() -> None:
     worker = make_worker(CONFIG, PLACEMENT, 0)
     with streams({0: worker}) as (links, _):
-        worker.claim(1)
+        worker.claim("a coordinator", 1)
         [failure] = outcomes([links[0].send(make_call(1, width=16))])
         assert isinstance(failure, Failure)
         assert failure.reason is FailureReason.FENCED
@@ -153,7 +153,7 @@ def test_a_coordinator_whose_epoch_is_over_is_told_so() -> None:
 
 
 class Lying:
-    """A LocalWorker whose answers are not what they should be."""
+    """A Answerer whose answers are not what they should be."""
 
     def __init__(self, worker: ExpertWorker, change: Callable[[ExpertReply], ExpertReply]) -> None:
         self._worker = worker
@@ -204,7 +204,7 @@ def test_a_death_is_seen_at_once_and_the_restarted_worker_is_used_again(use_unix
         assert pool.stats().workers[1].failures == {FailureReason.DIED: 1}
         machine.start(1)
         again: dict[int, StreamConnection] = {**links, 1: StreamFleet(machine, use_unix=use_unix).open(1)}
-        pool.publish(Routes(2, dict(again), placement.holders))
+        pool.publish(routes_over(pool, 2, again, placement.holders))
         assert torch.equal(pool.forward(1, X_TD, ROUTING), EXPECTED)
         assert again[1].pid == machine.num_started == 3
         assert pool.stats().workers[1].calls == 1

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from expert_workers.transports.frame import ERROR, HEADER, call_frame, encode, parse_reply, read_header
 from expert_workers.transports.stream.connect import connect
+from expert_workers.transports.stream.serve_loop import loop_of
 from expert_workers.transports.stream.socket import aligned_buffer, prepare
 from expert_workers.wire import ExpertCall, ExpertReply, ReplyForm
 from expert_workers.worker.expert_worker import ExpertWorker, WorkerSpec
@@ -35,8 +36,7 @@ EPOCH = 3
 
 def native_worker(dtype: torch.dtype = torch.float32) -> ExpertWorker:
     worker = make_worker(CONFIG, dealt(2, 5, 2), 0, dtype, choose_kernels("native", "cpu"))
-    assert worker.loop is not None
-    worker.claim(EPOCH)
+    worker.claim("a coordinator", EPOCH)
     return worker
 
 
@@ -85,7 +85,7 @@ def in_the_loop(worker: ExpertWorker, size: int = 1 << 16) -> Iterator[tuple[soc
     stream = prepare(theirs, 0.05)
     buffer = aligned_buffer(size)
     found: list[object] = []
-    loop = worker.loop
+    loop = loop_of(worker)
     assert loop is not None
 
     def run() -> None:
@@ -211,14 +211,12 @@ def test_its_pairs_are_counted() -> None:
         for call_id in range(3):
             [reply] = outcomes([links[0].send(call_of(4, call_id))])
             assert isinstance(reply, ExpertReply)
-    assert worker.loop is not None
-    assert worker.loop.num_pairs == 12
     assert worker.describe().routed_rows == 12
 
 
 def test_there_is_no_loop_for_other_kernels() -> None:
-    assert make_worker(CONFIG, dealt(2, 5, 2), 0).loop is None
-    assert ExpertWorker(WorkerSpec(0, "", device="cuda")).loop is None
+    assert loop_of(make_worker(CONFIG, dealt(2, 5, 2), 0)) is None
+    assert loop_of(ExpertWorker(WorkerSpec(0, "", device="cuda"))) is None
 
 
 def test_after_a_frame_of_odd_length_calls_are_answered_all_the_same() -> None:

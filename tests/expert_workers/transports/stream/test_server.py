@@ -183,7 +183,7 @@ def test_a_call_of_a_coordinator_that_was_replaced_is_refused_by_name(served: Fa
         header = read_header(stream.recv(HEADER.size, socket.MSG_WAITALL))
         assert header.kind == REPLY
         stream.recv(header.body_bytes, socket.MSG_WAITALL)
-        worker.claim(2)
+        worker.claim("a coordinator", 2)
         stream.sendall(FRAME)
         header = read_header(stream.recv(HEADER.size, socket.MSG_WAITALL))
         text = stream.recv(header.body_bytes, socket.MSG_WAITALL).decode()

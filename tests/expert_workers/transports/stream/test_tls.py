@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from expert_workers.tls import TlsPaths, context
 from expert_workers.transports.base import FailureReason, WorkerFailureError
 from expert_workers.transports.stream.connection import StreamConnection
-from expert_workers.transports.stream.tls import TlsPaths, context
 from moe_model.errors import ConfigError
 from tests.coordinator.api.certificates import Authority, write_private
 from tests.expert_workers.fakes import dealt, make_config, make_local, make_routing, make_rows, make_worker

@@ -21,6 +21,8 @@
 #define MAX_LAYERS 65536
 /* Slots up to which looking at one after the other is quicker than halving. */
 #define FEW_SLOTS 8
+/* Clients that are answered at the same time. */
+#define MAX_EPOCHS 64
 enum { CALL = 1, REPLY = 2 };
 enum { ROWS_F32 = 0, ROWS_BF16 = 1 };
 enum { FORM_PAIRS = 0, FORM_SUM = 1 };
@@ -63,7 +65,8 @@ typedef struct {
     /* One call at a time, whoever's: they share the scratch. All below is touched with the lock held only. */
     pthread_mutex_t lock;
     memory scratch;
-    uint64_t epoch;
+    uint64_t epochs[MAX_EPOCHS];
+    long num_epochs;
     kernel_set kernels;
     int num_threads;
     long num_layers;
@@ -111,9 +114,15 @@ static int is_plain(const frame_header *h) {
            h->num_rows > 0;
 }
 
-/* Whether the server holds the layer and serves the coordinator. */
+static int is_answered(const server *s, uint64_t epoch) {
+    for (long i = 0; i < s->num_epochs; i++)
+        if (s->epochs[i] == epoch) return 1;
+    return 0;
+}
+
+/* Whether the server holds the layer and answers the client. */
 static int is_served(const server *s, const frame_header *h) {
-    return h->epoch == s->epoch && h->layer < s->num_layers && s->layers[h->layer].table != NULL &&
+    return is_answered(s, h->epoch) && h->layer < s->num_layers && s->layers[h->layer].table != NULL &&
            h->width == (uint32_t)s->layers[h->layer].table->width;
 }
 
@@ -383,16 +392,24 @@ static PyObject *py_exchange(PyObject *self, PyObject *args) {
     Py_RETURN_NONE;
 }
 
-static PyObject *py_claim(PyObject *self, PyObject *args) {
+/* (server, the epochs whose calls are answered from now on) */
+static PyObject *py_answer(PyObject *self, PyObject *args) {
     (void)self;
-    PyObject *capsule;
-    unsigned long long epoch;
-    if (!PyArg_ParseTuple(args, "OK", &capsule, &epoch)) return NULL;
+    PyObject *capsule, *tuple;
+    if (!PyArg_ParseTuple(args, "OO!", &capsule, &PyTuple_Type, &tuple)) return NULL;
     server *s = PyCapsule_GetPointer(capsule, SERVER);
     if (s == NULL) return NULL;
+    const Py_ssize_t num_epochs = PyTuple_GET_SIZE(tuple);
+    if (num_epochs > MAX_EPOCHS) return PyErr_Format(PyExc_ValueError, "%zd epochs at the same time", num_epochs);
+    uint64_t epochs[MAX_EPOCHS];
+    for (Py_ssize_t i = 0; i < num_epochs; i++) {
+        epochs[i] = PyLong_AsUnsignedLongLong(PyTuple_GET_ITEM(tuple, i));
+        if (PyErr_Occurred()) return NULL;
+    }
     Py_BEGIN_ALLOW_THREADS;
     pthread_mutex_lock(&s->lock);
-    if (epoch > s->epoch) s->epoch = epoch;
+    memcpy(s->epochs, epochs, sizeof *epochs * (size_t)num_epochs);
+    s->num_epochs = (long)num_epochs;
     pthread_mutex_unlock(&s->lock);
     Py_END_ALLOW_THREADS;
     Py_RETURN_NONE;
@@ -435,7 +452,7 @@ static PyObject *py_num_pairs(PyObject *self, PyObject *capsule) {
 static PyMethodDef methods[] = {
     {"server", py_server, METH_NOARGS, NULL},
     {"exchange", py_exchange, METH_VARARGS, NULL},
-    {"claim", py_claim, METH_VARARGS, NULL},
+    {"answer", py_answer, METH_VARARGS, NULL},
     {"serve", py_serve, METH_VARARGS, NULL},
     {"num_pairs", py_num_pairs, METH_O, NULL},
     {NULL, NULL, 0, NULL},
