@@ -97,12 +97,10 @@ def test_the_workers_know_no_messages() -> None:
 def test_coordinator_and_workers_meet_only_in_main() -> None:
     assert importers("coordinator", "expert_workers") == {}
     found = importers("expert_workers", "coordinator")
-    # The description of a worker is for everyone; it is light, and leads to nothing else of the workers.
-    beyond = {
-        path
-        for path, names in found.items()
-        if not all(name.startswith("expert_workers.status.") for name in names)
-    }
+    # The description of a worker and the transports' names are for everyone; both are light, and lead to
+    # nothing else of the workers.
+    light = ("expert_workers.status.", "expert_workers.transports.table.TRANSPORTS")
+    beyond = {path for path, names in found.items() if not all(name.startswith(light) for name in names)}
     assert beyond <= {"coordinator/server/experts.py", "coordinator/server/open_workers.py"}
 
 
@@ -235,6 +233,7 @@ def test_lazy_loading_is_where_it_is_known() -> None:
         "client/expertmesh/__init__.py",
         "client/expertmesh/cli.py",
         "client/expertmesh/command_line.py",
+        "expert_workers/transports/table.py",
         *(
             path
             for path, found in importers("importlib", *PRODUCT).items()

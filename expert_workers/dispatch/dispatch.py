@@ -54,7 +54,7 @@ class Sent(NamedTuple):
 
 class Dispatch:
     """Belongs to the pool that began it. `todo_C` are the rows of columns that are yet to be sent, `open_C`
-    of those that nobody has answered."""
+    of those that no worker has answered."""
 
     __slots__ = (
         "device",
@@ -102,14 +102,14 @@ class Dispatch:
         self.num_open = len(self.open_C) - self.open_C.count(0)
         self.hedge_at: float | None = None
 
-    def assembly(self) -> Sums | PairRows:
+    def combiner(self) -> Sums | PairRows:
         width = self.x_TD.shape[1]
         if self.form is ReplyForm.SUM:
             return Sums(self.pairs, width)
         return PairRows(self.pairs, width, self.weights_TK)
 
     def is_open(self, part: RowSlice) -> bool:
-        """Whether nobody has answered any of a part's columns."""
+        """Whether none of a part's columns has been answered."""
         for column, _ in part.segments:  # noqa: SIM110 - twice as quick as all()
             if not self.open_C[column]:
                 return False
@@ -121,7 +121,7 @@ class Dispatch:
         self.num_open -= len(part.segments)
 
     def put_back(self, part: RowSlice) -> None:
-        """Nobody answers this part: what nobody else has at hand of it must be sent again."""
+        """This part is not answered: what no other worker has at hand of it must be sent again."""
         at_hand = {column for sent in self.sent for column, _ in sent.part.segments}
         for column, count in part.segments:
             if self.open_C[column] and column not in at_hand:

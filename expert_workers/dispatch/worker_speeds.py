@@ -1,4 +1,4 @@
-"""Standing: how the workers of a pool do, and so who may be given rows, and how long is too long.
+"""WorkerSpeeds: how quick the workers of a pool are, which are given rows, and how long is too long.
 
 A worker that owes an answer, since a replica gave it in the meantime, gets no rows that another could take;
 neither does one that is much slower than the rest.
@@ -23,7 +23,7 @@ _INTERVAL = 0.05
 TOO_SLOW = 8.0
 
 
-class Standing:
+class WorkerSpeeds:
     """Belongs to the pool's thread."""
 
     def __init__(self, options: PoolOptions) -> None:
@@ -73,7 +73,7 @@ class Standing:
         return min(options.call_timeout, max(options.least_timeout, _DEADLINE_FACTOR * usual))
 
     def hedge_after(self, num_pairs: int) -> float | None:
-        """When to ask a replica as well; None: nobody knows yet what is usual."""
+        """When to ask a replica as well; None: it is not known yet what is usual."""
         usual = self._latency.usual(num_pairs)
         return None if usual is None else max(self._options.hedge_floor, _HEDGE_FACTOR * usual)
 

@@ -122,7 +122,7 @@ def test_each_loss_is_waited_for_anew() -> None:
     assert torch.equal(pool.forward(1, X_TD, ROUTING), EXPECTED)
     pool.found()
     assert pool.wait_for_lost(0), "all the time there is"
-    pool._patience = Patience(PATIENT)
+    pool._routes.patience = Patience(PATIENT)
     world.links[1].faults.append(fails(FailureReason.DIED))
     publishing = world.rescuer.on_rescue = Publishing(world)
     assert torch.equal(pool.forward(1, X_TD, ROUTING), EXPECTED)

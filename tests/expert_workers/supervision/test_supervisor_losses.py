@@ -124,7 +124,9 @@ def test_experts_without_a_holder_are_loaded_here_where_that_is_wanted() -> None
         assert coordinator.pool.missing_experts() == ()
         world.machine.start(1)
         coordinator.until(lambda: coordinator.held() == before, coordinator.check_equal)
-        coordinator.until(lambda: not any(rank not in (0, 1) for rank in coordinator.pool._linked.links))
+        coordinator.until(
+            lambda: not any(rank not in (0, 1) for rank in coordinator.pool._routes.linked.links)
+        )
         coordinator.check_equal()
 
 
@@ -269,7 +271,7 @@ def test_who_was_taken_over_from_finds_out_by_its_next_step() -> None:
         pids = [world.machine.pid(rank) for rank in (0, 1)]
         second = Coordinator(world, epoch=2, by_force=True)
         second.start(2)
-        first.pool._patience = Patience(PoolOptions(rescue_patience=3600, wait_timeout=3600))
+        first.pool._routes.patience = Patience(PoolOptions(rescue_patience=3600, wait_timeout=3600))
         with pytest.raises(FencedError, match="has taken over"):
             first.pool.forward(0, X_TD, ROUTING)
         first.until(lambda: bool(first.over))
@@ -286,7 +288,7 @@ def test_once_the_cluster_is_gone_a_step_that_lacks_experts_is_not_kept_waiting(
     """That worker cannot be started again; rows of others go on. It is said once."""
     looking = replace(OPTIONS, health=HealthOptions(beat_interval=0, canary_interval=0, check_interval=0.02))
     with supervised(2, options=looking) as (coordinator, world):
-        coordinator.pool._patience = Patience(PoolOptions(rescue_patience=3600, wait_timeout=3600))
+        coordinator.pool._routes.patience = Patience(PoolOptions(rescue_patience=3600, wait_timeout=3600))
         coordinator.told.is_gone = True
         coordinator.until(lambda: bool(coordinator.over), coordinator.check_equal)
         world.machine.restarts = False

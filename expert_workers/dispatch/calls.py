@@ -1,0 +1,104 @@
+"""Calls: gives a dispatch's rows to workers, and what takes too long to others as well.
+
+Shapes: C columns of a layer's router.
+"""
+
+import time
+from collections.abc import Callable, Sequence
+from itertools import count
+
+from expert_workers.dispatch.assign import Segments, assign
+from expert_workers.dispatch.current_routes import CurrentRoutes
+from expert_workers.dispatch.dispatch import Dispatch, Sent
+from expert_workers.dispatch.options import PoolOptions
+from expert_workers.dispatch.split import cut
+from expert_workers.dispatch.worker_speeds import TOO_SLOW, WorkerSpeeds
+from expert_workers.wire import ExpertCall, ReplyForm
+
+
+class Calls:
+    """Of one pool. Belongs to the thread that dispatches."""
+
+    def __init__(
+        self, routes: CurrentRoutes, speeds: WorkerSpeeds, options: PoolOptions, adopt: Callable[[], None]
+    ) -> None:
+        """`adopt` takes in what was published while a step waited for holders."""
+        self._routes = routes
+        self._speeds = speeds
+        self._options = options
+        self._adopt = adopt
+        self._call_ids = count(1)
+
+    def send(self, dispatch: Dispatch) -> None:
+        """Sends each worker its part of what is to be done. Raises ExpertsLostError."""
+        routes = self._routes
+        table = routes.tables[dispatch.layer]
+        segments, lost = assign(table.ranks_C, dispatch.todo_C, self._speeds.costs(routes.linked.links))
+        if lost:
+            segments = self._hard_to_place(dispatch)
+        for rank, columns in segments.items():
+            self._send_one(dispatch, rank, columns)
+            for column, _ in columns:
+                dispatch.todo_C[column] = 0
+        dispatch.hedge_at = None
+        if table.has_choice:
+            hedge_after = self._speeds.hedge_after(max([sent.num_pairs for sent in dispatch.sent]))
+            dispatch.hedge_at = None if hedge_after is None else time.monotonic() + hedge_after
+
+    def hedge(self, dispatch: Dispatch) -> int:
+        """Asks other holders as well for what takes unusually long; returns how many calls that made."""
+        table = self._routes.tables[dispatch.layer]
+        late = [sent for sent in dispatch.sent if sent.pending.outcome is None]
+        slow = {sent.link.rank for sent in late}
+        costs = {rank: cost for rank, cost in self._costs_of_all().items() if rank not in slow}
+        num_calls = 0
+        # One by one: an answer counts whole or not at all, and each of these is late for itself.
+        for sent in late:
+            counts = [0] * len(table.slots_C)
+            for column, rows in sent.part.segments:
+                if dispatch.open_C[column] and any(rank in costs for rank in table.ranks_C[column]):
+                    counts[column] = rows
+            segments, _ = assign(table.ranks_C, counts, costs)
+            num_calls += len(segments)
+            for rank, columns in segments.items():
+                self._send_one(dispatch, rank, columns)
+        return num_calls
+
+    def _hard_to_place(self, dispatch: Dispatch) -> dict[int, Segments]:
+        """Workers that are slow or behind must do where there are no others; then any that can be found."""
+        while True:
+            table = self._routes.tables[dispatch.layer]
+            segments, lost = assign(table.ranks_C, dispatch.todo_C, self._costs_of_all())
+            if not lost:
+                return segments
+            self._routes.await_holders(dispatch.layer, lost)
+            if self._routes.has_news:
+                self._adopt()
+
+    def _costs_of_all(self) -> dict[int, float]:
+        """What a row costs, also with those that usually get none."""
+        links = self._routes.linked.links
+        alive = {rank: TOO_SLOW for rank, link in links.items() if link.failure is None}
+        return alive | self._speeds.costs(links)
+
+    def _send_one(self, dispatch: Dispatch, rank: int, columns: Sequence[tuple[int, int]]) -> None:
+        part = cut(dispatch.x_TD, dispatch.pairs, columns)
+        table = self._routes.tables[dispatch.layer]
+        segments = part.segments
+        if not table.is_plain:
+            segments = tuple([(table.slots_C[column], rows) for column, rows in segments])
+        call = ExpertCall(
+            next(self._call_ids),
+            self._options.epoch,
+            dispatch.layer,
+            segments,
+            part.row_index,
+            part.weights_P if dispatch.form is ReplyForm.SUM else None,
+            part.x_RD,
+            dispatch.wire_dtype,
+            dispatch.form,
+        )
+        link = self._routes.linked.links[rank]
+        deadline = time.monotonic() + self._speeds.timeout(len(part.weights_P))
+        started = time.perf_counter()
+        dispatch.sent.append(Sent(link, part, call, link.send(call), started, deadline))
