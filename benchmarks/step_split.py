@@ -166,7 +166,8 @@ def timed_engine(
     """An engine like main.build_engine's, without overlap: what runs at once has no times of its own."""
     kernels = choose_kernels(config.kernels, "cpu", config.num_threads)
     num_blocks = num_kv_blocks(checkpoint, config)
-    cache = KVCache(checkpoint.config, num_blocks, config.block_size, dtype_of(config))
+    spec = family_of(checkpoint.config).cache_spec(checkpoint.config)
+    cache = KVCache(spec, num_blocks, config.block_size, dtype_of(config), layout=kernels.cache_layout)
     shared = _timed_shared(checkpoint, config, kernels, split)
     model = _TimedModel(checkpoint.config, shared, _TimedExperts(experts, split, is_remote), split)
     plan = _timed_plan(attention_plan(kernels), split)

@@ -111,6 +111,18 @@ def write_checkpoint(
     return dest
 
 
+def make_cache(
+    config: ModelConfig = TINY,
+    num_blocks: int = 20,
+    block_size: int = 4,
+    kernels: Kernels = TORCH,
+    dtype: torch.dtype = torch.float32,
+) -> KVCache:
+    """A cache of a family's spec in the layout of the kernels."""
+    spec = family_of(config).cache_spec(config)
+    return KVCache(spec, num_blocks, block_size, dtype, layout=kernels.cache_layout)
+
+
 def tiny_engine(
     model: Model,
     num_blocks: int = 64,
@@ -121,7 +133,7 @@ def tiny_engine(
     kernels: Kernels = TORCH,
 ) -> Engine:
     """An engine over a small cache; `runner` takes the place of the real one."""
-    cache = KVCache(model.config, num_blocks, block_size)
+    cache = make_cache(model.config, num_blocks, block_size, kernels)
     scheduler = Scheduler(BlockAllocator(num_blocks), block_size, max_num_seqs, max_step_tokens)
     plan = attention_plan(kernels)
     return Engine(scheduler, runner or ModelRunner(model, cache, plan), model.config.max_seq_len)

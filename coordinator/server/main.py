@@ -61,7 +61,10 @@ def api_key() -> str | None:
 
 def num_kv_blocks(checkpoint: Checkpoint, config: EngineConfig) -> int:
     most = config.kv_cache_bytes or min(MAX_DEFAULT_KV_BYTES, memory_bytes() // 4)
-    return num_blocks_for(checkpoint.config, config.block_size, dtype_of(config), config.max_num_seqs, most)
+    model, spec = checkpoint.config, family_of(checkpoint.config).cache_spec(checkpoint.config)
+    return num_blocks_for(
+        spec, model.max_seq_len, config.block_size, dtype_of(config), config.max_num_seqs, most
+    )
 
 
 def build_engine(
@@ -74,7 +77,8 @@ def build_engine(
     """Loads the shared part and puts an engine around it. Raises CheckpointError, ConfigError."""
     num_blocks, device = num_kv_blocks(checkpoint, config), device_of(config)
     kernels = choose_kernels(config.kernels, device, config.num_threads)
-    cache = KVCache(checkpoint.config, num_blocks, config.block_size, dtype_of(config), device)
+    spec = family_of(checkpoint.config).cache_spec(checkpoint.config)
+    cache = KVCache(spec, num_blocks, config.block_size, dtype_of(config), device, kernels.cache_layout)
     model = load_model(checkpoint, experts, dtype_of(config), device, kernels)
     scheduler = Scheduler(
         BlockAllocator(num_blocks),

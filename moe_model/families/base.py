@@ -10,6 +10,7 @@ from moe_model.config import FamilyConfig, ModelConfig
 from moe_model.kernels.base import Kernels, Router
 from moe_model.layers.dense import SharedModel
 from moe_model.layers.dispatch import Expert
+from moe_model.layers.specs import CacheSpec
 
 Shapes = dict[str, tuple[int, ...]]
 
@@ -52,6 +53,9 @@ class Family(Protocol):
 
     def build_router(self, config: ModelConfig, gate_ED: Tensor, kernels: Kernels) -> Router:
         """A layer's router over any number of experts: they may be exchanged, added and removed."""
+
+    def cache_spec(self, config: ModelConfig) -> CacheSpec:
+        """What each layer keeps of each token."""
 
     def build_expert(
         self, config: ModelConfig, tensors: Mapping[str, Tensor], kernels: Kernels, *, int8: bool = False

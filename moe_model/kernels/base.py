@@ -11,6 +11,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from moe_model.kernels.cache_layout import CacheLayoutName
 from moe_model.layers.dispatch import Expert, ExpertKey
 from moe_model.layers.router import Routing, RowSelection
 from moe_model.layers.router_rules import RouterRule
@@ -74,14 +75,14 @@ class ExpertBank(Protocol):
 @dataclass(frozen=True, slots=True, eq=False)
 class Contexts:
     """What each token writes and sees: it is written to `slots_T`, and sees the first `lengths_T` tokens,
-    itself the last, of its sequence, whose blocks are a row of `block_table_NB`."""
+    itself the last, of its sequence, whose blocks are a row of `block_table_NB`. The cache is in `layout`."""
 
     slots_T: Tensor
     sequences_T: Tensor
     lengths_T: Tensor
     block_table_NB: Tensor
-    block_size: int
     longest: int
+    layout: CacheLayoutName
 
 
 class PagedAttention(Protocol):
@@ -92,10 +93,11 @@ class PagedAttention(Protocol):
         q_THd: Tensor,
         k_TGd: Tensor,
         v_TGd: Tensor,
-        keys_SGd: Tensor,
-        values_SGd: Tensor,
+        keys: Tensor,
+        values: Tensor,
         contexts: Contexts,
-    ) -> Tensor: ...
+    ) -> Tensor:
+        """Raises ConfigError for a cache in a layout that these kernels do not read."""
 
 
 class Kernels(Protocol):
@@ -107,6 +109,10 @@ class Kernels(Protocol):
     @property
     def attend_paged(self) -> PagedAttention | None:
         """None: attention is the caller's."""
+
+    @property
+    def cache_layout(self) -> CacheLayoutName:
+        """The layout of the cache that attention here is fast, or possible, over."""
 
     def hidden_dtype(self, weights: torch.dtype) -> torch.dtype:
         """The dtype of the rows between the parts."""

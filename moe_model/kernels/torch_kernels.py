@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from moe_model.kernels.base import ExpertBank, Linear, Norm, Rotary, Router, Segments
+from moe_model.kernels.cache_layout import CacheLayoutName
 from moe_model.kernels.grouped import GroupedBank
 from moe_model.kernels.linear import TorchLinear
 from moe_model.kernels.quantise import dequantise_int8, quantise_int8
@@ -35,6 +36,7 @@ class TorchKernels:
 
     name = "torch"
     attend_paged = None
+    cache_layout: CacheLayoutName = "token_major"
 
     def hidden_dtype(self, weights: torch.dtype) -> torch.dtype:
         return weights

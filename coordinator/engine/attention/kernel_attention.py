@@ -24,17 +24,18 @@ def kernel_attention(attend_paged: PagedAttention) -> AttentionPlan:
     """Writes the step's keys and values, then attends."""
 
     def plan(cache: KVCache, batch: Batch) -> Attend:
-        contexts = _contexts(batch, cache.block_size)
+        contexts = kernel_contexts(batch, cache)
 
         def attend(layer: int, q_THd: Tensor, k_TGd: Tensor, v_TGd: Tensor) -> Tensor:
-            return attend_paged(q_THd, k_TGd, v_TGd, cache.keys[layer], cache.values[layer], contexts)
+            keys, values = cache.layer(layer)
+            return attend_paged(q_THd, k_TGd, v_TGd, keys, values, contexts)
 
         return attend
 
     return plan
 
 
-def _contexts(batch: Batch, block_size: int) -> Contexts:
+def kernel_contexts(batch: Batch, cache: KVCache) -> Contexts:
     """A row sees the window of its sequence up to and including itself."""
     chunks = batch.chunks
     longest = max(chunk.start + chunk.num_tokens for chunk in chunks)
@@ -43,7 +44,7 @@ def _contexts(batch: Batch, block_size: int) -> Contexts:
         slots_T=batch.slots_T,
         sequences_T=torch.from_numpy(np.repeat(np.arange(len(chunks), dtype=np.int32), counts)),
         lengths_T=(batch.positions_T + 1).int(),
-        block_table_NB=torch.from_numpy(block_table(chunks, -(-longest // block_size))),
-        block_size=block_size,
+        block_table_NB=torch.from_numpy(block_table(chunks, -(-longest // cache.block_size))),
         longest=longest,
+        layout=cache.layout.name,
     )

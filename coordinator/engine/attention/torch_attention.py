@@ -28,42 +28,40 @@ def paged_attention(cache: KVCache, batch: Batch) -> Attend:
 
     def attend(layer: int, q_THd: Tensor, k_TGd: Tensor, v_TGd: Tensor) -> Tensor:
         cache.write(layer, batch.slots_T, k_TGd, v_TGd)
-        keys, values = cache.keys[layer], cache.values[layer]
         parts = []
         if decode is not None:
-            parts.append(_attend_decode(q_THd, keys, values, decode))
+            parts.append(_attend_decode(q_THd, cache, layer, decode))
         for span, mask_NC in zip(prefills, masks, strict=True):
-            parts.append(_attend_span(q_THd, keys, values, span, mask_NC))
+            parts.append(_attend_span(q_THd, cache, layer, span, mask_NC))
         return parts[0] if len(parts) == 1 else torch.cat(parts)
 
     return attend
 
 
-def _attend_decode(q_THd: Tensor, keys: Tensor, values: Tensor, rows: DecodeRows) -> Tensor:
+def _attend_decode(q_THd: Tensor, cache: KVCache, layer: int, rows: DecodeRows) -> Tensor:
     num_rows, length = rows.slots_RS.shape
+    k_RGSd, v_RGSd = (
+        part_NGd.view(num_rows, length, *part_NGd.shape[1:]).transpose(1, 2)
+        for part_NGd in cache.read(layer, rows.slots_RS.view(-1))
+    )
     # The query heads that see one key head are rows of one product.
-    q_RGQd = q_THd[:num_rows].unflatten(1, (keys.shape[1], -1))
-    # By flat slots: the same numbers as indexing by both, several times as fast.
-    slots_N = rows.slots_RS.view(-1)
-    k_RGSd = keys.index_select(0, slots_N).view(num_rows, length, *keys.shape[1:]).transpose(1, 2)
-    v_RGSd = values.index_select(0, slots_N).view(num_rows, length, *values.shape[1:]).transpose(1, 2)
+    q_RGQd = q_THd[:num_rows].view(num_rows, k_RGSd.shape[1], -1, q_THd.shape[-1])
     mask_R11S = rows.mask_RS[:, None, None, :]
     return F.scaled_dot_product_attention(q_RGQd, k_RGSd, v_RGSd, attn_mask=mask_R11S).flatten(1, 2)
 
 
 def _attend_span(
-    q_THd: Tensor, keys: Tensor, values: Tensor, span: PrefillSpan, mask_NC: Tensor | None
+    q_THd: Tensor, cache: KVCache, layer: int, span: PrefillSpan, mask_NC: Tensor | None
 ) -> Tensor:
     q_HNd = q_THd[span.first_row : span.first_row + span.num_tokens].transpose(0, 1).unsqueeze(0)
-    k_GCd = keys[span.slots_C].transpose(0, 1).unsqueeze(0)
-    v_GCd = values[span.slots_C].transpose(0, 1).unsqueeze(0)
+    k_GCd, v_GCd = (part_CGd.transpose(0, 1).unsqueeze(0) for part_CGd in cache.read(layer, span.slots_C))
     o_HNd = F.scaled_dot_product_attention(
         q_HNd,
         k_GCd,
         v_GCd,
         attn_mask=mask_NC,
         is_causal=mask_NC is None,
-        enable_gqa=q_THd.shape[1] != keys.shape[1],
+        enable_gqa=q_HNd.shape[1] != k_GCd.shape[1],
     )
     return o_HNd.squeeze(0).transpose(0, 1)
 

@@ -1,56 +1,69 @@
-"""The keys and values of all sequences: one slot per token, addressed by block.
+"""What the layers keep of all sequences' tokens: one slot per token, addressed by block.
 
-Shapes: T tokens, G key/value heads, d head size; slot = block * block_size + offset.
+Shapes: T tokens, G heads of a part, d width of a head; slot = block * block_size + offset.
 """
 
 import torch
 from torch import Tensor
 
 from coordinator.engine.options import DEFAULT_BLOCK_SIZE
-from moe_model.config import ModelConfig
 from moe_model.errors import ConfigError
+from moe_model.kernels.cache_layout import CacheLayoutName, cache_layout
+from moe_model.layers.specs import CacheSpec
 
 
 class KVCache:
-    """Two tensors per layer. Slots of block 0 stay zero; padding reads them."""
+    """One tensor per part of the spec: keys and values, or what a family has instead. Slots of block 0 stay
+    zero; padding reads them."""
 
     def __init__(
         self,
-        config: ModelConfig,
+        spec: CacheSpec,
         num_blocks: int,
         block_size: int = DEFAULT_BLOCK_SIZE,
         dtype: torch.dtype = torch.float32,
         device: torch.device | str = "cpu",
+        layout: CacheLayoutName = "token_major",
     ) -> None:
+        """`layout` is that of the kernels that will attend. Raises ConfigError where there is no memory."""
         self.num_blocks = num_blocks
         self.block_size = block_size
-        shape = (config.n_layers, (num_blocks + 1) * block_size, config.n_heads, config.head_dim)
+        self.layout = cache_layout(layout)
+        shapes = [(spec.n_layers, *self.layout.shape(num_blocks + 1, block_size, p)) for p in spec.parts]
         # Left empty: memory is mapped as blocks are first written, and only written slots are ever read.
         try:
-            self.keys = torch.empty(shape, dtype=dtype, device=device)
-            self.values = torch.empty(shape, dtype=dtype, device=device)
+            self._parts = [torch.empty(shape, dtype=dtype, device=device) for shape in shapes]
         except RuntimeError:
-            num_bytes = (num_blocks + 1) * block_bytes(config, block_size, dtype)
+            num_bytes = (num_blocks + 1) * block_bytes(spec, block_size, dtype)
             raise ConfigError(f"kv cache: {num_bytes >> 20} MiB cannot be had on {device}") from None
-        self.keys[:, :block_size] = 0
-        self.values[:, :block_size] = 0
+        for part in self._parts:
+            part[:, 0] = 0
 
-    def write(self, layer: int, slots_T: Tensor, k_TGd: Tensor, v_TGd: Tensor) -> None:
-        self.keys[layer].index_copy_(0, slots_T, k_TGd)
-        self.values[layer].index_copy_(0, slots_T, v_TGd)
+    def layer(self, layer: int) -> tuple[Tensor, ...]:
+        """The parts of a layer, in the order of the spec and in the layout; their first size is blocks."""
+        return tuple(part[layer] for part in self._parts)
+
+    def write(self, layer: int, slots_T: Tensor, *rows_TGd: Tensor) -> None:
+        """What each token keeps, part by part in the order of the spec."""
+        for stored, rows in zip(self.layer(layer), rows_TGd, strict=True):
+            self.layout.write(stored, slots_T, rows)
+
+    def read(self, layer: int, slots_N: Tensor) -> tuple[Tensor, ...]:
+        """What the tokens of these slots keep: rows_NGd, part by part in the order of the spec."""
+        return tuple(self.layout.read(stored, slots_N) for stored in self.layer(layer))
 
 
-def block_bytes(config: ModelConfig, block_size: int, dtype: torch.dtype) -> int:
-    """Bytes of one block over all layers, keys and values."""
-    return 2 * config.n_layers * block_size * config.d_model * dtype.itemsize
+def block_bytes(spec: CacheSpec, block_size: int, dtype: torch.dtype) -> int:
+    """Bytes of one block over all layers and parts."""
+    return block_size * spec.values_per_token * dtype.itemsize
 
 
 def num_blocks_for(
-    config: ModelConfig, block_size: int, dtype: torch.dtype, max_num_seqs: int, max_bytes: int
+    spec: CacheSpec, max_seq_len: int, block_size: int, dtype: torch.dtype, max_num_seqs: int, max_bytes: int
 ) -> int:
     """Enough for `max_num_seqs` full contexts, within `max_bytes`; ConfigError if not one block is."""
-    per_sequence = -(-config.max_seq_len // block_size)
-    affordable = max_bytes // block_bytes(config, block_size, dtype)
+    per_sequence = -(-max_seq_len // block_size)
+    affordable = max_bytes // block_bytes(spec, block_size, dtype)
     if affordable < 1:
         raise ConfigError(f"kv cache: {max_bytes} bytes hold not one block of {block_size} tokens")
     return min(max_num_seqs * per_sequence, affordable)

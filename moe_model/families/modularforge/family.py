@@ -23,7 +23,7 @@ from moe_model.layers.dense import (
 )
 from moe_model.layers.dispatch import Expert
 from moe_model.layers.router_rules import SoftmaxOfTopK
-from moe_model.layers.specs import ExpertSpec, NormSpec
+from moe_model.layers.specs import CacheSpec, ExpertSpec, NormSpec
 
 _NORM = NormSpec("layer_norm", eps=1e-5)
 _EXPERT = ExpertSpec(norm=_NORM, is_gated=False, activation="gelu", has_biases=True)
@@ -127,6 +127,9 @@ class ModularForge:
     def build_router(self, config: ModelConfig, gate_ED: Tensor, kernels: Kernels) -> Router:
         """The K largest logits, then softmax over those."""
         return kernels.router(SoftmaxOfTopK(), gate_ED, config.top_k)
+
+    def cache_spec(self, config: ModelConfig) -> CacheSpec:
+        return CacheSpec.of_heads(config.n_layers, config.n_kv_heads, config.head_dim)
 
     def build_expert(
         self, config: ModelConfig, tensors: Mapping[str, Tensor], kernels: Kernels, *, int8: bool = False

@@ -14,7 +14,7 @@ from moe_model.kernels.base import ExpertBank, Linear, Norm, PagedAttention, Rot
 from moe_model.kernels.native import _kernels
 from moe_model.kernels.native.experts import NativeBank, NativeExpert, NativeTable
 from moe_model.kernels.native.linear import NativeLinear, NativeMatrix, NativeNorm
-from moe_model.kernels.native.paged import attend_paged
+from moe_model.kernels.native.paged import CACHE_LAYOUT, attend_paged
 from moe_model.kernels.native.rotary import NativeRotary
 from moe_model.kernels.native.router import NativeRouter
 from moe_model.kernels.native.runtime import Runtime, Scratch
@@ -35,6 +35,7 @@ class NativeKernels:
     """The kernels for one of the processor's instruction sets; None: the best."""
 
     name = "native"
+    cache_layout = CACHE_LAYOUT
 
     def __init__(self, instruction_set: str | None = None, num_threads: int | None = None) -> None:
         """`num_threads` None: as many as the process may use cores. Raises ValueError for an instruction set

@@ -1,14 +1,19 @@
 """Attention of rows of different sequences over a paged cache, in one call.
 
-Shapes: T tokens, N sequences, B blocks of the longest, H heads, G key/value heads, d head size, S slots.
+Shapes: T tokens, N sequences, B blocks of the longest, H heads, G key/value heads, d head size.
 """
 
 import torch
 from torch import Tensor
 
+from moe_model.errors import ConfigError
 from moe_model.kernels.base import Contexts
+from moe_model.kernels.cache_layout import CacheLayoutName
 from moe_model.kernels.native import _kernels
 from moe_model.kernels.native.runtime import Runtime
+
+# What src/rows.h says of `attention_source`.
+CACHE_LAYOUT: CacheLayoutName = "head_major"
 
 
 def attend_paged(
@@ -16,21 +21,20 @@ def attend_paged(
     q_THd: Tensor,
     k_TGd: Tensor,
     v_TGd: Tensor,
-    keys_SGd: Tensor,
-    values_SGd: Tensor,
+    keys: Tensor,
+    values: Tensor,
     contexts: Contexts,
 ) -> Tensor:
     """Writes keys and values to their slots, then softmax(q kᵀ / √d) v over each token's context; o_THd.
 
     Float32 rows over a float32 or bfloat16 cache. The numbers of a row depend on its own context alone.
     """
-    num_tokens, num_heads, head_dim = q_THd.shape
-    num_kv_heads = keys_SGd.shape[1]
     _check_rows(q_THd, k_TGd, v_TGd)
-    assert keys_SGd.is_contiguous()
-    assert values_SGd.is_contiguous()
-    assert contexts.slots_T.dtype == torch.int64
-    assert contexts.lengths_T.dtype == contexts.sequences_T.dtype == torch.int32
+    _check_cache(keys, values, k_TGd, contexts)
+    _check_contexts(contexts, len(q_THd))
+    num_tokens, num_heads, head_dim = q_THd.shape
+    num_blocks, num_kv_heads, block_size, _ = keys.shape
+    num_sequences, table_stride = contexts.block_table_NB.shape
     num_threads = runtime.num_threads
     o_THd = torch.empty(num_tokens, num_heads, head_dim)
     _kernels.attention(
@@ -40,10 +44,11 @@ def attend_paged(
         v_TGd.data_ptr(),
         q_THd.stride(0),
         k_TGd.stride(0),
-        keys_SGd.data_ptr(),
-        values_SGd.data_ptr(),
-        keys_SGd.dtype == torch.bfloat16,
-        contexts.block_size,
+        keys.data_ptr(),
+        values.data_ptr(),
+        keys.dtype == torch.bfloat16,
+        num_blocks,
+        block_size,
         num_heads,
         num_kv_heads,
         head_dim,
@@ -52,7 +57,8 @@ def attend_paged(
         contexts.sequences_T.data_ptr(),
         contexts.lengths_T.data_ptr(),
         contexts.block_table_NB.data_ptr(),
-        contexts.block_table_NB.shape[1],
+        num_sequences,
+        table_stride,
         contexts.longest,
         runtime.scratch.address(4 * num_threads * contexts.longest),
         o_THd.data_ptr(),
@@ -61,9 +67,32 @@ def attend_paged(
     return o_THd
 
 
+def _check_cache(keys: Tensor, values: Tensor, k_TGd: Tensor, contexts: Contexts) -> None:
+    if contexts.layout != CACHE_LAYOUT:
+        raise ConfigError(f"attention: the cache is {contexts.layout}, these kernels read {CACHE_LAYOUT}")
+    assert keys.is_contiguous()
+    assert values.is_contiguous()
+    assert keys.shape == values.shape
+    assert keys.dtype == values.dtype
+    assert keys.dtype in (torch.float32, torch.bfloat16)
+    assert (keys.shape[1], keys.shape[3]) == k_TGd.shape[1:]
+
+
+def _check_contexts(contexts: Contexts, num_tokens: int) -> None:
+    """Types and sizes; C checks that no slot, sequence, length or block is outside of the cache."""
+    rows = contexts.slots_T, contexts.sequences_T, contexts.lengths_T
+    assert [x.dtype for x in rows] == [torch.int64, torch.int32, torch.int32]
+    assert all(x.shape == (num_tokens,) and x.is_contiguous() for x in rows)
+    assert contexts.block_table_NB.dtype == torch.int32
+    assert contexts.block_table_NB.is_contiguous()
+
+
 def _check_rows(q_THd: Tensor, k_TGd: Tensor, v_TGd: Tensor) -> None:
     """Parts of one product's rows: heads in one piece, tokens as far apart as that product is wide."""
     within_row = (q_THd.shape[2], 1)
     assert q_THd.dtype == k_TGd.dtype == v_TGd.dtype == torch.float32
     assert q_THd.stride()[1:] == k_TGd.stride()[1:] == v_TGd.stride()[1:] == within_row
     assert k_TGd.stride(0) == v_TGd.stride(0)
+    assert k_TGd.shape == v_TGd.shape
+    assert (k_TGd.shape[0], k_TGd.shape[2]) == (q_THd.shape[0], q_THd.shape[2])
+    assert q_THd.shape[1] % k_TGd.shape[1] == 0

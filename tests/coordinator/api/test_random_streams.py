@@ -15,7 +15,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from coordinator.engine.cache.block_allocator import BlockAllocator
-from coordinator.engine.cache.kv_cache import KVCache
 from coordinator.engine.client.in_process import InProcessEngine
 from coordinator.engine.core.engine import Engine
 from coordinator.engine.core.engine_thread import EngineThread
@@ -28,7 +27,7 @@ from tests.coordinator.api.both_fronts import Fronts, both_fronts
 from tests.coordinator.api.fakes import served_model
 from tests.coordinator.api.grammar import check_grammar
 from tests.examples import examples
-from tests.models import random_model
+from tests.models import make_cache, random_model
 
 
 def some(kind: type[Message], **fields: st.SearchStrategy[object]) -> st.SearchStrategy[Any]:
@@ -122,7 +121,7 @@ def served() -> Iterator[Served]:
     async def enter(stack: AsyncExitStack) -> Fronts:
         # Without a prefix cache, whose tokens are computed in other company and differ in the last bit.
         scheduler = Scheduler(BlockAllocator(48), 4, max_num_seqs=8, max_step_tokens=64, prefix_caching=False)
-        runner = ModelRunner(random_model(model.config), KVCache(model.config, 48, 4))
+        runner = ModelRunner(random_model(model.config), make_cache(model.config, 48, 4))
         preparer = Preparer(model.config.vocab_size, model.tokenizer)
         core = Engine(scheduler, runner, model.max_context, preparer=preparer)
         engine = InProcessEngine(EngineThread(core))

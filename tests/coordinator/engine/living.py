@@ -8,7 +8,6 @@ from torch import Tensor
 
 from coordinator.engine.attention.kernel_attention import attention_plan
 from coordinator.engine.cache.block_allocator import BlockAllocator
-from coordinator.engine.cache.kv_cache import KVCache
 from coordinator.engine.core.engine import Engine
 from coordinator.engine.core.model_runner import ModelRunner
 from coordinator.engine.core.overlap import Overlap
@@ -25,7 +24,17 @@ from moe_model.sampling.params import SamplingParams
 from moe_model.versions.expert_versions import Catalog, ExpertModule
 from moe_model.versions.local_experts import LocalExperts
 from moe_model.versions.model_version import RoutedLayer
-from tests.models import TINY, Collected, Weights, collect, drain, make_request, random_weights, tiny_engine
+from tests.models import (
+    TINY,
+    Collected,
+    Weights,
+    collect,
+    drain,
+    make_cache,
+    make_request,
+    random_weights,
+    tiny_engine,
+)
 
 CONFIG = replace(TINY, max_seq_len=24)
 OLD, OTHER = random_weights(CONFIG), random_weights(CONFIG, seed=9)
@@ -55,7 +64,7 @@ class Living:
         )
         model = Model(CONFIG, family.build_shared(CONFIG, weights.shared, kernels), self.experts)
         self.versions = ModelVersions(model, self.experts)
-        cache = KVCache(CONFIG, num_blocks, 4)
+        cache = make_cache(CONFIG, num_blocks, 4, kernels)
         cut = None if overlap is None else Overlap(overlap)
         runner = ModelRunner(model, cache, attention_plan(kernels), cut, versions=self.versions)
         scheduler = Scheduler(BlockAllocator(num_blocks), 4, 8, step)

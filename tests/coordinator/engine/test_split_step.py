@@ -9,7 +9,6 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from coordinator.engine.attention.kernel_attention import attention_plan
-from coordinator.engine.cache.kv_cache import KVCache
 from coordinator.engine.core.batch import build_batch, join_batches, split_step
 from coordinator.engine.core.model_runner import ModelRunner
 from coordinator.engine.core.overlap import Overlap
@@ -18,7 +17,7 @@ from moe_model.kernels.choice import KernelChoice, choose_kernels
 from moe_model.model import Part
 from tests.coordinator.engine.core.test_batch import BLOCK_SIZE, chunks
 from tests.coordinator.engine.core.test_engine import REFERENCE, check_all, mixed_requests
-from tests.models import drain, random_model, tiny_engine
+from tests.models import drain, make_cache, random_model, tiny_engine
 from tests.native import KERNELS
 
 CPU = torch.device("cpu")
@@ -61,7 +60,7 @@ def test_tokens_are_the_oracles_with_two_parts_in_flight(choice: KernelChoice) -
         return forward_parts(parts)
 
     model.forward_parts = counted  # type: ignore[method-assign]
-    runner = ModelRunner(model, KVCache(model.config, 64, 4), attention_plan(kernels), Overlap(2))
+    runner = ModelRunner(model, make_cache(model.config, 64, 4, kernels), attention_plan(kernels), Overlap(2))
     engine = tiny_engine(model, runner=runner)
     for request in requests:
         engine.submit(request)

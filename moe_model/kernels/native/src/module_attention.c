@@ -30,6 +30,21 @@ PyObject *py_rotate(PyObject *self, PyObject *const *args, Py_ssize_t num_args) 
     Py_RETURN_NONE;
 }
 
+/* Whether the rows' slots, and the blocks of what they see, are in the cache. */
+static int is_inside(const attention_op *op, long num_blocks, long num_sequences) {
+    const long size = op->source.block_size;
+    if (size < 1 || op->source.num_kv_heads < 1 || op->source.num_heads % op->source.num_kv_heads) return 0;
+    for (long t = 0; t < op->num_tokens; t++) {
+        const long sequence = op->sequence_T[t], length = op->length_T[t];
+        if (op->slot_T[t] < 0 || op->slot_T[t] >= num_blocks * size) return 0;
+        if (sequence < 0 || sequence >= num_sequences) return 0;
+        if (length < 1 || length > op->longest || length > op->table_stride * size) return 0;
+    }
+    for (long i = 0; i < num_sequences * op->table_stride; i++)
+        if (op->block_table[i] < 0 || op->block_table[i] >= num_blocks) return 0;
+    return 1;
+}
+
 PyObject *py_attention(PyObject *self, PyObject *const *args, Py_ssize_t num_args) {
     (void)self;
     reader r = {args, num_args, 0};
@@ -43,6 +58,7 @@ PyObject *py_attention(PyObject *self, PyObject *const *args, Py_ssize_t num_arg
     op.keys = read_address(&r);
     op.values = read_address(&r);
     op.source.cache_is_bf16 = (int)read_long(&r);
+    const long num_blocks = read_long(&r);
     op.source.block_size = read_long(&r);
     op.source.num_heads = read_long(&r);
     op.source.num_kv_heads = read_long(&r);
@@ -52,12 +68,15 @@ PyObject *py_attention(PyObject *self, PyObject *const *args, Py_ssize_t num_arg
     op.sequence_T = read_address(&r);
     op.length_T = read_address(&r);
     op.block_table = read_address(&r);
+    const long num_sequences = read_long(&r);
     op.table_stride = read_long(&r);
     op.longest = read_long(&r);
     op.scores = read_address(&r);
     op.out = read_address(&r);
     const int num_threads = (int)read_long(&r);
     if (!is_done(&r)) return NULL;
+    if (!is_inside(&op, num_blocks, num_sequences))
+        return PyErr_Format(PyExc_ValueError, "attention outside of the cache");
     op.kernels = *set;
     op.source.keys = op.keys;
     op.source.values = op.values;

@@ -1,51 +1,78 @@
 """KVCache: slots, and how many blocks a budget buys."""
 
+from typing import get_args
+
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 from coordinator.engine.cache.kv_cache import KVCache, block_bytes, num_blocks_for
-from moe_model import ModelConfig
 from moe_model.errors import ConfigError
-from tests.models import TINY
+from moe_model.kernels.cache_layout import CacheLayoutName
+from moe_model.layers.specs import CachePart, CacheSpec
+
+LAYOUTS = get_args(CacheLayoutName)
+# Like latent attention: two parts of other widths, one head each.
+LATENT = CacheSpec(3, (CachePart("latent", 1, 6), CachePart("rotary", 1, 2)))
+SPECS = [CacheSpec.of_heads(2, 3, 8), LATENT]
 
 
-def test_writes_only_its_slots_of_its_layer() -> None:
-    cache = KVCache(TINY, num_blocks=3, block_size=4)
-    assert cache.keys.shape == cache.values.shape == (2, 16, 2, 8)
-    cache.keys.zero_()
-    cache.values.zero_()
-    k_TGd, v_TGd = torch.randn(2, 2, 8), torch.randn(2, 2, 8)
-    cache.write(1, torch.tensor([9, 4]), k_TGd, v_TGd)
-    for stored, written in ((cache.keys, k_TGd), (cache.values, v_TGd)):
-        assert torch.equal(stored[1, [9, 4]], written)
-        assert stored.count_nonzero() == written.numel()
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("spec", SPECS)
+def test_reads_what_was_written_and_nothing_else_changes(spec: CacheSpec, layout: CacheLayoutName) -> None:
+    cache = KVCache(spec, num_blocks=3, block_size=4, layout=layout)
+    for layer in range(spec.n_layers):
+        for stored in cache.layer(layer):
+            stored.zero_()
+    rows = [torch.randn(2, part.num_heads, part.width) for part in spec.parts]
+    cache.write(1, torch.tensor([9, 4]), *rows)
+    for read, written in zip(cache.read(1, torch.tensor([4, 0, 9])), rows, strict=True):
+        assert torch.equal(read[[2, 0]], written)
+        assert not read[1].any()
+    for layer in range(spec.n_layers):
+        for stored, written in zip(cache.layer(layer), rows, strict=True):
+            assert stored.count_nonzero() == (written.numel() if layer == 1 else 0)
 
 
+def test_layouts_are_as_their_names_say() -> None:
+    spec, rows = CacheSpec.of_heads(1, 3, 8), torch.randn(2, 1, 3, 8)
+    token_major, head_major = (KVCache(spec, 3, 4, layout=layout) for layout in LAYOUTS)
+    for cache in (token_major, head_major):
+        cache.write(0, torch.tensor([9]), *rows)
+    assert torch.equal(token_major.layer(0)[0][2, 1], rows[0, 0])
+    assert torch.equal(head_major.layer(0)[1][2, :, 1], rows[1, 0])
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_the_block_of_nobody_is_zero(dtype: torch.dtype) -> None:
-    cache = KVCache(TINY, num_blocks=2, block_size=4, dtype=dtype)
-    assert not cache.keys[:, :4].any()
-    assert not cache.values[:, :4].any()
-    assert cache.keys.dtype == cache.values.dtype == dtype
+def test_the_block_that_padding_reads_is_zero(dtype: torch.dtype, layout: CacheLayoutName) -> None:
+    cache = KVCache(SPECS[0], num_blocks=2, block_size=4, dtype=dtype, layout=layout)
+    for part in cache.read(1, torch.arange(4)):
+        assert not part.any()
+        assert part.dtype == dtype
 
 
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("spec", SPECS)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_block_bytes_are_what_a_block_takes(dtype: torch.dtype) -> None:
-    cache = KVCache(TINY, num_blocks=4, block_size=8, dtype=dtype)
-    assert (cache.keys.nbytes + cache.values.nbytes) == 5 * block_bytes(TINY, 8, dtype)
+def test_block_bytes_are_what_a_block_takes(
+    dtype: torch.dtype, spec: CacheSpec, layout: CacheLayoutName
+) -> None:
+    cache = KVCache(spec, num_blocks=4, block_size=8, dtype=dtype, layout=layout)
+    taken = sum(part.nbytes for layer in range(spec.n_layers) for part in cache.layer(layer))
+    assert taken == 5 * block_bytes(spec, 8, dtype)
 
 
 @given(st.integers(1, 200), st.integers(1, 32), st.integers(1, 64), st.integers(0, 1 << 22))
 def test_blocks_for_a_budget(max_seq_len: int, block_size: int, max_num_seqs: int, max_bytes: int) -> None:
-    config = ModelConfig(d_model=8, n_heads=1, n_layers=1, vocab_size=4, max_seq_len=max_seq_len)
-    one_block = block_bytes(config, block_size, torch.float32)
+    spec = CacheSpec.of_heads(1, 1, 8)
+    one_block = block_bytes(spec, block_size, torch.float32)
     if max_bytes < one_block:
         with pytest.raises(ConfigError, match="not one block"):
-            num_blocks_for(config, block_size, torch.float32, max_num_seqs, max_bytes)
+            num_blocks_for(spec, max_seq_len, block_size, torch.float32, max_num_seqs, max_bytes)
         return
-    num_blocks = num_blocks_for(config, block_size, torch.float32, max_num_seqs, max_bytes)
+    num_blocks = num_blocks_for(spec, max_seq_len, block_size, torch.float32, max_num_seqs, max_bytes)
     one_context = -(-max_seq_len // block_size)
     assert 1 <= num_blocks <= max_num_seqs * one_context
     assert num_blocks * one_block <= max_bytes

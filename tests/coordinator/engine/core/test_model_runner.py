@@ -6,13 +6,12 @@ from itertools import count
 import torch
 
 from coordinator.engine.cache.block_allocator import BlockAllocator
-from coordinator.engine.cache.kv_cache import KVCache
 from coordinator.engine.core.model_runner import ModelRunner
 from coordinator.engine.core.scheduler import Scheduler
 from coordinator.engine.core.sequence import Sequence
 from moe_model.sampling.draw import sample, uniform
 from moe_model.sampling.params import SamplingParams
-from tests.models import TINY, build_model, make_request, random_reference, random_weights
+from tests.models import TINY, build_model, make_cache, make_request, random_reference, random_weights
 
 KEYS = count()
 
@@ -20,7 +19,7 @@ KEYS = count()
 def _setup(max_step_tokens: int = 64) -> tuple[Scheduler, ModelRunner]:
     model = random_reference().model
     scheduler = Scheduler(BlockAllocator(20), 4, 8, max_step_tokens)
-    return scheduler, ModelRunner(model, KVCache(TINY, 20, 4))
+    return scheduler, ModelRunner(model, make_cache())
 
 
 def _add(scheduler: Scheduler, name: str, prompt: tuple[int, ...], seed: int) -> Sequence:
@@ -66,7 +65,7 @@ def _poisoned_runner(token: int, value: float) -> ModelRunner:
     """A model whose embedding of one token is not a number."""
     weights = random_weights(TINY)
     weights.shared["embedding.weight"][token] = value
-    return ModelRunner(build_model(TINY, weights), KVCache(TINY, 20, 4))
+    return ModelRunner(build_model(TINY, weights), make_cache())
 
 
 def test_only_the_row_that_is_not_finite_draws_none() -> None:

@@ -49,13 +49,13 @@ def test_attention(dtype: torch.dtype) -> None:
         sequences_T=torch.zeros(num_tokens, dtype=torch.int32),
         lengths_T=torch.arange(1, num_tokens + 1, dtype=torch.int32),
         block_table_NB=torch.arange(1, 8, dtype=torch.int32)[None],
-        block_size=block,
         longest=num_tokens,
+        layout="head_major",
     )
     assert num_tokens * num_tokens * heads * d > 200_000, "below, one thread does it all"
 
     def run(kernels: NativeKernels) -> torch.Tensor:
-        cache = torch.full((2, 8 * block, heads, d), float("nan"), dtype=dtype)
+        cache = torch.full((2, 8, heads, block, d), float("nan"), dtype=dtype)
         return kernels.attend_paged(q_THd, k_THd, v_THd, cache[0], cache[1], contexts)
 
     expected = run(ONE)
