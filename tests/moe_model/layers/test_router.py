@@ -3,14 +3,20 @@
 Shapes: T tokens, D d_model, E experts, K experts per token.
 """
 
+from dataclasses import dataclass
+
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch import Tensor
 
+from moe_model.kernels.choice import KernelChoice, choose_kernels
 from moe_model.kernels.linear import TorchLinear as Linear
-from moe_model.layers.router import Routing, RuledRouter, load_balancing_loss
+from moe_model.layers.expert_selection import ExpertSelection
+from moe_model.layers.router import Routing, RuledRouter, load_balancing_loss, row_selection
 from moe_model.layers.router_rules import SoftmaxOfTopK
+from tests.native import KERNELS
 
 
 def router(gate: Linear, top_k: int) -> RuledRouter:
@@ -80,3 +86,46 @@ def test_a_balanced_router_has_the_loss_of_its_weight_times_k() -> None:
     ids_TK = torch.tensor([[0, 1], [2, 3]])
     routing = Routing(torch.full((2, 2), 0.5), ids_TK, torch.zeros(2, 4))
     assert load_balancing_loss(routing).item() == pytest.approx(0.01 * 2)
+
+
+@dataclass(frozen=True)
+class SigmoidOfTopK:
+    """A rule that kernels have no code for: it is chosen by one number and weighs by another."""
+
+    bias_E: Tensor
+
+    def __call__(self, logits_RE: Tensor, allowed_RE: Tensor | None, top_k: int) -> tuple[Tensor, Tensor]:
+        scores_RE = logits_RE.sigmoid()
+        chosen_by_RE = scores_RE + self.bias_E
+        if allowed_RE is not None:
+            chosen_by_RE = chosen_by_RE.masked_fill(~allowed_RE, float("-inf"))
+        expert_ids_RK = chosen_by_RE.topk(top_k, dim=-1).indices
+        weights_RK = scores_RE.gather(1, expert_ids_RK)
+        return weights_RK / weights_RK.sum(-1, keepdim=True), expert_ids_RK
+
+
+@pytest.mark.parametrize("choice", KERNELS)
+def test_any_rule_routes_with_any_kernels_and_any_selection(choice: KernelChoice) -> None:
+    rule = SigmoidOfTopK(torch.tensor([0.0, 3.0, 0.0, -3.0, 0.0]))
+    weight_ED, x_TD = torch.randn(5, 8), torch.randn(6, 8)
+    made = choose_kernels(choice, "cpu", 1).router(rule, weight_ED, 2)
+    scores_TE = (x_TD @ weight_ED.T).sigmoid()
+    routing = made(x_TD)
+    assert (routing.expert_ids_TK[:, 0] == 1).all(), "the bias chooses"
+    expected_TK = scores_TE.gather(1, routing.expert_ids_TK)
+    expected_TK = expected_TK / expected_TK.sum(-1, keepdim=True)
+    torch.testing.assert_close(routing.weights_TK, expected_TK, rtol=1e-5, atol=1e-6)
+    runs = [(ExpertSelection(allowed=(0, 3)), 2), (ExpertSelection(top_k=1), 1), (None, 3)]
+    selected = made(x_TD, row_selection(runs, 5, 2))
+    assert {frozenset(ids) for ids in selected.expert_ids_TK[:2].tolist()} == {frozenset({0, 3})}
+    assert selected.expert_ids_TK[2].tolist() == [1, 5]
+    assert torch.equal(selected.expert_ids_TK[3:], routing.expert_ids_TK[3:])
+
+
+def test_softmax_of_the_chosen_is_softmax_of_all_renormalised() -> None:
+    """The rule of Mixtral's authors, in the order of their code."""
+    logits_RE = torch.randn(20, 9, dtype=torch.float64)
+    weights_RK, expert_ids_RK = SoftmaxOfTopK()(logits_RE, None, 3)
+    top_RK, ids_RK = torch.softmax(logits_RE, dim=-1).topk(3, dim=-1)
+    assert torch.equal(expert_ids_RK, ids_RK)
+    torch.testing.assert_close(weights_RK, top_RK / top_RK.sum(-1, keepdim=True), rtol=1e-12, atol=0)
