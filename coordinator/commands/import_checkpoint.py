@@ -1,4 +1,4 @@
-"""`expertmesh import`: ModularForge's files -> a checkpoint of ours."""
+"""`expertmesh import`: the files of ModularForge or Hugging Face -> a checkpoint of ours."""
 
 import argparse
 import sys

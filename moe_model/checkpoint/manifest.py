@@ -7,7 +7,7 @@ import json
 import math
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from types import MappingProxyType
 from typing import Any, Self
 
@@ -89,6 +89,24 @@ class GenerationDefaults:
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self) | {"eos_token_ids": list(self.eos_token_ids)}
+
+
+def with_given(
+    defaults: GenerationDefaults, given: Mapping[str, Any], vocab_size: int, where: str
+) -> tuple[GenerationDefaults, list[str]]:
+    """The defaults with what was given of sampling and is in range; notes on the others."""
+    notes = []
+    for name in ("temperature", "top_k", "top_p"):
+        if given.get(name) is None:
+            continue
+        candidate = replace(defaults, **{name: given[name]})
+        try:
+            candidate.check(vocab_size)
+        except ConfigError as error:
+            notes.append(f"{where}: {error}; {getattr(defaults, name)} is used")
+        else:
+            defaults = candidate
+    return defaults, notes
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,6 +12,8 @@ from collections.abc import Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 
+from moe_model.families import HUGGING_FACE
+
 MANIFEST = "manifest.json"
 SHARED_PART = "shared_components.pt"
 # What ModularForge writes as one file. The calibrated model is the later of the two.
@@ -22,7 +24,8 @@ ASSEMBLED = tuple(
 )
 TORCH_SUFFIXES = (".pt", ".pth", ".bin", ".ckpt")
 POINTER = "is a pointer of git-lfs and not the file itself: run `git lfs pull` in its repository"
-ONLY_OURS = "this version serves models made by ModularForge only"
+HUGGING_FACE_CONFIG = "config.json"
+ONLY_OURS = f"this version serves models of ModularForge, and of Hugging Face: {', '.join(HUGGING_FACE)}"
 
 _ARCHIVES = (".zip", ".tar", ".gz", ".tgz", ".xz", ".bz2", ".zst", ".7z")
 _EXPERT_PART = re.compile(r"expert_\d+\.pt")
@@ -56,12 +59,19 @@ def is_pointer(path: Path) -> bool:
 
 def hugging_face(folder: Path) -> str | None:
     """What the Hugging Face model in a folder is; None where there is none."""
-    config = _config(folder / "config.json")
+    config = _config(folder / HUGGING_FACE_CONFIG)
     if config is None or not ("model_type" in config or "architectures" in config):
         return None
     kind = config.get("model_type")
     of_type = f" of model_type {kind[:40]}" if isinstance(kind, str) and kind else ""
-    return f"is a Hugging Face model{of_type}; {ONLY_OURS}"
+    is_known = isinstance(kind, str) and kind in HUGGING_FACE
+    return f"is a Hugging Face model{of_type}{f': {_import_of(folder)}' if is_known else f'; {ONLY_OURS}'}"
+
+
+def is_readable_hugging_face(folder: Path) -> bool:
+    """Whether the folder has a model of a type that some family reads."""
+    kind = (_config(folder / HUGGING_FACE_CONFIG) or {}).get("model_type")
+    return isinstance(kind, str) and kind in HUGGING_FACE
 
 
 def _missing(path: Path) -> str:

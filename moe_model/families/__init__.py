@@ -13,9 +13,10 @@ if TYPE_CHECKING:
 # The `family` of a ModelConfig, and the module whose FAMILY it is.
 REGISTRY: dict[str, str] = {
     "modularforge": "moe_model.families.modularforge.family",
+    "mixtral": "moe_model.families.mixtral.family",
 }
 # The `model_type` of a Hugging Face config.json, and the family that reads such a folder.
-HUGGING_FACE: dict[str, str] = {}
+HUGGING_FACE: dict[str, str] = {"mixtral": "mixtral"}
 
 
 def family_of(config: ModelConfig) -> "Family":

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from moe_model.config import FamilyConfig, ModelConfig
+from moe_model.families.hugging_face import HuggingFaceModel
 from moe_model.kernels.base import Kernels, Router
 from moe_model.layers.dense import SharedModel
 from moe_model.layers.dispatch import Expert
@@ -30,6 +31,10 @@ class Family(Protocol):
     def own_config(self) -> type[FamilyConfig]:
         """The type of a config's `own`."""
 
+    @property
+    def hugging_face(self) -> HuggingFaceModel | None:
+        """How its Hugging Face folders are read; None where there are none."""
+
     def check(self, config: ModelConfig) -> None:
         """Raises ConfigError naming the key of a size or choice that this family cannot have."""
 
@@ -39,6 +44,9 @@ class Family(Protocol):
 
     def expert_shapes(self, config: ModelConfig) -> Shapes:
         """Names and shapes of one expert module, that is one expert of one layer."""
+
+    def cache_spec(self, config: ModelConfig) -> CacheSpec:
+        """What each layer keeps of each token."""
 
     def num_params(self, config: ModelConfig) -> int:
         """Parameters of the whole model as its authors count them."""
@@ -53,9 +61,6 @@ class Family(Protocol):
 
     def build_router(self, config: ModelConfig, gate_ED: Tensor, kernels: Kernels) -> Router:
         """A layer's router over any number of experts: they may be exchanged, added and removed."""
-
-    def cache_spec(self, config: ModelConfig) -> CacheSpec:
-        """What each layer keeps of each token."""
 
     def build_expert(
         self, config: ModelConfig, tensors: Mapping[str, Tensor], kernels: Kernels, *, int8: bool = False

@@ -1,6 +1,6 @@
 """Text <-> token ids, and text that grows token by token without ever splitting a character.
 
-Knows byte-level BPE (every token is a run of bytes) as the `tokenizers` library stores it.
+Every token is a run of bytes, as its kind says; the `tokenizers` library makes ids of text.
 """
 
 import codecs
@@ -12,19 +12,8 @@ import tokenizers
 
 from moe_model.config import LIMITS
 from moe_model.errors import TokenizerError
+from moe_model.text.token_kinds import BYTE_LEVEL, TokenKind, byte_alphabet
 from moe_model.text.tokenizer_json import read_tokenizer_json
-
-
-def byte_alphabet() -> dict[str, int]:
-    """The printable stand-in of each byte in byte-level BPE (GPT-2, Radford et al., 2019)."""
-    printable = [
-        *range(ord("!"), ord("~") + 1),
-        *range(ord("¡"), ord("¬") + 1),
-        *range(ord("®"), ord("ÿ") + 1),
-    ]
-    others = [byte for byte in range(256) if byte not in set(printable)]
-    table = {chr(byte): byte for byte in printable}
-    return table | {chr(256 + offset): byte for offset, byte in enumerate(others)}
 
 
 class TextEncoder(Protocol):
@@ -41,7 +30,7 @@ Confine = Callable[[str, str], TextEncoder]
 
 
 class Tokenizer:
-    """A byte-level tokenizer with BOS and EOS known by id."""
+    """A tokenizer with BOS and EOS known by id."""
 
     def __init__(
         self,
@@ -49,14 +38,16 @@ class Tokenizer:
         bos_token_id: int | None = None,
         eos_token_id: int | None = None,
         encoder: TextEncoder | None = None,
+        kind: TokenKind = BYTE_LEVEL,
     ) -> None:
         """`encoder` None: the backend encodes, in this process; else it is asked for its vocabulary only."""
-        self._backend, self._encoder = backend, encoder
+        self._backend, self._encoder, self._kind = backend, encoder, kind
         self._bos = bos_token_id
         self._eos = eos_token_id
         added = backend.get_added_tokens_decoder()
         self._special = frozenset(token_id for token_id, token in added.items() if token.special)
-        self._bytes = _token_bytes(backend)
+        vocabulary = backend.get_vocab(with_added_tokens=True)
+        self._bytes = {token_id: kind.bytes_of(token) for token, token_id in vocabulary.items()}
         self._longest = None if encoder is not None else _longest_token(backend, self._bytes)
 
     @classmethod
@@ -79,7 +70,7 @@ class Tokenizer:
         backend = _build(file.core if encoder is None else file.bare, vocab_size)
         bos = backend.token_to_id("<bos>") if bos_token_id is None else bos_token_id
         eos = backend.token_to_id("<eos>") if eos_token_id is None else eos_token_id
-        return cls(backend, bos, eos, encoder)
+        return cls(backend, bos, eos, encoder, file.kind)
 
     @property
     def waits(self) -> bool:
@@ -123,8 +114,14 @@ class Tokenizer:
         return 0 if self._longest is None else -(-num_bytes // self._longest)
 
     def decode(self, ids: Sequence[int], *, skip_special_tokens: bool = True) -> str:
-        decoder = IncrementalDecoder(self, skip_special_tokens=skip_special_tokens)
+        """A whole text; without the space that the tokenizer has put before it, of a kind that does."""
+        decoder = IncrementalDecoder(self, skip_special_tokens=skip_special_tokens, is_whole=True)
         return decoder.push(ids) + decoder.flush()
+
+    @property
+    def strips_first_space(self) -> bool:
+        """Whether a whole text begins with a space that is not its own."""
+        return self._kind.strips_first_space
 
     def token_bytes(self, token_id: int) -> bytes:
         """The exact bytes of a token; none for an id that the vocabulary does not have."""
@@ -135,21 +132,33 @@ class Tokenizer:
 
 
 class IncrementalDecoder:
-    """Text of a growing sequence: bytes that may still become a character are held back."""
+    """Text of a growing sequence: bytes that may still become a character are held back.
 
-    def __init__(self, tokenizer: Tokenizer, *, skip_special_tokens: bool = True) -> None:
+    `is_whole`: the sequence is a text of its own, not what follows another.
+    """
+
+    def __init__(
+        self, tokenizer: Tokenizer, *, skip_special_tokens: bool = True, is_whole: bool = False
+    ) -> None:
         self._tokenizer = tokenizer
         self._skip_special = skip_special_tokens
+        self._strips = is_whole and tokenizer.strips_first_space
         self._utf8 = codecs.getincrementaldecoder("utf-8")(errors="replace")
 
     def push(self, ids: Sequence[int]) -> str:
         """Returns the whole characters that the new tokens complete."""
         kept = (i for i in ids if not (self._skip_special and self._tokenizer.is_special(i)))
-        return self._utf8.decode(b"".join(map(self._tokenizer.token_bytes, kept)))
+        return self._stripped(self._utf8.decode(b"".join(map(self._tokenizer.token_bytes, kept))))
 
     def flush(self) -> str:
         """Ends the sequence: what is left of an unfinished character comes out as U+FFFD."""
-        return self._utf8.decode(b"", final=True)
+        return self._stripped(self._utf8.decode(b"", final=True))
+
+    def _stripped(self, text: str) -> str:
+        if not (self._strips and text):
+            return text
+        self._strips = False
+        return text.removeprefix(" ")
 
 
 def vocabulary_of(data: bytes, vocab_size: int = LIMITS["vocab_size"]) -> dict[str, int]:
@@ -181,17 +190,6 @@ def _librarys_errors(prefix: str) -> Iterator[None]:
         if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
             raise
         raise TokenizerError(prefix + " ".join(str(error).split())[:200]) from None
-
-
-def _token_bytes(backend: tokenizers.Tokenizer) -> dict[int, bytes]:
-    alphabet = byte_alphabet()
-    table: dict[int, bytes] = {}
-    for token, token_id in backend.get_vocab(with_added_tokens=True).items():
-        if all(char in alphabet for char in token):
-            table[token_id] = bytes(alphabet[char] for char in token)
-        else:
-            table[token_id] = token.encode("utf-8")
-    return table
 
 
 def _longest_token(backend: tokenizers.Tokenizer, table: Mapping[int, bytes]) -> int | None:

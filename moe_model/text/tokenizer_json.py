@@ -15,6 +15,7 @@ from moe_model.config import LIMITS
 from moe_model.errors import TokenizerError
 from moe_model.files import strict_json
 from moe_model.files.strict_json import brief
+from moe_model.text.token_kinds import SPACE_MARK, TokenKind, kind_of
 
 MAX_TOKENIZER_BYTES = 64 << 20
 MAX_TOKEN_CHARS = 4096
@@ -56,6 +57,15 @@ _PLAIN_GROWTH = {
     "Split": 1,
     **dict.fromkeys(("Digits", "Punctuation", "Whitespace", "WhitespaceSplit"), 1),
     **dict.fromkeys(("Strip", "StripAccents", "Lowercase"), 2),
+    # Once for a text.
+    "Prepend": 1,
+    **dict.fromkeys(("Replace", "Metaspace"), 3),
+}
+# Those that are known only as what puts a mark of three bytes in the place of a space, or before the text.
+_SPACE_MARKS: Mapping[object, Mapping[str, Any]] = {
+    "Prepend": {"prepend": SPACE_MARK},
+    "Replace": {"pattern": {"String": " "}, "content": SPACE_MARK},
+    "Metaspace": {"replacement": SPACE_MARK},
 }
 _MAX_GROWTH = 16
 # None of these is ever asked for: texts are neither padded nor cut nor put into a template here, and ids
@@ -69,12 +79,13 @@ class TokenizerJson:
 
     `core` is the library's JSON of all that is used of it; `bare` is without the steps before the model, that
     is the vocabulary alone. `unknown` is the step that may take any time and memory for a text, None where
-    there is none.
+    there is none. `kind` says what bytes the tokens stand for.
     """
 
     core: str
     bare: str
     unknown: str | None
+    kind: TokenKind
 
 
 def read_tokenizer_json(data: bytes, vocab_size: int = LIMITS["vocab_size"]) -> TokenizerJson:
@@ -101,15 +112,16 @@ def _read(data: bytes, vocab_size: int) -> TokenizerJson:
     except ValueError as error:
         raise _BadFileError(" ".join(str(error).split())[:200]) from None
     file = _object(file, "the file")
-    if _type(file.get("decoder")) != "ByteLevel":
-        raise _BadFileError("decoder is not ByteLevel, the only kind known here")
+    kind = kind_of(file.get("decoder"))
+    if kind is None:
+        raise _BadFileError("decoder is neither ByteLevel nor that of byte fallback, the kinds known here")
     _check_model(_object(file.get("model"), "model"), vocab_size)
     _check_added(file.get("added_tokens") or [], vocab_size)
     unknown = _unknown_step(file)
     used = {key: value for key, value in file.items() if key not in _UNUSED} | dict.fromkeys(_UNUSED)
     core = json.dumps(used)
     bare = core if unknown is None else json.dumps(used | {"normalizer": None, "pre_tokenizer": None})
-    return TokenizerJson(core, bare, unknown)
+    return TokenizerJson(core, bare, unknown, kind)
 
 
 def _check_model(model: Mapping[str, Any], vocab_size: int) -> None:
@@ -173,11 +185,21 @@ def _unknown_step(file: Mapping[str, Any]) -> str | None:
         raise _BadFileError(f"normalizer and pre_tokenizer have more than {MAX_STEPS} steps")
     growth = 1
     for key, step in steps:
-        kind = _type(step)
-        if kind not in _PLAIN_GROWTH or (kind == "Split" and not _is_known(step.get("pattern"))):
-            return f"{key}: {brief(kind)}"
-        growth *= _PLAIN_GROWTH[kind]
+        found = _growth(step)
+        if found is None:
+            return f"{key}: {brief(_type(step))}"
+        growth *= found
     return None if growth <= _MAX_GROWTH else "normalizer and pre_tokenizer: so many steps"
+
+
+def _growth(step: Mapping[str, Any]) -> int | None:
+    """How many bytes a step makes of one, at most; None where that is not known."""
+    kind = _type(step)
+    if kind == "Split" and not _is_known(step.get("pattern")):
+        return None
+    if kind in _SPACE_MARKS and not _SPACE_MARKS[kind].items() <= step.items():
+        return None
+    return _PLAIN_GROWTH.get(kind) if isinstance(kind, str) else None
 
 
 def _steps(step: object, key: str, deepest: int) -> Iterator[Mapping[str, Any]]:

@@ -8,21 +8,28 @@ from typing import Any
 
 import torch
 
+from moe_model.checkpoint.hugging_face.folder import HuggingFaceFolder
+from moe_model.checkpoint.hugging_face.generation import (
+    generation_defaults as hugging_face_generation,
+)
 from moe_model.checkpoint.importer.locate import Located, locate
 from moe_model.checkpoint.importer.modularforge import ASSEMBLED_ROOTS
 from moe_model.checkpoint.importer.routers import Routers, make_routers
 from moe_model.checkpoint.importer.source_config import generation_defaults, model_config, read_config_file
 from moe_model.checkpoint.importer.sources import AssembledSource, PartsSource, Source
-from moe_model.checkpoint.importer.tables import SAFETENSORS_SUFFIX, SafetensorsTable, TensorTable
-from moe_model.checkpoint.importer.tokenizer_file import read_chat_template, read_tokenizer, with_token_ids
 from moe_model.checkpoint.importer.torch_file import load_torch_file
 from moe_model.checkpoint.importer.wrappers import Wrappers
+from moe_model.checkpoint.manifest import GenerationDefaults
 from moe_model.checkpoint.recognise import hugging_face
+from moe_model.checkpoint.tensor_table import SAFETENSORS_SUFFIX, SafetensorsTable, TensorTable
+from moe_model.checkpoint.tokenizer_file import read_chat_template, read_tokenizer, with_token_ids
 from moe_model.checkpoint.writer import CheckpointWriter, Progress, require_free
 from moe_model.config import ModelConfig
 from moe_model.errors import CheckpointError, ConfigError
 
 _CONFIG_FILE = "config.yaml"
+# The checked source, the model in it, what it says of sampling, and notes on what of that is not used.
+_Opened = tuple[Source, ModelConfig, GenerationDefaults, list[str]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,30 +73,48 @@ def _run(
     located: Located, dest: str | Path, options: ImportOptions, on_progress: Progress | None, stack: ExitStack
 ) -> ImportReport:
     notes, wrappers = [located.note], Wrappers()
-    model, settings, config = _open(located, options, stack, wrappers)
+    tokenizer = read_tokenizer(located.folder)
+    chat_template = read_chat_template(located.folder)
+    opened = _open_hugging_face if located.is_hugging_face else _open_modularforge
+    model, config, generation, ignored = opened(located, options, stack, wrappers, tokenizer)
     dtype = options.dtype or (torch.bfloat16 if model.is_bfloat16 else torch.float32)
     routers = Routers({}, "")
     if options.router is not None:
         routers = make_routers(options.router, config, options.seed, dtype)
         notes.append(routers.note)
-    generation, ignored = generation_defaults(settings, config)
-    tokenizer = read_tokenizer(located.folder)
     if tokenizer is None:
         notes.append(f"no tokenizer.json in {located.folder}: the checkpoint takes and gives token ids only")
-    else:
-        generation = with_token_ids(generation, tokenizer, config.vocab_size)
-    chat_template = read_chat_template(located.folder)
     with CheckpointWriter(dest, config, dtype, generation, force=options.force) as writer:
         writer.write_shared(model.shared(dtype, routers.tensors))
         for layer, expert, tensors in model.experts(dtype):
             if on_progress is not None:
-                on_progress(writer.num_files, 1 + config.n_layers * config.n_experts)
+                on_progress(writer.num_files, 1 + config.num_expert_modules)
             writer.write_expert(layer, expert, tensors)
         if tokenizer is not None:
             writer.write_tokenizer(tokenizer)
         if chat_template is not None:
             writer.write_chat_template(chat_template)
     return ImportReport(config, dtype, (*notes, *wrappers.notes, *ignored))
+
+
+def _open_hugging_face(
+    located: Located, options: ImportOptions, stack: ExitStack, wrappers: Wrappers, tokenizer: bytes | None
+) -> _Opened:
+    if options.config_path is not None:
+        raise ConfigError(f"{options.config_path}: --config is for models of ModularForge")
+    folder = HuggingFaceFolder(located.folder, stack)
+    found = hugging_face_generation(located.folder, folder.settings, folder.config, tokenizer)
+    return folder, folder.config, *found
+
+
+def _open_modularforge(
+    located: Located, options: ImportOptions, stack: ExitStack, wrappers: Wrappers, tokenizer: bytes | None
+) -> _Opened:
+    model, settings, config = _open(located, options, stack, wrappers)
+    generation, notes = generation_defaults(settings, config)
+    if tokenizer is not None:
+        generation = with_token_ids(generation, tokenizer, config.vocab_size)
+    return model, config, generation, notes
 
 
 def _open(

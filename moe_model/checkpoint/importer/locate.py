@@ -3,7 +3,16 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from moe_model.checkpoint.recognise import ASSEMBLED, MANIFEST, POINTER, SHARED_PART, is_pointer, what_is
+from moe_model.checkpoint.recognise import (
+    ASSEMBLED,
+    HUGGING_FACE_CONFIG,
+    MANIFEST,
+    POINTER,
+    SHARED_PART,
+    is_pointer,
+    is_readable_hugging_face,
+    what_is,
+)
 from moe_model.errors import CheckpointError
 
 _SUFFIXES = (".pt", ".pth", ".safetensors")
@@ -11,11 +20,13 @@ _SUFFIXES = (".pt", ".pth", ".safetensors")
 
 @dataclass(frozen=True, slots=True)
 class Located:
-    """`assembled` is None for a folder of parts. `folder` is where config.yaml and tokenizer.json are."""
+    """`assembled` is None for a folder of parts, and for a Hugging Face one. `folder` is where the
+    configuration and tokenizer.json are."""
 
     folder: Path
     assembled: Path | None
     note: str
+    is_hugging_face: bool = False
 
 
 def locate(source: Path, *, with_router: bool) -> Located:
@@ -48,6 +59,10 @@ def _in_folder(folder: Path, *, with_router: bool) -> Located:
                 f"{assembled}: has its own router, and there are no parts to use --router with"
             )
         return Located(folder, assembled, f"took {assembled.name}")
+    if not has_parts and is_readable_hugging_face(folder):
+        if with_router:
+            raise CheckpointError(f"{folder}: a Hugging Face model has its own router")
+        return Located(folder, None, f"took {HUGGING_FACE_CONFIG} and its tensors", is_hugging_face=True)
     if not has_parts:
         raise CheckpointError(f"{folder}: {what_is(folder)}")
     if not with_router:

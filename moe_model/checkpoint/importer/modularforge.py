@@ -5,7 +5,7 @@ Shapes: D d_model, E experts, S max_seq_len.
 
 import torch
 
-from moe_model.checkpoint.importer.tables import TensorTable, check_table
+from moe_model.checkpoint.tensor_table import TensorTable, check_table
 from moe_model.config import ModelConfig
 from moe_model.errors import CheckpointError
 from moe_model.families import family_of

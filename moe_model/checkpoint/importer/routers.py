@@ -13,6 +13,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from moe_model.checkpoint.importer.dict_table import DictTable
 from moe_model.checkpoint.importer.modularforge import (
     ASSEMBLED_ROOTS,
     gate_name,
@@ -20,17 +21,16 @@ from moe_model.checkpoint.importer.modularforge import (
     norm_name,
     router_shapes,
 )
-from moe_model.checkpoint.importer.tables import (
+from moe_model.checkpoint.importer.torch_file import load_torch_file
+from moe_model.checkpoint.importer.wrappers import Wrappers
+from moe_model.checkpoint.initialise import module_generator
+from moe_model.checkpoint.tensor_table import (
     SAFETENSORS_SUFFIX,
-    DictTable,
     SafetensorsTable,
     TensorTable,
     check_table,
     read_finite,
 )
-from moe_model.checkpoint.importer.torch_file import load_torch_file
-from moe_model.checkpoint.importer.wrappers import Wrappers
-from moe_model.checkpoint.initialise import module_generator
 from moe_model.config import ModelConfig
 from moe_model.errors import CheckpointError
 from moe_model.families.base import Shapes

@@ -1,13 +1,13 @@
 """ModularForge's configuration: which model it describes and how its authors sample from it."""
 
 from collections.abc import Mapping
-from dataclasses import fields, replace
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from moe_model.checkpoint.manifest import GenerationDefaults
+from moe_model.checkpoint.manifest import GenerationDefaults, with_given
 from moe_model.config import MODEL_KEYS_OF_VERSION_1, ModelConfig
 from moe_model.errors import CheckpointError, ConfigError
 from moe_model.families import read_model_config as parse_model_config
@@ -85,19 +85,8 @@ def generation_defaults(
     """ModularForge's sampling defaults with those of `evaluation:` that are in range; notes on the others."""
     defaults = GenerationDefaults(temperature=0.8, top_k=min(50, config.vocab_size), top_p=0.9)
     section = source.get("evaluation")
-    notes = []
-    for name in ("temperature", "top_k", "top_p"):
-        given = section.get(name) if isinstance(section, Mapping) else None
-        if given is None:
-            continue
-        candidate = replace(defaults, **{name: given})
-        try:
-            candidate.check(config.vocab_size)
-        except ConfigError as error:
-            notes.append(f"evaluation: {error}; {getattr(defaults, name)} is used")
-        else:
-            defaults = candidate
-    return defaults, notes
+    given = section if isinstance(section, Mapping) else {}
+    return with_given(defaults, given, config.vocab_size, "evaluation")
 
 
 def _first_line(error: Exception) -> str:

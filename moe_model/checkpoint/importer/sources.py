@@ -20,10 +20,10 @@ from moe_model.checkpoint.importer.modularforge import (
     shared_names,
     shared_shapes,
 )
-from moe_model.checkpoint.importer.tables import TensorTable, check_table, read_finite
 from moe_model.checkpoint.importer.torch_file import load_torch_file
 from moe_model.checkpoint.importer.wrappers import Wrappers
 from moe_model.checkpoint.recognise import SHARED_PART
+from moe_model.checkpoint.tensor_table import TensorTable, check_table, read_finite
 from moe_model.config import ModelConfig
 from moe_model.errors import CheckpointError
 from moe_model.families import family_of

@@ -6,7 +6,8 @@ from typing import Any
 
 from torch import Tensor
 
-from moe_model.checkpoint.importer.tables import DictTable, RenamedTable, TensorTable
+from moe_model.checkpoint.importer.dict_table import DictTable
+from moe_model.checkpoint.tensor_table import RenamedTable, TensorTable
 from moe_model.errors import CheckpointError
 
 # ModularForge's own key of a state dict, and those that others use.

@@ -37,6 +37,7 @@ class ModularForge:
     name = "modularforge"
     architecture = "AssembledMoEModel"
     own_config = FamilyConfig
+    hugging_face = None
 
     def check(self, config: ModelConfig) -> None:
         if config.n_kv_heads != config.n_heads:
@@ -68,6 +69,9 @@ class ModularForge:
             "fc2.weight": (d, f),
             "fc2.bias": (d,),
         }
+
+    def cache_spec(self, config: ModelConfig) -> CacheSpec:
+        return CacheSpec.of_heads(config.n_layers, config.n_kv_heads, config.head_dim)
 
     def num_params(self, config: ModelConfig) -> int:
         return (
@@ -127,9 +131,6 @@ class ModularForge:
     def build_router(self, config: ModelConfig, gate_ED: Tensor, kernels: Kernels) -> Router:
         """The K largest logits, then softmax over those."""
         return kernels.router(SoftmaxOfTopK(), gate_ED, config.top_k)
-
-    def cache_spec(self, config: ModelConfig) -> CacheSpec:
-        return CacheSpec.of_heads(config.n_layers, config.n_kv_heads, config.head_dim)
 
     def build_expert(
         self, config: ModelConfig, tensors: Mapping[str, Tensor], kernels: Kernels, *, int8: bool = False

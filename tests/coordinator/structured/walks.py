@@ -12,7 +12,8 @@ from coordinator.engine.messages.request import ConstraintSource
 from coordinator.engine.sampling.constraint import Constraint, Matcher
 from coordinator.structured.compiler import ConstraintCompiler
 from coordinator.structured.matcher import GrammarConstraint
-from moe_model.text.tokenizer import Tokenizer, byte_alphabet
+from moe_model.text.token_kinds import byte_alphabet
+from moe_model.text.tokenizer import Tokenizer
 
 ROOT = Path(__file__).parents[3]
 DEMO = ROOT / "demo" / "checkpoint" / "tokenizer.json"

@@ -16,7 +16,7 @@ from moe_model.errors import CheckpointError
 from tests.integration.processes import DEMO_CHECKPOINT, PORTS, run_command
 
 POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 123\n"
-ONLY_OURS = "this version serves models made by ModularForge only"
+ONLY_OURS = "this version serves models of ModularForge, and of Hugging Face: mixtral"
 Make = Callable[[Path], object]
 
 
@@ -51,7 +51,7 @@ def nothing(path: Path) -> None:
 FOLDERS = [
     (nothing, "is an empty folder"),
     (file(".hidden"), "is an empty folder"),
-    (hugging_face("mixtral"), f"is a Hugging Face model of model_type mixtral; {ONLY_OURS}"),
+    (hugging_face("other_moe"), f"is a Hugging Face model of model_type other_moe; {ONLY_OURS}"),
     (hugging_face(7), f"is a Hugging Face model; {ONLY_OURS}"),
     (hugging_face("\x1b[31m" * 99), "is a Hugging Face model of model_type "),
     (file("model.Q8_0.gguf", b"GGUF"), f"holds a GGUF file (model.Q8_0.gguf); {ONLY_OURS}"),
@@ -209,3 +209,11 @@ def test_a_server_says_so_before_it_starts_anything(command: list[str], tmp_path
     assert "is a Hugging Face model of model_type mixtral" in result.stderr.splitlines()[-1]
     assert "Traceback" not in result.stderr
     assert result.returncode == 1
+
+
+def test_a_hugging_face_model_that_can_be_imported_says_how(tmp_path: Path) -> None:
+    hugging_face("mixtral")(tmp_path)
+    with pytest.raises(CheckpointError) as caught:
+        Checkpoint.open(tmp_path)
+    expected = f"is a Hugging Face model of model_type mixtral: expertmesh import {tmp_path} my-model"
+    assert str(caught.value) == f"{tmp_path}: {expected}"

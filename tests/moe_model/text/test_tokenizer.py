@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from moe_model.errors import TokenizerError
-from moe_model.text.tokenizer import IncrementalDecoder, Tokenizer, byte_alphabet
+from moe_model.text.token_kinds import byte_alphabet
+from moe_model.text.tokenizer import IncrementalDecoder, Tokenizer
 from tests.models import GOLDEN
 
 DATA = (GOLDEN / "tokenizer.json").read_bytes()

@@ -41,7 +41,14 @@ def read_chat_template(folder: Path) -> str | None:
     except (ValueError, RecursionError):
         raise CheckpointError(f"{config}: is not JSON") from None
     template = data.get("chat_template") if isinstance(data, dict) else None
+    if isinstance(template, list):
+        template = next((each["template"] for each in template if _is_default(each)), None)
     return template if isinstance(template, str) else None
+
+
+def _is_default(template: object) -> bool:
+    """Of a list of named templates."""
+    return isinstance(template, dict) and template.get("name") == "default" and "template" in template
 
 
 def _text(path: Path) -> str:

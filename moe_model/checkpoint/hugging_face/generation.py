@@ -1,0 +1,61 @@
+"""What a folder says of sampling, and of the tokens that begin and end a text."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from moe_model.checkpoint.hugging_face.folder import read_json
+from moe_model.checkpoint.manifest import GenerationDefaults, with_given
+from moe_model.checkpoint.recognise import is_present
+from moe_model.config import ModelConfig
+from moe_model.errors import ConfigError
+from moe_model.files.strict_json import brief
+from moe_model.text.tokenizer import vocabulary_of
+
+GENERATION_CONFIG = "generation_config.json"
+TOKENIZER_CONFIG = "tokenizer_config.json"
+
+
+def generation_defaults(
+    folder: Path, settings: Mapping[str, Any], config: ModelConfig, tokenizer: bytes | None
+) -> tuple[GenerationDefaults, list[str]]:
+    """Of generation_config.json where it has a key, else of config.json, else of the tokenizer's own tokens;
+    and a note on each value that is out of range. Raises ConfigError, CheckpointError, TokenizerError."""
+    path = folder / GENERATION_CONFIG
+    given = read_json(path) if is_present(path) else {}
+    named = {} if tokenizer is None else _named_tokens(folder, tokenizer, config.vocab_size)
+
+    def token_ids(key: str) -> tuple[int, ...]:
+        found = (source.get(key) for source in (given, settings, named))
+        return _ids(key, next((ids for ids in found if ids is not None), []))
+
+    defaults = replace(
+        GenerationDefaults(),
+        bos_token_id=next(iter(token_ids("bos_token_id")), None),
+        eos_token_ids=token_ids("eos_token_id"),
+        pad_token_id=next(iter(token_ids("pad_token_id")), None),
+    )
+    defaults.check(config.vocab_size)
+    return with_given(defaults, given, config.vocab_size, GENERATION_CONFIG)
+
+
+def _ids(key: str, found: object) -> tuple[int, ...]:
+    """One id or a list of them, each once, in their order."""
+    ids = found if isinstance(found, list) else [found]
+    for each in ids:
+        if type(each) is not int:
+            raise ConfigError(f"{key}: {brief(each)} is no token id")
+    return tuple(dict.fromkeys(ids))
+
+
+def _named_tokens(folder: Path, tokenizer: bytes, vocab_size: int) -> dict[str, int]:
+    """The ids of the texts that tokenizer_config.json names."""
+    path = folder / TOKENIZER_CONFIG
+    data = read_json(path) if is_present(path) else {}
+    vocabulary = vocabulary_of(tokenizer, vocab_size)
+    texts = {f"{name}_token_id": data.get(f"{name}_token") for name in ("bos", "eos", "pad")}
+    texts = {key: text.get("content") if isinstance(text, dict) else text for key, text in texts.items()}
+    return {
+        key: vocabulary[text] for key, text in texts.items() if isinstance(text, str) and text in vocabulary
+    }

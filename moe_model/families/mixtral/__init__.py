@@ -1,0 +1,1 @@
+"""Mixtral: RMSNorm, rotary positions, grouped-query attention, SwiGLU experts."""
