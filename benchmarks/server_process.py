@@ -45,7 +45,7 @@ class ServerProcess:
 @contextmanager
 def serving(checkpoint: Path, arguments: Sequence[str], log: Path) -> Iterator[ServerProcess]:
     """`expertmesh serve` until the block ends; RuntimeError with its log's end when it does not start."""
-    command = [sys.executable, "-m", "expertmesh.cli", "serve", str(checkpoint)]
+    command = [sys.executable, "-P", "-m", "expertmesh.cli", "serve", str(checkpoint)]
     command += [f"--{name}-address=127.0.0.1:0" for name in ("grpc", "http", "control")]
     command += ["--withdrawal-grace=0", *arguments]
     with log.open("wb") as stderr:

@@ -33,7 +33,7 @@ class Tree:
         self._process = subprocess.Popen(
             [*command, str(checkpoint), *map(str, numbers)],
             cwd=root,
-            env={**os.environ, "PYTHONPATH": str(root)},
+            env={**os.environ, "PYTHONPATH": os.pathsep.join([str(root), str(root / "client")])},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
@@ -78,7 +78,7 @@ def compare(other: Tree, this: Tree, batch: int, rounds: int) -> tuple[Times, Ti
 
 def initialise(tree: Path, checkpoint: Path) -> None:
     """A random model of the default sizes, by a tree's own command."""
-    command = [sys.executable, "-m", "expertmesh.cli", "init", str(checkpoint), "--dtype", "bfloat16"]
+    command = [sys.executable, "-P", "-m", "expertmesh.cli", "init", str(checkpoint), "--dtype", "bfloat16"]
     subprocess.run(command, cwd=tree, check=True, stdout=subprocess.DEVNULL)
 
 

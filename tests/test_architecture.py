@@ -226,6 +226,18 @@ def test_no_import_inside_a_function() -> None:
     assert inside == []
 
 
+def test_modules_of_ours_are_run_from_a_path_that_is_ours() -> None:
+    """Without -P a folder of the user's would come first: the one where the command is called."""
+    others = {"pip", "venv", "grpc_tools.protoc"}
+    unsafe = []
+    for path in files(*WITHOUT_TESTS):
+        for node in ast.walk(tree(path)):
+            words = [ast.unparse(each).strip("'") for each in getattr(node, "elts", [])]
+            if "-m" in words and "-P" not in words and words[words.index("-m") + 1] not in others:
+                unsafe.append(f"{path}:{getattr(node, 'lineno', 0)}")
+    assert unsafe == []
+
+
 def test_lazy_loading_is_where_it_is_known() -> None:
     assert set(importers("importlib", *PRODUCT)) <= {
         "moe_model/__init__.py",

@@ -33,7 +33,7 @@ class PeersEnvironment:
     answer_timeout: float = ANSWER_TIMEOUT
 
     def command(self, module: str, options: Mapping[str, object]) -> list[str]:
-        return [str(self.python), "-m", f"benchmarks.peers.{module}", json.dumps(options)]
+        return [str(self.python), "-P", "-m", f"benchmarks.peers.{module}", json.dumps(options)]
 
     def variables(self) -> dict[str, str]:
         """Nothing is looked up on a network, and no library starts more threads than it is told to."""

@@ -19,6 +19,7 @@ import ray
 from ray._private import services as ray_services
 from ray._private import worker as ray_private_worker
 from ray._private.utils import detect_fate_sharing_support
+from ray.job_config import JobConfig
 
 from expert_workers.cluster.own_folder import OwnFolder
 from expert_workers.cluster.ray_environment import (
@@ -151,6 +152,17 @@ def is_reachable() -> bool:
     return True
 
 
+class _OwnPaths(JobConfig):
+    """Leaves the workers' module path as their own interpreter has it.
+
+    Ray would put the driver's working folder and its script's first: a folder of the user's that is called as
+    one of our packages would be loaded in its place. A job that brings a folder of its own is spared that.
+    """
+
+    def _runtime_env_has_working_dir(self) -> bool:
+        return True
+
+
 def _require_none() -> None:
     if ray.is_initialized():
         raise ClusterError("this process is already connected to a Ray cluster")
@@ -162,7 +174,13 @@ def _init(**options: Any) -> str:
     logging.getLogger("ray").setLevel(logging.ERROR)
     try:
         with _signals_kept(), _private_files(), _own_process_groups():
-            ray.init(namespace=NAMESPACE, log_to_driver=False, configure_logging=False, **options)
+            ray.init(
+                namespace=NAMESPACE,
+                job_config=_OwnPaths(),
+                log_to_driver=False,
+                configure_logging=False,
+                **options,
+            )
     except Exception as error:  # noqa: BLE001 - Ray raises bare ones, as for a node that does not start
         ray.shutdown()
         raise ClusterError(f"Ray at {options['address']} cannot be used: {first_line(error)}") from None
