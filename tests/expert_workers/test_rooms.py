@@ -1,6 +1,6 @@
 """The rooms of expert_workers: which may know which, and what is known by its row in a table only."""
 
-from tests.test_architecture import PRODUCT, files, importers, imports
+from tests.sources import PRODUCT, files, importers, imports
 
 # The rooms of expert_workers, each with the rooms that it may import: only rooms further up, so no circle.
 ROOMS_OF_WORKERS: dict[str, set[str]] = {
