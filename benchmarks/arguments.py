@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from benchmarks.peers import verdict
+from expert_workers.transports.table import TRANSPORTS
 from expertmesh.commands.parser import OneLineParser
 from moe_model.names import DTYPE_NAMES
 
@@ -30,7 +31,7 @@ def engine() -> argparse.ArgumentParser:
     parser.add_argument("--batches", type=_numbers, default=[1, 8, 32, 64])
     parser.add_argument("--workers", type=_numbers, default=[0, 2], help="0: in this process")
     parser.add_argument("--replicas", type=int, default=1, help="workers that hold each expert")
-    parser.add_argument("--transport", choices=("stream", "ray", "in-process"), default="stream")
+    parser.add_argument("--transport", choices=tuple(TRANSPORTS), default="stream")
     parser.add_argument("--micro-batches", choices=("auto", "1", "2"), default="auto")
     parser.add_argument("--prompt-tokens", type=int, default=32)
     parser.add_argument("--new-tokens", type=int, default=64)

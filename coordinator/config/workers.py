@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
+from expert_workers.transports.table import TRANSPORTS
 from expertmesh.commands.options import Group, Option
 from expertmesh.commands.values import (
     number_of_threads,
@@ -13,8 +14,6 @@ from expertmesh.commands.values import (
     seconds,
 )
 from moe_model.names import DtypeName
-
-TRANSPORTS = ("stream", "ray", "in-process")
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,9 +133,9 @@ class WorkersConfig:
         str,
         Option(
             "--transport",
-            choices=TRANSPORTS,
-            help="of rows to Ray actors, stream: over a socket; ray: by Ray's calls, which are slower; "
-            "in-process: workers in this process, for tests (%(default)s)",
+            choices=tuple(TRANSPORTS),
+            help=f"of rows to Ray actors, {'; '.join(f'{n}: {row.help}' for n, row in TRANSPORTS.items())} "
+            "(%(default)s)",
         ),
     ] = "stream"
     wire_dtype: Annotated[

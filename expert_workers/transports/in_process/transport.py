@@ -1,6 +1,5 @@
 """InProcessTransport: workers that are objects in the client's process."""
 
-from collections.abc import Callable
 from itertools import count
 from weakref import WeakValueDictionary
 
@@ -10,17 +9,24 @@ from expert_workers.worker.expert_worker import ExpertWorker
 
 
 class ServedHere:
-    """A Served: `endpoint` is a number that means something in this process only."""
+    """A Served. `endpoint` is a number that means something in this process only."""
 
     num_links = None
 
-    def __init__(self, endpoint: int, close: Callable[[], None]) -> None:
+    def __init__(
+        self, endpoint: int, worker: ExpertWorker, served: WeakValueDictionary[int, ExpertWorker]
+    ) -> None:
         self.endpoint = endpoint
-        self.close = close
+        self._worker = worker
+        self._served = served
+        served[endpoint] = worker
+
+    def close(self) -> None:
+        self._served.pop(self.endpoint, None)
 
 
 class InProcessTransport:
-    """A Transport. A served worker lives as long as its fleet, or a link to it, has it."""
+    """A Transport. A worker lives as long as its Served does, or a link to it."""
 
     spans_processes = False
 
@@ -30,13 +36,7 @@ class InProcessTransport:
         self._workers: WeakValueDictionary[int, ExpertWorker] = WeakValueDictionary()
 
     def serve(self, worker: ExpertWorker, site: Site) -> ServedHere:
-        number = next(self._numbers)
-        self._workers[number] = worker
-
-        def close() -> None:
-            self._workers.pop(number, None)
-
-        return ServedHere(number, close)
+        return ServedHere(next(self._numbers), worker, self._workers)
 
     def connect(self, rank: int, endpoint: int, timeout: float) -> LocalLink:
         worker = self._workers.get(endpoint)
