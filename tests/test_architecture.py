@@ -139,6 +139,7 @@ def test_the_configuration_is_below_what_it_configures() -> None:
     below = (
         *("coordinator.config.", "coordinator.engine.options.", "moe_model.errors.", "moe_model.names."),
         *("expertmesh.commands.options.", "expertmesh.commands.values."),
+        "expert_workers.transports.table.TRANSPORTS",
     )
     for path in files("coordinator/config"):
         ours = [name for name, _ in imports(path) if name.startswith((*(f"{room}." for room in PRODUCT),))]
