@@ -78,7 +78,9 @@ def build_engine(
     num_blocks, device = num_kv_blocks(checkpoint, config), device_of(config)
     kernels = choose_kernels(config.kernels, device, config.num_threads)
     spec = family_of(checkpoint.config).cache_spec(checkpoint.config)
-    cache = KVCache(spec, num_blocks, config.block_size, dtype_of(config), device, kernels.cache_layout)
+    cache = KVCache(
+        spec, num_blocks, config.block_size, dtype_of(config), device, layout=kernels.cache_layout
+    )
     model = load_model(checkpoint, experts, dtype_of(config), device, kernels)
     scheduler = Scheduler(
         BlockAllocator(num_blocks),

@@ -47,7 +47,8 @@ class Router(Protocol):
 
 
 class ExpertBank(Protocol):
-    """Expert modules in this process, run many at a time. A bank never changes: there is only another one.
+    """Expert modules in this process, run many at a time. A bank never changes: to exchange modules, its
+    owner asks it for another bank and uses that one from then on.
 
     Each layer has the modules of some slots, in an order. Pair p is of row `row_index_P[p]`, or of row p
     where there is no index; `segments` are (slot, number of pairs), in the order of the pairs.

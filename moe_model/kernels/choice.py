@@ -41,7 +41,7 @@ def uses_native(choice: KernelChoice, device: torch.device | str) -> bool:
 
 
 def set_torch_threads(choice: KernelChoice, device: torch.device | str, num_threads: int | None) -> None:
-    """Called by whoever owns the process, and in each thread that computes.
+    """For the main thread of a process, and each of its threads that computes.
 
     Beside native kernels torch gets one: its helpers would spin on the cores that ours want, for what little
     is left to them.

@@ -39,7 +39,7 @@ def decode_rows(batch: Batch, block_size: int, device: torch.device) -> DecodeRo
         return None
     lengths_R = np.array([chunk.start + 1 for chunk in chunks])
     num_blocks = -(-int(lengths_R.max()) // block_size)
-    # Padding reads slot 0, which nobody writes: a neighbour's numbers, good or bad, cannot get in.
+    # Padding reads slot 0, which is never written: a neighbour's numbers, good or bad, cannot get in.
     table_RB = block_table(chunks, num_blocks).astype(np.int64)
     slots_RS = (table_RB[:, :, None] * block_size + np.arange(block_size)).reshape(len(chunks), -1)
     slots_RS = slots_RS[:, : int(lengths_R.max())]

@@ -23,7 +23,8 @@ class KVCache:
         block_size: int = DEFAULT_BLOCK_SIZE,
         dtype: torch.dtype = torch.float32,
         device: torch.device | str = "cpu",
-        layout: CacheLayoutName = "token_major",
+        *,
+        layout: CacheLayoutName,
     ) -> None:
         """`layout` is that of the kernels that will attend. Raises ConfigError where there is no memory."""
         self.num_blocks = num_blocks

@@ -50,7 +50,7 @@ class NativeBank:
         self._tables = tables
 
     def table(self, layer: int) -> "NativeTable | None":
-        """For other C that runs it, as long as somebody keeps the table."""
+        """For other C that runs it, as long as its caller keeps the table."""
         return self._tables.get(layer)
 
     def with_layer(self, layer: int, slots: Sequence[int], new: Mapping[int, Expert]) -> "NativeBank":

@@ -1,5 +1,5 @@
 /* How the operations are cut into tasks. Threads take tasks from a counter, so that an uneven or a busy core
- * holds nobody up; which thread did a task shows nowhere. */
+ * does not hold up the others; which thread did a task shows nowhere. */
 #include "ops.h"
 
 #include <stdatomic.h>

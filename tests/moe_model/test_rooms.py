@@ -1,0 +1,43 @@
+"""The rules of the model's rooms, read from the syntax trees as tests/test_architecture.py does."""
+
+import ast
+from pathlib import Path
+from typing import get_args
+
+from moe_model.kernels.cache_layout import CacheLayoutName
+from tests.test_architecture import PRODUCT, WITHOUT_TESTS, files, importers, imports, tree
+
+
+def test_the_parts_of_a_model_are_data() -> None:
+    """What a family says of its parts, and router rules, know no kernels and no layers."""
+    for path in ("moe_model/layers/specs.py", "moe_model/layers/router_rules.py"):
+        ours = {name.rpartition(".")[0] for name, _ in imports(Path(path)) if name.startswith("moe_model")}
+        assert ours <= {"moe_model.errors"}, path
+
+
+def test_families_and_layers_know_kernels_by_their_base() -> None:
+    for path, found in importers("moe_model.kernels", "moe_model/families", "moe_model/layers").items():
+        assert [name for name in found if not name.startswith("moe_model.kernels.base.")] == [], path
+
+
+def test_c_kernels_are_known_where_they_are_chosen_and_served() -> None:
+    known = [
+        path for path in importers("moe_model.kernels.native", *PRODUCT) if "/kernels/native/" not in path
+    ]
+    assert known == ["expert_workers/transports/stream/serve_loop.py", "moe_model/kernels/choice.py"]
+
+
+def test_one_module_knows_the_layouts_of_a_cache() -> None:
+    """Others pass on the name that the kernels give."""
+    layouts = set(get_args(CacheLayoutName))
+    naming = [
+        path.as_posix()
+        for path in files(*WITHOUT_TESTS)
+        for node in ast.walk(tree(path))
+        if isinstance(node, ast.Constant) and node.value in layouts
+    ]
+    assert set(naming) == {
+        "moe_model/kernels/cache_layout.py",
+        "moe_model/kernels/native/paged.py",
+        "moe_model/kernels/torch_kernels.py",
+    }
