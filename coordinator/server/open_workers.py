@@ -4,6 +4,7 @@ import os
 import platform
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from itertools import count
 from uuid import uuid4
 
@@ -16,14 +17,13 @@ from expert_workers.dispatch.combine import Combine
 from expert_workers.dispatch.options import OnLoss, PoolOptions
 from expert_workers.dispatch.pool import ExpertPool
 from expert_workers.dispatch.pool_stats import PoolObserver, PoolObservers
-from expert_workers.dispatch.routes import Address
+from expert_workers.dispatch.routes import HERE, Address
 from expert_workers.remote_experts import RemoteExperts
 from expert_workers.supervision.control_loop import ControlLoop
 from expert_workers.supervision.health import HealthOptions
 from expert_workers.supervision.jobs import Connect, Expected, Jobs, Timeouts
 from expert_workers.supervision.options import SupervisorOptions
 from expert_workers.supervision.supervisor import Supervisor
-from expert_workers.supervision.worker_state import LOCAL
 from expert_workers.tls import TlsPaths
 from expert_workers.transports.base import AnyTransport, Site, TransportOptions, WorkerFailureError
 from expert_workers.transports.fleet import Fleet
@@ -76,7 +76,8 @@ def open_workers(
         start, answer = workers.start_timeout, max(_LEAST_ANSWER, workers.call_timeout)
         jobs = Jobs(fleet, expected, Timeouts(start=start, answer=answer, load=start), pool.connect)
         modules, options = list(catalog.modules), _supervisor_options(workers)
-        load = _loader(checkpoint, engine, expected, here, pool.connect)
+        own_spec = replace(spec, rank=HERE, num_threads=engine.num_threads)
+        load = _loader(own_spec, expected, here, pool.connect)
         supervisor = Supervisor(ControlLoop(jobs, modules, pool, options, watchers, load, over))
         pool.set_rescuer(supervisor)
         halt.then(supervisor.halt)
@@ -139,7 +140,7 @@ def _worker_spec(checkpoint: Checkpoint, engine: EngineConfig, workers: WorkersC
         # All on this machine: together no more threads than it has cores.
         num_threads = max(1, usable_cores().number // workers.num_workers)
     return WorkerSpec(
-        LOCAL,
+        0,
         str(checkpoint.path.resolve()),
         dtype_of(engine),
         num_threads=num_threads,
@@ -150,30 +151,17 @@ def _worker_spec(checkpoint: Checkpoint, engine: EngineConfig, workers: WorkersC
 
 
 def _loader(
-    checkpoint: Checkpoint,
-    engine: EngineConfig,
-    expected: Expected,
-    here: InProcessTransport,
-    connect: Connect,
+    spec: WorkerSpec, expected: Expected, here: InProcessTransport, connect: Connect
 ) -> Callable[[Sequence[ExpertModule]], Address]:
     """Loads experts into this process, as a last resort."""
     incarnations = count(1)
 
     def load(modules: Sequence[ExpertModule]) -> Address:
-        spec = WorkerSpec(
-            LOCAL,
-            str(checkpoint.path.resolve()),
-            dtype_of(engine),
-            num_threads=engine.num_threads,
-            fingerprint=checkpoint.fingerprint,
-            kernels=engine.kernels,
-            int8=engine.expert_dtype == "int8",
-        )
         worker = ExpertWorker(spec)
         worker.claim(expected.owner, expected.epoch)
         worker.load(modules)
         served = here.serve(worker, Site())
-        address = Address(LOCAL, next(incarnations), served.endpoint, is_here=True)
+        address = Address.here(next(incarnations), served.endpoint)
         connect(address, 0.0)
         return address
 
@@ -184,7 +172,11 @@ def _loader(
 def _open_fleet(spec: WorkerSpec, transport: AnyTransport, config: WorkersConfig) -> Iterator[Fleet]:
     """The way to start workers; what was started on the way to it ends with the block."""
     if not transport.spans_processes:
-        yield LocalFleet(spec, transport)
+        local = LocalFleet(spec, transport)
+        try:
+            yield local
+        finally:
+            local.close()
         return
     address = config.ray_address
     cluster = (

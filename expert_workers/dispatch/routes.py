@@ -6,21 +6,33 @@ Shapes: C columns of a layer's router.
 
 from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, field
+from typing import Self
 
 from moe_model.layers.dispatch import ExpertKey
 from moe_model.versions.expert_versions import Catalog
+
+# The rank of the client's own process, where experts are loaded as a last resort. Workers count from 0.
+HERE = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
 class Address:
     """Where a worker is reached from one time it is brought up to the next. `incarnation` counts these: a
-    worker that was lost has another address afterwards, even if it is the same process. `is_here`: it is the
-    client's own process, where experts are loaded as a last resort."""
+    worker that was lost has another address afterwards, even if it is the same process."""
 
     rank: int
     incarnation: int
     endpoint: Hashable
-    is_here: bool = False
+
+    @classmethod
+    def here(cls, incarnation: int, endpoint: Hashable) -> Self:
+        """In the client's own process."""
+        return cls(HERE, incarnation, endpoint)
+
+    @property
+    def is_here(self) -> bool:
+        """Whether it is in the client's own process, and reached in that way."""
+        return self.rank == HERE
 
 
 @dataclass(frozen=True, slots=True)

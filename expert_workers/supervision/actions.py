@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from expert_workers.supervision.options import DROP_AFTER
-from expert_workers.supervision.worker_state import LOCAL, Keys, SupervisedWorker, Surplus
+from expert_workers.supervision.worker_state import Keys, SupervisedWorker, Surplus
 from moe_model.layers.dispatch import ExpertKey
 
 
@@ -41,7 +41,7 @@ def holders_of(
     workers: Iterable[SupervisedWorker], wanted: Mapping[int, Keys], keys: Iterable[ExpertKey]
 ) -> dict[ExpertKey, tuple[int, ...]]:
     """The ranks that can be asked for each module: those that shall hold it, else one that still does."""
-    ready = sorted((w for w in workers if w.is_ready), key=lambda w: (w.is_leaving, w.rank == LOCAL, w.rank))
+    ready = sorted((w for w in workers if w.is_ready), key=lambda w: (w.is_leaving, w.is_here, w.rank))
     meant: dict[ExpertKey, list[int]] = {}
     spare: dict[ExpertKey, int] = {}
     for worker in ready:

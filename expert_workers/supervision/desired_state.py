@@ -8,8 +8,9 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 
+from expert_workers.dispatch.routes import HERE
 from expert_workers.placement.placement import Placement, Share, moves, place
-from expert_workers.supervision.worker_state import LOCAL, Keys, SupervisedWorker
+from expert_workers.supervision.worker_state import Keys, SupervisedWorker
 from moe_model.errors import ConfigError
 from moe_model.layers.dispatch import ExpertKey
 from moe_model.versions.expert_versions import ExpertModule
@@ -74,8 +75,8 @@ class DesiredState:
                 wanted.setdefault(rank, set()).add(key)
         for key, rank in self._extra.items():
             wanted.setdefault(rank, set()).add(key)
-        elsewhere = {key for w in ready if w.rank != LOCAL for key in w.held}
-        wanted[LOCAL] = set(held_by.get(LOCAL, ())) & self.keys - elsewhere
+        elsewhere = {key for w in ready if not w.is_here for key in w.held}
+        wanted[HERE] = set(held_by.get(HERE, ())) & self.keys - elsewhere
         return {rank: frozenset(keys) for rank, keys in wanted.items()}
 
     def place(

@@ -7,9 +7,9 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 
-from expert_workers.dispatch.routes import Address
+from expert_workers.dispatch.routes import HERE, Address
 from expert_workers.supervision.restart_policy import RestartOptions, RestartPolicy
-from expert_workers.supervision.worker_state import LOCAL, Keys, SupervisedWorker
+from expert_workers.supervision.worker_state import Keys, SupervisedWorker
 from moe_model.versions.expert_versions import ExpertModule
 
 # Loads modules into this process, and has the pool connected to them.
@@ -17,7 +17,7 @@ LoadHere = Callable[[Sequence[ExpertModule]], Address]
 
 
 class LastResort:
-    """What it holds is one more worker to the rest, of rank LOCAL, for as long as it holds anything."""
+    """What it holds is one more worker to the rest, of rank HERE, for as long as it holds anything."""
 
     def __init__(self, load: LoadHere | None, restarts: RestartOptions) -> None:
         """`load` None: this process holds no experts, whatever happens."""
@@ -38,7 +38,7 @@ class LastResort:
     def begin(self, modules: Iterable[ExpertModule]) -> tuple[SupervisedWorker, Callable[[], Address]]:
         """This process as a worker, and the job that loads them into it."""
         assert self._load is not None, "something was due"
-        self.worker = self.worker or SupervisedWorker(LOCAL, self._policy)
+        self.worker = self.worker or SupervisedWorker(HERE, self._policy)
         return self.worker, partial(self._load, list(modules))
 
     def loaded(self, held: Keys, address: Address) -> None:

@@ -5,9 +5,10 @@ Belongs to the supervisor's thread.
 
 from collections.abc import Callable
 
+from expert_workers.dispatch.routes import HERE
 from expert_workers.supervision.last_resort import LastResort
 from expert_workers.supervision.restart_policy import RestartOptions, RestartPolicy
-from expert_workers.supervision.worker_state import LOCAL, SupervisedWorker
+from expert_workers.supervision.worker_state import SupervisedWorker
 
 
 class Roster:
@@ -30,7 +31,7 @@ class Roster:
         return self.workers if here is None else [*self.workers, here]
 
     def get(self, rank: int) -> SupervisedWorker | None:
-        return self._here.worker if rank == LOCAL else self._workers.get(rank)
+        return self._here.worker if rank == HERE else self._workers.get(rank)
 
     def resize(self, num_workers: int) -> int:
         """There shall be so many; returns how many there were to be before."""

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
+from expert_workers.dispatch.routes import HERE
 from expert_workers.supervision.actions import Action, BringUp, Drop, End, Load
 from expert_workers.supervision.desired_state import DesiredState
 from expert_workers.supervision.endings import Endings
@@ -19,7 +20,7 @@ from expert_workers.supervision.last_resort import LastResort
 from expert_workers.supervision.options import Observer
 from expert_workers.supervision.pending_changes import PendingChanges
 from expert_workers.supervision.roster import Roster
-from expert_workers.supervision.worker_state import LOCAL, Keys, SupervisedWorker
+from expert_workers.supervision.worker_state import Keys, SupervisedWorker
 from expert_workers.transports.base import Failure, FailureReason
 from expert_workers.wire import Array
 from expert_workers.worker.expert_worker import WorkerInfo
@@ -72,7 +73,7 @@ class WorkerJobs:
 
     def act(self, action: Action) -> None:
         """Does what is due at one worker."""
-        if action.rank == LOCAL:
+        if action.rank == HERE:
             assert isinstance(action, Drop), "what this process shall hold, it is told by load_here"
             self._here.drop(action.keys)
             return
@@ -105,7 +106,7 @@ class WorkerJobs:
     def lose(self, worker: SupervisedWorker, failure: Failure) -> None:
         """A worker does not answer any more, or must not be believed."""
         _log.warning("worker %d lost (%s): %s", worker.rank, failure.reason, failure.message)
-        if worker.rank == LOCAL:
+        if worker.is_here:
             self._here.failed()
             return
         if failure.reason is FailureReason.FENCED:
@@ -159,7 +160,7 @@ class WorkerJobs:
             return
         elif worker.is_ready and failure.reason is FailureReason.RAISED:
             self._could_not_load(worker, failure, loading)
-        elif worker.rank == LOCAL:
+        elif worker.is_here:
             _log.error("experts cannot be loaded here: %s", failure.message)
             self._here.failed()
         elif failure.reason in _SILENT and _is_expected_back(worker):

@@ -3,16 +3,13 @@
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
-from expert_workers.dispatch.routes import Address
+from expert_workers.dispatch.routes import HERE, Address
 from expert_workers.status import WorkerState, WorkerStatus
 from expert_workers.supervision.restart_policy import RestartPolicy
 from expert_workers.transports.base import Failure, FailureReason
 from expert_workers.wire import Array
 from expert_workers.worker.expert_worker import WorkerInfo
 from moe_model.layers.dispatch import ExpertKey
-
-# The rank of the coordinator's own process, where experts are loaded as a last resort.
-LOCAL = 1 << 20
 
 Keys = frozenset[ExpertKey]
 
@@ -48,6 +45,11 @@ class SupervisedWorker:
     lost_at: float | None = None
     surplus: Surplus | None = None
     canaries: dict[ExpertKey, Array] = field(default_factory=dict)
+
+    @property
+    def is_here(self) -> bool:
+        """Whether it is no worker, but the coordinator's own process."""
+        return self.rank == HERE
 
     @property
     def is_ready(self) -> bool:

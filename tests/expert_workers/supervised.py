@@ -12,14 +12,14 @@ import torch
 from expert_workers.dispatch.options import OnLoss, PoolOptions
 from expert_workers.dispatch.pool import ExpertPool
 from expert_workers.dispatch.pool_stats import DispatchRecord
-from expert_workers.dispatch.routes import Address
+from expert_workers.dispatch.routes import HERE, Address
 from expert_workers.supervision.control_loop import ControlLoop
 from expert_workers.supervision.health import HealthOptions
 from expert_workers.supervision.jobs import Expected, Jobs, Timeouts
 from expert_workers.supervision.options import SupervisorOptions
 from expert_workers.supervision.restart_policy import RestartOptions
 from expert_workers.supervision.supervisor import Supervisor
-from expert_workers.supervision.worker_state import LOCAL, Keys, SupervisedWorker
+from expert_workers.supervision.worker_state import Keys, SupervisedWorker
 from expert_workers.transports.base import AnyTransport, Failure, FailureReason, Site, WorkerFailureError
 from expert_workers.transports.fleet import Fleet
 from expert_workers.transports.in_process.fleet import LocalFleet
@@ -185,11 +185,11 @@ class Coordinator:
 
     def _load_here(self, modules: Sequence[ExpertModule]) -> Address:
         self.num_loaded_here += 1
-        worker = self._world.make_worker(make_spec(LOCAL))
+        worker = self._world.make_worker(make_spec(HERE))
         worker.load(modules)
         worker.claim(self._owner, self._epoch)
         served = self._here.serve(worker, Site())
-        address = Address(LOCAL, next(self._incarnations), served.endpoint, is_here=True)
+        address = Address.here(next(self._incarnations), served.endpoint)
         self.pool.connect(address, 0.0)
         return address
 

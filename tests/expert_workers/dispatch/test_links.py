@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import pytest
 
 from expert_workers.dispatch.links import Links
-from expert_workers.dispatch.routes import Address, Routes
+from expert_workers.dispatch.routes import HERE, Address, Routes
 from expert_workers.transports.base import Failure, FailureReason, Plane, Served, Site, WorkerFailureError
 from expert_workers.transports.in_process.links import LocalLink, LocalPlane
 from expert_workers.transports.stream.auth import Endpoint
@@ -59,7 +59,7 @@ def routes_to(version: int, *addresses: Address) -> Routes:
 
 def test_routes_are_data_that_another_process_could_be_sent() -> None:
     endpoint = Endpoint(7, "boot", "\0name", "127.0.0.1", 1234, False, b"key")
-    routes = Routes(3, {0: Address(0, 1, endpoint), 4: Address(4, 2, 9, is_here=True)}, {(0, 1): (0, 4)})
+    routes = Routes(3, {0: Address(0, 1, endpoint), HERE: Address.here(2, 9)}, {(0, 1): (0, HERE)})
     assert pickle.loads(pickle.dumps(routes)) == routes
     assert routes.addresses[0] != Address(0, 2, endpoint), "brought up again, it has another"
 
@@ -77,7 +77,7 @@ def test_routes_lead_over_the_links_that_were_opened_to_their_addresses(
 
 def test_an_address_in_this_process_is_reached_in_its_own_way(there: SlowTransport) -> None:
     here = SlowTransport()
-    Links(there, here, SECONDS).open(Address(9, 1, "a", is_here=True), 1.0)
+    Links(there, here, SECONDS).open(Address.here(1, "a"), 1.0)
     assert (list(here.made), list(there.made)) == (["a"], [])
 
 

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from expert_workers.dispatch.routes import Address
+from expert_workers.dispatch.routes import HERE, Address
 from expert_workers.supervision.actions import (
     BringUp,
     Drop,
@@ -17,7 +17,7 @@ from expert_workers.supervision.actions import (
     note_surplus,
 )
 from expert_workers.supervision.options import DROP_AFTER
-from expert_workers.supervision.worker_state import LOCAL, Keys, SupervisedWorker, Surplus
+from expert_workers.supervision.worker_state import Keys, SupervisedWorker, Surplus
 from moe_model.layers.dispatch import ExpertKey
 from tests.expert_workers.fakes import make_config, make_worker, placed
 
@@ -44,9 +44,9 @@ def test_routes_name_those_that_shall_hold_a_module_and_do() -> None:
 def test_of_those_that_shall_not_hold_it_any_more_one_is_enough() -> None:
     leaving = ready(0, A)
     leaving.is_leaving = True
-    members = [leaving, ready(LOCAL, A), ready(1, A), ready(2, A)]
+    members = [leaving, ready(HERE, A), ready(1, A), ready(2, A)]
     assert holders_of(members, {}, [A]) == {A: (1,)}
-    assert holders_of(members[:2], {}, [A]) == {A: (LOCAL,)}
+    assert holders_of(members[:2], {}, [A]) == {A: (HERE,)}
     assert holders_of(members[:1], {}, [A]) == {A: (0,)}
     assert holders_of(members, {0: keys(A)}, [A]) == {A: (0,)}
 

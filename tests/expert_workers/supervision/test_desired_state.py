@@ -3,9 +3,9 @@ from typing import Any
 
 import pytest
 
-from expert_workers.dispatch.routes import Address
+from expert_workers.dispatch.routes import HERE, Address
 from expert_workers.supervision.desired_state import DesiredState
-from expert_workers.supervision.worker_state import LOCAL, SupervisedWorker
+from expert_workers.supervision.worker_state import SupervisedWorker
 from moe_model.config import ModelConfig
 from moe_model.layers.dispatch import ExpertKey
 from moe_model.versions.expert_versions import Catalog, ExpertModule
@@ -214,9 +214,9 @@ def test_what_was_rescued_counts_in_when_all_is_placed_again() -> None:
 
 
 def test_this_process_keeps_what_no_worker_holds() -> None:
-    targets, here = make_targets(), member(LOCAL, (0, 0), (0, 1))
+    targets, here = make_targets(), member(HERE, (0, 0), (0, 1))
     members = [member(0, (0, 1)), here]
     place(targets, members)
-    assert targets.wanted(members)[LOCAL] == {(0, 0)}
+    assert targets.wanted(members)[HERE] == {(0, 0)}
     members[0].held |= {(0, 0)}
-    assert targets.wanted(members)[LOCAL] == frozenset()
+    assert targets.wanted(members)[HERE] == frozenset()

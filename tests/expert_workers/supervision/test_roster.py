@@ -2,11 +2,11 @@
 
 import pytest
 
-from expert_workers.dispatch.routes import Address
+from expert_workers.dispatch.routes import HERE, Address
 from expert_workers.supervision.last_resort import LastResort
 from expert_workers.supervision.restart_policy import RestartOptions
 from expert_workers.supervision.roster import Roster
-from expert_workers.supervision.worker_state import LOCAL, Keys, SupervisedWorker
+from expert_workers.supervision.worker_state import Keys, SupervisedWorker
 from moe_model.versions.expert_versions import Catalog
 from tests.expert_workers.fakes import make_config, make_worker, placed
 
@@ -19,7 +19,7 @@ MODULES = {module.key: module for module in Catalog.of_checkpoint(CONFIG).module
 
 
 def load(_: object) -> Address:
-    return Address(LOCAL, 1, "")
+    return Address(HERE, 1, "")
 
 
 def holding(here: LastResort, held: Keys) -> SupervisedWorker:
@@ -61,8 +61,8 @@ def test_this_process_is_no_worker_and_holds_experts() -> None:
     assert [holder.rank for holder in roster.holders] == [0]
     worker = holding(here, frozenset([A]))
     assert [each.rank for each in roster.workers] == [0]
-    assert [holder.rank for holder in roster.holders] == [0, LOCAL]
-    assert roster.get(LOCAL) is worker
+    assert [holder.rank for holder in roster.holders] == [0, HERE]
+    assert roster.get(HERE) is worker
     assert roster.resize(1) == 1
     assert not worker.is_leaving
 
