@@ -7,21 +7,24 @@ from chaos.judge import judge
 from chaos.report import as_json, table
 from chaos.run import Target, run_scenario
 from chaos.scenario import changed, find
+from coordinator.commands.chaos import ChaosArguments
 from expertmesh.cli import main
 from expertmesh.commands.connection import connection
+from expertmesh.commands.options import options_of
 from expertmesh.commands.signals import sigterm_exits
 
 
 def run(args: argparse.Namespace) -> int:
     """0 if all expectations hold, else 1. Raises ExpertMeshError."""
+    given = options_of(args, ChaosArguments)
     scenario = changed(
-        find(args.scenario),
-        duration=args.duration,
-        seed=args.seed,
-        streams=args.streams,
-        expert_file=args.expert_file,
+        find(given.scenario),
+        duration=given.duration,
+        seed=given.seed,
+        streams=given.streams,
+        expert_file=given.expert_file,
     )
-    target = Target(args.address, args.control or next_port(args.address), connection(args))
+    target = Target(given.address, given.control or next_port(given.address), connection(given.connection))
     with sigterm_exits():
         record = run_scenario(scenario, target, say)
     verdict = judge(record)

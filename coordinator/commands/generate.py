@@ -11,7 +11,6 @@ from coordinator.api.requests.events import EventWriter
 from coordinator.api.validation.request import ValidRequest, resolve
 from coordinator.commands.generate_arguments import GenerateArguments
 from coordinator.commands.termination import stop_exits
-from coordinator.config.engine import EngineConfig
 from coordinator.config.model import DEFAULT_MAX_OUTPUT_TOKENS, ModelOptions
 from coordinator.engine.core.engine import Engine
 from coordinator.server.experts import open_experts
@@ -19,7 +18,6 @@ from coordinator.server.main import build_engine, configure_process, served_mode
 from coordinator.server.model_texts import ModelTexts
 from expertmesh import messages as client_messages
 from expertmesh import requests as client_requests
-from expertmesh.commands.generation_arguments import generation_options_of, prompt_of
 from expertmesh.commands.options import options_of
 from expertmesh.commands.shown import Shown
 from expertmesh.v1 import generation_pb2 as pb
@@ -34,7 +32,7 @@ def run(args: argparse.Namespace) -> int:
     configure_process(given.engine)
     checkpoint = Checkpoint.open(given.checkpoint)
     texts = ModelTexts.open(checkpoint)
-    valid, writer = _prepare(args, checkpoint, given.engine, texts)
+    valid, writer = _prepare(given, checkpoint, texts)
     report = args.report
     with (
         stop_exits() as halt,
@@ -51,19 +49,19 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _prepare(
-    args: argparse.Namespace, checkpoint: Checkpoint, engine: EngineConfig, texts: ModelTexts
+    given: GenerateArguments, checkpoint: Checkpoint, texts: ModelTexts
 ) -> tuple[ValidRequest, EventWriter]:
     """Checks the request before anything is loaded.
 
     `--max-tokens` is a limit here and not a promise: under STOP the end of the context may come first.
     """
-    options = generation_options_of(args)
+    options = given.generation.given()
     most = options.pop("max_tokens", None)
     if most is not None and most < 1:
         raise ConfigError(f"--max-tokens: {most} is less than 1")
     limit = DEFAULT_MAX_OUTPUT_TOKENS if most is None else most
-    served = served_model(checkpoint, ModelOptions(max_output_tokens=limit), engine, texts)
-    message = client_requests.generate_request(prompt_of(args), {**options, "return_token_ids": True})
+    served = served_model(checkpoint, ModelOptions(max_output_tokens=limit), given.engine, texts)
+    message = client_requests.generate_request(given.prompt.given(), {**options, "return_token_ids": True})
     valid = resolve(message, served, "generate", time.monotonic())
     return valid, EventWriter(valid, served.tokenizer)
 

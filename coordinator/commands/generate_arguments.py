@@ -10,7 +10,7 @@ from coordinator.commands.start_report import Say, plainly
 from coordinator.config.engine import EngineConfig
 from coordinator.config.serve import CHECKPOINT
 from coordinator.config.workers import WorkersConfig
-from expertmesh.commands.generation_arguments import add_generation_arguments
+from expertmesh.commands.generation_arguments import GenerationArguments, PromptArguments
 from expertmesh.commands.options import Group, Option, add_options
 
 
@@ -19,13 +19,14 @@ class GenerateArguments:
     """What generates, and how it is shown."""
 
     checkpoint: Annotated[Path, CHECKPOINT]
+    prompt: Annotated[PromptArguments, Group()]
+    generation: Annotated[GenerationArguments, Group()]
     json: Annotated[bool, Option("--json", help="print one JSON object with token ids and timings")] = False
     engine: Annotated[EngineConfig, Group("engine")] = field(default_factory=EngineConfig)
     workers: Annotated[WorkersConfig, Group("expert workers")] = field(default_factory=WorkersConfig)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    add_generation_arguments(parser)
     add_options(parser, GenerateArguments)
 
 

@@ -1,31 +1,51 @@
 """The arguments of `expertmesh import`."""
 
 import argparse
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
-from moe_model.names import DTYPE_NAMES
+from coordinator.commands.init_arguments import DEST, FORCE
+from expertmesh.commands.options import Option, add_options
+from moe_model.names import DtypeName
+
+
+@dataclass(frozen=True, slots=True)
+class ImportArguments:
+    """What is read, and what its files do not say."""
+
+    source: Annotated[
+        str,
+        Option(
+            "SOURCE",
+            help="an assembled .pt or .safetensors file, or an output folder with such a file or with parts",
+        ),
+    ]
+    dest: Annotated[str, DEST]
+    router: Annotated[
+        str | None,
+        Option(
+            "--router",
+            metavar="uniform|kaiming|FILE",
+            help="for a folder of parts, which has no router: zeros, random, or weights or centroids from a "
+            "file",
+        ),
+    ] = None
+    config: Annotated[
+        Path | None,
+        Option(
+            "--config",
+            metavar="FILE",
+            help="the configuration (yaml or json) of a source that has none in or beside it",
+        ),
+    ] = None
+    dtype: Annotated[
+        DtypeName | None,
+        Option("--dtype", help="default: float32, or bfloat16 if that is what the source has"),
+    ] = None
+    seed: Annotated[int, Option("--seed", help="of --router kaiming (default: %(default)s)")] = 0
+    force: Annotated[bool, FORCE] = False
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "source",
-        metavar="SOURCE",
-        help="an assembled .pt or .safetensors file, or an output folder with such a file or with parts",
-    )
-    parser.add_argument("dest", metavar="DEST", help="the new checkpoint's folder")
-    parser.add_argument(
-        "--router",
-        metavar="uniform|kaiming|FILE",
-        help="for a folder of parts, which has no router: zeros, random, or weights or centroids from a file",
-    )
-    parser.add_argument(
-        "--config",
-        metavar="FILE",
-        type=Path,
-        help="the configuration (yaml or json) of a source that has none in or beside it",
-    )
-    parser.add_argument(
-        "--dtype", choices=DTYPE_NAMES, help="default: float32, or bfloat16 if that is what the source has"
-    )
-    parser.add_argument("--seed", type=int, default=0, help="of --router kaiming (default: 0)")
-    parser.add_argument("--force", action="store_true", help="replace a checkpoint at DEST")
+    add_options(parser, ImportArguments)

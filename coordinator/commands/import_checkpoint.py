@@ -4,24 +4,27 @@ import argparse
 import sys
 import time
 
+from coordinator.commands.import_arguments import ImportArguments
 from coordinator.commands.progress import ProgressLine, summary
+from expertmesh.commands.options import options_of
 from expertmesh.commands.signals import sigterm_exits
 from moe_model.checkpoint.importer import ImportOptions, import_checkpoint
 from moe_model.checkpoint.manifest import DTYPES, dtype_name
 
 
 def run(args: argparse.Namespace) -> int:
+    given = options_of(args, ImportArguments)
     started = time.monotonic()
     options = ImportOptions(
-        router=args.router,
-        config_path=args.config,
-        dtype=None if args.dtype is None else DTYPES[args.dtype],
-        seed=args.seed,
-        force=args.force,
+        router=given.router,
+        config_path=given.config,
+        dtype=None if given.dtype is None else DTYPES[given.dtype],
+        seed=given.seed,
+        force=given.force,
     )
     with sigterm_exits(), ProgressLine(sys.stderr, "importing") as progress:
-        report = import_checkpoint(args.source, args.dest, options, progress.update)
+        report = import_checkpoint(given.source, given.dest, options, progress.update)
     for note in report.notes:
         print(f"note: {note}")
-    print(f"imported {args.source} as {dtype_name(report.dtype)}: {summary(args.dest, started)}")
+    print(f"imported {given.source} as {dtype_name(report.dtype)}: {summary(given.dest, started)}")
     return 0

@@ -4,7 +4,9 @@ import argparse
 import sys
 import time
 
+from coordinator.commands.init_arguments import InitArguments
 from coordinator.commands.progress import ProgressLine, summary
+from expertmesh.commands.options import options_of
 from expertmesh.commands.signals import sigterm_exits
 from moe_model.checkpoint.importer import read_model_config
 from moe_model.checkpoint.initialise import initialise_checkpoint
@@ -13,16 +15,17 @@ from moe_model.config import ModelConfig
 
 
 def run(args: argparse.Namespace) -> int:
+    given = options_of(args, InitArguments)
     started = time.monotonic()
-    config = ModelConfig() if args.config is None else read_model_config(args.config)
+    config = ModelConfig() if given.config is None else read_model_config(given.config)
     with sigterm_exits(), ProgressLine(sys.stderr, "initialising") as progress:
         initialise_checkpoint(
-            args.dest,
+            given.dest,
             config,
-            seed=args.seed,
-            dtype=DTYPES[args.dtype],
-            force=args.force,
+            seed=given.seed,
+            dtype=DTYPES[given.dtype],
+            force=given.force,
             on_progress=progress.update,
         )
-    print(f"initialised with seed {args.seed} as {args.dtype}: {summary(args.dest, started)}")
+    print(f"initialised with seed {given.seed} as {given.dtype}: {summary(given.dest, started)}")
     return 0

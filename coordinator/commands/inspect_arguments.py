@@ -1,11 +1,22 @@
 """The arguments of `expertmesh inspect`."""
 
 import argparse
+from dataclasses import dataclass
+from typing import Annotated
+
+from expertmesh.commands.options import Option, add_options
+
+
+@dataclass(frozen=True, slots=True)
+class InspectArguments:
+    """Which checkpoint, and how closely it is looked at."""
+
+    checkpoint: Annotated[str, Option("CHECKPOINT", help="the checkpoint's folder")]
+    verify: Annotated[bool, Option("--verify", help="read every file and check its SHA-256 and tensors")] = (
+        False
+    )
+    json: Annotated[bool, Option("--json", help="print one JSON object")] = False
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("checkpoint", metavar="CHECKPOINT", help="the checkpoint's folder")
-    parser.add_argument(
-        "--verify", action="store_true", help="read every file and check its SHA-256 and tensors"
-    )
-    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    add_options(parser, InspectArguments)

@@ -5,18 +5,21 @@ import json
 import sys
 from typing import Any
 
+from coordinator.commands.inspect_arguments import InspectArguments
 from coordinator.commands.progress import ProgressLine, format_bytes
+from expertmesh.commands.options import options_of
 from moe_model.checkpoint.manifest import SHARED, TOKENIZER, dtype_name
 from moe_model.checkpoint.reader import Checkpoint
 from moe_model.families import family_of
 
 
 def run(args: argparse.Namespace) -> int:
-    checkpoint = Checkpoint.open(args.checkpoint)
-    if args.verify:
+    given = options_of(args, InspectArguments)
+    checkpoint = Checkpoint.open(given.checkpoint)
+    if given.verify:
         _verify(checkpoint)
-    described = describe(checkpoint) | ({"verified": True} if args.verify else {})
-    if args.json:
+    described = describe(checkpoint) | ({"verified": True} if given.verify else {})
+    if given.json:
         print(json.dumps(described))
     else:
         _print(described)

@@ -7,23 +7,25 @@ import time
 from contextlib import closing
 
 from expertmesh.client import Client, ClientError, Delta, Finished, Summary
+from expertmesh.commands.client_arguments import ClientArguments
 from expertmesh.commands.connection import connection
-from expertmesh.commands.generation_arguments import generation_options_of, prompt_of
+from expertmesh.commands.options import options_of
 from expertmesh.commands.shown import Shown
 from expertmesh.messages import GenerateOptions, Prompt
 
 
 def run(args: argparse.Namespace) -> int:
     """Raises ClientError."""
-    options = generation_options_of(args)
-    if args.model is not None:
-        options["model"] = args.model
-    with Client(args.address, timeout=args.timeout, connection=connection(args)) as client:
-        if args.json:
+    given = options_of(args, ClientArguments)
+    prompt, options = given.prompt.given(), given.generation.given()
+    if given.model is not None:
+        options["model"] = given.model
+    with Client(given.address, timeout=given.timeout, connection=connection(given.connection)) as client:
+        if given.json:
             options["return_token_ids"] = True
-            print(json.dumps(client.generate(prompt_of(args), **options).to_dict()))
+            print(json.dumps(client.generate(prompt, **options).to_dict()))
         else:
-            _print_stream(client, prompt_of(args), options)
+            _print_stream(client, prompt, options)
     return 0
 
 

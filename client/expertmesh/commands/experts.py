@@ -4,6 +4,8 @@ import argparse
 from collections.abc import Sequence
 
 from expertmesh.commands.connection import connection
+from expertmesh.commands.experts_arguments import ACTIONS, AddExpert, RemoveExpert, ReplaceExpert
+from expertmesh.commands.options import options_of
 from expertmesh.control import ControlClient
 from expertmesh.v1 import control_pb2 as pb
 
@@ -12,21 +14,22 @@ _LINE = "{:>5}  {:>6}  {:>7}  {:<7}  {}"
 
 def run(args: argparse.Namespace) -> int:
     """Raises ClientError."""
-    with ControlClient(args.address, connection=connection(args)) as control:
-        match args.action:
-            case "list":
-                print("\n".join(table(control.experts())))
-            case "replace":
-                path = str(args.file.absolute())
-                replaced = control.replace_expert(args.layer, args.expert, path, sha256=args.sha256)
+    arguments, _ = ACTIONS[args.action]
+    given = options_of(args, arguments)
+    with ControlClient(given.address, connection=connection(given.connection)) as control:
+        match given:
+            case ReplaceExpert(layer=layer, expert=expert, file=file, sha256=sha256):
+                replaced = control.replace_expert(layer, expert, str(file.absolute()), sha256=sha256)
                 _tell("replaced", replaced.expert, replaced.seconds)
-            case "add":
-                path, router_path = str(args.file.absolute()), str(args.router_file.absolute())
-                added = control.add_expert(args.layer, path, router_path, sha256=args.sha256)
+            case AddExpert(layer=layer, file=file, router_file=router_file, sha256=sha256):
+                paths = str(file.absolute()), str(router_file.absolute())
+                added = control.add_expert(layer, *paths, sha256=sha256)
                 _tell("added", added.expert, added.seconds)
-            case _:
-                removed = control.remove_expert(args.layer, args.expert)
+            case RemoveExpert(layer=layer, expert=expert):
+                removed = control.remove_expert(layer, expert)
                 _tell("removed", removed.expert, removed.seconds)
+            case _:
+                print("\n".join(table(control.experts())))
     return 0
 
 

@@ -1,33 +1,71 @@
 """The arguments of `expertmesh experts`, one set for each action."""
 
 import argparse
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Annotated
 
-from expertmesh.commands.connection_arguments import add_connection_arguments
+from expertmesh.commands.connection_arguments import CONTROL_ADDRESS, ConnectionArguments
+from expertmesh.commands.options import Group, Option, add_options
 from expertmesh.commands.values import index
 
-ACTIONS = {
-    "list": "show the modules in use",
-    "replace": "exchange an expert for another version",
-    "add": "add an expert to a layer",
-    "remove": "retire an expert of a layer",
+_EXPERT = Option("EXPERT", parse=index, help="expert id")
+_FILE = Option("FILE", help="safetensors file with the module, on the server's machine and on the workers'")
+_SHA256 = Option("--sha256", metavar="HEX", help="refuse a file that has another SHA-256")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ListExperts:
+    """Which server is meant."""
+
+    address: Annotated[str, CONTROL_ADDRESS]
+    connection: Annotated[ConnectionArguments, Group("connection")] = field(
+        default_factory=ConnectionArguments
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _OfLayer(ListExperts):
+    layer: Annotated[int, Option("LAYER", parse=index, help="layer, from 0")]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReplaceExpert(_OfLayer):
+    """Which expert, and its next version."""
+
+    expert: Annotated[int, _EXPERT]
+    file: Annotated[Path, _FILE]
+    sha256: Annotated[str | None, _SHA256] = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AddExpert(_OfLayer):
+    """A new expert, and its row of the router."""
+
+    file: Annotated[Path, _FILE]
+    router_file: Annotated[
+        Path,
+        Option("ROUTER_FILE", help="safetensors file with `router.weight`, the expert's row of the router"),
+    ]
+    sha256: Annotated[str | None, _SHA256] = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RemoveExpert(_OfLayer):
+    """Which expert."""
+
+    expert: Annotated[int, _EXPERT]
+
+
+ACTIONS: dict[str, tuple[type[ListExperts], str]] = {
+    "list": (ListExperts, "show the modules in use"),
+    "replace": (ReplaceExpert, "exchange an expert for another version"),
+    "add": (AddExpert, "add an expert to a layer"),
+    "remove": (RemoveExpert, "retire an expert of a layer"),
 }
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
-    parsers = {name: actions.add_parser(name, help=text, description=text) for name, text in ACTIONS.items()}
-    for name, action in parsers.items():
-        action.add_argument("address", metavar="HOST:PORT", help="address of the server's ControlService")
-        if name != "list":
-            action.add_argument("layer", type=index, metavar="LAYER", help="layer, from 0")
-        if name in ("replace", "remove"):
-            action.add_argument("expert", type=index, metavar="EXPERT", help="expert id")
-        if name in ("replace", "add"):
-            text = "safetensors file with the module, on the server's machine and on the workers'"
-            action.add_argument("file", type=Path, metavar="FILE", help=text)
-            action.add_argument("--sha256", metavar="HEX", help="refuse a file that has another SHA-256")
-        if name == "add":
-            text = "safetensors file with `router.weight`, the expert's row of the router"
-            action.add_argument("router_file", type=Path, metavar="ROUTER_FILE", help=text)
-        add_connection_arguments(action)
+    for name, (arguments, text) in ACTIONS.items():
+        add_options(actions.add_parser(name, help=text, description=text), arguments)

@@ -12,7 +12,9 @@ from rich.live import Live
 
 from expertmesh.commands.connection import connection
 from expertmesh.commands.keyboard import Keyboard
+from expertmesh.commands.options import options_of
 from expertmesh.commands.signals import sigterm_exits
+from expertmesh.commands.top_arguments import TopArguments
 from expertmesh.commands.top_view import Look, as_json, problem, render
 from expertmesh.control import ControlClient
 from expertmesh.messages import ClientError
@@ -24,15 +26,16 @@ _QUIT = "qQ"
 
 def run(args: argparse.Namespace) -> int:
     """Raises ClientError when the first look fails; a server that goes away later is shown as away."""
-    count = 1 if args.once else args.count
+    given = options_of(args, TopArguments)
+    count = 1 if given.once else given.count
     with ExitStack() as stack:
         stack.enter_context(sigterm_exits())
-        control = stack.enter_context(ControlClient(args.address, connection=connection(args)))
+        control = stack.enter_context(ControlClient(given.address, connection=connection(given.connection)))
         first = look_at(control)
-        show = _as_lines if args.json else _on_console(Console(), args.address, stack)
+        show = _as_lines if given.json else _on_console(Console(), given.address, stack)
         keyboard = stack.enter_context(Keyboard(sys.stdin if sys.stdout.isatty() else None))
         show(first, None)
-        for found, before in _looks(control, first, lambda: keyboard.wait(args.interval, _QUIT), count):
+        for found, before in _looks(control, first, lambda: keyboard.wait(given.interval, _QUIT), count):
             show(found, before)
     return 0
 
