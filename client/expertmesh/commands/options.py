@@ -84,6 +84,15 @@ class Declared(NamedTuple):
         return self.name if self.option.is_positional else self.option.flag.lstrip("-").replace("-", "_")
 
     @property
+    def choices(self) -> tuple[str, ...]:
+        """The texts that there are; empty for any."""
+        if self.option.choices:
+            return self.option.choices
+        if get_origin(self.type) is Literal:
+            return get_args(self.type)
+        return tuple(str(one.value) for one in self.type) if _is_enum(self.type) else ()
+
+    @property
     def is_repeated(self) -> bool:
         return get_origin(self.type) is tuple
 
@@ -189,19 +198,13 @@ def _reading(each: Declared) -> dict[str, Any]:
         return {"action": argparse.BooleanOptionalAction if option.negatable else "store_true"}
     if each.is_repeated:
         settings["action"] = "append"
-    if choices := option.choices or _choices(each.type):
-        settings["choices"] = choices
+    if each.choices:
+        settings["choices"] = each.choices
     if option.parse is not None:
         settings["type"] = option.parse
-    elif not choices and each.type in (int, float, Path):
+    elif not each.choices and each.type in (int, float, Path):
         settings["type"] = each.type
     return settings
-
-
-def _choices(kind: Any) -> tuple[str, ...]:
-    if get_origin(kind) is Literal:
-        return get_args(kind)
-    return tuple(str(one.value) for one in kind) if _is_enum(kind) else ()
 
 
 def _is_enum(kind: Any) -> bool:

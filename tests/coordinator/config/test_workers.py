@@ -4,8 +4,10 @@ import pytest
 
 from coordinator.config.workers import WorkersConfig
 from coordinator.server.open_workers import data_tls
+from expert_workers.dispatch.combine import Combine
+from expert_workers.dispatch.options import OnLoss
 from expert_workers.tls import TlsPaths
-from expertmesh.commands.options import add_options, options_of
+from expertmesh.commands.options import add_options, declared, options_of
 from expertmesh.commands.parser import OneLineParser
 from moe_model.errors import ConfigError
 from tests.coordinator.api.certificates import write_private
@@ -21,6 +23,12 @@ def test_rows_go_over_exact_streams_unless_told_otherwise() -> None:
     config = parse()
     assert (config.transport, config.wire_dtype, config.combine) == ("stream", "float32", "exact")
     assert config == WorkersConfig()
+
+
+def test_the_names_on_the_command_line_are_those_of_the_workers_room() -> None:
+    choices = {each.name: each.choices for each in declared(WorkersConfig)}
+    assert choices["on_expert_loss"] == tuple(OnLoss)
+    assert choices["combine"] == tuple(Combine)
 
 
 def test_the_data_plane_can_be_chosen() -> None:
