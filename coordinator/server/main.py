@@ -13,7 +13,7 @@ from coordinator.config.model import ModelOptions
 from coordinator.engine.attention.kernel_attention import attention_plan
 from coordinator.engine.cache.block_allocator import BlockAllocator
 from coordinator.engine.cache.kv_cache import KVCache, num_blocks_for
-from coordinator.engine.core.engine import Engine, ExpertWatch
+from coordinator.engine.core.engine import Engine
 from coordinator.engine.core.model_runner import ModelRunner
 from coordinator.engine.core.observer import EngineObserver
 from coordinator.engine.core.overlap import Overlap
@@ -38,7 +38,6 @@ from moe_model.versions.running_experts import RunningExperts
 logger = logging.getLogger(__name__)
 
 MAX_DEFAULT_KV_BYTES = 1 << 30
-EXPERT_WAIT_TURN = 0.2
 SWITCH_INTERVAL = 0.0005
 
 
@@ -92,8 +91,8 @@ def build_engine(
     overlap = Overlap(config.micro_batches) if experts.answers_travel else None
     versions = ModelVersions(model, experts)
     runner = ModelRunner(model, cache, attention_plan(kernels), overlap, versions=versions)
-    watch, max_seq_len = _watch(experts), checkpoint.config.max_seq_len
-    return Engine(scheduler, runner, max_seq_len, watch, observer, versions, preparer)
+    max_seq_len = checkpoint.config.max_seq_len
+    return Engine(scheduler, runner, max_seq_len, experts, observer, versions, preparer)
 
 
 def expert_exchange(
@@ -112,11 +111,6 @@ def expert_exchange(
         return family.build_router(checkpoint.config, weight_ED, kernels)
 
     return ExpertExchange(checkpoint, experts, engine.versions, switch_engine, make_router)
-
-
-def _watch(experts: RunningExperts) -> ExpertWatch:
-    """Waits in short turns, so that the engine hears its callers between them."""
-    return ExpertWatch(lambda: experts.wait_for_lost(EXPERT_WAIT_TURN), experts.found, experts.idle)
 
 
 def served_model(

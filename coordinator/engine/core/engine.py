@@ -2,8 +2,7 @@
 
 import logging
 import time
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable
 from itertools import count
 from typing import Protocol
 
@@ -36,18 +35,16 @@ class Runner(Protocol):
         """The sequence of this key is gone."""
 
 
-@dataclass(frozen=True, slots=True)
-class ExpertWatch:
-    """How the engine deals with experts that can be lost.
+# Seconds: an engine that waits for lost experts hears its callers so often.
+EXPERT_WAIT_TURN = 0.2
 
-    `wait` returns when lost ones are back, or after a moment in any case; False: there is no more time to
-    wait, and the step fails. `found` is called after each step that lacked nothing, `idle` now and then while
-    there is nothing to do.
-    """
 
-    wait: Callable[[], bool]
-    found: Callable[[], None]
-    idle: Callable[[], None]
+class WatchedExperts(Protocol):
+    """What the engine asks of its experts besides their answers: see RunningExperts."""
+
+    def wait_for_lost(self, timeout: float) -> bool: ...
+    def found(self) -> None: ...
+    def idle(self) -> None: ...
 
 
 class Engine:
@@ -58,7 +55,7 @@ class Engine:
         scheduler: Scheduler,
         runner: Runner,
         max_seq_len: int,
-        experts: ExpertWatch | None = None,
+        experts: WatchedExperts | None = None,
         observer: EngineObserver | None = None,
         versions: ModelVersions | None = None,
         preparer: Preparer = NO_VOCABULARY,
@@ -151,7 +148,7 @@ class Engine:
         try:
             result = self._run(step)
         except ExpertsLostError as error:
-            is_over = self._experts is None or not self._experts.wait()
+            is_over = self._experts is None or not self._experts.wait_for_lost(EXPERT_WAIT_TURN)
             if is_over and len(step.chunks) == 1:
                 return outputs + self._fail(step.chunks, error)
             # Those that need none of the lost experts go on.

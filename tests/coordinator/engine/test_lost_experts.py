@@ -3,7 +3,7 @@
 import pytest
 
 from coordinator.engine.cache.block_allocator import BlockAllocator
-from coordinator.engine.core.engine import Engine, ExpertWatch
+from coordinator.engine.core.engine import EXPERT_WAIT_TURN, Engine
 from coordinator.engine.core.scheduler import Scheduler, Step
 from coordinator.engine.core.step_result import StepResult
 from coordinator.engine.messages.request import Request
@@ -24,18 +24,29 @@ class Lossy:
         if number > 1 and self.waits < self.turns:
             raise ExpertsLostError("no live worker holds expert 0", (1,))
 
-    def wait(self) -> bool:
+    def wait_for_lost(self, timeout: float) -> bool:
+        assert timeout == EXPERT_WAIT_TURN, "callers are heard in between"
         self.waits += 1
         return self.has_time
 
     def found(self) -> None:
         self.finds += 1
 
+    def idle(self) -> None:
+        """Lost or not, there is nothing to look after."""
+
+
+class Waiting(Lossy):
+    """Experts that are waited for a number of times."""
+
+    def wait_for_lost(self, timeout: float) -> bool:
+        self.waits += 1
+        return self.waits <= self.turns
+
 
 def lossy_engine(lossy: Lossy) -> Engine:
     scheduler = Scheduler(BlockAllocator(32), 4, max_num_seqs=8, max_step_tokens=64)
-    watch = ExpertWatch(lossy.wait, lossy.found, lambda: None)
-    return Engine(scheduler, ScriptedRunner(lossy.check), 12, watch)
+    return Engine(scheduler, ScriptedRunner(lossy.check), 12, lossy)
 
 
 def test_requests_wait_and_lose_nothing() -> None:
@@ -81,15 +92,12 @@ def test_when_the_time_is_over_requests_end_with_the_error_until_a_step_succeeds
 
 @pytest.mark.parametrize("num_waits", [0, 5])
 def test_who_needs_no_lost_expert_goes_on_and_prolongs_nobody_s_wait(num_waits: int) -> None:
-    turns = iter([True] * num_waits)
-
     def check(_number: int, step: Step) -> None:
         if any(chunk.sequence.request.request_id == "lacks" for chunk in step.chunks):
             raise ExpertsLostError("no live worker holds expert 0", (1,))
 
     scheduler = Scheduler(BlockAllocator(4096), 4, max_num_seqs=8, max_step_tokens=64)
-    watch = ExpertWatch(lambda: next(turns, False), lambda: None, lambda: None)
-    engine = Engine(scheduler, ScriptedRunner(check), 8192, watch)
+    engine = Engine(scheduler, ScriptedRunner(check), 8192, Waiting(num_waits))
     engine.submit(make_request("lacks", max_tokens=4))
     engine.submit(make_request("other", max_tokens=8000))
     results: dict[str, Collected] = {}
@@ -126,7 +134,7 @@ def test_a_step_that_runs_again_draws_the_same_tokens(temperature: float) -> Non
             runner.forget(key)
 
     scheduler = Scheduler(BlockAllocator(64), 4, max_num_seqs=8, max_step_tokens=64)
-    again = Engine(scheduler, FailsAfterwards(), 12, ExpertWatch(lambda: True, lambda: None, lambda: None))
+    again = Engine(scheduler, FailsAfterwards(), 12, Lossy(turns=0))
     assert _generate(again, request) == expected
 
 
