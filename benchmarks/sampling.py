@@ -17,9 +17,10 @@ from coordinator.config.engine import EngineConfig
 from coordinator.config.workers import WorkersConfig
 from coordinator.engine.core.engine import Engine
 from coordinator.engine.messages.request import Request, StopRules
+from coordinator.server.build_engine import build_engine
 from coordinator.server.compute import dtype_of
 from coordinator.server.experts import open_experts
-from coordinator.server.main import build_engine, configure_process
+from coordinator.server.process import configure_process
 from moe_model.checkpoint.manifest import DTYPES
 from moe_model.checkpoint.reader import Checkpoint
 from moe_model.sampling.params import SamplingParams

@@ -21,7 +21,7 @@ from benchmarks.serve_rounds import Load, Plan, Round, run_round
 from coordinator.config.engine import EngineConfig
 from coordinator.config.workers import WorkersConfig
 from coordinator.server.compute import dtype_of
-from coordinator.server.main import configure_process
+from coordinator.server.process import configure_process
 from moe_model.checkpoint.reader import Checkpoint
 
 Row = Mapping[str, Any]

@@ -11,8 +11,9 @@ from pathlib import Path
 from benchmarks.engine import Load, bench_config, measure
 from coordinator.config.engine import EngineConfig
 from coordinator.config.workers import WorkersConfig
+from coordinator.server.build_engine import build_engine
 from coordinator.server.experts import open_experts
-from coordinator.server.main import build_engine, configure_process
+from coordinator.server.process import configure_process
 from moe_model.checkpoint.reader import Checkpoint
 
 _LARGEST = 32

@@ -21,8 +21,8 @@ from coordinator.engine.core.engine import Engine
 from coordinator.engine.core.model_runner import ModelRunner
 from coordinator.engine.core.scheduler import Scheduler
 from coordinator.engine.sampling.sampler import Drawn, Sampler
+from coordinator.server.build_engine import num_kv_blocks
 from coordinator.server.compute import dtype_of
-from coordinator.server.main import num_kv_blocks
 from expert_workers.dispatch.pool_stats import DispatchRecord
 from expert_workers.transports.base import FailureReason
 from moe_model.checkpoint.reader import Checkpoint
@@ -163,7 +163,7 @@ class _TimedAttention:
 def timed_engine(
     checkpoint: Checkpoint, config: EngineConfig, experts: ExpertBackend, split: Split, *, is_remote: bool
 ) -> Engine:
-    """An engine like main.build_engine's, without overlap: what runs at once has no times of its own."""
+    """An engine like build_engine's, without overlap: what runs at once has no times of its own."""
     kernels = choose_kernels(config.kernels, "cpu", config.num_threads)
     num_blocks = num_kv_blocks(checkpoint, config)
     spec = family_of(checkpoint.config).cache_spec(checkpoint.config)

@@ -17,8 +17,8 @@ from coordinator.config.serve import ServeConfig
 from coordinator.config.service import Addresses
 from coordinator.config.workers import WorkersConfig
 from coordinator.server.compute import dtype_of
-from coordinator.server.main import configure_process
-from coordinator.server.server import open_server
+from coordinator.server.main import open_server
+from coordinator.server.process import configure_process
 from moe_model.checkpoint.initialise import initialise_checkpoint
 from moe_model.checkpoint.manifest import DTYPES
 from moe_model.config import ModelConfig

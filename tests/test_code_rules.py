@@ -66,11 +66,11 @@ def test_lazy_loading_is_where_it_is_known() -> None:
 ENVIRONMENT = ("os.environ", "os.getenv", "os.environb", "os.putenv", "environ", "getenv")
 
 
-def test_the_environment_is_read_in_main() -> None:
+def test_the_environment_is_read_in_few_files() -> None:
     readers = {path.as_posix() for path in files(*PRODUCT) if any(n in ENVIRONMENT for n, _ in names(path))}
     # Ray takes its settings from there only, and its processes with it.
     assert readers <= {
-        "coordinator/server/main.py",
+        "coordinator/server/process.py",
         "client/expertmesh/command_line.py",
         "expert_workers/cluster/ray_environment.py",
     }

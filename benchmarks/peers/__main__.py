@@ -24,7 +24,7 @@ from benchmarks.physics import decode_floor_seconds, measure_machine
 from benchmarks.report import Report, reporting
 from coordinator.config.engine import EngineConfig
 from coordinator.server.compute import dtype_of
-from coordinator.server.main import configure_process
+from coordinator.server.process import configure_process
 from moe_model.checkpoint.reader import Checkpoint
 
 # Of as many bytes as ours, and what users take to save some. bfloat16 comes with float16, which llama.cpp

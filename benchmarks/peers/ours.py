@@ -8,9 +8,9 @@ from benchmarks import engine as engine_benchmark
 from benchmarks.peers.jobs import Load, Timing
 from coordinator.config.engine import EngineConfig
 from coordinator.config.workers import WorkersConfig
+from coordinator.server.build_engine import build_engine
 from coordinator.server.compute import dtype_of
 from coordinator.server.experts import open_experts
-from coordinator.server.main import build_engine
 from moe_model.checkpoint.reader import Checkpoint
 
 # What is left of a difference that noise has eaten.

@@ -9,9 +9,9 @@ from coordinator.commands.termination import stop_exits
 from coordinator.config.serve import ServeConfig
 from coordinator.config.service import Addresses
 from coordinator.server.experts import describe_experts
-from coordinator.server.main import configure_process
+from coordinator.server.main import open_server
 from coordinator.server.phases import Phases
-from coordinator.server.server import open_server
+from coordinator.server.process import configure_process
 from expertmesh.client import AsyncClient, Delta
 from expertmesh.commands.options import options_of
 from expertmesh.requests import generate_request

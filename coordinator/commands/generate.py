@@ -13,9 +13,11 @@ from coordinator.commands.generate_arguments import GenerateArguments
 from coordinator.commands.termination import stop_exits
 from coordinator.config.model import DEFAULT_MAX_OUTPUT_TOKENS, ModelOptions
 from coordinator.engine.core.engine import Engine
+from coordinator.server.build_engine import build_engine
 from coordinator.server.experts import open_experts
-from coordinator.server.main import build_engine, configure_process, served_model
 from coordinator.server.model_texts import ModelTexts
+from coordinator.server.open_model import served_model
+from coordinator.server.process import configure_process
 from expertmesh import messages as client_messages
 from expertmesh import requests as client_requests
 from expertmesh.commands.options import options_of

@@ -5,7 +5,7 @@ import asyncio
 from dataclasses import replace
 
 from coordinator.config.serve import ServeConfig
-from coordinator.server.main import api_key, configure_process
+from coordinator.server.process import api_key, configure_process
 from coordinator.server.serving import serve
 from expertmesh.commands.options import options_of
 

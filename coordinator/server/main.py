@@ -1,159 +1,140 @@
-"""The composition root: the one place that knows every class and puts them together."""
+"""A whole server: all fronts around one engine, in the order in which they open and close.
 
-import logging
-import os
-import sys
+The ports are taken first, so that a taken one shows before anything costly starts; loading runs on other
+threads, so that health checks are answered and a signal is heard meanwhile.
+"""
 
-from torch import Tensor
+import asyncio
+import gc
+import time
+from collections.abc import AsyncIterator
+from contextlib import AbstractContextManager, AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, replace
+from importlib import metadata
+from typing import TypeVar
+from uuid import uuid4
 
+from coordinator.api.requests.gate import Backend
+from coordinator.api.shared.operations import Operations, ServerFacts
+from coordinator.api.shared.readiness import Sources
 from coordinator.api.shared.served_model import ServedModel
-from coordinator.api.text.chat_template import ChatTemplate
-from coordinator.config.engine import EngineConfig
-from coordinator.config.model import ModelOptions
-from coordinator.engine.attention.kernel_attention import attention_plan
-from coordinator.engine.cache.block_allocator import BlockAllocator
-from coordinator.engine.cache.kv_cache import KVCache, num_blocks_for
-from coordinator.engine.core.engine import Engine
-from coordinator.engine.core.model_runner import ModelRunner
-from coordinator.engine.core.observer import EngineObserver
-from coordinator.engine.core.overlap import Overlap
-from coordinator.engine.core.prepared import NO_VOCABULARY, Preparer
-from coordinator.engine.core.scheduler import Scheduler
-from coordinator.engine.versions.exchange import ExchangedExperts, ExpertExchange, SwitchEngine
-from coordinator.engine.versions.model_versions import ModelVersions
-from coordinator.server.compute import device_of, dtype_of
+from coordinator.api.telemetry.metrics import MetricSources
+from coordinator.config.serve import ServeConfig
+from coordinator.engine.client.base import NO_LIMIT, EngineClient
+from coordinator.engine.client.handlers import exchange_handlers
+from coordinator.engine.client.in_process import InProcessEngine
+from coordinator.engine.core.engine_thread import EngineThread
+from coordinator.engine.messages.request import ContextOverflow, Request, StopRules
+from coordinator.server.build_engine import build_engine, expert_exchange
+from coordinator.server.experts import ServedExperts, open_experts
+from coordinator.server.fronts import Fronts
 from coordinator.server.model_texts import ModelTexts
-from coordinator.server.open_workers import API_KEY_VARIABLE
-from moe_model.checkpoint.manifest import CHAT_TEMPLATE
-from moe_model.checkpoint.reader import MAX_CHAT_TEMPLATE_BYTES, Checkpoint
-from moe_model.families import family_of
-from moe_model.files.whole_file import read_file
-from moe_model.kernels.base import Router
-from moe_model.kernels.choice import choose_kernels, set_torch_threads
-from moe_model.loading import load_model
-from moe_model.machine import memory_bytes, usable_cores
-from moe_model.text.tokenizer import Tokenizer
-from moe_model.versions.running_experts import RunningExperts
+from coordinator.server.open_model import open_model
+from coordinator.server.phases import UNTOLD, Phases
+from coordinator.server.watchers import Watchers
+from moe_model.checkpoint.reader import Checkpoint
+from moe_model.halt import Halt
+from moe_model.sampling.params import SamplingParams
 
-logger = logging.getLogger(__name__)
-
-MAX_DEFAULT_KV_BYTES = 1 << 30
-SWITCH_INTERVAL = 0.0005
+T = TypeVar("T")
 
 
-def configure_process(config: EngineConfig) -> None:
-    """Settings that belong to the whole process; called once, by the command that owns it."""
-    # The engine lets go of the interpreter at every operation of torch and waits so long to get it back from
-    # a busy event loop: with Python's 5 ms an overloaded server loses half of its rate.
-    sys.setswitchinterval(SWITCH_INTERVAL)
-    set_torch_threads(config.kernels, device_of(config), config.num_threads)
-    cores = usable_cores()
-    asked = config.num_threads is not None
-    count, why = (config.num_threads, "as asked for") if asked else (cores.number, cores.why)
-    logger.info("threads: %d (%s)", count, why)
+@dataclass(frozen=True, slots=True)
+class RunningServer:
+    """A server that can serve. `failed` says why it must stop, if it must."""
+
+    fronts: Fronts
+    engine: EngineClient
+    experts: ServedExperts
+    startup_seconds: float
+    failed: "asyncio.Future[str]"
 
 
-def api_key() -> str | None:
-    """The key that the environment may hold."""
-    return os.environ.get(API_KEY_VARIABLE) or None
+@asynccontextmanager
+async def open_server(
+    config: ServeConfig, phases: Phases = UNTOLD, halt: Halt | None = None
+) -> AsyncIterator[RunningServer]:
+    """A whole server, ready; everything it started ends with the block. Raises ExpertMeshError, of them
+    HaltedError soon after `halt` was set; it has not served then."""
+    halt = halt or Halt()
+    started = time.monotonic()
+    watchers = Watchers(config.observability)
+    fronts = Fronts(config, watchers.metrics, watchers.requests)
+    fronts.bind()
+    loop = asyncio.get_running_loop()
+    failed: asyncio.Future[str] = loop.create_future()
+
+    def over(why: str) -> None:
+        """On the supervisor's thread; once."""
+        loop.call_soon_threadsafe(failed.set_result, why)
+
+    async with AsyncExitStack() as stack:
+        stack.push_async_callback(asyncio.to_thread, watchers.close)
+        await stack.enter_async_context(fronts.serving())
+        phases("checkpoint")
+        checkpoint = await asyncio.to_thread(Checkpoint.open, config.checkpoint)
+        halt.check()
+        texts = await asyncio.to_thread(ModelTexts.open, checkpoint)
+        stack.callback(texts.close)
+        model = await open_model(checkpoint, config, texts, stack)
+        opened = open_experts(checkpoint, config.engine, config.workers, watchers.pools, over, phases, halt)
+        experts = await _entered(opened, stack)
+        halt.check()
+        phases("engine")
+        engine = await _open_engine(checkpoint, config, experts, texts, watchers)
+        stack.push_async_callback(engine.close)
+        phases("warm-up")
+        await halt.unless_set(_warm_up(engine))
+        model = replace(model, current_experts=lambda: engine.model().experts)
+        block_size, missing = config.engine.block_size, experts.missing_experts
+        metric_sources = MetricSources(engine.stats, engine.model, experts.topology, block_size, missing)
+        watchers.metrics.open(model.name, model.max_context, metric_sources)
+        operations = Operations(_facts(config, model), engine, experts)
+        sources = Sources(engine.stats, missing)
+        # What is there now stays: looking through all of it for cycles would only hold up every request.
+        gc.collect()
+        gc.freeze()
+        stack.callback(gc.unfreeze)
+        halt.check()
+        await fronts.open(Backend(model, engine), operations, sources)
+        yield RunningServer(fronts, engine, experts, time.monotonic() - started, failed)
 
 
-def num_kv_blocks(checkpoint: Checkpoint, config: EngineConfig) -> int:
-    most = config.kv_cache_bytes or min(MAX_DEFAULT_KV_BYTES, memory_bytes() // 4)
-    model, spec = checkpoint.config, family_of(checkpoint.config).cache_spec(checkpoint.config)
-    return num_blocks_for(
-        spec, model.max_seq_len, config.block_size, dtype_of(config), config.max_num_seqs, most
-    )
+async def _entered(opened: AbstractContextManager[T], stack: AsyncExitStack) -> T:
+    """Enters a block on another thread; it ends with the stack."""
+    entered = await asyncio.to_thread(opened.__enter__)
+    stack.push_async_callback(asyncio.to_thread, opened.__exit__, None, None, None)
+    return entered
 
 
-def build_engine(
+async def _open_engine(
     checkpoint: Checkpoint,
-    config: EngineConfig,
-    experts: RunningExperts,
-    observer: EngineObserver | None = None,
-    preparer: Preparer = NO_VOCABULARY,
-) -> Engine:
-    """Loads the shared part and puts an engine around it. Raises CheckpointError, ConfigError."""
-    num_blocks, device = num_kv_blocks(checkpoint, config), device_of(config)
-    kernels = choose_kernels(config.kernels, device, config.num_threads)
-    spec = family_of(checkpoint.config).cache_spec(checkpoint.config)
-    cache = KVCache(
-        spec, num_blocks, config.block_size, dtype_of(config), device, layout=kernels.cache_layout
+    config: ServeConfig,
+    experts: ServedExperts,
+    texts: ModelTexts,
+    watchers: Watchers,
+) -> InProcessEngine:
+    """An engine on a thread of its own. It builds constraints where the fronts have checked them."""
+    core = await asyncio.to_thread(
+        build_engine, checkpoint, config.engine, experts, watchers.engine, texts.preparer()
     )
-    model = load_model(checkpoint, experts, dtype_of(config), device, kernels)
-    scheduler = Scheduler(
-        BlockAllocator(num_blocks),
-        config.block_size,
-        config.max_num_seqs,
-        config.max_step_tokens,
-        prefix_caching=config.prefix_caching,
-    )
-    overlap = Overlap(config.micro_batches) if experts.answers_travel else None
-    versions = ModelVersions(model, experts)
-    runner = ModelRunner(model, cache, attention_plan(kernels), overlap, versions=versions)
-    max_seq_len = checkpoint.config.max_seq_len
-    return Engine(scheduler, runner, max_seq_len, experts, observer, versions, preparer)
+    thread = EngineThread(core)
+    exchange = expert_exchange(checkpoint, config.engine, experts, core, thread.switch)
+    return InProcessEngine(thread, exchange_handlers(exchange), exchange.status)
 
 
-def expert_exchange(
-    checkpoint: Checkpoint,
-    config: EngineConfig,
-    experts: ExchangedExperts,
-    engine: Engine,
-    switch_engine: SwitchEngine,
-) -> ExpertExchange:
-    """Changes the experts of an engine of `build_engine`."""
-    assert engine.versions is not None, "build_engine's have them"
-    kernels = choose_kernels(config.kernels, device_of(config), config.num_threads)
-    family = family_of(checkpoint.config)
-
-    def make_router(weight_ED: Tensor) -> Router:
-        return family.build_router(checkpoint.config, weight_ED, kernels)
-
-    return ExpertExchange(checkpoint, experts, engine.versions, switch_engine, make_router)
-
-
-def served_model(
-    checkpoint: Checkpoint, options: ModelOptions, config: EngineConfig, texts: ModelTexts
-) -> ServedModel:
-    """What the fronts know about the model. Raises CheckpointError, ConfigError."""
-    tokenizer = texts.tokenizer
-    return ServedModel(
-        name=options.name or checkpoint.name,
-        config=checkpoint.config,
-        generation_defaults=checkpoint.generation,
-        tokenizer=tokenizer,
-        architecture=family_of(checkpoint.config).architecture,
-        max_output_tokens=options.max_output_tokens,
-        kv_capacity_tokens=num_kv_blocks(checkpoint, config) * config.block_size,
-        aliases=options.aliases,
-        default_overflow=options.context_overflow,
-        chat_template=_chat_template(checkpoint, options, tokenizer),
-        constraints=texts.constraints,
-        max_num_sequences=options.max_num_sequences,
-        allow_routed_experts=options.allow_routed_experts,
-        generation_config=options.generation_config,
+def _facts(config: ServeConfig, model: ServedModel) -> ServerFacts:
+    return ServerFacts(
+        version=metadata.version("expertmesh"),
+        instance_id=str(uuid4()),
+        models=(model.name, *model.aliases),
+        kv_capacity_tokens=model.kv_capacity_tokens,
     )
 
 
-def _chat_template(
-    checkpoint: Checkpoint, options: ModelOptions, tokenizer: Tokenizer | None
-) -> ChatTemplate | None:
-    """The file that was named, else the checkpoint's own."""
-    if options.chat_template is not None:
-        data = read_file(options.chat_template, max_size=MAX_CHAT_TEMPLATE_BYTES, follow_links=True)
-        source: str | None = data.decode(errors="replace")
-        name = options.chat_template.name
-    else:
-        source = checkpoint.read_chat_template()
-        name = CHAT_TEMPLATE
-    if source is None or tokenizer is None:
-        return None
-    special = {"bos_token": checkpoint.generation.bos_token_id}
-    special["eos_token"] = next(iter(checkpoint.generation.eos_token_ids), None)
-    texts = {name: _text_of(tokenizer, token_id) for name, token_id in special.items()}
-    return ChatTemplate(source, **texts, name=name)
-
-
-def _text_of(tokenizer: Tokenizer, token_id: int | None) -> str:
-    return "" if token_id is None else tokenizer.token_bytes(token_id).decode(errors="replace")
+async def _warm_up(engine: EngineClient) -> None:
+    """One token through everything, so that READY means it works. Raises the request's error."""
+    rules = StopRules(max_tokens=1, context_overflow=ContextOverflow.SLIDE)
+    request = Request("warm-up", (0,), SamplingParams(temperature=0), rules)
+    async for _ in engine.stream(request, NO_LIMIT):
+        pass

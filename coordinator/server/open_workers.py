@@ -12,6 +12,7 @@ from coordinator.config.engine import EngineConfig
 from coordinator.config.workers import WorkersConfig
 from coordinator.server.compute import dtype_of
 from coordinator.server.phases import UNTOLD, Phases
+from coordinator.server.process import API_KEY_VARIABLE
 from expert_workers.cluster.ray_cluster import RayCluster
 from expert_workers.dispatch.combine import Combine
 from expert_workers.dispatch.options import OnLoss, PoolOptions
@@ -38,8 +39,6 @@ from moe_model.halt import Halt
 from moe_model.machine import usable_cores
 from moe_model.versions.expert_versions import Catalog, ExpertModule
 
-# Not for the workers' eyes.
-API_KEY_VARIABLE = "EXPERTMESH_API_KEY"
 # A worker's heart may beat so seldom, in seconds: Ray's calls are not quick on a network that loses packets.
 _LEAST_ANSWER = 5.0
 

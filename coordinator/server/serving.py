@@ -10,8 +10,8 @@ from coordinator.config.serve import ServeConfig
 from coordinator.server.compute import device_of
 from coordinator.server.experts import describe_experts
 from coordinator.server.fronts import Fronts
+from coordinator.server.main import RunningServer, open_server
 from coordinator.server.phases import UNTOLD, Phases
-from coordinator.server.server import RunningServer, open_server
 from coordinator.server.stop_signals import signals_heard_by
 from moe_model.errors import HaltedError
 from moe_model.halt import Halt

@@ -14,8 +14,8 @@ from coordinator.config.engine import EngineConfig
 from coordinator.engine.core.engine import Engine
 from coordinator.engine.messages.request import Request
 from coordinator.engine.versions.exchange import ExpertExchange, SwitchEngine
+from coordinator.server.build_engine import build_engine, expert_exchange
 from coordinator.server.compute import dtype_of
-from coordinator.server.main import build_engine, expert_exchange
 from moe_model.checkpoint.reader import Checkpoint, CheckpointWriter, GenerationDefaults
 from moe_model.config import ModelConfig
 from moe_model.families import family_of

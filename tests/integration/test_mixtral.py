@@ -11,8 +11,8 @@ import torch
 from coordinator.config.engine import EngineConfig
 from coordinator.config.workers import WorkersConfig
 from coordinator.engine.messages.request import Request, StopRules
+from coordinator.server.build_engine import build_engine
 from coordinator.server.experts import open_experts
-from coordinator.server.main import build_engine
 from expert_workers.cluster.ray_cluster import RayCluster
 from expert_workers.remote_experts import RemoteExperts
 from moe_model import AssembledModel

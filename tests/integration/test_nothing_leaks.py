@@ -12,7 +12,7 @@ from coordinator.config.model import ModelOptions
 from coordinator.config.serve import ServeConfig
 from coordinator.config.service import Addresses
 from coordinator.config.workers import WorkersConfig
-from coordinator.server.server import RunningServer, open_server
+from coordinator.server.main import RunningServer, open_server
 from expertmesh.client import AsyncClient, ClientError, Delta
 from tests.scenarios.starting import assert_all_free
 

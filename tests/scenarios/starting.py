@@ -13,7 +13,7 @@ from coordinator.config.serve import ServeConfig
 from coordinator.config.service import Addresses
 from coordinator.config.workers import WorkersConfig
 from coordinator.engine.messages.commands import CheckIntegrity
-from coordinator.server.server import RunningServer, open_server
+from coordinator.server.main import RunningServer, open_server
 from expertmesh.cli import main
 from moe_model.errors import UserError, WorldError
 

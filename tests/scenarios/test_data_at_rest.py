@@ -11,7 +11,7 @@ import pytest
 import safetensors.torch
 import torch
 
-from coordinator.server.server import open_server
+from coordinator.server.main import open_server
 from tests.moe_model.corruptions import (
     change_tensors,
     edit_manifest,

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from coordinator.server.server import open_server
+from coordinator.server.main import open_server
 from expertmesh.client import AsyncClient
 from moe_model.checkpoint.reader import Checkpoint
 from moe_model.errors import CheckpointError

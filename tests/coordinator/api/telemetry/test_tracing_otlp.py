@@ -17,7 +17,7 @@ from coordinator.api.telemetry import tracing_otlp
 from coordinator.api.telemetry.tracing import Tracing
 from coordinator.api.telemetry.tracing_otlp import CLOSE_SECONDS, Endpoint, Sender
 from coordinator.config.observability import ObservabilityConfig
-from coordinator.server.server import Watchers
+from coordinator.server.watchers import Watchers
 from moe_model.errors import ConfigError
 from tests.coordinator.api.fakes import PATIENCE
 

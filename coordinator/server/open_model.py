@@ -1,0 +1,74 @@
+"""What the fronts know about a model. Part of the composition root, with main.py."""
+
+import asyncio
+from contextlib import AsyncExitStack
+
+from coordinator.api.shared.served_model import ServedModel
+from coordinator.api.text.chat_template import ChatTemplate
+from coordinator.config.engine import EngineConfig
+from coordinator.config.model import ModelOptions
+from coordinator.config.serve import ServeConfig
+from coordinator.server.build_engine import num_kv_blocks
+from coordinator.server.model_texts import ModelTexts
+from moe_model.checkpoint.manifest import CHAT_TEMPLATE
+from moe_model.checkpoint.reader import MAX_CHAT_TEMPLATE_BYTES, Checkpoint
+from moe_model.families import family_of
+from moe_model.files.whole_file import read_file
+from moe_model.text.tokenizer import Tokenizer
+
+
+async def open_model(
+    checkpoint: Checkpoint, config: ServeConfig, texts: ModelTexts, stack: AsyncExitStack
+) -> ServedModel:
+    """The process of its chat template ends with the stack."""
+    model = await asyncio.to_thread(served_model, checkpoint, config.model, config.engine, texts)
+    if model.chat_template is not None:
+        stack.callback(model.chat_template.close)
+        await asyncio.to_thread(model.chat_template.try_out)
+    return model
+
+
+def served_model(
+    checkpoint: Checkpoint, options: ModelOptions, config: EngineConfig, texts: ModelTexts
+) -> ServedModel:
+    """What the fronts know about the model. Raises CheckpointError, ConfigError."""
+    tokenizer = texts.tokenizer
+    return ServedModel(
+        name=options.name or checkpoint.name,
+        config=checkpoint.config,
+        generation_defaults=checkpoint.generation,
+        tokenizer=tokenizer,
+        architecture=family_of(checkpoint.config).architecture,
+        max_output_tokens=options.max_output_tokens,
+        kv_capacity_tokens=num_kv_blocks(checkpoint, config) * config.block_size,
+        aliases=options.aliases,
+        default_overflow=options.context_overflow,
+        chat_template=_chat_template(checkpoint, options, tokenizer),
+        constraints=texts.constraints,
+        max_num_sequences=options.max_num_sequences,
+        allow_routed_experts=options.allow_routed_experts,
+        generation_config=options.generation_config,
+    )
+
+
+def _chat_template(
+    checkpoint: Checkpoint, options: ModelOptions, tokenizer: Tokenizer | None
+) -> ChatTemplate | None:
+    """The file that was named, else the checkpoint's own."""
+    if options.chat_template is not None:
+        data = read_file(options.chat_template, max_size=MAX_CHAT_TEMPLATE_BYTES, follow_links=True)
+        source: str | None = data.decode(errors="replace")
+        name = options.chat_template.name
+    else:
+        source = checkpoint.read_chat_template()
+        name = CHAT_TEMPLATE
+    if source is None or tokenizer is None:
+        return None
+    special = {"bos_token": checkpoint.generation.bos_token_id}
+    special["eos_token"] = next(iter(checkpoint.generation.eos_token_ids), None)
+    texts = {name: _text_of(tokenizer, token_id) for name, token_id in special.items()}
+    return ChatTemplate(source, **texts, name=name)
+
+
+def _text_of(tokenizer: Tokenizer, token_id: int | None) -> str:
+    return "" if token_id is None else tokenizer.token_bytes(token_id).decode(errors="replace")

@@ -1,0 +1,26 @@
+"""Watchers: all that is told of requests, steps and dispatches."""
+
+from coordinator.api.shared.observers import RequestObservers
+from coordinator.api.shared.request_log import RequestLog
+from coordinator.api.telemetry.metrics import Metrics
+from coordinator.api.telemetry.tracing import Tracing
+from coordinator.config.observability import ObservabilityConfig
+from coordinator.engine.core.observer import EngineObservers
+
+
+class Watchers:
+    """Metrics and the requests' log, and traces if they are asked for."""
+
+    def __init__(self, config: ObservabilityConfig) -> None:
+        """Raises ConfigError when traces are asked for and cannot be had."""
+        self.metrics = Metrics(vllm_names=config.metrics_compat == "vllm")
+        endpoint = config.otlp_endpoint
+        self._tracing = None if endpoint is None else Tracing.to_endpoint(endpoint)
+        tracing = () if self._tracing is None else (self._tracing,)
+        self.requests = RequestObservers([*tracing, self.metrics.requests, RequestLog()])
+        self.engine = EngineObservers([*tracing, self.metrics.requests, self.metrics.experts])
+        self.pools = [*tracing, self.metrics.experts]
+
+    def close(self) -> None:
+        if self._tracing is not None:
+            self._tracing.close()
