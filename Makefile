@@ -12,7 +12,7 @@ JOBS ?= 2
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 
-.PHONY: help install demo serve test test-long test-slow chaos check format protos bench bench-serve bench-peers bench-service \
+.PHONY: help install demo serve test test-long test-slow chaos check format protos options bench bench-serve bench-peers bench-service \
   fuzz examples clean
 
 help:  ## show this list
@@ -47,11 +47,12 @@ chaos: install  ## all scenarios of failure; those of networks need root, iprout
 test-slow: install  ## the tests that take a minute each
 	$(BIN)/python -m pytest -m slow $(ARGS)
 
-check: install  ## format, lint, types, stale stubs
+check: install  ## format, lint, types, stale stubs, stale page of options
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/python scripts/generate_protos.py --check
+	$(BIN)/python scripts/option_page.py --check
 
 format: install  ## format and fix what can be fixed
 	$(BIN)/ruff format .
@@ -59,6 +60,9 @@ format: install  ## format and fix what can be fixed
 
 protos: install  ## regenerate the gRPC stubs
 	$(BIN)/python scripts/generate_protos.py
+
+options: install  ## write docs/options.md from where the options are declared
+	$(BIN)/python scripts/option_page.py
 
 bench: install  ## the data plane, then decode and prefill rates of the default 54.6 M model
 	$(BIN)/expertmesh bench dispatch $(ARGS)

@@ -4,15 +4,20 @@ import argparse
 import ast
 import importlib
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
+from coordinator.config.serve import ServeConfig
+from expertmesh.commands.options import declared
 from expertmesh.commands.table import COMMANDS
 from expertmesh.v1 import control_pb2, generation_pb2
 from tests.tracked import tracked
 
 ROOT = Path(__file__).resolve().parents[1]
+OPTIONS = ROOT / "docs" / "options.md"
 DEPLOY = ROOT / "deploy" / "README.md"
 PAGES = sorted([ROOT / "README.md", ROOT / "SECURITY.md", DEPLOY, *ROOT.glob("docs/*.md")])
 PRODUCT = ("coordinator", "expert_workers", "moe_model", "chaos")
@@ -56,7 +61,7 @@ def test_every_option_of_an_operator_s_command_is_on_a_page(command: str) -> Non
     importlib.import_module(f"{COMMANDS[command].package}.{COMMANDS[command].arguments}").add_arguments(
         parser
     )
-    pages = "\n".join(map(text_of, PAGES))
+    pages = "\n".join(text_of(page) for page in PAGES if page != OPTIONS)
     missing = {
         action.option_strings[0]
         for action in parser._actions
@@ -64,6 +69,36 @@ def test_every_option_of_an_operator_s_command_is_on_a_page(command: str) -> Non
         and not any(re.search(rf"{option}(?![\w-])", pages) for option in action.option_strings)
     }
     assert missing == set()
+
+
+def test_the_page_of_options_is_what_is_declared() -> None:
+    command = [sys.executable, str(ROOT / "scripts" / "option_page.py"), "--check"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert done.stderr == ""
+    assert done.returncode == 0
+
+
+def said_defaults() -> list[tuple[str, str]]:
+    """(flag, default) of every table that operators read, as the page spells it."""
+    page = text_of(ROOT / "docs" / "operating.md")
+    tables = re.findall(r"^\| option \| default \|.*\n\|[-|]+\n((?:\|.*\n)+)", page, re.MULTILINE)
+    rows = [row.split(" | ") for table in tables for row in table.splitlines()]
+    named = [(re.findall(r"`(--[\w-]+)`", row[0]), row[1].split(", ")) for row in rows]
+    return [
+        (flag, default) for flags, defaults in named for flag, default in zip(flags, defaults, strict=False)
+    ]
+
+
+@pytest.mark.parametrize(("flag", "said"), said_defaults())
+def test_operating_md_says_the_declared_defaults(flag: str, said: str) -> None:
+    default = {each.option.flag: each.default for each in declared(ServeConfig)}[flag]
+    spelled = f"{default:g}" if isinstance(default, float) else str(default)
+    # None is told in words where it means more than `off`.
+    assert said == "off" if default is False else default is None or said.replace(",", "") == spelled
+
+
+def test_there_are_defaults_on_the_page() -> None:
+    assert len(said_defaults()) > 20
 
 
 def test_every_file_that_is_named_exists() -> None:
