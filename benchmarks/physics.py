@@ -62,7 +62,7 @@ def decode_floor_seconds(config: ModelConfig, dtype: torch.dtype, machine: Machi
     active = family.num_active_params_per_token(config)
     per_expert = sum(prod(shape) for shape in family.expert_shapes(config).values())
     touched = config.n_experts * (1 - (1 - config.top_k / config.n_experts) ** batch)
-    read = active + config.n_layers * (touched - config.top_k) * per_expert
+    read = active + len(config.moe_layers) * (touched - config.top_k) * per_expert
     return max(
         read * dtype.itemsize / machine.read_bytes_per_second, 2 * active * batch / machine.flops_per_second
     )

@@ -55,7 +55,7 @@ def random_weights(config: ModelConfig, seed: int = 0) -> Weights:
     """Every tensor random, norms and biases too, so that a mix-up of any two shows."""
     generator = torch.Generator().manual_seed(seed)
     family = family_of(config)
-    keys = [(layer, expert) for layer in range(config.n_layers) for expert in range(config.n_experts)]
+    keys = [(layer, expert) for layer in config.moe_layers for expert in config.experts_of(layer)]
     return Weights(
         _randoms(family.shared_shapes(config), generator),
         {key: _randoms(family.expert_shapes(config), generator) for key in keys},
@@ -198,6 +198,7 @@ def expected_tokens(reference: AssembledModel, request: Request) -> list[int]:
         top_k=sampling.top_k,
         top_p=sampling.top_p,
         seed=sampling.seed,
+        selection=request.experts,
     )
     new_ids: list[int] = ids[0, len(request.prompt_ids) :].tolist()
     return new_ids

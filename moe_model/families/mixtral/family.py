@@ -67,7 +67,7 @@ class Mixtral:
         return num_values(self.shared_shapes(config)) + experts
 
     def num_active_params_per_token(self, config: ModelConfig) -> int:
-        experts = config.n_layers * config.top_k * num_values(self.expert_shapes(config))
+        experts = len(config.moe_layers) * config.top_k * num_values(self.expert_shapes(config))
         return num_values(self.shared_shapes(config)) + experts
 
     def build_shared(

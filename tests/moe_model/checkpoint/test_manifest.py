@@ -1,6 +1,7 @@
 import copy
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -11,6 +12,8 @@ from hypothesis import strategies as st
 from moe_model.checkpoint.manifest import FileEntry, GenerationDefaults, Manifest, dtype_name, tensor_files
 from moe_model.config import ModelConfig
 from moe_model.errors import CheckpointError, ConfigError
+from moe_model.families.mixtral.config import MixtralConfig
+from tests.integration.processes import DEMO_CHECKPOINT
 from tests.moe_model.source_files import TINY
 
 GENERATION = GenerationDefaults(0.8, 40, 0.9, bos_token_id=2, eos_token_ids=(3, 39), pad_token_id=0)
@@ -190,3 +193,31 @@ def test_any_change_gives_a_manifest_or_a_checkpoint_error(
         message = ""
         assert set(manifest.files) == set(FILES)
     assert "\n" not in message
+
+
+def test_the_first_version_is_read_for_ever() -> None:
+    """The bundled model's manifest is of version 1, and stays so as the proof."""
+    data = json.loads((DEMO_CHECKPOINT / "manifest.json").read_bytes())
+    assert data["format_version"] == 1
+    found = parse(data)
+    assert found.config.to_dict() == data["model"]
+    assert parse(json.loads(found.to_bytes())) == found
+    assert json.loads(found.to_bytes()) == data | {"format_version": 2}
+
+
+@pytest.mark.parametrize(
+    "later", [{"n_kv_heads": 1}, {"own": {"rope_theta": 1e4}}, {"dense_layers": [0]}, {"head_dim": 2}]
+)
+def test_keys_of_later_versions_are_unknown_to_the_first(later: dict[str, Any]) -> None:
+    data = copy.deepcopy(PLAIN)
+    data["format_version"] = 1
+    assert parse(data) == MANIFEST
+    data["model"] |= {"family": "mixtral", **later}
+    with pytest.raises(CheckpointError, match=r"^M: model: "):
+        parse(data)
+
+
+def test_what_the_second_version_adds_survives() -> None:
+    config = replace(TINY, family="mixtral", n_kv_heads=1, head_dim=6, own=MixtralConfig(1e-6, 77.0))
+    manifest = Manifest(config, torch.float32, GENERATION, FILES)
+    assert Manifest.parse(manifest.to_bytes(), "M") == manifest
