@@ -120,6 +120,7 @@ def test_grpc_itself_is_in_the_grpc_files() -> None:
         ("opentelemetry", "coordinator/api/telemetry/tracing"),
         ("jinja2", "coordinator/api/text/chat_template_main.py"),
         ("llguidance", "coordinator/structured/"),
+        ("msgspec", "coordinator/engine/messages/codec.py"),
         ("rich", "client/expertmesh/commands/"),
     ],
 )

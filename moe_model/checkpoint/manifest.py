@@ -4,15 +4,16 @@ The names of the files follow from the model config, so a name in a manifest is 
 """
 
 import json
-import math
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from types import MappingProxyType
-from typing import Any, Self
+from typing import Self
 
 import torch
 
+from moe_model.checkpoint.generation_defaults import GenerationDefaults as GenerationDefaults
+from moe_model.checkpoint.json_values import check_keys, is_int
 from moe_model.checkpoint.recognise import MANIFEST as MANIFEST
 from moe_model.config import MODEL_KEYS_OF_VERSION_1, ModelConfig
 from moe_model.errors import CheckpointError, ConfigError
@@ -31,11 +32,8 @@ CHAT_TEMPLATE = "chat_template.jinja"
 DTYPES: Mapping[str, torch.dtype] = MappingProxyType({name: getattr(torch, name) for name in DTYPE_NAMES})
 MAX_MANIFEST_BYTES = 64 << 20
 MAX_FILE_BYTES = 1 << 50
-MAX_EOS_TOKENS = 64
-MAX_TEMPERATURE = 2.0
 
 _KEYS = {"format", "format_version", "model", "dtype", "generation", "tokenizer", "files"}
-_GENERATION_KEYS = {"temperature", "top_k", "top_p", "bos_token_id", "eos_token_ids", "pad_token_id"}
 
 
 def expert_file(layer: int, expert: int) -> str:
@@ -48,65 +46,6 @@ class FileEntry:
 
     size: int
     sha256: str
-
-
-@dataclass(frozen=True, slots=True)
-class GenerationDefaults:
-    """How the model's authors sample, and which token ids begin and end a text."""
-
-    temperature: float = 1.0
-    top_k: int = 0
-    top_p: float = 1.0
-    bos_token_id: int | None = None
-    eos_token_ids: tuple[int, ...] = ()
-    pad_token_id: int | None = None
-
-    def check(self, vocab_size: int) -> None:
-        """Raises ConfigError naming the field that is out of range."""
-        if not _is_number(self.temperature) or not 0 <= self.temperature <= MAX_TEMPERATURE:
-            raise ConfigError(f"temperature: {brief(self.temperature)} is not in [0, {MAX_TEMPERATURE:g}]")
-        if not _is_int(self.top_k) or not 0 <= self.top_k <= vocab_size:
-            raise ConfigError(f"top_k: {brief(self.top_k)} is not in [0, {vocab_size}]")
-        if not _is_number(self.top_p) or not 0 < self.top_p <= 1:
-            raise ConfigError(f"top_p: {brief(self.top_p)} is not in (0, 1]")
-        if len(self.eos_token_ids) > MAX_EOS_TOKENS:
-            raise ConfigError(f"eos_token_ids: more than {MAX_EOS_TOKENS} ids")
-        single = {"bos_token_id": self.bos_token_id, "pad_token_id": self.pad_token_id}
-        ids = [(name, value) for name, value in single.items() if value is not None]
-        for name, value in [*ids, *(("eos_token_ids", value) for value in self.eos_token_ids)]:
-            if not _is_int(value) or not 0 <= value < vocab_size:
-                raise ConfigError(f"{name}: {brief(value)} is not in [0, {vocab_size})")
-
-    @classmethod
-    def from_dict(cls, data: object) -> Self:
-        """Builds from parsed JSON, unchecked ranges. Raises ConfigError."""
-        _check_keys(data, _GENERATION_KEYS)
-        assert isinstance(data, dict)
-        eos = data["eos_token_ids"]
-        if not isinstance(eos, list):
-            raise ConfigError("eos_token_ids: expected a list")
-        return cls(**(data | {"eos_token_ids": tuple(eos)}))
-
-    def to_dict(self) -> dict[str, Any]:
-        return asdict(self) | {"eos_token_ids": list(self.eos_token_ids)}
-
-
-def with_given(
-    defaults: GenerationDefaults, given: Mapping[str, Any], vocab_size: int, where: str
-) -> tuple[GenerationDefaults, list[str]]:
-    """The defaults with what was given of sampling and is in range; notes on the others."""
-    notes = []
-    for name in ("temperature", "top_k", "top_p"):
-        if given.get(name) is None:
-            continue
-        candidate = replace(defaults, **{name: given[name]})
-        try:
-            candidate.check(vocab_size)
-        except ConfigError as error:
-            notes.append(f"{where}: {error}; {getattr(defaults, name)} is used")
-        else:
-            defaults = candidate
-    return defaults, notes
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,7 +70,7 @@ class Manifest:
         if not isinstance(data, dict) or data.get("format") != FORMAT:
             raise ConfigError(f"is not a manifest of format {FORMAT!r}")
         version = _read_version(data)
-        _check_keys(data, _KEYS)
+        check_keys(data, _KEYS)
         config = read_model_config(data["model"], where="model")
         if version == 1 and (later := config.to_dict().keys() - MODEL_KEYS_OF_VERSION_1):
             raise ConfigError(f"model: unknown key {min(later)!r} in a manifest of version 1")
@@ -162,7 +101,7 @@ class Manifest:
 
 def _read_version(data: Mapping[str, object]) -> int:
     version = data.get("format_version")
-    if not _is_int(version) or version not in READABLE_VERSIONS:
+    if not is_int(version) or version not in READABLE_VERSIONS:
         known = " and ".join(map(str, READABLE_VERSIONS))
         raise ConfigError(f"format_version: {brief(version)} is unknown, {known} are known")
     assert isinstance(version, int)
@@ -208,27 +147,8 @@ def _parse_entry(name: str, files: Mapping[str, object]) -> FileEntry:
     entry = files[name]
     if not isinstance(entry, dict) or set(entry) != {"size", "sha256"}:
         raise ConfigError(f"files: {name!r}: expected size and sha256")
-    if not _is_int(entry["size"]) or not 0 <= entry["size"] <= MAX_FILE_BYTES:
+    if not is_int(entry["size"]) or not 0 <= entry["size"] <= MAX_FILE_BYTES:
         raise ConfigError(f"files: {name!r}: size {brief(entry['size'])} is not in [0, {MAX_FILE_BYTES}]")
     if not isinstance(entry["sha256"], str) or not re.fullmatch("[0-9a-f]{64}", entry["sha256"]):
         raise ConfigError(f"files: {name!r}: sha256 is not 64 lower-case hex digits")
     return FileEntry(entry["size"], entry["sha256"])
-
-
-def _check_keys(data: object, known: set[str]) -> None:
-    if not isinstance(data, dict):
-        raise ConfigError("expected an object")
-    for key in data:
-        if key not in known:
-            raise ConfigError(f"unknown key {key[:80]!r}")
-    missing = known - set(data)
-    if missing:
-        raise ConfigError(f"missing key {min(missing)!r}")
-
-
-def _is_int(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
-
-
-def _is_number(value: object) -> bool:
-    return _is_int(value) or (isinstance(value, float) and math.isfinite(value))

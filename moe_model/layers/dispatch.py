@@ -9,9 +9,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from moe_model.layers.expert_key import ExpertKey as ExpertKey
+
 # One expert module of one layer: x_RD -> y_RD, without the residual.
 Expert = Callable[[Tensor], Tensor]
-ExpertKey = tuple[int, int]
 
 # Bytes; torch allocates on this boundary.
 CACHE_LINE = 64

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Self
 
 from moe_model.config import ModelConfig
-from moe_model.layers.dispatch import ExpertKey
+from moe_model.layers.expert_key import ExpertKey
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,6 +12,7 @@ from coordinator.api.telemetry.metrics import Metrics
 from coordinator.config.security import SecurityConfig
 from coordinator.config.serve import ServeConfig
 from coordinator.config.service import Addresses, CallsConfig, ReadinessConfig
+from coordinator.engine.client.base import EngineClient
 from coordinator.engine.client.in_process import InProcessEngine
 from coordinator.engine.core.engine import Runner
 from coordinator.engine.core.engine_thread import EngineThread
@@ -81,7 +82,7 @@ def make_fronts(
 
 
 @asynccontextmanager
-async def opening(fronts: Fronts, runner: Runner | None = None) -> AsyncIterator[InProcessEngine]:
+async def opening(fronts: Fronts, runner: Runner | None = None) -> AsyncIterator[EngineClient]:
     """Listens, and has an engine to open with."""
     engine = InProcessEngine(EngineThread(engine_over(runner or CountingRunner(), max_seq_len=32)))
     fronts.bind()
@@ -90,7 +91,7 @@ async def opening(fronts: Fronts, runner: Runner | None = None) -> AsyncIterator
     assert await engine.close()
 
 
-async def open_fronts(fronts: Fronts, engine: InProcessEngine, world: World) -> None:
+async def open_fronts(fronts: Fronts, engine: EngineClient, world: World) -> None:
     facts = ServerFacts("1", "an instance", ("tiny",), 1024)
     operations = Operations(facts, engine, FakeWorkers())
     await fronts.open(Backend(served_model(), engine), operations, world.sources)

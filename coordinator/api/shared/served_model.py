@@ -9,7 +9,7 @@ from coordinator.api.shared.errors import ApiError, Reason, Resource, echo
 from coordinator.api.text.chat_template import ChatTemplate
 from coordinator.config.model import GenerationConfig
 from coordinator.engine.messages.request import ConstraintSource, ContextOverflow
-from moe_model.checkpoint.reader import GenerationDefaults
+from moe_model.checkpoint.generation_defaults import GenerationDefaults
 from moe_model.config import ModelConfig
 from moe_model.text.tokenizer import Tokenizer
 

@@ -9,7 +9,7 @@ from coordinator.api.shared.served_model import ServedModel
 from coordinator.api.validation.violations import Violations
 from coordinator.engine.messages.request import TokenRules
 from expertmesh.v1 import generation_pb2 as pb
-from moe_model.checkpoint.manifest import MAX_TEMPERATURE
+from moe_model.checkpoint.generation_defaults import MAX_TEMPERATURE
 from moe_model.errors import TokenizerError
 from moe_model.sampling.params import SamplingParams
 

@@ -33,6 +33,8 @@ class EngineClient(RequestEngine, Protocol):
     """An engine, in this process or in another. Streams, `abort` and `close` belong to one event loop; the
     rest may be called from any thread."""
 
+    def stream(self, request: Request, max_seconds: float = NO_LIMIT) -> AsyncGenerator[Output, None]: ...
+
     @property
     def request_ids(self) -> list[str]:
         """The requests whose streams are open."""

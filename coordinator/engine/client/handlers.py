@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from concurrent.futures import CancelledError
-from typing import Any
+from typing import Any, TypeVar, cast
 
 from coordinator.engine.core.engine import Engine
 from coordinator.engine.core.engine_thread import EngineThread
@@ -16,9 +16,11 @@ from coordinator.engine.messages.commands import (
     RemoveExpert,
     ReplaceExpert,
 )
-from coordinator.engine.messages.errors import IntegrityError
+from coordinator.engine.messages.errors import IntegrityError, NoCommandError
 from coordinator.engine.versions.exchange import ExpertExchange
 from moe_model.errors import HaltedError
+
+R = TypeVar("R")
 
 Handlers = Mapping[type[Command[Any]], Callable[[Any], object]]
 
@@ -36,6 +38,14 @@ def engine_handlers(thread: EngineThread) -> Handlers:
         return Done()
 
     return {CheckIntegrity: check_integrity}
+
+
+def carry_out(handlers: Handlers, command: Command[R]) -> R:
+    """Raises what the command raises; NoCommandError for one that no handler is of."""
+    handler = handlers.get(type(command))
+    if handler is None:
+        raise NoCommandError(f"this engine has no command {type(command).__name__}")
+    return cast(R, handler(command))
 
 
 def exchange_handlers(exchange: ExpertExchange) -> Handlers:

@@ -23,11 +23,11 @@ from coordinator.engine.messages.errors import MessageError
 from coordinator.engine.messages.failure import Failure
 from coordinator.engine.messages.output import Output
 from coordinator.engine.messages.records import StepRecord
-from coordinator.engine.messages.request import Request
+from coordinator.engine.messages.request import Abort, Request
 from coordinator.engine.messages.stats import EngineStats, ModelStatus
 from moe_model.errors import ExpertMeshError
 
-REQUESTS = (Request,)
+REQUESTS = (Request, Abort)
 COMMANDS = (CheckIntegrity, ListExperts, ReplaceExpert, AddExpert, RemoveExpert)
 NEWS = (Output, Failure, EngineStats, ModelStatus, StepRecord, Done, ExpertList, Changed)
 # All that crosses the seam, in either direction.

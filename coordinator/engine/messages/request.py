@@ -99,3 +99,10 @@ class Request:
     cache_salt: bytes = b""
     trace: int | None = None
     arrival_time: float = field(default_factory=time.monotonic)
+
+
+@dataclass(frozen=True, slots=True)
+class Abort:
+    """Ends a request before the next step; nothing happens when it is not running."""
+
+    request_id: str

@@ -5,8 +5,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from moe_model.checkpoint.generation_defaults import GenerationDefaults, with_given
 from moe_model.checkpoint.hugging_face.folder import read_json
-from moe_model.checkpoint.manifest import GenerationDefaults, with_given
 from moe_model.checkpoint.recognise import is_present
 from moe_model.config import ModelConfig
 from moe_model.errors import ConfigError

@@ -7,7 +7,7 @@ from typing import Any
 
 import yaml
 
-from moe_model.checkpoint.manifest import GenerationDefaults, with_given
+from moe_model.checkpoint.generation_defaults import GenerationDefaults, with_given
 from moe_model.config import MODEL_KEYS_OF_VERSION_1, ModelConfig
 from moe_model.errors import CheckpointError, ConfigError
 from moe_model.families import read_model_config as parse_model_config

@@ -1,4 +1,4 @@
-"""Whoever leaves, in whatever way, is out of KV cache and queue two steps later; nobody else is aborted."""
+"""A caller that leaves, in any way, is out of KV cache and queue two steps later; no other is aborted."""
 
 import asyncio
 import json
@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from coordinator.engine.cache.block_allocator import BlockAllocator
-from coordinator.engine.client.in_process import InProcessEngine
+from coordinator.engine.client.base import EngineClient
 from coordinator.engine.core.engine import Engine
 from coordinator.engine.core.engine_thread import EngineThread
 from coordinator.engine.core.scheduler import Scheduler
@@ -19,6 +19,7 @@ from coordinator.engine.messages.output import Output
 from expertmesh.v1 import generation_pb2 as pb
 from tests.coordinator.api.both_fronts import Fronts, both_fronts
 from tests.coordinator.api.fakes import PATIENCE, generate_request
+from tests.coordinator.engine.client.bytes_engine import CLIENTS
 from tests.coordinator.engine.fakes import CountingRunner, GatedRunner
 
 MAX_STEPS = 2
@@ -40,17 +41,17 @@ class Served:
     """Both fronts of an engine that takes a step when it may."""
 
     fronts: Fronts
-    engine: InProcessEngine
+    engine: EngineClient
     core: Watched
     runner: CountingRunner
 
 
 @asynccontextmanager
-async def served(runner: CountingRunner) -> AsyncIterator[Served]:
+async def served(runner: CountingRunner, client: str) -> AsyncIterator[Served]:
     """One sequence runs at a time; the others wait."""
     core = Watched(Scheduler(BlockAllocator(16), 4, max_num_seqs=1, max_step_tokens=64), runner, 32)
     core.aborted = []
-    engine = InProcessEngine(EngineThread(core))
+    engine = CLIENTS[client](EngineThread(core))
     async with both_fronts(engine) as fronts:
         yield Served(fronts, engine, core, runner)
     if isinstance(runner, GatedRunner):
@@ -110,18 +111,19 @@ class HttpCaller:
                 await writer.wait_closed()
 
 
+@pytest.mark.parametrize("client", CLIENTS)
 @pytest.mark.parametrize("streams", [True, False], ids=["stream", "whole"])
 @pytest.mark.parametrize(
     ("kind", "way"),
     [(GrpcCaller, "cancel"), (GrpcCaller, "deadline"), (GrpcCaller, "channel"), (HttpCaller, "disconnect")],
     ids=lambda value: value if isinstance(value, str) else "",
 )
-async def test_whoever_leaves_is_gone_within_two_steps(
-    kind: type[GrpcCaller] | type[HttpCaller], way: str, streams: bool
+async def test_a_caller_that_leaves_is_gone_within_two_steps(
+    kind: type[GrpcCaller] | type[HttpCaller], way: str, streams: bool, client: str
 ) -> None:
     """One request runs and two wait; the step that is under way when they leave is one of the two."""
     runner = GatedRunner()
-    async with served(runner) as here:
+    async with served(runner, client) as here:
         engine, caller = here.engine, kind(here.fronts, way, streams=streams)
         for _ in range(3):
             await caller.call()
@@ -147,8 +149,9 @@ async def test_whoever_leaves_is_gone_within_two_steps(
             await until(lambda: here.fronts.observed == [("/v1/completions", 499)] * 3)
 
 
-async def test_nothing_is_aborted_after_a_normal_end() -> None:
-    async with served(CountingRunner()) as here:
+@pytest.mark.parametrize("client", CLIENTS)
+async def test_nothing_is_aborted_after_a_normal_end(client: str) -> None:
+    async with served(CountingRunner(), client) as here:
         fronts = here.fronts
         message = pb.GenerateRequest(text="hi", sampling=pb.SamplingParams(num_sequences=2, temperature=1))
         await fronts.stub.Generate(message)

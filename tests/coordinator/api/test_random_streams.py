@@ -15,7 +15,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from coordinator.engine.cache.block_allocator import BlockAllocator
-from coordinator.engine.client.in_process import InProcessEngine
 from coordinator.engine.core.engine import Engine
 from coordinator.engine.core.engine_thread import EngineThread
 from coordinator.engine.core.model_runner import ModelRunner
@@ -26,6 +25,7 @@ from tests.coordinator.api.answers import chunks_of, joined, joined_chunks
 from tests.coordinator.api.both_fronts import Fronts, both_fronts
 from tests.coordinator.api.fakes import served_model
 from tests.coordinator.api.grammar import check_grammar
+from tests.coordinator.engine.client.bytes_engine import CLIENTS
 from tests.examples import examples
 from tests.models import make_cache, random_model
 
@@ -114,8 +114,8 @@ class Served:
         return answer
 
 
-@pytest.fixture(scope="module")
-def served() -> Iterator[Served]:
+@pytest.fixture(scope="module", params=list(CLIENTS))
+def served(request: pytest.FixtureRequest) -> Iterator[Served]:
     model = served_model()
 
     async def enter(stack: AsyncExitStack) -> Fronts:
@@ -124,7 +124,7 @@ def served() -> Iterator[Served]:
         runner = ModelRunner(random_model(model.config), make_cache(model.config, 48, 4))
         preparer = Preparer(model.config.vocab_size, model.tokenizer)
         core = Engine(scheduler, runner, model.max_context, preparer=preparer)
-        engine = InProcessEngine(EngineThread(core))
+        engine = CLIENTS[request.param](EngineThread(core))
         stack.push_async_callback(engine.close)
         return await stack.enter_async_context(both_fronts(engine, replace(model, kv_capacity_tokens=192)))
 

@@ -12,7 +12,6 @@ import pytest
 import pytest_asyncio
 
 from coordinator.api.text.chat_template import ChatTemplate
-from coordinator.engine.client.in_process import InProcessEngine
 from coordinator.engine.core.engine_thread import EngineThread
 from coordinator.engine.core.prepared import Preparer
 from expertmesh.v1 import generation_pb2 as pb
@@ -20,6 +19,7 @@ from tests.coordinator.api.answers import chunks_of, joined, joined_chunks
 from tests.coordinator.api.both_fronts import Fronts, SaysRunner, both_fronts
 from tests.coordinator.api.fakes import BOS, served_model, tiny_tokenizer
 from tests.coordinator.api.grammar import check_grammar
+from tests.coordinator.engine.client.bytes_engine import CLIENTS
 from tests.coordinator.engine.fakes import engine_over
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -29,7 +29,7 @@ WORLD = "naïve café 東京 🙂👩‍👩‍👧 \U0001f1e8\U0001f1ed नम�
 
 
 @asynccontextmanager
-async def saying(text: str) -> AsyncIterator[Fronts]:
+async def saying(text: str, client: str) -> AsyncIterator[Fronts]:
     token_ids = tiny_tokenizer().encode(text, add_bos=False)
     core = engine_over(
         SaysRunner(token_ids),
@@ -37,7 +37,7 @@ async def saying(text: str) -> AsyncIterator[Fronts]:
         num_blocks=128,
         preparer=Preparer(320, tiny_tokenizer()),
     )
-    engine = InProcessEngine(EngineThread(core))
+    engine = CLIENTS[client](EngineThread(core))
     model = served_model(max_output_tokens=200, chat_template=ChatTemplate("{{ messages[0].content }}"))
     model = replace(model, config=replace(model.config, max_seq_len=256))
     async with both_fronts(engine, model) as fronts:
@@ -45,15 +45,15 @@ async def saying(text: str) -> AsyncIterator[Fronts]:
     assert await engine.close()
 
 
-@pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def said() -> AsyncIterator[Fronts]:
-    async with saying(SAID) as fronts:
+@pytest_asyncio.fixture(scope="module", loop_scope="module", params=list(CLIENTS))
+async def said(request: pytest.FixtureRequest) -> AsyncIterator[Fronts]:
+    async with saying(SAID, request.param) as fronts:
         yield fronts
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def world() -> AsyncIterator[Fronts]:
-    async with saying(WORLD) as fronts:
+    async with saying(WORLD, "in process") as fronts:
         yield fronts
 
 

@@ -1,4 +1,4 @@
-"""InProcessEngine: streams under a reader that lags, leaves or comes back. Conditions, no sleeps."""
+"""EngineClients: streams under a reader that lags, leaves or comes back. Conditions, no sleeps."""
 
 import asyncio
 import threading
@@ -7,7 +7,7 @@ from contextlib import aclosing, suppress
 
 import pytest
 
-from coordinator.engine.client.in_process import InProcessEngine
+from coordinator.engine.client.base import EngineClient
 from coordinator.engine.core.engine import Engine
 from coordinator.engine.core.engine_thread import EngineThread
 from coordinator.engine.core.scheduler import Step
@@ -22,13 +22,14 @@ from coordinator.engine.messages.output import FinishReason, Output
 from coordinator.engine.messages.request import Request
 from moe_model.errors import ExpertsLostError
 from moe_model.sampling.params import SamplingParams
+from tests.coordinator.engine.client.bytes_engine import CLIENTS, MakeClient
 from tests.coordinator.engine.fakes import CountingRunner, GatedRunner, ScriptedRunner, engine_over
 from tests.models import expected_tokens, make_request, random_reference, tiny_engine
 
 WAIT = 30.0
 
 
-async def read(engine: InProcessEngine, request: Request) -> tuple[list[int], Output]:
+async def read(engine: EngineClient, request: Request) -> tuple[list[int], Output]:
     tokens: list[int] = []
     last = None
     async for output in engine.stream(request):
@@ -44,16 +45,21 @@ async def entered(runner: GatedRunner) -> None:
     assert await asyncio.to_thread(runner.entered.acquire, True, WAIT)
 
 
-async def flush(engine: InProcessEngine, runner: GatedRunner | None = None) -> None:
+async def flush(engine: EngineClient, runner: GatedRunner | None = None) -> None:
     """Returns when the engine has carried out every command given so far."""
     if runner is not None:
         runner.permit(2)
     await read(engine, make_request("flush", (1,), 1))
 
 
+@pytest.fixture(params=list(CLIENTS))
+def make_client(request: pytest.FixtureRequest) -> MakeClient:
+    return CLIENTS[request.param]
+
+
 @pytest.fixture
-async def free() -> AsyncIterator[InProcessEngine]:
-    engine = InProcessEngine(EngineThread(engine_over(CountingRunner())))
+async def free(make_client: MakeClient) -> AsyncIterator[EngineClient]:
+    engine = make_client(EngineThread(engine_over(CountingRunner())))
     yield engine
     assert await engine.close()
 
@@ -64,22 +70,22 @@ def runner() -> GatedRunner:
 
 
 @pytest.fixture
-async def gated(runner: GatedRunner) -> AsyncIterator[InProcessEngine]:
-    engine = InProcessEngine(EngineThread(engine_over(runner)))
+async def gated(runner: GatedRunner, make_client: MakeClient) -> AsyncIterator[EngineClient]:
+    engine = make_client(EngineThread(engine_over(runner)))
     yield engine
     runner.permit(10_000)
     assert await engine.close()
 
 
-def check_idle(engine: InProcessEngine) -> None:
+def check_idle(engine: EngineClient) -> None:
     stats = engine.stats()
     assert (stats.num_running, stats.num_waiting, len(engine.request_ids)) == (0, 0, 0)
     assert stats.num_free_blocks == stats.num_blocks
 
 
-async def test_many_streams_at_once_equal_the_oracle() -> None:
+async def test_many_streams_at_once_equal_the_oracle(make_client: MakeClient) -> None:
     reference = random_reference()
-    engine = InProcessEngine(EngineThread(tiny_engine(reference.model, num_blocks=7)))
+    engine = make_client(EngineThread(tiny_engine(reference.model, num_blocks=7)))
     requests = [
         make_request(f"r{n}", (n, 2 * n, 5), 4 + n, SamplingParams(temperature=n % 3, seed=n))
         for n in range(12)
@@ -92,7 +98,7 @@ async def test_many_streams_at_once_equal_the_oracle() -> None:
     assert await engine.close()
 
 
-async def test_a_reader_that_lags_gets_everything_merged(gated: InProcessEngine, runner: GatedRunner) -> None:
+async def test_a_reader_that_lags_gets_everything_merged(gated: EngineClient, runner: GatedRunner) -> None:
     async with aclosing(gated.stream(make_request("a", (1, 2, 3), 6))) as stream:
         runner.permit(1)
         first = await anext(stream)
@@ -110,7 +116,7 @@ async def test_a_reader_that_lags_gets_everything_merged(gated: InProcessEngine,
     check_idle(gated)
 
 
-async def test_tokens_merged_with_an_error_come_before_it() -> None:
+async def test_tokens_merged_with_an_error_come_before_it(make_client: MakeClient) -> None:
     gate = threading.Event()
 
     def fail_third(number: int, step: Step) -> None:
@@ -118,7 +124,7 @@ async def test_tokens_merged_with_an_error_come_before_it() -> None:
         if number >= 3 and any(len(chunk.sequence.request.prompt_ids) == 3 for chunk in step.chunks):
             raise ExpertsLostError("experts are lost")
 
-    engine = InProcessEngine(EngineThread(engine_over(ScriptedRunner(fail_third))))
+    engine = make_client(EngineThread(engine_over(ScriptedRunner(fail_third))))
     async with aclosing(engine.stream(make_request("a", (1, 2, 3), 6))) as stream:
         assert list((await anext(stream)).token_ids) == [3]
         gate.set()
@@ -133,9 +139,7 @@ async def test_tokens_merged_with_an_error_come_before_it() -> None:
     assert await engine.close()
 
 
-async def test_leaving_early_frees_everything_within_a_step(
-    gated: InProcessEngine, runner: GatedRunner
-) -> None:
+async def test_leaving_early_frees_everything_within_a_step(gated: EngineClient, runner: GatedRunner) -> None:
     async with aclosing(gated.stream(make_request("a", (1, 2, 3), 9))) as stream:
         runner.permit()
         await anext(stream)
@@ -151,7 +155,7 @@ async def test_leaving_early_frees_everything_within_a_step(
     assert len(a_steps) <= 1, "only the step that was under way"
 
 
-async def test_a_cancelled_reader_frees_everything(gated: InProcessEngine, runner: GatedRunner) -> None:
+async def test_a_cancelled_reader_frees_everything(gated: EngineClient, runner: GatedRunner) -> None:
     reader = asyncio.create_task(read(gated, make_request("a", max_tokens=9)))
     await entered(runner)
     reader.cancel()
@@ -161,7 +165,7 @@ async def test_a_cancelled_reader_frees_everything(gated: InProcessEngine, runne
     check_idle(gated)
 
 
-async def test_abort_ends_a_stream_with_its_reason(gated: InProcessEngine, runner: GatedRunner) -> None:
+async def test_abort_ends_a_stream_with_its_reason(gated: EngineClient, runner: GatedRunner) -> None:
     reader = asyncio.create_task(read(gated, make_request("a", (1, 2, 3), 9)))
     await entered(runner)
     gated.abort("unknown")
@@ -172,7 +176,7 @@ async def test_abort_ends_a_stream_with_its_reason(gated: InProcessEngine, runne
     check_idle(gated)
 
 
-async def test_an_id_that_is_running_is_refused(gated: InProcessEngine, runner: GatedRunner) -> None:
+async def test_an_id_that_is_running_is_refused(gated: EngineClient, runner: GatedRunner) -> None:
     reader = asyncio.create_task(read(gated, make_request("a", (1, 2, 3), 2)))
     await entered(runner)
     with pytest.raises(DuplicateRequestError, match="a is already running"):
@@ -182,9 +186,7 @@ async def test_an_id_that_is_running_is_refused(gated: InProcessEngine, runner: 
     check_idle(gated)
 
 
-async def test_an_id_used_again_at_once_gets_its_own_tokens(
-    gated: InProcessEngine, runner: GatedRunner
-) -> None:
+async def test_an_id_used_again_at_once_gets_its_own_tokens(gated: EngineClient, runner: GatedRunner) -> None:
     for length in (1, 4, 2, 5):
         async with aclosing(gated.stream(make_request("a", (9,) * 6, 6))) as stream:
             first = asyncio.ensure_future(anext(stream))
@@ -200,8 +202,8 @@ async def test_an_id_used_again_at_once_gets_its_own_tokens(
     check_idle(gated)
 
 
-async def test_a_request_that_cannot_be_taken_raises(free: InProcessEngine) -> None:
-    engine = InProcessEngine(EngineThread(engine_over(CountingRunner(), num_blocks=1)))
+async def test_a_request_that_cannot_be_taken_raises(free: EngineClient, make_client: MakeClient) -> None:
+    engine = make_client(EngineThread(engine_over(CountingRunner(), num_blocks=1)))
     with pytest.raises(CapacityError):
         await read(engine, make_request("a", (1,) * 9, 3))
     assert (await read(engine, make_request("a", (1,), 2)))[0] == [1, 2]
@@ -209,7 +211,7 @@ async def test_a_request_that_cannot_be_taken_raises(free: InProcessEngine) -> N
     assert await engine.close()
 
 
-async def test_close_ends_open_streams_and_takes_no_more(gated: InProcessEngine, runner: GatedRunner) -> None:
+async def test_close_ends_open_streams_and_takes_no_more(gated: EngineClient, runner: GatedRunner) -> None:
     readers = [asyncio.create_task(read(gated, make_request(name, max_tokens=9))) for name in "ab"]
     await entered(runner)
     closing = asyncio.create_task(gated.close())
@@ -223,7 +225,7 @@ async def test_close_ends_open_streams_and_takes_no_more(gated: InProcessEngine,
     check_idle(gated)
 
 
-async def test_close_says_when_a_step_outlasts_it(gated: InProcessEngine, runner: GatedRunner) -> None:
+async def test_close_says_when_a_step_outlasts_it(gated: EngineClient, runner: GatedRunner) -> None:
     reader = asyncio.create_task(read(gated, make_request("a")))
     await entered(runner)
     assert not await gated.close(timeout=0.01)
@@ -231,32 +233,33 @@ async def test_close_says_when_a_step_outlasts_it(gated: InProcessEngine, runner
         await reader
 
 
-def test_a_loop_that_ends_first_harms_nobody() -> None:
-    """The engine finds nobody to tell; its thread goes on and can be closed."""
+def test_a_loop_that_ends_first_harms_no_thread(make_client: MakeClient) -> None:
+    """The engine finds no reader to tell; its thread goes on and can be closed."""
     runner = GatedRunner()
     engine: Engine = engine_over(runner)
 
-    async def leave() -> InProcessEngine:
-        front = InProcessEngine(EngineThread(engine))
+    async def leave() -> EngineThread:
+        thread = EngineThread(engine)
+        front = make_client(thread)
         stream = front.stream(make_request("a", max_tokens=2))
         pending = asyncio.ensure_future(anext(stream))
         await entered(runner)
         pending.cancel()
-        return front
+        return thread
 
-    front = asyncio.run(leave())
+    thread = asyncio.run(leave())
     runner.permit(5)
-    assert front._thread.close(WAIT)
+    assert thread.close(WAIT)
 
 
-async def test_an_engine_that_loses_its_bookkeeping_ends_every_stream() -> None:
+async def test_an_engine_that_loses_its_bookkeeping_ends_every_stream(make_client: MakeClient) -> None:
     """The request whose end fails is in no list of the engine's any more; its caller must hear of it."""
 
     class Forgetful(CountingRunner):
         def forget(self, key: int) -> None:
             raise RuntimeError("boom")
 
-    engine = InProcessEngine(EngineThread(engine_over(Forgetful())))
+    engine = make_client(EngineThread(engine_over(Forgetful())))
     try:
         readers = [
             asyncio.ensure_future(anext_until_the_end(engine, make_request(name, max_tokens=n)))
@@ -270,7 +273,7 @@ async def test_an_engine_that_loses_its_bookkeeping_ends_every_stream() -> None:
         assert await engine.close()
 
 
-async def anext_until_the_end(engine: InProcessEngine, request: Request) -> BaseException | None:
+async def anext_until_the_end(engine: EngineClient, request: Request) -> BaseException | None:
     try:
         async for _ in engine.stream(request):
             pass
@@ -279,7 +282,7 @@ async def anext_until_the_end(engine: InProcessEngine, request: Request) -> Base
     return None
 
 
-async def test_a_request_that_is_too_old_ends_after_what_was_there(free: InProcessEngine) -> None:
+async def test_a_request_that_is_too_old_ends_after_what_was_there(free: EngineClient) -> None:
     found: list[int] = []
 
     async def collect() -> None:

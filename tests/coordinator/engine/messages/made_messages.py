@@ -1,0 +1,78 @@
+"""Any value of any message, from the types of its fields alone: a new message needs nothing here."""
+
+from collections.abc import Iterator
+from dataclasses import fields, is_dataclass
+from enum import Enum
+from types import NoneType, UnionType
+from typing import Any, Union, get_args, get_origin, get_type_hints
+
+import numpy as np
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as arrays
+
+from moe_model.sampling.params import SamplingParams
+
+FINITE = st.floats(allow_nan=False)
+# Those that check themselves.
+_BOUNDED: dict[type, st.SearchStrategy[Any]] = {
+    SamplingParams: st.builds(
+        SamplingParams,
+        st.floats(0, 2),
+        st.integers(0, 99),
+        st.floats(0.01, 1),
+        st.floats(0, 1),
+        st.integers(0, (1 << 64) - 1),
+        st.floats(-2, 2),
+        st.floats(-2, 2),
+        st.floats(0.01, 2),
+        st.lists(st.tuples(st.integers(0, 99), st.floats(-9, 9)), max_size=3).map(tuple),
+    ),
+}
+_PLAIN: dict[type, st.SearchStrategy[Any]] = {
+    bool: st.booleans(),
+    int: st.integers(-(1 << 63), (1 << 64) - 1),
+    float: FINITE,
+    str: st.text(max_size=9),
+    bytes: st.binary(max_size=9),
+    NoneType: st.none(),
+    np.ndarray: arrays.arrays(
+        st.sampled_from([np.uint8, np.uint16]), arrays.array_shapes(min_dims=1, max_dims=3, min_side=0)
+    ),
+}
+
+
+def parts(hint: Any) -> Iterator[Any]:
+    """A type, and every type in it."""
+    yield hint
+    inner = get_type_hints(hint).values() if is_dataclass(hint) else get_args(hint)
+    for each in inner:
+        if each is not Ellipsis:
+            yield from parts(each)
+
+
+def values(hint: Any) -> st.SearchStrategy[Any]:
+    """Raises TypeError for what is not plain data."""
+    if hint in _BOUNDED:
+        return _BOUNDED[hint]
+    if hint in _PLAIN:
+        return _PLAIN[hint]
+    if isinstance(hint, type) and issubclass(hint, Enum):
+        return st.sampled_from(hint)
+    if is_dataclass(hint) and isinstance(hint, type):
+        hints = get_type_hints(hint)
+        return st.builds(hint, **{field.name: values(hints[field.name]) for field in fields(hint)})
+    return _container(get_origin(hint), get_args(hint), hint)
+
+
+def _container(origin: Any, inner: tuple[Any, ...], hint: Any) -> st.SearchStrategy[Any]:
+    if origin in (Union, UnionType):
+        return st.one_of(*map(values, inner))
+    if origin is tuple and inner[-1:] == (Ellipsis,):
+        return st.lists(values(inner[0]), max_size=3).map(tuple)
+    if origin is tuple:
+        return st.tuples(*map(values, inner))
+    if origin is frozenset:
+        return st.frozensets(values(inner[0]), max_size=3)
+    if origin is dict:
+        return st.dictionaries(values(inner[0]), values(inner[1]), max_size=3)
+    raise TypeError(f"{hint} is not plain data")

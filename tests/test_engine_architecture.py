@@ -1,0 +1,36 @@
+"""The seam between fronts and engine: what either side may know of the other."""
+
+import subprocess
+import sys
+
+from tests.sources import ROOT, files, importers, imports
+
+
+def test_fronts_talk_to_an_engine_in_messages() -> None:
+    """So that an engine in another process is one more EngineClient."""
+    seam = ("coordinator.engine.messages.", "coordinator.engine.client.base.", "coordinator.engine.options.")
+    for path in files("coordinator/api"):
+        inside = [name for name, _ in imports(path) if name.startswith("coordinator.engine.")]
+        assert [name for name in inside if not name.startswith(seam)] == [], path
+
+
+def test_messages_know_nothing_of_the_engine_that_runs_them() -> None:
+    seam = ("coordinator.engine.messages.", "coordinator.engine.options.")
+    for path in files("coordinator/engine/messages"):
+        ours = [name for name, _ in imports(path) if name.startswith("coordinator.")]
+        assert [name for name in ours if not name.startswith(seam)] == [], path
+    core = [path for path in importers("coordinator.engine.client", "coordinator") if "/engine/" in path]
+    assert [path for path in core if not path.startswith("coordinator/engine/client/")] == []
+
+
+def test_fronts_and_messages_need_no_torch() -> None:
+    """A process of fronts beside the engine's is light."""
+    modules = [
+        ".".join(path.with_suffix("").parts)
+        for path in files("coordinator/api", "coordinator/engine/messages")
+        if path.name != "__init__.py" and not path.name.endswith("_main.py")
+    ]
+    modules.append("coordinator.engine.client.base")
+    program = f"import importlib, sys\nfor name in {modules}: importlib.import_module(name)\n"
+    program += "sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", program], cwd=ROOT, check=False).returncode == 0
