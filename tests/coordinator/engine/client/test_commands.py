@@ -19,7 +19,7 @@ from coordinator.engine.messages.commands import (
 )
 from coordinator.engine.messages.errors import ExchangeError, IntegrityError, NoCommandError
 from coordinator.engine.messages.output import FinishReason
-from coordinator.server.main import build_engine, expert_exchange
+from coordinator.server.build_engine import build_engine, expert_exchange
 from moe_model.checkpoint.reader import Checkpoint
 from moe_model.errors import HaltedError
 from moe_model.kernels.choice import choose_kernels
