@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import get_args
 
 from moe_model.kernels.cache_layout import CacheLayoutName
-from tests.test_architecture import PRODUCT, WITHOUT_TESTS, files, importers, imports, tree
+from tests.sources import PRODUCT, WITHOUT_TESTS, files, importers, imports, tree
 
 
 def test_the_parts_of_a_model_are_data() -> None:

@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from coordinator.config.workers import WorkersConfig
-from coordinator.server.open_workers import data_tls
+from coordinator.server.open_fleet import data_tls
 from expert_workers.dispatch.combine import Combine
 from expert_workers.dispatch.options import OnLoss
 from expert_workers.tls import TlsPaths

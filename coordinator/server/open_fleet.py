@@ -1,0 +1,91 @@
+"""The way to the workers' processes: a Ray cluster of our own or another's, or this process.
+
+Part of the composition root, with main.py.
+"""
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+
+from coordinator.config.engine import EngineConfig
+from coordinator.config.workers import WorkersConfig
+from coordinator.server.compute import dtype_of
+from coordinator.server.process import API_KEY_VARIABLE
+from expert_workers.cluster.ray_cluster import RayCluster
+from expert_workers.tls import TlsPaths
+from expert_workers.transports.base import AnyTransport, WorkerFailureError
+from expert_workers.transports.fleet import Fleet
+from expert_workers.transports.in_process.fleet import LocalFleet
+from expert_workers.transports.ray.fleet import FleetOptions, RayFleet
+from expert_workers.worker.expert_worker import WorkerSpec
+from moe_model.checkpoint.reader import Checkpoint
+from moe_model.files.private_files import check_private
+from moe_model.halt import Halt
+from moe_model.machine import usable_cores
+
+
+@contextmanager
+def open_fleet(spec: WorkerSpec, transport: AnyTransport, config: WorkersConfig) -> Iterator[Fleet]:
+    """The way to start workers; what was started on the way to it ends with the block."""
+    if not transport.spans_processes:
+        local = LocalFleet(spec, transport)
+        try:
+            yield local
+        finally:
+            local.close()
+        return
+    address = config.ray_address
+    cluster = (
+        RayCluster.start_local(hidden=[API_KEY_VARIABLE])
+        if address is None
+        else RayCluster.connect(address, insecure=config.insecure)
+    )
+    try:
+        # A cluster of our own is on this machine alone, and so is its data plane.
+        host = "127.0.0.1" if address is None else None
+        fleet = RayFleet(FleetOptions(spec, config.ray_namespace, transport, host))
+        try:
+            yield fleet
+        finally:
+            fleet.close()
+    finally:
+        cluster.close()
+
+
+def data_tls(config: WorkersConfig) -> TlsPaths | None:
+    """Raises ConfigError for a key that others can read."""
+    files = config.data_tls
+    if files is None:
+        return None
+    check_private(files.key, "data plane TLS key")
+    return TlsPaths(*(str(path.resolve()) for path in (files.cert, files.key, files.ca)))
+
+
+def worker_spec(checkpoint: Checkpoint, engine: EngineConfig, workers: WorkersConfig) -> WorkerSpec:
+    """What every worker is made of, but for its rank."""
+    num_threads = workers.num_threads
+    if num_threads is None and workers.ray_address is None:
+        # All on this machine: together no more threads than it has cores.
+        num_threads = max(1, usable_cores().number // workers.num_workers)
+    return WorkerSpec(
+        0,
+        str(checkpoint.path.resolve()),
+        dtype_of(engine),
+        num_threads=num_threads,
+        fingerprint=checkpoint.fingerprint,
+        kernels=engine.kernels,
+        int8=engine.expert_dtype == "int8",
+    )
+
+
+def next_epoch(fleet: Fleet, existing: Iterable[int], timeout: float, halt: Halt) -> int:
+    """After that of all workers which are there."""
+    return 1 + max((_epoch_of(fleet, rank, timeout, halt) for rank in existing), default=0)
+
+
+def _epoch_of(fleet: Fleet, rank: int, timeout: float, halt: Halt) -> int:
+    halt.check()
+    try:
+        return fleet.describe(rank, timeout).epoch
+    except WorkerFailureError:
+        # It does not answer: a process that is stopped, or just being started.
+        return 0
