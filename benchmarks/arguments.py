@@ -2,10 +2,14 @@
 
 import argparse
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Annotated
 
 from benchmarks.peers import verdict
-from expert_workers.transports.table import TRANSPORTS
+from coordinator.config.engine import EngineConfig
+from coordinator.config.workers import WorkersConfig
+from expertmesh.commands.options import Group, add_options
 from expertmesh.commands.parser import OneLineParser
 from moe_model.names import DTYPE_NAMES
 
@@ -20,23 +24,39 @@ SYSTEMS = (
 )
 
 
+_BFLOAT16 = EngineConfig(dtype="bfloat16")
+
+
+@dataclass(frozen=True, slots=True)
+class EngineBenchmark:
+    """What of the product's configuration `bench engine` varies."""
+
+    engine: Annotated[
+        EngineConfig, Group(only=("dtype", "expert_dtype", "kernels", "num_threads", "micro_batches"))
+    ] = _BFLOAT16
+    workers: Annotated[WorkersConfig, Group(only=("replicas", "transport"))] = field(
+        default_factory=WorkersConfig
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class ServeBenchmark:
+    """The same of `bench serve`."""
+
+    engine: Annotated[EngineConfig, Group(only=("dtype", "num_threads"))] = _BFLOAT16
+
+
 def engine() -> argparse.ArgumentParser:
     parser = OneLineParser(
         prog="expertmesh bench engine", description="Prefill and decode rates, alone and with expert workers."
     )
     parser.add_argument("--checkpoint", type=Path, help="default: a random 54.6 M model, made for the run")
-    parser.add_argument("--dtype", choices=DTYPE_NAMES, default="bfloat16")
-    parser.add_argument("--expert-dtype", choices=("model", "int8"), default="model")
-    parser.add_argument("--kernels", choices=("auto", "native", "torch"), default="auto")
+    add_options(parser, EngineBenchmark)
     parser.add_argument("--batches", type=_numbers, default=[1, 8, 32, 64])
     parser.add_argument("--workers", type=_numbers, default=[0, 2], help="0: in this process")
-    parser.add_argument("--replicas", type=int, default=1, help="workers that hold each expert")
-    parser.add_argument("--transport", choices=tuple(TRANSPORTS), default="stream")
-    parser.add_argument("--micro-batches", choices=("auto", "1", "2"), default="auto")
     parser.add_argument("--prompt-tokens", type=int, default=32)
     parser.add_argument("--new-tokens", type=int, default=64)
     parser.add_argument("--repeats", type=int, default=3, help="rounds")
-    parser.add_argument("--threads", type=int)
     parser.add_argument("--no-split", action="store_true", help="rates only")
     add_out_argument(parser)
     return parser
@@ -49,7 +69,7 @@ def serve() -> argparse.ArgumentParser:
         "round the engine alone, then a server under closed-loop clients, then under Poisson arrivals.",
     )
     made.add_argument("--checkpoint", type=Path, help="default: a random 54.6 M model, made for the run")
-    made.add_argument("--dtype", choices=DTYPE_NAMES, default="bfloat16")
+    add_options(made, ServeBenchmark)
     made.add_argument("--workers", type=_numbers, default=[0, 2], help="expert workers; 0: none (0,2)")
     made.add_argument("--clients", type=_numbers, default=[1, 8, 32], help="closed-loop clients (1,8,32)")
     made.add_argument(
@@ -60,7 +80,6 @@ def serve() -> argparse.ArgumentParser:
     made.add_argument("--rounds", type=int, default=3, help="of engine and server in turns (3)")
     made.add_argument("--prompt-tokens", type=int, default=32)
     made.add_argument("--new-tokens", type=int, default=64)
-    made.add_argument("--threads", type=int, help="torch threads of engine and server (torch's choice)")
     made.add_argument("--seed", type=int, default=0, help="of the arrivals of the first round (0)")
     add_out_argument(made)
     return made

@@ -28,6 +28,7 @@ from coordinator.server.build_engine import build_engine
 from coordinator.server.compute import dtype_of
 from coordinator.server.experts import open_experts
 from coordinator.server.process import configure_process
+from expertmesh.commands.options import options_of
 from moe_model.assembled import AssembledModel
 from moe_model.checkpoint.reader import Checkpoint
 from moe_model.sampling.params import SamplingParams
@@ -181,12 +182,9 @@ def _split_steps(engine: Engine, split: Split, vocab_size: int, batch: int, load
 
 
 def _workers_config(args: argparse.Namespace, workers: int) -> WorkersConfig:
-    return WorkersConfig(
-        num_workers=workers,
-        transport=args.transport,
-        replicas=max(1, min(args.replicas, workers)),
-        ray_namespace=f"bench-{workers}",
-    )
+    given = options_of(args, arguments.EngineBenchmark).workers
+    replicas = max(1, min(given.replicas, workers))
+    return replace(given, num_workers=workers, replicas=replicas, ray_namespace=f"bench-{workers}")
 
 
 def run(checkpoint: Checkpoint, config: EngineConfig, args: argparse.Namespace, report: Report) -> None:
@@ -248,13 +246,7 @@ def _print_splits(splits: Sequence[dict[str, object]]) -> None:
 
 def main(argv: Sequence[str] | None = None) -> None:
     args = arguments.engine().parse_args(argv)
-    config = EngineConfig(
-        dtype=args.dtype,
-        expert_dtype=args.expert_dtype,
-        kernels=args.kernels,
-        num_threads=args.threads,
-        micro_batches=None if args.micro_batches == "auto" else int(args.micro_batches),
-    )
+    config = options_of(args, arguments.EngineBenchmark).engine
     configure_process(config)
     with (
         reporting("engine", args.out, argv) as report,

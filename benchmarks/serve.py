@@ -9,7 +9,7 @@ how many of them.
 import argparse
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 from benchmarks import arguments
@@ -22,6 +22,7 @@ from coordinator.config.engine import EngineConfig
 from coordinator.config.workers import WorkersConfig
 from coordinator.server.compute import dtype_of
 from coordinator.server.process import configure_process
+from expertmesh.commands.options import options_of
 from moe_model.checkpoint.reader import Checkpoint
 
 Row = Mapping[str, Any]
@@ -146,12 +147,8 @@ def _served_line(row: Row) -> str:
 
 def main(argv: Sequence[str] | None = None) -> None:
     args = arguments.serve().parse_args(argv)
-    default = EngineConfig()
-    config = EngineConfig(
-        dtype=args.dtype,
-        num_threads=args.threads,
-        max_num_seqs=max(default.max_num_seqs, *args.clients),
-    )
+    given = options_of(args, arguments.ServeBenchmark).engine
+    config = replace(given, max_num_seqs=max(given.max_num_seqs, *args.clients))
     configure_process(config)
     with (
         reporting("serve", args.out, argv) as report,

@@ -34,5 +34,5 @@ def test_help_loads_only_the_standard_library(name: str, argument: str, code: st
     result = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True, cwd=folder)
     found, *loaded = result.stdout.rpartition("\nLOADED")[2].split()
     assert found == code
-    assert set(loaded) <= {"benchmarks", "coordinator", "moe_model"}
+    assert set(loaded) <= {"benchmarks", "coordinator", "expert_workers", "expertmesh", "moe_model"}
     assert len(result.stderr.splitlines()) == (code == "2")

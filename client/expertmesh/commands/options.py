@@ -60,10 +60,12 @@ class Option:
 @dataclass(frozen=True, slots=True)
 class Group:
     """Of a field that is a dataclass with options of its own: the heading above them in the help. Groups with
-    the same title are one; without a title the options are among the command's own."""
+    the same title are one; without a title the options are among the command's own. `only`: the fields that a
+    command offers; the others keep the values of the default."""
 
     title: str | None = None
     about: str | None = None
+    only: tuple[str, ...] = ()
 
 
 COMMAND = Group()
@@ -97,14 +99,16 @@ class Declared(NamedTuple):
         return get_origin(self.type) is tuple
 
 
-def declared(cls: type, group: Group = COMMAND, defaults: object = None) -> Iterator[Declared]:
+def declared(
+    cls: type, group: Group = COMMAND, defaults: object = None, only: tuple[str, ...] = ()
+) -> Iterator[Declared]:
     """All options of a dataclass and of the dataclasses in it, in the order of their fields."""
-    for each in _marked(cls, defaults):
+    for each in _marked(cls, defaults, only):
         if isinstance(each.mark, Option):
             yield Declared(each.name, each.mark, each.type, each.default, group)
         else:
             inner = group if each.mark.title is None else each.mark
-            for option in declared(each.type, inner, each.inner_defaults):
+            for option in declared(each.type, inner, each.inner_defaults, each.mark.only):
                 # Where all may be missing, none is needed by itself.
                 yield option._replace(default=None) if each.may_be_none else option
 
@@ -133,19 +137,19 @@ def add_options(parser: argparse.ArgumentParser, cls: type) -> None:
 def options_of(args: argparse.Namespace, cls: type[T]) -> T:
     """The dataclass, with what add_options(parser, cls) has parsed. Raises ConfigError for an option that
     needs others, and what the dataclass's own checks raise."""
-    return _filled(args, cls, None)
+    return _filled(args, cls, None, ())
 
 
-def _filled(args: argparse.Namespace, cls: type[T], defaults: Any) -> T:
+def _filled(args: argparse.Namespace, cls: type[T], defaults: Any, only: tuple[str, ...]) -> T:
     values: dict[str, Any] = {}
-    for each in _marked(cls, defaults):
+    for each in _marked(cls, defaults, only):
         if isinstance(each.mark, Option):
             option = Declared(each.name, each.mark, each.type, each.default, COMMAND)
             values[each.name] = _value(args, option)
         elif each.may_be_none:
             values[each.name] = _filled_or_none(args, each.type)
         else:
-            values[each.name] = _filled(args, each.type, each.inner_defaults)
+            values[each.name] = _filled(args, each.type, each.inner_defaults, each.mark.only)
     return cls(**values) if defaults is None else replace(defaults, **values)
 
 
@@ -160,7 +164,7 @@ def _filled_or_none(args: argparse.Namespace, cls: type[T]) -> T | None:
         names = " and ".join((", ".join(needed[:-1]), needed[-1]))
         together = f"{names} are needed together"
         raise ConfigError(together if given & set(needed) else f"{min(given)} needs {names}")
-    return _filled(args, cls, None)
+    return _filled(args, cls, None, ())
 
 
 def _value(args: argparse.Namespace, each: Declared) -> Any:
@@ -226,10 +230,13 @@ class _Marked(NamedTuple):
         return None if self.default is MISSING else self.default
 
 
-def _marked(cls: type, defaults: object) -> Iterator[_Marked]:
-    """`defaults`: an instance whose values take the place of the fields' defaults, or None."""
+def _marked(cls: type, defaults: object, only: tuple[str, ...]) -> Iterator[_Marked]:
+    """`defaults`: an instance whose values take the place of the fields' defaults, or None; `only`: the names
+    of the fields that are wanted, none for all."""
     hints = get_type_hints(cls, include_extras=True)
-    for field in fields(cls):
+    wanted = [field for field in fields(cls) if not only or field.name in only]
+    assert not only or len(wanted) == len(only), f"{cls.__name__} has not all of {only}"
+    for field in wanted:
         hint = hints[field.name]
         for mark in getattr(hint, "__metadata__", ()):
             if isinstance(mark, Option | Group):

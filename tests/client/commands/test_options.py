@@ -161,3 +161,23 @@ def test_the_list_of_options_says_what_they_are() -> None:
     assert found["--text"].default is MISSING
     assert found["--cert"].default is None
     assert (found["SOURCE"].dest, found["--name"].dest) == ("source", "name")
+
+
+@dataclass(frozen=True)
+class Some:
+    inner: Annotated[Inner, Group(only=("size", "kind"))] = Inner(size=5, cautious=True)
+
+
+def test_a_command_may_offer_some_of_the_options() -> None:
+    assert [each.option.flag for each in declared(Some)] == ["--size", "--kind"]
+    found = options_of(parser_of(Some).parse_args(["--kind", "b"]), Some)
+    assert found.inner == Inner(size=5, kind="b", cautious=True)
+
+
+def test_a_name_that_is_no_field_is_not_offered() -> None:
+    @dataclass(frozen=True)
+    class Wrong:
+        inner: Annotated[Inner, Group(only=("size", "knid"))] = field(default_factory=Inner)
+
+    with pytest.raises(AssertionError, match="knid"):
+        list(declared(Wrong))
