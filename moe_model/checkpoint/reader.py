@@ -8,6 +8,7 @@ chat_template.jinja                             optional
 """
 
 import hashlib
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,9 +45,63 @@ MAX_CHAT_TEMPLATE_BYTES = 1 << 20
 _TEXTS = {TOKENIZER: MAX_TOKENIZER_BYTES, CHAT_TEMPLATE: MAX_CHAT_TEMPLATE_BYTES}
 
 
+class Checkpoint(ABC):
+    """An opened model, of whatever format: what it is has been checked, its tensors have not been read.
+
+    Tensors have our names, the family's; `dtype` is that of what is stored, `fingerprint` differs where any
+    file does. Whatever reads a model reads it from here, so another format is another class, and a case in
+    `open`.
+    """
+
+    path: Path
+    config: ModelConfig
+    dtype: torch.dtype
+    generation: GenerationDefaults
+    files: Mapping[str, FileEntry]
+    fingerprint: str
+
+    @property
+    def name(self) -> str:
+        """Of its folder, as it was given: a link's own, not its target's."""
+        return checkpoint_name(self.path)
+
+    @staticmethod
+    def open(path: str | Path) -> "Checkpoint":
+        """Checks what can be checked without reading tensors. Raises CheckpointError naming file or key."""
+        return OwnCheckpoint.open_folder(path)
+
+    @abstractmethod
+    def read_shared(
+        self, dtype: torch.dtype | None = None, device: str | torch.device = "cpu"
+    ) -> dict[str, Tensor]:
+        """The shared part, as `dtype` (None: as stored). Raises CheckpointError naming file and tensor."""
+
+    @abstractmethod
+    def read_expert(
+        self, layer: int, expert: int, dtype: torch.dtype | None = None, device: str | torch.device = "cpu"
+    ) -> dict[str, Tensor]:
+        """One expert module, as `dtype` (None: as stored). Raises CheckpointError naming file and tensor."""
+
+    @abstractmethod
+    def expert_sha256(self, layer: int, expert: int) -> str:
+        """What tells one version of an expert module from another."""
+
+    @abstractmethod
+    def read_tokenizer(self) -> bytes | None:
+        """The bytes of tokenizer.json, None without one. Raises CheckpointError."""
+
+    @abstractmethod
+    def read_chat_template(self) -> str | None:
+        """The text of chat_template.jinja, None without one. Raises CheckpointError."""
+
+    @abstractmethod
+    def verify(self, on_file: Callable[[str], None] | None = None) -> None:
+        """Reads every file, as it would be read for use. Raises CheckpointError for the first bad one."""
+
+
 @dataclass(frozen=True, slots=True)
-class Checkpoint:
-    """An opened checkpoint: its manifest has been checked, its tensors have not been read."""
+class OwnCheckpoint(Checkpoint):
+    """Our own format."""
 
     path: Path
     config: ModelConfig
@@ -57,13 +112,8 @@ class Checkpoint:
     _shared_shapes: Shapes
     _expert_shapes: Shapes
 
-    @property
-    def name(self) -> str:
-        """Of its folder, as it was given: a link's own, not its target's."""
-        return checkpoint_name(self.path)
-
     @classmethod
-    def open(cls, path: str | Path) -> Self:
+    def open_folder(cls, path: str | Path) -> Self:
         """Checks the manifest, and that every file it lists is there with the right size.
 
         Raises CheckpointError naming the file or the key. Cheap: reads the manifest and no other file.
@@ -92,21 +142,20 @@ class Checkpoint:
     def read_shared(
         self, dtype: torch.dtype | None = None, device: str | torch.device = "cpu"
     ) -> dict[str, Tensor]:
-        """The shared part, as `dtype` (None: as stored). Raises CheckpointError naming file and tensor."""
         return self._read_tensors(SHARED, self._shared_shapes, dtype, device)
 
     def read_expert(
         self, layer: int, expert: int, dtype: torch.dtype | None = None, device: str | torch.device = "cpu"
     ) -> dict[str, Tensor]:
-        """One expert module, as `dtype` (None: as stored). Raises CheckpointError naming file and tensor."""
         return self._read_tensors(expert_file(layer, expert), self._expert_shapes, dtype, device)
 
+    def expert_sha256(self, layer: int, expert: int) -> str:
+        return self.files[expert_file(layer, expert)].sha256
+
     def read_tokenizer(self) -> bytes | None:
-        """The bytes of tokenizer.json, None without one. Raises CheckpointError."""
         return bytes(self._read_file(TOKENIZER)) if TOKENIZER in self.files else None
 
     def read_chat_template(self) -> str | None:
-        """The text of chat_template.jinja, None without one. Raises CheckpointError."""
         if CHAT_TEMPLATE not in self.files:
             return None
         try:
@@ -115,7 +164,6 @@ class Checkpoint:
             raise CheckpointError(f"{self.path / CHAT_TEMPLATE}: is not UTF-8") from None
 
     def verify(self, on_file: Callable[[str], None] | None = None) -> None:
-        """Reads every file, as it would be read for use. Raises CheckpointError for the first bad one."""
         for name in self.files:
             if name in _TEXTS:
                 self._read_file(name)

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import get_args
 
 from moe_model.kernels.cache_layout import CacheLayoutName
-from tests.sources import PRODUCT, WITHOUT_TESTS, files, importers, imports, tree
+from tests.sources import PRODUCT, ROOT, WITHOUT_TESTS, files, importers, imports, tree
 
 
 def test_the_parts_of_a_model_are_data() -> None:
@@ -41,3 +41,24 @@ def test_one_module_knows_the_layouts_of_a_cache() -> None:
         "moe_model/kernels/native/paged.py",
         "moe_model/kernels/torch_kernels.py",
     }
+
+
+def test_a_family_is_known_by_the_registry_alone() -> None:
+    """Whatever needs one asks `family_of`; a family reads no files."""
+    folders = {path.parts[2] for path in files("moe_model/families") if len(path.parts) > 3}
+    assert {"mixtral", "modularforge"} <= folders
+    for name in folders:
+        found = importers(f"moe_model.families.{name}", *PRODUCT)
+        assert [path for path in found if f"/families/{name}/" not in path] == []
+    for room in ("moe_model.checkpoint", "moe_model.text", "safetensors", "tokenizers"):
+        assert importers(room, "moe_model/families") == {}
+
+
+def test_a_family_is_small() -> None:
+    for folder in {path.parent for path in files("moe_model/families") if len(path.parts) > 3}:
+        lines = [len(path.read_text(encoding="utf-8").splitlines()) for path in (ROOT / folder).glob("*.py")]
+        assert sum(lines) < 250, folder
+
+
+def test_transformers_is_for_tests() -> None:
+    assert importers("transformers", *PRODUCT) == {}

@@ -22,7 +22,6 @@ from coordinator.engine.messages.commands import Changed, ExpertView
 from coordinator.engine.messages.errors import ExchangeError
 from coordinator.engine.messages.stats import ModelStatus
 from coordinator.engine.versions.model_versions import ModelVersions
-from moe_model.checkpoint.manifest import expert_file
 from moe_model.checkpoint.module_file import check_module, read_router_row
 from moe_model.checkpoint.reader import Checkpoint
 from moe_model.config import LIMITS
@@ -208,10 +207,12 @@ class ExpertExchange:
     def _view(
         self, module: ExpertModule, live: Sequence[ModelVersion], missing: AbstractSet[ExpertModule]
     ) -> ExpertView:
-        file = module.file or self._checkpoint.files[expert_file(module.layer, module.expert)]
+        file = module.file
+        own = self._checkpoint.expert_sha256
+        sha256 = own(module.layer, module.expert) if file is None else file.sha256
         is_retiring = module not in live[-1].layers[module.layer].modules
         ranks = tuple(self._experts.holders(module.key))
-        return ExpertView(module, file.sha256, ranks, is_retiring, module in missing)
+        return ExpertView(module, sha256, ranks, is_retiring, module in missing)
 
 
 def _column(routed: RoutedLayer, layer: int, expert: int) -> int:
