@@ -56,6 +56,7 @@ QUIET = HealthOptions(beat_interval=0.0, canary_interval=0.0)
 OPTIONS = SupervisorOptions(
     # Steps are short here.
     drop_after=0.05,
+    tick=0.02,
     restore_after=600.0,
     rebalance_interval=0.0,
     health=QUIET,

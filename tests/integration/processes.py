@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -135,6 +136,15 @@ def _is_running(pid: int) -> bool:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
     except OSError:
         return False
+
+
+def unmapped(files: set[Path]) -> set[Path]:
+    """Those that are there and that no process has in its memory."""
+    used: set[str] = set()
+    for maps in Path("/proc").glob("[0-9]*/maps") if files else ():
+        with suppress(OSError):
+            used.update(line.split(maxsplit=5)[-1] for line in maps.read_text().splitlines())
+    return {file for file in files if file.exists() and str(file) not in used}
 
 
 def stop(pid: int, timeout: float = 10.0) -> None:

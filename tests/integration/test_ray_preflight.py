@@ -11,7 +11,7 @@ import ray
 from ray._private import services
 
 from expert_workers.cluster.ray_environment import RayAccess
-from expert_workers.cluster.ray_preflight import preflight
+from expert_workers.cluster.ray_preflight import PATIENCE, preflight
 from moe_model.errors import ClusterError, ConfigError
 from tests.coordinator.api.certificates import DAY, Authority
 from tests.integration.processes import (
@@ -26,6 +26,8 @@ from tests.integration.ray_gcs import head, with_tls, write_versions
 
 HOUR = DAY / 24
 HOST = "127.0.0.1"
+# Seconds that a busy machine may add. Ray alone would take 20 and more.
+BUSY = 5.0
 
 
 @pytest.fixture(scope="module")
@@ -60,12 +62,16 @@ def look(port: int, environment: dict[str, str], *, insecure: bool = False) -> N
     preflight(f"{HOST}:{port}", HOST, port, RayAccess.read(environment), insecure=insecure)
 
 
+def test_an_answer_is_promised_within_five_seconds() -> None:
+    assert PATIENCE < 5.0
+
+
 def assert_refused(port: int, environment: dict[str, str], *parts: str) -> None:
     """One line with all the parts, soon, and with no secret."""
     started = time.monotonic()
     with pytest.raises((ClusterError, ConfigError)) as raised:
         look(port, environment)
-    assert time.monotonic() - started < 5.0
+    assert time.monotonic() - started < PATIENCE + BUSY
     message = str(raised.value)
     assert message.startswith("Ray ")
     assert "\n" not in message

@@ -18,6 +18,7 @@ import ray
 import torch
 
 from expert_workers.cluster.ray_cluster import RayCluster
+from expert_workers.cluster.ray_preflight import PATIENCE
 from expert_workers.dispatch.options import OnLoss
 from expert_workers.processes import Process, is_running
 from expert_workers.transports.ray.fleet import actor_name
@@ -29,12 +30,14 @@ from moe_model.kernels.choice import choose_kernels
 from moe_model.loading import load_local_experts
 from moe_model.versions.local_experts import LocalExperts
 from tests.expert_workers.fakes import make_routing, make_rows
-from tests.integration.processes import stop, wait_gone
+from tests.integration.processes import stop, unmapped, wait_gone
 from tests.integration.ray_experts import WAYS, Running, running, until
 
 CONFIG = ModelConfig(d_model=32, n_heads=2, n_layers=2, d_ff=64, n_experts=5, top_k=2, vocab_size=32)
 X_TD, ROUTING = make_rows(9, CONFIG), make_routing(9, CONFIG.n_experts, 2)
 CALL_TIMEOUT = 1.0
+# Seconds: the patience of a first look at a cluster, and what a busy machine adds. Ray alone would take 20.
+SOON = PATIENCE + 5.0
 
 
 @pytest.fixture(scope="module")
@@ -94,12 +97,20 @@ def test_a_worker_killed_with_dispatches_in_flight_costs_no_result(
     assert torch.equal(trio.pool.forward(1, X_TD, ROUTING), local.forward(1, X_TD, ROUTING))
 
 
+def seconds_of(work: Callable[[], object]) -> float:
+    started = time.monotonic()
+    work()
+    return time.monotonic() - started
+
+
 def test_a_stopped_worker_is_routed_round_killed_and_replaced(trio: Running, local: LocalExperts) -> None:
     expected, pid = local.forward(1, X_TD, ROUTING), trio.pid(2)
+    usual = seconds_of(lambda: trio.pool.forward(1, X_TD, ROUTING))
     stop(pid)
     started = time.monotonic()
     assert torch.equal(trio.pool.forward(1, X_TD, ROUTING), expected)
-    assert time.monotonic() - started < CALL_TIMEOUT + 0.5
+    # On a machine that has nothing else to do; where all is slow, more.
+    assert time.monotonic() - started < CALL_TIMEOUT + 0.5 + 100 * usual
     trio.until_back(2, pid)
     assert not wait_gone({pid})
     assert torch.equal(trio.pool.forward(1, X_TD, ROUTING), expected)
@@ -242,27 +253,25 @@ def wrong(listener: socket.socket) -> None:
 @pytest.mark.parametrize(
     ("server", "message"), [(silent, "cannot be reached: timed out"), (wrong, "something else listens there")]
 )
-def test_something_else_than_ray_is_told_within_five_seconds(
-    server: Callable[[socket.socket], None], message: str
-) -> None:
+def test_something_else_than_ray_is_told_soon(server: Callable[[socket.socket], None], message: str) -> None:
     with socket.create_server(("0.0.0.0", 0)) as listener:
         thread = threading.Thread(target=server, args=(listener,))
         thread.start()
         started = time.monotonic()
         with pytest.raises(ClusterError, match=message):
             RayCluster.connect(f"127.0.0.1:{listener.getsockname()[1]}")
-        assert time.monotonic() - started < 5
+        assert time.monotonic() - started < SOON
         thread.join()
 
 
 @pytest.mark.parametrize(
     "address", ["127.0.0.1:1", "no-such-host.invalid:6379", "ray", "ray://127.0.0.1:1", ":", "h:x"]
 )
-def test_an_address_that_cannot_be_used_is_told_within_five_seconds(address: str) -> None:
+def test_an_address_that_cannot_be_used_is_told_soon(address: str) -> None:
     started = time.monotonic()
     with pytest.raises(ClusterError, match=r"^Ray [^\n]*$"):
         RayCluster.connect(address)
-    assert time.monotonic() - started < 5
+    assert time.monotonic() - started < SOON
 
 
 SCRIPT = """
@@ -369,7 +378,8 @@ def test_nothing_is_left_after_close_not_even_of_a_stopped_worker(
     out, err = run_script(SCRIPT, checkpoint, tmp_path)
     [line] = out.splitlines()
     check_nothing_left(line)
-    assert set(os.listdir("/dev/shm")) <= before
+    # Another cluster may have come meanwhile: what is mapped is in use.
+    assert not unmapped({Path("/dev/shm", name) for name in set(os.listdir("/dev/shm")) - before})
     assert not err
 
 

@@ -17,6 +17,8 @@ from tests.coordinator.api.certificates import DAY, Authority, write_private
 
 HOST = "127.0.0.1"
 PATIENCE = 1.6
+# Seconds that a busy machine may add.
+BUSY = 3.0
 SETTINGS = bytes((0, 0, 0, 4, 0, 0, 0, 0, 0))
 Behaviour = Callable[[socket.socket], None]
 
@@ -93,7 +95,7 @@ def look(port: int, tls: TlsPaths | None = None) -> None:
     try:
         check_transport("Ray at X", HOST, port, tls, started + PATIENCE)
     finally:
-        assert time.monotonic() - started < PATIENCE + 0.5
+        assert time.monotonic() - started < PATIENCE + BUSY
 
 
 def test_what_speaks_http2_gets_through(paths: TlsPaths) -> None:
