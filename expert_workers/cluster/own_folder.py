@@ -1,7 +1,7 @@
 """OwnFolder: all that one process of ours has on disk while it runs, in a folder that is closed to others.
 
-Ray makes its own folders writable for all; below this one that opens them to nobody. The owner holds a lock
-as long as it lives, so that a later process can tell what was left behind by one that was killed: a pid,
+Ray makes its own folders writable for all; below this one that opens them to no other user. The owner holds a
+lock as long as it lives, so that a later process can tell what was left behind by one that was killed: a pid,
 which another machine or container that shares the folder may use as well, cannot.
 """
 

@@ -77,8 +77,8 @@ class RayCluster:
     ) -> Self:
         """Starts a Ray of our own on this machine, which ends with us. Raises ClusterError, ConfigError.
 
-        It wants a token that nobody else has; `hidden` are variables of the environment that its processes
-        shall not get. On Linux the kernel ends it with the thread that started it: call this from one that
+        It wants a token of its own; `hidden` are variables of the environment that its processes shall not
+        get. On Linux the kernel ends it with the thread that started it: call this from one that
         stays.
         """
         _require_none()

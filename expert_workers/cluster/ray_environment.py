@@ -1,7 +1,8 @@
 """What Ray takes from the environment: its token and its TLS. Looked at here before Ray does.
 
 Ray reads these from the environment and from nowhere else, so this file does too, as the only one of its
-package. It does not ask who may read the token's file, and without a usable one it aborts the process.
+package. It does not ask which users may read the token's file, and aborts the process without
+a usable one.
 """
 
 import logging

@@ -1,8 +1,8 @@
 """Before Ray connects: whether the cluster is there, lets us in and fits, within seconds and in one line.
 
 Ray itself tries for 20 seconds with a wrong token and for more than 40 where TLS does not match, and ends the
-process where nobody answers. So its head is asked first, in its own protocol: the messages that Ray generates
-are the one private thing this needs of it, and the rule by which Ray compares versions.
+process where nothing answers. So its head is asked first, in its own protocol: the messages that Ray
+generates are the one private thing this needs of it, and the rule by which Ray compares versions.
 """
 
 import ipaddress

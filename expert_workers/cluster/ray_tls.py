@@ -1,7 +1,7 @@
 """What speaks at the address of Ray's head, and whether both ends accept each other's certificates.
 
 Found out with handshakes of our own: Ray itself tries for more than 40 seconds, and then says only that it
-found nobody.
+found no peer.
 """
 
 import socket
@@ -88,7 +88,7 @@ def _check_tls(where: str, host: str, port: int, paths: TlsPaths, deadline: floa
         plain.settimeout(_remaining(deadline))
         try:
             with client.wrap_socket(plain, server_hostname=host) as connection:
-                # Whoever refuses our certificate leaves only after this handshake.
+                # A peer that refuses our certificate leaves only after this handshake.
                 if _is_http2(_greeting(connection, deadline)):
                     return
         except ssl.SSLCertVerificationError as error:

@@ -19,7 +19,7 @@ class OnLoss(StrEnum):
 
     @property
     def waits(self) -> bool:
-        """Whether a step waits for experts that nobody holds."""
+        """Whether a step waits for experts that no worker holds."""
         return self not in (OnLoss.REPLICA, OnLoss.FAIL)
 
 

@@ -23,7 +23,7 @@ class Fleet(Protocol):
         """Starts a worker that holds nothing; returns at once. If its process dies, it is started again."""
 
     def describe(self, rank: int, timeout: float) -> WorkerInfo:
-        """Who answers. Waits for a process that is just being started."""
+        """What the worker says of itself. Waits for a process that is just being started."""
 
     def beat(self, rank: int, client: str, timeout: float) -> WorkerInfo:
         """The same for a worker that this client has claimed: so the worker hears that the client lives.

@@ -1,4 +1,4 @@
-"""Which clients a worker answers, and the one rule of who may use it.
+"""Which clients a worker answers, and the one rule of which client may use it.
 
 A client is a coordinator. It claims a worker under an epoch, and every call carries the epoch: a call belongs
 to the client whose claim has it. So no two claims of a worker have the same epoch.

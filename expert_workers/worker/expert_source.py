@@ -18,7 +18,7 @@ from moe_model.versions.expert_versions import ExpertModule
 
 @dataclass(frozen=True, slots=True)
 class WorkerSpec:
-    """Who one worker is and how it computes; what it holds, it is told later.
+    """Which worker it is and how it computes; what it holds, it is told later.
 
     `num_threads` is for a worker with a process of its own, None: all cores of its machine; `fingerprint`
     None takes any checkpoint at the path; `int8` rounds the experts' matrices to 8 bits.
@@ -35,7 +35,7 @@ class WorkerSpec:
 
     @property
     def precision(self) -> str:
-        """What all workers must have in common, or it would show who computed what."""
+        """What all workers must have in common, or it would show which worker computed what."""
         return dtype_name(self.dtype) + (" with int8 experts" if self.int8 else "")
 
 

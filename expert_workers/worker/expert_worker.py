@@ -41,7 +41,7 @@ class WorkerInfo:
 
     `start_ticks` tells its process from a later one of the same pid; `num_bytes` counts the tensors of its
     modules, `free_bytes` is what its process may still take; `load_seconds` are all that it has ever spent on
-    loading. `fingerprint` is empty until it has opened a checkpoint. Who runs the process fills in `node_id`
+    loading. `fingerprint` is empty until it has opened a checkpoint. The process around it fills in `node_id`
     and `host`.
     """
 
@@ -113,7 +113,7 @@ class ExpertWorker:
         self._load_seconds = 0.0
         self._loops: list[CallLoop] = []
         # Taken in this order: by the thread that reads modules, that puts together what is held, that changes
-        # who is answered, that computes.
+        # which clients are answered, that computes.
         self._loading, self._changing = threading.Lock(), threading.Lock()
         self._claiming, self._lock = threading.Lock(), threading.Lock()
 

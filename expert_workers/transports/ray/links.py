@@ -77,7 +77,7 @@ class RayLink:
                 _settle(self._open[ref])
 
     def settled(self, pending: RayCall) -> None:
-        """Nobody has to ask for it any more."""
+        """Ray is not asked for it any more."""
         self._open.pop(pending.ref, None)
 
     def fail(self, reason: FailureReason, message: str) -> None:

@@ -108,9 +108,9 @@ def _check(magic: bytes, version: int, status: int) -> None:
         raise ReplyError(_REFUSALS.get(_Status(status), "refused") if status <= max(_Status) else "refused")
 
 
-def _proof(key: bytes, who: bytes, server_nonce: bytes, client_nonce: bytes) -> bytes:
-    """`who` keeps a proof from being sent back to whoever made it."""
-    return hmac.digest(key, who + bytes((VERSION,)) + server_nonce + client_nonce, "sha256")
+def _proof(key: bytes, role: bytes, server_nonce: bytes, client_nonce: bytes) -> bytes:
+    """`role` keeps a proof from being sent back to the end that made it."""
+    return hmac.digest(key, role + bytes((VERSION,)) + server_nonce + client_nonce, "sha256")
 
 
 def _send(connection: socket.socket, data: bytes, deadline: float) -> None:

@@ -1,4 +1,4 @@
-"""How a coordinator gets to a worker's stream: the nearest way, then the handshake."""
+"""How a client gets to a worker's stream: the nearest way, then the handshake."""
 
 import socket
 import ssl
@@ -26,7 +26,7 @@ def connect(endpoint: Endpoint, tls: ssl.SSLContext | None, use_unix: bool, dead
 
 def _open(endpoint: Endpoint, tls: ssl.SSLContext | None, use_unix: bool, deadline: float) -> socket.socket:
     if use_unix and endpoint.boot_id == boot_id():
-        # The same machine may still be another network namespace, where nobody listens under this name.
+        # The same machine may still be another network namespace, where nothing listens under this name.
         stream = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         with suppress(OSError):
             stream.settimeout(max(0.001, deadline - time.monotonic()))

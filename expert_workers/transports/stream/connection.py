@@ -1,4 +1,4 @@
-"""One coordinator's end of a stream: calls go out in order, replies come back in that order.
+"""A client's end of a stream: calls go out in order, replies come back in that order.
 
 Nothing here waits longer than one tick, and sending never waits for a peer that waits for us: what a socket
 does not take stays in the outbox, and replies are read in the meantime.
@@ -37,7 +37,7 @@ from expert_workers.wire import TAKEN_OVER, ExpertCall, ExpertReply, Pong, Reply
 from moe_model.errors import ReplyError
 
 _BUFFER_BYTES = 1 << 18
-# Seconds that `send` gives a full socket to take more before it leaves the rest to whoever gathers.
+# Seconds that `send` gives a full socket to take more before it leaves the rest to the plane.
 _SEND_PATIENCE = 0.01
 # Of one write; the kernel takes 1024.
 _MAX_BUFFERS = 64
@@ -264,7 +264,7 @@ class StreamConnection:
             raise ReplyError("frame: a call where a reply was expected")
         pending = self._waiting.pop(header.call_id, None)
         if pending is None:
-            # Of a call that nobody waits for any more.
+            # Of a call that is not waited for any more.
             self._num_skip = size
             return 0
         if header.kind == ERROR:

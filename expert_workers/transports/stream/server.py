@@ -45,7 +45,8 @@ _ACCEPT_PAUSE = 0.1
 
 @dataclass(frozen=True, slots=True)
 class StreamLimits:
-    """Seconds, and numbers of connections. Who moves no byte for `stall_timeout` in mid-frame is cut off."""
+    """Seconds, and numbers of connections. A peer that moves no byte for `stall_timeout` in mid-frame is cut
+    off."""
 
     handshake_timeout: float = 5.0
     stall_timeout: float = 60.0

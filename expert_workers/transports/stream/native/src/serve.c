@@ -62,7 +62,7 @@ typedef struct {
 typedef struct {
     const kernels_api *api;
     atomic_long num_pairs;
-    /* One call at a time, whoever's: they share the scratch. All below is touched with the lock held only. */
+    /* One call at a time, of all clients together: they share the scratch. All below is touched with the lock held only. */
     pthread_mutex_t lock;
     memory scratch;
     uint64_t epochs[MAX_EPOCHS];
@@ -153,7 +153,7 @@ static int read_places(const served_layer *layer, const frame_header *h, const c
         *tag += (layer->slots[place] + 1) * count;
     }
     if (sum != h->num_pairs || (parts->index == NULL && h->num_pairs != h->num_rows)) return 0;
-    /* Each expert meets a row at most once: nobody gets more computed than was sent. */
+    /* Each expert meets a row at most once: no client gets more computed than it has sent. */
     if (sum > (uint64_t)h->num_rows * h->num_segments) return 0;
     for (uint32_t p = 0; parts->index != NULL && p < h->num_pairs; p++)
         if (parts->index[p] < 0 || (uint32_t)parts->index[p] >= h->num_rows) return 0;
