@@ -200,7 +200,7 @@ def run(checkpoint: Checkpoint, config: EngineConfig, args: argparse.Namespace, 
     _print_splits(splits)
     report.finish(
         {
-            "dtype": dtype_of(config),
+            "dtype": config.dtype,
             "machine": asdict(machine),
             "load": asdict(load),
             "origin_tokens_per_second": origin,
@@ -215,7 +215,7 @@ def _print_physics(
 ) -> None:
     print(
         f"{machine.num_threads} threads read {machine.read_bytes_per_second / 1e9:.1f} GB/s and multiply "
-        f"{machine.flops_per_second / 1e9:.0f} GFLOP/s; weights in {dtype_of(config)}"
+        f"{machine.flops_per_second / 1e9:.0f} GFLOP/s; weights in {config.dtype}"
     )
     for batch in batches:
         floor = decode_floor_seconds(checkpoint.config, dtype_of(config), machine, batch)

@@ -30,7 +30,6 @@ from coordinator.config.workers import WorkersConfig
 from coordinator.engine.core.engine import Engine
 from coordinator.engine.messages.request import Request, StopRules
 from coordinator.server.build_engine import build_engine
-from coordinator.server.compute import dtype_of
 from coordinator.server.experts import open_experts
 from moe_model.checkpoint.reader import Checkpoint
 from moe_model.sampling.params import SamplingParams
@@ -210,7 +209,7 @@ def _serve_arguments(config: EngineConfig, workers: WorkersConfig) -> list[str]:
     threads = [] if config.num_threads is None else [f"--threads={config.num_threads}"]
     return [
         f"--workers={workers.num_workers}",
-        f"--dtype={dtype_of(config)}",
+        f"--dtype={config.dtype}",
         f"--max-batch={config.max_num_seqs}",
         f"--max-queue-requests={max(AdmissionConfig().max_requests, config.max_num_seqs)}",
         *threads,

@@ -71,7 +71,7 @@ def run(args: argparse.Namespace, python: Path, report: Report) -> None:
 def _physics(
     checkpoint: Checkpoint, config: EngineConfig, size: MixtralSize, threads: int
 ) -> dict[str, object]:
-    machine, dtype = measure_machine(dtype_of(config), num_threads=config.num_threads), dtype_of(config)
+    machine, dtype = measure_machine(dtype_of(config), num_threads=config.num_threads), config.dtype
     floor = decode_floor_seconds(checkpoint.config, dtype_of(config), machine)
     print(
         f"{threads} threads read {machine.read_bytes_per_second / 1e9:.1f} GB/s and multiply "

@@ -11,7 +11,6 @@ from benchmarks.peers.jobs import Load, MixtralSize, Probe
 from benchmarks.peers.ours import Measure, origin, our_engine
 from benchmarks.peers.process import PeerError, PeerProcess, PeersEnvironment, peer
 from coordinator.config.engine import EngineConfig
-from coordinator.server.compute import dtype_of
 from moe_model.checkpoint.reader import Checkpoint
 
 
@@ -108,7 +107,7 @@ def _peers(
             yield f"{verdict.LLAMA}-{kind}", "llama_peer", options
     if verdict.TRANSFORMERS in choice.names:
         model = str(folder / "transformers")
-        yield verdict.TRANSFORMERS, "transformers_peer", {"model": model, "dtype": dtype_of(config)}
+        yield verdict.TRANSFORMERS, "transformers_peer", {"model": model, "dtype": config.dtype}
 
 
 def _ours(name: str, choice: Choice, config: EngineConfig) -> tuple[EngineConfig, int]:

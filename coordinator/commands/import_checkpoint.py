@@ -5,7 +5,7 @@ import sys
 import time
 
 from coordinator.commands.import_arguments import ImportArguments
-from coordinator.commands.progress import ProgressLine, summary
+from coordinator.commands.progress import progress_line, summary
 from expertmesh.commands.options import options_of
 from expertmesh.commands.signals import sigterm_exits
 from moe_model.checkpoint.importer import ImportOptions, import_checkpoint
@@ -22,8 +22,8 @@ def run(args: argparse.Namespace) -> int:
         seed=given.seed,
         force=given.force,
     )
-    with sigterm_exits(), ProgressLine(sys.stderr, "importing") as progress:
-        report = import_checkpoint(given.source, given.dest, options, progress.update)
+    with sigterm_exits(), progress_line(sys.stderr, "importing") as progress:
+        report = import_checkpoint(given.source, given.dest, options, progress)
     for note in report.notes:
         print(f"note: {note}")
     print(f"imported {given.source} as {dtype_name(report.dtype)}: {summary(given.dest, started)}")

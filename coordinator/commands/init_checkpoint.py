@@ -5,7 +5,7 @@ import sys
 import time
 
 from coordinator.commands.init_arguments import InitArguments
-from coordinator.commands.progress import ProgressLine, summary
+from coordinator.commands.progress import progress_line, summary
 from expertmesh.commands.options import options_of
 from expertmesh.commands.signals import sigterm_exits
 from moe_model.checkpoint.importer import read_model_config
@@ -18,14 +18,14 @@ def run(args: argparse.Namespace) -> int:
     given = options_of(args, InitArguments)
     started = time.monotonic()
     config = ModelConfig() if given.config is None else read_model_config(given.config)
-    with sigterm_exits(), ProgressLine(sys.stderr, "initialising") as progress:
+    with sigterm_exits(), progress_line(sys.stderr, "initialising") as progress:
         initialise_checkpoint(
             given.dest,
             config,
             seed=given.seed,
             dtype=DTYPES[given.dtype],
             force=given.force,
-            on_progress=progress.update,
+            on_progress=progress,
         )
     print(f"initialised with seed {given.seed} as {given.dtype}: {summary(given.dest, started)}")
     return 0

@@ -6,7 +6,7 @@ import sys
 from typing import Any
 
 from coordinator.commands.inspect_arguments import InspectArguments
-from coordinator.commands.progress import ProgressLine, format_bytes
+from coordinator.commands.progress import format_bytes, progress_line
 from expertmesh.commands.options import options_of
 from moe_model.checkpoint.manifest import SHARED, TOKENIZER, dtype_name
 from moe_model.checkpoint.reader import Checkpoint
@@ -53,9 +53,9 @@ def _verify(checkpoint: Checkpoint) -> None:
     def count(name: str) -> None:
         nonlocal done
         done += 1
-        progress.update(done, len(checkpoint.files))
+        progress(done, len(checkpoint.files))
 
-    with ProgressLine(sys.stderr, "verifying") as progress:
+    with progress_line(sys.stderr, "verifying") as progress:
         checkpoint.verify(count)
 
 

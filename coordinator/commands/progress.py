@@ -1,45 +1,32 @@
-"""What long commands show: one line that grows on a terminal, and a summary at the end."""
+"""What long commands show: one line that counts on a terminal, and a summary at the end."""
 
 import time
-from types import TracebackType
-from typing import Self, TextIO
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TextIO
+
+from rich.console import Console
+from rich.progress import Progress, TextColumn
 
 from moe_model.checkpoint.reader import Checkpoint
 
-_INTERVAL_SECONDS = 0.1
-_CLEAR_LINE = "\r\x1b[K"
 
-
-class ProgressLine:
-    """A context manager. Writes nothing where the stream is no terminal, and leaves no line behind."""
-
-    def __init__(self, stream: TextIO, verb: str) -> None:
-        self._stream = stream
-        self._verb = verb
-        self._shown_at: float | None = None
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        if self._shown_at is not None:
-            self._write("")
-
-    def update(self, num_done: int, num_all: int) -> None:
-        now = time.monotonic()
-        if not self._stream.isatty() or (self._shown_at and now - self._shown_at < _INTERVAL_SECONDS):
-            return
-        self._shown_at = now
-        self._write(f"{self._verb}: file {num_done} of {num_all}")
-
-    def _write(self, text: str) -> None:
-        self._stream.write(_CLEAR_LINE + text)
-        self._stream.flush()
+@contextmanager
+def progress_line(stream: TextIO, verb: str) -> Iterator[Callable[[int, int], None]]:
+    """Yields what takes the files that are done, and all. Shows nothing where the stream is no terminal, and
+    leaves no line behind."""
+    column = TextColumn("{task.description}: file {task.completed} of {task.total}", markup=False)
+    is_shown = stream.isatty()
+    with Progress(
+        column,
+        console=Console(file=stream),
+        transient=True,
+        disable=not is_shown,
+        redirect_stdout=False,
+        redirect_stderr=False,
+    ) as progress:
+        task = progress.add_task(verb, visible=False, total=None)
+        yield lambda num_done, num_all: progress.update(task, completed=num_done, total=num_all, visible=True)
 
 
 def summary(dest: str, started: float) -> str:

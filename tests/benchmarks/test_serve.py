@@ -7,13 +7,28 @@ import pytest
 
 from benchmarks import arguments, serve
 from benchmarks.latency import Timing
-from benchmarks.serve_rounds import Alone, Load, Plan, Round, Served, measure_alone
+from benchmarks.serve_rounds import Alone, Load, Plan, Round, Served, _serve_arguments, measure_alone
+from coordinator.config.engine import EngineConfig
+from coordinator.config.serve import ServeConfig
+from coordinator.config.workers import WorkersConfig
 from coordinator.engine.messages.output import Output
+from expertmesh.commands.options import add_options, options_of
+from expertmesh.commands.parser import OneLineParser
 from tests.coordinator.engine.fakes import CountingRunner, engine_over
 from tests.integration.processes import DEMO_CHECKPOINT
 
 FOUR = Load(clients=4)
 PLAN = Plan(prompt_tokens=4, new_tokens=10, turns=3, seconds=1.0, vocab_size=50)
+
+
+def test_the_server_is_told_what_the_engine_alone_has() -> None:
+    engine = EngineConfig(dtype="bfloat16", num_threads=3, max_num_seqs=80)
+    given = _serve_arguments(engine, WorkersConfig(num_workers=1))
+    parser = OneLineParser()
+    add_options(parser, ServeConfig)
+    config = options_of(parser.parse_args(["checkpoint", *given]), ServeConfig)
+    assert (config.engine, config.workers) == (engine, WorkersConfig(num_workers=1))
+    assert config.admission.max_requests >= engine.max_num_seqs
 
 
 def a_round(rate: float, alone: float, first_token: float) -> Round:

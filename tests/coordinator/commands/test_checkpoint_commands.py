@@ -20,7 +20,7 @@ from coordinator.commands import (
     inspect_arguments,
     inspect_checkpoint,
 )
-from coordinator.commands.progress import ProgressLine, format_bytes
+from coordinator.commands.progress import format_bytes, progress_line
 from moe_model.checkpoint.reader import Checkpoint
 from moe_model.config import ModelConfig
 from moe_model.errors import CheckpointError, ConfigError
@@ -164,11 +164,19 @@ class Terminal(io.StringIO):
 
 
 def test_progress_is_one_line_of_a_terminal_and_is_gone_at_the_end() -> None:
-    for stream, expected in ((Terminal(), "\r\x1b[Kgoing: file 1 of 9\r\x1b[K"), (io.StringIO(), "")):
-        with ProgressLine(stream, "going") as progress:
-            progress.update(1, 9)
-            progress.update(2, 9)  # too soon after the first
-        assert stream.getvalue() == expected
+    with progress_line(stream := Terminal(), "going") as progress:
+        progress(1, 9)
+    shown = stream.getvalue()
+    assert "going: file 1 of 9" in shown
+    # Rubs out the line, and shows the cursor that it has hidden.
+    assert shown.endswith("\x1b[2K")
+    assert shown.count("\x1b[?25l") == shown.count("\x1b[?25h") == 1
+
+
+def test_no_progress_where_there_is_no_terminal() -> None:
+    with progress_line(stream := io.StringIO(), "going") as progress:
+        progress(1, 9)
+    assert stream.getvalue() == ""
 
 
 @pytest.mark.parametrize(
