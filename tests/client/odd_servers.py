@@ -97,6 +97,7 @@ def odd_server(behaviour: str) -> Iterator[str]:
     """Its HOST:PORT."""
     over = threading.Event()
     threads: list[threading.Thread] = []
+    connections: list[socket.socket] = []
 
     def handle(connection: socket.socket) -> None:
         with connection, suppress(OSError):
@@ -106,6 +107,7 @@ def odd_server(behaviour: str) -> Iterator[str]:
         with suppress(OSError):
             while True:
                 connection, _ = listener.accept()
+                connections.append(connection)
                 threads.append(threading.Thread(target=handle, args=(connection,), daemon=True))
                 threads[-1].start()
 
@@ -118,5 +120,9 @@ def odd_server(behaviour: str) -> Iterator[str]:
             over.set()
             listener.shutdown(socket.SHUT_RDWR)
             accepting.join()
+            # A client that connects again while it is closed may leave one open for a while.
+            for connection in connections:
+                with suppress(OSError):
+                    connection.shutdown(socket.SHUT_RDWR)
             for thread in threads:
                 thread.join()
