@@ -14,8 +14,7 @@ from dataclasses import replace
 from chaos.history import Stream
 from chaos.scenario import LoadSpec
 from chaos.streams import send
-from expertmesh.client import AsyncClient
-from expertmesh.connection import Connection
+from expertmesh import AsyncClient, Connection
 from moe_model.errors import WorldError
 
 # After a failure, so that a server that refuses everything is not asked a thousand times a second.

@@ -11,8 +11,7 @@ from chaos.record import Record
 from chaos.scenario import Scenario
 from chaos.stage import Say, Stage, wanted_now
 from chaos.watch import Watch, look
-from expertmesh.connection import Connection
-from expertmesh.control import ControlClient
+from expertmesh import Connection, ControlClient
 
 # Beyond a request's own deadline.
 GRACE = 5.0

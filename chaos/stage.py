@@ -13,8 +13,7 @@ from chaos.processes import FaultError, is_local
 from chaos.record import FaultRecord
 from chaos.scenario import Setup, Soak
 from chaos.watch import Look, Wanted, Watch, look
-from expertmesh.control import ControlClient
-from expertmesh.messages import ClientError
+from expertmesh import ClientError, ControlClient
 from moe_model.errors import ConfigError
 
 Say = Callable[[str], None]

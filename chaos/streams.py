@@ -6,8 +6,7 @@ from collections.abc import AsyncIterable, Callable
 
 from chaos.history import Stream
 from chaos.scenario import LoadSpec
-from expertmesh.client import AsyncClient, ClientError, Delta, Event, Finished, Started, Summary
-from expertmesh.messages import GenerateOptions
+from expertmesh import AsyncClient, ClientError, Delta, Event, Finished, GenerateOptions, Started, Summary
 
 Count = Callable[[int], None]
 

@@ -8,8 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from chaos.processes import is_local, is_running
-from expertmesh.control import ControlClient
-from expertmesh.messages import ClientError
+from expertmesh import ClientError, ControlClient
 from expertmesh.v1 import control_pb2 as pb
 from moe_model.errors import WorldError
 

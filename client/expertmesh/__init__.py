@@ -16,16 +16,16 @@ if TYPE_CHECKING:
     from expertmesh.client import AsyncClient, Client
     from expertmesh.connection import Connection
     from expertmesh.control import ControlClient
-    from expertmesh.errors import ConfigError, ExpertMeshError
-    from expertmesh.messages import (
+    from expertmesh.errors import ClientError, ConfigError, ExpertMeshError
+    from expertmesh.results import (
         Chat,
-        ClientError,
         Completion,
         Delta,
         Event,
         Finished,
         GenerateOptions,
         ModelInfo,
+        Output,
         Prompt,
         Started,
         Summary,
@@ -49,6 +49,7 @@ __all__ = [
     "Finished",
     "GenerateOptions",
     "ModelInfo",
+    "Output",
     "Prompt",
     "Started",
     "Summary",
@@ -60,6 +61,7 @@ __all__ = [
 _MODULES = {
     "AsyncClient": "client",
     "Client": "client",
+    "ClientError": "errors",
     "ConfigError": "errors",
     "Connection": "connection",
     "ControlClient": "control",
@@ -71,7 +73,7 @@ def __getattr__(name: str) -> object:
     """Loads on first use: a command that only shows its help does not wait for grpc (PEP 562)."""
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    module = importlib.import_module(f"{__name__}.{_MODULES.get(name, 'messages')}")
+    module = importlib.import_module(f"{__name__}.{_MODULES.get(name, 'results')}")
     found: object = getattr(module, name)
     globals()[name] = found
     return found

@@ -11,10 +11,10 @@ from typing import Any
 import grpc
 from google.protobuf.message import Message
 
-from expertmesh import messages
+from expertmesh import replies
 from expertmesh.connection import Connection
 from expertmesh.diagnosis import explained, may_explain
-from expertmesh.messages import ClientError
+from expertmesh.errors import ClientError
 from expertmesh.retries import Attempts, pushback
 
 _DETAILS_KEY = "grpc-status-details-bin"
@@ -189,7 +189,7 @@ def checked(timeout: float) -> float:
 def client_error(error: Any) -> ClientError:
     """From grpc's own error, which both flavours raise as an RpcError that is also a Call."""
     trailing = dict(error.trailing_metadata() or ())
-    found = messages.error(error.code().name, error.details() or "", trailing.get(_DETAILS_KEY))
+    found = replies.error(error.code().name, error.details() or "", trailing.get(_DETAILS_KEY))
     asked = pushback(trailing)
     if asked is not None:
         found.retry_after = asked

@@ -16,39 +16,20 @@ from typing import Any, Self, Unpack
 
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from expertmesh import messages, requests
+from expertmesh import replies, requests
 from expertmesh.calls import AsyncCalls, Calls, checked
 from expertmesh.connection import Connection
 from expertmesh.diagnosis import why_not_ready
-from expertmesh.messages import (
-    ClientError,
+from expertmesh.errors import ClientError
+from expertmesh.results import (
     Completion,
-    Delta,
     Event,
-    Finished,
     GenerateOptions,
     ModelInfo,
     Prompt,
-    Started,
-    Summary,
 )
 from expertmesh.v1 import generation_pb2 as pb
 from expertmesh.v1 import generation_pb2_grpc
-
-__all__ = [
-    "AsyncClient",
-    "Client",
-    "ClientError",
-    "Completion",
-    "Connection",
-    "Delta",
-    "Event",
-    "Finished",
-    "GenerateOptions",
-    "ModelInfo",
-    "Started",
-    "Summary",
-]
 
 DEFAULT_TIMEOUT = 300.0
 _SERVING = health_pb2.HealthCheckResponse.SERVING
@@ -80,7 +61,7 @@ class Client:
     ) -> Completion:
         """Generates from a text or from token ids and returns the whole result."""
         request = requests.generate_request(prompt, options)
-        return messages.completion(self._calls.unary(self._stub.Generate, request, timeout))
+        return replies.completion(self._calls.unary(self._stub.Generate, request, timeout))
 
     def stream(
         self, prompt: Prompt, *, timeout: float | None = None, **options: Unpack[GenerateOptions]
@@ -91,7 +72,7 @@ class Client:
         with closing(self._calls.stream(self._stub.GenerateStream, request, timeout)) as responses:
             for response in responses:
                 complete = response.WhichOneof("event") == "summary"
-                event = messages.event(response)
+                event = replies.event(response)
                 if event is not None:
                     yield event
         if not complete:
@@ -111,7 +92,7 @@ class Client:
         return text
 
     def model_info(self, *, timeout: float | None = None) -> ModelInfo:
-        return messages.model_info(
+        return replies.model_info(
             self._calls.unary(self._stub.GetModelInfo, pb.GetModelInfoRequest(), timeout)
         )
 
@@ -167,7 +148,7 @@ class AsyncClient:
     ) -> Completion:
         """Generates from a text or from token ids and returns the whole result."""
         request = requests.generate_request(prompt, options)
-        return messages.completion(await self._calls.unary(self._stub.Generate, request, timeout))
+        return replies.completion(await self._calls.unary(self._stub.Generate, request, timeout))
 
     async def stream(
         self, prompt: Prompt, *, timeout: float | None = None, **options: Unpack[GenerateOptions]
@@ -178,7 +159,7 @@ class AsyncClient:
         async with aclosing(self._calls.stream(self._stub.GenerateStream, request, timeout)) as responses:
             async for response in responses:
                 complete = response.WhichOneof("event") == "summary"
-                event = messages.event(response)
+                event = replies.event(response)
                 if event is not None:
                     yield event
         if not complete:
@@ -200,7 +181,7 @@ class AsyncClient:
 
     async def model_info(self, *, timeout: float | None = None) -> ModelInfo:
         request = pb.GetModelInfoRequest()
-        return messages.model_info(await self._calls.unary(self._stub.GetModelInfo, request, timeout))
+        return replies.model_info(await self._calls.unary(self._stub.GetModelInfo, request, timeout))
 
     async def wait_ready(self, timeout: float) -> None:
         """Returns when the server can serve; ClientError when it cannot within `timeout` seconds."""

@@ -17,7 +17,7 @@ import grpc
 
 from expertmesh.address import host_port, is_local
 from expertmesh.connection import Connection
-from expertmesh.messages import ClientError
+from expertmesh.errors import ClientError
 
 # All of it; a call may end so much later than its timeout.
 SECONDS = 0.6

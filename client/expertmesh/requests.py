@@ -6,7 +6,8 @@ from typing import Any
 
 from google.protobuf.message import Message
 
-from expertmesh.messages import ClientError, GenerateOptions, Prompt
+from expertmesh.errors import ClientError
+from expertmesh.results import GenerateOptions, Prompt
 from expertmesh.v1 import generation_pb2 as pb
 
 OVERFLOWS = {"stop": pb.CONTEXT_OVERFLOW_STOP, "slide": pb.CONTEXT_OVERFLOW_SLIDE}

@@ -8,7 +8,7 @@ import random
 import time
 from collections.abc import Mapping
 
-from expertmesh.messages import ClientError
+from expertmesh.errors import ClientError
 
 MAX_ATTEMPTS = 4
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 2.0

@@ -12,7 +12,7 @@ from coordinator.server.experts import describe_experts
 from coordinator.server.main import open_server
 from coordinator.server.phases import Phases
 from coordinator.server.process import configure_process
-from expertmesh.client import AsyncClient, Delta
+from expertmesh import AsyncClient, Delta
 from expertmesh.commands.options import options_of
 from expertmesh.requests import generate_request
 from moe_model.halt import Halt

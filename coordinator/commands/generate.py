@@ -18,7 +18,7 @@ from coordinator.server.experts import open_experts
 from coordinator.server.model_texts import ModelTexts
 from coordinator.server.open_model import served_model
 from coordinator.server.process import configure_process
-from expertmesh import messages as client_messages
+from expertmesh import replies
 from expertmesh import requests as client_requests
 from expertmesh.commands.options import options_of
 from expertmesh.commands.shown import Shown
@@ -45,7 +45,7 @@ def run(args: argparse.Namespace) -> int:
         report.done()
         events = _generate(engine, valid, writer, halt, show=not given.json)
     if given.json:
-        completion = client_messages.completion(join(events))
+        completion = replies.completion(join(events))
         print(json.dumps(completion.to_dict()))
     return 0
 

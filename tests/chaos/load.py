@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 
-from expertmesh.client import Client, ClientError, Delta, Finished, GenerateOptions
+from expertmesh import Client, ClientError, Delta, Finished, GenerateOptions
 from tests.chaos.ray_hosts import wait_until
 
 _WORDS = ("a", "open", "x1", "read", "sum", "end", "keys", "it")

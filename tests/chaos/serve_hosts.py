@@ -6,7 +6,7 @@ The test is a host of its own as far as the network goes, so a client is not cut
 import urllib.request
 from pathlib import Path
 
-from expertmesh.control import ControlClient
+from expertmesh import ControlClient
 from tests.chaos.ray_hosts import RayHosts, pids_of
 from tests.integration.processes import DEMO_CHECKPOINT, Server
 

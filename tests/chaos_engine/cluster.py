@@ -3,7 +3,7 @@
 import os
 from collections.abc import Sequence
 
-from expertmesh.messages import ClientError
+from expertmesh import ClientError
 from expertmesh.v1 import control_pb2 as pb
 
 READY, LOST = pb.ExpertWorker.STATE_READY, pb.ExpertWorker.STATE_LOST

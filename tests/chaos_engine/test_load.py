@@ -13,9 +13,7 @@ from chaos.load import Load, LoadError, golden_outputs
 from chaos.scenario import LoadSpec
 from chaos.streams import record, request
 from coordinator.api.shared.errors import ApiError, Reason
-from expertmesh.client import Delta, Event, Finished, Started, Summary
-from expertmesh.connection import Connection
-from expertmesh.messages import Timings, Usage
+from expertmesh import Connection, Delta, Event, Finished, Started, Summary, Timings, Usage
 from tests.coordinator.api.fakes import PATIENCE, FakeEngine, logged, running, served_model
 
 SPEC = LoadSpec(streams=2, requests=3, tokens=3, prompts=("a {number}",), timeout=10.0)

@@ -11,7 +11,7 @@ from chaos.load import Load
 from chaos.scenario import Soak
 from chaos.stage import Stage
 from chaos.watch import Wanted, Watch, look
-from expertmesh.control import ControlClient
+from expertmesh import ControlClient
 from tests.chaos_engine.cluster import LOST, Cluster, FakeLoad, worker
 from tests.chaos_engine.victims import victim
 

@@ -10,7 +10,7 @@ import pytest
 from chaos.scenario import Setup
 from chaos.stage import wanted_now
 from chaos.watch import Look, Wanted, Watch, look
-from expertmesh.control import ControlClient
+from expertmesh import ControlClient
 from moe_model.errors import ConfigError, WorldError
 from tests.chaos_engine.cluster import LOST, Cluster, worker
 from tests.chaos_engine.victims import victim

@@ -12,8 +12,7 @@ from typing import Any
 import grpc
 import pytest
 
-from expertmesh.client import AsyncClient, Client, ClientError, Started
-from expertmesh.control import ControlClient
+from expertmesh import AsyncClient, Client, ClientError, ControlClient, Started
 from expertmesh.retries import MAX_ATTEMPTS, Attempts, pushback
 from expertmesh.v1 import generation_pb2 as pb
 from tests.client.odd_servers import BEHAVIOURS, odd_server

@@ -8,7 +8,7 @@ import grpc
 import pytest
 
 from coordinator.engine.messages.output import FinishReason
-from expertmesh.client import (
+from expertmesh import (
     AsyncClient,
     Client,
     ClientError,

@@ -13,13 +13,10 @@ import pytest
 
 from coordinator.config.security import SecurityConfig
 from coordinator.server.fronts import Fronts
-from expertmesh import cli
+from expertmesh import AsyncClient, Client, ClientError, Connection, ControlClient, cli
 from expertmesh import diagnosis as client_diagnosis
 from expertmesh.address import check_address, is_local
-from expertmesh.client import AsyncClient, Client, ClientError
 from expertmesh.commands import top
-from expertmesh.connection import Connection
-from expertmesh.control import ControlClient
 from moe_model.errors import ConfigError
 from tests.client.odd_servers import odd_server
 from tests.coordinator.api.certificates import Authority, write_private

@@ -23,8 +23,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 
-from expertmesh.control import ControlClient
-from expertmesh.messages import ClientError
+from expertmesh import ClientError, ControlClient
 from moe_model.checkpoint.reader import Checkpoint
 from tests.coordinator.exchanges import module_of
 from tests.integration.processes import COMMAND, DEMO_CHECKPOINT, PORTS

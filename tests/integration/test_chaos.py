@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from chaos.processes import is_running
-from expertmesh.control import ControlClient
+from expertmesh import ControlClient
 from tests.integration.processes import COMMAND, DEMO_CHECKPOINT, Server, run_command
 
 pytestmark = [pytest.mark.timeout(240), pytest.mark.chaos]

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from expertmesh.client import AsyncClient, Client, ClientError, Delta, GenerateOptions
+from expertmesh import AsyncClient, Client, ClientError, Delta, GenerateOptions
 from tests.integration.processes import DEMO_CHECKPOINT, Server, stop
 
 TIMEOUT = 5.0

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from expertmesh.client import Client, ClientError
+from expertmesh import Client, ClientError
 from tests.integration.processes import DEMO_CHECKPOINT, Server, run_command
 
 # Reserved, and never bound: whatever is sent there is refused.

@@ -11,9 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from expertmesh.client import Client, ClientError, Delta
-from expertmesh.control import ControlClient
-from expertmesh.messages import GenerateOptions
+from expertmesh import Client, ClientError, ControlClient, Delta, GenerateOptions
 from moe_model import AssembledModel
 from tests.coordinator.exchanges import module_of, rewritten
 from tests.integration.processes import DEMO_CHECKPOINT, Server, assert_one_line_error, run_command

@@ -19,7 +19,7 @@ from typing import Any, Self
 
 import pytest
 
-from expertmesh.client import Client, Delta
+from expertmesh import Client, Delta
 from tests.coordinator.api.hostile_templates import AT_COMPILE, HOSTILE, switch
 from tests.integration.processes import DEMO_CHECKPOINT, Server, children, wait_gone
 

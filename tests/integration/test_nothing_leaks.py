@@ -13,7 +13,7 @@ from coordinator.config.serve import ServeConfig
 from coordinator.config.service import Addresses
 from coordinator.config.workers import WorkersConfig
 from coordinator.server.main import RunningServer, open_server
-from expertmesh.client import AsyncClient, ClientError, Delta
+from expertmesh import AsyncClient, ClientError, Delta
 from tests.scenarios.starting import assert_all_free
 
 # Few blocks, so that requests preempt each other.

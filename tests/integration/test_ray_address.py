@@ -4,8 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from expertmesh.client import Client
-from expertmesh.control import ControlClient
+from expertmesh import Client, ControlClient
 from tests.integration.processes import DEMO_CHECKPOINT, Server, wait_gone
 from tests.integration.ray_cluster import Cluster
 from tests.integration.shared_cluster import Shared

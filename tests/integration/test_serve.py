@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from expertmesh.client import Client, ClientError, Delta
+from expertmesh import Client, ClientError, Delta
 from moe_model import AssembledModel
 from tests.integration.processes import (
     DEMO_CHECKPOINT,

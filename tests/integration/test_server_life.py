@@ -21,7 +21,7 @@ import httpx
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from expertmesh.control import ControlClient
+from expertmesh import ControlClient
 from expertmesh.v1 import control_pb2 as pb_control
 from expertmesh.v1 import generation_pb2 as pb
 from expertmesh.v1 import generation_pb2_grpc

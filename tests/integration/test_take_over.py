@@ -8,7 +8,7 @@ from typing import Any
 import grpc
 import pytest
 
-from expertmesh.control import ControlClient
+from expertmesh import ControlClient
 from expertmesh.v1 import generation_pb2_grpc
 from tests.integration.processes import DEMO_CHECKPOINT, Server
 from tests.integration.ray_cluster import Cluster

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from expertmesh.control import ControlClient
+from expertmesh import ControlClient
 from tests.integration.processes import DEMO_CHECKPOINT, Server
 from tests.moe_model.source_files import write_checkpoint
 from tests.scenarios.under_load import Operator

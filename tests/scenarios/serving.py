@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from expertmesh.control import ControlClient
+from expertmesh import ControlClient
 from tests.integration.processes import DEMO_CHECKPOINT, Server
 from tests.scenarios.under_load import Load, Operator
 

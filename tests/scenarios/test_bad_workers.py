@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from expertmesh.client import AsyncClient
+from expertmesh import AsyncClient
 from moe_model.checkpoint.reader import Checkpoint
 from tests.conftest import Measured
 from tests.integration.processes import (

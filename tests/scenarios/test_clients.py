@@ -21,7 +21,7 @@ from coordinator.config.security import SecurityConfig
 from coordinator.config.serve import ServeConfig
 from coordinator.config.service import CallsConfig
 from coordinator.server.main import RunningServer, open_server
-from expertmesh.client import AsyncClient, ClientError, Delta, Event, Started, Summary
+from expertmesh import AsyncClient, ClientError, Delta, Event, Started, Summary
 from expertmesh.v1 import generation_pb2 as pb
 from expertmesh.v1 import generation_pb2_grpc
 from tests.coordinator.api.fakes import failure_of

@@ -11,9 +11,7 @@ import grpc
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from expertmesh.client import AsyncClient
-from expertmesh.control import ControlClient
-from expertmesh.messages import ClientError
+from expertmesh import AsyncClient, ClientError, ControlClient
 from tests.conftest import Measured
 from tests.integration.processes import (
     DEMO_CHECKPOINT,

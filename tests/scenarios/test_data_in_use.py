@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from coordinator.server.main import open_server
-from expertmesh.client import AsyncClient
+from expertmesh import AsyncClient
 from moe_model.checkpoint.reader import Checkpoint
 from moe_model.errors import CheckpointError
 from tests.moe_model.source_files import (

@@ -10,9 +10,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
-from expertmesh.client import AsyncClient
-from expertmesh.control import ControlClient
-from expertmesh.messages import ClientError, Delta, Finished
+from expertmesh import AsyncClient, ClientError, ControlClient, Delta, Finished
 from expertmesh.v1 import control_pb2 as pb
 from tests.chaos.load import histogram
 

@@ -6,12 +6,13 @@ import sys
 import time
 from contextlib import closing
 
-from expertmesh.client import Client, ClientError, Delta, Finished, Summary
+from expertmesh.client import Client
 from expertmesh.commands.client_arguments import ClientArguments
 from expertmesh.commands.connection import connection
 from expertmesh.commands.options import options_of
 from expertmesh.commands.shown import Shown
-from expertmesh.messages import GenerateOptions, Prompt
+from expertmesh.errors import ClientError
+from expertmesh.results import Delta, Finished, GenerateOptions, Prompt, Summary
 
 
 def run(args: argparse.Namespace) -> int:

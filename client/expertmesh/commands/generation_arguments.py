@@ -12,7 +12,7 @@ from expertmesh.commands.options import Group, Option
 
 if TYPE_CHECKING:
     # Only the types: the messages load protobuf.
-    from expertmesh.messages import GenerateOptions, Prompt
+    from expertmesh.results import GenerateOptions, Prompt
 
 
 def text_of(path: str) -> str:

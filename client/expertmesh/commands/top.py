@@ -17,7 +17,7 @@ from expertmesh.commands.signals import sigterm_exits
 from expertmesh.commands.top_arguments import TopArguments
 from expertmesh.commands.top_view import Look, as_json, problem, render
 from expertmesh.control import ControlClient
-from expertmesh.messages import ClientError
+from expertmesh.errors import ClientError
 
 # What a look has become, shown: the look and the one before, or why there is none.
 Show = Callable[[Look | ClientError, Look | None], None]

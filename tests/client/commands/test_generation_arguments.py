@@ -4,11 +4,11 @@ from dataclasses import fields
 
 import pytest
 
+from expertmesh import GenerateOptions, Prompt
 from expertmesh.commands.client_arguments import ClientArguments
 from expertmesh.commands.generation_arguments import GenerationArguments, ShapingArguments
 from expertmesh.commands.options import add_options, options_of
 from expertmesh.commands.parser import OneLineParser
-from expertmesh.messages import GenerateOptions, Prompt
 
 ADDRESS = "127.0.0.1:1"
 
