@@ -60,7 +60,7 @@ async def measure(checkpoint: Path, engine: EngineConfig, num_workers: int) -> l
                 anonymous_bytes(worker.pid),
                 server.startup_seconds,
             )
-            for worker in server.experts.topology()
+            for worker in server.engine.workers().workers
         ]
 
 

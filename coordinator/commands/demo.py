@@ -8,7 +8,7 @@ from coordinator.commands.demo_arguments import DemoArguments
 from coordinator.commands.termination import stop_exits
 from coordinator.config.serve import ServeConfig
 from coordinator.config.service import Addresses
-from coordinator.server.experts import describe_experts
+from coordinator.server.experts import describe_workers
 from coordinator.server.main import open_server
 from coordinator.server.phases import Phases
 from coordinator.server.process import configure_process
@@ -43,7 +43,7 @@ async def _demo(config: ServeConfig, given: DemoArguments, phases: Phases, halt:
         print(f"ready at {server.fronts.grpc.address} after {time.monotonic() - started:.1f} s\n", flush=True)
         async with AsyncClient(server.fronts.grpc.address) as client:
             await halt.unless_set(_stream(client, given))
-        print("\n".join(describe_experts(server.experts)))
+        print("\n".join(describe_workers(server.engine.workers().workers)))
         print("stopping ...", flush=True)
     print(f"stopped; {time.monotonic() - started:.1f} s in all")
 

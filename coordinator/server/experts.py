@@ -10,7 +10,7 @@ from coordinator.server.compute import device_of, dtype_of
 from coordinator.server.open_workers import open_workers
 from coordinator.server.phases import UNTOLD, Phases
 from expert_workers.dispatch.pool_stats import PoolObserver
-from expert_workers.status import Workers
+from expert_workers.status import Workers, WorkerStatus
 from moe_model.checkpoint.reader import Checkpoint
 from moe_model.halt import Halt
 from moe_model.kernels.choice import choose_kernels
@@ -46,11 +46,11 @@ def open_experts(
         yield experts
 
 
-def describe_experts(experts: Workers) -> list[str]:
+def describe_workers(workers: Sequence[WorkerStatus]) -> list[str]:
     """One line per worker: its process, what it holds, what it has done."""
     return [
         f"worker {worker.rank}  {worker.state}  pid {worker.pid}  {worker.device}  "
         f"{worker.num_bytes / 1e6:.1f} MB  {worker.routed_rows} rows  "
         + "  ".join(f"layer {layer}: {','.join(map(str, ids))}" for layer, ids in worker.experts.items())
-        for worker in experts.topology()
+        for worker in workers
     ] or ["all experts run in the coordinator's process"]

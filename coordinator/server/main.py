@@ -21,7 +21,7 @@ from coordinator.api.shared.served_model import ServedModel
 from coordinator.api.telemetry.metrics import MetricSources
 from coordinator.config.serve import ServeConfig
 from coordinator.engine.client.base import NO_LIMIT, EngineClient
-from coordinator.engine.client.handlers import exchange_handlers
+from coordinator.engine.client.handlers import Operated
 from coordinator.engine.client.in_process import InProcessEngine
 from coordinator.engine.core.engine_thread import EngineThread
 from coordinator.engine.messages.request import ContextOverflow, Request, StopRules
@@ -45,7 +45,6 @@ class RunningServer:
 
     fronts: Fronts
     engine: EngineClient
-    experts: ServedExperts
     startup_seconds: float
     failed: "asyncio.Future[str]"
 
@@ -86,18 +85,17 @@ async def open_server(
         phases("warm-up")
         await halt.unless_set(_warm_up(engine))
         model = replace(model, current_experts=lambda: engine.model().experts)
-        block_size, missing = config.engine.block_size, experts.missing_experts
-        metric_sources = MetricSources(engine.stats, engine.model, experts.topology, block_size, missing)
+        metric_sources = MetricSources(engine.stats, engine.model, engine.workers, config.engine.block_size)
         watchers.metrics.open(model.name, model.max_context, metric_sources)
-        operations = Operations(_facts(config, model), engine, experts)
-        sources = Sources(engine.stats, missing)
+        operations = Operations(_facts(config, model), engine)
+        sources = Sources(engine.stats, lambda: engine.workers().missing)
         # What is there now stays: looking through all of it for cycles would only hold up every request.
         gc.collect()
         gc.freeze()
         stack.callback(gc.unfreeze)
         halt.check()
         await fronts.open(Backend(model, engine), operations, sources)
-        yield RunningServer(fronts, engine, experts, time.monotonic() - started, failed)
+        yield RunningServer(fronts, engine, time.monotonic() - started, failed)
 
 
 async def _entered(opened: AbstractContextManager[T], stack: AsyncExitStack) -> T:
@@ -120,7 +118,7 @@ async def _open_engine(
     )
     thread = EngineThread(core)
     exchange = expert_exchange(checkpoint, config.engine, experts, core, thread.switch)
-    return InProcessEngine(thread, exchange_handlers(exchange), exchange.status)
+    return InProcessEngine(thread, Operated.of(exchange, experts))
 
 
 def _facts(config: ServeConfig, model: ServedModel) -> ServerFacts:

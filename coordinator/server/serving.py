@@ -8,11 +8,12 @@ from typing import Any
 
 from coordinator.config.serve import ServeConfig
 from coordinator.server.compute import device_of
-from coordinator.server.experts import describe_experts
+from coordinator.server.experts import describe_workers
 from coordinator.server.fronts import Fronts
 from coordinator.server.main import RunningServer, open_server
 from coordinator.server.phases import UNTOLD, Phases
 from coordinator.server.stop_signals import signals_heard_by
+from expert_workers.status import WorkerState
 from moe_model.errors import HaltedError
 from moe_model.halt import Halt
 
@@ -104,11 +105,12 @@ def _announce(config: ServeConfig, server: RunningServer) -> None:
     """The one line on stdout that says the server can serve; where the experts are goes to the log."""
     device = device_of(config.engine)
     dtype = config.engine.dtype
-    experts = server.experts
+    status = server.engine.workers()
+    num_ready = sum(worker.state is WorkerState.READY for worker in status.workers)
     sys.stdout.write(
-        f"READY {server.fronts.describe()} workers={experts.num_workers} replicas={experts.num_replicas} "
+        f"READY {server.fronts.describe()} workers={num_ready} replicas={status.num_replicas} "
         f"dtype={dtype} device={device} startup_seconds={server.startup_seconds:.2f}\n"
     )
     sys.stdout.flush()
-    for line in describe_experts(experts):
+    for line in describe_workers(status.workers):
         logger.info("%s", line)

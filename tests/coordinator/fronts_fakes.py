@@ -13,6 +13,7 @@ from coordinator.config.security import SecurityConfig
 from coordinator.config.serve import ServeConfig
 from coordinator.config.service import Addresses, CallsConfig, ReadinessConfig
 from coordinator.engine.client.base import EngineClient
+from coordinator.engine.client.handlers import Operated, worker_handlers, workers_status
 from coordinator.engine.client.in_process import InProcessEngine
 from coordinator.engine.core.engine import Runner
 from coordinator.engine.core.engine_thread import EngineThread
@@ -21,7 +22,7 @@ from coordinator.server.fronts import Fronts
 from expert_workers.status import Scaled, WorkerStatus
 from moe_model.config import ModelConfig
 from moe_model.errors import NoWorkersError
-from moe_model.versions.expert_versions import Catalog
+from moe_model.versions.expert_versions import Catalog, ExpertModule
 from tests.coordinator.api.fakes import served_model
 from tests.coordinator.engine.fakes import CountingRunner, engine_over
 
@@ -50,15 +51,11 @@ class FakeWorkers:
     def __init__(self, workers: Sequence[WorkerStatus] = ()) -> None:
         self._workers = workers
 
-    @property
-    def num_workers(self) -> int:
-        return len(self._workers)
-
-    def holders(self, key: tuple[int, int]) -> Sequence[int]:
-        return ()
-
     def topology(self) -> Sequence[WorkerStatus]:
         return self._workers
+
+    def missing_experts(self) -> Sequence[ExpertModule]:
+        return ()
 
     def scale(self, num_workers: int, timeout: float) -> Scaled:
         raise NoWorkersError("there are none")
@@ -82,9 +79,14 @@ def make_fronts(
 
 
 @asynccontextmanager
-async def opening(fronts: Fronts, runner: Runner | None = None) -> AsyncIterator[EngineClient]:
+async def opening(
+    fronts: Fronts, runner: Runner | None = None, workers: FakeWorkers | None = None
+) -> AsyncIterator[EngineClient]:
     """Listens, and has an engine to open with."""
-    engine = InProcessEngine(EngineThread(engine_over(runner or CountingRunner(), max_seq_len=32)))
+    experts = workers or FakeWorkers()
+    operated = Operated(worker_handlers(experts), workers=lambda: workers_status(experts))
+    core = engine_over(runner or CountingRunner(), max_seq_len=32)
+    engine = InProcessEngine(EngineThread(core), operated)
     fronts.bind()
     async with fronts.serving():
         yield engine
@@ -93,5 +95,5 @@ async def opening(fronts: Fronts, runner: Runner | None = None) -> AsyncIterator
 
 async def open_fronts(fronts: Fronts, engine: EngineClient, world: World) -> None:
     facts = ServerFacts("1", "an instance", ("tiny",), 1024)
-    operations = Operations(facts, engine, FakeWorkers())
+    operations = Operations(facts, engine)
     await fronts.open(Backend(served_model(), engine), operations, world.sources)

@@ -15,9 +15,10 @@ from coordinator.engine.messages.commands import (
     ListExperts,
     RemoveExpert,
     ReplaceExpert,
+    ScaleWorkers,
 )
 from coordinator.engine.messages.errors import ExchangeError, NoCommandError
-from expert_workers.status import Scaled, Workers, WorkerState, WorkerStatus
+from expert_workers.status import Scaled, WorkerState, WorkerStatus
 
 R = TypeVar("R")
 
@@ -54,16 +55,15 @@ class Operations:
 
     facts: ServerFacts
     engine: EngineClient
-    workers: Workers
 
     @property
     def num_workers(self) -> int:
         """As many as there shall be at the moment."""
-        return sum(worker.state is not WorkerState.DRAINING for worker in self.workers.topology())
+        return sum(worker.state is not WorkerState.DRAINING for worker in self.topology())
 
     def topology(self) -> Sequence[WorkerStatus]:
         """The expert workers, by rank."""
-        return self.workers.topology()
+        return self.engine.workers().workers
 
     def load(self) -> Load:
         stats = self.engine.stats()
@@ -76,7 +76,7 @@ class Operations:
         if not 1 <= num_workers <= MAX_WORKERS:
             message = f"{num_workers} is not in [1, {MAX_WORKERS}]"
             raise ApiError.of(Reason.INVALID_FIELD, message, field="num_workers")
-        return self.workers.scale(num_workers, SCALE_TIMEOUT if timeout is None else timeout)
+        return self.engine.call(ScaleWorkers(num_workers, SCALE_TIMEOUT if timeout is None else timeout))
 
     def list_experts(self) -> Sequence[ExpertView]:
         """By layer, expert and version. Raises ApiError."""

@@ -16,9 +16,8 @@ from coordinator.api.telemetry.experts import ExpertMetrics
 from coordinator.api.telemetry.fronts import FrontMetrics
 from coordinator.api.telemetry.names import COMPATIBLE, PREFIX
 from coordinator.api.telemetry.requests import RequestMetrics
-from coordinator.engine.messages.stats import EngineStats, ModelStatus
-from expert_workers.status import WorkerState, WorkerStatus
-from moe_model.versions.expert_versions import ExpertModule
+from coordinator.engine.messages.stats import EngineStats, ModelStatus, WorkersStatus
+from expert_workers.status import WorkerState
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,9 +26,8 @@ class MetricSources:
 
     stats: Callable[[], EngineStats]
     model: Callable[[], ModelStatus]
-    topology: Callable[[], Sequence[WorkerStatus]]
+    workers: Callable[[], WorkersStatus]
     block_size: int
-    missing_experts: Callable[[], Sequence[ExpertModule]] = tuple
 
 
 class Metrics:
@@ -50,7 +48,7 @@ class Metrics:
         self._model = model
         self._sources = sources
         self.requests.open(model, max_context)
-        self.experts.open(model, [worker.rank for worker in sources.topology()])
+        self.experts.open(model, [worker.rank for worker in sources.workers().workers])
 
     def render(self, accept: str = "") -> tuple[bytes, str]:
         """The text, and its content type: OpenMetrics for those whose Accept header prefers it."""
@@ -80,11 +78,11 @@ class Metrics:
         yield _counter("prefix_cache_queries", "Prompt tokens looked up.", label, stats.prefix_queries)
         yield _counter("prefix_cache_hits", "Prompt tokens found.", label, stats.prefix_hits)
         yield _counter("num_preemptions", "Sequences that gave way.", label, stats.num_preemptions)
-        yield from self._read_workers(self._sources)
+        yield from self._read_workers(self._sources.workers())
         yield from self._read_model(self._sources.model())
 
-    def _read_workers(self, sources: MetricSources) -> Iterator[Metric]:
-        workers = sources.topology()
+    def _read_workers(self, status: WorkersStatus) -> Iterator[Metric]:
+        workers = status.workers
         states = GaugeMetricFamily(
             f"{PREFIX}expert_workers", "Expert workers.", labels=["model_name", "state"]
         )
@@ -98,7 +96,7 @@ class Metrics:
         for worker in workers:
             up.add_metric([self._model, str(worker.rank)], worker.state is WorkerState.READY)
         yield up
-        missing = len(sources.missing_experts())
+        missing = len(status.missing)
         yield _gauge("experts_missing", "Experts that cannot be computed.", [self._model], missing)
 
     def _read_model(self, model: ModelStatus) -> Iterator[Metric]:

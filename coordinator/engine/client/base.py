@@ -6,7 +6,7 @@ from typing import Protocol, TypeVar
 from coordinator.engine.messages.commands import Command
 from coordinator.engine.messages.output import Output
 from coordinator.engine.messages.request import Request
-from coordinator.engine.messages.stats import EngineStats, ModelStatus
+from coordinator.engine.messages.stats import EngineStats, ModelStatus, WorkersStatus
 
 R = TypeVar("R")
 
@@ -47,6 +47,9 @@ class EngineClient(RequestEngine, Protocol):
 
     def model(self) -> ModelStatus:
         """What the model consists of now; never waits."""
+
+    def workers(self) -> WorkersStatus:
+        """The expert workers as they are now; never waits."""
 
     def call(self, command: Command[R]) -> R:
         """Blocks until the command is carried out. Raises what it raises, all of them ExpertMeshErrors;

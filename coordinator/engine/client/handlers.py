@@ -1,8 +1,9 @@
 """Who carries out an engine's commands, by their type. All of it runs beside the engine's steps."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import CancelledError
-from typing import Any, TypeVar, cast
+from dataclasses import dataclass, field
+from typing import Any, Protocol, TypeVar, cast
 
 from coordinator.engine.core.engine import Engine
 from coordinator.engine.core.engine_thread import EngineThread
@@ -15,10 +16,14 @@ from coordinator.engine.messages.commands import (
     ListExperts,
     RemoveExpert,
     ReplaceExpert,
+    ScaleWorkers,
 )
 from coordinator.engine.messages.errors import IntegrityError, NoCommandError
+from coordinator.engine.messages.stats import ModelStatus, WorkersStatus
 from coordinator.engine.versions.exchange import ExpertExchange
+from expert_workers.status import Scaled, WorkerStatus
 from moe_model.errors import HaltedError
+from moe_model.versions.expert_versions import ExpertModule
 
 R = TypeVar("R")
 
@@ -46,6 +51,41 @@ def carry_out(handlers: Handlers, command: Command[R]) -> R:
     if handler is None:
         raise NoCommandError(f"this engine has no command {type(command).__name__}")
     return cast(R, handler(command))
+
+
+class OperatedExperts(Protocol):
+    """What is read and changed of experts that may be on workers."""
+
+    @property
+    def num_replicas(self) -> int: ...
+    def topology(self) -> Sequence[WorkerStatus]: ...
+    def missing_experts(self) -> Sequence[ExpertModule]: ...
+    def scale(self, num_workers: int, timeout: float) -> Scaled: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Operated:
+    """What an engine's side does and tells besides requests. `handlers` carry out the commands that not every
+    engine has."""
+
+    handlers: Handlers = field(default_factory=dict)
+    model: Callable[[], ModelStatus] = lambda: ModelStatus(())
+    workers: Callable[[], WorkersStatus] = WorkersStatus
+
+    @classmethod
+    def of(cls, exchange: ExpertExchange, experts: OperatedExperts) -> "Operated":
+        """Of an engine of `exchange` over `experts`."""
+        handlers = {**exchange_handlers(exchange), **worker_handlers(experts)}
+        return cls(handlers, exchange.status, lambda: workers_status(experts))
+
+
+def workers_status(experts: OperatedExperts) -> WorkersStatus:
+    return WorkersStatus(tuple(experts.topology()), tuple(experts.missing_experts()), experts.num_replicas)
+
+
+def worker_handlers(experts: OperatedExperts) -> Handlers:
+    """What an engine can do whose experts may be on workers."""
+    return {ScaleWorkers: lambda command: experts.scale(command.num_workers, command.timeout)}
 
 
 def exchange_handlers(exchange: ExpertExchange) -> Handlers:

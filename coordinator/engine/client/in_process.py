@@ -2,11 +2,11 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from typing import TypeVar
 
 from coordinator.engine.client.base import NO_LIMIT
-from coordinator.engine.client.handlers import Handlers, carry_out, engine_handlers
+from coordinator.engine.client.handlers import Operated, carry_out, engine_handlers
 from coordinator.engine.client.receiver import Receiver
 from coordinator.engine.client.request_streams import RequestStreams
 from coordinator.engine.core.engine_thread import EngineThread
@@ -14,7 +14,7 @@ from coordinator.engine.messages.commands import Command
 from coordinator.engine.messages.errors import EngineError
 from coordinator.engine.messages.output import Output
 from coordinator.engine.messages.request import Request
-from coordinator.engine.messages.stats import EngineStats, ModelStatus
+from coordinator.engine.messages.stats import EngineStats, ModelStatus, WorkersStatus
 
 R = TypeVar("R")
 
@@ -22,17 +22,11 @@ R = TypeVar("R")
 class InProcessEngine:
     """An EngineClient. Owns the engine's thread; made, used and closed on one event loop."""
 
-    def __init__(
-        self,
-        thread: EngineThread,
-        handlers: Handlers | None = None,
-        model: Callable[[], ModelStatus] = lambda: ModelStatus(()),
-    ) -> None:
-        """`handlers` are of the commands that not every engine has; `model` says what it consists of."""
+    def __init__(self, thread: EngineThread, operated: Operated | None = None) -> None:
         self._loop = asyncio.get_running_loop()
         self._thread = thread
-        self._handlers = {**engine_handlers(thread), **(handlers or {})}
-        self._model = model
+        self._operated = operated or Operated()
+        self._handlers = {**engine_handlers(thread), **self._operated.handlers}
         self._streams = RequestStreams(lambda message: self._receiver.receive(message))
         self._receiver = Receiver(thread, self._streams.deliver)
         thread.start(self._publish, self._stopped)
@@ -51,7 +45,10 @@ class InProcessEngine:
         return self._thread.stats()
 
     def model(self) -> ModelStatus:
-        return self._model()
+        return self._operated.model()
+
+    def workers(self) -> WorkersStatus:
+        return self._operated.workers()
 
     def call(self, command: Command[R]) -> R:
         return carry_out(self._handlers, command)

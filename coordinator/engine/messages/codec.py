@@ -18,20 +18,23 @@ from coordinator.engine.messages.commands import (
     ListExperts,
     RemoveExpert,
     ReplaceExpert,
+    ScaleWorkers,
 )
 from coordinator.engine.messages.errors import MessageError
 from coordinator.engine.messages.failure import Failure
 from coordinator.engine.messages.output import Output
 from coordinator.engine.messages.records import StepRecord
 from coordinator.engine.messages.request import Abort, Request
-from coordinator.engine.messages.stats import EngineStats, ModelStatus
+from coordinator.engine.messages.stats import EngineStats, ModelStatus, WorkersStatus
+from expert_workers.status import Scaled
 from moe_model.errors import ExpertMeshError
 
 REQUESTS = (Request, Abort)
-COMMANDS = (CheckIntegrity, ListExperts, ReplaceExpert, AddExpert, RemoveExpert)
-NEWS = (Output, Failure, EngineStats, ModelStatus, StepRecord, Done, ExpertList, Changed)
+COMMANDS = (CheckIntegrity, ScaleWorkers, ListExperts, ReplaceExpert, AddExpert, RemoveExpert)
+RESULTS = (Done, Scaled, ExpertList, Changed)
+NEWS = (Output, Failure, EngineStats, ModelStatus, WorkersStatus, StepRecord)
 # All that crosses the seam, in either direction.
-MESSAGES: tuple[type, ...] = (*REQUESTS, *COMMANDS, *NEWS)
+MESSAGES: tuple[type, ...] = (*REQUESTS, *COMMANDS, *RESULTS, *NEWS)
 
 # Of the arrays that messages have: expert ids.
 _DTYPES = ("u1", "u2")

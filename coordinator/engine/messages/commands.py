@@ -6,6 +6,7 @@ A command may take long, as loading an expert does; none holds up a step. It rai
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
+from expert_workers.status import Scaled
 from moe_model.versions.expert_versions import ExpertModule
 
 R = TypeVar("R")
@@ -52,6 +53,14 @@ class Changed:
 @dataclass(frozen=True, slots=True)
 class CheckIntegrity(Command[Done]):
     """Raises IntegrityError when the engine has lost a block or a sequence."""
+
+
+@dataclass(frozen=True, slots=True)
+class ScaleWorkers(Command[Scaled]):
+    """So many expert workers, within `timeout` seconds. Raises NoWorkersError where there never are any."""
+
+    num_workers: int
+    timeout: float
 
 
 @dataclass(frozen=True, slots=True)

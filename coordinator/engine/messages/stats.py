@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 
+from expert_workers.status import WorkerStatus
 from moe_model.versions.expert_versions import ExpertModule
 
 
@@ -18,6 +19,19 @@ class EngineStats:
     prefix_queries: int = 0
     prefix_hits: int = 0
     stopped: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class WorkersStatus:
+    """The expert workers, by rank; none where all experts are in the engine's process.
+
+    `missing` are the modules that cannot be computed at the moment; the expert with the fewest holders is on
+    `num_replicas` workers.
+    """
+
+    workers: tuple[WorkerStatus, ...] = ()
+    missing: tuple[ExpertModule, ...] = ()
+    num_replicas: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ import httpx
 from coordinator.api.requests.responses import Caller, Facts
 from coordinator.api.telemetry.metrics import Metrics, MetricSources
 from coordinator.api.validation.request import ValidRequest
-from coordinator.engine.messages.stats import EngineStats, ModelStatus
+from coordinator.engine.messages.stats import EngineStats, ModelStatus, WorkersStatus
 from expertmesh.v1 import generation_pb2 as pb
 from expertmesh.v1 import generation_pb2_grpc
 from tests.coordinator.api.made_requests import resolved
@@ -25,7 +25,7 @@ def series(text: str) -> set[str]:
 
 def opened() -> Metrics:
     metrics = Metrics()
-    metrics.open("tiny", 32, MetricSources(EngineStats, lambda: ModelStatus(()), tuple, 16))
+    metrics.open("tiny", 32, MetricSources(EngineStats, lambda: ModelStatus(()), WorkersStatus, 16))
     return metrics
 
 

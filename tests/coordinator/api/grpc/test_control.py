@@ -37,9 +37,9 @@ class Scaling(FakeWorkers):
 @asynccontextmanager
 async def control(scaling: Scaling) -> AsyncIterator[Any]:
     fronts = make_fronts()
-    async with opening(fronts) as engine:
+    async with opening(fronts, workers=scaling) as engine:
         facts = ServerFacts("1", "an instance", ("tiny",), 1024)
-        operations = Operations(facts, engine, scaling)
+        operations = Operations(facts, engine)
         await fronts.open(Backend(served_model(), engine), operations, World().sources)
         assert fronts.control is not None
         async with grpc.aio.insecure_channel(fronts.control.address) as channel:

@@ -9,7 +9,7 @@ from coordinator.api.requests.responses import Caller, Facts
 from coordinator.api.shared.errors import ApiError, Reason
 from coordinator.api.telemetry.metrics import Metrics, MetricSources
 from coordinator.engine.messages.records import StepRecord
-from coordinator.engine.messages.stats import EngineStats, ModelStatus
+from coordinator.engine.messages.stats import EngineStats, ModelStatus, WorkersStatus
 from expert_workers.status import WorkerState, WorkerStatus
 from expert_workers.transports.base import FailureReason
 from moe_model.versions.expert_versions import ExpertModule
@@ -77,7 +77,8 @@ STATUS = ModelStatus(((0,),), 2, (ExpertModule(1, 1001, 7, 2),), {"replace": 2, 
 
 def opened(*, vllm_names: bool = False) -> Metrics:
     metrics = Metrics(vllm_names=vllm_names)
-    workers = [WorkerStatus(rank, WorkerState.READY, experts={0: (rank,)}) for rank in range(2)]
+    ready = [WorkerStatus(rank, WorkerState.READY, experts={0: (rank,)}) for rank in range(2)]
+    workers = WorkersStatus(tuple(ready))
     stats = EngineStats(num_running=3, num_free_blocks=6, num_blocks=8, prefix_queries=10, prefix_hits=4)
     metrics.open("tiny", 512, MetricSources(lambda: stats, lambda: STATUS, lambda: workers, 16))
     return metrics

@@ -7,7 +7,7 @@ from collections.abc import AsyncGenerator, Callable, Sequence
 from typing import TypeVar, cast
 
 from coordinator.engine.client.base import NO_LIMIT, EngineClient
-from coordinator.engine.client.handlers import Handlers, carry_out, engine_handlers
+from coordinator.engine.client.handlers import Operated, carry_out, engine_handlers
 from coordinator.engine.client.in_process import InProcessEngine
 from coordinator.engine.client.receiver import Receiver
 from coordinator.engine.client.request_streams import RequestStreams
@@ -17,7 +17,7 @@ from coordinator.engine.messages.commands import Command
 from coordinator.engine.messages.failure import Failure
 from coordinator.engine.messages.output import Output
 from coordinator.engine.messages.request import Abort, Request
-from coordinator.engine.messages.stats import EngineStats, ModelStatus
+from coordinator.engine.messages.stats import EngineStats, ModelStatus, WorkersStatus
 from moe_model.errors import ExpertMeshError
 
 R = TypeVar("R")
@@ -29,9 +29,10 @@ MakeClient = Callable[..., EngineClient]
 class FarSide:
     """Where the engine is. Hears and says nothing but bytes."""
 
-    def __init__(self, thread: EngineThread, handlers: Handlers, say: Callable[[bytes], None]) -> None:
+    def __init__(self, thread: EngineThread, operated: Operated, say: Callable[[bytes], None]) -> None:
         self._thread = thread
-        self._handlers = {**engine_handlers(thread), **handlers}
+        self._operated = operated
+        self._handlers = {**engine_handlers(thread), **operated.handlers}
         self._say = say
         self._receiver = Receiver(thread, self._publish)
         thread.start(self._publish, self._stopped)
@@ -52,6 +53,12 @@ class FarSide:
     def stats(self) -> bytes:
         return encode(self._thread.stats())
 
+    def model(self) -> bytes:
+        return encode(self._operated.model())
+
+    def workers(self) -> bytes:
+        return encode(self._operated.workers())
+
     def close(self, timeout: float) -> bool:
         self._receiver.close()
         return self._thread.close(timeout)
@@ -67,16 +74,10 @@ class FarSide:
 class BytesEngine:
     """Where the callers are. Knows no engine, only bytes that come and go."""
 
-    def __init__(
-        self,
-        thread: EngineThread,
-        handlers: Handlers | None = None,
-        model: Callable[[], ModelStatus] = lambda: ModelStatus(()),
-    ) -> None:
+    def __init__(self, thread: EngineThread, operated: Operated | None = None) -> None:
         self._loop = asyncio.get_running_loop()
-        self._model = model
         self._streams = RequestStreams(self._send)
-        self._far = FarSide(thread, handlers or {}, self._hear)
+        self._far = FarSide(thread, operated or Operated(), self._hear)
 
     def stream(self, request: Request, max_seconds: float = NO_LIMIT) -> AsyncGenerator[Output, None]:
         return self._streams.stream(request, max_seconds)
@@ -92,7 +93,10 @@ class BytesEngine:
         return cast(EngineStats, decode(self._far.stats()))
 
     def model(self) -> ModelStatus:
-        return cast(ModelStatus, decode(encode(self._model())))
+        return cast(ModelStatus, decode(self._far.model()))
+
+    def workers(self) -> WorkersStatus:
+        return cast(WorkersStatus, decode(self._far.workers()))
 
     def call(self, command: Command[R]) -> R:
         result = decode(self._far.answer(encode(command)))

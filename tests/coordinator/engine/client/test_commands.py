@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from coordinator.engine.client.base import EngineClient
-from coordinator.engine.client.handlers import exchange_handlers
+from coordinator.engine.client.handlers import Operated
 from coordinator.engine.core.engine import Engine
 from coordinator.engine.core.engine_thread import EngineThread
 from coordinator.engine.messages.commands import (
@@ -16,12 +16,14 @@ from coordinator.engine.messages.commands import (
     ListExperts,
     RemoveExpert,
     ReplaceExpert,
+    ScaleWorkers,
 )
 from coordinator.engine.messages.errors import ExchangeError, IntegrityError, NoCommandError
 from coordinator.engine.messages.output import FinishReason
+from coordinator.engine.messages.stats import WorkersStatus
 from coordinator.server.build_engine import build_engine, expert_exchange
 from moe_model.checkpoint.reader import Checkpoint
-from moe_model.errors import HaltedError
+from moe_model.errors import HaltedError, NoWorkersError
 from moe_model.kernels.choice import choose_kernels
 from moe_model.loading import load_local_experts
 from tests.coordinator.engine.client.bytes_engine import CLIENTS
@@ -45,7 +47,7 @@ async def engine(request: pytest.FixtureRequest, source: Path) -> AsyncIterator[
     thread = EngineThread(core)
     exchange = expert_exchange(checkpoint, config, experts, core, thread.switch)
     make = CLIENTS[request.param]
-    client = make(thread, exchange_handlers(exchange), exchange.status)
+    client = make(thread, Operated.of(exchange, experts))
     yield client
     assert await client.close()
 
@@ -66,6 +68,12 @@ async def test_an_expert_is_replaced_and_removed(engine: EngineClient, source: P
     outputs = [output async for output in engine.stream(make_request("r", (1, 2), 3))]
     assert outputs[-1].finish_reason is FinishReason.LENGTH
     assert await asyncio.to_thread(engine.call, CheckIntegrity()) == Done()
+
+
+async def test_an_engine_without_workers_says_so(engine: EngineClient) -> None:
+    assert engine.workers() == WorkersStatus()
+    with pytest.raises(NoWorkersError):
+        await asyncio.to_thread(engine.call, ScaleWorkers(2, 1.0))
 
 
 async def test_a_refusal_names_the_field(engine: EngineClient, source: Path) -> None:

@@ -1,6 +1,6 @@
 """Any value of any message, from the types of its fields alone: a new message needs nothing here."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import fields, is_dataclass
 from enum import Enum
 from types import NoneType, UnionType
@@ -73,6 +73,6 @@ def _container(origin: Any, inner: tuple[Any, ...], hint: Any) -> st.SearchStrat
         return st.tuples(*map(values, inner))
     if origin is frozenset:
         return st.frozensets(values(inner[0]), max_size=3)
-    if origin is dict:
+    if origin in (dict, Mapping):
         return st.dictionaries(values(inner[0]), values(inner[1]), max_size=3)
     raise TypeError(f"{hint} is not plain data")
