@@ -8,7 +8,7 @@ import torch
 
 from coordinator.config.engine import EngineConfig
 from coordinator.config.workers import WorkersConfig
-from coordinator.server.experts import ServedExperts, describe_experts, open_experts
+from coordinator.server.experts import ServedExperts, describe_workers, open_experts
 from expert_workers.status import WorkerState
 from moe_model.checkpoint.reader import Checkpoint
 from moe_model.errors import NoWorkersError
@@ -68,13 +68,13 @@ def test_workers_are_there_or_are_refused_by_name(experts: ServedExperts) -> Non
     assert experts.holders((0, 0)) == tuple(worker.rank for worker in topology)
     if not topology:
         assert experts.num_replicas == 0
-        assert describe_experts(experts) == ["all experts run in the coordinator's process"]
+        assert describe_workers(topology) == ["all experts run in the coordinator's process"]
         with pytest.raises(NoWorkersError):
             experts.scale(2, 60.0)
         return
     assert experts.num_replicas == 2
     assert {worker.state for worker in topology} == {WorkerState.READY}
-    assert [line.split()[:3] for line in describe_experts(experts)] == [
+    assert [line.split()[:3] for line in describe_workers(topology)] == [
         ["worker", str(worker.rank), "ready"] for worker in topology
     ]
     assert experts.scale(3, 60.0).num_workers == experts.num_workers == 3
