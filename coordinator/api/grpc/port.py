@@ -32,6 +32,7 @@ OPTIONS = (
 LIVENESS = "liveness"
 # For the last answers to reach their clients, and for health watchers to see the end.
 FLUSH_SECONDS = 0.5
+_CLIENT_HAS_LEFT = "Failed sending error status from server"
 
 Services = Mapping[str, grpc.GenericRpcHandler]
 
@@ -115,7 +116,7 @@ class GrpcPort:
 
 
 def is_of_the_server(record: logging.LogRecord) -> bool:
-    """A filter. grpc logs each message to health or reflection that is none, with a traceback, and anybody
-    can send those; its client is told."""
+    """A filter. grpc logs each message to health or reflection that is none, with a traceback, and any client
+    can send those; the client is told. It also logs that it cannot tell a client that has left meanwhile."""
     error = record.exc_info[1] if record.exc_info else None
-    return not isinstance(error, DecodeError)
+    return not isinstance(error, DecodeError) and record.getMessage() != _CLIENT_HAS_LEFT

@@ -146,7 +146,7 @@ def never_set(kind: Any, messages: Sequence[Message], path: str = "") -> Iterato
 def test_every_field_is_tried() -> None:
     tried: list[pb.GenerateRequest] = []
 
-    @settings(max_examples=examples(300))
+    @settings(max_examples=300)
     @given(requests())
     def collect(request: pb.GenerateRequest) -> None:
         tried.append(request)

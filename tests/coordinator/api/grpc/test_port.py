@@ -11,9 +11,10 @@ from typing import Any
 
 import grpc
 import pytest
+from google.protobuf.message import DecodeError
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from coordinator.api.grpc.port import LIVENESS, MAX_METADATA_BYTES, OPTIONS, GrpcPort
+from coordinator.api.grpc.port import LIVENESS, MAX_METADATA_BYTES, OPTIONS, GrpcPort, is_of_the_server
 from coordinator.api.grpc.tls import server_credentials
 from coordinator.api.security.tls import TlsFiles
 from tests.coordinator.api.certificates import Authority
@@ -172,6 +173,21 @@ async def test_a_message_that_is_none_is_told_to_its_sender_alone(
         with pytest.raises(grpc.aio.AioRpcError):
             await (call.read() if kind == "stream_stream" else call)
     assert [record for record in caplog.records if record.levelno >= logging.ERROR] == []
+
+
+@pytest.mark.parametrize(
+    ("message", "error", "is_kept"),
+    [
+        ("Failed sending error status from server", RuntimeError(), False),
+        ("Exception in a handler", DecodeError(), False),
+        ("Exception in a handler", RuntimeError(), True),
+    ],
+)
+def test_grpc_s_own_log_has_faults_of_the_server_alone(message: str, error: Exception, is_kept: bool) -> None:
+    record = logging.LogRecord(
+        "grpc", logging.ERROR, "x.py", 1, message, None, (type(error), error, error.__traceback__)
+    )
+    assert is_of_the_server(record) == is_kept
 
 
 @pytest.mark.parametrize("abuse", ["nothing", "zeros", "noise", "a web browser", "rapid reset"])

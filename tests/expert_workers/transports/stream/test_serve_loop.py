@@ -81,7 +81,7 @@ def calls(draw: st.DrawFn) -> ExpertCall:
 def in_the_loop(worker: ExpertWorker, size: int = 1 << 16) -> Iterator[tuple[socket.socket, list[object]]]:
     """A socket into the loop, and, when it is closed, what the loop returned or raised each time it ended."""
     ours, theirs = socket.socketpair()
-    ours.settimeout(10)
+    ours.settimeout(60)
     stream = prepare(theirs, 0.05)
     buffer = aligned_buffer(size)
     found: list[object] = []
@@ -182,7 +182,7 @@ def test_half_a_call_is_not_waited_for_for_ever_and_silence_is() -> None:
         stream.settimeout(0.5)
         with pytest.raises(TimeoutError):
             stream.recv(1)
-        stream.settimeout(10)
+        stream.settimeout(60)
         stream.sendall(encode(call_frame(call_of(1)))[:100])
         assert stream.recv(1) == b""
     assert [str(error) for error in found] == ["stopped in the middle of a frame"]
@@ -225,7 +225,7 @@ def test_after_a_frame_of_odd_length_calls_are_answered_all_the_same() -> None:
     with running({0: worker}) as machine:
         stream = connect(machine.server(0).endpoint, None, True, soon())
         assert isinstance(stream, socket.socket)
-        stream.settimeout(10)
+        stream.settimeout(60)
         header = HEADER.pack(b"EM", 3, 2, 0, 0, False, 7, 9, 0, 0, 0, 0, 0, 0, 0.0)
         stream.sendall(header + bytes(7) + encode(call_frame(call_of(3, 4))))
         refused = read_header(receive(stream, HEADER.size))
