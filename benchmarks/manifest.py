@@ -62,7 +62,7 @@ def shown(argument: str) -> str:
 def commit(folder: Path) -> dict[str, object]:
     """The commit of a working tree and whether anything differs from it; None where there is none."""
     found = _git(folder, "rev-parse", "--show-prefix", "HEAD")
-    # A prefix: the folder lies in somebody else's tree.
+    # A prefix: the folder lies in the tree of another project.
     if found is None or not found.startswith("\n"):
         return {"commit": None, "dirty": None}
     changes = _git(folder, "status", "--porcelain", "--", ".", f":!{RESULTS}")

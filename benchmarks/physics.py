@@ -23,7 +23,7 @@ _NUM_MATRICES = 64
 class Machine:
     """Bytes per second that the cores can read, floating point operations per second of a matrix product.
 
-    Of what was tried, torch's operations and ours, the best: a limit that nobody here is above.
+    Of what was tried, torch's operations and ours, the best: a limit that no measurement here is above.
     """
 
     num_threads: int

@@ -57,7 +57,7 @@ class Process:
         os.close(self._descriptor)
 
     def signal(self, number: signal.Signals) -> bool:
-        """Whether there was still somebody to send it to. Raises FaultError."""
+        """Whether the process was still there. Raises FaultError."""
         try:
             signal.pidfd_send_signal(self._descriptor, number)
         except ProcessLookupError:

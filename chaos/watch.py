@@ -29,7 +29,7 @@ class Look:
 
     @property
     def replicas(self) -> int:
-        """Holders that every expert has; 0 if nobody holds anything."""
+        """Holders that every expert has; 0 if no worker holds anything."""
         return min(self.copies.values(), default=0)
 
     def is_restored(self, wanted: "Wanted") -> bool:

@@ -122,7 +122,7 @@ def peer(
             cwd=ROOT,
             env=environment.variables(),
         )
-    # Its input ends here, and with it the peer; whoever does not leave is made to.
+    # Its input ends here, and with it the peer; a peer that does not leave is ended.
     with process:
         try:
             yield PeerProcess(name, process, log, environment.answer_timeout)

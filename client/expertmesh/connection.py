@@ -28,7 +28,7 @@ class Connection:
     """`ca` is the CA of the server's certificate: with it, or with `tls`, the connection is encrypted.
 
     `certificate` and `key` are the client's own, for servers that want one. `api_key` is sent with every
-    call; without TLS everybody on the way can read it. `retries`: whether refused calls are sent again.
+    call; without TLS any machine on the way can read it. `retries`: whether refused calls are sent again.
     """
 
     tls: bool = False

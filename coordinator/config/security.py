@@ -56,7 +56,7 @@ class SecurityConfig:
             "--insecure",
             is_shared=True,
             help="listen anywhere, also without TLS and API keys; use --ray-address also where Ray asks "
-            "nobody for a token",
+            "for no token",
         ),
     ] = False
     reflection: Annotated[

@@ -202,6 +202,6 @@ class WorkersConfig:
         Option(
             "--insecure",
             is_shared=True,
-            help="use --ray-address also where Ray asks nobody for a token",
+            help="use --ray-address also where Ray asks for no token",
         ),
     ] = False

@@ -62,7 +62,7 @@ _taken: ContextVar[StopSignals] = ContextVar("stop-signals")
 
 @contextmanager
 def signals_taken(*, for_good: bool) -> Iterator[None]:
-    """Inside, the signals are heard by who asks for them with `signals_heard_by`, and by nobody else.
+    """Inside, the signals are heard by the listener of `signals_heard_by`, and by nothing else.
 
     `for_good`: the process ends afterwards, and whatever native handler there is by then shall not have them.
     """

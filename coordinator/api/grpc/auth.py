@@ -25,8 +25,8 @@ Behaviour = Callable[[Any, Any], Any]
 class AuthInterceptor(grpc.aio.ServerInterceptor):
     """Checks every call but those of health, also calls of methods that there are not.
 
-    Whoever has no valid key is refused before a message is read; the identity of the others is in
-    `current_identity` while their method runs.
+    A caller without a valid key is refused before a message is read; the identity of any other caller is in
+    `current_identity` while its method runs.
     """
 
     def __init__(self, authenticator: Authenticator, *, needs_admin: bool = False) -> None:

@@ -25,8 +25,8 @@ Context = grpc.aio.ServicerContext[Any, Any]
 TRACE_KEYS = ("traceparent", "tracestate")
 # What an operator's tools ask once a second: nothing to be told of where it went well.
 LOOKS = frozenset({"GetServerInfo", "GetLoad", "GetTopology"})
-# A status waits behind what its caller has not read, for ever where the caller never reads. Nobody waits
-# with it for longer: it stays with grpc, and is gone with the caller.
+# A status waits behind what its caller has not read, for ever where the caller never reads. The server
+# waits no longer than this: the status stays with grpc, and is gone with the caller.
 STATUS_SECONDS = 5.0
 
 # (what the call failed with, whether its caller went away).
@@ -86,7 +86,8 @@ class Call:
             )
 
     async def fail(self, error: ApiError) -> None:
-        """Ends the call with the error's status; raises AbortError, or CancelledError where nobody takes it.
+        """Ends the call with the error's status; raises AbortError, or CancelledError where the caller does
+        not take it.
 
         UNAVAILABLE goes out without initial metadata, for clients retry only while they have seen none.
         """

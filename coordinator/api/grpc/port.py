@@ -20,7 +20,7 @@ OPTIONS = (
     # Both, for between the two grpc refuses at random.
     ("grpc.max_metadata_size", MAX_METADATA_BYTES),
     ("grpc.absolute_max_metadata_size", MAX_METADATA_BYTES),
-    # Whoever connects and says nothing; two minutes otherwise.
+    # For a peer that connects and says nothing; grpc's own limit is two minutes.
     ("grpc.server_handshake_timeout_ms", 10_000),
     ("grpc.keepalive_time_ms", 30_000),
     ("grpc.keepalive_timeout_ms", 10_000),
@@ -100,7 +100,7 @@ class GrpcPort:
             await self._health.set(name, status)
 
     async def withdraw(self, grace: float = 0.0) -> None:
-        """Not ready, whatever is said later; then goes on serving those who have not heard of it yet."""
+        """Not ready, whatever is said later; then goes on serving clients that have not heard of it yet."""
         self._withdrawn = True
         await self.set_serving(serving=False)
         if grace > 0:

@@ -48,9 +48,8 @@ _Routes = dict[str, tuple[str, Handler]]
 @dataclass(frozen=True, slots=True)
 class HttpServices:
     """What the routes need. `readiness` gives reasons against, `metrics` for an Accept header a text and its
-    content type;
-    `observed` is told path, method, status and seconds of every request; `strict_fields` refuses fields
-    that nobody knows."""
+    content type; `observed` is told path, method, status and seconds of every request; `strict_fields`
+    refuses fields that this server does not know."""
 
     front: Front
     authenticator: Authenticator
@@ -179,7 +178,7 @@ class HttpApi:
         return self._services.authenticator.check(authorization, _peer(request)).key_id
 
     async def _not_found(self, request: Request, error: Exception) -> Response:
-        """Also behind the key: whether a path exists is nobody's business without one."""
+        """Also behind the key: without one a caller does not learn whether a path exists."""
         assert isinstance(error, HTTPException)
         call = _call_of(request)
         try:

@@ -18,7 +18,7 @@ _CHOICE_OF = {"tools": "tool_choice", "functions": "function_call"}
 
 
 class FieldCheck:
-    """`strict`: what nobody knows is refused as well. Names each of those in the log once."""
+    """`strict`: a field that this server does not know is refused as well. Each is in the log once."""
 
     def __init__(self, strict: bool = False) -> None:
         self._strict = strict

@@ -94,7 +94,7 @@ class _Held:
 
 
 def _parsed(data: bytes | bytearray) -> dict[str, Any]:
-    # Nobody else runs while this does: a million elements take some tenths of a second, a body full of them
+    # No other call runs while this does: a million elements take some tenths of a second, a body full of them
     # ten times as long. Brackets and commas inside of texts count as well, which only matters beyond that.
     if len(data) > MAX_ELEMENTS and sum(map(data.count, (b",", b"[", b"{"))) > MAX_ELEMENTS:
         raise _bad(f"has more than {MAX_ELEMENTS} elements")

@@ -22,7 +22,7 @@ from expertmesh.v1 import generation_pb2 as pb
 
 logger = logging.getLogger(__name__)
 
-# nginx's word for a client that has closed its connection; nobody sees it but the log.
+# nginx's word for a client that has closed its connection; only the log shows it.
 CLIENT_CLOSED = 499
 EVENT_HEADERS = {"cache-control": "no-cache", "x-accel-buffering": "no"}
 
@@ -121,7 +121,7 @@ class EventStream(Response):
                 await response(scope, receive, send)
                 return
             if error.reason is Reason.SLOW_CONSUMER:
-                # There is nobody to tell; the connection ends in the middle of the answer.
+                # The client does not read; the connection ends in the middle of the answer.
                 return
             await self._event(send, error_body(error, job.asked.names))
         await self._data(send, b"data: [DONE]\n\n")
@@ -178,7 +178,7 @@ class _Chunks:
                 self.usages[item.prompt].CopyFrom(event.summary.usage)
 
     def last(self) -> Iterator[dict[str, Any]]:
-        """OpenAI's chunk without choices, for those who asked for usage."""
+        """OpenAI's chunk without choices, for a client that asked for usage."""
         if self.job.asked.streaming.include_usage:
             yield self.envelope.around([], usage=usage(self.usages.values()))
 

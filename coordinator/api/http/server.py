@@ -98,7 +98,7 @@ class HttpServer:
         await self._server.begun.wait()
 
     async def set_serving(self, serving: bool) -> None:
-        """Readiness is asked for at /health; nobody has to be told."""
+        """Clients ask for readiness at /health; nothing has to be sent."""
 
     async def close(self) -> None:
         """Ends everything that still runs and gives the port back. Idempotent."""

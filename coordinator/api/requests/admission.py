@@ -1,4 +1,7 @@
-"""Admission: how much may run and wait. Whoever does not fit is refused at once. Lives on one event loop."""
+"""Admission: how much may run and wait; a request that does not fit is refused at once.
+
+Lives on one event loop.
+"""
 
 from collections.abc import Iterator
 from contextlib import contextmanager

@@ -27,7 +27,7 @@ class Identity:
     is_admin: bool = False
 
 
-EVERYBODY = Identity("", is_admin=True)
+ANY_CALLER = Identity("", is_admin=True)
 
 current_identity: ContextVar[Identity | None] = ContextVar("current_identity", default=None)
 
@@ -37,7 +37,7 @@ class Authenticator(Protocol):
 
     @property
     def is_open(self) -> bool:
-        """Whether everybody may do everything."""
+        """Whether any caller may do everything."""
 
     def recognise(self, authorization: str | None) -> Identity | ApiError:
         """Whose header that is. Changes nothing; `admit` has the last word."""
@@ -50,18 +50,18 @@ class Authenticator(Protocol):
 
 
 class NoAuthenticator:
-    """Everybody may do everything."""
+    """Any caller may do everything."""
 
     is_open = True
 
     def recognise(self, authorization: str | None) -> Identity | ApiError:
-        return EVERYBODY
+        return ANY_CALLER
 
     def admit(self, who: Identity | ApiError, peer: str) -> Identity:
-        return EVERYBODY
+        return ANY_CALLER
 
     def check(self, authorization: str | None, peer: str) -> Identity:
-        return EVERYBODY
+        return ANY_CALLER
 
 
 class KeyAuthenticator:

@@ -1,7 +1,7 @@
 """Backoff: peers that send wrong keys have to wait, longer each time. Bounded; lives on one event loop.
 
-A key that has got in from an address before goes on getting in, so that nobody can lock out the others
-behind one address: what such a guesser is not slowed at is guessing keys that are in use there.
+A key that has got in from an address before goes on getting in, so that one caller cannot lock out the
+others behind the same address. Such a caller is not slowed in guessing the keys that are in use there.
 """
 
 import ipaddress

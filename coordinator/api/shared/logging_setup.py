@@ -7,7 +7,7 @@ import time
 from typing import Any, TextIO
 
 FORMATS = ("text", "json")
-# Of a message, of one field and of a traceback: more of it helps nobody.
+# Of a message, of one field and of a traceback: more of it helps no reader.
 MAX_CHARS = 8 << 10
 
 

@@ -29,7 +29,7 @@ class Sources:
 
 
 class Readiness:
-    """Looks at the sources again and again, and tells whoever listens what has changed."""
+    """Looks at the sources again and again, and tells its listeners what has changed."""
 
     def __init__(self, config: ReadinessConfig | None = None) -> None:
         self._config = config or ReadinessConfig()

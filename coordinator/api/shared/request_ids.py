@@ -14,7 +14,7 @@ MAX_GIVEN_CHARS = 256
 
 
 def given_ids(headers: Iterable[tuple[str, str | bytes]]) -> dict[str, str]:
-    """The ids among the headers of a call, as they may be repeated to anybody: cut, visible ASCII and spaces.
+    """The ids among the headers of a call, cut to what any client may be shown: visible ASCII and spaces.
     Of a header that came several times, the first that says something."""
     found: dict[str, str] = {}
     for name, value in headers:

@@ -91,7 +91,7 @@ class RequestMetrics:
         seen["time_to_first_token_seconds"].observe(first_token)
         seen["e2e_request_latency_seconds"].observe(facts.total_time)
         seen["request_decode_time_seconds"].observe(max(0.0, facts.total_time - first_token))
-        # Told with the last output, so of a request that was left nobody knows.
+        # The engine tells it with the last output, so it is not known of a request that its client has left.
         if queued is not None:
             seen["request_queue_time_seconds"].observe(queued)
             seen["request_prefill_time_seconds"].observe(max(0.0, first_token - queued))

@@ -1,8 +1,8 @@
 """ChatTemplate: messages to the text that a model was trained on.
 
-A template comes with a checkpoint, messages from anybody, and either may be made to hang or to fill the
-memory: renderings run in processes with limits. A special token that is spelled out in a message becomes that
-token, as it does in every server whose template is plain text.
+A template comes with a checkpoint, messages come from any client, and either may be made to hang or to
+fill the memory: renderings run in processes with limits. A special token that is spelled out in a message
+becomes that token, as it does in every server whose template is plain text.
 """
 
 import json
