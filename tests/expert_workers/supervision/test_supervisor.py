@@ -198,7 +198,16 @@ def test_experts_that_are_asked_for_most_get_another_holder() -> None:
         coordinator.check_equal()
 
 
-def test_the_topology_says_who_holds_what() -> None:
+def test_a_step_calls_the_pool_itself() -> None:
+    """For every layer of every step: a call in between would be paid for each of them."""
+    with supervised(1) as (coordinator, _):
+        experts = RemoteExperts(coordinator.pool, coordinator.supervisor, lambda: None)
+        assert experts.begin == coordinator.pool.begin
+        assert experts.finish == coordinator.pool.finish
+        assert experts.forward == coordinator.pool.forward
+
+
+def test_the_topology_says_which_worker_holds_what() -> None:
     with supervised(2) as (coordinator, world):
         experts = RemoteExperts(coordinator.pool, coordinator.supervisor, lambda: None)
         for layer in range(2):

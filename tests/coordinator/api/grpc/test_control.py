@@ -35,7 +35,7 @@ class Scaling(FakeWorkers):
 
 
 @asynccontextmanager
-async def control(scaling: Scaling) -> AsyncIterator[Any]:
+async def control(scaling: FakeWorkers) -> AsyncIterator[Any]:
     fronts = make_fronts()
     async with opening(fronts, workers=scaling) as engine:
         facts = ServerFacts("1", "an instance", ("tiny",), 1024)
@@ -71,6 +71,16 @@ async def test_the_topology_says_what_a_worker_lacks_and_why(include_experts: bo
     assert [(entry.layer, list(entry.expert_ids)) for entry in incomplete.missing] == [(1, [3])]
     assert incomplete.problem == "bad file"
     assert draining.state == pb.ExpertWorker.STATE_DRAINING
+
+
+async def test_workers_are_not_scaled_where_there_are_none() -> None:
+    async with control(FakeWorkers()) as stub:
+        topology = await stub.GetTopology(pb.GetTopologyRequest())
+        with pytest.raises(grpc.aio.AioRpcError) as error:
+            await stub.Scale(pb.ScaleRequest(num_workers=2))
+    assert not topology.workers
+    assert error.value.code() is grpc.StatusCode.UNIMPLEMENTED
+    assert error.value.details() == "this server's experts run in the coordinator"
 
 
 async def test_the_number_of_workers_is_the_one_that_there_is() -> None:
