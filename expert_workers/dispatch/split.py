@@ -1,4 +1,4 @@
-"""Cuts a layer's (token, expert) pairs into one slice per worker. Pure.
+"""Splits a layer's (token, expert) pairs into one slice per worker. Pure.
 
 Shapes: T tokens, K experts per token, P (token, expert) pairs sorted by expert, D d_model, E experts, R rows
 of one slice.
@@ -11,6 +11,7 @@ from itertools import accumulate
 import numpy as np
 
 from expert_workers.wire import Array
+from moe_model.layers.dispatch import sort_by_expert
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -46,11 +47,7 @@ class RowSlice:
 
 def sort_pairs(expert_ids_TK: Array, weights_TK: Array, n_experts: int) -> Pairs:
     num_tokens, top_k = expert_ids_TK.shape
-    flat_P = expert_ids_TK.ravel()
-    order_P = flat_P.argsort(kind="stable")
-    counts_E: list[int] = np.bincount(flat_P, minlength=n_experts).tolist()
-    if len(counts_E) > n_experts:
-        order_P = order_P[: len(order_P) - counts_E.pop()]
+    order_P, counts_E = sort_by_expert(expert_ids_TK.ravel(), n_experts)
     starts_E = [0, *accumulate(counts_E)]
     token_P = order_P // top_k if num_tokens > 1 else np.zeros_like(order_P)
     return Pairs(num_tokens, top_k, counts_E, starts_E, order_P, token_P, weights_TK.ravel()[order_P])

@@ -5,14 +5,19 @@ Shapes: T tokens, D d_model, E experts, K experts per token, P = T·K pairs, R r
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any, TypeVar
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from moe_model.layers.expert_key import ExpertKey as ExpertKey
 
 # One expert module of one layer: x_RD -> y_RD, without the residual.
 Expert = Callable[[Tensor], Tensor]
+
+_Order = TypeVar("_Order", Tensor, NDArray[Any])
 
 # Bytes; torch allocates on this boundary.
 CACHE_LINE = 64
@@ -44,15 +49,27 @@ class Groups:
         return [(expert, count) for expert, count in enumerate(self.counts_E) if count]
 
 
+def sort_by_expert(expert_ids_P: NDArray[Any], n_experts: int) -> tuple[NDArray[Any], list[int]]:
+    """`order_P` and `counts_E` as in Groups, of pairs that are on the CPU: numpy begins sooner than torch."""
+    order_P = expert_ids_P.argsort(kind="stable")
+    counts_E: list[int] = np.bincount(expert_ids_P, minlength=n_experts).tolist()
+    return _without_absent(order_P, counts_E, n_experts), counts_E
+
+
 def group_by_expert(expert_ids_TK: Tensor, n_experts: int) -> Groups:
     """Sorts the pairs by expert; within one expert the tokens keep their order."""
     flat_P = expert_ids_TK.flatten()
+    if flat_P.is_cpu:
+        sorted_P, counts_E = sort_by_expert(flat_P.numpy(), n_experts)
+        return Groups(torch.from_numpy(sorted_P), counts_E)
     order_P = torch.argsort(flat_P, stable=True)
-    counts_E: list[int] = torch.bincount(flat_P, minlength=n_experts).tolist()
-    if len(counts_E) > n_experts:
-        num_absent = counts_E.pop()
-        order_P = order_P[: len(order_P) - num_absent]
-    return Groups(order_P, counts_E)
+    counts_E = torch.bincount(flat_P, minlength=n_experts).tolist()
+    return Groups(_without_absent(order_P, counts_E, n_experts), counts_E)
+
+
+def _without_absent(order_P: _Order, counts_E: list[int], n_experts: int) -> _Order:
+    """Takes absent pairs, which are sorted to the end, from both."""
+    return order_P[: len(order_P) - counts_E.pop()] if len(counts_E) > n_experts else order_P
 
 
 def compute_segments(
