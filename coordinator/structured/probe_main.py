@@ -11,7 +11,7 @@ from coordinator.structured.library import build, make_tokenizer
 
 LIMITS = Limits(
     address_space=1 << 30,
-    # Whoever asked has long given up, or is no more.
+    # The server that asked has long given up, or is no more.
     cpu_seconds=10,
     # Smaller than any stack that a thread of the server has: what fits here does not overflow there.
     stack_bytes=1 << 20,

@@ -13,7 +13,7 @@ from collections.abc import Iterable
 
 
 class BlockAllocator:
-    """Hands out block ids 1 .. num_blocks. Block 0 belongs to nobody and stays zero for padding."""
+    """Hands out block ids 1 .. num_blocks. Block 0 belongs to no sequence and stays zero for padding."""
 
     def __init__(self, num_blocks: int) -> None:
         self.num_blocks = num_blocks
@@ -69,7 +69,7 @@ class BlockAllocator:
             self._key_of[block] = key
 
     def forget(self, blocks: Iterable[int]) -> None:
-        """Makes blocks unfindable; whoever shares them keeps them."""
+        """Makes blocks unfindable; sequences that share them keep them."""
         for block in blocks:
             if block in self._key_of:
                 del self._block_of[self._key_of.pop(block)]

@@ -1,6 +1,6 @@
 """Names of KV blocks by content: a block's key stands for its tokens and for everything before them.
 
-SHA-256, not hash(): whoever could make two prompts collide would read another's context.
+SHA-256, not hash(): a caller that could make two prompts collide would read another caller's context.
 """
 
 import hashlib
@@ -25,7 +25,7 @@ class BlockKeys:
     """The keys of one sequence's full blocks, made as they are asked for."""
 
     def __init__(self, request: Request, block_size: int, version: int = 0) -> None:
-        """`version` is the number of that of the model, whose keys and values are nobody else's."""
+        """`version` is the number of the model's version: no other one has the same keys and values."""
         self._block_size = block_size
         self._root = root_key(request, version)
         self._keys: list[bytes] = []

@@ -79,10 +79,10 @@ class PrefixCache:
             self._withdraw(sequence.key, entry.announced)
 
     def check_integrity(self, running: Iterable[Sequence]) -> None:
-        """Raises AssertionError when somebody who does not run is expected to compute something."""
+        """Raises AssertionError when a sequence that does not run is expected to compute something."""
         keys = {sequence.key for sequence in running}
         assert self._entries.keys() <= keys, "the cache knows a sequence that does not run"
-        assert set(self._coming.values()) <= keys, "a block is coming from nobody"
+        assert set(self._coming.values()) <= keys, "a block is coming from no sequence"
 
     def _is_cacheable(self, sequence: Sequence) -> bool:
         return self._enabled and sequence.window_start == 0

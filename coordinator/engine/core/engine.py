@@ -236,7 +236,7 @@ class Engine:
         return outputs
 
     def _foreseen(self, error: Exception) -> ExpertMeshError:
-        """What the request ends with; the log has what nobody foresaw."""
+        """What the request ends with; the log has what was not foreseen."""
         if isinstance(error, ExpertMeshError):
             logger.warning("step %d failed: %s", self._num_steps, error)
             return error

@@ -1,4 +1,4 @@
-"""How many parts of a step are in flight at once: by measuring, as it pays only where somebody waits.
+"""How many parts of a step are in flight at once: by measuring, as it pays only where the engine would wait.
 
 While one part is at the experts the next is in attention; for that, every part reads the weights again. Which
 weighs more depends on the model, the batch, the machines and the network.

@@ -84,7 +84,7 @@ class Scheduler:
         self._release(sequence)
 
     def distrust(self, sequence: Sequence) -> None:
-        """Lets nobody share what a sequence has computed."""
+        """Lets no other sequence share what one has computed."""
         self.allocator.forget(sequence.block_ids)
 
     def schedule(self) -> Step:
@@ -128,8 +128,8 @@ class Scheduler:
         return len(self.running) < num_before
 
     def _admit(self) -> None:
-        """Takes in whoever waits, in order. Who would compute what another is computing right now is
-        passed over until it can be shared."""
+        """Takes in sequences that wait, in order. One that would compute what another is computing right now
+        is passed over until it can share it."""
         held: list[Sequence] = []
         while self.waiting and len(self.running) < self._max_num_seqs:
             sequence = self.waiting.popleft()
@@ -144,7 +144,7 @@ class Scheduler:
         self.waiting.extendleft(reversed(held))
 
     def _pick_chunks(self) -> list[Chunk]:
-        """Single tokens first, then whoever waited longest: a long window cannot starve the others."""
+        """Single tokens first, then what waited longest: a long window cannot starve the others."""
         budget = self._max_step_tokens
         chunks: list[Chunk] = []
         for sequence in sorted(self.running, key=lambda s: (s.num_remaining > 1, s.last_step)):

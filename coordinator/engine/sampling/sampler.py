@@ -126,7 +126,7 @@ class Sampler:
 
 
 def _numbers(rows: Sequence[SamplingRow]) -> list[float]:
-    """Each row's own; where all are greedy, nobody looks at them."""
+    """Each row's own; where all are greedy, they are not used."""
     if all(row.params.temperature == 0 for row in rows):
         return [0.0] * len(rows)
     return uniforms(

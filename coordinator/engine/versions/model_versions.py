@@ -1,9 +1,9 @@
 """ModelVersions: which versions of the model are in use, and what the experts' backend is told.
 
     switch    requests that come from now on use another version; both are in use
-    keep      those that nobody uses any more are dropped, and the modules that only they had
+    keep      versions that no sequence uses any more are dropped, and the modules that only they had
 
-On the engine's thread, but for `live`, which anybody may read.
+On the engine's thread, but for `live`, which any thread may read.
 """
 
 from collections.abc import Iterable, Set
