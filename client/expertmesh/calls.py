@@ -1,4 +1,4 @@
-"""Calls over one channel, blocking and for asyncio: each within its timeout, and each error a ClientError.
+"""Calls over one channel, blocking and for asyncio: within a timeout each, and with ClientError for errors.
 
 A call that a server could not take is sent again as retries.py has it.
 """

@@ -35,7 +35,7 @@ DEFAULT_TIMEOUT = 300.0
 _SERVING = health_pb2.HealthCheckResponse.SERVING
 # Between two attempts to watch a server that went away.
 _WATCH_BACKOFF = 0.1
-# While waiting, a server that is away or slow is no error; one without health checks is.
+# While a client waits, a server that is away or slow is no error; a server without health checks is one.
 _PASSING = ("UNAVAILABLE", "DEADLINE_EXCEEDED")
 
 
@@ -53,7 +53,7 @@ class Client:
         self._connection = connection or Connection()
         self._calls = Calls(address, timeout, self._connection)
         self._stub: Any = generation_pb2_grpc.GenerationServiceStub(self._calls.channel)  # type: ignore[no-untyped-call]
-        # Now, for grpc ends the process when a stub is made of a closed channel.
+        # Made here, as grpc ends the process when a stub is made of a closed channel.
         self._watch: Any = health_pb2_grpc.HealthStub(self._calls.channel).Watch
 
     def generate(
@@ -140,7 +140,7 @@ class AsyncClient:
         self._connection = connection or Connection()
         self._calls = AsyncCalls(address, timeout, self._connection)
         self._stub: Any = generation_pb2_grpc.GenerationServiceStub(self._calls.channel)  # type: ignore[no-untyped-call]
-        # Now, for grpc ends the process when a stub is made of a closed channel.
+        # Made here, as grpc ends the process when a stub is made of a closed channel.
         self._watch: Any = health_pb2_grpc.HealthStub(self._calls.channel).Watch
 
     async def generate(

@@ -47,7 +47,7 @@ class Completion(Protocol):
 
 def main(argv: Sequence[str] | None) -> int:
     """As expertmesh.cli.main, which calls it."""
-    # Closed ones, as by `>&-`: there is something to write to, and nothing comes of it.
+    # The caller may have closed them (`>&-`): what is written then goes nowhere.
     sys.stdout, sys.stderr = sys.stdout or _nowhere(), sys.stderr or _nowhere()
     if isinstance(sys.stdout, io.TextIOWrapper):
         # A model writes any character; a terminal that cannot show one gets a question mark.
@@ -123,7 +123,7 @@ def _module(package: str, name: str) -> object:
 
 
 def _has_server() -> bool:
-    """By what is installed, and not by what can be imported: other packages may have the names of ours."""
+    """Asks what is installed, and not what can be imported: other packages may have the names of ours."""
     metadata = importlib.import_module("importlib.metadata")
     return next(iter(metadata.distributions(name=SERVER_DISTRIBUTION)), None) is not None
 
@@ -176,7 +176,7 @@ def _version() -> str:
 
 
 def _top_level(args: list[str]) -> int:
-    """Help, version, and what to do with a command that there is not."""
+    """Shows the help or the version, or names the command that may have been meant."""
     parser = _top_parser()
     if not args:
         parser.error("a command is missing")

@@ -16,7 +16,7 @@ _PUSHBACK_KEY = "grpc-retry-pushback-ms"
 
 
 class Attempts:
-    """Those of one call, all of them within its `timeout` in seconds."""
+    """The attempts of one call, all of them within its `timeout` in seconds."""
 
     def __init__(self, timeout: float, *, retries: bool) -> None:
         self._deadline = time.monotonic() + timeout
@@ -31,12 +31,12 @@ class Attempts:
     def pause(self, error: ClientError, *, heard: bool) -> float | None:
         """Seconds until the call may be sent again; None when it has failed for good.
 
-        `heard`: something of an answer has come, so the call cannot be made undone.
+        `heard`: a part of an answer has come, so another attempt could do the work twice.
         """
         self._num_left -= 1
         if error.code != "UNAVAILABLE" or heard or self._num_left <= 0:
             return None
-        pause = self._pause * random.uniform(0.8, 1.2)  # noqa: S311 - so that many clients do not come at once
+        pause = self._pause * random.uniform(0.8, 1.2)  # noqa: S311 - so that many clients do not call at the same time
         self._pause = min(_LONGEST_PAUSE, self._pause * 2)
         if error.retry_after is not None:
             if error.retry_after < 0:
@@ -53,6 +53,6 @@ def pushback(trailing: Mapping[str, str | bytes]) -> float | None:
     try:
         milliseconds = int(text)
     except ValueError:
-        # As grpc has it: what cannot be read forbids.
+        # grpc's own rule: a value that cannot be read forbids another attempt.
         return -1.0
     return milliseconds / 1000

@@ -8,14 +8,14 @@ from typing import Any, NoReturn
 MAX_ECHO = 80
 _MAX_SUGGESTIONS = 3
 _LEAST_LIKENESS = 0.6
-# An option that there is not explains these, and is named instead.
+# An unknown option is often the cause of these errors; the error then names it instead.
 _EXPLAINED = ("the following arguments are required", "one of the arguments", "unexpected argument")
 
 
 class OneLineParser(argparse.ArgumentParser):
-    """An argument parser whose errors are one line, and that takes no option for another one.
+    """An argument parser whose errors are one line, and that accepts no abbreviation.
 
-    Half of a name is no name: what it stands for would change with the next version's options.
+    An abbreviation could mean another option as soon as the next version has more of them.
     """
 
     def __init__(self, *args: Any, **options: Any) -> None:

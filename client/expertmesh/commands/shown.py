@@ -2,7 +2,7 @@
 
 
 class Shown:
-    """One sequence as it comes; several, which come interleaved, each when it is complete."""
+    """Prints one sequence as it comes. Several come interleaved: each is printed when it is complete."""
 
     def __init__(self, num_sequences: int) -> None:
         self._is_single = num_sequences == 1

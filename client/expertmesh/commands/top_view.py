@@ -178,7 +178,7 @@ def machine(worker: pb.ExpertWorker, room: int) -> str:
 
 
 def _experts(workers: Sequence[pb.ExpertWorker], width: int) -> RenderableType:
-    """Who holds what, a few lines for each; what takes more is counted."""
+    """Which worker holds which experts, a few lines for each worker; further lines are only counted."""
     grid = Table.grid(padding=(0, 2))
     grid.add_column(justify="right", no_wrap=True, min_width=len("rank"))
     grid.add_column(overflow="fold")
