@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from enum import StrEnum
 
+from coordinator.api.validation.sampling_numbers import NUMBERS
+
 
 class Route(StrEnum):
     """The routes that take a body."""
@@ -40,11 +42,13 @@ class Refused:
 EMPTY: tuple[object, ...] = (False, "", [], {})
 
 _BUILT_ON_BOTH = frozenset(
+    # OpenAI's and vLLM's numbers.
+    {each.name for each in NUMBERS}
     # OpenAI's.
-    {"model", "max_tokens", "temperature", "top_p", "presence_penalty", "frequency_penalty", "logit_bias"}
+    | {"model", "max_tokens", "logit_bias"}
     | {"n", "seed", "stop", "logprobs", "stream", "stream_options", "response_format"}
     # Beside them, under vLLM's names where it has them.
-    | {"top_k", "min_p", "repetition_penalty", "min_tokens", "ignore_eos", "stop_token_ids"}
+    | {"min_tokens", "ignore_eos", "stop_token_ids"}
     | {"include_stop_str_in_output", "truncate_prompt_tokens", "add_special_tokens", "skip_special_tokens"}
     | {"prompt_logprobs", "return_token_ids", "request_id", "stream_interval", "structured_outputs"}
     | {"guided_json", "guided_regex", "guided_choice", "guided_grammar"}

@@ -9,6 +9,7 @@ from coordinator.api.http.constraint import fill_constraint
 from coordinator.api.http.json import Body, checked_integer, checked_text, invalid
 from coordinator.api.validation.response import MAX_EXPERT_IDS
 from coordinator.api.validation.sampling import MAX_ALLOWED_IDS, MAX_BAD_WORDS, MAX_BIASES
+from coordinator.api.validation.sampling_numbers import NUMBERS
 from coordinator.api.validation.stopping import MAX_STOP_SEQUENCES, MAX_STOP_TOKEN_IDS
 from expertmesh.v1 import generation_pb2 as pb
 
@@ -32,8 +33,6 @@ _NAMES = {
     "constraint.compact_json": "disable_any_whitespace",
 }
 _GROUPS = ("sampling.", "stopping.", "response.")
-
-_NUMBERS = ("temperature", "top_p", "min_p", "presence_penalty", "frequency_penalty", "repetition_penalty")
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,14 +86,11 @@ def fill_request(body: Body, message: pb.GenerateRequest) -> str:
 
 
 def _fill_sampling(body: Body, sampling: pb.SamplingParams) -> None:
-    for name in _NUMBERS:
-        value = body.number(name)
+    for each in NUMBERS:
+        # vLLM's -1 is its older word for off.
+        value = body.integer(each.name, least=-1) if each.is_whole else body.number(each.name)
         if value is not None:
-            setattr(sampling, name, value)
-    # vLLM's -1 is its older word for off.
-    top_k = body.integer("top_k", least=-1)
-    if top_k is not None:
-        sampling.top_k = max(0, top_k)
+            setattr(sampling, each.name, max(0, value) if each.is_whole else value)
     seed = body.integer("seed", least=-(1 << 63), most=(1 << 64) - 1)
     if seed is not None:
         sampling.seed = seed % (1 << 64)

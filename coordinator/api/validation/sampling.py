@@ -3,13 +3,14 @@
 import math
 import secrets
 from collections.abc import Iterable, Iterator
+from typing import Any
 
 from coordinator.api.shared.errors import ApiError, Reason
 from coordinator.api.shared.served_model import ServedModel
+from coordinator.api.validation.sampling_numbers import check_numbers, given_numbers
 from coordinator.api.validation.violations import Violations
 from coordinator.engine.messages.request import TokenRules
 from expertmesh.v1 import generation_pb2 as pb
-from moe_model.checkpoint.generation_defaults import MAX_TEMPERATURE
 from moe_model.errors import TokenizerError
 from moe_model.sampling.params import SamplingParams
 
@@ -24,19 +25,7 @@ MIN_TEMPERATURE = 0.01
 
 def check_sampling(sampling: pb.SamplingParams, served: ServedModel, violations: Violations) -> None:
     vocab_size = served.config.vocab_size
-    if sampling.HasField("temperature"):
-        fine = 0 <= sampling.temperature <= MAX_TEMPERATURE
-        violations.check(fine, "sampling.temperature", sampling.temperature, "[0, 2]")
-    if sampling.HasField("top_p"):
-        violations.check(0 < sampling.top_p <= 1, "sampling.top_p", sampling.top_p, "(0, 1]")
-    violations.check(sampling.top_k <= vocab_size, "sampling.top_k", sampling.top_k, f"[0, {vocab_size}]")
-    violations.check(0 <= sampling.min_p <= 1, "sampling.min_p", sampling.min_p, "[0, 1]")
-    for name in ("presence_penalty", "frequency_penalty"):
-        value = getattr(sampling, name)
-        violations.check(-2 <= value <= 2, f"sampling.{name}", value, "[-2, 2]")
-    if sampling.HasField("repetition_penalty"):
-        value = sampling.repetition_penalty
-        violations.check(0 < value <= 2, "sampling.repetition_penalty", value, "(0, 2]")
+    check_numbers(sampling, vocab_size, violations)
     _check_num_sequences(sampling, served, violations)
     _check_bias(sampling, vocab_size, violations)
     _check_allowed(sampling, vocab_size, violations)
@@ -45,15 +34,10 @@ def check_sampling(sampling: pb.SamplingParams, served: ServedModel, violations:
 def sampling_params(sampling: pb.SamplingParams, served: ServedModel) -> SamplingParams:
     """Of a checked message; what is unset is the model's own."""
     defaults = served.sampling_defaults
+    models: dict[str, Any] = {name: getattr(defaults, name) for name in ("temperature", "top_k", "top_p")}
     return SamplingParams(
-        temperature=temperature_of(sampling, served),
-        top_k=sampling.top_k if sampling.HasField("top_k") else defaults.top_k,
-        top_p=sampling.top_p if sampling.HasField("top_p") else defaults.top_p,
-        min_p=sampling.min_p,
+        **models | given_numbers(sampling) | {"temperature": temperature_of(sampling, served)},
         seed=sampling.seed if sampling.HasField("seed") else secrets.randbits(64),
-        presence_penalty=sampling.presence_penalty,
-        frequency_penalty=sampling.frequency_penalty,
-        repetition_penalty=sampling.repetition_penalty if sampling.HasField("repetition_penalty") else 1.0,
         logit_bias=tuple(sorted(sampling.logit_bias.items())),
     )
 
