@@ -1,4 +1,4 @@
-"""The one check that weights are numbers. Whoever takes tensors from a file asks it before using them."""
+"""The one check that weights are numbers. Every reader of tensors from a file asks it first."""
 
 import math
 

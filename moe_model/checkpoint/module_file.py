@@ -1,4 +1,4 @@
-"""A file with one expert module, or with an expert's row of a router, which nobody has vouched for yet."""
+"""A file with one expert module, or with an expert's row of a router, that has not been checked yet."""
 
 import hashlib
 from pathlib import Path

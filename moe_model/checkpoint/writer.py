@@ -133,7 +133,7 @@ def require_free(dest: str | Path, *, force: bool) -> None:
 
 
 def _require_replaceable(dest: Path) -> None:
-    """--force replaces a checkpoint of ours and nothing else, so that nobody loses a home directory."""
+    """--force replaces a checkpoint of ours and nothing else: a wrong path costs no home directory."""
     if not stat.S_ISDIR(dest.lstat().st_mode):
         raise CheckpointError(f"{dest}: is not a folder, so --force does not replace it")
     names = sorted(path.relative_to(dest).as_posix() for path in dest.rglob("*"))

@@ -38,7 +38,7 @@ def read_bounded(path: Path, what: str) -> bytes:
     """The content of a small file. Raises ConfigError."""
     try:
         if not stat.S_ISREG(path.stat().st_mode):
-            # Reading a pipe would wait for whoever writes to it.
+            # Reading a pipe would wait for the process that writes to it.
             raise ConfigError(f"{what} {path}: is not a file")
         with path.open("rb") as file:
             data = file.read(MAX_FILE_BYTES + 1)

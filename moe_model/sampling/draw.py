@@ -141,7 +141,7 @@ def _among_all(logits_RV: Tensor, params: Sequence[SamplingParams], uniforms: Se
 
 
 def _nucleus(logits_RV: Tensor, params: Sequence[SamplingParams], uniforms: Sequence[float]) -> Tensor:
-    """The same, apart from it so that whoever has no top_p is not sorted along."""
+    """The same, apart from it so that rows without top_p are not sorted along."""
     return _among_all(logits_RV, params, uniforms)
 
 

@@ -2,8 +2,8 @@
 
 Ids, counts and lengths are bounded here, by the model's vocabulary and by what any published file has. What
 a text goes through before it is cut into tokens is compared with what is known to take time in proportion to
-the text: published patterns and the usual steps. A file with other steps is not refused; whoever encodes with
-it has to bound time and memory in another way.
+the text: published patterns and the usual steps. A file with other steps is not refused; a caller that
+encodes with it has to bound time and memory in another way.
 """
 
 import json

@@ -1,7 +1,7 @@
-"""Copies out of a mapped file, which somebody may cut short meanwhile.
+"""Copies out of a mapped file, which another process may cut short meanwhile.
 
-Whoever touches a mapped page that its file no longer has is ended by SIGBUS. The kernel copies instead, into
-a pipe, and says EFAULT.
+A process that touches a mapped page that its file no longer has is ended by SIGBUS. The kernel copies
+instead, into a pipe, and says EFAULT.
 """
 
 import errno
