@@ -87,7 +87,7 @@ class Server:
         assert found, self.ready_line
         return found[1]
 
-    def wait_ready(self, timeout: float = 90.0) -> str:
+    def wait_ready(self, timeout: float = 150.0) -> str:
         """Waits for the READY line; fails with the log when the process ends first."""
         assert self.process.stdout is not None
         with selectors.DefaultSelector() as selector:
