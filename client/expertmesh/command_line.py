@@ -9,10 +9,11 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Protocol, TextIO, cast
 
-from expertmesh.commands.parser import OneLineParser, did_you_mean, harmless, quoted
+from expertmesh.commands.parser import OneLineParser, did_you_mean
 from expertmesh.commands.signals import interruptible
 from expertmesh.commands.table import CLIENT, COMMANDS, SERVER, SERVER_DISTRIBUTION, Entry
 from expertmesh.errors import ExpertMeshError
+from expertmesh.shown_text import one_line, quoted
 
 CLIENT_DISTRIBUTION = "expertmesh-client"
 
@@ -133,7 +134,7 @@ def _missing(name: str) -> str:
 
 
 def _complain(prog: str, message: str) -> int:
-    sys.stderr.write(f"{prog}: error: {harmless(message)}\n")
+    sys.stderr.write(f"{prog}: error: {one_line(message)}\n")
     return 1
 
 

@@ -5,7 +5,8 @@ from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
 from typing import Any, NoReturn
 
-MAX_ECHO = 80
+from expertmesh.shown_text import MAX_QUOTED, one_line, quoted
+
 _MAX_SUGGESTIONS = 3
 _LEAST_LIKENESS = 0.6
 # An unknown option is often the cause of these errors; the error then names it instead.
@@ -36,7 +37,7 @@ class OneLineParser(argparse.ArgumentParser):
         if message.startswith(_EXPLAINED):
             unknown = (name for name in self._options() if name not in self._option_string_actions)
             message = next(map(self._unknown, unknown), message)
-        self.exit(2, f"{self.prog}: error: {harmless(message)} (see {self.prog} --help)\n")
+        self.exit(2, f"{self.prog}: error: {one_line(message)} (see {self.prog} --help)\n")
 
     def _check_value(self, action: argparse.Action, value: Any) -> None:
         if action.choices is not None and value not in action.choices:
@@ -58,15 +59,5 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     """`, did you mean 'serve'?`: those that begin so, else the one that looks so; empty where none does."""
     names = list(known)
     found = [one for one in names if name and one.startswith(name)][:_MAX_SUGGESTIONS]
-    found = found or get_close_matches(name[:MAX_ECHO], names, 1, _LEAST_LIKENESS)
+    found = found or get_close_matches(name[:MAX_QUOTED], names, 1, _LEAST_LIKENESS)
     return f", did you mean {' or '.join(map(repr, found))}?" if found else ""
-
-
-def quoted(text: str) -> str:
-    """In quotes, and not at any length."""
-    return repr(text if len(text) <= MAX_ECHO else text[:MAX_ECHO] + "...")
-
-
-def harmless(message: str) -> str:
-    """One line: a name from outside may hold anything, also what moves a terminal's cursor."""
-    return "".join(char if char.isprintable() else "?" for char in " ".join(message.split()))

@@ -3,11 +3,12 @@
 import argparse
 from collections.abc import Callable
 
+from expertmesh.shown_text import MAX_QUOTED
+
 # More would not be slow but end the process, or the machine.
 MAX_THREADS = 1024
 MAX_WORKERS = 1024
 _MAX_INT = (1 << 31) - 1
-_MAX_ECHO = 80
 
 
 def whole_number(least: int, most: int) -> Callable[[str], int]:
@@ -20,7 +21,7 @@ def whole_number(least: int, most: int) -> Callable[[str], int]:
             value = least - 1
         if not least <= value <= most:
             raise argparse.ArgumentTypeError(
-                f"{text[:_MAX_ECHO]!r} is not a whole number in [{least}, {most}]"
+                f"{text[:MAX_QUOTED]!r} is not a whole number in [{least}, {most}]"
             )
         return value
 
@@ -45,7 +46,7 @@ def positive_seconds(text: str) -> float:
         value = 0.0
     if not 0 < value < 1e6:
         raise argparse.ArgumentTypeError(
-            f"{text[:_MAX_ECHO]!r} is not a number of seconds between 0 and 1000000"
+            f"{text[:MAX_QUOTED]!r} is not a number of seconds between 0 and 1000000"
         )
     return value
 

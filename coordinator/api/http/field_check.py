@@ -6,6 +6,7 @@ from typing import Any
 
 from coordinator.api.http.fields import BUILT, HARMLESS, Route, is_neutral, nearest, refusal
 from coordinator.api.http.json import MAX_NAME, unknown_field, unsupported
+from expertmesh.shown_text import printable
 
 logger = logging.getLogger(__name__)
 
@@ -65,7 +66,7 @@ def warnings_header(warnings: Sequence[str]) -> str:
 
 def _warnings(names: Sequence[str], known: Iterable[str]) -> Iterator[str]:
     for name in names[:MAX_WARNINGS]:
-        shown = "".join(c if c.isprintable() else "?" for c in name[:MAX_NAME])
+        shown = printable(name[:MAX_NAME])
         meant = nearest(name, known)
         yield f"{shown}: unknown, passed over" + (f"; did you mean {meant}?" if meant else "")
     if len(names) > MAX_WARNINGS:

@@ -3,7 +3,8 @@
 import zlib
 from collections.abc import Sequence
 
-from coordinator.api.shared.errors import ApiError, Reason, echo
+from coordinator.api.shared.errors import ApiError, Reason
+from expertmesh.shown_text import quoted_ascii
 
 ACCEPTED = "gzip, identity"
 # Of one body; a file may be put together of several, and each costs something even where it is empty.
@@ -18,7 +19,7 @@ def is_compressed(encodings: Sequence[str]) -> bool:
     if not applied:
         return False
     if len(applied) > 1 or applied[0] not in ("gzip", "x-gzip"):
-        named = echo(", ".join(applied))
+        named = quoted_ascii(", ".join(applied))
         raise ApiError.of(
             Reason.UNSUPPORTED_ENCODING, f"content-encoding: {named} is not supported; send gzip, or none"
         )

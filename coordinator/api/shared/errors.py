@@ -31,9 +31,6 @@ from moe_model.errors import (
     WorkerStartError,
 )
 
-# How much of a caller's own text may come back in a message.
-MAX_ECHO = 80
-
 
 class Code(StrEnum):
     """gRPC status codes, by name."""
@@ -262,11 +259,6 @@ def duplicate_request_id(request_id: str) -> ApiError:
         f"request_id: {request_id} is already running",
         resource=Resource("request", request_id),
     )
-
-
-def echo(text: str) -> str:
-    """A caller's own short text, safe to show: ASCII, quoted, cut."""
-    return ascii(text if len(text) <= MAX_ECHO else text[:MAX_ECHO] + "...")
 
 
 def _metadata_of(error: BaseException) -> dict[str, str]:

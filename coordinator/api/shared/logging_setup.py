@@ -6,6 +6,8 @@ import math
 import time
 from typing import Any, TextIO
 
+from expertmesh.shown_text import escaped
+
 FORMATS = ("text", "json")
 # Of a message, of one field and of a traceback: more of it helps no reader.
 MAX_CHARS = 8 << 10
@@ -26,13 +28,6 @@ def configure(stream: TextIO, log_format: str, level: str) -> None:
     logging.getLogger("opentelemetry").setLevel(logging.CRITICAL)
 
 
-def harmless(text: str) -> str:
-    """The text without what moves a cursor, starts a line or turns its direction."""
-    if text.isprintable():
-        return text
-    return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in text)
-
-
 def cut(text: str) -> str:
     """The beginning and the end of what is too long."""
     more = len(text) - MAX_CHARS
@@ -47,12 +42,12 @@ class TextFormatter(logging.Formatter):
         super().__init__("%(asctime)s %(levelname)s %(name)s: %(message)s")
 
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - logging's own name
-        record.message = harmless(cut(record.message))
+        record.message = escaped(cut(record.message))
         return super().formatMessage(record)
 
     def formatException(self, ei: Any) -> str:  # noqa: N802 - logging's own name
         lines = cut(super().formatException(ei)).split("\n")
-        return "\n".join(f"  {harmless(line)}" for line in lines)
+        return "\n".join(f"  {escaped(line)}" for line in lines)
 
 
 class JsonFormatter(logging.Formatter):

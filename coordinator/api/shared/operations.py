@@ -19,6 +19,7 @@ from coordinator.engine.messages.commands import (
 )
 from coordinator.engine.messages.errors import ExchangeError, NoCommandError
 from expert_workers.status import Scaled, WorkerState, WorkerStatus
+from expertmesh.shown_text import printable
 
 R = TypeVar("R")
 
@@ -101,7 +102,7 @@ class Operations:
                 Reason.UNSUPPORTED_FEATURE, "this server's experts cannot be exchanged"
             ) from None
         except ExchangeError as error:
-            shown = "".join(char if char.isprintable() else "?" for char in str(error))
+            shown = printable(str(error))
             reason = Reason.EXPERTS_NOT_CHANGED if error.field is None else Reason.INVALID_FIELD
             raise ApiError.of(reason, shown, field=error.field) from None
 

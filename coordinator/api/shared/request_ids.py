@@ -6,6 +6,8 @@ is repeated and logged, and nothing depends on it.
 
 from collections.abc import Iterable, Mapping
 
+from expertmesh.shown_text import visible_ascii
+
 # An answer's header with the request's own id; the other one has it where no id came with the call.
 OWN_ID = "x-expertmesh-request-id"
 REQUEST_ID_HEADER = "x-request-id"
@@ -32,5 +34,4 @@ def id_headers(request_id: str, given: Mapping[str, str]) -> dict[str, str]:
 
 def _visible(value: str | bytes) -> str:
     text = value.decode("latin-1") if isinstance(value, bytes) else value
-    shown = "".join(char if " " <= char <= "~" else "?" for char in text[:MAX_GIVEN_CHARS])
-    return shown.strip()
+    return visible_ascii(text[:MAX_GIVEN_CHARS]).strip()

@@ -5,10 +5,11 @@ from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 from coordinator.api.requests.lanes import Lanes
-from coordinator.api.shared.errors import ApiError, Reason, Resource, echo
+from coordinator.api.shared.errors import ApiError, Reason, Resource
 from coordinator.api.text.chat_template import ChatTemplate
 from coordinator.config.model import GenerationConfig
 from coordinator.engine.messages.request import ConstraintSource, ContextOverflow
+from expertmesh.shown_text import quoted_ascii
 from moe_model.checkpoint.generation_defaults import GenerationDefaults
 from moe_model.config import ModelConfig
 from moe_model.text.tokenizer import Tokenizer
@@ -77,8 +78,8 @@ class ServedModel:
         if name and name != self.name and name not in self.aliases:
             raise ApiError.of(
                 Reason.MODEL_NOT_FOUND,
-                f"model: {echo(name)} is not served here",
-                resource=Resource("model", echo(name)),
+                f"model: {quoted_ascii(name)} is not served here",
+                resource=Resource("model", quoted_ascii(name)),
             )
 
     def require_tokenizer(self, field: str) -> Tokenizer:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from coordinator.api.shared.errors import TABLE, ApiError, Code, Reason, echo, translate
+from coordinator.api.shared.errors import TABLE, ApiError, Code, Reason, translate
 from coordinator.confined.errors import BusyError, NoProcessError
 from coordinator.engine.messages.errors import (
     CapacityError,
@@ -87,8 +87,3 @@ def test_an_api_error_passes_as_it_is() -> None:
     error = ApiError.of(Reason.MODEL_NOT_FOUND, "no", field="model", metadata={"a": "b"}, retry_after=1.5)
     assert translate(error, "id") is error
     assert (error.field, error.metadata, error.retry_after) == ("model", {"a": "b"}, 1.5)
-
-
-def test_a_callers_text_comes_back_short_and_harmless() -> None:
-    assert echo("é\n\x1b[31m") == "'\\xe9\\n\\x1b[31m'"
-    assert len(echo("a" * 10_000)) < 100
