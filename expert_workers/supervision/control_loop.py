@@ -59,8 +59,14 @@ class ControlLoop:
         self._publisher = Publisher(pool)
         self.loop = EventLoop("supervisor", self._look_around, self._next_timeout)
         self._jobs = WorkerJobs(
-            *(jobs, self.loop, self._roster, here),
-            *(self._desired, self._pending, self._endings, observer),
+            jobs=jobs,
+            loop=self.loop,
+            roster=self._roster,
+            here=here,
+            desired=self._desired,
+            pending=self._pending,
+            endings=self._endings,
+            observer=observer,
         )
         is_counted = options.workers_per_node > 0
         self._health = Health(options.health)
