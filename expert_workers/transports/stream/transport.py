@@ -1,7 +1,6 @@
 """StreamTransport: a stream to each worker's process, over a Unix socket or over TCP, with TLS on request."""
 
-from dataclasses import dataclass
-from typing import ClassVar
+import ssl
 
 from expert_workers.tls import context
 from expert_workers.transports.base import NO_OPTIONS, Site, TransportOptions
@@ -14,28 +13,36 @@ from expert_workers.transports.stream.server import StreamServer
 from expert_workers.worker.expert_worker import ExpertWorker
 
 
-@dataclass(frozen=True, slots=True)
 class StreamTransport:
     """A Transport. `use_unix` False: by TCP also on the same machine."""
 
-    options: TransportOptions = NO_OPTIONS
-    use_unix: bool = True
-    spans_processes: ClassVar[bool] = True
+    spans_processes = True
 
-    def __post_init__(self) -> None:
+    def __init__(self, options: TransportOptions = NO_OPTIONS, use_unix: bool = True) -> None:
         """Raises ConfigError for TLS files that cannot be used, before any worker is started."""
-        if self.options.tls is not None:
-            context(self.options.tls, is_server=False)
+        self._options = options
+        self._use_unix = use_unix
+        self._client_tls: ssl.SSLContext | None = None
+        self._tls_of_links()
+
+    def __getstate__(self) -> dict[str, object]:
+        """A copy for another process reads the files there."""
+        return {**self.__dict__, "_client_tls": None}
 
     def serve(self, worker: ExpertWorker, site: Site) -> StreamServer:
-        paths = self.options.tls
+        """As Transport; raises ConfigError too."""
+        paths = self._options.tls
         tls = None if paths is None else context(paths, is_server=True)
         return StreamServer(worker, site.host, tls, prepare_thread=site.prepare_thread, loop=loop_of(worker))
 
     def connect(self, rank: int, endpoint: Endpoint, timeout: float) -> StreamConnection:
-        paths = self.options.tls
-        tls = None if paths is None else context(paths, is_server=False)
-        return open_link(rank, endpoint, tls, self.use_unix, timeout)
+        return open_link(rank, endpoint, self._tls_of_links(), self._use_unix, timeout)
 
     def plane(self) -> StreamPlane:
         return StreamPlane()
+
+    def _tls_of_links(self) -> ssl.SSLContext | None:
+        """Read once: links are opened also when the files are gone."""
+        if self._client_tls is None and self._options.tls is not None:
+            self._client_tls = context(self._options.tls, is_server=False)
+        return self._client_tls

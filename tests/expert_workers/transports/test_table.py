@@ -105,7 +105,7 @@ class QueuePlane:
 
 @dataclass
 class QueueTransport:
-    """A Transport of a few lines, as somebody would write who adds one."""
+    """A Transport of a few lines."""
 
     options: TransportOptions = NO_OPTIONS
     servers: dict[int, QueueServer] = field(default_factory=dict)

@@ -1,5 +1,6 @@
-"""The stream transport over TLS: equal results, and nobody without a certificate of the CA."""
+"""The stream transport over TLS: equal results, and no peer without a certificate of the CA."""
 
+import pickle
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -8,12 +9,13 @@ import pytest
 import torch
 
 from expert_workers.tls import TlsPaths, context
-from expert_workers.transports.base import FailureReason, WorkerFailureError
+from expert_workers.transports.base import FailureReason, Site, TransportOptions, WorkerFailureError
 from expert_workers.transports.stream.connection import StreamConnection
+from expert_workers.transports.stream.transport import StreamTransport
 from moe_model.errors import ConfigError
 from tests.coordinator.api.certificates import Authority, write_private
 from tests.expert_workers.fakes import dealt, make_config, make_local, make_routing, make_rows, make_worker
-from tests.expert_workers.stream_fakes import FakeMachine, StreamFleet, running, stream_pool
+from tests.expert_workers.stream_fakes import HOST, FakeMachine, StreamFleet, running, stream_pool
 
 CONFIG = make_config()
 PLACEMENT = dealt(2, 5, 2)
@@ -90,3 +92,20 @@ def test_a_file_that_cannot_be_used_is_named(tmp_path: Path, paths: TlsPaths) ->
             ConfigError, match=r"data plane TLS .*missing\.pem: cannot be used \(No such file"
         ):
             context(broken, is_server=True)
+
+
+def test_a_transport_names_its_files_before_workers_start_and_opens_links_without_them(
+    paths: TlsPaths, tmp_path: Path
+) -> None:
+    missing = str(tmp_path / "missing.pem")
+    with pytest.raises(ConfigError, match=r"missing\.pem: cannot be used"):
+        StreamTransport(TransportOptions(TlsPaths(missing, paths.key, paths.ca)))
+    ours = StreamTransport(TransportOptions(paths), use_unix=False)
+    # As a worker's process gets it.
+    server = pickle.loads(pickle.dumps(ours)).serve(make_worker(CONFIG, PLACEMENT, 0), Site(HOST))
+    Path(paths.cert).unlink()
+    link = ours.connect(0, server.endpoint, 10.0)
+    assert server.endpoint.is_tls
+    assert link.failure is None
+    link.close()
+    server.close()
