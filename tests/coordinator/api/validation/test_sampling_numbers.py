@@ -24,7 +24,8 @@ def test_only_what_is_set_is_given() -> None:
 @pytest.mark.parametrize("number", NUMBERS, ids=lambda number: str(number.name))
 def test_what_does_not_fit_is_told_with_its_limits(number: Number) -> None:
     value = 999 if number.is_whole else float("nan")
-    violations = Violations()
-    check_numbers(pb.SamplingParams(**{number.name: value}), 320, violations)
+    sampling, violations = pb.SamplingParams(), Violations()
+    setattr(sampling, number.name, value)
+    check_numbers(sampling, 320, violations)
     with pytest.raises(ApiError, match=rf"^sampling\.{number.name}: {value} is not in"):
         violations.raise_if_any()
