@@ -33,11 +33,6 @@ class RemoteExperts:
         return tuple(worker.rank for worker in self._supervisor.workers() if key in worker.held)
 
     @property
-    def num_workers(self) -> int:
-        """That are up."""
-        return sum(worker.is_ready for worker in self._supervisor.workers())
-
-    @property
     def num_replicas(self) -> int:
         """On how many workers the expert is that is on the fewest."""
         held = Counter(key for w in self._supervisor.workers() if w.is_ready for key in w.held)

@@ -61,10 +61,6 @@ class Workers(Protocol):
     """The workers of a model as its operators see them; there may be none. Any thread may call."""
 
     @property
-    def num_workers(self) -> int:
-        """How many are up."""
-
-    @property
     def num_replicas(self) -> int:
         """On how many workers the expert with the fewest holders is; 0 where there are no workers."""
 

@@ -19,7 +19,6 @@ class LocalExperts:
     """
 
     answers_travel = False
-    num_workers = 0
     num_replicas = 0
 
     def __init__(self, catalog: Catalog, kernels: Kernels, load: Callable[[ExpertModule], Expert]) -> None:

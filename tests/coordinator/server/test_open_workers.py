@@ -29,9 +29,9 @@ def test_replicas_are_not_frozen_by_how_many_workers_there_were_first(
     workers = WorkersConfig(num_workers=1, replicas=2, transport="in-process")
     with open_workers(Checkpoint.open(tiny_checkpoint), ENGINE, workers) as experts:
         assert "2 replicas asked for, 1 fit on 1 workers" in caplog.text
-        assert (experts.num_workers, experts.num_replicas, copies(experts)) == (1, 1, {1})
+        assert (len(experts.topology()), experts.num_replicas, copies(experts)) == (1, 1, {1})
         experts.scale(3, 60)
-        assert (experts.num_workers, experts.num_replicas) == (3, 2)
+        assert (len(experts.topology()), experts.num_replicas) == (3, 2)
         assert min(copies(experts)) == 2, "some are not dropped yet from where they were"
 
 
