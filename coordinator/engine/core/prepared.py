@@ -15,6 +15,9 @@ from moe_model.errors import ConfigError
 from moe_model.text.tokenizer import Tokenizer
 from moe_model.text.visible_bytes import VisibleBytes
 
+# More take milliseconds.
+MAX_IDS_AT_ONCE = 1 << 12
+
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
@@ -51,7 +54,10 @@ class Preparer:
         self._constraints = constraints
 
     def at_once(self, request: Request) -> Prepared | None:
-        """As `prepare`, but None where a constraint has to be built first, which may take long."""
+        """As `prepare`, but None where it would take long: a constraint has to be built, or the rules name
+        very many tokens."""
+        if request.token_rules is not None and len(request.token_rules.allowed) > MAX_IDS_AT_ONCE:
+            return None
         if request.constraint is None:
             return self._with(request, None)
         constraint = None if self._constraints is None else self._constraints.take(request.constraint)
@@ -63,7 +69,8 @@ class Preparer:
             return self._with(request, None)
         if self._constraints is None:
             raise ConstraintError("this model's engine builds no constraints")
-        return self._with(request, self._constraints.build(request.constraint))
+        source = request.constraint
+        return self._with(request, self._constraints.take(source) or self._constraints.build(source))
 
     def _with(self, request: Request, constraint: Constraint | None) -> Prepared:
         if request.token_rules is None and request.stop.stop_text is None and constraint is None:

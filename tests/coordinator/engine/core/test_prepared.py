@@ -2,7 +2,7 @@
 
 import pytest
 
-from coordinator.engine.core.prepared import NOTHING, Preparer
+from coordinator.engine.core.prepared import MAX_IDS_AT_ONCE, NOTHING, Preparer
 from coordinator.engine.messages.errors import ConstraintError
 from coordinator.engine.messages.output import TextMatch
 from coordinator.engine.messages.request import ConstraintSource, Request, StopRules, StopText, TokenRules
@@ -53,6 +53,18 @@ def test_the_sequences_of_a_request_share_its_token_mask() -> None:
     prepared = Preparer(320).at_once(request(token_rules=TokenRules((4,))))
     assert prepared is not None
     assert prepared.token_mask is not None
+
+
+def test_very_many_ids_are_not_looked_at_at_once() -> None:
+    builder = WaitingBuilder()
+    builder.ready.append(REGEX)
+    preparer = Preparer(1 << 13, tiny_tokenizer(), builder)
+    many = request(constraint=REGEX, token_rules=TokenRules(tuple(range(MAX_IDS_AT_ONCE + 1))))
+    assert preparer.at_once(many) is None
+    prepared = preparer.prepare(many)
+    assert prepared.token_mask is not None
+    assert prepared.matcher() is not None
+    assert not builder.begun.acquire(blocking=False), "what was built is taken"
 
 
 def test_a_constraint_that_is_not_built_yet_is_not_had_at_once() -> None:
