@@ -15,6 +15,7 @@ from urllib.request import urlopen
 
 import pytest
 
+from benchmarks.arguments import PARSERS
 from expertmesh.commands.table import COMMANDS
 from tests.integration.processes import DEMO_CHECKPOINT, Server
 
@@ -110,6 +111,8 @@ def test_every_option_exists(page: Path) -> None:
         parser = argparse.ArgumentParser()
         importlib.import_module(f"{entry.package}.{entry.arguments}").add_arguments(parser)
         known |= options(parser)
+    for make_parser in PARSERS.values():
+        known |= options(make_parser())
     named = set(re.findall(r"(?<![\w-])--[a-z][a-z0-9-]*", page.read_text(encoding="utf-8")))
     assert named - known == set()
 

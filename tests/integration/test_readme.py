@@ -22,10 +22,11 @@ def run_example(source: str) -> str:
     return result.stdout
 
 
-def test_the_client_example(demo_server: Server) -> None:
-    (example,) = (source for source in EXAMPLES if ADDRESS in source)
+@pytest.mark.parametrize(("kind", "said"), [("Client", " length 20"), ("AsyncClient", "['")])
+def test_the_client_examples(demo_server: Server, kind: str, said: str) -> None:
+    (example,) = (source for source in EXAMPLES if re.search(rf"from expertmesh import {kind}\b", source))
     # Another port only, so that the test can run beside a server.
-    assert " length 20" in run_example(example.replace(ADDRESS, demo_server.address))
+    assert said in run_example(example.replace(ADDRESS, demo_server.address))
 
 
 def test_the_model_example() -> None:
