@@ -62,8 +62,7 @@ class ChaosArguments:
         ),
     ] = None
     streams: Annotated[
-        int | None,
-        Option("--streams", parse=positive, metavar="N", help="streams at once (the scenario's)"),
+        int | None, Option("--streams", parse=positive, metavar="N", help="streams at once (the scenario's)")
     ] = None
     expert_file: Annotated[
         str | None,
@@ -76,10 +75,7 @@ class ChaosArguments:
     seed: Annotated[
         int | None,
         Option(
-            "--seed",
-            parse=seed_of,
-            metavar="N",
-            help="of sampling and of random choices (the scenario's)",
+            "--seed", parse=seed_of, metavar="N", help="of sampling and of random choices (the scenario's)"
         ),
     ] = None
     connection: Annotated[ConnectionArguments, Group("connection")] = field(

@@ -25,8 +25,7 @@ class EngineConfig:
     """
 
     dtype: Annotated[
-        DtypeName,
-        Option("--dtype", help="of weights and activations; float32 is exact (%(default)s)"),
+        DtypeName, Option("--dtype", help="of weights and activations; float32 is exact (%(default)s)")
     ] = "float32"
     expert_dtype: Annotated[
         Literal["model", "int8"],
@@ -83,8 +82,7 @@ class EngineConfig:
         ),
     ] = None
     prefix_caching: Annotated[
-        bool,
-        Option("--prefix-caching", negatable=True, help="compute what prompts have in common once (on)"),
+        bool, Option("--prefix-caching", negatable=True, help="compute what prompts have in common once (on)")
     ] = True
     micro_batches: Annotated[
         int | None,

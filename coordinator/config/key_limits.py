@@ -22,11 +22,7 @@ class Limits:
 
 
 NO_LIMITS = Limits()
-_LIMITS: Mapping[str, Callable[[str], float]] = {
-    "rps": float,
-    "concurrent": int,
-    "tokens_per_minute": float,
-}
+_LIMITS: Mapping[str, Callable[[str], float]] = {"rps": float, "concurrent": int, "tokens_per_minute": float}
 
 
 def parse_limits(text: str) -> Limits:

@@ -70,6 +70,5 @@ class ModelOptions:
         Option("--chat-template", metavar="FILE", help="Jinja template (default: the checkpoint's own)"),
     ] = None
     allow_routed_experts: Annotated[
-        bool,
-        Option("--routed-experts", help="let requests ask which experts their tokens were routed to"),
+        bool, Option("--routed-experts", help="let requests ask which experts their tokens were routed to")
     ] = False

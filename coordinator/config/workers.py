@@ -32,9 +32,7 @@ class DataTls:
     ca: Annotated[
         Path,
         Option(
-            "--data-tls-ca",
-            metavar="FILE",
-            help="the CA that has signed it; all three: TLS between machines",
+            "--data-tls-ca", metavar="FILE", help="the CA that has signed it; all three: TLS between machines"
         ),
     ]
 
@@ -164,8 +162,7 @@ class WorkersConfig:
         ),
     ] = None
     ray_namespace: Annotated[
-        str,
-        Option("--ray-namespace", metavar="NAME", help="where the workers' names live (%(default)s)"),
+        str, Option("--ray-namespace", metavar="NAME", help="where the workers' names live (%(default)s)")
     ] = "expertmesh"
     replace_workers: Annotated[
         bool, Option("--replace-workers", help="end workers that an earlier coordinator left behind")
@@ -198,10 +195,5 @@ class WorkersConfig:
         ),
     ] = 120.0
     insecure: Annotated[
-        bool,
-        Option(
-            "--insecure",
-            is_shared=True,
-            help="use --ray-address also where Ray asks for no token",
-        ),
+        bool, Option("--insecure", is_shared=True, help="use --ray-address also where Ray asks for no token")
     ] = False

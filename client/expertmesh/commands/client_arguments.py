@@ -37,10 +37,7 @@ class ClientArguments:
     timeout: Annotated[
         float,
         Option(
-            "--timeout",
-            parse=timeout_seconds,
-            metavar="S",
-            help="seconds for the whole call (%(default)g)",
+            "--timeout", parse=timeout_seconds, metavar="S", help="seconds for the whole call (%(default)g)"
         ),
     ] = 300.0
     json: Annotated[

@@ -97,8 +97,7 @@ class ShapingArguments:
     ] = None
     compact_json: Annotated[bool | None, Option("--compact-json", help="JSON without white space")] = None
     allowed_token_ids: Annotated[
-        list[int] | None,
-        Option("--allow-tokens", parse=id_list, metavar="5,6", help="draw no others"),
+        list[int] | None, Option("--allow-tokens", parse=id_list, metavar="5,6", help="draw no others")
     ] = None
     bad_words: Annotated[
         tuple[str, ...] | None,
@@ -107,16 +106,13 @@ class ShapingArguments:
         ),
     ] = None
     allowed_experts: Annotated[
-        list[int] | None,
-        Option("--allow-experts", parse=id_list, metavar="0,1", help="use no others"),
+        list[int] | None, Option("--allow-experts", parse=id_list, metavar="0,1", help="use no others")
     ] = None
     denied_experts: Annotated[
-        list[int] | None,
-        Option("--deny-experts", parse=id_list, metavar="0,1", help="use these never"),
+        list[int] | None, Option("--deny-experts", parse=id_list, metavar="0,1", help="use these never")
     ] = None
     experts_per_token: Annotated[
-        int | None,
-        Option("--experts-per-token", metavar="K", help="instead of the model's own number"),
+        int | None, Option("--experts-per-token", metavar="K", help="instead of the model's own number")
     ] = None
 
 
@@ -125,46 +121,39 @@ class GenerationArguments:
     """When it ends, and how tokens are drawn. Fields are keys of GenerateOptions; None: not given."""
 
     max_tokens: Annotated[
-        int | None,
-        Option("--max-tokens", metavar="N", help="most tokens to generate (default: what fits)"),
+        int | None, Option("--max-tokens", metavar="N", help="most tokens to generate (default: what fits)")
     ] = None
     min_tokens: Annotated[
-        int | None,
-        Option("--min-tokens", metavar="N", help="tokens before EOS or any stop acts (0)"),
+        int | None, Option("--min-tokens", metavar="N", help="tokens before EOS or any stop acts (0)")
     ] = None
     stop_token_ids: Annotated[
         list[int] | None,
         Option("--stop-token-ids", parse=id_list, metavar="1,2", help="end after any of these tokens"),
     ] = None
     stop_sequences: Annotated[
-        tuple[str, ...] | None,
-        Option("--stop", metavar="TEXT", help="end before this text; may be repeated"),
+        tuple[str, ...] | None, Option("--stop", metavar="TEXT", help="end before this text; may be repeated")
     ] = None
     include_stop_in_output: Annotated[
         bool | None, Option("--include-stop", help="leave what it stopped at in the output")
     ] = None
     time_limit: Annotated[
-        float | None,
-        Option("--time-limit", metavar="S", help="end with what there is after so many seconds"),
+        float | None, Option("--time-limit", metavar="S", help="end with what there is after so many seconds")
     ] = None
     ignore_eos: Annotated[bool | None, Option("--ignore-eos", help="go on after the end of the text")] = None
     context_overflow: Annotated[
         Literal["stop", "slide"] | None,
         Option(
-            "--context-overflow",
-            help="when the context is full: stop, or slide and see only the last tokens",
+            "--context-overflow", help="when the context is full: stop, or slide and see only the last tokens"
         ),
     ] = None
     shaping: Annotated[
         ShapingArguments, Group("what the output must be, and which experts may compute it")
     ] = field(default_factory=ShapingArguments)
     temperature: Annotated[
-        float | None,
-        Option("--temperature", metavar="T", help="0 is greedy (default: the model's own)"),
+        float | None, Option("--temperature", metavar="T", help="0 is greedy (default: the model's own)")
     ] = None
     top_k: Annotated[
-        int | None,
-        Option("--top-k", metavar="K", help="draw from the K most likely tokens; 0 is off"),
+        int | None, Option("--top-k", metavar="K", help="draw from the K most likely tokens; 0 is off")
     ] = None
     top_p: Annotated[
         float | None,
@@ -191,8 +180,7 @@ class GenerationArguments:
     ] = None
     num_sequences: Annotated[int | None, Option("--n", metavar="N", help="sequences to generate (1)")] = None
     logprobs: Annotated[
-        int | None,
-        Option("--logprobs", metavar="N", help="log probabilities, also of the N best (--json)"),
+        int | None, Option("--logprobs", metavar="N", help="log probabilities, also of the N best (--json)")
     ] = None
 
     def given(self) -> "GenerateOptions":

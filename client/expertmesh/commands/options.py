@@ -161,7 +161,7 @@ def _filled_or_none(args: argparse.Namespace, cls: type[T]) -> T | None:
     if not given:
         return None
     if not given.issuperset(needed):
-        names = " and ".join((", ".join(needed[:-1]), needed[-1]))
+        names = " and ".join(filter(None, (", ".join(needed[:-1]), needed[-1])))
         together = f"{names} are needed together"
         raise ConfigError(together if given & set(needed) else f"{min(given)} needs {names}")
     return _filled(args, cls, None, ())

@@ -21,10 +21,7 @@ class ScaleArguments:
     timeout: Annotated[
         float,
         Option(
-            "--timeout",
-            parse=positive_seconds,
-            metavar="S",
-            help="seconds to wait for them (%(default)g)",
+            "--timeout", parse=positive_seconds, metavar="S", help="seconds to wait for them (%(default)g)"
         ),
     ] = 300.0
     connection: Annotated[ConnectionArguments, Group("connection")] = field(

@@ -17,10 +17,7 @@ class TopArguments:
     interval: Annotated[
         float,
         Option(
-            "--interval",
-            parse=positive_seconds,
-            metavar="S",
-            help="seconds between two looks (%(default)g)",
+            "--interval", parse=positive_seconds, metavar="S", help="seconds between two looks (%(default)g)"
         ),
     ] = 1.0
     count: Annotated[
