@@ -101,7 +101,7 @@ def test_no_memory_is_a_failure_that_names_the_file(path: Path, monkeypatch: pyt
     def fail(*_: object) -> None:
         raise MemoryError
 
-    monkeypatch.setattr(Checkpoint, "read_expert", fail)
+    monkeypatch.setattr(type(Checkpoint.open(path)), "read_expert", fail)
     with pytest.raises(WorkerStartError, match=r"expert_0001.safetensors: cannot be put into memory: Memory"):
         ExpertWorker(WorkerSpec(1, str(path))).load(checkpoint_modules([(0, 1)]))
 
