@@ -76,7 +76,10 @@ class ExpertBank(Protocol):
 @dataclass(frozen=True, slots=True, eq=False)
 class Contexts:
     """What each token writes and sees: it is written to `slots_T`, and sees the first `lengths_T` tokens,
-    itself the last, of its sequence, whose blocks are a row of `block_table_NB`. The cache is in `layout`."""
+    itself the last, of its sequence, whose blocks are a row of `block_table_NB`. The cache is in `layout`.
+
+    One is for all layers of a step: types and sizes are checked here, once.
+    """
 
     slots_T: Tensor
     sequences_T: Tensor
@@ -84,6 +87,13 @@ class Contexts:
     block_table_NB: Tensor
     longest: int
     layout: CacheLayoutName
+
+    def __post_init__(self) -> None:
+        rows = self.slots_T, self.sequences_T, self.lengths_T
+        assert [x.dtype for x in rows] == [torch.int64, torch.int32, torch.int32]
+        assert all(x.shape == self.slots_T.shape and x.is_contiguous() for x in rows)
+        assert self.block_table_NB.dtype == torch.int32
+        assert self.block_table_NB.is_contiguous()
 
 
 class PagedAttention(Protocol):

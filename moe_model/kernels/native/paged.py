@@ -29,12 +29,13 @@ def attend_paged(
 
     Float32 rows over a float32 or bfloat16 cache. The numbers of a row depend on its own context alone.
     """
+    _check_cache(keys, values, contexts.layout)
     _check_rows(q_THd, k_TGd, v_TGd)
-    _check_cache(keys, values, k_TGd, contexts)
-    _check_contexts(contexts, len(q_THd))
     num_tokens, num_heads, head_dim = q_THd.shape
     num_blocks, num_kv_heads, block_size, _ = keys.shape
     num_sequences, table_stride = contexts.block_table_NB.shape
+    assert k_TGd.shape == (num_tokens, num_kv_heads, keys.shape[3])
+    assert len(contexts.slots_T) == num_tokens
     num_threads = runtime.num_threads
     o_THd = torch.empty(num_tokens, num_heads, head_dim)
     _kernels.attention(
@@ -67,24 +68,12 @@ def attend_paged(
     return o_THd
 
 
-def _check_cache(keys: Tensor, values: Tensor, k_TGd: Tensor, contexts: Contexts) -> None:
-    if contexts.layout != CACHE_LAYOUT:
-        raise ConfigError(f"attention: the cache is {contexts.layout}, these kernels read {CACHE_LAYOUT}")
+def _check_cache(keys: Tensor, values: Tensor, layout: CacheLayoutName) -> None:
+    if layout != CACHE_LAYOUT:
+        raise ConfigError(f"attention: the cache is {layout}, these kernels read {CACHE_LAYOUT}")
+    assert (keys.dtype, keys.shape) == (values.dtype, values.shape)
     assert keys.is_contiguous()
     assert values.is_contiguous()
-    assert keys.shape == values.shape
-    assert keys.dtype == values.dtype
-    assert keys.dtype in (torch.float32, torch.bfloat16)
-    assert (keys.shape[1], keys.shape[3]) == k_TGd.shape[1:]
-
-
-def _check_contexts(contexts: Contexts, num_tokens: int) -> None:
-    """Types and sizes; C checks that no slot, sequence, length or block is outside of the cache."""
-    rows = contexts.slots_T, contexts.sequences_T, contexts.lengths_T
-    assert [x.dtype for x in rows] == [torch.int64, torch.int32, torch.int32]
-    assert all(x.shape == (num_tokens,) and x.is_contiguous() for x in rows)
-    assert contexts.block_table_NB.dtype == torch.int32
-    assert contexts.block_table_NB.is_contiguous()
 
 
 def _check_rows(q_THd: Tensor, k_TGd: Tensor, v_TGd: Tensor) -> None:
@@ -94,5 +83,4 @@ def _check_rows(q_THd: Tensor, k_TGd: Tensor, v_TGd: Tensor) -> None:
     assert q_THd.stride()[1:] == k_TGd.stride()[1:] == v_TGd.stride()[1:] == within_row
     assert k_TGd.stride(0) == v_TGd.stride(0)
     assert k_TGd.shape == v_TGd.shape
-    assert (k_TGd.shape[0], k_TGd.shape[2]) == (q_THd.shape[0], q_THd.shape[2])
-    assert q_THd.shape[1] % k_TGd.shape[1] == 0
+    assert k_TGd.shape[2] == q_THd.shape[2]

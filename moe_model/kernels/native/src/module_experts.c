@@ -1,12 +1,20 @@
 /* Experts as Python functions. */
 #include "arguments.h"
 
+/* Whether an expert is of the sizes and the weights of the table's first, whose types decide how rows are passed on;
+ * else a Python error is set. */
 static int expert_fits(const expert *e, const expert_table *table) {
-    const int is_good = e->up.num_in == table->width && e->up.num_out == table->hidden_width &&
-                        e->down.num_in == table->hidden_width && e->down.num_out == table->width &&
-                        !e->down.is_gated;
-    if (!is_good) PyErr_Format(PyExc_ValueError, "an expert's matrices are not of %ld and %ld", table->width, table->hidden_width);
-    return is_good && norm_fits(&e->norm, table->width);
+    const int has_sizes = e->up.num_in == table->width && e->up.num_out == table->hidden_width &&
+                          e->down.num_in == table->hidden_width && e->down.num_out == table->width;
+    const int type = table->experts[0].up.type;
+    if (!has_sizes) {
+        PyErr_Format(PyExc_ValueError, "an expert's matrices are not of %ld and %ld", table->width, table->hidden_width);
+    } else if (e->up.type != type || e->down.type != type || e->down.is_gated) {
+        PyErr_SetString(PyExc_ValueError, "an expert's matrices are not of the layer's type");
+    } else {
+        return norm_fits(&e->norm, table->width);
+    }
+    return 0;
 }
 
 /* (D, F, activation, then for each expert: norm or None, up, down) */

@@ -116,6 +116,16 @@ def test_matrices_that_do_not_fit_are_refused_instead_of_read_beyond(
         _kernels.experts(8, 4, 0, None, *handles)
 
 
+def test_an_expert_of_another_dtype_is_refused() -> None:
+    """Its rows would be passed on as those of the first."""
+    kernels, tensors = NativeKernels(), random_expert(SWIGLU, 8, 4, 0)
+    half = {name: tensor.bfloat16() for name, tensor in tensors.items()}
+    for other in (half, tensors | {"down.weight": half["down.weight"]}):
+        experts = {(0, n): kernels.expert(SWIGLU, found) for n, found in enumerate((tensors, other))}
+        with pytest.raises(ValueError, match="an expert's matrices are not of the layer's type"):
+            kernels.bank(experts)
+
+
 def test_a_second_expert_of_another_size_is_refused() -> None:
     kernels = NativeKernels()
     experts = {(0, n): kernels.expert(SWIGLU, random_expert(SWIGLU, 8, 4 + n, 0)) for n in range(2)}
