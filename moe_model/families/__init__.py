@@ -4,7 +4,7 @@ import importlib
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from moe_model.config import ModelConfig
+from moe_model.config import FamilyConfig, ModelConfig
 from moe_model.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -35,12 +35,15 @@ def family_named(name: str) -> "Family":
 def read_model_config(data: object, where: str = "model config") -> ModelConfig:
     """A config from parsed JSON, read and checked by its family. Raises ConfigError naming the key."""
     name = data.get("family") if isinstance(data, Mapping) else None
-    if not isinstance(name, str) or name not in REGISTRY:
-        config = ModelConfig.from_dict(data, where=where)
-    else:
-        config = ModelConfig.from_dict(data, where=where, own=family_named(name).own_config)
     try:
-        family_of(config).check(config)
+        family = family_named(name) if isinstance(name, str) else None
+    except ConfigError as error:
+        raise ConfigError(f"{where}: {error}") from None
+    own = FamilyConfig if family is None else family.own_config
+    config = ModelConfig.from_dict(data, where=where, own=own)
+    assert family is not None, "a config without a family's name is refused"
+    try:
+        family.check(config)
     except ConfigError as error:
         raise ConfigError(f"{where}: {error}") from None
     return config

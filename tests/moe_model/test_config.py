@@ -126,6 +126,7 @@ def test_what_is_left_out_has_a_default() -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
+        ({"family": "of_tomorrow"}, "family: unknown 'of_tomorrow'; known: modularforge, mixtral"),
         ({"own": {"norm_eps": 0}}, "own: norm_eps: 0 is not a number in"),
         ({"own": {"norm_eps": "1"}}, "own: norm_eps: '1' is not a number in"),
         ({"own": {"rope_theta": True}}, "own: rope_theta: True is not a number in"),
