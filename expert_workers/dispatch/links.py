@@ -56,16 +56,10 @@ class Links:
         link = transport.connect(address.rank, address.endpoint, timeout)
         with self._lock:
             is_closed = self._is_closed
-            # A worker that was brought up again before the routes named it.
-            unused = [link for other, link in self._opened.items() if other.rank == address.rank]
-            self._opened = {other: link for other, link in self._opened.items() if other.rank != address.rank}
-            if is_closed:
-                unused.append(link)
-            else:
+            if not is_closed:
                 self._opened[address] = link
-        for each in unused:
-            each.close()
         if is_closed:
+            link.close()
             message = f"worker {address.rank}: is not needed any more"
             raise WorkerFailureError(Failure(FailureReason.DIED, message))
 
@@ -76,6 +70,11 @@ class Links:
                 if address in self._opened:
                     self._named[address] = self._opened.pop(address)
             links = {rank: self._named[a] for rank, a in routes.addresses.items() if a in self._named}
+            # Routes never go back to an address from before: the worker was brought up again since.
+            passed = [a for a in self._opened if _is_before(a, routes.addresses.get(a.rank))]
+            unused = [self._opened.pop(address) for address in passed]
+        for link in unused:
+            link.close()
         return LinkedRoutes(routes, links)
 
     def retire(self, old: Routes, new: Routes, now: float) -> None:
@@ -106,3 +105,7 @@ class Links:
             self._named.clear()
         for link in links:
             link.close()
+
+
+def _is_before(address: Address, named: Address | None) -> bool:
+    return named is not None and address.incarnation < named.incarnation

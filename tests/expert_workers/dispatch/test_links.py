@@ -122,8 +122,11 @@ def test_a_worker_that_comes_up_again_before_routes_name_it_leaves_no_link_behin
     links.open(Address(0, 1, "first"), 1.0)
     links.open(Address(1, 1, "other"), 1.0)
     links.open(Address(0, 2, "second"), 1.0)
+    links.open(Address(0, 3, "third"), 1.0)
+    assert links.linked(routes_to(1, Address(0, 2, "second"))).links == {0: there.made["second"]}
     assert there.made["first"].failure is not None
-    assert [there.made[name].failure for name in ("other", "second")] == [None, None]
+    assert [there.made[name].failure for name in ("other", "second", "third")] == [None] * 3
+    assert links.linked(routes_to(2, Address(0, 3, "third"))).links == {0: there.made["third"]}
 
 
 def test_a_link_that_is_opened_while_all_are_closed_is_closed_too(links: Links, there: SlowTransport) -> None:
