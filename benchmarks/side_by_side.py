@@ -77,9 +77,9 @@ def compare(other: Tree, this: Tree, batch: int, rounds: int) -> tuple[Times, Ti
 
 
 def initialise(tree: Path, checkpoint: Path) -> None:
-    """A random model of the default sizes, by a tree's own command."""
-    command = [sys.executable, "-P", "-m", "expertmesh.cli", "init", str(checkpoint), "--dtype", "bfloat16"]
-    subprocess.run(command, cwd=tree, check=True, stdout=subprocess.DEVNULL)
+    """A random model of the default sizes, made by a tree's own code."""
+    command = [sys.executable, str(tree / "benchmarks" / "side_by_side_engine.py"), "init", str(checkpoint)]
+    subprocess.run(command, cwd=tree, env={**os.environ, "PYTHONPATH": str(tree)}, check=True)
 
 
 def main(argv: Sequence[str] | None = None) -> None:

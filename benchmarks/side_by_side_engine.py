@@ -8,18 +8,27 @@ import os
 import sys
 from pathlib import Path
 
+import torch
+
 from benchmarks.engine import Load, bench_config, measure
 from coordinator.config.engine import EngineConfig
 from coordinator.config.workers import WorkersConfig
 from coordinator.server.build_engine import build_engine
 from coordinator.server.experts import open_experts
 from coordinator.server.process import configure_process
+from moe_model.checkpoint.initialise import initialise_checkpoint
 from moe_model.checkpoint.reader import Checkpoint
+from moe_model.config import ModelConfig
 
 _LARGEST = 32
 
 
-def main(path: str, workers: str, replicas: str, prompt_tokens: str, new_tokens: str) -> None:
+def initialise(path: str) -> None:
+    """A random model of the default sizes, which the other tree must be able to read as well."""
+    initialise_checkpoint(Path(path), ModelConfig(), dtype=torch.bfloat16)
+
+
+def serve(path: str, workers: str, replicas: str, prompt_tokens: str, new_tokens: str) -> None:
     # What libraries print is no answer.
     answers = os.fdopen(os.dup(sys.stdout.fileno()), "w")
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
@@ -36,4 +45,7 @@ def main(path: str, workers: str, replicas: str, prompt_tokens: str, new_tokens:
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    if sys.argv[1] == "init":
+        initialise(sys.argv[2])
+    else:
+        serve(*sys.argv[1:])
