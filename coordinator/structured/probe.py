@@ -1,6 +1,7 @@
 """Tries grammars out in a process of its own, so that none can hang or crash the server.
 
-The library cannot be stopped while it builds, and deep recursion ends its process. Knows no kinds.
+The library cannot be stopped while it builds, and deep recursion ends its process. A grammar is text here,
+whatever kind of constraint it was made from.
 """
 
 import json

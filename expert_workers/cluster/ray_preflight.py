@@ -71,10 +71,12 @@ def check_policy(where: str, address: str, found: Found, insecure: bool) -> None
         return
     if not insecure and not (_is_loopback(address) and len(found.hosts) <= 1):
         raise ConfigError(
-            f"{where} runs without token authentication, and whoever reaches it can run code there; "
+            f"{where} runs without token authentication, and any process that reaches it can run code there; "
             f"start it with {AUTH_MODE}=token, or say --insecure"
         )
-    _log.warning("INSECURE: %s runs without token authentication: whoever reaches it can run code", where)
+    _log.warning(
+        "INSECURE: %s runs without token authentication: any process that reaches it can run code", where
+    )
 
 
 def _is_loopback(address: str) -> bool:

@@ -73,7 +73,7 @@ class _Module:
 
 @dataclass(frozen=True, slots=True)
 class _Held:
-    """All that a worker holds at one time. It never changes: there is only another one."""
+    """All that a worker holds at one time. It never changes: a change makes another one."""
 
     opened: Opened
     bank: ExpertBank

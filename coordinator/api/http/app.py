@@ -63,7 +63,7 @@ class HttpServices:
 
 @dataclass(slots=True)
 class _Call:
-    """One request: who asks, under which ids."""
+    """One request: its caller, and its ids."""
 
     request_id: str
     given_ids: dict[str, str]

@@ -1,4 +1,4 @@
-"""Who is told of an engine's steps."""
+"""EngineObserver: what an engine tells of its steps."""
 
 from collections.abc import Sequence
 from typing import Protocol
