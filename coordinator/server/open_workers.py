@@ -20,7 +20,7 @@ from expert_workers.dispatch.routes import HERE, Address
 from expert_workers.remote_experts import RemoteExperts
 from expert_workers.supervision.control_loop import ControlLoop
 from expert_workers.supervision.health import HealthOptions
-from expert_workers.supervision.jobs import Connect, Expected, Jobs, Timeouts
+from expert_workers.supervision.jobs import Connector, Expected, Jobs, Timeouts
 from expert_workers.supervision.options import SupervisorOptions
 from expert_workers.supervision.supervisor import Supervisor
 from expert_workers.transports.base import Site, TransportOptions
@@ -46,7 +46,7 @@ def open_workers(
     halt: Halt | None = None,
 ) -> Iterator[RemoteExperts]:
     """Workers with all their experts; they end with the block, unless they shall stay. Raises HaltedError."""
-    owner = f"coordinator {platform.node()}:{os.getpid()} ({uuid4().hex[:8]})"
+    client = f"coordinator {platform.node()}:{os.getpid()} ({uuid4().hex[:8]})"
     spec = worker_spec(checkpoint, engine, workers)
     halt = halt or Halt()
     transport = make_transport(workers.transport, TransportOptions(data_tls(workers)))
@@ -63,12 +63,12 @@ def open_workers(
         catalog = Catalog.of_checkpoint(checkpoint.config)
         watchers, here = PoolObservers(observers), InProcessTransport()
         pool = ExpertPool(catalog, transport, _pool_options(workers, epoch), None, watchers, here)
-        expected = Expected(epoch, owner, spec.precision, checkpoint.fingerprint, workers.take_over)
+        expected = Expected(epoch, client, spec.precision, checkpoint.fingerprint, workers.take_over)
         start, answer = workers.start_timeout, max(_LEAST_ANSWER, workers.call_timeout)
-        jobs = Jobs(fleet, expected, Timeouts(start=start, answer=answer, load=start), pool.connect)
+        jobs = Jobs(fleet, expected, Timeouts(start=start, answer=answer, load=start), pool)
         modules, options = list(catalog.modules), _supervisor_options(workers)
         own_spec = replace(spec, rank=HERE, num_threads=engine.num_threads)
-        load = _loader(own_spec, expected, here, pool.connect)
+        load = _loader(own_spec, expected, here, pool)
         supervisor = Supervisor(ControlLoop(jobs, modules, pool, options, watchers, load, over))
         pool.set_rescuer(supervisor)
         halt.then(supervisor.halt)
@@ -112,18 +112,18 @@ def _pool_options(workers: WorkersConfig, epoch: int) -> PoolOptions:
 
 
 def _loader(
-    spec: WorkerSpec, expected: Expected, here: InProcessTransport, connect: Connect
+    spec: WorkerSpec, expected: Expected, here: InProcessTransport, links: Connector
 ) -> Callable[[Sequence[ExpertModule]], Address]:
     """Loads experts into this process, as a last resort."""
     incarnations = count(1)
 
     def load(modules: Sequence[ExpertModule]) -> Address:
         worker = ExpertWorker(spec)
-        worker.claim(expected.owner, expected.epoch)
+        worker.claim(expected.client, expected.epoch)
         worker.load(modules)
         served = here.serve(worker, Site())
         address = Address.here(next(incarnations), served.endpoint)
-        connect(address, 0.0)
+        links.connect(address, 0.0)
         return address
 
     return load

@@ -63,6 +63,14 @@ class Links:
             message = f"worker {address.rank}: is not needed any more"
             raise WorkerFailureError(Failure(FailureReason.DIED, message))
 
+    def forget(self, address: Address) -> None:
+        """No routes will name the address; where they have, its link stays until they do no longer. Any
+        thread."""
+        with self._lock:
+            link = self._opened.pop(address, None)
+        if link is not None:
+            link.close()
+
     def linked(self, routes: Routes) -> LinkedRoutes:
         """The routes with the links that are open. Any thread."""
         with self._lock:

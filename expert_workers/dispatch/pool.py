@@ -111,6 +111,10 @@ class ExpertPool:
         dispatches. Raises WorkerFailureError."""
         self._links.open(address, timeout)
 
+    def disconnect(self, address: Address) -> None:
+        """No routes will name the address, unless they have already. Any thread."""
+        self._links.forget(address)
+
     def publish(self, routes: Routes) -> None:
         """What counts from the next dispatch on; `connect` has been called for each address. Any thread."""
         self._routes.publish(routes)

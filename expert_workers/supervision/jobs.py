@@ -2,9 +2,10 @@
 
 import logging
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import count
+from typing import Protocol
 
 from expert_workers.dispatch.routes import Address
 from expert_workers.supervision.worker_state import Keys
@@ -20,10 +21,10 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Expected:
-    """What every worker must agree on, and which coordinator asks. None: what the worker says is right."""
+    """What every worker must agree on, and which client asks. None: what the worker says is right."""
 
     epoch: int = 0
-    owner: str = ""
+    client: str = ""
     dtype: str | None = None
     fingerprint: str | None = None
     by_force: bool = False
@@ -57,16 +58,22 @@ class Loaded:
     failure: Failure | None = None
 
 
-# Has the pool open its link to an address, within so many seconds. Raises WorkerFailureError.
-Connect = Callable[[Address, float], None]
+class Connector(Protocol):
+    """The client whose links lead to the workers."""
+
+    def connect(self, address: Address, timeout: float) -> None:
+        """Returns when there is a link to the address. Raises WorkerFailureError."""
+
+    def disconnect(self, address: Address) -> None:
+        """No routes will name the address, unless they have already."""
 
 
 class Jobs:
     """Every method blocks, and raises WorkerFailureError."""
 
-    def __init__(self, fleet: Fleet, expected: Expected, timeouts: Timeouts, connect: Connect) -> None:
+    def __init__(self, fleet: Fleet, expected: Expected, timeouts: Timeouts, links: Connector) -> None:
         self._fleet = fleet
-        self._connect = connect
+        self._links = links
         self._incarnations = count(1)
         self._expected = expected
         self._timeouts = timeouts
@@ -83,7 +90,7 @@ class Jobs:
             self._start(rank)
         info = fleet.describe(rank, timeouts.ready if is_back else timeouts.start)
         # First of all: another coordinator's workers are none of our business, whatever they are.
-        fleet.claim(rank, expected.owner, expected.epoch, by_force=expected.by_force, timeout=timeouts.ready)
+        fleet.claim(rank, expected.client, expected.epoch, by_force=expected.by_force, timeout=timeouts.ready)
         problem = mismatch(expected, rank, info)
         if problem:
             raise WorkerFailureError(Failure(FailureReason.RAISED, problem))
@@ -92,7 +99,7 @@ class Jobs:
             info = fleet.unload(rank, stale, timeouts.load)
         canaries = self.canary(rank, info.keys) if info.keys else {}
         address = Address(rank, next(self._incarnations), fleet.endpoint(rank, timeouts.ready))
-        self._connect(address, timeouts.ready)
+        self._links.connect(address, timeouts.ready)
         return Up(info, address, canaries)
 
     def load(self, rank: int, modules: Sequence[ExpertModule], *, is_whole: bool = False) -> Loaded:
@@ -111,7 +118,7 @@ class Jobs:
         return self._fleet.canary(rank, keys, self._timeouts.load)
 
     def beat(self, rank: int) -> WorkerInfo:
-        return self._fleet.beat(rank, self._expected.owner, self._timeouts.answer)
+        return self._fleet.beat(rank, self._expected.client, self._timeouts.answer)
 
     def was_oom(self, info: WorkerInfo) -> bool:
         return self._fleet.was_oom(info)
@@ -121,7 +128,9 @@ class Jobs:
         self._fleet.check()
         return self._fleet.num_nodes() if is_counted else 0
 
-    def fence(self, info: WorkerInfo) -> None:
+    def fence(self, info: WorkerInfo, address: Address) -> None:
+        """Kills the process that was reached there. It may have been lost before routes named it."""
+        self._links.disconnect(address)
         self._fleet.fence(info)
 
     def halt(self, timeout: float = 5.0) -> None:

@@ -111,14 +111,14 @@ class WorkerJobs:
             return
         if failure.reason is FailureReason.FENCED:
             self._endings.fence(failure)
-        info, was_ready = worker.info, worker.is_ready
+        info, address = worker.info, worker.address
         worker.note_loss(failure, time.monotonic())
-        if not was_ready:
+        if address is None:
             return
         if self._observer is not None:
             self._observer.lost(worker.rank, failure.reason)
         if info is not None and failure.reason in _KILLED:
-            self.run(worker, partial(self._jobs.fence, info), _ignore)
+            self.run(worker, partial(self._jobs.fence, info, address), _ignore)
         elif info is not None and failure.reason is FailureReason.DIED:
             self._loop.submit(partial(self._jobs.was_oom, info), partial(_explain, worker))
 

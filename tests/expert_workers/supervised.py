@@ -149,18 +149,18 @@ class Coordinator:
         epoch: int = 1,
         by_force: bool = False,
     ) -> None:
-        owner = f"coordinator {epoch}"
+        client = f"coordinator {epoch}"
         self.fleet: Fleet
         self.told = ToldFleet(world.machine)
         self._here = InProcessTransport()
         self._incarnations = count(1)
-        transport: AnyTransport = self._here if is_local else StreamTransport()
-        self.fleet = LocalFleet(make_spec(0), transport, world.make_worker) if is_local else self.told
+        self.transport: AnyTransport = self._here if is_local else StreamTransport()
+        self.fleet = LocalFleet(make_spec(0), self.transport, world.make_worker) if is_local else self.told
         self.notes = Notes()
         self.over: list[str] = []
         self.num_loaded_here = 0
         self._world = world
-        self._owner, self._epoch = owner, epoch
+        self._client, self._epoch = client, epoch
         pool_options = PoolOptions(
             call_timeout=1.0,
             least_timeout=1.0,
@@ -169,11 +169,11 @@ class Coordinator:
             on_loss=options.on_loss,
             epoch=epoch,
         )
-        self.pool = ExpertPool(CATALOG, transport, pool_options, here=self._here)
-        expected = Expected(epoch, owner, "float32", "sums", by_force)
+        self.pool = ExpertPool(CATALOG, self.transport, pool_options, here=self._here)
+        expected = Expected(epoch, client, "float32", "sums", by_force)
         self.supervisor = Supervisor(
             ControlLoop(
-                Jobs(self.fleet, expected, TIMEOUTS, self.pool.connect),
+                Jobs(self.fleet, expected, TIMEOUTS, self.pool),
                 list(CATALOG.modules),
                 self.pool,
                 options,
@@ -188,7 +188,7 @@ class Coordinator:
         self.num_loaded_here += 1
         worker = self._world.make_worker(make_spec(HERE))
         worker.load(modules)
-        worker.claim(self._owner, self._epoch)
+        worker.claim(self._client, self._epoch)
         served = self._here.serve(worker, Site())
         address = Address.here(next(self._incarnations), served.endpoint)
         self.pool.connect(address, 0.0)

@@ -70,7 +70,7 @@ def running(
     *,
     way: str = "unix",
     namespace: str = "test",
-    owner: str = "ours",
+    client: str = "ours",
     epoch: int = 1,
     by_force: bool = False,
     keep: bool = False,
@@ -83,12 +83,12 @@ def running(
     spec = WorkerSpec(0, str(checkpoint.path), num_threads=1, fingerprint=checkpoint.fingerprint)
     transport: AnyTransport = RayTransport() if way == "ray" else StreamTransport(use_unix=way == "unix")
     fleet = RayFleet(FleetOptions(spec, namespace, transport))
-    expected = Expected(epoch, owner, "float32", checkpoint.fingerprint, by_force)
+    expected = Expected(epoch, client, "float32", checkpoint.fingerprint, by_force)
     catalog = Catalog.of_checkpoint(checkpoint.config)
     least = min(1.0, call_timeout)
     options = PoolOptions(call_timeout=call_timeout, least_timeout=least, epoch=epoch, on_loss=on_loss)
     pool = ExpertPool(catalog, transport, options)
-    jobs = Jobs(fleet, expected, Timeouts(start=start_timeout, answer=call_timeout), pool.connect)
+    jobs = Jobs(fleet, expected, Timeouts(start=start_timeout, answer=call_timeout), pool)
     care = SupervisorOptions(replicas=replicas, on_loss=on_loss, health=HealthOptions(beat_interval=0.2))
     supervisor = Supervisor(ControlLoop(jobs, list(catalog.modules), pool, care, over=over))
     pool.set_rescuer(supervisor)

@@ -189,9 +189,9 @@ def test_a_worker_that_is_not_ready_in_time_is_named(cluster: RayCluster, checkp
 def test_the_next_coordinator_gets_the_workers_as_they_are(
     cluster: RayCluster, checkpoint: Checkpoint, local: LocalExperts
 ) -> None:
-    with running(checkpoint, 2, namespace="kept", owner="first", keep=True) as first:
+    with running(checkpoint, 2, namespace="kept", client="first", keep=True) as first:
         pids = [first.pid(rank) for rank in range(2)]
-    with running(checkpoint, 2, namespace="kept", owner="second", epoch=2) as second:
+    with running(checkpoint, 2, namespace="kept", client="second", epoch=2) as second:
         assert [second.pid(rank) for rank in range(2)] == pids
         assert [second.fleet.describe(rank, 10).epoch for rank in range(2)] == [2, 2]
         assert torch.equal(second.pool.forward(1, X_TD, ROUTING), local.forward(1, X_TD, ROUTING))
@@ -201,15 +201,15 @@ def test_a_second_coordinator_is_refused_until_it_takes_over(
     cluster: RayCluster, checkpoint: Checkpoint, local: LocalExperts
 ) -> None:
     said: list[str] = []
-    with running(checkpoint, 2, namespace="both", owner="first", keep=True, over=said.append) as first:
+    with running(checkpoint, 2, namespace="both", client="first", keep=True, over=said.append) as first:
         pids = [first.pid(rank) for rank in range(2)]
         with (
             pytest.raises(WorkerStartError, match=r"worker \d: is in use by first: stop that one first"),
-            running(checkpoint, 2, namespace="both", owner="second", epoch=2, keep=True),
+            running(checkpoint, 2, namespace="both", client="second", epoch=2, keep=True),
         ):
             pass
         assert torch.equal(first.pool.forward(1, X_TD, ROUTING), local.forward(1, X_TD, ROUTING))
-        with running(checkpoint, 2, namespace="both", owner="second", epoch=2, by_force=True) as second:
+        with running(checkpoint, 2, namespace="both", client="second", epoch=2, by_force=True) as second:
             assert torch.equal(second.pool.forward(1, X_TD, ROUTING), local.forward(1, X_TD, ROUTING))
             until(lambda: first.supervisor.is_fenced)
             assert "second has taken it over" in said[0]

@@ -129,6 +129,19 @@ def test_a_worker_that_comes_up_again_before_routes_name_it_leaves_no_link_behin
     assert links.linked(routes_to(2, Address(0, 3, "third"))).links == {0: there.made["third"]}
 
 
+def test_a_link_that_no_routes_will_name_is_closed_and_one_that_they_name_is_kept(
+    links: Links, there: SlowTransport
+) -> None:
+    lost, named = Address(0, 1, "lost"), Address(1, 1, "named")
+    for address in (lost, named):
+        links.open(address, 1.0)
+    links.linked(routes_to(1, named))
+    for address in (lost, named, Address(2, 1, "unknown")):
+        links.forget(address)
+    assert there.made["lost"].failure is not None
+    assert there.made["named"].failure is None
+
+
 def test_a_link_that_is_opened_while_all_are_closed_is_closed_too(links: Links, there: SlowTransport) -> None:
     """As when a worker comes up after its supervisor has ended."""
     links.open(Address(0, 1, "named"), 1.0)

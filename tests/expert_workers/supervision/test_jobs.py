@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import torch
 
+from expert_workers.dispatch.routes import Address
 from expert_workers.supervision.jobs import Expected, Jobs, Timeouts, mismatch
 from expert_workers.transports.base import FailureReason, WorkerFailureError
 from expert_workers.transports.in_process.fleet import LocalFleet
@@ -47,15 +48,39 @@ def fleet() -> ToldFleet:
     return ToldFleet()
 
 
-def make_jobs(fleet: ToldFleet, **changes: Any) -> Jobs:
-    return Jobs(fleet, replace(EXPECTED, **changes), Timeouts(), lambda address, timeout: None)
+class NotedLinks:
+    """A Connector that notes the addresses it has links to."""
+
+    def __init__(self) -> None:
+        self.addresses: set[Address] = set()
+
+    def connect(self, address: Address, timeout: float) -> None:
+        self.addresses.add(address)
+
+    def disconnect(self, address: Address) -> None:
+        self.addresses.remove(address)
+
+
+def make_jobs(fleet: ToldFleet, links: NotedLinks | None = None, **changes: Any) -> Jobs:
+    return Jobs(fleet, replace(EXPECTED, **changes), Timeouts(), links or NotedLinks())
 
 
 def test_who_does_not_run_is_started_claimed_and_connected(fleet: ToldFleet) -> None:
-    up = make_jobs(fleet).bring_up(1, frozenset(KEYS))
+    links = NotedLinks()
+    up = make_jobs(fleet, links).bring_up(1, frozenset(KEYS))
     assert fleet.asked == ["start", "claim 4 us False"]
+    assert links.addresses == {up.address}
     assert (up.info.rank, up.info.keys, up.address.rank) == (1, (), 1)
     assert fleet.workers[1].describe().epoch == 4
+
+
+def test_a_worker_that_is_fenced_has_its_link_taken_away(fleet: ToldFleet) -> None:
+    links = NotedLinks()
+    jobs = make_jobs(fleet, links)
+    first, up = jobs.bring_up(0, frozenset(KEYS)), jobs.bring_up(1, frozenset(KEYS))
+    jobs.fence(up.info, up.address)
+    assert links.addresses == {first.address}
+    assert set(fleet.workers) == {0}
 
 
 def test_who_runs_already_keeps_what_is_known_and_nothing_else(fleet: ToldFleet) -> None:
