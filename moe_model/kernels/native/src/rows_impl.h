@@ -148,6 +148,12 @@ static void NAME(normalise)(const norm *how, const float *x, long width, void *y
     else NAME(store_row)(x, width, y, 0, y_is_bf16);
 }
 
+/* One row's sums. By vectors of the width that reads them next: memcpy stores narrower ones, and a load that
+ * spans two stores waits for both to reach the cache. */
+INLINE void NAME(copy_sums)(const float *sums, float *row) {
+    for (int i = 0; i < PANELS_PER_TASK * PANEL; i += 8) NAME(store8)(row + i, NAME(load8)(sums + i));
+}
+
 /* In place, over whole vectors: what lies beyond the `n` outputs is not kept. */
 INLINE void NAME(to_outputs)(const matrix *w, long first, long n, float *row) {
     if (w->scale_O != NULL)
@@ -161,7 +167,7 @@ static void NAME(finish_gated)(const epilogue *e, const float *sums, long first_
     const matrix *w = e->w;
     for (int r = 0; r < num_rows; r++) {
         float row[PANELS_PER_TASK * PANEL];
-        memcpy(row, sums + (long)r * PANELS_PER_TASK * PANEL, sizeof row);
+        NAME(copy_sums)(sums + (long)r * PANELS_PER_TASK * PANEL, row);
         NAME(to_outputs)(w, first_panel * PANEL, (long)count * PANEL, row);
         for (int p = 0; p < count; p += 2) {
             const long at = (first_panel + p) / 2 * PANEL;
@@ -185,7 +191,7 @@ static void NAME(finish)(const epilogue *e, const float *sums, long first_row, i
     const long n = w->num_out - first < (long)count * PANEL ? w->num_out - first : (long)count * PANEL;
     for (int r = 0; r < num_rows; r++) {
         float row[PANELS_PER_TASK * PANEL];
-        memcpy(row, sums + (long)r * PANELS_PER_TASK * PANEL, sizeof row);
+        NAME(copy_sums)(sums + (long)r * PANELS_PER_TASK * PANEL, row);
         const long at = (first_row + r) * e->stride + first;
         NAME(to_outputs)(w, first, n, row);
         NAME(activate)(e->activation, n, row);
