@@ -21,7 +21,7 @@ from coordinator.structured.probe import Probe
 from coordinator.structured.ready import ReadyConstraints
 from moe_model.text.tokenizer import Tokenizer
 
-# Sources whose constraints wait for their requests, which come a moment after the check.
+# Constraints that wait for their requests, which come a moment after the check.
 MAX_READY = 256
 _POSITION = re.compile(r"^line \d+, column \d+: ")
 

@@ -23,7 +23,17 @@ def test_what_no_request_takes_is_forgotten() -> None:
     ready.put(A, "a again")
     ready.put(C, "c")
     assert ready.take(B) is None
-    assert (ready.take(C), ready.take(A), ready.take(A)) == ("c", "a again", "a")
+    assert (ready.take(C), ready.take(A), ready.take(A)) == ("c", "a again", None)
+
+
+def test_one_source_cannot_fill_the_memory() -> None:
+    """As when many requests with one schema are refused after their check, because the queue is full."""
+    ready = ReadyConstraints[int](3)
+    for number in range(10):
+        ready.put(A, number)
+    assert [ready.take(A) for _ in range(4)] == [7, 8, 9, None]
+    ready.put(B, 10)
+    assert ready.take(B) == 10
 
 
 def test_a_checked_constraint_is_not_built_twice() -> None:
