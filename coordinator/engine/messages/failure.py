@@ -21,7 +21,7 @@ def _kinds() -> dict[str, type[ExpertMeshError]]:
 
 # By name: every exception that can travel.
 KINDS: Mapping[str, type[ExpertMeshError]] = _kinds()
-# The attributes of an exception that are arguments of its constructor as well.
+# The attributes of exceptions that travel; an exception is made without them first.
 _DETAILS = ("ranks", "field")
 
 
@@ -41,6 +41,10 @@ class Failure:
         return cls(kind, str(error), {name: value for name, value in details.items() if value})
 
     def error(self) -> ExpertMeshError:
-        """The exception; a kind that only a newer engine knows is what all of them are."""
-        kind = KINDS.get(self.kind)
-        return ExpertMeshError(self.text) if kind is None else kind(self.text, **self.details)
+        """The exception; a kind that only a newer engine knows is what all of them are. Details that the kind
+        does not have are left out."""
+        error = KINDS.get(self.kind, ExpertMeshError)(self.text)
+        for name, value in self.details.items():
+            if name in _DETAILS and hasattr(error, name):
+                setattr(error, name, value)
+        return error

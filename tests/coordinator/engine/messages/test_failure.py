@@ -42,6 +42,13 @@ def test_others_become_what_they_are_kinds_of() -> None:
     assert type(Failure("FromTheFutureError", "new").error()) is ExpertMeshError
 
 
+def test_details_that_a_kind_does_not_have_are_left_out() -> None:
+    """As when the other side is newer: the reader of a stream gets the failure, and no TypeError instead."""
+    found = Failure("WorldError", "gone", {"ranks": (1,), "args": "x", "since": "then"}).error()
+    assert type(found) is WorldError
+    assert (str(found), found.__dict__) == ("gone", {})
+
+
 def test_each_is_new() -> None:
     failure = Failure.of(WorldError("one for many"))
     assert failure.error() is not failure.error()
