@@ -55,7 +55,9 @@ class Receiver:
         key = request.request_id
         try:
             prepared = await asyncio.to_thread(self._thread.preparer.prepare, request)
-        except Exception as error:  # noqa: BLE001 - the request's reader hears of it
+        except asyncio.CancelledError:
+            raise
+        except BaseException as error:  # noqa: BLE001 - the reader hears of it; a library's panic is no Exception
             self._refuse(request, error)
         else:
             self._thread.submit(request, prepared)
@@ -65,7 +67,7 @@ class Receiver:
             del self._building[key]
             self._aborted.discard(key)
 
-    def _refuse(self, request: Request, error: Exception) -> None:
+    def _refuse(self, request: Request, error: BaseException) -> None:
         if not isinstance(error, ExpertMeshError):
             logger.error("a request could not be prepared", exc_info=error)
             error = EngineError("a request could not be taken")

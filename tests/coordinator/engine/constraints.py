@@ -27,8 +27,13 @@ class OnlyToken:
         """Runners without a model draw what they like."""
 
 
+class LibraryPanic(BaseException):
+    """What a native library's panic is in Python: no Exception."""
+
+
 class WaitingBuilder:
-    """A ConstraintBuilder. Builds when it may; `ready` has been built before. A grammar is always refused."""
+    """A ConstraintBuilder. Builds when it may; `ready` has been built before. A grammar is always refused, a
+    JSON schema makes the library panic."""
 
     def __init__(self) -> None:
         self.ready: list[ConstraintSource] = []
@@ -46,4 +51,6 @@ class WaitingBuilder:
         assert self.go_on.wait(30)
         if source.kind == "grammar":
             raise ConstraintError("has no start rule")
+        if source.kind == "json_schema":
+            raise LibraryPanic("index out of bounds")
         return OnlyToken(3)

@@ -71,6 +71,16 @@ async def test_what_is_wrong_with_it_is_the_request_s_error(
     assert engine.request_ids == []
 
 
+async def test_a_library_s_panic_ends_its_request_and_no_other(
+    engine: EngineClient, builder: WaitingBuilder
+) -> None:
+    builder.go_on.set()
+    panics = read(engine, wants(ConstraintSource("json_schema", ("{}",))))
+    with pytest.raises(EngineError, match="could not be taken"):
+        await asyncio.wait_for(panics, 30)
+    assert (await read(engine, wants(REGEX, "next")))[-1].finish_reason is FinishReason.LENGTH
+
+
 async def test_abort_while_it_is_built(engine: EngineClient, builder: WaitingBuilder) -> None:
     slow = asyncio.create_task(read(engine, wants(REGEX)))
     await begun(builder)
