@@ -14,7 +14,7 @@ from coordinator.api.grpc.control import ControlService
 from coordinator.api.grpc.control import behaviours as control_behaviours
 from coordinator.api.grpc.methods import method_handlers
 from coordinator.api.grpc.metrics import MetricsInterceptor
-from coordinator.api.grpc.port import FLUSH_SECONDS, GrpcPort
+from coordinator.api.grpc.port import GrpcPort
 from coordinator.api.grpc.server import GrpcServer
 from coordinator.api.grpc.tls import server_credentials
 from coordinator.api.grpc.unknown_fields import UnknownFields
@@ -134,8 +134,7 @@ class Fronts:
         if await self.gate.wait_idle(timeout):
             return True
         logger.warning("ending %d calls that outlasted the drain timeout", self.gate.num_calls)
-        self.gate.evict()
-        await self.gate.wait_idle(FLUSH_SECONDS)
+        await self.gate.end_calls()
         return False
 
     def describe(self) -> str:

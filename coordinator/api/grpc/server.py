@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import grpc
 
 from coordinator.api.grpc.methods import method_handlers
-from coordinator.api.grpc.port import FLUSH_SECONDS, GrpcPort
+from coordinator.api.grpc.port import GrpcPort
 from coordinator.api.grpc.service import SERVICE, WRITE_STALL_TIMEOUT, GenerationService, behaviours
 from coordinator.api.grpc.unknown_fields import UnknownFields
 from coordinator.api.requests.gate import Backend, Gate
@@ -68,13 +68,11 @@ class GrpcServer(GrpcPort):
         if await self._gate.wait_idle(timeout):
             return True
         logger.warning("ending %d calls that outlasted the drain timeout", self._gate.num_calls)
-        self._gate.evict()
-        await self._gate.wait_idle(FLUSH_SECONDS)
+        await self._gate.end_calls()
         return False
 
     async def close(self) -> None:
         """Ends everything that still runs and gives the port back. Idempotent."""
         self._gate.drain()
-        self._gate.evict()
-        await self._gate.wait_idle(FLUSH_SECONDS)
+        await self._gate.end_calls()
         await super().close()

@@ -13,6 +13,10 @@ from coordinator.api.shared.errors import ApiError, Reason, duplicate_request_id
 from coordinator.api.shared.served_model import ServedModel
 from coordinator.engine.client.base import RequestEngine
 
+# For callers to hear that their calls were ended, on a busy machine too; one who reads nothing is not waited
+# for any longer.
+TELLING_SECONDS = 5.0
+
 
 @dataclass(frozen=True, slots=True)
 class Backend:
@@ -54,11 +58,21 @@ class Gate:
             return False
         return True
 
-    def evict(self) -> None:
-        """Ends the admitted calls; each of them sees a cancellation that `was_evicted` tells apart."""
-        for task in self._calls:
-            self._evicted.add(task)
+    def evict(self) -> set[asyncio.Task[object]]:
+        """Ends the admitted calls; each of them sees a cancellation that `was_evicted` tells apart. Returns
+        their tasks, which then tell their callers."""
+        ended = set(self._calls)
+        self._evicted |= ended
+        for task in ended:
             task.cancel()
+        return ended
+
+    async def end_calls(self, timeout: float = TELLING_SECONDS) -> None:
+        """Evicts the admitted calls, and waits until each has told its caller. A call leaves the gate before
+        that, so `wait_idle` would not do."""
+        ended = self.evict()
+        if ended:
+            await asyncio.wait(ended, timeout=timeout)
 
     def was_evicted(self) -> bool:
         return asyncio.current_task() in self._evicted

@@ -1,6 +1,7 @@
 """Who may come in, and who is in."""
 
 import asyncio
+from contextlib import suppress
 
 import pytest
 
@@ -68,6 +69,49 @@ async def test_evicts(gate: Gate) -> None:
     await task
     assert seen == [True]
     assert not gate.was_evicted()
+
+
+async def test_waits_until_ended_calls_have_told_their_callers(gate: Gate) -> None:
+    """A call tells its caller only after it has left the gate."""
+    inside, left, may_tell = asyncio.Event(), asyncio.Event(), asyncio.Event()
+
+    async def call() -> None:
+        try:
+            with gate.call():
+                inside.set()
+                await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            left.set()
+            await may_tell.wait()
+
+    task = asyncio.create_task(call())
+    await inside.wait()
+    ending = asyncio.create_task(gate.end_calls(30))
+    await left.wait()
+    assert gate.num_calls == 0
+    done, _ = await asyncio.wait({ending}, timeout=0.05)
+    assert not done
+    may_tell.set()
+    await ending
+    assert task.done()
+    await gate.end_calls(30)
+
+
+async def test_a_caller_that_reads_nothing_is_not_waited_for_any_longer(gate: Gate) -> None:
+    inside, may_tell = asyncio.Event(), asyncio.Event()
+
+    async def call() -> None:
+        with suppress(asyncio.CancelledError), gate.call():
+            inside.set()
+            await asyncio.Event().wait()
+        await may_tell.wait()
+
+    task = asyncio.create_task(call())
+    await inside.wait()
+    await gate.end_calls(0.01)
+    assert not task.done()
+    may_tell.set()
+    await task
 
 
 async def test_an_id_is_claimed_once_at_a_time(gate: Gate) -> None:
