@@ -74,7 +74,7 @@ class Split:
         self.seconds[part] += time.perf_counter() - started
 
     def dispatched(self, record: DispatchRecord) -> None:
-        """As PoolObserver. Of the workers, the slowest is what the step waits for."""
+        """As ExpertObserver. Of the workers, the slowest is what the step waits for."""
         self.seconds["experts"] += max(record.compute_seconds.values(), default=0.0)
         self.seconds["combine"] += record.combine_seconds
 

@@ -46,6 +46,11 @@ class WorkerStatus:
     num_losses: int = 0
     last_loss: str = ""
 
+    @property
+    def is_up(self) -> bool:
+        """Whether it can be asked, for all of its experts or for some."""
+        return self.pid != 0
+
 
 @dataclass(frozen=True, slots=True)
 class Scaled:

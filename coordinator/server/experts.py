@@ -9,7 +9,7 @@ from coordinator.config.workers import WorkersConfig
 from coordinator.server.compute import device_of, dtype_of
 from coordinator.server.open_workers import open_workers
 from coordinator.server.phases import UNTOLD, Phases
-from expert_workers.dispatch.pool_stats import PoolObserver
+from expert_workers.observers import ExpertObserver
 from expert_workers.status import Workers, WorkerStatus
 from moe_model.checkpoint.reader import Checkpoint
 from moe_model.halt import Halt
@@ -27,7 +27,7 @@ def open_experts(
     checkpoint: Checkpoint,
     engine: EngineConfig,
     workers: WorkersConfig,
-    observers: Sequence[PoolObserver] = (),
+    observers: Sequence[ExpertObserver] = (),
     over: Callable[[str], None] | None = None,
     phases: Phases = UNTOLD,
     halt: Halt | None = None,

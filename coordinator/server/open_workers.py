@@ -15,8 +15,8 @@ from coordinator.server.phases import UNTOLD, Phases
 from expert_workers.dispatch.combine import Combine
 from expert_workers.dispatch.options import OnLoss, PoolOptions
 from expert_workers.dispatch.pool import ExpertPool
-from expert_workers.dispatch.pool_stats import PoolObserver, PoolObservers
 from expert_workers.dispatch.routes import HERE, Address
+from expert_workers.observers import ExpertObserver, ExpertObservers
 from expert_workers.remote_experts import RemoteExperts
 from expert_workers.supervision.control_loop import ControlLoop
 from expert_workers.supervision.health import HealthOptions
@@ -40,7 +40,7 @@ def open_workers(
     checkpoint: Checkpoint,
     engine: EngineConfig,
     workers: WorkersConfig,
-    observers: Sequence[PoolObserver] = (),
+    observers: Sequence[ExpertObserver] = (),
     over: Callable[[str], None] | None = None,
     phases: Phases = UNTOLD,
     halt: Halt | None = None,
@@ -61,7 +61,7 @@ def open_workers(
             existing = frozenset()
         epoch = next_epoch(fleet, existing, workers.call_timeout, halt)
         catalog = Catalog.of_checkpoint(checkpoint.config)
-        watchers, here = PoolObservers(observers), InProcessTransport()
+        watchers, here = ExpertObservers(observers), InProcessTransport()
         pool = ExpertPool(catalog, transport, _pool_options(workers, epoch), None, watchers, here)
         expected = Expected(epoch, client, spec.precision, checkpoint.fingerprint, workers.take_over)
         start, answer = workers.start_timeout, max(_LEAST_ANSWER, workers.call_timeout)

@@ -13,7 +13,6 @@ from coordinator.server.fronts import Fronts
 from coordinator.server.main import RunningServer, open_server
 from coordinator.server.phases import UNTOLD, Phases
 from coordinator.server.stop_signals import signals_heard_by
-from expert_workers.status import WorkerState
 from moe_model.errors import HaltedError
 from moe_model.halt import Halt
 
@@ -106,9 +105,9 @@ def _announce(config: ServeConfig, server: RunningServer) -> None:
     device = device_of(config.engine)
     dtype = config.engine.dtype
     status = server.engine.workers()
-    num_ready = sum(worker.state is WorkerState.READY for worker in status.workers)
+    num_up = sum(worker.is_up for worker in status.workers)
     sys.stdout.write(
-        f"READY {server.fronts.describe()} workers={num_ready} replicas={status.num_replicas} "
+        f"READY {server.fronts.describe()} workers={num_up} replicas={status.num_replicas} "
         f"dtype={dtype} device={device} startup_seconds={server.startup_seconds:.2f}\n"
     )
     sys.stdout.flush()

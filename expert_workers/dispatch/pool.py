@@ -18,7 +18,7 @@ from expert_workers.dispatch.current_routes import CurrentRoutes, Rescuer
 from expert_workers.dispatch.dispatch import Dispatch, Sent
 from expert_workers.dispatch.links import Links
 from expert_workers.dispatch.options import OnLoss, PoolOptions
-from expert_workers.dispatch.pool_stats import Exchange, PoolObserver, PoolStats, StatsRecorder
+from expert_workers.dispatch.pool_stats import DispatchObserver, Exchange, PoolStats, StatsRecorder
 from expert_workers.dispatch.routes import Address, Routes
 from expert_workers.dispatch.worker_speeds import TOO_SLOW, WorkerSpeeds
 from expert_workers.transports.base import AnyTransport, Failure, FailureReason, Link, never
@@ -41,7 +41,7 @@ class ExpertPool:
         transport: AnyTransport,
         options: PoolOptions | None = None,
         rescuer: Rescuer | None = None,
-        observer: PoolObserver | None = None,
+        observer: DispatchObserver | None = None,
         here: AnyTransport | None = None,
     ) -> None:
         """`here` is for workers in this process, where the transport leads to others."""

@@ -53,42 +53,10 @@ class DispatchRecord:
     num_hedged: int = 0
 
 
-class PoolObserver(Protocol):
-    """Called on the thread that dispatches, or on the supervisor's; must be quick and must not raise."""
+class DispatchObserver(Protocol):
+    """Called on the thread that dispatches; must be quick and must not raise."""
 
     def dispatched(self, record: DispatchRecord) -> None: ...
-
-    def lost(self, rank: int, reason: FailureReason) -> None:
-        """A worker does not answer, or not as it should."""
-
-    def restarted(self, rank: int, reason: FailureReason) -> None:
-        """A worker that was lost is back as another process; `reason` is why it was lost."""
-
-    def rebalanced(self, num_moved: int, seconds: float) -> None:
-        """A new placement is complete; so many modules were loaded somewhere else."""
-
-
-class PoolObservers:
-    """Tells each in turn."""
-
-    def __init__(self, observers: Sequence[PoolObserver]) -> None:
-        self._observers = tuple(observers)
-
-    def dispatched(self, record: DispatchRecord) -> None:
-        for observer in self._observers:
-            observer.dispatched(record)
-
-    def lost(self, rank: int, reason: FailureReason) -> None:
-        for observer in self._observers:
-            observer.lost(rank, reason)
-
-    def restarted(self, rank: int, reason: FailureReason) -> None:
-        for observer in self._observers:
-            observer.restarted(rank, reason)
-
-    def rebalanced(self, num_moved: int, seconds: float) -> None:
-        for observer in self._observers:
-            observer.rebalanced(num_moved, seconds)
 
 
 class Exchange:

@@ -19,7 +19,7 @@ from expert_workers.supervision.health import Health
 from expert_workers.supervision.health_watch import HealthWatch
 from expert_workers.supervision.jobs import Jobs
 from expert_workers.supervision.last_resort import LastResort, LoadHere
-from expert_workers.supervision.options import Observer, Published, SupervisorOptions
+from expert_workers.supervision.options import Published, SupervisionObserver, SupervisorOptions
 from expert_workers.supervision.pending_changes import PendingChange, PendingChanges
 from expert_workers.supervision.publisher import Publisher
 from expert_workers.supervision.roster import Roster
@@ -42,7 +42,7 @@ class ControlLoop:
         modules: Sequence[ExpertModule],
         pool: Published,
         options: SupervisorOptions | None = None,
-        observer: Observer | None = None,
+        observer: SupervisionObserver | None = None,
         load_here: LoadHere | None = None,
         over: Callable[[str], None] | None = None,
     ) -> None:

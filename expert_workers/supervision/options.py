@@ -31,17 +31,17 @@ class Published(Protocol):
         """How many times longer than the quickest each worker takes for a row."""
 
 
-class Observer(Protocol):
-    """Told on the supervisor's thread; must be quick and must not raise."""
+class SupervisionObserver(Protocol):
+    """Called on the supervisor's thread; must be quick and must not raise."""
 
     def lost(self, rank: int, reason: FailureReason) -> None:
         """A worker does not answer, or not as it should."""
 
     def restarted(self, rank: int, reason: FailureReason) -> None:
-        """A worker that was lost is back as another process."""
+        """A worker that was lost is back as another process; `reason` is why it was lost."""
 
     def rebalanced(self, num_moved: int, seconds: float) -> None:
-        """A new placement is complete."""
+        """A new placement is complete; so many modules were loaded somewhere else."""
 
 
 # Seconds.

@@ -17,7 +17,7 @@ from expert_workers.supervision.event_loop import EventLoop
 from expert_workers.supervision.health import odd_one
 from expert_workers.supervision.jobs import Jobs, Loaded, Up
 from expert_workers.supervision.last_resort import LastResort
-from expert_workers.supervision.options import Observer
+from expert_workers.supervision.options import SupervisionObserver
 from expert_workers.supervision.pending_changes import PendingChanges
 from expert_workers.supervision.roster import Roster
 from expert_workers.supervision.worker_state import Keys, SupervisedWorker
@@ -45,7 +45,7 @@ class WorkerJobs:
         desired: DesiredState,
         pending: PendingChanges,
         endings: Endings,
-        observer: Observer | None,
+        observer: SupervisionObserver | None,
     ) -> None:
         self._jobs, self._loop = jobs, loop
         self._roster, self._here, self._desired = roster, here, desired

@@ -10,7 +10,7 @@ import torch
 
 from expert_workers.dispatch.options import PoolOptions
 from expert_workers.dispatch.pool import ExpertPool
-from expert_workers.dispatch.pool_stats import PoolObserver
+from expert_workers.dispatch.pool_stats import DispatchObserver
 from expert_workers.dispatch.routes import Routes
 from expert_workers.placement.placement import Placement, Share, place
 from expert_workers.wire import ExpertCall
@@ -182,7 +182,7 @@ def make_pool(
     replicas: int,
     dtype: torch.dtype = torch.float32,
     options: PoolOptions | None = None,
-    observer: PoolObserver | None = None,
+    observer: DispatchObserver | None = None,
 ) -> tuple[ExpertPool, PoolWorld]:
     """Of the checkpoint's experts, with routes to all of them."""
     world = PoolWorld(config, placed(config.n_layers, config.n_experts, num_workers, replicas), dtype)

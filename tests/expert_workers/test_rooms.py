@@ -14,6 +14,7 @@ ROOMS_OF_WORKERS: dict[str, set[str]] = {
     "dispatch": {"wire", "transports"},
     "placement": set(),
     "supervision": {"wire", "status", "worker", "transports", "dispatch", "placement"},
+    "observers": {"transports", "dispatch", "supervision"},
     "remote_experts": {"status", "dispatch", "supervision"},
 }
 

@@ -67,7 +67,7 @@ class _Pending:
 
 
 class Tracing:
-    """A RequestObserver, an EngineObserver and a PoolObserver in one."""
+    """A RequestObserver, an EngineObserver and an ExpertObserver in one."""
 
     def __init__(self, processor: "SpanProcessor", sender: Sender | None = None) -> None:
         if not IS_INSTALLED:

@@ -53,10 +53,9 @@ class LocalFleet:
         return worker.describe()
 
     def claim(self, rank: int, client: str, epoch: int, *, by_force: bool, timeout: float) -> None:
-        worker = self._worker(rank)
+        worker, served = self._worker(rank), self._serving(rank)
         try:
-            is_linked = self._served[rank].num_links != 0
-            worker.claim(client, epoch, by_force=by_force, is_linked=is_linked)
+            worker.claim(client, epoch, by_force=by_force, is_linked=served.num_links != 0)
         except FencedError as error:
             raise _fenced(error) from None
 
@@ -77,8 +76,7 @@ class LocalFleet:
         return self._worker(rank).canary(keys)
 
     def endpoint(self, rank: int, timeout: float) -> Hashable:
-        self._worker(rank)
-        return self._served[rank].endpoint
+        return self._serving(rank).endpoint
 
     def was_oom(self, info: WorkerInfo) -> bool:
         return False
@@ -105,8 +103,18 @@ class LocalFleet:
     def _worker(self, rank: int) -> ExpertWorker:
         worker = self.workers.get(rank)
         if worker is None:
-            raise WorkerFailureError(Failure(FailureReason.DIED, f"worker {rank}: is gone"))
+            raise _gone(rank)
         return worker
+
+    def _serving(self, rank: int) -> Served[Hashable]:
+        served = self._served.get(rank)
+        if served is None:
+            raise _gone(rank)
+        return served
+
+
+def _gone(rank: int) -> WorkerFailureError:
+    return WorkerFailureError(Failure(FailureReason.DIED, f"worker {rank}: is gone"))
 
 
 def _fenced(error: FencedError) -> WorkerFailureError:

@@ -75,6 +75,7 @@ def test_its_status_says_what_people_call_its_experts() -> None:
     worker.note_loss(Failure(FailureReason.DIED, "gone"), 1.0)
     lost = worker.status(expert_ids, 9)
     assert (lost.state, lost.pid, lost.experts, lost.last_loss) == (WorkerState.LOST, 0, {}, "gone")
+    assert (status.is_up, lost.is_up) == (True, False), "READY counts those that are up"
 
 
 def test_a_worker_that_has_not_answered_yet_has_no_place() -> None:

@@ -113,3 +113,20 @@ def test_who_was_ended_is_gone(fleet: Fleet) -> None:
     with pytest.raises(WorkerFailureError, match=r"^worker 1: ") as raised:
         fleet.describe(1, 0.1)
     assert raised.value.failure.reason is FailureReason.DIED
+
+
+class EndingFleet(LocalFleet):
+    """Its workers end while they are asked."""
+
+    def _worker(self, rank: int) -> ExpertWorker:
+        worker = super()._worker(rank)
+        self.end([rank])
+        return worker
+
+
+def test_a_worker_that_ends_while_it_is_claimed_is_gone() -> None:
+    fleet = EndingFleet(make_spec(0), WAYS["local"], make_empty)
+    fleet.start(0)
+    with pytest.raises(WorkerFailureError, match="worker 0: is gone") as raised:
+        fleet.claim(0, "client", 1, by_force=False, timeout=1.0)
+    assert raised.value.failure.reason is FailureReason.DIED
