@@ -18,7 +18,8 @@ class ImportArguments:
         str,
         Option(
             "SOURCE",
-            help="an assembled .pt or .safetensors file, or an output folder with such a file or with parts",
+            help="an assembled .pt or .safetensors file, an output folder with such a file or with parts, or "
+            "the Hugging Face folder of a Mixtral",
         ),
     ]
     dest: Annotated[str, DEST]
