@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 
+from moe_model.errors import CheckpointError
 from moe_model.families import HUGGING_FACE
 
 MANIFEST = "manifest.json"
@@ -57,8 +58,16 @@ def is_pointer(path: Path) -> bool:
     return _head(path).startswith(_POINTER_START)
 
 
+def refuse_pointer(path: Path) -> None:
+    """Raises CheckpointError for what git-lfs has left instead of the file."""
+    if is_pointer(path):
+        raise CheckpointError(f"{path}: {POINTER}")
+
+
 def hugging_face(folder: Path) -> str | None:
     """What the Hugging Face model in a folder is; None where there is none."""
+    if is_pointer(folder / HUGGING_FACE_CONFIG):
+        return f"has a {HUGGING_FACE_CONFIG} that {POINTER}"
     config = _config(folder / HUGGING_FACE_CONFIG)
     if config is None or not ("model_type" in config or "architectures" in config):
         return None
@@ -93,6 +102,8 @@ def _file(path: Path) -> str:
         return f"is a GGUF file; {ONLY_OURS}, imported from its .pt or .safetensors files"
     if (path.parent / MANIFEST).exists():
         return f"is a file of a checkpoint; give its folder, {_shown(path.parent)}"
+    if path.name == HUGGING_FACE_CONFIG and (found := hugging_face(path.parent)) is not None:
+        return f"is a file of a folder that {found}"
     if path.suffix in _ARCHIVES:
         return "is an archive; unpack it, and give the folder"
     if path.suffix not in (*TORCH_SUFFIXES, ".safetensors"):
@@ -113,7 +124,7 @@ def _folder(path: Path, names: Sequence[str]) -> str:
         return f"is a ModularForge output of parts: {_import_of(path)} --router uniform"
     if any(_EXPERT_PART.fullmatch(name) for name in names):
         return f"is a ModularForge output without its {SHARED_PART}"
-    return _foreign(path, names) or _parent(path, names) or _unknown(names)
+    return _foreign(path, names) or _parent(path, names) or _unknown(path, names)
 
 
 def _foreign(path: Path, names: Sequence[str]) -> str | None:
@@ -141,11 +152,13 @@ def _parent(path: Path, names: Sequence[str]) -> str | None:
     return None
 
 
-def _unknown(names: Sequence[str]) -> str:
+def _unknown(path: Path, names: Sequence[str]) -> str:
+    is_broken = HUGGING_FACE_CONFIG in names and _config(path / HUGGING_FACE_CONFIG) is None
+    broken = f"; its {HUGGING_FACE_CONFIG} is no JSON object" if is_broken else ""
     loose = [name for name in names if name.endswith((*TORCH_SUFFIXES, ".safetensors"))]
     if len(loose) == 1:
-        return f"is no checkpoint; if ModularForge wrote {loose[0][:80]}, import that file"
-    return f"is no checkpoint and no ModularForge output, it holds {_listed(names)}"
+        return f"is no checkpoint; if ModularForge wrote {loose[0][:80]}, import that file{broken}"
+    return f"is no checkpoint and no ModularForge output, it holds {_listed(names)}{broken}"
 
 
 def _import_of(path: Path) -> str:

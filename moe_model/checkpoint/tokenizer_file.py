@@ -6,6 +6,7 @@ from pathlib import Path
 
 from moe_model.checkpoint.manifest import CHAT_TEMPLATE, TOKENIZER, GenerationDefaults
 from moe_model.checkpoint.reader import MAX_CHAT_TEMPLATE_BYTES
+from moe_model.checkpoint.recognise import refuse_pointer
 from moe_model.errors import CheckpointError, TokenizerError
 from moe_model.files.whole_file import read_file
 from moe_model.text.tokenizer import vocabulary_of
@@ -17,6 +18,7 @@ def read_tokenizer(folder: Path) -> bytes | None:
     path = folder / TOKENIZER
     if not path.exists():
         return None
+    refuse_pointer(path)
     data = bytes(read_file(path, max_size=MAX_TOKENIZER_BYTES, follow_links=True))
     try:
         vocabulary_of(data)
@@ -52,6 +54,7 @@ def _is_default(template: object) -> bool:
 
 
 def _text(path: Path) -> str:
+    refuse_pointer(path)
     try:
         return read_file(path, max_size=MAX_CHAT_TEMPLATE_BYTES, follow_links=True).decode()
     except UnicodeDecodeError:

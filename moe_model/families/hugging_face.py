@@ -75,10 +75,9 @@ class ConfigKeys:
 
     def rope_theta(self, default: float) -> float:
         """The base of rotary positions without scaling, in either spelling: all in `rope_parameters`, or
-        `rope_theta` outside with a `rope_scaling`, which counts where both are there."""
+        `rope_theta` outside with a `rope_scaling`, which counts where both are there and it is not empty."""
         outside, scaling, parameters = map(self._take, ("rope_theta", "rope_scaling", "rope_parameters"))
-        where = "rope_parameters" if scaling is None else "rope_scaling"
-        rope = parameters if scaling is None else scaling
+        where, rope = ("rope_scaling", scaling) if scaling else ("rope_parameters", parameters)
         if rope is None:
             return _number("rope_theta", outside, default)
         if not isinstance(rope, Mapping):

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from moe_model.checkpoint.hugging_face.shards import ShardedTable
-from moe_model.checkpoint.recognise import HUGGING_FACE_CONFIG
+from moe_model.checkpoint.recognise import HUGGING_FACE_CONFIG, refuse_pointer
 from moe_model.checkpoint.tensor_table import check_table, read_finite
 from moe_model.config import ModelConfig
 from moe_model.errors import CheckpointError, ConfigError
@@ -25,7 +25,7 @@ MAX_CONFIG_BYTES = 1 << 20
 # Derived from the config, and written by old versions all the same.
 _DERIVED = re.compile(r".*\.rotary_emb\.inv_freq")
 _LAYER = re.compile(r"model\.layers\.(\d{1,9})\..*")
-_TIED_HEAD = "lm_head.weight"
+_HEAD = "lm_head.weight"
 
 
 class HuggingFaceFolder:
@@ -49,13 +49,25 @@ class HuggingFaceFolder:
     def shared(self, dtype: torch.dtype, routers: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """As `importer.Source`; the folder has its own routers."""
         assert not routers
-        return self._read(self._names.shared_names(self.config), dtype)
+        tensors = self._read(self._names.shared_names(self.config), dtype)
+        if self._has_tied_head:
+            head_VD = read_finite(self._table, _HEAD, dtype)
+            if not torch.equal(head_VD, tensors["embedding.weight"]):
+                raise CheckpointError(
+                    f"{self.path}: tensor {_HEAD!r} differs from the embedding it is tied to"
+                )
+        return tensors
 
     def experts(self, dtype: torch.dtype) -> Iterator[tuple[int, int, dict[str, Tensor]]]:
         """As `importer.Source`: one expert at a time, whichever files its tensors are in."""
         for layer in self.config.moe_layers:
             for expert in self.config.experts_of(layer):
                 yield layer, expert, self._read(self._names.expert_names(layer, expert), dtype)
+
+    @property
+    def _has_tied_head(self) -> bool:
+        """Whether the head is there although it is the embedding once more."""
+        return self.config.tie_embedding and _HEAD in self._table.names
 
     def _read(self, names: Mapping[str, str], dtype: torch.dtype) -> dict[str, Tensor]:
         return {ours: read_finite(self._table, theirs, dtype) for ours, theirs in names.items()}
@@ -66,6 +78,8 @@ class HuggingFaceFolder:
             raise CheckpointError(f"{self.path}: has {len(names)} tensors, too few for its config.json")
         shared, expert_shapes = self._family.shared_shapes(config), self._family.expert_shapes(config)
         expected: Shapes = {theirs: shared[ours] for ours, theirs in self._names.shared_names(config).items()}
+        if self._has_tied_head:
+            expected[_HEAD] = shared["embedding.weight"]
         for layer in config.moe_layers:
             for expert in config.experts_of(layer):
                 theirs = self._names.expert_names(layer, expert)
@@ -73,15 +87,15 @@ class HuggingFaceFolder:
         check_table(self._table, expected, names=frozenset(filter(self._counts, names)))
 
     def _counts(self, name: str) -> bool:
-        """Not what is derived or tied, nor layers beyond the last: they predict further tokens."""
+        """Not what is derived, nor layers beyond the last: they predict further tokens."""
         layer = _LAYER.fullmatch(name)
         is_beyond = layer is not None and int(layer[1]) >= self.config.n_layers
-        is_tied = self.config.tie_embedding and name == _TIED_HEAD
-        return not (is_beyond or is_tied or _DERIVED.fullmatch(name))
+        return not (is_beyond or _DERIVED.fullmatch(name))
 
 
 def read_json(path: Path) -> Mapping[str, Any]:
     """An object. Raises CheckpointError."""
+    refuse_pointer(path)
     try:
         data = strict_json.loads(read_file(path, max_size=MAX_CONFIG_BYTES, follow_links=True))
     except ValueError as error:

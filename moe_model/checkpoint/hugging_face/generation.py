@@ -7,7 +7,7 @@ from typing import Any
 
 from moe_model.checkpoint.generation_defaults import GenerationDefaults, with_given
 from moe_model.checkpoint.hugging_face.folder import read_json
-from moe_model.checkpoint.recognise import is_present
+from moe_model.checkpoint.recognise import HUGGING_FACE_CONFIG, is_present
 from moe_model.config import ModelConfig
 from moe_model.errors import ConfigError
 from moe_model.files.strict_json import brief
@@ -21,14 +21,19 @@ def generation_defaults(
     folder: Path, settings: Mapping[str, Any], config: ModelConfig, tokenizer: bytes | None
 ) -> tuple[GenerationDefaults, list[str]]:
     """Of generation_config.json where it has a key, else of config.json, else of the tokenizer's own tokens;
-    and a note on each value that is out of range. Raises ConfigError, CheckpointError, TokenizerError."""
+    and a note on each value of sampling that is out of range. Raises ConfigError, CheckpointError,
+    TokenizerError."""
     path = folder / GENERATION_CONFIG
     given = read_json(path) if is_present(path) else {}
     named = {} if tokenizer is None else _named_tokens(folder, tokenizer, config.vocab_size)
 
+    sources = {path: given, folder / HUGGING_FACE_CONFIG: settings, folder / TOKENIZER_CONFIG: named}
+
     def token_ids(key: str) -> tuple[int, ...]:
-        found = (source.get(key) for source in (given, settings, named))
-        return _ids(key, next((ids for ids in found if ids is not None), []))
+        for file, source in sources.items():
+            if (found := source.get(key)) is not None:
+                return _ids(f"{file}: {key}", found, config.vocab_size)
+        return ()
 
     defaults = replace(
         GenerationDefaults(),
@@ -40,12 +45,12 @@ def generation_defaults(
     return with_given(defaults, given, config.vocab_size, GENERATION_CONFIG)
 
 
-def _ids(key: str, found: object) -> tuple[int, ...]:
+def _ids(where: str, found: object, vocab_size: int) -> tuple[int, ...]:
     """One id or a list of them, each once, in their order."""
     ids = found if isinstance(found, list) else [found]
     for each in ids:
-        if type(each) is not int:
-            raise ConfigError(f"{key}: {brief(each)} is no token id")
+        if type(each) is not int or not 0 <= each < vocab_size:
+            raise ConfigError(f"{where}: {brief(each)} is no token id, they are in [0, {vocab_size})")
     return tuple(dict.fromkeys(ids))
 
 

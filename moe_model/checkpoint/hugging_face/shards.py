@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from moe_model.checkpoint.recognise import POINTER, is_pointer, is_present
+from moe_model.checkpoint.recognise import is_present, refuse_pointer
 from moe_model.checkpoint.tensor_table import SafetensorsTable
 from moe_model.errors import CheckpointError
 from moe_model.files import strict_json
@@ -47,15 +47,19 @@ class ShardedTable:
 
 
 def _open(path: Path, stack: ExitStack) -> SafetensorsTable:
-    if is_pointer(path):
-        raise CheckpointError(f"{path}: {POINTER}")
+    if not is_present(path):
+        raise CheckpointError(f"{path}: is missing, and {INDEX} lists it")
+    refuse_pointer(path)
     return SafetensorsTable(path, stack)
 
 
 def _read_index(path: Path) -> dict[str, str]:
     """Tensor -> file."""
     if not is_present(path):
-        raise CheckpointError(f"{path.parent}: has neither {WEIGHTS} nor {INDEX}")
+        others = " (PyTorch's own files are not read; save the model as safetensors)"
+        hint = others if any(path.parent.glob("*.bin")) else ""
+        raise CheckpointError(f"{path.parent}: has neither {WEIGHTS} nor {INDEX}{hint}")
+    refuse_pointer(path)
     try:
         data = strict_json.loads(read_file(path, max_size=MAX_INDEX_BYTES, follow_links=True))
     except ValueError as error:

@@ -18,7 +18,7 @@ from moe_model.kernels.base import Kernels, Norm, Router
 from moe_model.layers.dense import Block, Embedding, FusedAttention, Gate, SharedModel
 from moe_model.layers.dispatch import Expert
 from moe_model.layers.router_rules import SoftmaxOfTopK
-from moe_model.layers.specs import CacheSpec, ExpertSpec, NormSpec, RotarySpec
+from moe_model.layers.specs import MAX_ROTARY_DIM, CacheSpec, ExpertSpec, NormSpec, RotarySpec
 
 _EXPERT = ExpertSpec(norm=None, is_gated=True, activation="silu", has_biases=False)
 _EMBEDDING_STD = 0.02
@@ -37,6 +37,8 @@ class Mixtral:
             raise ConfigError("dense_layers: every layer of this family has experts")
         if config.head_dim % 2:
             raise ConfigError(f"head_dim: {config.head_dim} is odd, and positions turn pairs")
+        if config.head_dim > MAX_ROTARY_DIM:
+            raise ConfigError(f"head_dim: {config.head_dim} is more than {MAX_ROTARY_DIM}")
 
     def shared_shapes(self, config: ModelConfig) -> Shapes:
         d, q, kv = config.d_model, config.n_heads * config.head_dim, config.n_kv_heads * config.head_dim

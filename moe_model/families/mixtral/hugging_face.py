@@ -23,7 +23,7 @@ class MixtralFolder:
     def read_config(self, keys: ConfigKeys) -> ModelConfig:
         """Raises ConfigError naming the key."""
         keys.expect("hidden_act", "silu")
-        keys.expect("sliding_window", 0)
+        keys.expect("sliding_window", None)
         return ModelConfig(
             family="mixtral",
             d_model=keys.count("hidden_size", 4096),

@@ -63,7 +63,10 @@ FOLDERS = [
         file("run-1/assembled_model.pt"),
         "holds a ModularForge output: expertmesh import {path}/run-1 my-model",
     ),
-    (file("config.json", b"["), "is no checkpoint and no ModularForge output, it holds config.json"),
+    (
+        file("config.json", b"["),
+        "is no checkpoint and no ModularForge output, it holds config.json; its config.json is no JSON",
+    ),
     (file("config.json", b"[" * 100_000), "is no checkpoint and no ModularForge output"),
     (both(*(file(f"{n}.txt") for n in range(9))), "it holds 0.txt, 1.txt, 2.txt, 3.txt and 5 more"),
     (file("step_9.pt"), "is no checkpoint; if ModularForge wrote step_9.pt, import that file"),
@@ -209,6 +212,12 @@ def test_a_server_says_so_before_it_starts_anything(command: list[str], tmp_path
     assert "is a Hugging Face model of model_type mixtral" in result.stderr.splitlines()[-1]
     assert "Traceback" not in result.stderr
     assert result.returncode == 1
+
+
+def test_the_config_of_a_hugging_face_model(tmp_path: Path) -> None:
+    hugging_face("mixtral")(tmp_path)
+    expected = f"is a Hugging Face model of model_type mixtral: expertmesh import {tmp_path} my-model"
+    assert what_is(tmp_path / "config.json") == f"is a file of a folder that {expected}"
 
 
 def test_a_hugging_face_model_that_can_be_imported_says_how(tmp_path: Path) -> None:

@@ -76,13 +76,37 @@ def test_a_theta_inside_rope_scaling_wins(tmp_path: Path) -> None:
     assert checkpoint.config.own == MixtralConfig(norm_eps=1e-6, rope_theta=77.0)
 
 
+def test_an_empty_rope_scaling_is_none(tmp_path: Path) -> None:
+    source = write_folder(tmp_path / "source", TENSORS, {**CONFIG, "rope_scaling": {}})
+    assert imported(tmp_path, source).config.own == MixtralConfig(norm_eps=1e-6, rope_theta=1e4)
+
+
 def test_tied_derived_and_further_tensors_are_left_out(tmp_path: Path) -> None:
+    tied = {"lm_head.weight": TENSORS["model.embed_tokens.weight"].clone()}
     more = TENSORS | {
         "model.layers.0.self_attn.rotary_emb.inv_freq": torch.ones(2),
         "model.layers.2.anything.weight": torch.ones(3),
     }
-    source = write_folder(tmp_path / "source", more, {**CONFIG, "tie_word_embeddings": True})
+    source = write_folder(tmp_path / "source", more | tied, {**CONFIG, "tie_word_embeddings": True})
     assert "head.weight" not in imported(tmp_path, source).read_shared()
+
+
+@pytest.mark.parametrize(
+    ("head", "message"),
+    [
+        (TENSORS["lm_head.weight"], "'lm_head.weight' differs from the embedding it is tied to"),
+        (torch.ones(20, 7), "'lm_head.weight' has shape [20, 7], expected [20, 8]"),
+        (torch.ones(20, 8).int(), "'lm_head.weight' is not of a floating dtype"),
+    ],
+)
+def test_a_tied_head_is_the_embedding(head: Tensor, message: str, tmp_path: Path) -> None:
+    """transformers would not tie them then."""
+    tensors = TENSORS | {"lm_head.weight": head}
+    source = write_folder(tmp_path / "source", tensors, {**CONFIG, "tie_word_embeddings": True})
+    with pytest.raises(CheckpointError) as caught:
+        import_checkpoint(source, tmp_path / "ours")
+    assert message in str(caught.value)
+    assert not (tmp_path / "ours").exists()
 
 
 @pytest.mark.parametrize(
@@ -107,6 +131,8 @@ def test_dtypes(dtypes: dict[str, torch.dtype], expected: torch.dtype, tmp_path:
     [
         ({"quantization_config": {"quant_method": "fp8"}}, "quantization_config: quantised weights"),
         ({"sliding_window": 4096}, "sliding_window: 4096 is not supported"),
+        # To transformers a window of nothing, and not none.
+        ({"sliding_window": 0}, "sliding_window: 0 is not supported"),
         ({"hidden_act": "gelu"}, "hidden_act: 'gelu' is not supported"),
         (
             {"rope_parameters": {"rope_type": "yarn", "factor": 4.0}},
@@ -121,6 +147,7 @@ def test_dtypes(dtypes: dict[str, torch.dtype], expected: torch.dtype, tmp_path:
         ({"auto_map": {}}, "unknown key 'auto_map'"),
         ({"head_dim": 3}, "head_dim: 3 is odd"),
         ({"head_dim": 0}, "head_dim: 0 is not in"),
+        ({"head_dim": 1026}, "head_dim: 1026 is more than 1024"),
         ({"num_key_value_heads": 2}, "n_kv_heads: 2 does not divide n_heads 3"),
         ({"num_experts_per_tok": 4}, "top_k: 4 is more than n_experts 3"),
         ({"hidden_size": "8"}, "hidden_size: expected a whole number, got str"),
@@ -184,7 +211,7 @@ def test_tensors_that_are_not_the_models(
         ({"weight_map": {"a": "/x.safetensors"}}, "is in no safetensors file of this folder"),
         ({"weight_map": {"a": "model.bin"}}, "is in no safetensors file of this folder"),
         ({"weight_map": {"a": 3}}, "is in no safetensors file of this folder"),
-        ({"weight_map": {"a": "gone.safetensors"}}, "gone.safetensors: is not a file"),
+        ({"weight_map": {"a": "gone.safetensors"}}, "gone.safetensors: is missing, and model.safetensors"),
         ({"weight_map": {"a": "model-00001-of-00002.safetensors"}}, "tensor 'a' is not in model-00001"),
         ([], "has no weight_map"),
     ],
@@ -205,6 +232,29 @@ def test_no_weights_at_all(tmp_path: Path) -> None:
         CheckpointError, match=r"has neither model\.safetensors nor model\.safetensors\.index"
     ):
         import_checkpoint(source, tmp_path / "ours")
+    (source / "pytorch_model.bin").touch()
+    with pytest.raises(CheckpointError, match="save the model as safetensors"):
+        import_checkpoint(source, tmp_path / "ours")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "config.json",
+        "model.safetensors.index.json",
+        "model-00001-of-00002.safetensors",
+        "generation_config.json",
+        "tokenizer_config.json",
+        "tokenizer.json",
+        "chat_template.jinja",
+    ],
+)
+def test_a_clone_without_the_files_of_git_lfs(name: str, tmp_path: Path) -> None:
+    source = write_folder(tmp_path / "source", TENSORS, shards=2)
+    (source / name).write_text("version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 123\n")
+    with pytest.raises(CheckpointError, match="git lfs pull") as caught:
+        import_checkpoint(source, tmp_path / "ours")
+    assert name in str(caught.value)
 
 
 @pytest.mark.parametrize(
@@ -230,10 +280,14 @@ def test_sampling_and_tokens(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("bad", [20, -1, "2", [2, None], 2.0])
-def test_a_token_that_ends_nothing_is_refused(bad: object, tmp_path: Path) -> None:
-    source = write_folder(tmp_path / "source", TENSORS, {**CONFIG, "eos_token_id": bad})
-    with pytest.raises(ConfigError, match="eos_token_id"):
+@pytest.mark.parametrize("name", ["config.json", "generation_config.json"])
+def test_a_token_that_ends_nothing_is_refused(name: str, bad: object, tmp_path: Path) -> None:
+    source = write_folder(tmp_path / "source", TENSORS)
+    said = CONFIG if name == "config.json" else {}
+    write_json(source / name, {**said, "eos_token_id": bad})
+    with pytest.raises(ConfigError) as caught:
         import_checkpoint(source, tmp_path / "ours")
+    assert str(caught.value).startswith(f"{source / name}: eos_token_id: ")
 
 
 def test_tokenizer_template_and_its_tokens(tmp_path: Path) -> None:
