@@ -12,7 +12,7 @@ JOBS ?= 2
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 
-.PHONY: help install demo serve test test-long test-slow chaos check format protos options bench bench-serve bench-peers bench-service \
+.PHONY: help install demo serve test test-long test-slow chaos check format protos pages bench bench-serve bench-peers bench-service \
   fuzz examples clean
 
 help:  ## show this list
@@ -61,8 +61,9 @@ format: install  ## format and fix what can be fixed
 protos: install  ## regenerate the gRPC stubs
 	$(BIN)/python scripts/generate_protos.py
 
-options: install  ## write docs/options.md from where the options are declared
+pages: install  ## write docs/options.md and the table of docs/fields.md from where options and fields are declared
 	$(BIN)/python scripts/option_page.py
+	$(BIN)/python -m tests.coordinator.api.field_page
 
 bench: install  ## the data plane, then decode and prefill rates of the default 54.6 M model
 	$(BIN)/expertmesh bench dispatch $(ARGS)

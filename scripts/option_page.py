@@ -19,7 +19,7 @@ HEAD = """\
 # Options
 
 What `--help` says, on one page. `scripts/option_page.py` writes it from where the options are declared
-(`make options`); a change here by hand does not last. Defaults are in parentheses. What operators need to
+(`make pages`); a change here by hand does not last. Defaults are in parentheses. What operators need to
 know of the more important ones is in [operating.md](operating.md).
 """
 # What argparse adds to a switch that has a default, besides what its help says.
@@ -100,7 +100,7 @@ def main() -> int:
     if not parser.parse_args().check:
         PAGE.write_text(page(), encoding="utf-8")
     elif not PAGE.is_file() or PAGE.read_text(encoding="utf-8") != page():
-        sys.stderr.write("docs/options.md is stale: run make options\n")
+        sys.stderr.write("docs/options.md is stale: run make pages\n")
         return 1
     return 0
 

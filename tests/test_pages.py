@@ -14,6 +14,7 @@ from coordinator.config.serve import ServeConfig
 from expertmesh.commands.options import declared
 from expertmesh.commands.table import COMMANDS
 from expertmesh.v1 import control_pb2, generation_pb2
+from tests.coordinator.api.telemetry.test_names import EXPECTED
 from tests.tracked import tracked
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -114,6 +115,15 @@ def test_every_file_that_is_named_exists() -> None:
         if name.removeprefix("../") not in known and not FOREIGN_FILES.fullmatch(name)
     ]
     assert wrong == []
+
+
+def test_operating_md_has_every_metric() -> None:
+    """By the name that a page of metrics shows."""
+    page = text_of(ROOT / "docs" / "operating.md")
+    shown = {name + ("_total" if kind == "counter" else "") for name, (kind, _) in EXPECTED.items()}
+    # The page leaves the prefix out where all names of a row have it.
+    spelled = {name: rf"\b({name}|{name.removeprefix('expertmesh_')})\b" for name in shown}
+    assert {name for name, pattern in spelled.items() if not re.search(pattern, page)} == set()
 
 
 def pieces() -> list[str]:

@@ -249,7 +249,7 @@ DOUBLES = [
 
 
 async def test_numbers_that_are_none(fronts: Fronts) -> None:
-    assert len(DOUBLES) == 6
+    assert len(DOUBLES) >= 6
     for name in DOUBLES:
         for value in ("nan", "inf", "-inf"):
             message = generate_request(f"sampling {{ {name}: {value} }}")
