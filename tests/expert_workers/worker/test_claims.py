@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -73,10 +74,15 @@ def test_a_client_lives_while_it_has_links_and_speaks(
         assert OneClient(lease_seconds=5.0).after(held, request) == (Claim("b", 2, request_at),)
 
 
-def test_a_client_that_speaks_is_heard() -> None:
-    found = Claims("worker 3", OneClient(lease_seconds=0.0))
+def test_a_client_that_speaks_is_heard(monkeypatch: pytest.MonkeyPatch) -> None:
+    times = iter([100.0, 104.0, 108.0, 109.0])
+    clock = SimpleNamespace(monotonic=lambda: next(times))
+    monkeypatch.setattr("expert_workers.worker.claims.time", clock)
+    found = Claims("worker 3", OneClient(lease_seconds=5.0))
     found.claim("a", 1)
     found.heard("a")
+    with pytest.raises(FencedError, match="is in use by a"):
+        found.claim("b", 2)
     found.claim("b", 2)
     assert found.epochs == (2,)
 
