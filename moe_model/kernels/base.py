@@ -150,7 +150,7 @@ class Kernels(Protocol):
 
     def expert(self, spec: ExpertSpec, tensors: Mapping[str, Tensor], *, int8: bool = False) -> Expert:
         """One module from tensors of canonical names, for banks of these kernels; `int8` rounds its matrices
-        to 8 bits. Raises ConfigError for a spec that these kernels cannot compute."""
+        to 8 bits."""
 
     def bank(self, experts: Mapping[ExpertKey, Expert]) -> ExpertBank:
         """Modules by layer and slot; each layer's are in the order of the mapping."""

@@ -1,4 +1,5 @@
-"""All experts of a layer in two grouped products: for GPUs, where a product per expert starves the device.
+"""All experts of a layer in two grouped products, three with a gate: for GPUs, where a product per expert
+starves the device.
 
 Nothing here waits for the device: how many rows an expert has stays there. Shapes: T tokens, R rows, P pairs,
 D d_model, F hidden size, E experts here, K experts per token.
@@ -15,7 +16,7 @@ from torch import Tensor
 from moe_model.kernels.base import Segments
 from moe_model.kernels.linear import ACTIVATIONS, TorchLinear
 from moe_model.layers.dispatch import Expert, ExpertKey, by_layer, combine, sum_pairs
-from moe_model.layers.expert_ffn import ExpertFFN
+from moe_model.layers.expert_ffn import ExpertFFN, gate_activation, gated
 from moe_model.layers.norms import TorchNorm, normalised
 from moe_model.layers.router import Routing
 from moe_model.layers.specs import ExpertSpec
@@ -99,9 +100,11 @@ def _run(layer: _Layer, x_PD: Tensor, places_P: Tensor) -> Tensor:
         n_PD = normalised(spec.norm, x_PD) * tensors["norm.weight"][here_P]
         if "norm.bias" in tensors:
             n_PD = n_PD + tensors["norm.bias"][here_P]
-    activation = ACTIVATIONS[spec.activation]
     h_PF = product("up", n_PD)
-    h_PF = activation(product("gate", n_PD)) * h_PF if spec.is_gated else activation(h_PF)
+    if spec.is_gated:
+        h_PF = gated(spec, ACTIVATIONS[gate_activation(spec)](product("gate", n_PD)), h_PF)
+    else:
+        h_PF = ACTIVATIONS[spec.activation](h_PF)
     # Rows after the last group were never written.
     return torch.where((places_P < num_here).unsqueeze(1), product("down", h_PF), 0)
 

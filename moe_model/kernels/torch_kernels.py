@@ -23,7 +23,7 @@ from moe_model.layers.dispatch import (
     scatter_pairs,
     sum_pairs,
 )
-from moe_model.layers.expert_ffn import ExpertFFN, check_expert
+from moe_model.layers.expert_ffn import ExpertFFN, check_expert, gate_activation
 from moe_model.layers.norms import TorchNorm
 from moe_model.layers.rotary import TorchRotary
 from moe_model.layers.router import Routing, RuledRouter
@@ -74,7 +74,7 @@ class TorchKernels:
             return self.linear(weight_OI, bias_O, activation, int8=int8)
 
         if spec.is_gated:
-            gate = linear("gate", spec.activation)
+            gate = linear("gate", gate_activation(spec))
         up = linear("up", "none" if spec.is_gated else spec.activation)
         return ExpertFFN(spec, norm, gate, up, linear("down"))
 

@@ -3,16 +3,16 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
-from moe_model.errors import ConfigError
 from moe_model.kernels.base import Linear, Norm
-from moe_model.layers.specs import ExpertSpec
+from moe_model.layers.specs import Activation, ExpertSpec
 
 
 @dataclass(frozen=True, slots=True)
 class ExpertFFN:
-    """One expert as its spec says; the activation is that of `gate`, or of `up` where there is no gate.
+    """One expert as its spec says; the activation is in `gate`, or in `up` where there is no gate.
 
     The residual is the layer's.
     """
@@ -26,7 +26,21 @@ class ExpertFFN:
     def __call__(self, x_RD: Tensor) -> Tensor:
         n_RD = x_RD if self.norm is None else self.norm(x_RD)
         up_RF = self.up(n_RD)
-        return self.down(up_RF if self.gate is None else self.gate(n_RD) * up_RF)
+        return self.down(up_RF if self.gate is None else gated(self.spec, self.gate(n_RD), up_RF))
+
+
+def gated(spec: ExpertSpec, gate_RF: Tensor, up_RF: Tensor) -> Tensor:
+    """The hidden values of a gated expert; `gate_RF` has been through `gate_activation`."""
+    if spec.limit is None:
+        return gate_RF * up_RF
+    limit, alpha = spec.limit.limit, spec.limit.alpha
+    gate_RF, up_RF = gate_RF.clamp(max=limit), up_RF.clamp(-limit, limit)
+    return (up_RF + 1) * (gate_RF * torch.sigmoid(alpha * gate_RF))
+
+
+def gate_activation(spec: ExpertSpec) -> Activation:
+    """Of a gated expert: a limit has an activation of its own."""
+    return spec.activation if spec.limit is None else "none"
 
 
 def tensor_names(spec: ExpertSpec) -> tuple[str, ...]:
@@ -42,12 +56,7 @@ def tensor_names(spec: ExpertSpec) -> tuple[str, ...]:
 
 
 def check_expert(spec: ExpertSpec, tensors: Mapping[str, Tensor]) -> None:
-    """The tensors are just those of the spec, and the matrices fit each other.
-
-    Raises ConfigError for a spec that no kernels of ours compute.
-    """
-    if spec.limit is not None:
-        raise ConfigError("experts: a limit of their hidden values cannot be computed")
+    """The tensors are just those of the spec, and the matrices fit each other."""
     assert sorted(tensors) == sorted(tensor_names(spec)), sorted(tensors)
     shape_FD = tensors["up.weight"].shape
     assert tensors["down.weight"].shape == shape_FD[::-1]

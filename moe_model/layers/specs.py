@@ -31,10 +31,18 @@ class NormSpec:
 
 @dataclass(frozen=True, slots=True)
 class SwigluLimit:
-    """g = min(gate, limit), u = clamp(up, ±limit); the hidden values are (u + 1) · g · sigmoid(alpha · g)."""
+    """g = min(gate, limit), u = clamp(up, ±limit); the hidden values are (u + 1) · g · sigmoid(alpha · g).
+
+    Source: gpt-oss (OpenAI, 2025).
+    """
 
     limit: float
     alpha: float
+
+    def __post_init__(self) -> None:
+        for name, value in (("limit", self.limit), ("alpha", self.alpha)):
+            if not (math.isfinite(value) and value > 0):
+                raise ConfigError(f"experts: {name} of their hidden values is {value}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +50,7 @@ class ExpertSpec:
     """One expert: with n = norm(x), or x where there is no norm,
 
         gated:      down(activation(gate(n)) · up(n))
+        limited:    down(what `limit` says of gate(n) and up(n)), whatever the activation
         not gated:  down(activation(up(n)))
 
     `gelu` is the exact (erf) one. Its tensors have canonical names: `norm.weight`, `norm.bias` [D],
@@ -54,6 +63,10 @@ class ExpertSpec:
     activation: Activation
     has_biases: bool
     limit: SwigluLimit | None = None
+
+    def __post_init__(self) -> None:
+        if self.limit is not None and not self.is_gated:
+            raise ConfigError("experts: a limit is of gated ones")
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,10 +1,19 @@
-"""The C functions of src/module.c. Addresses are `Tensor.data_ptr()`, 0 for none; what they
+"""The C functions of src/module*.c. Addresses are `Tensor.data_ptr()`, 0 for none; what they
 hold is not checked. Norms, matrices and experts that do not fit each other raise ValueError."""
 
 def kernels(name: str | None, /) -> object: ...
 def name(kernels: object, /) -> str: ...
 def matrix(
-    dtype: int, panels: int, scale: int, bias: int, num_in: int, num_out: int, is_gated: int, /
+    dtype: int,
+    panels: int,
+    scale: int,
+    bias: int,
+    num_in: int,
+    num_out: int,
+    is_gated: int,
+    limit: float,
+    alpha: float,
+    /,
 ) -> object: ...
 def norm(kind: int, weight: int, bias: int, eps: float, width: int, /) -> object: ...
 def experts(width: int, hidden_width: int, activation: int, /, *experts: object) -> object: ...

@@ -28,7 +28,8 @@ class NativeExpert:
         names = [f"{part}.{kind}" for part in ("up", "gate") for kind in ("weight", "bias")]
         weight_FD, *others = (tensors.get(name) for name in names)
         assert weight_FD is not None
-        self.up = NativeLinear(runtime, NativeMatrix(weight_FD, *others, int8=int8), spec.activation, norm)
+        up = NativeMatrix(weight_FD, *others, int8=int8, limit=spec.limit)
+        self.up = NativeLinear(runtime, up, spec.activation, norm)
         down = NativeMatrix(tensors["down.weight"], tensors.get("down.bias"), int8=int8)
         self.down = NativeLinear(runtime, down)
 

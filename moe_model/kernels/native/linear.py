@@ -10,7 +10,7 @@ from moe_model.kernels.native import _kernels
 from moe_model.kernels.native.pack import pack, panels_in_turns
 from moe_model.kernels.native.runtime import Runtime, address_of, rows_of
 from moe_model.kernels.quantise import quantise_int8
-from moe_model.layers.specs import Activation, NormKind, NormSpec
+from moe_model.layers.specs import Activation, NormKind, NormSpec, SwigluLimit
 
 _DTYPES = {torch.float32: 0, torch.bfloat16: 1, torch.int8: 2}
 _NORMS: dict[NormKind, int] = {"layer_norm": 1, "rms_norm": 2}
@@ -41,7 +41,8 @@ class NativeNorm:
 class NativeMatrix:
     """A matrix in the layout of the kernels, with its bias; `int8` rounds it to 8 bits.
 
-    With a second one of its shape, `gate_OI`, a product is activation(gate(x)) · (x Wᵀ + b).
+    With a second one of its shape, `gate_OI`, a product is activation(gate(x)) · (x Wᵀ + b), or what `limit`
+    says.
     """
 
     def __init__(
@@ -52,7 +53,9 @@ class NativeMatrix:
         gate_bias_O: Tensor | None = None,
         *,
         int8: bool = False,
+        limit: SwigluLimit | None = None,
     ) -> None:
+        assert limit is None or gate_OI is not None
         self.num_out, self.num_in = weight_OI.shape
         self.is_gated = gate_OI is not None
         found = _values(weight_OI, bias_O, int8=int8)
@@ -72,6 +75,8 @@ class NativeMatrix:
             self.num_in,
             self.num_out,
             self.is_gated,
+            0.0 if limit is None else limit.limit,
+            0.0 if limit is None else limit.alpha,
         )
 
 

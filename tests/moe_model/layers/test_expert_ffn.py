@@ -27,7 +27,9 @@ from tests.examples import examples
 from tests.native import KERNELS
 
 SWIGLU = ExpertSpec(norm=None, is_gated=True, activation="silu", has_biases=False)
-SPECS = st.builds(
+# Within what hidden values of random experts are, so that all of its branches are met.
+LIMITED = replace(SWIGLU, limit=SwigluLimit(0.5, 1.702))
+SPECS = st.just(LIMITED) | st.builds(
     ExpertSpec,
     norm=st.sampled_from([None, NormSpec("layer_norm", 1e-5), NormSpec("rms_norm", 1e-6)]),
     is_gated=st.booleans(),
@@ -75,6 +77,10 @@ def formula(spec: ExpertSpec, tensors: Mapping[str, Tensor], x_RD: Tensor) -> Te
 
     activation = ACTIVATIONS[spec.activation]
     up_RF = product("up", n_RD)
+    if spec.limit is not None:
+        gate_RF = product("gate", n_RD).minimum(torch.tensor(spec.limit.limit))
+        up_RF = up_RF.minimum(torch.tensor(spec.limit.limit)).maximum(torch.tensor(-spec.limit.limit))
+        return product("down", (up_RF + 1) * gate_RF / (1 + (-spec.limit.alpha * gate_RF).exp()))
     return product("down", activation(product("gate", n_RD)) * up_RF if spec.is_gated else activation(up_RF))
 
 
@@ -139,8 +145,9 @@ def test_silu_is_exact_to_float32(kernels: Kernels) -> None:
     assert (error <= 3e-7 * expected.abs() + 2e-36).all(), error.max()
 
 
-def test_what_is_not_finite_stays_in_its_row(kernels: Kernels) -> None:
-    expert = kernels.expert(SWIGLU, random_expert(SWIGLU, 24, 40, 0))
+@pytest.mark.parametrize("spec", [SWIGLU, LIMITED], ids=["plain", "limited"])
+def test_what_is_not_finite_stays_in_its_row(kernels: Kernels, spec: ExpertSpec) -> None:
+    expert = kernels.expert(spec, random_expert(spec, 24, 40, 0))
     bank, clean_RD = kernels.bank({(0, 0): expert}), torch.randn(9, 24)
     clean = bank.run_pairs(0, clean_RD, None, ((0, 9),))
     for bad in (float("nan"), float("inf"), float("-inf")):
@@ -152,10 +159,26 @@ def test_what_is_not_finite_stays_in_its_row(kernels: Kernels) -> None:
         assert torch.equal(dirty[others], clean[others])
 
 
-def test_a_limit_is_refused_by_name(kernels: Kernels) -> None:
-    spec = replace(SWIGLU, limit=SwigluLimit(7.0, 1.702))
-    with pytest.raises(ConfigError, match="experts: a limit of their hidden values cannot be computed"):
-        kernels.expert(spec, random_expert(spec, 8, 8, 0))
+@pytest.mark.parametrize("int8", [False, True])
+@pytest.mark.parametrize("hidden_width", [8, 40])
+def test_a_limit_acts_on_both_sides(kernels: Kernels, hidden_width: int, int8: bool) -> None:
+    tensors = random_expert(LIMITED, 24, hidden_width, 7)
+    x_RD = 9 * torch.randn(11, 24, generator=torch.Generator().manual_seed(1))
+    gate_RF, up_RF = (F.linear(x_RD, tensors[f"{part}.weight"]) for part in ("gate", "up"))
+    for values in (gate_RF, up_RF, -up_RF):
+        assert values.max() > 0.5 > values.min()
+    rounded = {n: dequantise_int8(*quantise_int8(t)) if int8 else t for n, t in tensors.items()}
+    bank = kernels.bank({(0, 0): kernels.expert(LIMITED, tensors, int8=int8)})
+    got_RD = bank.run_pairs(0, x_RD, None, ((0, 11),))
+    torch.testing.assert_close(got_RD.double(), formula(LIMITED, rounded, x_RD), rtol=2e-5, atol=2e-5)
+
+
+def test_a_limit_that_is_none_is_refused() -> None:
+    for limit, alpha in ((0.0, 1.0), (-1.0, 1.0), (float("nan"), 1.0), (7.0, 0.0), (7.0, float("inf"))):
+        with pytest.raises(ConfigError, match=r"experts: .* of their hidden values is"):
+            SwigluLimit(limit, alpha)
+    with pytest.raises(ConfigError, match="experts: a limit is of gated ones"):
+        replace(LIMITED, is_gated=False)
 
 
 def test_tensors_that_are_not_those_of_the_spec_are_refused(kernels: Kernels) -> None:

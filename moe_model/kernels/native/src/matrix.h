@@ -15,13 +15,15 @@ enum weight_type { WEIGHT_F32, WEIGHT_BF16, WEIGHT_I8 };
 enum activation { ACTIVATION_NONE, ACTIVATION_GELU, ACTIVATION_SILU };
 
 /* `num_out` is the number of results. A gated matrix has two panels for 16 results, in turns: what gates, and
- * what is gated; its scales and biases are as long as its panels. */
+ * what is gated; its scales and biases are as long as its panels. With a `limit` that is not 0, what gates, g, is at
+ * most the limit, what is gated, u, is within it, and a result is (u + 1) * g * sigmoid(alpha * g). */
 typedef struct {
     const void *panels;
     const float *scale_O; /* of int8 weights, else NULL */
     const float *bias_O;  /* or NULL */
     long num_in, num_out;
     int type, is_gated;
+    float limit, alpha;
 } matrix;
 
 /* Fills sums[r][PANELS_PER_TASK * PANEL] with x Wᵀ for up to ROWS_PER_TASK rows and PANELS_PER_TASK panels.

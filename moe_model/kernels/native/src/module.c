@@ -41,6 +41,8 @@ static PyObject *py_matrix(PyObject *self, PyObject *const *args, Py_ssize_t num
     m.num_in = read_long(&r);
     m.num_out = read_long(&r);
     m.is_gated = (int)read_long(&r);
+    m.limit = read_float(&r);
+    m.alpha = read_float(&r);
     return is_done(&r) ? to_capsule(&m, sizeof m, MATRIX) : NULL;
 }
 

@@ -17,7 +17,7 @@ typedef struct {
 } norm;
 
 /* What becomes of a product's sums, h = sum * scale + bias: y = activation(h) + residual, or of a gated matrix
- * y = activation(h of what gates) * h of what is gated, without a residual. */
+ * y = activation(h of what gates) * h of what is gated, or what its limit says, without a residual. */
 typedef struct {
     const matrix *w;
     const float *residual; /* of the same stride as y, or NULL */

@@ -162,6 +162,27 @@ INLINE void NAME(to_outputs)(const matrix *w, long first, long n, float *row) {
         for (long i = 0; i < n; i++) row[i] += w->bias_O[first + i];
 }
 
+/* NaN stays NaN. */
+INLINE f32x8 NAME(at_most8)(f32x8 x, f32x8 limit) {
+    i32x8 is_above = x > limit;
+    return (f32x8)(((i32x8)limit & is_above) | ((i32x8)x & ~is_above));
+}
+
+/* Over one panel: `gated` becomes the results. */
+INLINE void NAME(gate_panel)(const epilogue *e, float *gate, float *gated) {
+    const f32x8 limit = SPLAT8(e->w->limit), alpha = SPLAT8(e->w->alpha);
+    if (e->w->limit == 0.0f) {
+        NAME(activate)(e->activation, PANEL, gate);
+        for (int i = 0; i < PANEL; i++) gated[i] = gate[i] * gated[i];
+        return;
+    }
+    for (int i = 0; i < PANEL; i += 8) {
+        const f32x8 g = NAME(at_most8)(NAME(load8)(gate + i), limit);
+        const f32x8 u = -NAME(at_most8)(-NAME(at_most8)(NAME(load8)(gated + i), limit), limit);
+        NAME(store8)(gated + i, (u + SPLAT8(1.0f)) * (NAME(silu8)(alpha * g) / alpha));
+    }
+}
+
 static void NAME(finish_gated)(const epilogue *e, const float *sums, long first_row, int num_rows,
                                long first_panel, int count) {
     const matrix *w = e->w;
@@ -173,8 +194,7 @@ static void NAME(finish_gated)(const epilogue *e, const float *sums, long first_
             const long at = (first_panel + p) / 2 * PANEL;
             const long n = w->num_out - at < PANEL ? w->num_out - at : PANEL;
             float *gate = row + p * PANEL, *gated = gate + PANEL;
-            NAME(activate)(e->activation, PANEL, gate);
-            for (int i = 0; i < PANEL; i++) gated[i] = gate[i] * gated[i];
+            NAME(gate_panel)(e, gate, gated);
             NAME(store_row)(gated, n, e->y, (first_row + r) * e->stride + at, e->y_is_bf16);
         }
     }

@@ -3,12 +3,14 @@
 Shapes: R rows, D d_model, F hidden size, T tokens, H heads, d head size.
 """
 
+from dataclasses import replace
+
 import pytest
 import torch
 import torch.nn.functional as F
 
 from moe_model.kernels.quantise import dequantise_int8, quantise_int8
-from moe_model.layers.specs import ExpertSpec, NormSpec, RotarySpec
+from moe_model.layers.specs import ExpertSpec, NormSpec, RotarySpec, SwigluLimit
 from tests.native import needs_native
 
 pytest.importorskip("moe_model.kernels.native._kernels", reason="the C kernels are not built")
@@ -54,9 +56,11 @@ def test_a_gated_product_is_the_formula(
 
 @AVX512
 def test_wider_vectors_change_no_bit() -> None:
-    tensors, x_RD = random_expert(NORMED, 52, 75, 0), torch.randn(9, 52)
-    narrow, wide = (NativeKernels(name).expert(NORMED, tensors)(x_RD) for name in ("avx2", "avx512"))
-    assert torch.equal(narrow, wide)
+    x_RD = torch.randn(9, 52)
+    for spec in (NORMED, replace(NORMED, limit=SwigluLimit(0.5, 1.702))):
+        tensors = random_expert(spec, 52, 75, 0)
+        narrow, wide = (NativeKernels(name).expert(spec, tensors)(x_RD) for name in ("avx2", "avx512"))
+        assert torch.equal(narrow, wide)
     x_THd, positions_T = torch.randn(9, 3, 52), torch.randint(0, 1 << 17, (9,))
     rotaries = (NativeKernels(name).rotary(RotarySpec(52, 1e6)) for name in ("avx2", "avx512"))
     narrow, wide = (rotary(x_THd.clone(), positions_T) for rotary in rotaries)
