@@ -210,11 +210,11 @@ class Coordinator:
                 work()
 
     def workers(self) -> dict[int, SupervisedWorker]:
-        return {member.rank: member for member in self.supervisor.workers()}
+        return {worker.rank: worker for worker in self.supervisor.workers()}
 
     def held(self) -> dict[int, Keys]:
         """By those that are ready."""
-        return {rank: member.held for rank, member in self.workers().items() if member.is_ready}
+        return {rank: worker.held for rank, worker in self.workers().items() if worker.is_ready}
 
     def num_holders(self, *ranks: int) -> set[int]:
         """Of each module, among these workers."""

@@ -36,86 +36,86 @@ def keys(*found: ExpertKey) -> Keys:
 
 
 def test_routes_name_those_that_shall_hold_a_module_and_do() -> None:
-    members = [ready(0, A, B), ready(1, A), ready(2), SupervisedWorker(3, held=keys(A))]
+    workers = [ready(0, A, B), ready(1, A), ready(2), SupervisedWorker(3, held=keys(A))]
     wanted = {0: keys(A), 1: keys(A, B), 2: keys(A)}
-    assert holders_of(members, wanted, [A, B, C]) == {A: (0, 1), B: (0,), C: ()}
+    assert holders_of(workers, wanted, [A, B, C]) == {A: (0, 1), B: (0,), C: ()}
 
 
 def test_of_those_that_shall_not_hold_it_any_more_one_is_enough() -> None:
     leaving = ready(0, A)
     leaving.is_leaving = True
-    members = [leaving, ready(HERE, A), ready(1, A), ready(2, A)]
-    assert holders_of(members, {}, [A]) == {A: (1,)}
-    assert holders_of(members[:2], {}, [A]) == {A: (HERE,)}
-    assert holders_of(members[:1], {}, [A]) == {A: (0,)}
-    assert holders_of(members, {0: keys(A)}, [A]) == {A: (0,)}
+    workers = [leaving, ready(HERE, A), ready(1, A), ready(2, A)]
+    assert holders_of(workers, {}, [A]) == {A: (1,)}
+    assert holders_of(workers[:2], {}, [A]) == {A: (HERE,)}
+    assert holders_of(workers[:1], {}, [A]) == {A: (0,)}
+    assert holders_of(workers, {0: keys(A)}, [A]) == {A: (0,)}
 
 
 def test_who_is_not_ready_is_brought_up_when_its_time_has_come() -> None:
-    member = SupervisedWorker(1)
-    assert actions([member], {}, {}, now=0.0) == [BringUp(1)]
-    member.policy.next_at = 5.0
-    assert actions([member], {}, {}, now=4.9) == []
-    assert actions([member], {}, {}, now=5.0) == [BringUp(1)]
+    worker = SupervisedWorker(1)
+    assert actions([worker], {}, {}, now=0.0) == [BringUp(1)]
+    worker.policy.next_at = 5.0
+    assert actions([worker], {}, {}, now=4.9) == []
+    assert actions([worker], {}, {}, now=5.0) == [BringUp(1)]
 
 
 def test_what_is_missing_is_loaded_and_after_a_failure_not_at_once() -> None:
-    member = ready(1, A)
+    worker = ready(1, A)
     wanted = {1: keys(A, B, C)}
-    assert actions([member], wanted, {}, now=0.0) == [Load(1, keys(B, C))]
-    member.policy.next_at = 5.0
-    assert actions([member], wanted, {}, now=4.9) == []
+    assert actions([worker], wanted, {}, now=0.0) == [Load(1, keys(B, C))]
+    worker.policy.next_at = 5.0
+    assert actions([worker], wanted, {}, now=4.9) == []
 
 
 def test_no_worker_is_asked_for_two_things_at_once() -> None:
     busy = [ready(0), SupervisedWorker(1), ready(2, A)]
-    for member in busy:
-        member.is_busy = True
+    for worker in busy:
+        worker.is_busy = True
     busy[2].surplus = Surplus(keys(A), 1, since=0.0)
     assert actions(busy, {0: keys(A)}, {}, now=100.0) == []
 
 
 def test_a_surplus_is_dropped_some_time_after_no_step_can_ask_for_it_any_more() -> None:
-    member = ready(1, A, B)
-    note_surplus(member, keys(B), keys(B), version=7)
-    note_adopted([member], 6, now=10.0)
-    assert actions([member], {1: keys(B)}, {1: keys(B)}, now=1000.0) == []
-    note_adopted([member], 7, now=10.0)
-    note_adopted([member], 8, now=11.0)
+    worker = ready(1, A, B)
+    note_surplus(worker, keys(B), keys(B), version=7)
+    note_adopted([worker], 6, now=10.0)
+    assert actions([worker], {1: keys(B)}, {1: keys(B)}, now=1000.0) == []
+    note_adopted([worker], 7, now=10.0)
+    note_adopted([worker], 8, now=11.0)
     late = 10.0 + DROP_AFTER
-    assert actions([member], {1: keys(B)}, {1: keys(B)}, now=late - 0.01) == []
-    assert actions([member], {1: keys(B)}, {1: keys(B)}, now=late) == [Drop(1, keys(A))]
+    assert actions([worker], {1: keys(B)}, {1: keys(B)}, now=late - 0.01) == []
+    assert actions([worker], {1: keys(B)}, {1: keys(B)}, now=late) == [Drop(1, keys(A))]
 
 
 def test_what_is_wanted_or_named_again_meanwhile_is_not_dropped() -> None:
-    member = ready(1, A, B)
-    member.surplus = Surplus(keys(A, B), 1, since=0.0)
-    assert actions([member], {1: keys(A)}, {1: keys(A)}, now=9.0) == [Drop(1, keys(B))]
-    assert actions([member], {1: keys(A)}, {1: keys(B)}, now=9.0) == []
-    note_surplus(member, keys(A), keys(B), version=2)
-    assert member.surplus is None
+    worker = ready(1, A, B)
+    worker.surplus = Surplus(keys(A, B), 1, since=0.0)
+    assert actions([worker], {1: keys(A)}, {1: keys(A)}, now=9.0) == [Drop(1, keys(B))]
+    assert actions([worker], {1: keys(A)}, {1: keys(B)}, now=9.0) == []
+    note_surplus(worker, keys(A), keys(B), version=2)
+    assert worker.surplus is None
 
 
 def test_another_surplus_waits_anew_and_the_same_one_does_not() -> None:
-    member = ready(1, A, B)
-    note_surplus(member, NONE, keys(B), version=1)
-    note_adopted([member], 1, now=0.0)
-    note_surplus(member, NONE, keys(B), version=2)
-    assert member.surplus == Surplus(keys(A), 1, since=0.0)
-    note_surplus(member, NONE, NONE, version=3)
-    assert member.surplus == Surplus(keys(A, B), 3, since=None)
+    worker = ready(1, A, B)
+    note_surplus(worker, NONE, keys(B), version=1)
+    note_adopted([worker], 1, now=0.0)
+    note_surplus(worker, NONE, keys(B), version=2)
+    assert worker.surplus == Surplus(keys(A), 1, since=0.0)
+    note_surplus(worker, NONE, NONE, version=3)
+    assert worker.surplus == Surplus(keys(A, B), 3, since=None)
 
 
 def test_who_leaves_is_ended_when_nothing_leads_to_it_any_more() -> None:
-    member = ready(1, A)
-    member.is_leaving = True
-    note_surplus(member, NONE, keys(A), version=1)
-    assert member.surplus is None
-    note_surplus(member, NONE, NONE, version=2)
-    note_adopted([member], 2, now=0.0)
-    assert actions([member], {}, {}, now=DROP_AFTER / 2) == []
-    assert actions([member], {}, {1: keys(A)}, now=DROP_AFTER) == []
-    assert actions([member], {}, {}, now=DROP_AFTER) == [End(1)]
+    worker = ready(1, A)
+    worker.is_leaving = True
+    note_surplus(worker, NONE, keys(A), version=1)
+    assert worker.surplus is None
+    note_surplus(worker, NONE, NONE, version=2)
+    note_adopted([worker], 2, now=0.0)
+    assert actions([worker], {}, {}, now=DROP_AFTER / 2) == []
+    assert actions([worker], {}, {1: keys(A)}, now=DROP_AFTER) == []
+    assert actions([worker], {}, {}, now=DROP_AFTER) == [End(1)]
 
 
 def test_who_leaves_and_holds_nothing_or_is_lost_is_ended() -> None:
@@ -143,44 +143,44 @@ some = st.sets(st.sampled_from(ALL)).map(frozenset)
 
 @st.composite
 def situations(draw: st.DrawFn) -> tuple[list[SupervisedWorker], dict[int, Keys]]:
-    members = []
+    workers = []
     for rank in range(draw(st.integers(1, 4))):
-        member = ready(rank, *draw(some)) if draw(st.booleans()) else SupervisedWorker(rank)
-        member.is_leaving, member.is_busy = draw(st.booleans()), draw(st.booleans())
-        members.append(member)
-    return members, {member.rank: draw(some) for member in members if not member.is_leaving}
+        worker = ready(rank, *draw(some)) if draw(st.booleans()) else SupervisedWorker(rank)
+        worker.is_leaving, worker.is_busy = draw(st.booleans()), draw(st.booleans())
+        workers.append(worker)
+    return workers, {worker.rank: draw(some) for worker in workers if not worker.is_leaving}
 
 
-def routed_by(members: list[SupervisedWorker], wanted: dict[int, Keys]) -> dict[int, Keys]:
-    holders = holders_of(members, wanted, ALL)
-    return {m.rank: frozenset(key for key in ALL if m.rank in holders[key]) for m in members}
+def routed_by(workers: list[SupervisedWorker], wanted: dict[int, Keys]) -> dict[int, Keys]:
+    holders = holders_of(workers, wanted, ALL)
+    return {m.rank: frozenset(key for key in ALL if m.rank in holders[key]) for m in workers}
 
 
 @given(situations(), st.floats(0, 10))
 def test_nothing_is_taken_from_where_it_is_wanted_or_asked_for(
     situation: tuple[list[SupervisedWorker], dict[int, Keys]], now: float
 ) -> None:
-    members, wanted = situation
-    routed = routed_by(members, wanted)
-    for member in members:
-        note_surplus(member, wanted.get(member.rank, NONE), routed[member.rank], 1)
-    note_adopted(members, 1, 0.0)
-    found = actions(members, wanted, routed, now)
+    workers, wanted = situation
+    routed = routed_by(workers, wanted)
+    for worker in workers:
+        note_surplus(worker, wanted.get(worker.rank, NONE), routed[worker.rank], 1)
+    note_adopted(workers, 1, 0.0)
+    found = actions(workers, wanted, routed, now)
     assert len({action.rank for action in found}) == len(found)
     for action in found:
-        member = members[action.rank]
-        assert not member.is_busy
+        worker = workers[action.rank]
+        assert not worker.is_busy
         match action:
             case Load(_, new):
-                assert not new & member.held
+                assert not new & worker.held
                 assert new <= wanted[action.rank]
             case Drop(_, old):
-                assert old <= member.held
+                assert old <= worker.held
                 assert not old & (wanted.get(action.rank, NONE) | routed[action.rank])
                 assert now >= DROP_AFTER
             case End():
-                assert member.is_leaving
-                assert not member.is_ready or not member.held & routed[action.rank]
+                assert worker.is_leaving
+                assert not worker.is_ready or not worker.held & routed[action.rank]
 
 
 @given(situations())
@@ -188,31 +188,31 @@ def test_doing_what_is_due_leads_to_what_is_wanted_and_no_module_is_without_a_ho
     situation: tuple[list[SupervisedWorker], dict[int, Keys]],
 ) -> None:
     """Every action succeeds at once, and routes are adopted as soon as they are published."""
-    members, wanted = situation
-    members = [replace(member, is_busy=False) for member in members]
-    held_before = {key for member in members if member.is_ready for key in member.held}
+    workers, wanted = situation
+    workers = [replace(worker, is_busy=False) for worker in workers]
+    held_before = {key for worker in workers if worker.is_ready for key in worker.held}
     for step in range(20):
-        routed = routed_by(members, wanted)
-        for member in members:
-            note_surplus(member, wanted.get(member.rank, NONE), routed[member.rank], step)
-        note_adopted(members, step, float(10 * step))
-        for action in actions(members, wanted, routed, float(10 * step)):
-            [member] = [each for each in members if each.rank == action.rank]
+        routed = routed_by(workers, wanted)
+        for worker in workers:
+            note_surplus(worker, wanted.get(worker.rank, NONE), routed[worker.rank], step)
+        note_adopted(workers, step, float(10 * step))
+        for action in actions(workers, wanted, routed, float(10 * step)):
+            [worker] = [each for each in workers if each.rank == action.rank]
             match action:
                 case BringUp():
-                    member.address = Address(member.rank, 1, "")
+                    worker.address = Address(worker.rank, 1, "")
                 case Load(_, new):
-                    member.held |= new
+                    worker.held |= new
                 case Drop(_, old):
-                    member.held -= old
+                    worker.held -= old
                 case End():
-                    members.remove(member)
-        held = {key for member in members for key in member.held}
+                    workers.remove(worker)
+        held = {key for worker in workers for key in worker.held}
         everywhere = {key for each in wanted.values() for key in each}
         assert held_before & everywhere <= held
-    for member in members:
-        if not member.is_leaving:
-            wish = wanted[member.rank]
-            assert wish <= member.held
+    for worker in workers:
+        if not worker.is_leaving:
+            wish = wanted[worker.rank]
+            assert wish <= worker.held
             # What is wanted nowhere stays with one of those that have it, in case that it is asked for.
-            assert all(holders_of(members, wanted, [key])[key] for key in member.held - wish)
+            assert all(holders_of(workers, wanted, [key])[key] for key in worker.held - wish)

@@ -11,49 +11,49 @@ HELD = ((0, 0), (0, 1))
 SAID = {key: np.array([1.0, 2.0, 3.0], np.float32) for key in HELD}
 
 
-def member(rank: int = 0) -> SupervisedWorker:
+def worker(rank: int = 0) -> SupervisedWorker:
     return SupervisedWorker(rank, address=Address(rank, 1, ""), held=frozenset(HELD), canaries=dict(SAID))
 
 
 def test_each_is_asked_once_in_an_interval_and_not_before_it_has_answered() -> None:
-    health, members = Health(OPTIONS), [member(0), member(1)]
-    assert health.due_heartbeats(members, 0.0) == []
-    assert health.due_heartbeats(members, 0.9) == []
-    assert health.due_heartbeats(members, 1.0) == members
-    assert health.due_heartbeats(members, 5.0) == []
+    health, workers = Health(OPTIONS), [worker(0), worker(1)]
+    assert health.due_heartbeats(workers, 0.0) == []
+    assert health.due_heartbeats(workers, 0.9) == []
+    assert health.due_heartbeats(workers, 1.0) == workers
+    assert health.due_heartbeats(workers, 5.0) == []
     health.heartbeat_done(1)
-    assert health.due_heartbeats(members, 5.0) == [members[1]]
+    assert health.due_heartbeats(workers, 5.0) == [workers[1]]
     health.heartbeat_done(1)
-    assert health.due_heartbeats(members, 5.9) == []
-    assert health.due_heartbeats(members, 6.0) == [members[1]]
+    assert health.due_heartbeats(workers, 5.9) == []
+    assert health.due_heartbeats(workers, 6.0) == [workers[1]]
 
 
 def test_a_worker_that_is_not_there_is_not_asked() -> None:
-    health, members = Health(OPTIONS), [SupervisedWorker(0)]
-    health.due_heartbeats(members, 0.0)
-    assert health.due_heartbeats(members, 100.0) == []
+    health, workers = Health(OPTIONS), [SupervisedWorker(0)]
+    health.due_heartbeats(workers, 0.0)
+    assert health.due_heartbeats(workers, 100.0) == []
 
 
 def test_an_interval_of_0_is_never() -> None:
-    health, members = Health(HealthOptions(beat_interval=0, canary_interval=0)), [member()]
+    health, workers = Health(HealthOptions(beat_interval=0, canary_interval=0)), [worker()]
     for now in (0.0, 100.0):
-        assert health.due_heartbeats(members, now) == []
-        assert health.due_canaries(members, now) == []
+        assert health.due_heartbeats(workers, now) == []
+        assert health.due_canaries(workers, now) == []
 
 
 def test_canaries_are_asked_of_who_has_time_for_them() -> None:
-    health, members = Health(OPTIONS), [member(0), member(1), member(2)]
-    members[1].is_busy = True
-    members[2].canaries.clear()
-    assert health.due_canaries(members, 0.0) == []
-    assert health.due_canaries(members, 10.0) == [(members[0], list(HELD))]
-    members[1].is_busy = False
-    assert health.due_canaries(members, 19.9) == [(members[1], list(HELD))]
-    assert health.due_canaries(members, 20.0) == [(members[0], list(HELD))]
+    health, workers = Health(OPTIONS), [worker(0), worker(1), worker(2)]
+    workers[1].is_busy = True
+    workers[2].canaries.clear()
+    assert health.due_canaries(workers, 0.0) == []
+    assert health.due_canaries(workers, 10.0) == [(workers[0], list(HELD))]
+    workers[1].is_busy = False
+    assert health.due_canaries(workers, 19.9) == [(workers[1], list(HELD))]
+    assert health.due_canaries(workers, 20.0) == [(workers[0], list(HELD))]
 
 
 def test_one_bit_is_a_change_and_what_was_not_heard_before_is_none() -> None:
-    one = member()
+    one = worker()
     assert why_changed(one, SAID) == ""
     assert why_changed(one, {**SAID, (1, 7): np.zeros(3, np.float32)}) == ""
     flipped = SAID[0, 1].copy()
@@ -65,13 +65,13 @@ def test_one_bit_is_a_change_and_what_was_not_heard_before_is_none() -> None:
 
 
 def test_what_is_not_a_number_is_a_change() -> None:
-    one = member()
+    one = worker()
     assert why_changed(one, {(0, 0): np.full(3, np.nan, np.float32)})
-    assert odd_one(one, {(0, 0): np.full(3, np.nan, np.float32)}, [one, member(1)])
+    assert odd_one(one, {(0, 0): np.full(3, np.nan, np.float32)}, [one, worker(1)])
 
 
 def test_two_processes_may_differ_by_rounding_only() -> None:
-    one, other = member(0), member(1)
+    one, other = worker(0), worker(1)
     assert odd_one(one, {key: said * 1.001 for key, said in SAID.items()}, [one, other]) == ""
     odd = odd_one(one, {**SAID, (0, 1): -SAID[0, 1]}, [one, other])
     assert odd == "module 1 of layer 0 computes something else than worker 1's"
