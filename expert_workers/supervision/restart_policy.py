@@ -36,8 +36,8 @@ class RestartPolicy:
         self._ready_at = now
 
     def soon(self, now: float) -> None:
-        """It is on its way; try again in a moment."""
-        self.next_at = now + self._options.moment
+        """It is on its way; try again in a moment, or when it is to be tried anyway, if that is later."""
+        self.next_at = max(self.next_at, now + self._options.moment)
 
     def failed(self, now: float) -> None:
         """It was lost, or did not get ready. The first time it may come back at once."""

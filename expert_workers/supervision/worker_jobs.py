@@ -173,10 +173,9 @@ class WorkerJobs:
         _log.error("%s", failure.message)
         worker.problem = failure.message
         worker.policy.failed(time.monotonic())
-        new = self._pending.fail_new(loading, WorkerStartError(failure.message))
-        if new:
-            # The new modules are to blame, and not the worker that was the first to load them.
-            self._desired.remove(new)
+        self._desired.remove(self._pending.fail_new(loading, WorkerStartError(failure.message)))
+        if not loading <= self._desired.keys:
+            # The new modules are to blame, and not the workers that were to load them.
             self._roster.forgive(worker)
 
 

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import pytest
@@ -23,6 +24,7 @@ from tests.expert_workers.supervised import (
     CATALOG,
     CONFIG,
     OPTIONS,
+    RESTARTS,
     ROUTING,
     X_TD,
     Coordinator,
@@ -169,6 +171,22 @@ def test_a_module_that_cannot_be_loaded_changes_nothing(is_local: bool) -> None:
             pass
         coordinator.pool.switch(with_version(NEW))
         coordinator.check_equal(NEW)
+
+
+def test_modules_that_cannot_be_loaded_are_held_against_no_worker() -> None:
+    with supervised(3, replicas=2) as (coordinator, world):
+        for number in range(RESTARTS.max_failures + 1):
+            broken = replace(NEW, slot=NEW.slot + 1 + number)
+            world.broken.add(broken.key)
+            with (
+                elsewhere(coordinator, partial(coordinator.supervisor.prepare, broken)) as result,
+                pytest.raises(WorkerStartError, match=r"is broken$"),
+            ):
+                result()
+            coordinator.until(lambda: not any(w.is_busy for w in coordinator.workers().values()))
+        with elsewhere(coordinator, lambda: coordinator.supervisor.prepare(NEW, timeout=5.0)) as result:
+            result()
+        assert {worker.policy.next_at for worker in coordinator.workers().values()} == {0.0}
 
 
 def test_what_was_prepared_and_not_used_is_dropped() -> None:

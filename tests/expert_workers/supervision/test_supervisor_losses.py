@@ -185,7 +185,8 @@ def test_who_dies_whenever_it_starts_is_tried_ever_less_and_the_others_go_on() -
             lambda: coordinator.workers()[1].state is WorkerState.BROKEN, coordinator.check_equal
         )
         assert coordinator.workers()[1].num_losses == 3
-        num_started = world.machine.num_started
+        with world.machine.lock:  # It is started again with the lock held.
+            num_started = world.machine.num_started
         coordinator.check_equal()
         assert world.machine.num_started == num_started <= 3 + 4
         assert coordinator.workers()[1].policy.next_at > 0
