@@ -11,6 +11,8 @@ JOBS ?= 2
 
 BIN := .venv/bin
 INSTALLED := .venv/.installed
+# Each has its C sources in src/, and the module that is built of them beside it.
+NATIVE := moe_model/kernels/native expert_workers/transports/stream/native
 
 .PHONY: help install demo serve test test-long test-slow chaos check format protos pages bench bench-serve bench-peers bench-service \
   fuzz examples clean
@@ -20,7 +22,7 @@ help:  ## show this list
 
 install: $(INSTALLED)  ## create .venv and install everything, pinned
 
-$(INSTALLED): pyproject.toml client/pyproject.toml constraints.txt setup.py $(wildcard moe_model/kernels/native/src/*)
+$(INSTALLED): pyproject.toml client/pyproject.toml constraints.txt setup.py $(wildcard $(NATIVE:%=%/src/*))
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
 	  echo "make: $$($(PYTHON) --version) is too old, Python 3.11 or newer is needed (make PYTHON=python3.12 ...)" >&2; exit 1; }
 	$(PYTHON) -m venv .venv
@@ -88,4 +90,4 @@ examples:  ## what the Node example in docs/ needs
 	npm install --no-save --silent @grpc/grpc-js @grpc/proto-loader
 
 clean:  ## remove what make made
-	rm -rf .venv .venv-protos .venv-peers .fuzz node_modules .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info client/*.egg-info build client/build dist moe_model/kernels/native/*.so
+	rm -rf .venv .venv-protos .venv-peers .fuzz node_modules .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info client/*.egg-info build client/build dist $(NATIVE:%=%/*.so)
