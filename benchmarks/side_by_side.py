@@ -24,6 +24,11 @@ _HERE = Path(__file__).parents[1]
 _PROMPT_TOKENS, _NEW_TOKENS = 128, 48
 
 
+def environment_of(tree: Path) -> dict[str, str]:
+    """In which a tree's modules are found before those that are installed; an older one has no client/."""
+    return {**os.environ, "PYTHONPATH": os.pathsep.join([str(tree), str(tree / "client")])}
+
+
 class Tree:
     """A process with the engine of one tree."""
 
@@ -33,7 +38,7 @@ class Tree:
         self._process = subprocess.Popen(
             [*command, str(checkpoint), *map(str, numbers)],
             cwd=root,
-            env={**os.environ, "PYTHONPATH": os.pathsep.join([str(root), str(root / "client")])},
+            env=environment_of(root),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
@@ -79,7 +84,7 @@ def compare(other: Tree, this: Tree, batch: int, rounds: int) -> tuple[Times, Ti
 def initialise(tree: Path, checkpoint: Path) -> None:
     """A random model of the default sizes, made by a tree's own code."""
     command = [sys.executable, str(tree / "benchmarks" / "side_by_side_engine.py"), "init", str(checkpoint)]
-    subprocess.run(command, cwd=tree, env={**os.environ, "PYTHONPATH": str(tree)}, check=True)
+    subprocess.run(command, cwd=tree, env=environment_of(tree), check=True)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
