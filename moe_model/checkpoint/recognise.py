@@ -26,12 +26,12 @@ ASSEMBLED = tuple(
 TORCH_SUFFIXES = (".pt", ".pth", ".bin", ".ckpt")
 POINTER = "is a pointer of git-lfs and not the file itself: run `git lfs pull` in its repository"
 HUGGING_FACE_CONFIG = "config.json"
+MAX_CONFIG_BYTES = 1 << 20
 ONLY_OURS = f"this version serves models of ModularForge, and of Hugging Face: {', '.join(HUGGING_FACE)}"
 
 _ARCHIVES = (".zip", ".tar", ".gz", ".tgz", ".xz", ".bz2", ".zst", ".7z")
 _EXPERT_PART = re.compile(r"expert_\d+\.pt")
 _POINTER_START = b"version https://git-lfs.github.com/spec/"
-_MAX_CONFIG_BYTES = 1 << 20
 # A folder may hold anything; so many names are enough to know it by.
 _MAX_NAMES = 4096
 _MAX_SHOWN = 4
@@ -182,7 +182,7 @@ def _names(folder: Path) -> list[str]:
 
 
 def _config(path: Path) -> dict[str, object] | None:
-    data = _head(path, _MAX_CONFIG_BYTES)
+    data = _head(path, MAX_CONFIG_BYTES)
     try:
         found = json.loads(data)
     except (ValueError, RecursionError):

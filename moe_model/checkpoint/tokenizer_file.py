@@ -12,6 +12,8 @@ from moe_model.files.whole_file import read_file
 from moe_model.text.tokenizer import vocabulary_of
 from moe_model.text.tokenizer_json import MAX_TOKENIZER_BYTES
 
+TOKENIZER_CONFIG = "tokenizer_config.json"
+
 
 def read_tokenizer(folder: Path) -> bytes | None:
     """The bytes of tokenizer.json in `folder`, None without one. Raises CheckpointError, TokenizerError."""
@@ -35,7 +37,7 @@ def read_chat_template(folder: Path) -> str | None:
     path = folder / CHAT_TEMPLATE
     if path.exists():
         return _text(path)
-    config = folder / "tokenizer_config.json"
+    config = folder / TOKENIZER_CONFIG
     if not config.exists():
         return None
     try:

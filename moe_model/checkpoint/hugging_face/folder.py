@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from moe_model.checkpoint.hugging_face.shards import ShardedTable
-from moe_model.checkpoint.recognise import HUGGING_FACE_CONFIG, refuse_pointer
+from moe_model.checkpoint.recognise import HUGGING_FACE_CONFIG, MAX_CONFIG_BYTES, refuse_pointer
 from moe_model.checkpoint.tensor_table import check_table, read_finite
 from moe_model.config import ModelConfig
 from moe_model.errors import CheckpointError, ConfigError
@@ -21,7 +21,6 @@ from moe_model.files import strict_json
 from moe_model.files.strict_json import brief
 from moe_model.files.whole_file import read_file
 
-MAX_CONFIG_BYTES = 1 << 20
 # Derived from the config, and written by old versions all the same.
 _DERIVED = re.compile(r".*\.rotary_emb\.inv_freq")
 _LAYER = re.compile(r"model\.layers\.(\d{1,9})\..*")

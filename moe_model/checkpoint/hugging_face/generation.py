@@ -8,13 +8,13 @@ from typing import Any
 from moe_model.checkpoint.generation_defaults import GenerationDefaults, with_given
 from moe_model.checkpoint.hugging_face.folder import read_json
 from moe_model.checkpoint.recognise import HUGGING_FACE_CONFIG, is_present
+from moe_model.checkpoint.tokenizer_file import TOKENIZER_CONFIG
 from moe_model.config import ModelConfig
 from moe_model.errors import ConfigError
 from moe_model.files.strict_json import brief
 from moe_model.text.tokenizer import vocabulary_of
 
 GENERATION_CONFIG = "generation_config.json"
-TOKENIZER_CONFIG = "tokenizer_config.json"
 
 
 def generation_defaults(
