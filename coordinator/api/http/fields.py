@@ -71,7 +71,7 @@ BUILT: Mapping[Route, frozenset[str]] = {
 _GENERATING = (Route.COMPLETIONS, Route.CHAT)
 
 HARMLESS = frozenset(
-    # Who asks, what it is called and paid by, what is kept of it.
+    # The caller, what a request is called and paid by, what is kept of it.
     {"user", "metadata", "store", "service_tier", "safety_identifier", "session_id", "rid", "tags"}
     | {"prompt_cache_key", "prompt_cache_retention", "prompt_cache_options", "usage", "trace"}
     | {"litellm_metadata", "litellm_session_id", "litellm_trace_id", "litellm_call_id"}

@@ -8,7 +8,6 @@ from typing import Any, TextIO
 
 from expertmesh.shown_text import escaped
 
-FORMATS = ("text", "json")
 # Of a message, of one field and of a traceback: more of it helps no reader.
 MAX_CHARS = 8 << 10
 
