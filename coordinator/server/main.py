@@ -88,7 +88,7 @@ async def open_server(
         metric_sources = MetricSources(engine.stats, engine.model, engine.workers, config.engine.block_size)
         watchers.metrics.open(model.name, model.max_context, metric_sources)
         operations = Operations(_facts(config, model), engine)
-        sources = Sources(engine.stats, lambda: engine.workers().missing)
+        sources = Sources(engine.stats, engine.missing_experts)
         # What is there now stays: looking through all of it for cycles would only hold up every request.
         gc.collect()
         gc.freeze()

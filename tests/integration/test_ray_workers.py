@@ -380,7 +380,8 @@ def test_nothing_is_left_after_close_not_even_of_a_stopped_worker(
     check_nothing_left(line)
     # Another cluster may have come meanwhile: what is mapped is in use.
     assert not unmapped({Path("/dev/shm", name) for name in set(os.listdir("/dev/shm")) - before})
-    assert not err
+    # A start removes what another test's process, killed meanwhile, has left, and says so.
+    assert [line for line in err.splitlines() if not line.endswith("killed left behind")] == []
 
 
 def test_a_ray_without_its_head_is_left_in_time_and_ended(checkpoint: Checkpoint, tmp_path: Path) -> None:

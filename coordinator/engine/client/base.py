@@ -7,6 +7,7 @@ from coordinator.engine.messages.commands import Command
 from coordinator.engine.messages.output import Output
 from coordinator.engine.messages.request import Request
 from coordinator.engine.messages.stats import EngineStats, ModelStatus, WorkersStatus
+from moe_model.versions.expert_versions import ExpertModule
 
 R = TypeVar("R")
 
@@ -50,6 +51,9 @@ class EngineClient(RequestEngine, Protocol):
 
     def workers(self) -> WorkersStatus:
         """The expert workers as they are now; never waits."""
+
+    def missing_experts(self) -> tuple[ExpertModule, ...]:
+        """`workers().missing` without the rest, which is much of a large model: for looks that come often."""
 
     def call(self, command: Command[R]) -> R:
         """Blocks until the command is carried out. Raises what it raises, all of them ExpertMeshErrors;

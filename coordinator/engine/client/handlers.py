@@ -71,12 +71,13 @@ class Operated:
     handlers: Handlers = field(default_factory=dict)
     model: Callable[[], ModelStatus] = lambda: ModelStatus(())
     workers: Callable[[], WorkersStatus] = WorkersStatus
+    missing: Callable[[], Sequence[ExpertModule]] = tuple
 
     @classmethod
     def of(cls, exchange: ExpertExchange, experts: OperatedExperts) -> "Operated":
         """Of an engine of `exchange` over `experts`."""
         handlers = {**exchange_handlers(exchange), **worker_handlers(experts)}
-        return cls(handlers, exchange.status, lambda: workers_status(experts))
+        return cls(handlers, exchange.status, lambda: workers_status(experts), experts.missing_experts)
 
 
 def workers_status(experts: OperatedExperts) -> WorkersStatus:

@@ -15,6 +15,7 @@ from coordinator.engine.messages.errors import EngineError
 from coordinator.engine.messages.output import Output
 from coordinator.engine.messages.request import Request
 from coordinator.engine.messages.stats import EngineStats, ModelStatus, WorkersStatus
+from moe_model.versions.expert_versions import ExpertModule
 
 R = TypeVar("R")
 
@@ -49,6 +50,9 @@ class InProcessEngine:
 
     def workers(self) -> WorkersStatus:
         return self._operated.workers()
+
+    def missing_experts(self) -> tuple[ExpertModule, ...]:
+        return tuple(self._operated.missing())
 
     def call(self, command: Command[R]) -> R:
         return carry_out(self._handlers, command)

@@ -19,6 +19,7 @@ from coordinator.engine.messages.output import Output
 from coordinator.engine.messages.request import Abort, Request
 from coordinator.engine.messages.stats import EngineStats, ModelStatus, WorkersStatus
 from moe_model.errors import ExpertMeshError
+from moe_model.versions.expert_versions import ExpertModule
 
 R = TypeVar("R")
 
@@ -97,6 +98,9 @@ class BytesEngine:
 
     def workers(self) -> WorkersStatus:
         return cast(WorkersStatus, decode(self._far.workers()))
+
+    def missing_experts(self) -> tuple[ExpertModule, ...]:
+        return self.workers().missing
 
     def call(self, command: Command[R]) -> R:
         result = decode(self._far.answer(encode(command)))

@@ -15,24 +15,30 @@ from coordinator.server.build_engine import build_engine, expert_exchange
 from coordinator.server.experts import open_experts
 from expert_workers.status import WorkerState
 from moe_model.checkpoint.reader import Checkpoint
+from moe_model.versions.expert_versions import ExpertModule
 from tests.coordinator.engine.client.bytes_engine import CLIENTS
 from tests.models import make_request
 
 CONFIG = EngineConfig(kernels="torch", num_threads=1, block_size=4, kv_cache_bytes=1 << 20)
+MISSING = (ExpertModule(1, 0, 0),)
 WORKERS = WorkersConfig(num_workers=2, replicas=2, transport="in-process")
 
 
 @pytest.mark.parametrize("client", CLIENTS)
-async def test_workers_are_seen_and_scaled(client: str, tiny_checkpoint: Path) -> None:
+async def test_workers_are_seen_and_scaled(
+    client: str, tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     checkpoint = Checkpoint.open(tiny_checkpoint)
     with open_experts(checkpoint, CONFIG, WORKERS) as experts:
         core = build_engine(checkpoint, CONFIG, experts)
         thread = EngineThread(core)
+        monkeypatch.setattr(experts, "missing_experts", lambda: MISSING)
         exchange = expert_exchange(checkpoint, CONFIG, experts, core, thread.switch)
         engine = CLIENTS[client](thread, Operated.of(exchange, experts))
         before = engine.workers()
         assert before.workers == tuple(experts.topology())
-        assert (before.num_replicas, before.missing) == (2, ())
+        assert before.num_replicas == 2
+        assert engine.missing_experts() == before.missing == MISSING
         scaled = await asyncio.to_thread(engine.call, ScaleWorkers(3, 60.0))
         assert (scaled.num_before, scaled.num_workers) == (2, 3)
         assert [worker.state for worker in engine.workers().workers] == [WorkerState.READY] * 3
