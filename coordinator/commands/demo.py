@@ -45,7 +45,7 @@ async def _demo(config: ServeConfig, given: DemoArguments, phases: Phases, halt:
             await halt.unless_set(_stream(client, given))
         print("\n".join(describe_workers(server.engine.workers().workers)))
         print("stopping ...", flush=True)
-    print(f"stopped; {time.monotonic() - started:.1f} s in all")
+    print(f"stopped; {time.monotonic() - started:.1f} s in all, libraries not counted")
 
 
 async def _stream(client: AsyncClient, given: DemoArguments) -> None:
