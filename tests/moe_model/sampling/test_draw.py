@@ -16,6 +16,7 @@ from torch import Tensor
 
 from moe_model.errors import ConfigError
 from moe_model.sampling.draw import (
+    MIN_DIVISOR,
     _among_all,
     draw,
     filter_min_p,
@@ -57,11 +58,16 @@ def softmax(logits: Sequence[float]) -> list[float]:
     return [weight / math.fsum(weights) for weight in weights]
 
 
+def divisor(p: SamplingParams) -> float:
+    """What a temperature counts as: float32 cannot divide by less."""
+    return max(p.temperature, MIN_DIVISOR)
+
+
 def naive_support(row: Sequence[float], p: SamplingParams) -> set[int]:
     """The columns that the parameters leave, by the words of SamplingParams; without rounding tricks."""
     best = max(row)
     # What no float32 weight can tell apart is the same.
-    scaled = [round(max((logit - best) / p.temperature, -1e6), 6) for logit in row]
+    scaled = [round(max((logit - best) / divisor(p), -1e6), 6) for logit in row]
     columns = list(range(len(row)))
     if p.top_k:
         kth = sorted(row, reverse=True)[min(p.top_k, len(row)) - 1]
@@ -84,7 +90,7 @@ def test_a_draw_is_one_the_filters_left_and_has_mass(row: list[float], p: Sampli
     support = naive_support(row, wide)
     assert token in support
     best = max(row)
-    assert (row[token] - best) / p.temperature > -800, "a column without mass was drawn"
+    assert (row[token] - best) / divisor(p) > -800, "a column without mass was drawn"
 
 
 @given(ROW, PARAMS.filter(lambda p: p.temperature > 0))
@@ -93,7 +99,7 @@ def test_the_ends_of_the_interval_draw_the_ends_of_the_support(row: list[float],
     assert low <= high
     top_p, min_p = max(1e-300, p.top_p - ROUNDING), min(1.0, p.min_p * (1 + ROUNDING))
     narrow = naive_support(row, replace(p, top_p=top_p, min_p=min_p))
-    heavy = [i for i in narrow if (row[i] - max(row)) / p.temperature > -30]
+    heavy = [i for i in narrow if (row[i] - max(row)) / divisor(p) > -30]
     assert low <= min(heavy)
     assert high >= max(heavy)
 
