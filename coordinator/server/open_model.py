@@ -11,10 +11,11 @@ from coordinator.config.serve import ServeConfig
 from coordinator.server.build_engine import num_kv_blocks
 from coordinator.server.model_texts import ModelTexts
 from moe_model.checkpoint.manifest import CHAT_TEMPLATE
-from moe_model.checkpoint.reader import MAX_CHAT_TEMPLATE_BYTES, Checkpoint
+from moe_model.checkpoint.reader import Checkpoint
 from moe_model.families import family_of
 from moe_model.files.whole_file import read_file
 from moe_model.text.tokenizer import Tokenizer
+from moe_model.text.tokenizer_settings import MAX_CHAT_TEMPLATE_BYTES
 
 
 async def open_model(
@@ -60,7 +61,7 @@ def _chat_template(
         source: str | None = data.decode(errors="replace")
         name = options.chat_template.name
     else:
-        source = checkpoint.read_chat_template()
+        source = checkpoint.read_tokenizer_settings().default_template
         name = CHAT_TEMPLATE
     if source is None or tokenizer is None:
         return None

@@ -29,6 +29,7 @@ READABLE_VERSIONS = (1, 2)
 SHARED = "shared.safetensors"
 TOKENIZER = "tokenizer.json"
 CHAT_TEMPLATE = "chat_template.jinja"
+TOKENIZER_CONFIG = "tokenizer_config.json"
 DTYPES: Mapping[str, torch.dtype] = MappingProxyType({name: getattr(torch, name) for name in DTYPE_NAMES})
 MAX_MANIFEST_BYTES = 64 << 20
 MAX_FILE_BYTES = 1 << 50
@@ -128,7 +129,8 @@ def _parse_files(data: object, config: ModelConfig, *, has_tokenizer: bool) -> M
     if not isinstance(data, dict):
         raise ConfigError("files: expected an object")
     # The config is still only a claim: count before anything of its size is made.
-    extras = [TOKENIZER] * has_tokenizer + [CHAT_TEMPLATE] * (CHAT_TEMPLATE in data)
+    extras = [TOKENIZER] * has_tokenizer
+    extras += [name for name in (CHAT_TEMPLATE, TOKENIZER_CONFIG) if name in data]
     num_expected = 1 + config.num_expert_modules + len(extras)
     if len(data) > num_expected:
         known = {*tensor_files(config), *extras}

@@ -5,6 +5,7 @@ shared.safetensors                              embedding, attention, norms, rou
 experts/layer_0000/expert_0000.safetensors      one file per expert module of one layer
 tokenizer.json                                  optional
 chat_template.jinja                             optional
+tokenizer_config.json                           optional: special tokens, templates with other names
 """
 
 import hashlib
@@ -24,6 +25,7 @@ from moe_model.checkpoint.manifest import (
     MAX_MANIFEST_BYTES,
     SHARED,
     TOKENIZER,
+    TOKENIZER_CONFIG,
     FileEntry,
     GenerationDefaults,
     Manifest,
@@ -37,12 +39,21 @@ from moe_model.families import family_of
 from moe_model.families.base import Shapes
 from moe_model.files.whole_file import read_file, require_folder, require_regular_file
 from moe_model.text.tokenizer_json import MAX_TOKENIZER_BYTES
+from moe_model.text.tokenizer_settings import (
+    MAX_CHAT_TEMPLATE_BYTES,
+    MAX_SETTINGS_BYTES,
+    UNSAID,
+    TokenizerSettings,
+)
 
 __all__ = ["Checkpoint", "CheckpointWriter", "FileEntry", "GenerationDefaults"]
 
-MAX_CHAT_TEMPLATE_BYTES = 1 << 20
 # The files that hold no tensors, and how large they may be.
-_TEXTS = {TOKENIZER: MAX_TOKENIZER_BYTES, CHAT_TEMPLATE: MAX_CHAT_TEMPLATE_BYTES}
+_TEXTS = {
+    TOKENIZER: MAX_TOKENIZER_BYTES,
+    CHAT_TEMPLATE: MAX_CHAT_TEMPLATE_BYTES,
+    TOKENIZER_CONFIG: MAX_SETTINGS_BYTES,
+}
 
 
 class Checkpoint(ABC):
@@ -91,8 +102,8 @@ class Checkpoint(ABC):
         """The bytes of tokenizer.json, None without one. Raises CheckpointError."""
 
     @abstractmethod
-    def read_chat_template(self) -> str | None:
-        """The text of chat_template.jinja, None without one. Raises CheckpointError."""
+    def read_tokenizer_settings(self) -> TokenizerSettings:
+        """Special tokens, BOS and chat templates. Raises CheckpointError."""
 
     @abstractmethod
     def verify(self, on_file: Callable[[str], None] | None = None) -> None:
@@ -155,11 +166,16 @@ class OwnCheckpoint(Checkpoint):
     def read_tokenizer(self) -> bytes | None:
         return bytes(self._read_file(TOKENIZER)) if TOKENIZER in self.files else None
 
-    def read_chat_template(self) -> str | None:
+    def read_tokenizer_settings(self) -> TokenizerSettings:
+        settings = UNSAID
+        if TOKENIZER_CONFIG in self.files:
+            settings = TokenizerSettings.from_json(
+                self._read_file(TOKENIZER_CONFIG), str(self.path / TOKENIZER_CONFIG)
+            )
         if CHAT_TEMPLATE not in self.files:
-            return None
+            return settings
         try:
-            return self._read_file(CHAT_TEMPLATE).decode()
+            return settings.with_default_template(self._read_file(CHAT_TEMPLATE).decode())
         except UnicodeDecodeError:
             raise CheckpointError(f"{self.path / CHAT_TEMPLATE}: is not UTF-8") from None
 

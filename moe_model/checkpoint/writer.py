@@ -19,6 +19,7 @@ from moe_model.checkpoint.manifest import (
     MAX_MANIFEST_BYTES,
     SHARED,
     TOKENIZER,
+    TOKENIZER_CONFIG,
     FileEntry,
     GenerationDefaults,
     Manifest,
@@ -33,9 +34,10 @@ from moe_model.families import family_of
 from moe_model.files import strict_json
 from moe_model.files.atomic_folder import AtomicFolder, check_destination
 from moe_model.files.whole_file import read_file, reason
+from moe_model.text.tokenizer_settings import UNSAID, TokenizerSettings
 
 _OURS = re.compile(
-    r"manifest\.json|shared\.safetensors|tokenizer\.json|chat_template\.jinja|experts(/layer_\d{4}(/expert_\d{4}\.safetensors)?)?"
+    r"manifest\.json|shared\.safetensors|tokenizer(_config)?\.json|chat_template\.jinja|experts(/layer_\d{4}(/expert_\d{4}\.safetensors)?)?"
 )
 
 # (files done, files in all)
@@ -102,8 +104,12 @@ class CheckpointWriter:
     def write_tokenizer(self, data: bytes) -> None:
         self._write(TOKENIZER, data)
 
-    def write_chat_template(self, text: str) -> None:
-        self._write(CHAT_TEMPLATE, text.encode())
+    def write_tokenizer_settings(self, settings: TokenizerSettings) -> None:
+        """The default template in a file of its own; nothing where there is nothing to say."""
+        if settings.default_template is not None:
+            self._write(CHAT_TEMPLATE, settings.default_template.encode())
+        if settings.with_default_template(None) != UNSAID:
+            self._write(TOKENIZER_CONFIG, settings.to_bytes())
 
     def _write_manifest(self) -> None:
         missing = next((name for name in tensor_files(self._config) if name not in self._files), None)

@@ -15,6 +15,7 @@ from moe_model.checkpoint.reader import CheckpointWriter, GenerationDefaults
 from moe_model.config import ModelConfig
 from moe_model.families import family_of
 from moe_model.layers.dense import sinusoidal_positions
+from moe_model.text.tokenizer_settings import UNSAID, TokenizerSettings
 
 GOLDEN = Path(__file__).parents[1] / "data" / "modularforge-tiny"
 TINY = ModelConfig(
@@ -142,6 +143,7 @@ def write_checkpoint(
     dtype: torch.dtype = torch.float32,
     generation: GenerationDefaults | None = None,
     tokenizer: bytes | None = None,
+    settings: TokenizerSettings = UNSAID,
     seed: int = 0,
     force: bool = False,
 ) -> Path:
@@ -154,6 +156,7 @@ def write_checkpoint(
                 writer.write_expert(layer, expert, random_expert(config, layer, expert, seed))
         if tokenizer is not None:
             writer.write_tokenizer(tokenizer)
+        writer.write_tokenizer_settings(settings)
     return dest
 
 

@@ -7,8 +7,9 @@ from typing import Any
 
 from moe_model.checkpoint.generation_defaults import GenerationDefaults, with_given
 from moe_model.checkpoint.hugging_face.folder import read_json
+from moe_model.checkpoint.hugging_face.texts import read_settings
+from moe_model.checkpoint.manifest import TOKENIZER_CONFIG
 from moe_model.checkpoint.recognise import HUGGING_FACE_CONFIG, is_present
-from moe_model.checkpoint.tokenizer_file import TOKENIZER_CONFIG
 from moe_model.config import ModelConfig
 from moe_model.errors import ConfigError
 from moe_model.files.strict_json import brief
@@ -55,12 +56,7 @@ def _ids(where: str, found: object, vocab_size: int) -> tuple[int, ...]:
 
 
 def _named_tokens(folder: Path, tokenizer: bytes, vocab_size: int) -> dict[str, int]:
-    """The ids of the texts that tokenizer_config.json names."""
-    path = folder / TOKENIZER_CONFIG
-    data = read_json(path) if is_present(path) else {}
+    """The ids of the special tokens that tokenizer_config.json names."""
     vocabulary = vocabulary_of(tokenizer, vocab_size)
-    texts = {f"{name}_token_id": data.get(f"{name}_token") for name in ("bos", "eos", "pad")}
-    texts = {key: text.get("content") if isinstance(text, dict) else text for key, text in texts.items()}
-    return {
-        key: vocabulary[text] for key, text in texts.items() if isinstance(text, str) and text in vocabulary
-    }
+    named = read_settings(folder).special_tokens
+    return {f"{name}_id": vocabulary[text] for name, text in named.items() if text in vocabulary}

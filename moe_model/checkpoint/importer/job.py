@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ from moe_model.checkpoint.hugging_face.folder import HuggingFaceFolder
 from moe_model.checkpoint.hugging_face.generation import (
     generation_defaults as hugging_face_generation,
 )
+from moe_model.checkpoint.hugging_face.texts import read_settings, read_tokenizer
 from moe_model.checkpoint.importer.locate import Located, locate
 from moe_model.checkpoint.importer.modularforge import ASSEMBLED_ROOTS
 from moe_model.checkpoint.importer.routers import Routers, make_routers
@@ -22,7 +23,7 @@ from moe_model.checkpoint.importer.wrappers import Wrappers
 from moe_model.checkpoint.manifest import GenerationDefaults
 from moe_model.checkpoint.recognise import hugging_face
 from moe_model.checkpoint.tensor_table import SAFETENSORS_SUFFIX, SafetensorsTable, TensorTable
-from moe_model.checkpoint.tokenizer_file import read_chat_template, read_tokenizer, with_token_ids
+from moe_model.checkpoint.tokenizer_file import with_token_ids
 from moe_model.checkpoint.writer import CheckpointWriter, Progress, require_free
 from moe_model.config import ModelConfig
 from moe_model.errors import CheckpointError, ConfigError
@@ -74,7 +75,10 @@ def _run(
 ) -> ImportReport:
     notes, wrappers = [located.note], Wrappers()
     tokenizer = read_tokenizer(located.folder)
-    chat_template = read_chat_template(located.folder)
+    settings = read_settings(located.folder)
+    if settings.adds_bos is None and not located.is_hugging_face:
+        # ModularForge begins every text with it.
+        settings = replace(settings, adds_bos=True)
     opened = _open_hugging_face if located.is_hugging_face else _open_modularforge
     model, config, generation, ignored = opened(located, options, stack, wrappers, tokenizer)
     dtype = options.dtype or (torch.bfloat16 if model.is_bfloat16 else torch.float32)
@@ -92,8 +96,7 @@ def _run(
             writer.write_expert(layer, expert, tensors)
         if tokenizer is not None:
             writer.write_tokenizer(tokenizer)
-        if chat_template is not None:
-            writer.write_chat_template(chat_template)
+        writer.write_tokenizer_settings(settings)
     return ImportReport(config, dtype, (*notes, *wrappers.notes, *ignored))
 
 

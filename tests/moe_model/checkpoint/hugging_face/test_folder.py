@@ -300,11 +300,11 @@ def test_tokenizer_template_and_its_tokens(tmp_path: Path) -> None:
     write_json(source / "tokenizer_config.json", special)
     checkpoint = imported(tmp_path, source)
     assert checkpoint.read_tokenizer() == LIBRARY.to_str().encode()
-    assert checkpoint.read_chat_template() == "{{ messages }}"
+    assert checkpoint.read_tokenizer_settings().default_template == "{{ messages }}"
     assert (checkpoint.generation.bos_token_id, checkpoint.generation.eos_token_ids) == (1, (2,))
     (source / "chat_template.jinja").write_text("wins")
     import_checkpoint(source, tmp_path / "second")
-    assert Checkpoint.open(tmp_path / "second").read_chat_template() == "wins"
+    assert Checkpoint.open(tmp_path / "second").read_tokenizer_settings().default_template == "wins"
 
 
 def test_a_doubled_key_is_refused(tmp_path: Path) -> None:

@@ -4,8 +4,9 @@ from typing import Any
 
 import pytest
 
+from moe_model.checkpoint.hugging_face.texts import read_tokenizer
 from moe_model.checkpoint.manifest import GenerationDefaults
-from moe_model.checkpoint.tokenizer_file import read_tokenizer, with_token_ids
+from moe_model.checkpoint.tokenizer_file import with_token_ids
 from moe_model.errors import CheckpointError, TokenizerError
 from tests.moe_model.source_files import GOLDEN
 
