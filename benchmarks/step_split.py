@@ -29,7 +29,8 @@ from moe_model.checkpoint.reader import Checkpoint
 from moe_model.families import family_of
 from moe_model.kernels.base import Kernels
 from moe_model.kernels.choice import choose_kernels
-from moe_model.layers.dense import Attend, Gate, SharedModel
+from moe_model.layers.attention import Attend, AttentionForm, Kept
+from moe_model.layers.dense import Gate, SharedModel
 from moe_model.layers.experts import ExpertBackend
 from moe_model.layers.router import Routing
 from moe_model.model import Model
@@ -149,10 +150,15 @@ class _TimedAttention:
     inner: Any
     split: Split
 
-    def project(self, x_TD: Tensor, positions_T: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    @property
+    def form(self) -> AttentionForm:
+        form: AttentionForm = self.inner.form
+        return form
+
+    def project(self, x_TD: Tensor, positions_T: Tensor) -> tuple[Tensor, Kept]:
         with self.split.timing("attention"):
-            q_THd, k_TGd, v_TGd = self.inner.project(x_TD, positions_T)
-        return q_THd, k_TGd, v_TGd
+            projected: tuple[Tensor, Kept] = self.inner.project(x_TD, positions_T)
+        return projected
 
     def merge(self, o_THd: Tensor, residual_TD: Tensor) -> Tensor:
         with self.split.timing("attention"):
@@ -191,7 +197,7 @@ def _timed_shared(
         replace(
             block,
             attention=_TimedAttention(block.attention, split),
-            ffn_norm=split.timed("routing", block.ffn_norm),
+            ffn_norm=None if block.ffn_norm is None else split.timed("routing", block.ffn_norm),
             gate=None if block.gate is None else _timed_gate(block.gate, split),
         )
         for block in shared.blocks

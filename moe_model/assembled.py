@@ -3,7 +3,6 @@
 Shapes: B batch, S sequence, T = B·S tokens, D d_model, H heads, G key/value heads, d head size, V vocabulary.
 """
 
-import math
 import secrets
 from pathlib import Path
 from typing import Self
@@ -16,9 +15,9 @@ from moe_model.config import ModelConfig
 from moe_model.errors import NumericError, UserError
 from moe_model.families import family_of
 from moe_model.kernels.base import Kernels
-from moe_model.layers.dense import Attend
+from moe_model.layers.attention import Attend, AttentionForm, Kept
 from moe_model.layers.expert_selection import ExpertSelection
-from moe_model.layers.router import Routing, load_balancing_loss, row_selection
+from moe_model.layers.router import Routing, row_selection
 from moe_model.loading import load_local_experts, load_model
 from moe_model.model import Model, Observe
 from moe_model.sampling.draw import sample, uniform
@@ -57,19 +56,22 @@ class AssembledModel:
         return family_of(self.config).num_active_params_per_token(self.config)
 
     @torch.no_grad()
-    def forward(self, input_ids_BS: Tensor, attention_mask_BS: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Returns float32 logits_BSV and the summed load-balancing loss of all layers, a scalar.
+    def forward(
+        self, input_ids_BS: Tensor, attention_mask_BS: Tensor | None = None
+    ) -> tuple[Tensor, Tensor | None]:
+        """Returns float32 logits_BSV and the load-balancing loss, a scalar, as the family's authors define it
+        (None where they define none).
 
         `attention_mask_BS` holds 1 where a token may be attended to, 0 where not. A query with nothing to
         attend to gets zeros from attention. Raises UserError for ids or lengths the model does not have.
         """
-        aux_losses: list[Tensor] = []
+        routings: list[Routing] = []
 
         def observe(_layer: int, routing: Routing) -> None:
-            aux_losses.append(load_balancing_loss(routing))
+            routings.append(routing)
 
         h_BSD = self._hidden(input_ids_BS, attention_mask_BS, observe)
-        return self.model.logits(h_BSD), torch.stack(aux_losses).sum()
+        return self.model.logits(h_BSD), family_of(self.config).balance(self.config, routings)
 
     @torch.no_grad()
     def generate(
@@ -159,22 +161,33 @@ def dense_attention(batch: int, seq_len: int, attention_mask_BS: Tensor | None) 
     are compared with.
     """
 
-    def attend(_layer: int, q_THd: Tensor, k_TGd: Tensor, v_TGd: Tensor) -> Tensor:
+    def attend(_layer: int, form: AttentionForm, q_THd: Tensor, kept: Kept) -> Tensor:
+        k_TGd, v_TGd = kept if form.value_width is None else (kept[0], kept[0][..., : form.value_width])
         num_groups = q_THd.shape[1] // k_TGd.shape[1]
         k_THd, v_THd = (x_TGd.repeat_interleave(num_groups, dim=1) for x_TGd in (k_TGd, v_TGd))
         q_BHSd, k_BHSd, v_BHSd = (
             x_THd.view(batch, seq_len, *x_THd.shape[1:]).transpose(1, 2) for x_THd in (q_THd, k_THd, v_THd)
         )
-        hidden_SS = torch.ones(seq_len, seq_len, dtype=torch.bool, device=q_THd.device).triu(1)
-        scores_BHSS = q_BHSd @ k_BHSd.transpose(-2, -1) / math.sqrt(q_THd.shape[-1])
+        ones_SS = torch.ones(seq_len, seq_len, dtype=torch.bool, device=q_THd.device)
+        hidden_SS = ones_SS.triu(1)
+        if form.window is not None:
+            hidden_SS |= ones_SS.tril(-form.window)
+        scores_BHSS = q_BHSd @ k_BHSd.transpose(-2, -1) * form.scale
         scores_BHSS = scores_BHSS.masked_fill(hidden_SS, float("-inf"))
-        if attention_mask_BS is None:
-            weights_BHSS = scores_BHSS.softmax(dim=-1)
-        else:
+        if attention_mask_BS is not None:
             padding_B11S = (attention_mask_BS == 0)[:, None, None, :].to(q_THd.device)
-            weights_BHSS = (
-                scores_BHSS.masked_fill(padding_B11S, float("-inf")).softmax(dim=-1).nan_to_num(0.0)
-            )
-        return (weights_BHSS @ v_BHSd).transpose(1, 2).reshape(q_THd.shape)
+            scores_BHSS = scores_BHSS.masked_fill(padding_B11S, float("-inf"))
+        weights_BHSS = _softmax(scores_BHSS, form.sinks_H)
+        if attention_mask_BS is not None:
+            weights_BHSS = weights_BHSS.nan_to_num(0.0)
+        o_BSHd = (weights_BHSS @ v_BHSd).transpose(1, 2)
+        return o_BSHd.reshape(*q_THd.shape[:2], -1)
 
     return attend
+
+
+def _softmax(scores_BHSS: Tensor, sinks_H: Tensor | None) -> Tensor:
+    if sinks_H is None:
+        return scores_BHSS.softmax(dim=-1)
+    sinks_BHS1 = sinks_H.to(scores_BHSS)[:, None, None].expand(*scores_BHSS.shape[:3], 1)
+    return torch.cat([scores_BHSS, sinks_BHS1], dim=-1).softmax(dim=-1)[..., :-1]

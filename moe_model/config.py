@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Self
 
+from moe_model.checks import check_count, check_known, from_json
 from moe_model.errors import ConfigError
 from moe_model.files.strict_json import brief
 
@@ -29,7 +30,8 @@ _DERIVED: Mapping[str, int] = {"n_kv_heads": LIMITS["n_heads"], "head_dim": 1 <<
 @dataclass(frozen=True, slots=True)
 class FamilyConfig:
     """What only one family has. A family's own derives from this one; each field has a default and is
-    checked when it is made, with a ConfigError that names the field."""
+    checked when it is made, with a ConfigError that names the field. A field may be a dataclass or a tuple
+    of numbers or texts, as `checks.from_json` makes them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,7 +127,7 @@ class ModelConfig:
             data["n_kv_heads"] = self.n_kv_heads
         if self.dense_layers:
             data["dense_layers"] = list(self.dense_layers)
-        own = asdict(self.own)
+        own = {name: value for name, value in asdict(self.own).items() if value is not None}
         return data | ({"own": own} if own else {})
 
 
@@ -133,42 +135,13 @@ class ModelConfig:
 MODEL_KEYS_OF_VERSION_1 = frozenset({*LIMITS, "family", "tie_embedding"})
 
 
-def check_known(data: Mapping[Any, Any], known: set[str], where: str) -> None:
-    """Raises ConfigError for the first key that is not known."""
-    for key in data:
-        if key not in known:
-            raise ConfigError(f"{where}: unknown key {str(key)[:80]!r}")
-
-
-def check_count(name: str, value: object, limit: int) -> None:
-    """Raises ConfigError unless the value is a whole number in [1, limit]."""
-    # A value is shown only once it is known to be small: it may come from a hostile file.
-    if not isinstance(value, int) or isinstance(value, bool):
-        raise ConfigError(f"{name}: expected a whole number, got {type(value).__name__}")
-    if not 1 <= value <= limit:
-        shown = value if abs(value) < 1 << 64 else "a number of more than 64 bits"
-        raise ConfigError(f"{name}: {shown} is not in [1, {limit}]")
-
-
-def check_number(name: str, value: object, low: float, high: float) -> None:
-    """Raises ConfigError unless the value is a number in [low, high]."""
-    if not isinstance(value, int | float) or isinstance(value, bool) or not low <= value <= high:
-        raise ConfigError(f"{name}: {brief(value)} is not a number in [{low:g}, {high:g}]")
-
-
 def _own_parts(data: Mapping[str, Any], own: type[FamilyConfig]) -> dict[str, Any]:
     """The parts of a config that JSON has another type for."""
     section = data.get("own", {})
-    if not isinstance(section, Mapping):
-        raise ConfigError(f"own: expected an object, got {type(section).__name__}")
-    check_known(section, {field.name for field in fields(own)}, "own")
     dense = data.get("dense_layers", [])
     if not isinstance(dense, list):
         raise ConfigError(f"dense_layers: expected a list, got {type(dense).__name__}")
-    try:
-        return {"own": own(**section), "dense_layers": tuple(dense)}
-    except ConfigError as error:
-        raise ConfigError(f"own: {error}") from None
+    return {"own": from_json(own, section, "own"), "dense_layers": tuple(dense)}
 
 
 def _check_dense_layers(layers: tuple[int, ...], n_layers: int) -> None:

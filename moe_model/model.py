@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from moe_model.config import ModelConfig
-from moe_model.layers.dense import Attend, Gate, SharedModel
+from moe_model.layers.attention import Attend
+from moe_model.layers.dense import Gate, SharedModel
 from moe_model.layers.experts import ExpertBackend
 from moe_model.layers.router import Routing
 
@@ -83,24 +84,26 @@ class Model:
         """
         x_TD = self._shared.embed(part.token_ids_T, part.positions_T)
         for layer, block in enumerate(self._shared.blocks):
-            q_THd, k_TGd, v_TGd = block.attention.project(x_TD, part.positions_T)
-            x_TD = block.attention.merge(part.attend(layer, q_THd, k_TGd, v_TGd), x_TD)
-            n_TD = block.ffn_norm(x_TD)
+            attention = block.attention
+            q_THd, kept = attention.project(x_TD, part.positions_T)
+            x_TD = attention.merge(part.attend(layer, attention.form, q_THd, kept), x_TD)
+            n_TD = block.ffn_rows(x_TD)
             if block.gate is None:
                 assert block.for_all is not None
-                x_TD = x_TD + block.for_all(n_TD)
+                x_TD = block.joined(block.for_all(n_TD), x_TD)
                 continue
             begun = self._experts.begin(layer, n_TD, _route(part, layer, block.gate, n_TD))
             # Computed while the rows are at the experts.
             always_TD = None if block.for_all is None else block.for_all(n_TD)
             yield
             y_TD = self._experts.finish(begun)
-            x_TD = x_TD + (y_TD if always_TD is None else y_TD + always_TD)
+            x_TD = block.joined(y_TD if always_TD is None else y_TD + always_TD, x_TD)
         h_parts.append(x_TD)
 
     def logits(self, h_RD: Tensor) -> Tensor:
         """Returns float32 logits_RV of the given rows."""
-        return self._shared.head(h_RD).float()
+        logits_RV = self._shared.head(h_RD).float()
+        return logits_RV if self._shared.logits_scale == 1.0 else logits_RV / self._shared.logits_scale
 
 
 def _route(part: Part, layer: int, gate: Gate, n_TD: Tensor) -> Routing:

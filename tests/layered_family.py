@@ -11,15 +11,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from moe_model.config import FamilyConfig, ModelConfig, check_count
-from moe_model.families.base import Family, Shapes
+from moe_model.checks import check_count
+from moe_model.config import FamilyConfig, ModelConfig
+from moe_model.decoder.spec import DecoderSpec
+from moe_model.families.base import Family
 from moe_model.families.mixtral.config import MixtralConfig
 from moe_model.families.mixtral.family import Mixtral
-from moe_model.kernels.base import Kernels
-from moe_model.layers.dense import Block
-from moe_model.layers.specs import ExpertSpec
 
-_FFN = ExpertSpec(norm=None, is_gated=True, activation="silu", has_biases=False)
 NAME = "layered"
 
 
@@ -44,33 +42,9 @@ class Layered(Mixtral):
     architecture = "LayeredForTests"
     own_config = LayeredConfig
 
-    def check(self, config: ModelConfig) -> None:
-        super().check(replace(config, dense_layers=()))
-
-    def shared_shapes(self, config: ModelConfig) -> Shapes:
+    def spec(self, config: ModelConfig) -> DecoderSpec:
         own = _own(config.own)
-        shapes = super().shared_shapes(config)
-        for layer in range(config.n_layers):
-            is_dense = layer in config.dense_layers
-            if is_dense:
-                del shapes[f"blocks.{layer}.router.weight"]
-            width = own.dense_width if is_dense else own.shared_width
-            of_all = self.expert_shapes(replace(config, d_ff=width))
-            shapes |= {f"blocks.{layer}.for_all.{name}": shape for name, shape in of_all.items()}
-        return shapes
-
-    def _block(
-        self, config: ModelConfig, tensors: Mapping[str, Tensor], prefix: str, kernels: Kernels
-    ) -> Block:
-        names = [f"{part}.weight" for part in ("gate", "up", "down")]
-        of_all = kernels.expert(_FFN, {name: tensors[f"{prefix}.for_all.{name}"] for name in names})
-        router = f"{prefix}.router.weight"
-        is_dense = router not in tensors
-        none = torch.zeros(config.n_experts, config.d_model)
-        block = super()._block(
-            config, tensors if not is_dense else {**tensors, router: none}, prefix, kernels
-        )
-        return replace(block, gate=None if is_dense else block.gate, for_all=of_all)
+        return replace(super().spec(config), dense_width=own.dense_width, shared_width=own.shared_width)
 
 
 def _own(own: FamilyConfig) -> LayeredConfig:
@@ -135,7 +109,8 @@ def plain_logits(
         o_TD = torch.einsum("hts,shd->thd", scores.softmax(-1), v).flatten(1)
         x_TD = x_TD + o_TD @ shared[f"{block}.out.weight"].T
         n_TD = norm(x_TD, f"{block}.ffn_norm.weight")
-        y_TD = ffn(n_TD, shared, f"{block}.for_all.")
+        of_all = "dense" if layer in config.dense_layers else "shared"
+        y_TD = ffn(n_TD, shared, f"{block}.{of_all}.")
         if layer not in config.dense_layers:
             weights_TE = (n_TD @ shared[f"{block}.router.weight"].T).softmax(-1)
             top_TK, ids_TK = weights_TE.topk(config.top_k)

@@ -2,8 +2,6 @@
 
 import logging
 
-from torch import Tensor
-
 from coordinator.config.engine import EngineConfig
 from coordinator.engine.attention.kernel_attention import attention_plan
 from coordinator.engine.cache.block_allocator import BlockAllocator
@@ -21,6 +19,7 @@ from moe_model.checkpoint.reader import Checkpoint
 from moe_model.families import family_of
 from moe_model.kernels.base import Router
 from moe_model.kernels.choice import choose_kernels
+from moe_model.layers.router import RouterWeights
 from moe_model.loading import load_model
 from moe_model.machine import memory_bytes
 from moe_model.versions.running_experts import RunningExperts
@@ -79,7 +78,7 @@ def expert_exchange(
     kernels = choose_kernels(config.kernels, device_of(config), config.num_threads)
     family = family_of(checkpoint.config)
 
-    def make_router(weight_ED: Tensor) -> Router:
-        return family.build_router(checkpoint.config, weight_ED, kernels)
+    def make_router(weights: RouterWeights) -> Router:
+        return family.build_router(checkpoint.config, weights, kernels)
 
     return ExpertExchange(checkpoint, experts, engine.versions, switch_engine, make_router)

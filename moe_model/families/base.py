@@ -1,6 +1,6 @@
 """What a model family must say about itself. One small folder per family, and one row in the registry."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 import torch
@@ -11,6 +11,7 @@ from moe_model.families.hugging_face import HuggingFaceModel
 from moe_model.kernels.base import Kernels, Router
 from moe_model.layers.dense import SharedModel
 from moe_model.layers.dispatch import Expert
+from moe_model.layers.router import RouterWeights, Routing
 from moe_model.layers.specs import CacheSpec
 
 Shapes = dict[str, tuple[int, ...]]
@@ -45,6 +46,13 @@ class Family(Protocol):
     def expert_shapes(self, config: ModelConfig) -> Shapes:
         """Names and shapes of one expert module, that is one expert of one layer."""
 
+    def float32_names(self, config: ModelConfig) -> frozenset[str]:
+        """Tensors of the shared part that stay float32 whatever the dtype of the rest."""
+
+    def balance(self, config: ModelConfig, routings: Sequence[Routing]) -> Tensor | None:
+        """The load-balancing loss of a forward pass, a scalar, as its authors define it; `routings` are of
+        the layers with experts. None where they define none."""
+
     def cache_spec(self, config: ModelConfig) -> CacheSpec:
         """What each layer keeps of each token."""
 
@@ -59,8 +67,9 @@ class Family(Protocol):
     ) -> SharedModel:
         """The shared part over the given weights, in their dtype and on their device."""
 
-    def build_router(self, config: ModelConfig, gate_ED: Tensor, kernels: Kernels) -> Router:
-        """A layer's router over any number of experts: they may be exchanged, added and removed."""
+    def build_router(self, config: ModelConfig, weights: RouterWeights, kernels: Kernels) -> Router:
+        """A layer's router over any number of experts: they may be exchanged, added and removed. Raises
+        ConfigError for a number that its rule cannot have."""
 
     def build_expert(
         self, config: ModelConfig, tensors: Mapping[str, Tensor], kernels: Kernels, *, int8: bool = False

@@ -4,11 +4,14 @@ Files are read elsewhere. A family takes the keys it knows, one by one; a key th
 not known to be without meaning for inference is refused by name, since it may change what the model computes.
 """
 
-from collections.abc import Mapping
-from typing import Any, Protocol
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol, TypeVar
 
-from moe_model.config import LIMITS, ModelConfig, check_count
+from moe_model.checks import check_count
+from moe_model.config import LIMITS, ModelConfig
 from moe_model.errors import ConfigError
+from moe_model.families.rope import RopeKeys, number
 from moe_model.files.strict_json import brief
 
 # Training's, the library's own, and what is read elsewhere (tokens, dtype).
@@ -22,8 +25,26 @@ _WITHOUT_MEANING = frozenset(
         *("bos_token_id", "eos_token_id", "pad_token_id", "dtype", "torch_dtype"),
     }
 )
-_ROPE_KEYS = frozenset({"rope_theta", "rope_type", "type"})
 _LARGEST = max(LIMITS.values())
+_Item = TypeVar("_Item", int, str)
+
+Part = Literal["all", "first_half", "second_half", "even", "odd"]
+
+
+@dataclass(frozen=True, slots=True)
+class TensorSource:
+    """Where a tensor of ours is in a folder: the tensor `name`, or of a stacked one, whose first dimension
+    counts experts, the `item`; `is_transposed`: it is stored inputs x outputs; `part`: of its outputs, the
+    first or second half, or every other one from the first or the second on."""
+
+    name: str
+    item: int | None = None
+    part: Part = "all"
+    is_transposed: bool = False
+
+
+# Our name of a tensor -> where it may be; the first place that a folder has counts.
+Sources = Mapping[str, tuple[TensorSource, ...]]
 
 
 class HuggingFaceModel(Protocol):
@@ -32,11 +53,11 @@ class HuggingFaceModel(Protocol):
     def read_config(self, keys: "ConfigKeys") -> ModelConfig:
         """Raises ConfigError naming the key."""
 
-    def shared_names(self, config: ModelConfig) -> Mapping[str, str]:
-        """Our name of every tensor of the shared part -> theirs."""
+    def shared_sources(self, config: ModelConfig, names: Iterable[str]) -> Sources:
+        """Of the tensors of the shared part, `names`."""
 
-    def expert_names(self, layer: int, expert: int) -> Mapping[str, str]:
-        """Our name of every tensor of one expert -> theirs."""
+    def expert_sources(self, config: ModelConfig, layer: int, expert: int) -> Sources:
+        """Of the tensors of one expert."""
 
 
 class ConfigKeys:
@@ -46,17 +67,32 @@ class ConfigKeys:
         self._data = data
         self._taken: set[str] = set()
 
-    def count(self, name: str, default: int) -> int:
-        """A number that is 1 at least."""
+    @property
+    def model_type(self) -> str:
+        """Of a family with several."""
+        value = self._data.get("model_type")
+        return value if isinstance(value, str) else ""
+
+    def has(self, name: str) -> bool:
+        """Whether there is a value other than null. The key is not taken by that."""
+        return self._data.get(name) is not None
+
+    def is_null(self, name: str) -> bool:
+        return name in self._data and self._data[name] is None
+
+    def count(self, name: str, default: int, *, least: int = 1) -> int:
+        """A whole number that is `least` at least."""
         value = self._take(name)
         if value is None:
             return default
-        check_count(name, value, _LARGEST)
+        if value != least or isinstance(value, bool):
+            check_count(name, value, _LARGEST)
         assert isinstance(value, int)
         return value
 
     def number(self, name: str, default: float) -> float:
-        return _number(name, self._take(name), default)
+        """Above 0."""
+        return number(name, self._take(name), default)
 
     def flag(self, name: str, *, default: bool) -> bool:
         value = self._take(name)
@@ -64,32 +100,47 @@ class ConfigKeys:
             raise ConfigError(f"{name}: expected true or false, got {type(value).__name__}")
         return default if value is None else value
 
-    def is_null(self, name: str) -> bool:
-        return name in self._data and self._data[name] is None
+    def items(self, name: str, kind: type[_Item]) -> tuple[_Item, ...] | None:
+        """A list of whole numbers or of texts; None where there is none."""
+        value = self._take(name)
+        if value is None:
+            return None
+        if not isinstance(value, list) or not all(type(item) is kind for item in value):
+            what = "whole numbers" if kind is int else "texts"
+            raise ConfigError(f"{name}: expected a list of {what}, got {brief(value)}")
+        return tuple(value)
 
     def expect(self, name: str, *possible: object) -> None:
         """Refuses another value than these, one that would ask for what is not built."""
         value = self._take(name)
-        if value is not None and value not in possible:
+        if value is not None and not any(value == each and type(value) is type(each) for each in possible):
             raise ConfigError(f"{name}: {brief(value)} is not supported")
 
-    def rope_theta(self, default: float) -> float:
-        """The base of rotary positions without scaling, in either spelling: all in `rope_parameters`, or
-        `rope_theta` outside with a `rope_scaling`, which counts where both are there and it is not empty."""
+    def ignore(self, *names: str) -> None:
+        """Keys that are known to say nothing about what this family computes, whatever their values."""
+        self._taken.update(names)
+
+    def rope(
+        self, theta: float, max_positions: int, layer_type: str | None = None, *, partial: float | None = None
+    ) -> RopeKeys:
+        """The keys of rotary positions, in either spelling: all in `rope_parameters`, or `rope_theta` outside
+        with a `rope_scaling`, which counts where both are there and it is not empty.
+
+        `theta` is the default. `layer_type`: where the object has one of its own for each type of layer, that
+        of this type counts. `partial`: the part of a head that turns where the config does not say, for
+        families that read such a key.
+        """
         outside, scaling, parameters = map(self._take, ("rope_theta", "rope_scaling", "rope_parameters"))
         where, rope = ("rope_scaling", scaling) if scaling else ("rope_parameters", parameters)
         if rope is None:
-            return _number("rope_theta", outside, default)
+            rope = {}
         if not isinstance(rope, Mapping):
             raise ConfigError(f"{where}: expected an object, got {type(rope).__name__}")
-        for key in ("rope_type", "type"):
-            if rope.get(key) not in (None, "default"):
-                raise ConfigError(f"{where}: {key} {brief(rope[key])} is not supported")
-        if unknown := rope.keys() - _ROPE_KEYS:
-            raise ConfigError(f"{where}: unknown key {brief(min(unknown))}")
-        return _number(
-            f"{where}: rope_theta", rope.get("rope_theta"), _number("rope_theta", outside, default)
-        )
+        if layer_type is not None and isinstance(rope.get(layer_type), Mapping):
+            rope = rope[layer_type]
+        if partial is not None and rope.get("partial_rotary_factor") is None:
+            partial = self.number("partial_rotary_factor", partial)
+        return RopeKeys(rope, where, number("rope_theta", outside, theta), max_positions, partial)
 
     def finish(self) -> None:
         """Raises ConfigError for a key that was not taken and may mean something."""
@@ -100,11 +151,3 @@ class ConfigKeys:
     def _take(self, name: str) -> object:
         self._taken.add(name)
         return self._data.get(name)
-
-
-def _number(name: str, value: object, default: float) -> float:
-    if value is None:
-        return default
-    if not isinstance(value, int | float) or isinstance(value, bool) or not 0 < value < 1e30:
-        raise ConfigError(f"{name}: {brief(value)} is not a number above 0")
-    return float(value)

@@ -12,8 +12,9 @@ import torch
 from torch import Tensor
 
 from moe_model.kernels.cache_layout import CacheLayoutName
+from moe_model.layers.attention import AttentionForm, Kept
 from moe_model.layers.dispatch import Expert, ExpertKey
-from moe_model.layers.router import Routing, RowSelection
+from moe_model.layers.router import RouterWeights, Routing, RowSelection
 from moe_model.layers.router_rules import RouterRule
 from moe_model.layers.specs import Activation, ExpertSpec, NormSpec, RotarySpec
 
@@ -97,16 +98,10 @@ class Contexts:
 
 
 class PagedAttention(Protocol):
-    """Writes keys and values to their slots, then attends over each token's context; o_THd."""
+    """Writes what each token keeps to its slot, then attends over the token's context; o_THd."""
 
     def __call__(
-        self,
-        q_THd: Tensor,
-        k_TGd: Tensor,
-        v_TGd: Tensor,
-        keys: Tensor,
-        values: Tensor,
-        contexts: Contexts,
+        self, form: AttentionForm, q_THd: Tensor, kept: Kept, stored: tuple[Tensor, ...], contexts: Contexts
     ) -> Tensor:
         """Raises ConfigError for a cache in a layout that these kernels do not read."""
 
@@ -145,7 +140,7 @@ class Kernels(Protocol):
     def rotary(self, spec: RotarySpec) -> Rotary:
         """One is enough for all layers."""
 
-    def router(self, rule: RouterRule, weight_ED: Tensor, top_k: int) -> Router:
+    def router(self, rule: RouterRule, weights: RouterWeights, top_k: int) -> Router:
         """The rule over the logits of the weights, both in float32."""
 
     def expert(self, spec: ExpertSpec, tensors: Mapping[str, Tensor], *, int8: bool = False) -> Expert:

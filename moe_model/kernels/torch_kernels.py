@@ -26,7 +26,7 @@ from moe_model.layers.dispatch import (
 from moe_model.layers.expert_ffn import ExpertFFN, check_expert, gate_activation
 from moe_model.layers.norms import TorchNorm
 from moe_model.layers.rotary import TorchRotary
-from moe_model.layers.router import Routing, RuledRouter
+from moe_model.layers.router import RouterWeights, Routing, RuledRouter
 from moe_model.layers.router_rules import RouterRule
 from moe_model.layers.specs import Activation, ExpertSpec, NormSpec, RotarySpec
 
@@ -60,8 +60,10 @@ class TorchKernels:
     def rotary(self, spec: RotarySpec) -> Rotary:
         return TorchRotary(spec)
 
-    def router(self, rule: RouterRule, weight_ED: Tensor, top_k: int) -> Router:
-        return RuledRouter(TorchLinear(weight_ED.float()), rule, top_k)
+    def router(self, rule: RouterRule, weights: RouterWeights, top_k: int) -> Router:
+        bias_E = None if weights.bias_E is None else weights.bias_E.float()
+        gate = TorchLinear(weights.weight_ED.float(), bias_E)
+        return RuledRouter(gate, rule, top_k, weights.correction_E)
 
     def expert(self, spec: ExpertSpec, tensors: Mapping[str, Tensor], *, int8: bool = False) -> Expert:
         check_expert(spec, tensors)

@@ -13,9 +13,40 @@ from moe_model.layers.expert_selection import ExpertSelection
 from moe_model.layers.router_rules import RouterRule
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class RouterWeights:
+    """What a router is made of; rows are experts, of any number.
+
+    `bias_E` is added to the logits. `correction_E`, float32, counts for the choice of experts and not for
+    their weights (Wang et al., "Auxiliary-Loss-Free Load Balancing Strategy", 2024).
+    """
+
+    weight_ED: Tensor
+    bias_E: Tensor | None = None
+    correction_E: Tensor | None = None
+
+    def take(self, columns: Sequence[int]) -> "RouterWeights":
+        """Of these experts, in this order."""
+        return self._each(lambda part: part[list(columns)])
+
+    def followed_by(self, other: "RouterWeights") -> "RouterWeights":
+        """With the experts of another one behind; both have the same parts."""
+        parts = zip(self._parts, other._parts, strict=True)
+        return RouterWeights(
+            *(None if a is None or b is None else torch.cat([a, b.to(a)]) for a, b in parts)  # type: ignore[arg-type]
+        )
+
+    @property
+    def _parts(self) -> tuple[Tensor | None, ...]:
+        return self.weight_ED, self.bias_E, self.correction_E
+
+    def _each(self, change: Callable[[Tensor], Tensor]) -> "RouterWeights":
+        return RouterWeights(*(None if part is None else change(part) for part in self._parts))  # type: ignore[arg-type]
+
+
 @dataclass(frozen=True, slots=True)
 class Routing:
-    """The router's choice for T tokens: best expert first, weights summing to 1 over K.
+    """The router's choice for T tokens: best expert first. What the weights of a row add up to is the rule's.
 
     A token with fewer than K experts has expert id E, of weight 0, in the places that are left: absent.
     """
@@ -76,15 +107,18 @@ class RuledRouter:
     gate: Callable[[Tensor], Tensor]
     rule: RouterRule
     top_k: int
+    correction_E: Tensor | None = None
 
     def __call__(self, x_TD: Tensor, selection: RowSelection | None = None) -> Routing:
         logits_TE = self.gate(x_TD.float())
         if selection is not None:
-            return _route_selected(self.rule, logits_TE, selection)
-        return Routing(*self.rule(logits_TE, None, self.top_k), logits_TE)
+            return _route_selected(self.rule, logits_TE, selection, self.correction_E)
+        return Routing(*self.rule(logits_TE, None, self.top_k, self.correction_E), logits_TE)
 
 
-def _route_selected(rule: RouterRule, logits_TE: Tensor, selection: RowSelection) -> Routing:
+def _route_selected(
+    rule: RouterRule, logits_TE: Tensor, selection: RowSelection, correction_E: Tensor | None
+) -> Routing:
     """K is that of the row that wants most; where a row has fewer, the rest are absent.
 
     One call per K, so that neither a row's bits nor its choice among equals depend on another's K.
@@ -93,7 +127,8 @@ def _route_selected(rule: RouterRule, logits_TE: Tensor, selection: RowSelection
     weights_TK = logits_TE.new_zeros(num_tokens, selection.most)
     expert_ids_TK = torch.full((num_tokens, selection.most), n_experts, device=logits_TE.device)
     for top_k, rows_R in selection.rows_by_k:
-        weights_RK, expert_ids_RK = rule(logits_TE[rows_R], selection.allowed_TE[rows_R], top_k)
+        allowed_RE = selection.allowed_TE[rows_R]
+        weights_RK, expert_ids_RK = rule(logits_TE[rows_R], allowed_RE, top_k, correction_E)
         weights_TK[rows_R, :top_k] = weights_RK
         expert_ids_TK[rows_R, :top_k] = expert_ids_RK
     return Routing(weights_TK, expert_ids_TK, logits_TE)
@@ -105,7 +140,18 @@ def load_balancing_loss(routing: Routing, weight: float = 0.01) -> Tensor:
     f_i is the fraction of tokens whose K experts contain i (Σ f = K), P_i the mean softmax probability of i
     over all E. Source: Switch Transformer (Fedus et al., 2021), equations 4 to 6, for top K.
     """
-    n_experts = routing.logits_TE.shape[-1]
     chosen_TE = torch.zeros_like(routing.logits_TE).scatter_(1, routing.expert_ids_TK, 1.0)
-    probs_TE = torch.softmax(routing.logits_TE, dim=-1)
-    return weight * n_experts * (chosen_TE.mean(dim=0) * probs_TE.mean(dim=0)).sum()
+    return weight * _balance(chosen_TE, torch.softmax(routing.logits_TE, dim=-1))
+
+
+def load_balancing_loss_of_all(routings: Sequence[Routing], top_k: int) -> Tensor:
+    """`E · Σ_i f_i · P_i` over the tokens of all layers together, without a weight: what the published
+    mixture-of-experts models call their auxiliary loss. The K experts are those of the largest logits."""
+    logits_TE = torch.cat([routing.logits_TE for routing in routings])
+    probs_TE = torch.softmax(logits_TE, dim=-1)
+    chosen_TE = torch.zeros_like(probs_TE).scatter_(1, probs_TE.topk(top_k, dim=-1).indices, 1.0)
+    return _balance(chosen_TE, probs_TE)
+
+
+def _balance(chosen_TE: Tensor, probs_TE: Tensor) -> Tensor:
+    return chosen_TE.shape[-1] * (chosen_TE.mean(dim=0) * probs_TE.mean(dim=0)).sum()

@@ -5,10 +5,13 @@ G key/value heads, d head size.
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, Self
+from typing import Literal, Self, get_args
 
+from moe_model.checks import check_count, check_number
 from moe_model.errors import ConfigError
+from moe_model.files.strict_json import brief
 
 # As in kernels/native/src/rows.h.
 MAX_ROTARY_DIM = 1024
@@ -16,6 +19,7 @@ MAX_ROTARY_DIM = 1024
 NormKind = Literal["layer_norm", "rms_norm"]
 Activation = Literal["none", "gelu", "silu"]
 Pairing = Literal["half_split", "interleaved"]
+ScalingKind = Literal["linear", "llama3", "yarn"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,20 +74,55 @@ class ExpertSpec:
 
 
 @dataclass(frozen=True, slots=True)
+class RotaryScaling:
+    """How rotary frequencies f differ from those that a model was first trained with, on `original`
+    positions.
+
+        linear  f / factor
+        llama3  f / factor for waves longer than original / low, f for those shorter than original / high, and
+                what lies between them in between
+        yarn    f / factor for the pairs that turn less than `low` times in `original` positions, f for those
+                that turn more than `high` times, and a ramp in between, whose ends are whole pairs with
+                `truncate`; sines and cosines are multiplied by `attention_factor`
+
+    Sources: Chen et al., "Extending Context Window of Large Language Models via Positional Interpolation",
+    2023; Llama 3 (Meta, 2024); Peng et al., "YaRN", 2023.
+    """
+
+    kind: ScalingKind
+    factor: float
+    original: int = 1
+    low: float = 1.0
+    high: float = 1.0
+    truncate: bool = True
+    attention_factor: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.kind not in get_args(ScalingKind):
+            raise ConfigError(f"rotary scaling: kind {brief(self.kind)} is not known")
+        for name in ("factor", "low", "high", "attention_factor"):
+            check_number(f"rotary scaling: {name}", getattr(self, name), 1e-6, 1e9)
+        check_count("rotary scaling: original", self.original, 1 << 30)
+        if not isinstance(self.truncate, bool):
+            raise ConfigError("rotary scaling: truncate is neither true nor false")
+
+
+@dataclass(frozen=True, slots=True)
 class RotarySpec:
     """Rotary positions: the first `dim` values of each head turn, the rest stay as they are.
 
     Pair i, of x_i and x_{i + dim/2} (`half_split`) or of x_2i and x_{2i+1} (`interleaved`), turns by
-    position · theta^(-2i/dim), computed in float32.
+    position · theta^(-2i/dim), computed in float32, unless `scaling` says otherwise.
     """
 
     dim: int
     theta: float
     pairing: Pairing = "half_split"
+    scaling: RotaryScaling | None = None
 
     def __post_init__(self) -> None:
         if self.dim % 2 or not 2 <= self.dim <= MAX_ROTARY_DIM:
-            raise ConfigError(f"rotary positions: {self.dim} values of a head cannot turn in pairs")
+            raise ConfigError(f"head_dim: {self.dim} values cannot turn in pairs, at most {MAX_ROTARY_DIM}")
         if not (math.isfinite(self.theta) and self.theta > 0):
             raise ConfigError(f"rotary positions: theta is {self.theta}")
 
@@ -98,19 +137,49 @@ class CachePart:
 
 
 @dataclass(frozen=True, slots=True)
-class CacheSpec:
-    """What each layer keeps of each token. Its parts are keys and values, or what a family has instead."""
+class CacheGroup:
+    """Layers that keep the same parts of each token. A layer with a `window` looks back at so many tokens,
+    the one that looks included, and needs no others; None: at all."""
 
-    n_layers: int
+    layers: tuple[int, ...]
     parts: tuple[CachePart, ...]
-
-    @classmethod
-    def of_heads(cls, n_layers: int, n_kv_heads: int, head_dim: int) -> Self:
-        """Keys and values, [G, d] each."""
-        parts = tuple(CachePart(name, n_kv_heads, head_dim) for name in ("keys", "values"))
-        return cls(n_layers, parts)
+    window: int | None = None
 
     @property
     def values_per_token(self) -> int:
-        """Over all layers."""
-        return self.n_layers * sum(part.num_heads * part.width for part in self.parts)
+        """Over the group's layers."""
+        return len(self.layers) * sum(part.num_heads * part.width for part in self.parts)
+
+
+@dataclass(frozen=True, slots=True)
+class CacheSpec:
+    """What the layers keep of each token: keys and values, or what a family has instead. Every layer is in
+    one group."""
+
+    groups: tuple[CacheGroup, ...]
+
+    @classmethod
+    def of_heads(cls, n_layers: int, n_kv_heads: int, head_dim: int) -> Self:
+        """Keys and values, [G, d] each, of all tokens in every layer."""
+        return cls((CacheGroup(tuple(range(n_layers)), key_value_parts(n_kv_heads, head_dim)),))
+
+    @classmethod
+    def by_window(cls, parts: tuple[CachePart, ...], windows: Sequence[int | None]) -> Self:
+        """The same parts in every layer; `windows` by layer."""
+        distinct = sorted(set(windows), key=lambda window: window or 0)
+        layers = {each: tuple(i for i, window in enumerate(windows) if window == each) for each in distinct}
+        return cls(tuple(CacheGroup(layers[window], parts, window) for window in distinct))
+
+    @property
+    def n_layers(self) -> int:
+        return sum(len(group.layers) for group in self.groups)
+
+    @property
+    def values_per_token(self) -> int:
+        """Over all layers, of a token that all of them keep."""
+        return sum(group.values_per_token for group in self.groups)
+
+
+def key_value_parts(n_kv_heads: int, head_dim: int) -> tuple[CachePart, ...]:
+    """Keys and values, [G, d] each."""
+    return tuple(CachePart(name, n_kv_heads, head_dim) for name in ("keys", "values"))

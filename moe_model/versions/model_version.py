@@ -13,7 +13,7 @@ from torch import Tensor
 from moe_model.kernels.base import Router
 from moe_model.layers.dense import Gate
 from moe_model.layers.expert_selection import ExpertSelection
-from moe_model.layers.router import Routing
+from moe_model.layers.router import RouterWeights, Routing
 from moe_model.model import Model
 from moe_model.versions.expert_versions import Catalog, ExpertModule
 
@@ -35,10 +35,10 @@ class RoutedLayer:
         return self.gate.router
 
     @property
-    def router_weight(self) -> Tensor:
-        """What the router of a layer with experts was made of, [E, D]."""
+    def router_weights(self) -> RouterWeights:
+        """What the router of a layer with experts was made of."""
         assert self.gate is not None, "a dense layer routes nothing"
-        return self.gate.weight_ED
+        return self.gate.weights
 
     @property
     def experts(self) -> tuple[int, ...]:

@@ -8,7 +8,6 @@ from typing import Self
 
 import torch
 from safetensors.torch import load_file, save_file
-from torch import Tensor
 
 from coordinator.config.engine import EngineConfig
 from coordinator.engine.core.engine import Engine
@@ -22,6 +21,7 @@ from moe_model.families import family_of
 from moe_model.kernels.base import Router
 from moe_model.kernels.choice import KernelChoice, choose_kernels
 from moe_model.layers.dispatch import ExpertKey
+from moe_model.layers.router import RouterWeights
 from moe_model.loading import load_local_experts
 from moe_model.versions.local_experts import LocalExperts
 from moe_model.versions.model_version import ModelVersion
@@ -138,6 +138,6 @@ def row_file(path: Path, seed: int, dtype: torch.dtype = torch.float32) -> str:
     return str(path)
 
 
-def torch_router(config: ModelConfig) -> Callable[[Tensor], Router]:
+def torch_router(config: ModelConfig) -> Callable[[RouterWeights], Router]:
     kernels = choose_kernels("torch", "cpu")
-    return lambda weight_ED: family_of(config).build_router(config, weight_ED, kernels)
+    return lambda weights: family_of(config).build_router(config, weights, kernels)

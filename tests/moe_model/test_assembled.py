@@ -44,6 +44,7 @@ def test_golden_logits_and_loss(
     logits_BSV, aux_loss = golden_model.forward(golden[f"{case}.input_ids"], mask_BS)
     torch.testing.assert_close(logits_BSV, golden[f"{case}.logits"], rtol=0, atol=1e-5, equal_nan=True)
     torch.testing.assert_close(aux_loss, golden[f"{case}.aux_loss"].squeeze(), rtol=0, atol=1e-5)
+    assert aux_loss is not None
     assert aux_loss.shape == ()
 
 

@@ -132,7 +132,7 @@ def test_what_is_left_out_has_a_default() -> None:
         ({"own": {"rope_theta": True}}, "own: rope_theta: True is not a number in"),
         ({"own": {"unheard_of": 1}}, "own: unknown key 'unheard_of'"),
         ({"dense_layers": [0]}, "dense_layers: every layer of this family has experts"),
-        ({"head_dim": 5}, "head_dim: 5 is odd"),
+        ({"head_dim": 5}, "head_dim: 5 values cannot"),
         ({"family": "modularforge", "own": {}}, "n_kv_heads: 2 is not n_heads 6"),
         ({"family": "modularforge", "own": {}, "n_kv_heads": 6}, "head_dim: 4 is not d_model / n_heads"),
     ],

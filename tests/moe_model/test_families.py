@@ -67,6 +67,7 @@ def test_initial_weights_make_a_model_that_runs(config: ModelConfig) -> None:
     )
     assert logits.shape == (2, 1, config.vocab_size)
     assert logits.isfinite().all()
+    assert aux_loss is not None
     assert aux_loss > 0
 
 

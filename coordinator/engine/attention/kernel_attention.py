@@ -12,7 +12,7 @@ from coordinator.engine.attention.torch_attention import AttentionPlan, paged_at
 from coordinator.engine.cache.kv_cache import KVCache
 from coordinator.engine.core.batch import Batch
 from moe_model.kernels.base import Contexts, Kernels, PagedAttention
-from moe_model.layers.dense import Attend
+from moe_model.layers.attention import Attend, AttentionForm, Kept
 
 
 def attention_plan(kernels: Kernels) -> AttentionPlan:
@@ -26,9 +26,8 @@ def kernel_attention(attend_paged: PagedAttention) -> AttentionPlan:
     def plan(cache: KVCache, batch: Batch) -> Attend:
         contexts = kernel_contexts(batch, cache)
 
-        def attend(layer: int, q_THd: Tensor, k_TGd: Tensor, v_TGd: Tensor) -> Tensor:
-            keys, values = cache.layer(layer)
-            return attend_paged(q_THd, k_TGd, v_TGd, keys, values, contexts)
+        def attend(layer: int, form: AttentionForm, q_THd: Tensor, kept: Kept) -> Tensor:
+            return attend_paged(form, q_THd, kept, cache.layer(layer), contexts)
 
         return attend
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from coordinator.engine.attention.attention_rows import DecodeRows, PrefillSpan, decode_rows, prefill_spans
 from coordinator.engine.cache.kv_cache import KVCache
 from coordinator.engine.core.batch import Batch
-from moe_model.layers.dense import Attend
+from moe_model.layers.attention import Attend, AttentionForm, Kept
 
 # What attention is over a cache for the rows of a batch.
 AttentionPlan = Callable[[KVCache, Batch], Attend]
@@ -26,8 +26,8 @@ def paged_attention(cache: KVCache, batch: Batch) -> Attend:
     prefills = prefill_spans(batch, cache.block_size, device)
     masks = [_causal_mask(span, device) for span in prefills]
 
-    def attend(layer: int, q_THd: Tensor, k_TGd: Tensor, v_TGd: Tensor) -> Tensor:
-        cache.write(layer, batch.slots_T, k_TGd, v_TGd)
+    def attend(layer: int, form: AttentionForm, q_THd: Tensor, kept: Kept) -> Tensor:
+        cache.write(layer, batch.slots_T, *kept)
         parts = []
         if decode is not None:
             parts.append(_attend_decode(q_THd, cache, layer, decode))

@@ -30,19 +30,27 @@ class KVCache:
         self.num_blocks = num_blocks
         self.block_size = block_size
         self.layout = cache_layout(layout)
-        shapes = [(spec.n_layers, *self.layout.shape(num_blocks + 1, block_size, p)) for p in spec.parts]
         # Left empty: memory is mapped as blocks are first written, and only written slots are ever read.
+        self._layers: dict[int, tuple[Tensor, ...]] = {}
         try:
-            self._parts = [torch.empty(shape, dtype=dtype, device=device) for shape in shapes]
+            for group in spec.groups:
+                shapes = [self.layout.shape(num_blocks + 1, block_size, part) for part in group.parts]
+                parts = [
+                    torch.empty((len(group.layers), *shape), dtype=dtype, device=device) for shape in shapes
+                ]
+                self._layers |= {
+                    layer: tuple(part[place] for part in parts) for place, layer in enumerate(group.layers)
+                }
         except RuntimeError:
             num_bytes = (num_blocks + 1) * block_bytes(spec, block_size, dtype)
             raise ConfigError(f"kv cache: {num_bytes >> 20} MiB cannot be had on {device}") from None
-        for part in self._parts:
-            part[:, 0] = 0
+        for found in self._layers.values():
+            for stored in found:
+                stored[0] = 0
 
     def layer(self, layer: int) -> tuple[Tensor, ...]:
         """The parts of a layer, in the order of the spec and in the layout; their first size is blocks."""
-        return tuple(part[layer] for part in self._parts)
+        return self._layers[layer]
 
     def write(self, layer: int, slots_T: Tensor, *rows_TGd: Tensor) -> None:
         """What each token keeps, part by part in the order of the spec."""

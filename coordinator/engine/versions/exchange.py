@@ -16,7 +16,6 @@ from contextlib import contextmanager
 from typing import Protocol
 
 import torch
-from torch import Tensor
 
 from coordinator.engine.messages.commands import Changed, ExpertView
 from coordinator.engine.messages.errors import ExchangeError
@@ -30,6 +29,7 @@ from moe_model.families import family_of
 from moe_model.kernels.base import Router
 from moe_model.layers.dense import Gate
 from moe_model.layers.dispatch import ExpertKey
+from moe_model.layers.router import RouterWeights
 from moe_model.versions.expert_versions import ExpertFile, ExpertModule
 from moe_model.versions.model_version import ModelVersion, RoutedLayer
 
@@ -65,7 +65,7 @@ class ExpertExchange:
         experts: ExchangedExperts,
         versions: ModelVersions,
         switch_engine: SwitchEngine,
-        make_router: Callable[[Tensor], Router],
+        make_router: Callable[[RouterWeights], Router],
         switch_timeout: float = SWITCH_TIMEOUT,
     ) -> None:
         config = checkpoint.config
@@ -114,10 +114,10 @@ class ExpertExchange:
             if len(routed.modules) >= LIMITS["n_experts"] or expert > MAX_EXPERT_ID:
                 raise ExchangeError(f"layer {layer} can have no more experts")
             file = self._checked(path, sha256)
-            row_D = self._checked_row(router_path, routed.router_weight.dtype)
+            row = self._checked_row(router_path, routed.router_weights)
             module = ExpertModule(layer, self._take_slot(layer), expert, 0, file)
-            weight_ED = torch.cat([routed.router_weight, row_D.to(routed.router_weight.device)[None]])
-            self._load_and_switch(module, self._rerouted((*routed.modules, module), weight_ED))
+            weights = routed.router_weights.followed_by(row)
+            self._load_and_switch(module, self._rerouted((*routed.modules, module), weights))
             self._next_ids[layer] = expert + 1
             return self._done("add", module, started)
 
@@ -133,7 +133,8 @@ class ExpertExchange:
                     f"layer {layer} would have {num_left} experts, a token goes to {self._config.top_k}"
                 )
             stay = [each for each in range(len(routed.modules)) if each != column]
-            changed = self._rerouted(tuple(routed.modules[each] for each in stay), routed.router_weight[stay])
+            modules = tuple(routed.modules[each] for each in stay)
+            changed = self._rerouted(modules, routed.router_weights.take(stay))
             self._switch(layer, changed)
             return self._done("remove", routed.modules[column], started)
 
@@ -160,17 +161,21 @@ class ExpertExchange:
         with _field("path"):
             return check_module(path, self._shapes, self._checkpoint.dtype, wanted)
 
-    def _checked_row(self, path: str, dtype: torch.dtype) -> Tensor:
+    def _checked_row(self, path: str, like: RouterWeights) -> RouterWeights:
+        if like.bias_E is not None or like.correction_E is not None:
+            raise ExchangeError("experts cannot be added to a layer whose router has biases", "layer")
+        dtype = like.weight_ED.dtype
         with _field("router_path"):
-            return read_router_row(path, self._config.d_model, self._checkpoint.dtype, dtype)
+            row_D = read_router_row(path, self._config.d_model, self._checkpoint.dtype, dtype)
+        return RouterWeights(row_D[None])
 
     def _take_slot(self, layer: int) -> int:
         """Never given out again, whatever comes of it: a worker may have loaded it."""
         self._next_slots[layer] += 1
         return self._next_slots[layer] - 1
 
-    def _rerouted(self, modules: tuple[ExpertModule, ...], weight_ED: Tensor) -> RoutedLayer:
-        return RoutedLayer(modules, Gate(self._make_router(weight_ED), weight_ED))
+    def _rerouted(self, modules: tuple[ExpertModule, ...], weights: RouterWeights) -> RoutedLayer:
+        return RoutedLayer(modules, Gate(self._make_router(weights), weights))
 
     def _load_and_switch(self, module: ExpertModule, changed: RoutedLayer) -> None:
         try:

@@ -16,7 +16,7 @@ from moe_model.config import ModelConfig
 from moe_model.errors import CheckpointError, ConfigError
 from moe_model.families import HUGGING_FACE, family_named
 from moe_model.families.base import Shapes
-from moe_model.families.hugging_face import ConfigKeys, HuggingFaceModel
+from moe_model.families.hugging_face import ConfigKeys, HuggingFaceModel, Sources
 from moe_model.files import strict_json
 from moe_model.files.strict_json import brief
 from moe_model.files.whole_file import read_file
@@ -48,7 +48,7 @@ class HuggingFaceFolder:
     def shared(self, dtype: torch.dtype, routers: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """As `importer.Source`; the folder has its own routers."""
         assert not routers
-        tensors = self._read(self._names.shared_names(self.config), dtype)
+        tensors = self._read(self._shared_names(), dtype)
         if self._has_tied_head:
             head_VD = read_finite(self._table, _HEAD, dtype)
             if not torch.equal(head_VD, tensors["embedding.weight"]):
@@ -61,7 +61,14 @@ class HuggingFaceFolder:
         """As `importer.Source`: one expert at a time, whichever files its tensors are in."""
         for layer in self.config.moe_layers:
             for expert in self.config.experts_of(layer):
-                yield layer, expert, self._read(self._names.expert_names(layer, expert), dtype)
+                yield layer, expert, self._read(self._expert_names(layer, expert), dtype)
+
+    def _shared_names(self) -> dict[str, str]:
+        names = self._family.shared_shapes(self.config)
+        return _first(self._names.shared_sources(self.config, names))
+
+    def _expert_names(self, layer: int, expert: int) -> dict[str, str]:
+        return _first(self._names.expert_sources(self.config, layer, expert))
 
     @property
     def _has_tied_head(self) -> bool:
@@ -76,12 +83,12 @@ class HuggingFaceFolder:
         if config.num_expert_modules > len(names):
             raise CheckpointError(f"{self.path}: has {len(names)} tensors, too few for its config.json")
         shared, expert_shapes = self._family.shared_shapes(config), self._family.expert_shapes(config)
-        expected: Shapes = {theirs: shared[ours] for ours, theirs in self._names.shared_names(config).items()}
+        expected: Shapes = {theirs: shared[ours] for ours, theirs in self._shared_names().items()}
         if self._has_tied_head:
             expected[_HEAD] = shared["embedding.weight"]
         for layer in config.moe_layers:
             for expert in config.experts_of(layer):
-                theirs = self._names.expert_names(layer, expert)
+                theirs = self._expert_names(layer, expert)
                 expected |= {name: expert_shapes[ours] for ours, name in theirs.items()}
         check_table(self._table, expected, names=frozenset(filter(self._counts, names)))
 
@@ -90,6 +97,10 @@ class HuggingFaceFolder:
         layer = _LAYER.fullmatch(name)
         is_beyond = layer is not None and int(layer[1]) >= self.config.n_layers
         return not (is_beyond or _DERIVED.fullmatch(name))
+
+
+def _first(sources: Sources) -> dict[str, str]:
+    return {ours: places[0].name for ours, places in sources.items()}
 
 
 def read_json(path: Path) -> Mapping[str, Any]:

@@ -2,17 +2,18 @@
 
 from dataclasses import dataclass
 
-from moe_model.config import FamilyConfig, check_number
+from moe_model.checks import check_count
+from moe_model.decoder.config import DecoderConfig
 
 
 @dataclass(frozen=True, slots=True)
-class MixtralConfig(FamilyConfig):
-    """`norm_eps` is of every RMSNorm; `rope_theta` the base of the rotary frequencies. The defaults are
-    those of the published models."""
+class MixtralConfig(DecoderConfig):
+    """`sliding_window` is of every layer; None: a token sees all before it."""
 
-    norm_eps: float = 1e-5
-    rope_theta: float = 1e6
+    sliding_window: int | None = None
 
     def __post_init__(self) -> None:
-        check_number("norm_eps", self.norm_eps, 1e-12, 1.0)
-        check_number("rope_theta", self.rope_theta, 1.0, 1e12)
+        # Not super(): a dataclass with slots is another class than the one that was written here.
+        DecoderConfig.__post_init__(self)
+        if self.sliding_window is not None:
+            check_count("sliding_window", self.sliding_window, 1 << 30)

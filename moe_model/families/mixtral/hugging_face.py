@@ -1,29 +1,28 @@
 """A Mixtral as its authors publish it: `config.json` of model_type mixtral, and the names of its tensors."""
 
+from typing import ClassVar
+
 from moe_model.config import ModelConfig
 from moe_model.families.hugging_face import ConfigKeys
 from moe_model.families.mixtral.config import MixtralConfig
-
-# Ours, then theirs, of one layer.
-_BLOCK = {
-    "attn_norm.weight": "input_layernorm.weight",
-    "q.weight": "self_attn.q_proj.weight",
-    "k.weight": "self_attn.k_proj.weight",
-    "v.weight": "self_attn.v_proj.weight",
-    "out.weight": "self_attn.o_proj.weight",
-    "ffn_norm.weight": "post_attention_layernorm.weight",
-    "router.weight": "block_sparse_moe.gate.weight",
-}
-_EXPERT = {"gate.weight": "w1.weight", "up.weight": "w3.weight", "down.weight": "w2.weight"}
+from moe_model.families.published import PublishedFolder
 
 
-class MixtralFolder:
+class MixtralFolder(PublishedFolder):
     """Reads the Hugging Face folder of a Mixtral."""
 
+    block: ClassVar = {"router.weight": "block_sparse_moe.gate.weight"}
+    expert: ClassVar = {
+        "gate.weight": "experts.{e}.w1.weight",
+        "up.weight": "experts.{e}.w3.weight",
+        "down.weight": "experts.{e}.w2.weight",
+    }
+    prefix = "block_sparse_moe"
+
     def read_config(self, keys: ConfigKeys) -> ModelConfig:
-        """Raises ConfigError naming the key."""
         keys.expect("hidden_act", "silu")
-        keys.expect("sliding_window", None)
+        max_seq_len = keys.count("max_position_embeddings", 131072)
+        rope = keys.rope(1e6, max_seq_len)
         return ModelConfig(
             family="mixtral",
             d_model=keys.count("hidden_size", 4096),
@@ -36,21 +35,12 @@ class MixtralFolder:
             n_experts=keys.count("num_local_experts", 8),
             top_k=keys.count("num_experts_per_tok", 2),
             vocab_size=keys.count("vocab_size", 32000),
-            max_seq_len=keys.count("max_position_embeddings", 131072),
+            max_seq_len=max_seq_len,
             tie_embedding=keys.flag("tie_word_embeddings", default=False),
-            own=MixtralConfig(keys.number("rms_norm_eps", 1e-5), keys.rope_theta(1e6)),
+            own=MixtralConfig(
+                norm_eps=keys.number("rms_norm_eps", 1e-5),
+                rope_theta=rope.theta,
+                rope_scaling=rope.scaling,
+                sliding_window=keys.count("sliding_window", 0, least=0) or None,
+            ),
         )
-
-    def shared_names(self, config: ModelConfig) -> dict[str, str]:
-        """Our name of every tensor of the shared part -> theirs."""
-        names = {"embedding.weight": "model.embed_tokens.weight", "output_norm.weight": "model.norm.weight"}
-        if not config.tie_embedding:
-            names["head.weight"] = "lm_head.weight"
-        for layer in range(config.n_layers):
-            names |= {f"blocks.{layer}.{o}": f"model.layers.{layer}.{t}" for o, t in _BLOCK.items()}
-        return names
-
-    def expert_names(self, layer: int, expert: int) -> dict[str, str]:
-        """Our name of every tensor of one expert -> theirs."""
-        prefix = f"model.layers.{layer}.block_sparse_moe.experts.{expert}"
-        return {ours: f"{prefix}.{theirs}" for ours, theirs in _EXPERT.items()}

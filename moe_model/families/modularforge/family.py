@@ -3,7 +3,8 @@
 Shapes: D d_model, F d_ff, E experts, V vocabulary, R rows.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from math import sqrt
 
 import torch
 from torch import Tensor
@@ -13,6 +14,7 @@ from moe_model.errors import ConfigError
 from moe_model.families.base import Family, Shapes
 from moe_model.families.weights import draw, kaiming_bound, num_values, prefixed, xavier_bound
 from moe_model.kernels.base import Kernels, Norm, Router
+from moe_model.layers.attention import AttentionForm
 from moe_model.layers.dense import (
     Block,
     Embedding,
@@ -22,6 +24,7 @@ from moe_model.layers.dense import (
     sinusoidal_positions,
 )
 from moe_model.layers.dispatch import Expert
+from moe_model.layers.router import RouterWeights, Routing, load_balancing_loss
 from moe_model.layers.router_rules import SoftmaxOfTopK
 from moe_model.layers.specs import CacheSpec, ExpertSpec, NormSpec
 
@@ -69,6 +72,12 @@ class ModularForge:
             "fc2.weight": (d, f),
             "fc2.bias": (d,),
         }
+
+    def float32_names(self, config: ModelConfig) -> frozenset[str]:
+        return frozenset()
+
+    def balance(self, config: ModelConfig, routings: Sequence[Routing]) -> Tensor:
+        return torch.stack([load_balancing_loss(routing) for routing in routings]).sum()
 
     def cache_spec(self, config: ModelConfig) -> CacheSpec:
         return CacheSpec.of_heads(config.n_layers, config.n_kv_heads, config.head_dim)
@@ -120,17 +129,18 @@ class ModularForge:
             kernels.linear(tensors[f"{prefix}.out.weight"]),
             config.n_heads,
             config.n_kv_heads,
+            AttentionForm(1 / sqrt(config.head_dim)),
         )
-        gate_ED = tensors[f"{prefix}.router.weight"]
+        gate = RouterWeights(tensors[f"{prefix}.router.weight"])
         return Block(
             attention,
             _norm(tensors, f"{prefix}.ffn_norm", kernels),
-            Gate(self.build_router(config, gate_ED, kernels), gate_ED),
+            Gate(self.build_router(config, gate, kernels), gate),
         )
 
-    def build_router(self, config: ModelConfig, gate_ED: Tensor, kernels: Kernels) -> Router:
+    def build_router(self, config: ModelConfig, weights: RouterWeights, kernels: Kernels) -> Router:
         """The K largest logits, then softmax over those."""
-        return kernels.router(SoftmaxOfTopK(), gate_ED, config.top_k)
+        return kernels.router(SoftmaxOfTopK(), weights, config.top_k)
 
     def build_expert(
         self, config: ModelConfig, tensors: Mapping[str, Tensor], kernels: Kernels, *, int8: bool = False

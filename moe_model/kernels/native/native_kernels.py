@@ -20,7 +20,7 @@ from moe_model.kernels.native.router import NativeRouter
 from moe_model.kernels.native.runtime import Runtime, Scratch
 from moe_model.layers.dispatch import Expert, ExpertKey, by_layer
 from moe_model.layers.expert_ffn import check_expert
-from moe_model.layers.router import RuledRouter
+from moe_model.layers.router import RouterWeights, RuledRouter
 from moe_model.layers.router_rules import RouterRule, SoftmaxOfTopK
 from moe_model.layers.specs import Activation, ExpertSpec, NormSpec, RotarySpec
 from moe_model.machine import usable_cores
@@ -67,12 +67,13 @@ class NativeKernels:
     def rotary(self, spec: RotarySpec) -> Rotary:
         return NativeRotary(self._runtime, spec)
 
-    def router(self, rule: RouterRule, weight_ED: Tensor, top_k: int) -> Router:
+    def router(self, rule: RouterRule, weights: RouterWeights, top_k: int) -> Router:
         """C for SoftmaxOfTopK; another rule is applied as it is, to the logits of C."""
-        gate = NativeMatrix(weight_ED.float())
-        if rule == SoftmaxOfTopK():
+        bias_E = None if weights.bias_E is None else weights.bias_E.float()
+        gate = NativeMatrix(weights.weight_ED.float(), bias_E)
+        if rule == SoftmaxOfTopK() and bias_E is None:
             return NativeRouter(self._runtime, gate, top_k)
-        return RuledRouter(NativeLinear(self._runtime, gate), rule, top_k)
+        return RuledRouter(NativeLinear(self._runtime, gate), rule, top_k, weights.correction_E)
 
     def expert(self, spec: ExpertSpec, tensors: Mapping[str, Tensor], *, int8: bool = False) -> Expert:
         check_expert(spec, tensors)

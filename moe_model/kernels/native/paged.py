@@ -11,6 +11,7 @@ from moe_model.kernels.base import Contexts
 from moe_model.kernels.cache_layout import CacheLayoutName
 from moe_model.kernels.native import _kernels
 from moe_model.kernels.native.runtime import Runtime
+from moe_model.layers.attention import AttentionForm, Kept
 
 # What src/rows.h says of `attention_source`.
 CACHE_LAYOUT: CacheLayoutName = "head_major"
@@ -18,17 +19,17 @@ CACHE_LAYOUT: CacheLayoutName = "head_major"
 
 def attend_paged(
     runtime: Runtime,
+    form: AttentionForm,
     q_THd: Tensor,
-    k_TGd: Tensor,
-    v_TGd: Tensor,
-    keys: Tensor,
-    values: Tensor,
+    kept: Kept,
+    stored: tuple[Tensor, ...],
     contexts: Contexts,
 ) -> Tensor:
     """Writes keys and values to their slots, then softmax(q kᵀ / √d) v over each token's context; o_THd.
 
     Float32 rows over a float32 or bfloat16 cache. The numbers of a row depend on its own context alone.
     """
+    (k_TGd, v_TGd), (keys, values) = kept, stored
     _check_cache(keys, values, contexts.layout)
     _check_rows(q_THd, k_TGd, v_TGd)
     num_tokens, num_heads, head_dim = q_THd.shape
@@ -36,7 +37,6 @@ def attend_paged(
     num_sequences, table_stride = contexts.block_table_NB.shape
     assert k_TGd.shape == (num_tokens, num_kv_heads, keys.shape[3])
     assert len(contexts.slots_T) == num_tokens
-    num_threads = runtime.num_threads
     o_THd = torch.empty(num_tokens, num_heads, head_dim)
     _kernels.attention(
         runtime.kernels,
@@ -61,9 +61,9 @@ def attend_paged(
         num_sequences,
         table_stride,
         contexts.longest,
-        runtime.scratch.address(4 * num_threads * contexts.longest),
+        runtime.scratch.address(4 * runtime.num_threads * contexts.longest),
         o_THd.data_ptr(),
-        num_threads,
+        runtime.num_threads,
     )
     return o_THd
 

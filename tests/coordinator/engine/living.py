@@ -17,7 +17,7 @@ from coordinator.engine.versions.model_versions import ModelVersions
 from moe_model.families import family_of
 from moe_model.kernels.base import Kernels
 from moe_model.layers.dense import Gate
-from moe_model.layers.router import Routing
+from moe_model.layers.router import RouterWeights, Routing
 from moe_model.layers.router_rules import SoftmaxOfTopK
 from moe_model.model import Model
 from moe_model.sampling.params import SamplingParams
@@ -81,10 +81,10 @@ class Living:
         self.engine.check_integrity()
         return self.results
 
-    def change(self, modules: Sequence[ExpertModule], gate_ED: Tensor, layer: int = LAYER) -> None:
+    def change(self, modules: Sequence[ExpertModule], weights: RouterWeights, layer: int = LAYER) -> None:
         newest = self.versions.newest
-        router = self.kernels.router(SoftmaxOfTopK(), gate_ED, CONFIG.top_k)
-        routed = RoutedLayer(tuple(modules), Gate(router, gate_ED))
+        router = self.kernels.router(SoftmaxOfTopK(), weights, CONFIG.top_k)
+        routed = RoutedLayer(tuple(modules), Gate(router, weights))
         self.engine.switch(newest.followed_by(layer, routed))
 
     def load(self, module: ExpertModule, tensors: dict[str, Tensor]) -> ExpertModule:
@@ -96,19 +96,19 @@ class Living:
         routed = self.versions.newest.layers[layer]
         module = self.load(ExpertModule(layer, slot, expert, 1 + slot), tensors)
         self.change(
-            [module if m.expert == expert else m for m in routed.modules], routed.router_weight, layer
+            [module if m.expert == expert else m for m in routed.modules], routed.router_weights, layer
         )
 
     def add(self, tensors: dict[str, Tensor], row_D: Tensor) -> None:
         routed = self.versions.newest.layers[LAYER]
         expert = routed.experts[-1] + 1
         module = self.load(ExpertModule(LAYER, expert, expert), tensors)
-        self.change([*routed.modules, module], torch.cat([routed.router_weight, row_D[None]]))
+        self.change([*routed.modules, module], routed.router_weights.followed_by(RouterWeights(row_D[None])))
 
     def remove(self, expert: int) -> None:
         routed = self.versions.newest.layers[LAYER]
         stay = [column for column, each in enumerate(routed.experts) if each != expert]
-        self.change([routed.modules[column] for column in stay], routed.router_weight[stay])
+        self.change([routed.modules[column] for column in stay], routed.router_weights.take(stay))
 
     @property
     def num_live(self) -> int:

@@ -10,6 +10,7 @@ from moe_model.families import family_of
 from moe_model.kernels.grouped import GroupedBank
 from moe_model.kernels.torch_kernels import TorchBank, TorchKernels
 from moe_model.layers.dispatch import by_layer
+from moe_model.layers.router import RouterWeights
 from moe_model.layers.router_rules import SoftmaxOfTopK
 from tests.examples import examples
 from tests.models import random_weights
@@ -50,7 +51,7 @@ def _check_tokens(
 ) -> None:
     generator = torch.Generator().manual_seed(seed)
     x_TD = torch.randn(num_tokens, D, generator=generator).to(device, dtype)
-    routing = TorchKernels().router(SoftmaxOfTopK(), torch.eye(E, device=device), top_k)(
+    routing = TorchKernels().router(SoftmaxOfTopK(), RouterWeights(torch.eye(E, device=device)), top_k)(
         torch.randn(num_tokens, E, generator=generator).to(device)
     )
     # A token without experts gets zeros.

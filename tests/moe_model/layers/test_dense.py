@@ -9,7 +9,10 @@ import pytest
 import torch
 
 from moe_model.kernels.linear import TorchLinear as Linear
+from moe_model.layers.attention import AttentionForm
 from moe_model.layers.dense import Embedding, FusedAttention, sinusoidal_positions
+
+FORM = AttentionForm(1 / math.sqrt(2))
 
 
 @pytest.mark.parametrize("d_model", [1, 2, 7, 64])
@@ -33,14 +36,17 @@ def test_embedding_adds_the_row_of_the_position() -> None:
 
 def test_fused_projection_is_laid_out_as_query_key_value_of_heads() -> None:
     weight = torch.randn(12, 4)
-    attention = FusedAttention(Linear(weight), Linear(torch.eye(4)), n_heads=2, n_kv_heads=2)
+    attention = FusedAttention(Linear(weight), Linear(torch.eye(4)), n_heads=2, n_kv_heads=2, form=FORM)
     x_TD = torch.randn(5, 4)
     rows_T3Hd = (x_TD @ weight.T).view(5, 3, 2, 2)
-    for part, projected in enumerate(attention.project(x_TD, torch.arange(5))):
+    q_THd, kept = attention.project(x_TD, torch.arange(5))
+    for part, projected in enumerate((q_THd, *kept)):
         torch.testing.assert_close(projected, rows_T3Hd[:, part])
 
 
 def test_merge_undoes_the_split_into_heads_and_adds_the_residual() -> None:
-    attention = FusedAttention(Linear(torch.randn(12, 4)), Linear(torch.eye(4)), n_heads=2, n_kv_heads=2)
+    attention = FusedAttention(
+        Linear(torch.randn(12, 4)), Linear(torch.eye(4)), n_heads=2, n_kv_heads=2, form=FORM
+    )
     o_TD, x_TD = torch.randn(5, 4), torch.randn(5, 4)
     torch.testing.assert_close(attention.merge(o_TD.view(5, 2, 2), x_TD), x_TD + o_TD)

@@ -87,7 +87,7 @@ def test_a_row_has_the_same_bits_in_every_company(kernels: Kernels, pairing: Pai
 
 @pytest.mark.parametrize("dim", [0, 1, 7, 1026, -2])
 def test_values_that_cannot_turn_in_pairs_are_refused(dim: int) -> None:
-    with pytest.raises(ConfigError, match="values of a head cannot turn in pairs"):
+    with pytest.raises(ConfigError, match="values cannot turn in pairs"):
         RotarySpec(dim, 1e4)
 
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from moe_model.kernels.choice import KernelChoice, choose_kernels
 from moe_model.kernels.linear import TorchLinear as Linear
 from moe_model.layers.expert_selection import ExpertSelection
-from moe_model.layers.router import Routing, RuledRouter, load_balancing_loss, row_selection
+from moe_model.layers.router import RouterWeights, Routing, RuledRouter, load_balancing_loss, row_selection
 from moe_model.layers.router_rules import SoftmaxOfTopK
 from tests.native import KERNELS
 
@@ -92,11 +92,18 @@ def test_a_balanced_router_has_the_loss_of_its_weight_times_k() -> None:
 class SigmoidOfTopK:
     """A rule that kernels have no code for: it is chosen by one number and weighs by another."""
 
-    bias_E: Tensor
+    def check(self, n_experts: int) -> None: ...
 
-    def __call__(self, logits_RE: Tensor, allowed_RE: Tensor | None, top_k: int) -> tuple[Tensor, Tensor]:
+    def __call__(
+        self,
+        logits_RE: Tensor,
+        allowed_RE: Tensor | None,
+        top_k: int,
+        correction_E: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        assert correction_E is not None
         scores_RE = logits_RE.sigmoid()
-        chosen_by_RE = scores_RE + self.bias_E
+        chosen_by_RE = scores_RE + correction_E
         if allowed_RE is not None:
             chosen_by_RE = chosen_by_RE.masked_fill(~allowed_RE, float("-inf"))
         expert_ids_RK = chosen_by_RE.topk(top_k, dim=-1).indices
@@ -106,10 +113,11 @@ class SigmoidOfTopK:
 
 @pytest.mark.parametrize("choice", KERNELS)
 def test_any_rule_routes_with_any_kernels_and_any_selection(choice: KernelChoice) -> None:
-    rule = SigmoidOfTopK(torch.tensor([0.0, 3.0, 0.0, -3.0, 0.0]))
-    weight_ED, x_TD = torch.randn(5, 8), torch.randn(6, 8)
-    made = choose_kernels(choice, "cpu", 1).router(rule, weight_ED, 2)
-    scores_TE = (x_TD @ weight_ED.T).sigmoid()
+    correction_E = torch.tensor([0.0, 3.0, 0.0, -3.0, 0.0])
+    weights, x_TD = RouterWeights(torch.randn(5, 8), torch.randn(5), correction_E), torch.randn(6, 8)
+    made = choose_kernels(choice, "cpu", 1).router(SigmoidOfTopK(), weights, 2)
+    assert weights.bias_E is not None
+    scores_TE = (x_TD @ weights.weight_ED.T + weights.bias_E).sigmoid()
     routing = made(x_TD)
     assert (routing.expert_ids_TK[:, 0] == 1).all(), "the bias chooses"
     expected_TK = scores_TE.gather(1, routing.expert_ids_TK)

@@ -24,6 +24,7 @@ from moe_model.assembled import dense_attention
 from moe_model.errors import ConfigError
 from moe_model.kernels.cache_layout import CacheLayoutName
 from moe_model.kernels.choice import choose_kernels
+from moe_model.layers.attention import AttentionForm
 from moe_model.layers.specs import CacheSpec
 from moe_model.sampling.params import SamplingParams
 from tests.examples import examples
@@ -130,16 +131,19 @@ def test_kernels_refuse_contexts_outside_of_the_cache(part: str, value: int) -> 
     getattr(contexts, part).view(-1)[3 if part != "block_table_NB" else 1] = value
     attend_paged = choose_kernels("native", "cpu").attend_paged
     assert attend_paged is not None
-    keys, values = cache.layer(0)
     q_THd, k_TGd, v_TGd = torch.randn(3, 8, 2, 8)
     with pytest.raises(ValueError, match="attention outside of the cache"):
-        attend_paged(q_THd, k_TGd, v_TGd, keys, values, contexts)
+        attend_paged(_form(8), q_THd, (k_TGd, v_TGd), cache.layer(0), contexts)
 
 
 def _kernels() -> Way:
     kernels = choose_kernels("native", "cpu")
     assert kernels.attend_paged is not None
     return Way(kernel_attention(kernels.attend_paged), kernels.cache_layout)
+
+
+def _form(head_dim: int) -> AttentionForm:
+    return AttentionForm(1 / math.sqrt(head_dim))
 
 
 def _two() -> Batch:
@@ -149,7 +153,8 @@ def _two() -> Batch:
 
 
 def _attend_two(way: Way, rows: Tensor, cache: KVCache) -> Tensor:
-    return way.plan(cache, _two())(0, *rows)
+    q_THd, *kept = rows
+    return way.plan(cache, _two())(0, _form(q_THd.shape[-1]), q_THd, tuple(kept))
 
 
 def _dense_and_paged(
@@ -171,12 +176,12 @@ def _dense_and_paged(
         batch = build_batch(Step(chunks), BLOCK_SIZE, torch.device("cpu"))
         ordered = sorted(live, key=lambda i: counts[i] > 1)
         rows = torch.cat([inputs[i][starts[i] : starts[i] + counts[i]] for i in ordered])
-        o_THd = way.plan(cache, batch)(0, *torch.split(rows, heads, dim=1))
+        q_THd, *kept = torch.split(rows, heads, dim=1)
+        o_THd = way.plan(cache, batch)(0, _form(shape[2]), q_THd, tuple(kept))
         for i, part in zip(ordered, torch.split(o_THd, [counts[i] for i in ordered]), strict=True):
             outputs[i].append(part)
     return [
-        (dense_attention(1, len(rows), None)(0, *torch.split(rows, heads, dim=1)), torch.cat(output))
-        for rows, output in zip(inputs, outputs, strict=True)
+        (_attend_dense(rows, heads), torch.cat(output)) for rows, output in zip(inputs, outputs, strict=True)
     ]
 
 
@@ -194,3 +199,8 @@ def _dirty_cache(shape: Shape, layout: CacheLayoutName, dtype: torch.dtype = tor
         for part in cache.layer(layer):
             part[1:] = math.nan
     return cache
+
+
+def _attend_dense(rows: Tensor, heads: list[int]) -> Tensor:
+    q_THd, *kept = torch.split(rows, heads, dim=1)
+    return dense_attention(1, len(rows), None)(0, _form(rows.shape[-1]), q_THd, tuple(kept))

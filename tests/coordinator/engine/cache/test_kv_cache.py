@@ -10,11 +10,11 @@ from hypothesis import strategies as st
 from coordinator.engine.cache.kv_cache import KVCache, block_bytes, num_blocks_for
 from moe_model.errors import ConfigError
 from moe_model.kernels.cache_layout import CacheLayoutName
-from moe_model.layers.specs import CachePart, CacheSpec
+from moe_model.layers.specs import CacheGroup, CachePart, CacheSpec
 
 LAYOUTS = get_args(CacheLayoutName)
 # Like latent attention: two parts of other widths, one head each.
-LATENT = CacheSpec(3, (CachePart("latent", 1, 6), CachePart("rotary", 1, 2)))
+LATENT = CacheSpec((CacheGroup((0, 1, 2), (CachePart("latent", 1, 6), CachePart("rotary", 1, 2))),))
 SPECS = [CacheSpec.of_heads(2, 3, 8), LATENT]
 
 
@@ -25,7 +25,7 @@ def test_reads_what_was_written_and_nothing_else_changes(spec: CacheSpec, layout
     for layer in range(spec.n_layers):
         for stored in cache.layer(layer):
             stored.zero_()
-    rows = [torch.randn(2, part.num_heads, part.width) for part in spec.parts]
+    rows = [torch.randn(2, part.num_heads, part.width) for part in spec.groups[0].parts]
     cache.write(1, torch.tensor([9, 4]), *rows)
     for read, written in zip(cache.read(1, torch.tensor([4, 0, 9])), rows, strict=True):
         assert torch.equal(read[[2, 0]], written)

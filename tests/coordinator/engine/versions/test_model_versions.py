@@ -241,7 +241,7 @@ def test_a_switch_that_fails_changes_nothing(kernels: Kernels) -> None:
     routed = living.versions.newest.layers[LAYER]
     unknown = ExpertModule(LAYER, 77, 1, 1)
     with pytest.raises(KeyError):
-        living.change([*routed.modules[:1], unknown, *routed.modules[2:]], routed.router_weight)
+        living.change([*routed.modules[:1], unknown, *routed.modules[2:]], routed.router_weights)
     assert living.num_live == 1
     living.drain()
     assert_equal(living, requests("r"), Alone(OLD, kernels))

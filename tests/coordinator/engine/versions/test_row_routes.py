@@ -13,7 +13,7 @@ from coordinator.engine.versions.row_routes import LayerColumns, RowRoutes, Run
 from moe_model.kernels.choice import KernelChoice, choose_kernels
 from moe_model.layers.dense import Gate
 from moe_model.layers.expert_selection import ExpertSelection
-from moe_model.layers.router import row_selection
+from moe_model.layers.router import RouterWeights, row_selection
 from moe_model.layers.router_rules import SoftmaxOfTopK
 from moe_model.versions.expert_versions import ExpertModule
 from moe_model.versions.model_version import ModelVersion, RoutedLayer, in_columns
@@ -42,11 +42,13 @@ def versions(choice: KernelChoice, *, equal: bool) -> list[ModelVersion]:
     plain = tuple(ExpertModule(0, expert, expert) for expert in range(5))
     replaced = (plain[0], ExpertModule(0, 5, 1, 1), *plain[2:])
     more = (*replaced, ExpertModule(0, 6, 5))
-    contents = [(plain, gate_ED), (replaced, gate_ED), (more, more_ED), (more[1:], more_ED[1:])]
-    return [
-        ModelVersion(number, (RoutedLayer(modules, Gate(kernels.router(SoftmaxOfTopK(), gate, K), gate)),))
-        for number, (modules, gate) in enumerate(contents)
+    gates = [RouterWeights(weight_ED) for weight_ED in (gate_ED, gate_ED, more_ED, more_ED[1:])]
+    contents = zip((plain, replaced, more, more[1:]), gates, strict=True)
+    layers = [
+        RoutedLayer(modules, Gate(kernels.router(SoftmaxOfTopK(), weights, K), weights))
+        for modules, weights in contents
     ]
+    return [ModelVersion(number, (layer,)) for number, layer in enumerate(layers)]
 
 
 RUNS = st.lists(st.tuples(st.integers(0, 3), SELECTIONS, st.integers(1, 3)), min_size=1, max_size=6)

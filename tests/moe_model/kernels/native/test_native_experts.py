@@ -11,7 +11,7 @@ from moe_model.families import family_of
 from moe_model.kernels.base import ExpertBank, Kernels
 from moe_model.kernels.torch_kernels import TorchKernels
 from moe_model.layers.expert_selection import ExpertSelection
-from moe_model.layers.router import Routing, row_selection
+from moe_model.layers.router import RouterWeights, Routing, row_selection
 from moe_model.layers.router_rules import SoftmaxOfTopK
 from tests.models import random_weights
 from tests.native import needs_native
@@ -38,7 +38,7 @@ def make_bank(kernels: Kernels, d_model: int = 20, d_ff: int = 37, *, int8: bool
 
 def _routing(num_tokens: int, top_k: int, seed: int) -> Routing:
     logits_TE = torch.randn(num_tokens, E, generator=torch.Generator().manual_seed(seed))
-    return TorchKernels().router(RULE, torch.eye(E), top_k)(logits_TE)
+    return TorchKernels().router(RULE, RouterWeights(torch.eye(E)), top_k)(logits_TE)
 
 
 @given(st.integers(2, 60), st.integers(1, E), st.integers(0, 99), st.booleans())
@@ -110,15 +110,15 @@ def test_router_is_torchs(num_tokens: int, top_k: int, seed: int) -> None:
         torch.randn(E, 16, generator=generator),
         torch.randn(num_tokens, 16, generator=generator),
     )
-    expected = TorchKernels().router(RULE, weight_ED, top_k)(x_TD)
-    got = NativeKernels().router(RULE, weight_ED, top_k)(x_TD)
+    expected = TorchKernels().router(RULE, RouterWeights(weight_ED), top_k)(x_TD)
+    got = NativeKernels().router(RULE, RouterWeights(weight_ED), top_k)(x_TD)
     assert torch.equal(got.expert_ids_TK, expected.expert_ids_TK)
     torch.testing.assert_close(got.weights_TK, expected.weights_TK, rtol=1e-5, atol=1e-6)
     torch.testing.assert_close(got.logits_TE, expected.logits_TE, rtol=1e-5, atol=1e-5)
 
 
 def test_among_equals_the_lower_expert_wins_whatever_the_neighbours_select() -> None:
-    router, x_TD = NativeKernels().router(RULE, torch.ones(E, 4), 2), torch.ones(3, 4)
+    router, x_TD = NativeKernels().router(RULE, RouterWeights(torch.ones(E, 4)), 2), torch.ones(3, 4)
     assert router(x_TD).expert_ids_TK.tolist() == [[0, 1]] * 3
     runs = [(ExpertSelection(top_k=4), 1), (None, 1), (ExpertSelection(allowed=(2, 4)), 1)]
     selected = router(x_TD, row_selection(runs, E, 2))
@@ -127,7 +127,7 @@ def test_among_equals_the_lower_expert_wins_whatever_the_neighbours_select() -> 
 
 
 def test_logits_that_are_not_finite_still_choose_experts_that_exist() -> None:
-    router = NativeKernels().router(RULE, torch.randn(E, 4), 2)
+    router = NativeKernels().router(RULE, RouterWeights(torch.randn(E, 4)), 2)
     x_TD = torch.tensor([[float("nan")] * 4, [float("inf")] * 4, [1.0] * 4])
     routing = router(x_TD)
     assert ((routing.expert_ids_TK >= 0) & (routing.expert_ids_TK < E)).all()

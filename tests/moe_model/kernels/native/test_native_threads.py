@@ -1,5 +1,7 @@
 """Four threads give the bits that one gives, for work that is large enough to be shared out."""
 
+import math
+
 import pytest
 import torch
 
@@ -10,12 +12,15 @@ from moe_model.kernels.base import Contexts
 from moe_model.kernels.native.native_kernels import NativeKernels
 from moe_model.kernels.native.runtime import Scratch
 from moe_model.kernels.torch_kernels import TorchKernels
+from moe_model.layers.attention import AttentionForm
+from moe_model.layers.router import RouterWeights
 from moe_model.layers.router_rules import SoftmaxOfTopK
 from moe_model.layers.specs import NormSpec
 from tests.moe_model.kernels.native.test_native_experts import make_bank
 
 pytestmark = needs_native
 
+GATE = RouterWeights(torch.randn(5, 60))
 ONE, FOUR = NativeKernels(num_threads=1), NativeKernels(num_threads=4)
 
 
@@ -32,7 +37,7 @@ def test_products(num_rows: int) -> None:
 
 
 def test_experts() -> None:
-    x_TD, router = torch.randn(64, 60), TorchKernels().router(SoftmaxOfTopK(), torch.randn(5, 60), 2)
+    x_TD, router = torch.randn(64, 60), TorchKernels().router(SoftmaxOfTopK(), GATE, 2)
     routing = router(x_TD)
     one, four = make_bank(ONE, 60, 200), make_bank(FOUR, 60, 200)
     expected = one.run_tokens(0, x_TD, routing)
@@ -56,7 +61,8 @@ def test_attention(dtype: torch.dtype) -> None:
 
     def run(kernels: NativeKernels) -> torch.Tensor:
         cache = torch.full((2, 8, heads, block, d), float("nan"), dtype=dtype)
-        return kernels.attend_paged(q_THd, k_THd, v_THd, cache[0], cache[1], contexts)
+        form = AttentionForm(1 / math.sqrt(d))
+        return kernels.attend_paged(form, q_THd, (k_THd, v_THd), (cache[0], cache[1]), contexts)
 
     expected = run(ONE)
     assert expected.isfinite().all()

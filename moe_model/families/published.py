@@ -1,0 +1,86 @@
+"""Names of tensors as published families have them, for all that they have in common.
+
+A family says where its own differ. Ours are those of `decoder/shapes.py`.
+"""
+
+from collections.abc import Iterable, Mapping
+from typing import ClassVar
+
+from moe_model.config import ModelConfig
+from moe_model.families.hugging_face import ConfigKeys, Sources, TensorSource
+
+_TOP = {
+    "embedding.weight": "model.embed_tokens.weight",
+    "output_norm.weight": "model.norm.weight",
+    "head.weight": "lm_head.weight",
+}
+_ATTENTION = {
+    **{f"{ours}.{kind}": f"self_attn.{ours}_proj.{kind}" for ours in "qkv" for kind in ("weight", "bias")},
+    **{f"out.{kind}": f"self_attn.o_proj.{kind}" for kind in ("weight", "bias")},
+    "q_norm.weight": "self_attn.q_norm.weight",
+    "k_norm.weight": "self_attn.k_norm.weight",
+    "sinks": "self_attn.sinks",
+}
+LATENT_ATTENTION = {
+    "q_norm.weight": "self_attn.q_a_layernorm.weight",
+    "q_up.weight": "self_attn.q_b_proj.weight",
+    "kv_norm.weight": "self_attn.kv_a_layernorm.weight",
+    "kv_up.weight": "self_attn.kv_b_proj.weight",
+    **{f"q_down.{kind}": f"self_attn.q_a_proj.{kind}" for kind in ("weight", "bias")},
+    **{f"kv_down.{kind}": f"self_attn.kv_a_proj_with_mqa.{kind}" for kind in ("weight", "bias")},
+}
+_REST = {
+    "attn_norm.weight": "input_layernorm.weight",
+    "ffn_norm.weight": "post_attention_layernorm.weight",
+    "router.weight": "mlp.gate.weight",
+    "router.bias": "mlp.gate.bias",
+    "router.correction": "mlp.gate.e_score_correction_bias",
+    **{f"dense.{part}.weight": f"mlp.{part}_proj.weight" for part in ("gate", "up", "down")},
+    **{f"shared.{part}.weight": f"mlp.shared_experts.{part}_proj.weight" for part in ("gate", "up", "down")},
+}
+_BLOCK = _ATTENTION | _REST
+
+
+class PublishedFolder:
+    """What most families' folders look like. A family's own class derives from it and reads the config.
+
+    `block`: our name of a tensor of a layer -> theirs, or where it is, where they differ from the common
+    ones. `expert`: our name of a tensor of an expert -> theirs, with `{e}` for the expert. `prefix`: of the
+    experts.
+    """
+
+    block: ClassVar[Mapping[str, str | TensorSource]] = {}
+    expert: ClassVar[Mapping[str, str]] = {
+        f"{part}.weight": f"experts.{{e}}.{part}_proj.weight" for part in ("gate", "up", "down")
+    }
+    prefix = "mlp"
+
+    def read_config(self, keys: ConfigKeys) -> ModelConfig:
+        """Raises ConfigError naming the key."""
+        raise NotImplementedError
+
+    def shared_sources(self, config: ModelConfig, names: Iterable[str]) -> Sources:
+        return {name: (self._source(name),) for name in names}
+
+    def expert_sources(self, config: ModelConfig, layer: int, expert: int) -> Sources:
+        """One by one, or stacked, gate before up, as newer tools write them."""
+        at = f"model.layers.{layer}.{self.prefix}"
+        gate_up, down = (f"{at}.experts.{part}_proj" for part in ("gate_up", "down"))
+        stacked = {
+            "gate.weight": TensorSource(gate_up, expert, "first_half"),
+            "up.weight": TensorSource(gate_up, expert, "second_half"),
+            "down.weight": TensorSource(down, expert),
+        }
+        return {
+            ours: (TensorSource(f"{at}.{theirs.format(e=expert)}"), stacked[ours])
+            for ours, theirs in self.expert.items()
+        }
+
+    def _source(self, name: str) -> TensorSource:
+        if name in _TOP:
+            return TensorSource(_TOP[name])
+        _, layer, ours = name.split(".", 2)
+        found = self.block.get(ours) or _BLOCK[ours]
+        source = TensorSource(found) if isinstance(found, str) else found
+        theirs = f"model.layers.{layer}.{source.name}"
+        return TensorSource(theirs, source.item, source.part, source.is_transposed)
