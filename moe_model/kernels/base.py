@@ -34,6 +34,13 @@ class Linear(Protocol):
         """Returns [R, O] for x [R, I]."""
 
 
+class HeadLinear(Protocol):
+    """A matrix of each head: [T, H, I] -> [T, H, O]."""
+
+    def __call__(self, x_THI: Tensor) -> Tensor:
+        """Rows, and the heads of a row, may lie apart; the values of a head not."""
+
+
 class Rotary(Protocol):
     """Rotary positions: turns the heads of each row by its position."""
 
@@ -136,6 +143,9 @@ class Kernels(Protocol):
         int8: bool = False,
     ) -> Linear:
         """`int8` rounds the weights to 8 bits, with one scale for each output."""
+
+    def head_linear(self, weight_HOI: Tensor) -> HeadLinear:
+        """y_tho = Σ_i W_hoi x_thi."""
 
     def rotary(self, spec: RotarySpec) -> Rotary:
         """One is enough for all layers."""

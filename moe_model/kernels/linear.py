@@ -74,6 +74,16 @@ class TorchLinear:
         return y_RO.contiguous() if self.bias_O is None else torch.add(y_RO, self.bias_O).contiguous()
 
 
+class TorchHeadLinear:
+    """A product for each head, as one batch of them."""
+
+    def __init__(self, weight_HOI: Tensor) -> None:
+        self._weight_HIO = weight_HOI.transpose(1, 2)
+
+    def __call__(self, x_THI: Tensor) -> Tensor:
+        return torch.bmm(x_THI.transpose(0, 1), self._weight_HIO).transpose(0, 1)
+
+
 def has_fast_bfloat16() -> bool:
     """Whether this processor's bfloat16 products are fast; they work on any."""
     return torch._C._has_mkldnn and torch.ops.mkldnn._is_mkldnn_bf16_supported()

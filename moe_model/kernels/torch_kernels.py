@@ -8,10 +8,10 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from moe_model.kernels.base import ExpertBank, Linear, Norm, Rotary, Router, Segments
+from moe_model.kernels.base import ExpertBank, HeadLinear, Linear, Norm, Rotary, Router, Segments
 from moe_model.kernels.cache_layout import CacheLayoutName
 from moe_model.kernels.grouped import GroupedBank
-from moe_model.kernels.linear import TorchLinear
+from moe_model.kernels.linear import TorchHeadLinear, TorchLinear
 from moe_model.kernels.quantise import dequantise_int8, quantise_int8
 from moe_model.layers.dispatch import (
     Expert,
@@ -56,6 +56,9 @@ class TorchKernels:
         """With `int8` the weights are those that 8 bits can say, but kept in their own dtype."""
         weight_OI = dequantise_int8(*quantise_int8(weight_OI)).to(weight_OI.dtype) if int8 else weight_OI
         return TorchLinear(weight_OI, bias_O, activation, norm)
+
+    def head_linear(self, weight_HOI: Tensor) -> HeadLinear:
+        return TorchHeadLinear(weight_HOI)
 
     def rotary(self, spec: RotarySpec) -> Rotary:
         return TorchRotary(spec)

@@ -4,6 +4,7 @@ Shapes: T tokens, R single-token rows, S longest context, C context of a chunk, 
 Q query heads of each of those, d head size, N tokens of a chunk, or slots of all rows.
 """
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -27,6 +28,8 @@ def paged_attention(cache: KVCache, batch: Batch) -> Attend:
     masks = [_causal_mask(span, device) for span in prefills]
 
     def attend(layer: int, form: AttentionForm, q_THd: Tensor, kept: Kept) -> Tensor:
+        assert (form.window, form.sinks_H, form.value_width) == (None, None, None)
+        assert math.isclose(form.scale, q_THd.shape[-1] ** -0.5)
         cache.write(layer, batch.slots_T, *kept)
         parts = []
         if decode is not None:

@@ -10,7 +10,8 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from moe_model.kernels.base import ExpertBank, Linear, Norm, PagedAttention, Rotary, Router
+from moe_model.kernels.base import ExpertBank, HeadLinear, Linear, Norm, PagedAttention, Rotary, Router
+from moe_model.kernels.linear import TorchHeadLinear
 from moe_model.kernels.native import _kernels
 from moe_model.kernels.native.experts import NativeBank, NativeExpert, NativeTable
 from moe_model.kernels.native.linear import NativeLinear, NativeMatrix, NativeNorm
@@ -63,6 +64,9 @@ class NativeKernels:
     ) -> Linear:
         assert norm is None or isinstance(norm, NativeNorm)
         return NativeLinear(self._runtime, NativeMatrix(weight_OI, bias_O, int8=int8), activation, norm)
+
+    def head_linear(self, weight_HOI: Tensor) -> HeadLinear:
+        return TorchHeadLinear(weight_HOI.float())
 
     def rotary(self, spec: RotarySpec) -> Rotary:
         return NativeRotary(self._runtime, spec)

@@ -3,6 +3,8 @@
 Shapes: T tokens, N sequences, B blocks of the longest, H heads, G key/value heads, d head size.
 """
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -29,6 +31,8 @@ def attend_paged(
 
     Float32 rows over a float32 or bfloat16 cache. The numbers of a row depend on its own context alone.
     """
+    assert (form.window, form.sinks_H, form.value_width) == (None, None, None)
+    assert math.isclose(form.scale, q_THd.shape[-1] ** -0.5)
     (k_TGd, v_TGd), (keys, values) = kept, stored
     _check_cache(keys, values, contexts.layout)
     _check_rows(q_THd, k_TGd, v_TGd)
