@@ -6,32 +6,40 @@ Fronts and engine share them where they are in one process. Part of the composit
 import logging
 from dataclasses import dataclass
 
+from coordinator.api.shared.served_model import no_tokenizer
 from coordinator.api.text.confined_tokenizer import ConfinedEncoder
 from coordinator.engine.core.prepared import Preparer
 from coordinator.structured.compiler import ConstraintCompiler
 from moe_model.checkpoint.reader import Checkpoint
-from moe_model.text.tokenizer import Tokenizer
+from moe_model.text.tokenizer import BOS, Tokenizer
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
 class ModelTexts:
-    """None of both for a checkpoint without a tokenizer. Each may own a process from its first use on."""
+    """None of both for a checkpoint without a tokenizer. Each may own a process from its first use on.
+
+    `unread` is the file of a tokenizer that is there in a form that is not read.
+    """
 
     vocab_size: int
     tokenizer: Tokenizer | None
     constraints: ConstraintCompiler | None
+    unread: str
 
     @classmethod
     def open(cls, checkpoint: Checkpoint) -> "ModelTexts":
         """Raises CheckpointError, TokenizerError."""
         data, vocab_size = checkpoint.read_tokenizer(), checkpoint.config.vocab_size
         if data is None:
-            return cls(vocab_size, None, None)
+            unread = checkpoint.read_tokenizer_settings().unread
+            if unread:
+                logger.warning("%s", no_tokenizer(unread))
+            return cls(vocab_size, None, None, unread)
         tokenizer = _tokenizer(checkpoint, data)
         eos = checkpoint.generation.eos_token_ids
-        return cls(vocab_size, tokenizer, ConstraintCompiler(tokenizer, vocab_size, eos))
+        return cls(vocab_size, tokenizer, ConstraintCompiler(tokenizer, vocab_size, eos), "")
 
     def preparer(self) -> Preparer:
         """What makes requests ready for an engine of this model."""
@@ -46,11 +54,15 @@ class ModelTexts:
 
 
 def _tokenizer(checkpoint: Checkpoint, data: bytes) -> Tokenizer:
-    eos = checkpoint.generation.eos_token_ids
+    """BOS is known by its name where special tokens have names; else, in a checkpoint of ours, by its id."""
+    settings, generation = checkpoint.read_tokenizer_settings(), checkpoint.generation
+    by_id = settings.adds_bos and not settings.special_tokens
     tokenizer = Tokenizer.from_bytes(
         data,
-        checkpoint.generation.bos_token_id,
-        eos[0] if eos else None,
+        generation.bos_token_id if by_id else None,
+        next(iter(generation.eos_token_ids), None),
+        bos_token=settings.special_tokens.get("bos_token", BOS if by_id else ""),
+        adds_bos=settings.adds_bos,
         vocab_size=checkpoint.config.vocab_size,
         confine=ConfinedEncoder,
     )

@@ -1,6 +1,7 @@
 """What the fronts know about a model. Part of the composition root, with main.py."""
 
 import asyncio
+from collections.abc import Mapping
 from contextlib import AsyncExitStack
 
 from coordinator.api.shared.served_model import ServedModel
@@ -10,6 +11,7 @@ from coordinator.config.model import ModelOptions
 from coordinator.config.serve import ServeConfig
 from coordinator.server.build_engine import num_kv_blocks
 from coordinator.server.model_texts import ModelTexts
+from moe_model.checkpoint.generation_defaults import GenerationDefaults
 from moe_model.checkpoint.manifest import CHAT_TEMPLATE
 from moe_model.checkpoint.reader import Checkpoint
 from moe_model.families import family_of
@@ -39,6 +41,7 @@ def served_model(
         config=checkpoint.config,
         generation_defaults=checkpoint.generation,
         tokenizer=tokenizer,
+        unread_tokenizer=texts.unread,
         architecture=family_of(checkpoint.config).architecture,
         max_output_tokens=options.max_output_tokens,
         kv_capacity_tokens=num_kv_blocks(checkpoint, config) * config.block_size,
@@ -56,20 +59,23 @@ def _chat_template(
     checkpoint: Checkpoint, options: ModelOptions, tokenizer: Tokenizer | None
 ) -> ChatTemplate | None:
     """The file that was named, else the checkpoint's own."""
+    settings = checkpoint.read_tokenizer_settings()
     if options.chat_template is not None:
         data = read_file(options.chat_template, max_size=MAX_CHAT_TEMPLATE_BYTES, follow_links=True)
         source: str | None = data.decode(errors="replace")
         name = options.chat_template.name
+        for_tools = None
     else:
-        source = checkpoint.read_tokenizer_settings().default_template
+        source, for_tools = settings.default_template, settings.tool_template
         name = CHAT_TEMPLATE
     if source is None or tokenizer is None:
         return None
-    special = {"bos_token": checkpoint.generation.bos_token_id}
-    special["eos_token"] = next(iter(checkpoint.generation.eos_token_ids), None)
-    texts = {name: _text_of(tokenizer, token_id) for name, token_id in special.items()}
-    return ChatTemplate(source, **texts, name=name)
+    special = settings.special_tokens or _ends_of_texts(checkpoint.generation, tokenizer)
+    return ChatTemplate(source, for_tools=for_tools, special_tokens=special, name=name)
 
 
-def _text_of(tokenizer: Tokenizer, token_id: int | None) -> str:
-    return "" if token_id is None else tokenizer.token_bytes(token_id).decode(errors="replace")
+def _ends_of_texts(generation: GenerationDefaults, tokenizer: Tokenizer) -> Mapping[str, str]:
+    """BOS and EOS, where nothing names special tokens by their texts."""
+    ids = {"bos_token": generation.bos_token_id, "eos_token": next(iter(generation.eos_token_ids), None)}
+    given = [(name, token_id) for name, token_id in ids.items() if token_id is not None]
+    return {name: tokenizer.token_bytes(token_id).decode(errors="replace") for name, token_id in given}

@@ -15,6 +15,9 @@ from moe_model.errors import TokenizerError
 from moe_model.text.token_kinds import BYTE_LEVEL, TokenKind, byte_alphabet
 from moe_model.text.tokenizer_json import read_tokenizer_json
 
+# Of a tokenizer that comes without settings.
+BOS = "<bos>"
+
 
 class TextEncoder(Protocol):
     """Encodes texts elsewhere, with a tokenizer that may take any time and memory for one."""
@@ -30,19 +33,19 @@ Confine = Callable[[str, str], TextEncoder]
 
 
 class Tokenizer:
-    """A tokenizer with BOS and EOS known by id."""
+    """A tokenizer that knows what goes before a text, BOS as a rule, and EOS."""
 
     def __init__(
         self,
         backend: tokenizers.Tokenizer,
-        bos_token_id: int | None = None,
+        prefix: Sequence[int] = (),
         eos_token_id: int | None = None,
         encoder: TextEncoder | None = None,
         kind: TokenKind = BYTE_LEVEL,
     ) -> None:
         """`encoder` None: the backend encodes, in this process; else it is asked for its vocabulary only."""
         self._backend, self._encoder, self._kind = backend, encoder, kind
-        self._bos = bos_token_id
+        self._prefix = tuple(prefix)
         self._eos = eos_token_id
         added = backend.get_added_tokens_decoder()
         self._special = frozenset(token_id for token_id, token in added.items() if token.special)
@@ -57,10 +60,15 @@ class Tokenizer:
         bos_token_id: int | None = None,
         eos_token_id: int | None = None,
         *,
+        bos_token: str = BOS,
+        adds_bos: bool = True,
         vocab_size: int = LIMITS["vocab_size"],
         confine: Confine | None = None,
     ) -> Self:
-        """Reads a tokenizer.json. BOS and EOS default to its `<bos>` and `<eos>`.
+        """Reads a tokenizer.json. EOS defaults to its `<eos>`.
+
+        Before a text goes BOS by its id; without one, what the file's post-processor puts there; without any,
+        its `bos_token` where `adds_bos` says so.
 
         `vocab_size` is the model's: every id is less. `confine` is where texts are encoded with a file whose
         steps are not known to be quick; None: here as well, if the file is trusted. Raises TokenizerError.
@@ -68,9 +76,11 @@ class Tokenizer:
         file = read_tokenizer_json(data, vocab_size)
         encoder = None if file.unknown is None or confine is None else confine(file.core, file.unknown)
         backend = _build(file.core if encoder is None else file.bare, vocab_size)
-        bos = backend.token_to_id("<bos>") if bos_token_id is None else bos_token_id
         eos = backend.token_to_id("<eos>") if eos_token_id is None else eos_token_id
-        return cls(backend, bos, eos, encoder, file.kind)
+        bos = backend.token_to_id(bos_token) if adds_bos and bos_token_id is None else bos_token_id
+        by_itself = () if bos is None else (bos,)
+        prefix = by_itself if bos_token_id is not None else file.prefix or by_itself
+        return cls(backend, prefix, eos, encoder, file.kind)
 
     @property
     def waits(self) -> bool:
@@ -87,7 +97,7 @@ class Tokenizer:
         return self._backend.get_vocab_size(with_added_tokens=True)
 
     def encode(self, text: str, *, add_bos: bool = True, add_eos: bool = False) -> list[int]:
-        """BOS + text by default; an EOS at the end of a prompt would tell the model to stop.
+        """With what goes before it, by default; an EOS at the end of a prompt would tell the model to stop.
 
         Raises TokenizerError for text with half a surrogate pair, which is no Unicode, and for one that the
         tokenizer has no tokens for; TokenizerLimitError.
@@ -96,8 +106,8 @@ class Tokenizer:
             ids = self._encode(text)
         except (TypeError, UnicodeEncodeError):
             raise TokenizerError("text: has a lone surrogate, which is not Unicode") from None
-        if add_bos and self._bos is not None:
-            ids = [self._bos, *ids]
+        if add_bos:
+            ids = [*self._prefix, *ids]
         if add_eos and self._eos is not None:
             ids = [*ids, self._eos]
         return ids

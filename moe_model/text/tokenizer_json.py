@@ -15,6 +15,7 @@ from moe_model.config import LIMITS
 from moe_model.errors import TokenizerError
 from moe_model.files import strict_json
 from moe_model.files.strict_json import brief
+from moe_model.text.post_processor import prefix_of
 from moe_model.text.token_kinds import SPACE_MARK, TokenKind, kind_of
 
 MAX_TOKENIZER_BYTES = 64 << 20
@@ -68,8 +69,8 @@ _SPACE_MARKS: Mapping[object, Mapping[str, Any]] = {
     "Metaspace": {"replacement": SPACE_MARK},
 }
 _MAX_GROWTH = 16
-# None of these is ever asked for: texts are neither padded nor cut nor put into a template here, and ids
-# become text without the library.
+# Nothing of these is built: texts are neither padded nor cut here, what goes before one is read below, and
+# ids become text without the library.
 _UNUSED = ("truncation", "padding", "post_processor", "decoder")
 
 
@@ -79,13 +80,15 @@ class TokenizerJson:
 
     `core` is the library's JSON of all that is used of it; `bare` is without the steps before the model, that
     is the vocabulary alone. `unknown` is the step that may take any time and memory for a text, None where
-    there is none. `kind` says what bytes the tokens stand for.
+    there is none. `kind` says what bytes the tokens stand for. `prefix` has the ids of the special tokens
+    that the post-processor puts before a text.
     """
 
     core: str
     bare: str
     unknown: str | None
     kind: TokenKind
+    prefix: tuple[int, ...]
 
 
 def read_tokenizer_json(data: bytes, vocab_size: int = LIMITS["vocab_size"]) -> TokenizerJson:
@@ -121,7 +124,11 @@ def _read(data: bytes, vocab_size: int) -> TokenizerJson:
     used = {key: value for key, value in file.items() if key not in _UNUSED} | dict.fromkeys(_UNUSED)
     core = json.dumps(used)
     bare = core if unknown is None else json.dumps(used | {"normalizer": None, "pre_tokenizer": None})
-    return TokenizerJson(core, bare, unknown, kind)
+    try:
+        prefix = prefix_of(file.get("post_processor"), vocab_size)
+    except ValueError as error:
+        raise _BadFileError(str(error)) from None
+    return TokenizerJson(core, bare, unknown, kind, prefix)
 
 
 def _check_model(model: Mapping[str, Any], vocab_size: int) -> None:

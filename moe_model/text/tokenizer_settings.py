@@ -29,13 +29,13 @@ _NOTHING: Mapping[str, str] = MappingProxyType({})
 class TokenizerSettings:
     """`special_tokens`: texts by name (`bos_token`, ...).
 
-    `adds_bos`: whether BOS goes before a text; None: as the tokenizer.json's own post-processor says.
+    `adds_bos`: whether BOS goes before a text where the tokenizer.json's post-processor puts nothing there.
     `chat_templates`: sources by name, of which `default` and `tool_use` mean something. `unread`: the file
     of a tokenizer in a form that nothing here reads, where there is no other.
     """
 
     special_tokens: Mapping[str, str] = field(default_factory=lambda: _NOTHING)
-    adds_bos: bool | None = None
+    adds_bos: bool = False
     chat_templates: Mapping[str, str] = field(default_factory=lambda: _NOTHING)
     unread: str = ""
 
@@ -43,12 +43,9 @@ class TokenizerSettings:
     def parse(cls, data: Mapping[str, Any]) -> Self:
         """Of a tokenizer_config.json. Raises ConfigError naming the key."""
         adds_bos = data.get("add_bos_token")
-        if adds_bos is not None and not isinstance(adds_bos, bool):
+        if not isinstance(adds_bos, bool | None):
             raise ConfigError(f"add_bos_token: {brief(adds_bos)} is neither true nor false")
-        # transformers replaces the post-processor as soon as one of the two keys is there.
-        if adds_bos is None and data.get("add_eos_token") is not None:
-            adds_bos = False
-        return cls(special_tokens(data), adds_bos, chat_templates(data.get("chat_template")))
+        return cls(special_tokens(data), bool(adds_bos), chat_templates(data.get("chat_template")))
 
     @classmethod
     def from_json(cls, data: bytes | bytearray, where: str) -> Self:

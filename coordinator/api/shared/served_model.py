@@ -30,7 +30,10 @@ class ConstraintChecker(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class ServedModel:
-    """One served model with its limits. `kv_capacity_tokens` is what one request can have at most."""
+    """One served model with its limits. `kv_capacity_tokens` is what one request can have at most.
+
+    `unread_tokenizer` is the file of a tokenizer in a form that is not read, where there is no other.
+    """
 
     name: str
     config: ModelConfig
@@ -49,6 +52,7 @@ class ServedModel:
     generation_config: GenerationConfig = GenerationConfig.MODEL
     lanes: Lanes = field(default_factory=Lanes, compare=False)
     current_experts: Callable[[], ExpertIds] | None = None
+    unread_tokenizer: str = ""
 
     @property
     def experts(self) -> ExpertIds:
@@ -85,7 +89,12 @@ class ServedModel:
     def require_tokenizer(self, field: str) -> Tokenizer:
         """The tokenizer; NO_TOKENIZER naming the field that asks for it when the checkpoint has none."""
         if self.tokenizer is None:
-            raise ApiError.of(
-                Reason.NO_TOKENIZER, "this model's checkpoint has no tokenizer; use token ids", field=field
-            )
+            raise ApiError.of(Reason.NO_TOKENIZER, no_tokenizer(self.unread_tokenizer), field=field)
         return self.tokenizer
+
+
+def no_tokenizer(unread: str) -> str:
+    """Why there are no texts, and what to do. `unread` as in ServedModel."""
+    if not unread:
+        return "this model's checkpoint has no tokenizer; use token ids"
+    return f"this model has {unread} and no tokenizer.json; use token ids, or convert it to tokenizer.json"

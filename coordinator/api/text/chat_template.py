@@ -33,6 +33,7 @@ END_MARK = "\ue000\uf8ff\ue000"
 
 # Anything that JSON can hold.
 JsonValue = object
+NO_TOKENS: Mapping[str, str] = MappingProxyType({})
 NO_VARIABLES: Mapping[str, JsonValue] = MappingProxyType({})
 
 
@@ -68,16 +69,24 @@ class ChatTemplate:
     """
 
     def __init__(
-        self, source: str, *, bos_token: str = "", eos_token: str = "", name: str = "chat_template.jinja"
+        self,
+        source: str,
+        *,
+        for_tools: str | None = None,
+        special_tokens: Mapping[str, str] = NO_TOKENS,
+        name: str = "chat_template.jinja",
     ) -> None:
-        """`name` is the template's file. Raises ConfigError for one that is too large."""
-        if len(source) > MAX_TEMPLATE_CHARS:
-            raise ConfigError(f"chat template: {len(source)} characters are more than {MAX_TEMPLATE_CHARS}")
+        """`name` is the template's file; `for_tools` renders conversations with tools in its place. Special
+        tokens are texts by name (`bos_token`). Raises ConfigError for a template that is too large."""
         self.source = source
         self.refusal = ""
         self._title = f"chat template {name}"
-        self._special = {"bos_token": bos_token, "eos_token": eos_token}
-        first = source.encode(errors="surrogatepass")
+        self._special = dict(special_tokens)
+        sources = {"default": source} | ({} if for_tools is None else {"tool_use": for_tools})
+        for text in sources.values():
+            if len(text) > MAX_TEMPLATE_CHARS:
+                raise ConfigError(f"chat template: {len(text)} characters are more than {MAX_TEMPLATE_CHARS}")
+        first = json.dumps(sources).encode()
         self._renderers = [ConfinedProcess(MODULE, first) for _ in range(NUM_RENDERERS)]
         # The one that was used last is asked first: it is there.
         self._free: queue.LifoQueue[ConfinedProcess] = queue.LifoQueue()
@@ -90,7 +99,7 @@ class ChatTemplate:
         Raises ConfigError for a text that is no template.
         """
         try:
-            self._render({**self._special, **_TRIAL}, _TRIAL_SECONDS)
+            self._render({"tools": None, "documents": None, **self._special, **_TRIAL}, _TRIAL_SECONDS)
         except ChatTemplateLimitError as error:
             self.refusal = f"{error}; chat is refused"
             logger.warning("%s", self.refusal)
@@ -119,8 +128,8 @@ class ChatTemplate:
         given = {
             "tools": None,
             "documents": None,
-            **variables,
             **self._special,
+            **{name: value for name, value in variables.items() if name not in RESERVED_VARIABLES},
             "messages": list(messages),
             "add_generation_prompt": add_generation_prompt and not continue_final_message,
         }

@@ -1,14 +1,19 @@
-"""A renderer's process: compiles the template that its first frame holds, then renders it, frame by frame.
+"""A renderer's process: compiles the templates that its first frame holds, then renders one, frame by frame.
 
-Jinja in its immutable sandbox. The sandbox keeps a template from the process, the process keeps it from the
-server. A reply is one byte, an Outcome, and a text.
+Jinja in its immutable sandbox, with what transformers 5.24 gives a template beside Jinja's own. The sandbox
+keeps a template from the process, the process keeps it from the server. A reply is one byte, an Outcome, and
+a text.
 """
 
 import json
+from datetime import datetime
 from enum import IntEnum
 from typing import Any, NoReturn
 
 import jinja2
+from jinja2.ext import Extension, loopcontrols
+from jinja2.nodes import Node, Scope
+from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from coordinator.confined.child import Limits, run
@@ -49,11 +54,24 @@ class _Environment(ImmutableSandboxedEnvironment):
         return super().call_binop(context, operator, left, right)  # type: ignore[arg-type]
 
 
+class _Generation(Extension):
+    """`{% generation %}` marks what a model says, for training; its text is that of what it encloses."""
+
+    tags = {"generation"}  # noqa: RUF012
+
+    def parse(self, parser: Parser) -> Node:
+        line = next(parser.stream).lineno
+        body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
+        return Scope(body, lineno=line)
+
+
 class Renderer:
-    """Takes the template's source first, then variables as JSON."""
+    """Takes sources first, then variables; both as JSON. The sources are `default` and, where conversations
+    with tools have a template of their own, `tool_use`."""
 
     def __init__(self) -> None:
         self._template: jinja2.Template | None = None
+        self._for_tools: jinja2.Template | None = None
         self._refusal: bytes | None = None
 
     def __call__(self, question: bytes) -> bytes:
@@ -77,10 +95,16 @@ class Renderer:
             self._refusal = answer
         return answer
 
-    def _compiled(self, source: bytes) -> bytes:
-        environment = _Environment(trim_blocks=True, lstrip_blocks=True)
-        environment.globals["raise_exception"] = _raise
-        self._template = environment.from_string(source.decode(errors="surrogatepass"))
+    def _compiled(self, question: bytes) -> bytes:
+        sources: dict[str, str] = json.loads(question)
+        environment = _Environment(
+            trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, loopcontrols]
+        )
+        environment.filters["tojson"] = _to_json
+        environment.globals |= {"raise_exception": _raise, "strftime_now": _strftime_now}
+        found = {name: environment.from_string(source) for name, source in sources.items()}
+        self._for_tools = found.get("tool_use", found["default"])
+        self._template = found["default"]
         return reply(Outcome.DONE)
 
     def _rendered(self, question: bytes) -> bytes:
@@ -90,12 +114,32 @@ class Renderer:
         variables: dict[str, Any] = json.loads(question)
         parts: list[str] = []
         num_chars = 0
-        for part in self._template.generate(**variables):
+        template = self._template if variables.get("tools") is None else self._for_tools
+        assert template is not None
+        for part in template.generate(**variables):
             num_chars += len(part)
             if num_chars > MAX_RENDERED_CHARS:
                 return reply(Outcome.TOO_LONG)
             parts.append(part)
         return reply(Outcome.DONE, "".join(parts))
+
+
+def _to_json(
+    value: object,
+    ensure_ascii: bool = False,
+    indent: int | str | None = None,
+    separators: tuple[str, str] | None = None,
+    sort_keys: bool = False,
+) -> str:
+    """Plain JSON: Jinja's own filter of this name escapes what HTML would misread."""
+    return json.dumps(
+        value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys
+    )
+
+
+def _strftime_now(form: str) -> str:
+    """The machine's local time."""
+    return datetime.now().astimezone().strftime(form)
 
 
 def _raise(message: object) -> NoReturn:

@@ -76,7 +76,7 @@ def _run(
     notes, wrappers = [located.note], Wrappers()
     tokenizer = read_tokenizer(located.folder)
     settings = read_settings(located.folder)
-    if settings.adds_bos is None and not located.is_hugging_face:
+    if not located.is_hugging_face:
         # ModularForge begins every text with it.
         settings = replace(settings, adds_bos=True)
     opened = _open_hugging_face if located.is_hugging_face else _open_modularforge

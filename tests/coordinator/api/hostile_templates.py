@@ -24,6 +24,9 @@ HOSTILE = {
     "format of format": "{{ ('{:>1000000000}').format('x') }}",
     "center pads": "{{ 'x' | center(10000000000) | length }}",
     "ljust pads": "{{ 'x'.ljust(4000000000) | length }}",
+    "tojson indents": "{{ range(99999) | list | tojson(indent=100000) | length }}",
+    "tojson separates": "{{ range(99999) | list | tojson(separators=('x' | center(100000), ':')) | length }}",
+    "generation blocks in each other": "{% generation %}" * 5000 + "{% endgeneration %}" * 5000,
     "zfill pads": "{{ '1'.zfill(4000000000) | length }}",
     "indent multiplies": (
         "{% set x = 'x' | center(100000) %}{{ x.replace(' ', '\n') | indent(100000, blank=true) | length }}"
@@ -101,6 +104,7 @@ AT_COMPILE = (
     "thousands of additions",
     "a megabyte of expressions",
     "thirty nested loops",
+    "generation blocks in each other",
 )
 
 

@@ -112,7 +112,8 @@ HOSTILE: Mapping[str, Hostile] = {
         )
     ),
     "a template of ten thousand ids": Hostile(
-        changed(lambda file: file["post_processor"]["special_tokens"]["<bos>"].update(ids=[2] * 10_000))
+        changed(lambda file: file["post_processor"]["special_tokens"]["<bos>"].update(ids=[2] * 10_000)),
+        "post_processor: a special token of single has no ids",
     ),
     "twice as long thirty times": Hostile(
         with_normalizer(*[_replace("aa")] * 30), None, "352 MiB are not enough|takes more than"

@@ -25,7 +25,7 @@ class Counting(Tokenizer):
 
 
 def counting_model() -> tuple[ServedModel, Counting]:
-    tokenizer = Counting(tokenizers.Tokenizer.from_file(str(TOKENIZER_FILE)), BOS, EOS)
+    tokenizer = Counting(tokenizers.Tokenizer.from_file(str(TOKENIZER_FILE)), [BOS], EOS)
     return served_model(tokenizer=tokenizer, max_output_tokens=8), tokenizer
 
 

@@ -63,7 +63,7 @@ def roomy_model() -> ServedModel:
     model = served_model(
         chat_template=ChatTemplate("{% for m in messages %}{{ m.content }}{% endfor %}"),
         constraints=Lenient(),
-        tokenizer=Blunt(tokenizers.Tokenizer.from_file(str(TOKENIZER_FILE)), BOS, EOS),
+        tokenizer=Blunt(tokenizers.Tokenizer.from_file(str(TOKENIZER_FILE)), [BOS], EOS),
     )
     return replace(model, config=replace(model.config, vocab_size=2000))
 

@@ -54,7 +54,8 @@ def test_a_final_message_that_is_left_out_cannot_be_continued() -> None:
 
 
 def test_variables_of_a_request_cannot_take_the_servers_place() -> None:
-    template = ChatTemplate("{{ bos_token }}{{ messages | length }}{{ mood }}{{ tools }}", bos_token="<s>")
+    source = "{{ bos_token }}{{ messages | length }}{{ mood }}{{ tools }}"
+    template = ChatTemplate(source, special_tokens={"bos_token": "<s>"})
     variables = {"mood": "glad", "bos_token": "x", "messages": []}
     assert template.render(TALK, variables=variables) == "<s>2gladNone"
 
