@@ -10,6 +10,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from moe_model.layers.expert_groups import ExpertGroups
+
 
 class RouterRule(Protocol):
     """Chooses by the logits, and what corrects the choice, row by row, best expert first."""
@@ -53,3 +55,84 @@ class SoftmaxOfTopK:
             logits_RE = logits_RE.masked_fill(~allowed_RE, float("-inf"))
         top_RK, expert_ids_RK = logits_RE.topk(top_k, dim=-1)
         return torch.softmax(top_RK, dim=-1), expert_ids_RK
+
+
+@dataclass(frozen=True, slots=True)
+class TopKOfSoftmax:
+    """Softmax over all E, its K largest, times `scale`; `is_renormalised`: first divided by their sum.
+
+    `groups`: only experts of a row's best groups are chosen.
+    """
+
+    is_renormalised: bool
+    scale: float = 1.0
+    groups: ExpertGroups | None = None
+
+    def check(self, n_experts: int) -> None:
+        _check_groups(self.groups, n_experts)
+
+    def __call__(
+        self,
+        logits_RE: Tensor,
+        allowed_RE: Tensor | None,
+        top_k: int,
+        correction_E: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        assert correction_E is None, "this rule corrects no choice"
+        if allowed_RE is not None:
+            logits_RE = logits_RE.masked_fill(~allowed_RE, float("-inf"))
+        scores_RE = torch.softmax(logits_RE, dim=-1)
+        expert_ids_RK = _choose(scores_RE, allowed_RE, top_k, self.groups)
+        weights_RK = scores_RE.gather(-1, expert_ids_RK)
+        return _weights(weights_RK, self.scale, is_renormalised=self.is_renormalised), expert_ids_RK
+
+
+@dataclass(frozen=True, slots=True)
+class TopKOfSigmoid:
+    """The sigmoid of each logit; the K experts for which it and their correction are largest together. Their
+    weights are the sigmoids alone, times `scale`; `is_renormalised`: first divided by their sum.
+
+    `groups`: only experts of a row's best groups are chosen. Source: DeepSeek-V3 (2024, section 2.1.2).
+    """
+
+    is_renormalised: bool = True
+    scale: float = 1.0
+    groups: ExpertGroups | None = None
+
+    def check(self, n_experts: int) -> None:
+        _check_groups(self.groups, n_experts)
+
+    def __call__(
+        self,
+        logits_RE: Tensor,
+        allowed_RE: Tensor | None,
+        top_k: int,
+        correction_E: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        scores_RE = torch.sigmoid(logits_RE)
+        corrected_RE = scores_RE if correction_E is None else scores_RE + correction_E
+        expert_ids_RK = _choose(corrected_RE, allowed_RE, top_k, self.groups)
+        # Not the corrected score less its correction: a large correction leaves few digits of the score.
+        weights_RK = scores_RE.gather(-1, expert_ids_RK)
+        return _weights(weights_RK, self.scale, is_renormalised=self.is_renormalised), expert_ids_RK
+
+
+def _check_groups(groups: ExpertGroups | None, n_experts: int) -> None:
+    if groups is not None:
+        groups.check(n_experts)
+
+
+def _choose(scores_RE: Tensor, allowed_RE: Tensor | None, top_k: int, groups: ExpertGroups | None) -> Tensor:
+    """expert_ids_RK of the largest scores."""
+    if allowed_RE is not None:
+        scores_RE = scores_RE.masked_fill(~allowed_RE, float("-inf"))
+    if groups is not None:
+        scores_RE = groups.keep(scores_RE, top_k)
+    return scores_RE.topk(top_k, dim=-1).indices
+
+
+def _weights(scores_RK: Tensor, scale: float, *, is_renormalised: bool) -> Tensor:
+    if is_renormalised:
+        # As the authors do, for rows whose scores are all too small for float32.
+        scores_RK = scores_RK / (scores_RK.sum(-1, keepdim=True) + 1e-20)
+    return scores_RK if scale == 1.0 else scores_RK * scale
