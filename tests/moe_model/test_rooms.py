@@ -10,9 +10,13 @@ from tests.sources import PRODUCT, ROOT, WITHOUT_TESTS, files, importers, import
 
 def test_the_parts_of_a_model_are_data() -> None:
     """What a family says of its parts, and router rules, know no kernels and no layers."""
-    for path in ("moe_model/layers/specs.py", "moe_model/layers/router_rules.py"):
+    for name in ("specs", "router_rules", "expert_groups"):
+        path = f"moe_model/layers/{name}.py"
         ours = {name.rpartition(".")[0] for name, _ in imports(Path(path)) if name.startswith("moe_model")}
-        assert ours <= {"moe_model.errors", "moe_model.checks", "moe_model.files.strict_json"}, path
+        assert ours <= {
+            *("moe_model.errors", "moe_model.checks", "moe_model.files.strict_json"),
+            "moe_model.layers.expert_groups",
+        }, path
 
 
 def test_families_and_layers_know_kernels_by_their_base() -> None:
