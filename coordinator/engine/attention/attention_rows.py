@@ -1,9 +1,10 @@
 """Which slots the rows of a batch attend to, as torch's attention wants it.
 
-Shapes: R single-token rows, S longest context among them, C context of one chunk.
+Shapes: T tokens of the step, B sequences of a part, M tokens of each, S columns: slots of the longest
+context.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,48 +14,58 @@ from torch import Tensor
 from coordinator.engine.core.batch import Batch
 from coordinator.engine.core.scheduler import Chunk
 
-
-@dataclass(frozen=True, slots=True)
-class DecodeRows:
-    """Rows 0 .. R-1 of the step: one token each, attending to contexts of different lengths."""
-
-    slots_RS: Tensor
-    mask_RS: Tensor
+# Fewer queries than this at once waste the product; more, with a window, attend to much that is hidden.
+_LEAST_QUERIES = 64
 
 
 @dataclass(frozen=True, slots=True)
-class PrefillSpan:
-    """Rows `first_row` .. of one chunk, whose first token stands at position `start` of its window."""
+class QueryPart:
+    """Rows of a step that are computed together: M tokens in a row of each of B sequences.
 
-    first_row: int
+    `slots_BS` are what a sequence's tokens may see. Token m of sequence b has column `own_B[b]` + m, and sees
+    the columns up to it; with a window, the last so many of them. `own` are the least and the largest own_B.
+    """
+
+    rows: Tensor | slice
     num_tokens: int
-    start: int
-    slots_C: Tensor
+    slots_BS: Tensor
+    own_B: Tensor
+    own: tuple[int, int]
+
+    @property
+    def is_triangle(self) -> bool:
+        """Whether the columns are just the tokens."""
+        return self.own == (0, 0) and self.slots_BS.shape == (1, self.num_tokens)
+
+    def seen(self, tokens: range, columns: range, window: int | None) -> Tensor | None:
+        """Returns seen_BMS, which of these columns each of these tokens sees; None: all."""
+        is_before = columns.stop - 1 <= self.own[0] + tokens.start
+        if is_before and (window is None or columns.start > self.own[1] + tokens.stop - 1 - window):
+            return None
+        device = self.own_B.device
+        own_BM1 = (self.own_B[:, None] + torch.arange(tokens.start, tokens.stop, device=device))[..., None]
+        column_S = torch.arange(columns.start, columns.stop, device=device)
+        seen_BMS = column_S <= own_BM1
+        return seen_BMS if window is None else seen_BMS & (column_S > own_BM1 - window)
 
 
-def decode_rows(batch: Batch, block_size: int, device: torch.device) -> DecodeRows | None:
-    """None where no chunk is a single token."""
-    chunks = [chunk for chunk in batch.chunks if chunk.num_tokens == 1]
-    if not chunks:
-        return None
-    lengths_R = np.array([chunk.start + 1 for chunk in chunks])
-    num_blocks = -(-int(lengths_R.max()) // block_size)
-    # Padding reads slot 0, which is never written: a neighbour's numbers, good or bad, cannot get in.
-    table_RB = block_table(chunks, num_blocks).astype(np.int64)
-    slots_RS = (table_RB[:, :, None] * block_size + np.arange(block_size)).reshape(len(chunks), -1)
-    slots_RS = slots_RS[:, : int(lengths_R.max())]
-    mask_RS = np.arange(slots_RS.shape[1]) < lengths_R[:, None]
-    slots_RS = np.where(mask_RS, slots_RS, 0)
-    return DecodeRows(torch.from_numpy(slots_RS).to(device), torch.from_numpy(mask_RS).to(device))
-
-
-def prefill_spans(batch: Batch, block_size: int, device: torch.device) -> tuple[PrefillSpan, ...]:
-    """One for each chunk of more than one token."""
-    return tuple(
-        PrefillSpan(row, chunk.num_tokens, chunk.start, _context_slots(chunk, block_size).to(device))
-        for chunk, row in zip(batch.chunks, batch.first_rows, strict=True)
-        if chunk.num_tokens > 1
-    )
+def query_parts(batch: Batch, block_size: int, window: int | None, most_slots: int) -> list[QueryPart]:
+    """Of all rows of the step. Single tokens are together as long as they have at most `most_slots` slots,
+    padding included; a chunk is a part by itself, or with a window several."""
+    device = batch.slots_T.device
+    singles = [row for row, chunk in enumerate(batch.chunks) if chunk.num_tokens == 1]
+    parts = [
+        _single_tokens(batch, rows, block_size, window, device)
+        for rows in _of_like_length(batch.chunks, singles, window, most_slots)
+    ]
+    for chunk, first_row in zip(batch.chunks, batch.first_rows, strict=True):
+        if chunk.num_tokens == 1:
+            continue
+        at_once = chunk.num_tokens if window is None else max(window, _LEAST_QUERIES)
+        for start in range(0, chunk.num_tokens, at_once):
+            tokens = range(start, min(start + at_once, chunk.num_tokens))
+            parts.append(_tokens_of_chunk(chunk, first_row, tokens, block_size, window, device))
+    return parts
 
 
 def block_table(chunks: Sequence[Chunk], num_blocks: int) -> np.ndarray:
@@ -66,8 +77,62 @@ def block_table(chunks: Sequence[Chunk], num_blocks: int) -> np.ndarray:
     return table
 
 
-def _context_slots(chunk: Chunk, block_size: int) -> Tensor:
-    """Slots of the window up to and including the chunk's last token."""
-    blocks = torch.tensor(chunk.sequence.block_ids, dtype=torch.int64)
-    slots = (blocks[:, None] * block_size + torch.arange(block_size)).reshape(-1)
-    return slots[: chunk.start + chunk.num_tokens]
+def _of_like_length(
+    chunks: Sequence[Chunk], rows: Sequence[int], window: int | None, most_slots: int
+) -> Iterator[list[int]]:
+    """The rows, sorted by what they see: a short context is not padded to a long one for nothing."""
+    part: list[int] = []
+    for row in sorted(rows, key=lambda row: chunks[row].start):
+        if part and (len(part) + 1) * _num_seen(chunks[row].start, window) > most_slots:
+            yield sorted(part)
+            part = []
+        part.append(row)
+    if part:
+        yield sorted(part)
+
+
+def _single_tokens(
+    batch: Batch, rows: list[int], block_size: int, window: int | None, device: torch.device
+) -> QueryPart:
+    """`rows` are places of chunks, which are those of their rows: single tokens come first."""
+    chunks = [batch.chunks[row] for row in rows]
+    last_B1 = np.array([[chunk.start] for chunk in chunks])
+    own_B1 = np.array([[_num_seen(chunk.start, window) - 1] for chunk in chunks])
+    slots_BS = _slots(chunks, last_B1 - own_B1 + np.arange(own_B1.max() + 1), last_B1, block_size)
+    is_all = rows == list(range(len(rows)))
+    return QueryPart(
+        slice(0, len(rows)) if is_all else torch.tensor(rows, device=device),
+        1,
+        torch.from_numpy(slots_BS).to(device),
+        torch.from_numpy(own_B1[:, 0]).to(device),
+        (int(own_B1.min()), int(own_B1.max())),
+    )
+
+
+def _tokens_of_chunk(
+    chunk: Chunk, first_row: int, tokens: range, block_size: int, window: int | None, device: torch.device
+) -> QueryPart:
+    first, last = chunk.start + tokens.start, chunk.start + tokens.stop - 1
+    own = _num_seen(first, window) - 1
+    positions_1S = np.arange(first - own, last + 1)[None]
+    return QueryPart(
+        slice(first_row + tokens.start, first_row + tokens.stop),
+        len(tokens),
+        torch.from_numpy(_slots([chunk], positions_1S, np.array([[last]]), block_size)).to(device),
+        torch.tensor([own], device=device),
+        (own, own),
+    )
+
+
+def _num_seen(position: int, window: int | None) -> int:
+    return position + 1 if window is None else min(position + 1, window)
+
+
+def _slots(
+    chunks: Sequence[Chunk], positions_BS: np.ndarray, last_B1: np.ndarray, block_size: int
+) -> np.ndarray:
+    """Padding reads slot 0, which is never written: a neighbour's numbers, good or bad, cannot get in."""
+    inside_BS = np.minimum(positions_BS, last_B1)
+    table_BN = block_table(chunks, int(last_B1.max()) // block_size + 1).astype(np.int64)
+    blocks_BS = np.take_along_axis(table_BN, inside_BS // block_size, axis=1)
+    return np.where(positions_BS <= last_B1, blocks_BS * block_size + inside_BS % block_size, 0)

@@ -1,17 +1,20 @@
-"""Attention over the paged cache: one padded call for all single tokens, one call per longer chunk.
+"""Attention over the paged cache with torch, of any form, in memory that does not grow with the contexts.
 
-Shapes: T tokens, R single-token rows, S longest context, C context of a chunk, H heads, G key/value heads,
-Q query heads of each of those, d head size, N tokens of a chunk, or slots of all rows.
+Single tokens are together, longer chunks by themselves. Torch's own attention computes what it can and what
+fits in one piece; the rest goes piece by piece.
+
+Shapes: T tokens, N rows of a part, B sequences of a part, M tokens of each, S columns of a piece, G key/value
+heads, Q query heads of each of those, H = G · Q, d head size, v width of a value.
 """
 
-import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from coordinator.engine.attention.attention_rows import DecodeRows, PrefillSpan, decode_rows, prefill_spans
+from coordinator.engine.attention.attention_rows import QueryPart, query_parts
+from coordinator.engine.attention.running_softmax import RunningSoftmax
 from coordinator.engine.cache.kv_cache import KVCache
 from coordinator.engine.core.batch import Batch
 from moe_model.layers.attention import Attend, AttentionForm, Kept
@@ -19,59 +22,125 @@ from moe_model.layers.attention import Attend, AttentionForm, Kept
 # What attention is over a cache for the rows of a batch.
 AttentionPlan = Callable[[KVCache, Batch], Attend]
 
+# What is read of the cache at once, and the scores of one product.
+GATHERED_BYTES = 256 << 20
+SCORES_BYTES = 64 << 20
+
 
 def paged_attention(cache: KVCache, batch: Batch) -> Attend:
     """Writes the step's keys and values, then attends; the result rows are in the step's order."""
-    device = batch.slots_T.device
-    decode = decode_rows(batch, cache.block_size, device)
-    prefills = prefill_spans(batch, cache.block_size, device)
-    masks = [_causal_mask(span, device) for span in prefills]
+    parts_of: dict[int | None, list[QueryPart]] = {}
 
     def attend(layer: int, form: AttentionForm, q_THd: Tensor, kept: Kept) -> Tensor:
-        assert (form.window, form.sinks_H, form.value_width) == (None, None, None)
-        assert math.isclose(form.scale, q_THd.shape[-1] ** -0.5)
         cache.write(layer, batch.slots_T, *kept)
-        parts = []
-        if decode is not None:
-            parts.append(_attend_decode(q_THd, cache, layer, decode))
-        for span, mask_NC in zip(prefills, masks, strict=True):
-            parts.append(_attend_span(q_THd, cache, layer, span, mask_NC))
-        return parts[0] if len(parts) == 1 else torch.cat(parts)
+        most_slots = _most_slots(cache, layer)
+        if form.window not in parts_of:
+            parts_of[form.window] = query_parts(batch, cache.block_size, form.window, most_slots)
+        o_THv = q_THd.new_empty(*q_THd.shape[:2], form.value_width or kept[-1].shape[-1])
+        for part in parts_of[form.window]:
+            o_THv[part.rows] = _PartAttention(cache, layer, form, part, most_slots).attend(q_THd[part.rows])
+        return o_THv
 
     return attend
 
 
-def _attend_decode(q_THd: Tensor, cache: KVCache, layer: int, rows: DecodeRows) -> Tensor:
-    num_rows, length = rows.slots_RS.shape
-    k_RGSd, v_RGSd = (
-        part_NGd.view(num_rows, length, *part_NGd.shape[1:]).transpose(1, 2)
-        for part_NGd in cache.read(layer, rows.slots_RS.view(-1))
-    )
-    # The query heads that see one key head are rows of one product.
-    q_RGQd = q_THd[:num_rows].view(num_rows, k_RGSd.shape[1], -1, q_THd.shape[-1])
-    mask_R11S = rows.mask_RS[:, None, None, :]
-    return F.scaled_dot_product_attention(q_RGQd, k_RGSd, v_RGSd, attn_mask=mask_R11S).flatten(1, 2)
+def _most_slots(cache: KVCache, layer: int) -> int:
+    bytes_of_block = sum(part[0].numel() * part.element_size() for part in cache.layer(layer))
+    return max(1, GATHERED_BYTES * cache.block_size // bytes_of_block)
 
 
-def _attend_span(
-    q_THd: Tensor, cache: KVCache, layer: int, span: PrefillSpan, mask_NC: Tensor | None
-) -> Tensor:
-    q_HNd = q_THd[span.first_row : span.first_row + span.num_tokens].transpose(0, 1).unsqueeze(0)
-    k_GCd, v_GCd = (part_CGd.transpose(0, 1).unsqueeze(0) for part_CGd in cache.read(layer, span.slots_C))
-    o_HNd = F.scaled_dot_product_attention(
-        q_HNd,
-        k_GCd,
-        v_GCd,
-        attn_mask=mask_NC,
-        is_causal=mask_NC is None,
-        enable_gqa=q_HNd.shape[1] != k_GCd.shape[1],
-    )
-    return o_HNd.squeeze(0).transpose(0, 1)
+class _PartAttention:
+    """Of some rows of a step in one layer."""
+
+    def __init__(
+        self, cache: KVCache, layer: int, form: AttentionForm, part: QueryPart, most_slots: int
+    ) -> None:
+        self._cache, self._layer, self._form, self._part = cache, layer, form, part
+        self._most_slots = most_slots
+
+    def attend(self, q_NHd: Tensor) -> Tensor:
+        """Returns o_NHv."""
+        num_sequences, num_columns = self._part.slots_BS.shape
+        fits = num_sequences * num_columns <= self._most_slots
+        has_own = self._form.sinks_H is None and self._form.value_width is None
+        return (self._whole if fits and has_own else self._by_pieces)(q_NHd)
+
+    def _whole(self, q_NHd: Tensor) -> Tensor:
+        """By torch's attention, whose masks are what is to be bounded."""
+        num_columns = self._part.slots_BS.shape[1]
+        k_BGSd, v_BGSd = self._read(range(num_columns))
+        if self._part.num_tokens == 1:
+            # The query heads that see one key head are rows of one product.
+            q_BGQd = q_NHd.view(*k_BGSd.shape[:2], -1, q_NHd.shape[-1])
+            seen_BMS = self._part.seen(range(1), range(num_columns), self._form.window)
+            seen_B11S = None if seen_BMS is None else seen_BMS[:, None]
+            o_BGQd = F.scaled_dot_product_attention(
+                q_BGQd, k_BGSd, v_BGSd, attn_mask=seen_B11S, scale=self._form.scale
+            )
+            return o_BGQd.flatten(1, 2)
+        is_triangle = self._part.is_triangle and (self._form.window or num_columns) >= num_columns
+        at_once = self._part.num_tokens if is_triangle else max(1, SCORES_BYTES // (4 * num_columns))
+        parts = [
+            self._span(q_NHd, tokens, k_BGSd, v_BGSd, is_triangle=is_triangle)
+            for tokens in _ranges(self._part.num_tokens, at_once)
+        ]
+        return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+    def _span(
+        self, q_NHd: Tensor, tokens: range, k_1GSd: Tensor, v_1GSd: Tensor, *, is_triangle: bool
+    ) -> Tensor:
+        q_1HMd = q_NHd[tokens.start : tokens.stop].transpose(0, 1).unsqueeze(0)
+        num_columns = range(k_1GSd.shape[2])
+        seen_1MS = None if is_triangle else self._part.seen(tokens, num_columns, self._form.window)
+        o_1HMd = F.scaled_dot_product_attention(
+            q_1HMd,
+            k_1GSd,
+            v_1GSd,
+            attn_mask=seen_1MS,
+            is_causal=is_triangle,
+            scale=self._form.scale,
+            enable_gqa=q_1HMd.shape[1] != k_1GSd.shape[1],
+        )
+        return o_1HMd.squeeze(0).transpose(0, 1)
+
+    def _by_pieces(self, q_NHd: Tensor) -> Tensor:
+        num_sequences, num_columns = self._part.slots_BS.shape
+        num_heads, width = q_NHd.shape[1:]
+        most_scores = SCORES_BYTES // (4 * num_sequences * num_heads)
+        columns_at_once = max(1, min(self._most_slots // num_sequences, most_scores, num_columns))
+        tokens_at_once = max(1, most_scores // columns_at_once)
+        blocks: list[tuple[range, RunningSoftmax]] = []
+        for columns in _ranges(num_columns, columns_at_once):
+            k_BGSd, v_BGSv = self._read(columns)
+            if not blocks:
+                q_BGQMd = q_NHd.view(num_sequences, -1, k_BGSd.shape[1], num_heads // k_BGSd.shape[1], width)
+                q_BGQMd = q_BGQMd.permute(0, 2, 3, 1, 4)
+                blocks = list(self._blocks(q_BGQMd, v_BGSv.shape[-1], tokens_at_once))
+            for tokens, softmax in blocks:
+                if columns.start <= self._part.own[1] + tokens.stop - 1:
+                    softmax.add(k_BGSd, v_BGSv, self._part.seen(tokens, columns, self._form.window))
+        o_BGQMv = torch.cat([softmax.result() for _, softmax in blocks], dim=3)
+        return o_BGQMv.permute(0, 3, 1, 2, 4).reshape(len(q_NHd), num_heads, -1).to(q_NHd.dtype)
+
+    def _blocks(
+        self, q_BGQMd: Tensor, value_width: int, tokens_at_once: int
+    ) -> Iterator[tuple[range, RunningSoftmax]]:
+        sinks_H = self._form.sinks_H
+        sinks_GQ = None if sinks_H is None else sinks_H.to(q_BGQMd.device).view(q_BGQMd.shape[1:3])
+        for tokens in _ranges(self._part.num_tokens, tokens_at_once):
+            block_BGQMd = q_BGQMd[:, :, :, tokens.start : tokens.stop]
+            yield tokens, RunningSoftmax(block_BGQMd, self._form.scale, value_width, sinks_GQ)
+
+    def _read(self, columns: range) -> tuple[Tensor, Tensor]:
+        """k_BGSd and v_BGSv."""
+        slots_BS = self._part.slots_BS[:, columns.start : columns.stop]
+        parts = [
+            part_NGd.view(*slots_BS.shape, *part_NGd.shape[1:]).transpose(1, 2)
+            for part_NGd in self._cache.read(self._layer, slots_BS.reshape(-1))
+        ]
+        return parts[0], parts[0][..., : self._form.value_width] if len(parts) == 1 else parts[1]
 
 
-def _causal_mask(span: PrefillSpan, device: torch.device) -> Tensor | None:
-    """Which of the C positions each of the N tokens sees; None where the plain triangle is right."""
-    if span.start == 0:
-        return None
-    positions_C = torch.arange(span.start + span.num_tokens, device=device)
-    return positions_C <= positions_C[span.start :].unsqueeze(1)
+def _ranges(length: int, at_once: int) -> Iterator[range]:
+    for start in range(0, length, at_once):
+        yield range(start, min(start + at_once, length))
