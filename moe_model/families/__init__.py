@@ -14,9 +14,17 @@ if TYPE_CHECKING:
 REGISTRY: dict[str, str] = {
     "modularforge": "moe_model.families.modularforge.family",
     "mixtral": "moe_model.families.mixtral.family",
+    "gpt_oss": "moe_model.families.gpt_oss.family",
+    "ernie4_5_moe": "moe_model.families.ernie4_5_moe.family",
+    "minimax_m2": "moe_model.families.minimax_m2.family",
 }
 # The `model_type` of a Hugging Face config.json, and the family that reads such a folder.
-HUGGING_FACE: dict[str, str] = {"mixtral": "mixtral"}
+HUGGING_FACE: dict[str, str] = {
+    "mixtral": "mixtral",
+    "gpt_oss": "gpt_oss",
+    "ernie4_5_moe": "ernie4_5_moe",
+    "minimax_m2": "minimax_m2",
+}
 
 
 def family_of(config: ModelConfig) -> "Family":

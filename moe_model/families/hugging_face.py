@@ -85,7 +85,7 @@ class ConfigKeys:
         value = self._take(name)
         if value is None:
             return default
-        if value != least or isinstance(value, bool):
+        if type(value) is not int or not least <= value < 1:
             check_count(name, value, _LARGEST)
         assert isinstance(value, int)
         return value
@@ -121,19 +121,25 @@ class ConfigKeys:
         self._taken.update(names)
 
     def rope(
-        self, theta: float, max_positions: int, layer_type: str | None = None, *, partial: float | None = None
+        self,
+        theta: float,
+        max_positions: int,
+        layer_type: str | None = None,
+        *,
+        partial: float | None = None,
+        absent: Mapping[str, Any] | None = None,
     ) -> RopeKeys:
         """The keys of rotary positions, in either spelling: all in `rope_parameters`, or `rope_theta` outside
         with a `rope_scaling`, which counts where both are there and it is not empty.
 
         `theta` is the default. `layer_type`: where the object has one of its own for each type of layer, that
         of this type counts. `partial`: the part of a head that turns where the config does not say, for
-        families that read such a key.
+        families that read such a key. `absent` counts where there is neither object.
         """
         outside, scaling, parameters = map(self._take, ("rope_theta", "rope_scaling", "rope_parameters"))
         where, rope = ("rope_scaling", scaling) if scaling else ("rope_parameters", parameters)
         if rope is None:
-            rope = {}
+            rope = absent or {}
         if not isinstance(rope, Mapping):
             raise ConfigError(f"{where}: expected an object, got {type(rope).__name__}")
         if layer_type is not None and isinstance(rope.get(layer_type), Mapping):

@@ -39,6 +39,12 @@ _REST = {
     **{f"shared.{part}.weight": f"mlp.shared_experts.{part}_proj.weight" for part in ("gate", "up", "down")},
 }
 _BLOCK = _ATTENTION | _REST
+# Of the experts of families whose feed-forward network is called block_sparse_moe.
+NUMBERED_EXPERT = {
+    "gate.weight": "experts.{e}.w1.weight",
+    "up.weight": "experts.{e}.w3.weight",
+    "down.weight": "experts.{e}.w2.weight",
+}
 
 
 class PublishedFolder:

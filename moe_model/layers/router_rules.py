@@ -117,6 +117,35 @@ class TopKOfSigmoid:
         return _weights(weights_RK, self.scale, is_renormalised=self.is_renormalised), expert_ids_RK
 
 
+@dataclass(frozen=True, slots=True)
+class CorrectedSoftmax:
+    """Softmax over all E; the K experts for which it and their correction are largest together. Their weights
+    are of the softmax alone, divided by their sum, or by `norm_min` where the sum is less.
+
+    Source: ERNIE 4.5 (Baidu, 2025).
+    """
+
+    norm_min: float
+
+    def check(self, n_experts: int) -> None:
+        """It can choose from any."""
+
+    def __call__(
+        self,
+        logits_RE: Tensor,
+        allowed_RE: Tensor | None,
+        top_k: int,
+        correction_E: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        if allowed_RE is not None:
+            logits_RE = logits_RE.masked_fill(~allowed_RE, float("-inf"))
+        scores_RE = torch.softmax(logits_RE, dim=-1)
+        corrected_RE = scores_RE if correction_E is None else scores_RE + correction_E
+        expert_ids_RK = _choose(corrected_RE, allowed_RE, top_k, None)
+        weights_RK = scores_RE.gather(-1, expert_ids_RK)
+        return weights_RK / weights_RK.sum(-1, keepdim=True).clamp(min=self.norm_min), expert_ids_RK
+
+
 def _check_groups(groups: ExpertGroups | None, n_experts: int) -> None:
     if groups is not None:
         groups.check(n_experts)

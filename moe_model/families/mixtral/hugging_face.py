@@ -5,18 +5,14 @@ from typing import ClassVar
 from moe_model.config import ModelConfig
 from moe_model.families.hugging_face import ConfigKeys
 from moe_model.families.mixtral.config import MixtralConfig
-from moe_model.families.published import PublishedFolder
+from moe_model.families.published import NUMBERED_EXPERT, PublishedFolder
 
 
 class MixtralFolder(PublishedFolder):
     """Reads the Hugging Face folder of a Mixtral."""
 
     block: ClassVar = {"router.weight": "block_sparse_moe.gate.weight"}
-    expert: ClassVar = {
-        "gate.weight": "experts.{e}.w1.weight",
-        "up.weight": "experts.{e}.w3.weight",
-        "down.weight": "experts.{e}.w2.weight",
-    }
+    expert: ClassVar = NUMBERED_EXPERT
     prefix = "block_sparse_moe"
 
     def read_config(self, keys: ConfigKeys) -> ModelConfig:

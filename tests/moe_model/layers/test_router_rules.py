@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from moe_model.errors import ConfigError
 from moe_model.layers.expert_groups import ExpertGroups
-from moe_model.layers.router_rules import TopKOfSigmoid, TopKOfSoftmax
+from moe_model.layers.router_rules import CorrectedSoftmax, TopKOfSigmoid, TopKOfSoftmax
 
 NUM_ROWS = 9
 
@@ -131,3 +131,38 @@ def test_a_rule_with_groups_takes_no_other_number_of_experts() -> None:
                 rule.check(n_experts)
     TopKOfSigmoid().check(5)
     assert ExpertGroups.of(8, 4, 4, 2, num_counted=2) is None
+
+
+@given(
+    n_experts=st.integers(1, 9),
+    norm_min=st.sampled_from([1e-12, 0.4, 0.9]),
+    has_selection=st.booleans(),
+    seed=st.integers(0, 2**32 - 1),
+)
+def test_a_corrected_softmax_gives_what_plain_python_says(
+    n_experts: int, norm_min: float, has_selection: bool, seed: int
+) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    logits_RE = 2 * torch.randn(NUM_ROWS, n_experts, generator=generator)
+    correction_E = torch.randn(n_experts, generator=generator)
+    allowed_E = (
+        torch.rand(n_experts, generator=generator) < 0.6 if has_selection else torch.ones(n_experts) > 0
+    )
+    allowed_E[int(torch.randint(n_experts, (), generator=generator))] = True
+    allowed_RE = allowed_E.expand(NUM_ROWS, -1)
+    top_k = int(torch.randint(1, int(allowed_E.sum()) + 1, (), generator=generator))
+    rule = CorrectedSoftmax(norm_min)
+    rule.check(n_experts)
+    weights_RK, expert_ids_RK = rule(logits_RE, allowed_RE if has_selection else None, top_k, correction_E)
+
+    for row, logits in enumerate(logits_RE.tolist()):
+        shares = [
+            math.exp(logit) * is_allowed for logit, is_allowed in zip(logits, allowed_E.tolist(), strict=True)
+        ]
+        scores = [share / sum(shares) for share in shares]
+        corrected = [score + more for score, more in zip(scores, correction_E.tolist(), strict=True)]
+        expected = plain_choice(corrected, allowed_E.tolist(), top_k, None)
+        assert expert_ids_RK[row].tolist() == expected
+        chosen = [scores[expert] for expert in expected]
+        divisor = max(sum(chosen), norm_min)
+        torch.testing.assert_close(weights_RK[row], torch.tensor([score / divisor for score in chosen]))

@@ -1,0 +1,1 @@
+"""gpt-oss: windows in every other layer, sinks, biases, experts with limits."""
