@@ -43,10 +43,10 @@ def expert_file(layer: int, expert: int) -> str:
 
 @dataclass(frozen=True, slots=True)
 class FileEntry:
-    """Size in bytes and SHA-256 (hex) of one file."""
+    """Size in bytes and SHA-256 (hex) of one file; None where nothing says what it should be."""
 
     size: int
-    sha256: str
+    sha256: str | None
 
 
 @dataclass(frozen=True, slots=True)

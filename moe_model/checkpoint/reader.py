@@ -1,67 +1,33 @@
-"""Our checkpoint format: a folder that is read piece by piece and never trusted.
+"""Checkpoints: models on disk, in our own format or as a Hugging Face folder, opened and not yet read."""
 
-manifest.json                                   what the model is; size and SHA-256 of every other file
-shared.safetensors                              embedding, attention, norms, routers, head
-experts/layer_0000/expert_0000.safetensors      one file per expert module of one layer
-tokenizer.json                                  optional
-chat_template.jinja                             optional
-tokenizer_config.json                           optional: special tokens, templates with other names
-"""
-
-import hashlib
+import importlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
 import torch
 from torch import Tensor
 
-from moe_model.checkpoint import safetensors_file
-from moe_model.checkpoint.manifest import (
-    CHAT_TEMPLATE,
-    MANIFEST,
-    MAX_MANIFEST_BYTES,
-    SHARED,
-    TOKENIZER,
-    TOKENIZER_CONFIG,
-    FileEntry,
-    GenerationDefaults,
-    Manifest,
-    expert_file,
-)
-from moe_model.checkpoint.recognise import POINTER, is_pointer, is_present, what_is
+from moe_model.checkpoint.manifest import MANIFEST, FileEntry, GenerationDefaults
+from moe_model.checkpoint.recognise import is_present, is_readable_hugging_face, what_is
 from moe_model.checkpoint.writer import CheckpointWriter
 from moe_model.config import ModelConfig
 from moe_model.errors import CheckpointError
-from moe_model.families import family_of
-from moe_model.families.base import Shapes
-from moe_model.files.whole_file import read_file, require_folder, require_regular_file
-from moe_model.text.tokenizer_json import MAX_TOKENIZER_BYTES
-from moe_model.text.tokenizer_settings import (
-    MAX_CHAT_TEMPLATE_BYTES,
-    MAX_SETTINGS_BYTES,
-    UNSAID,
-    TokenizerSettings,
-)
+from moe_model.text.tokenizer_settings import TokenizerSettings
 
 __all__ = ["Checkpoint", "CheckpointWriter", "FileEntry", "GenerationDefaults"]
 
-# The files that hold no tensors, and how large they may be.
-_TEXTS = {
-    TOKENIZER: MAX_TOKENIZER_BYTES,
-    CHAT_TEMPLATE: MAX_CHAT_TEMPLATE_BYTES,
-    TOKENIZER_CONFIG: MAX_SETTINGS_BYTES,
-}
+# What the hub's cache calls the folder of a model.
+_CACHED = "models--"
 
 
 class Checkpoint(ABC):
     """An opened model, of whatever format: what it is has been checked, its tensors have not been read.
 
     Tensors have our names, the family's; `dtype` is that of what is stored, `fingerprint` differs where any
-    file does. Whatever reads a model reads it from here, so another format is another class, and a case in
-    `open`.
+    file does; `notes` say, for people, what of the files is not used. Whatever reads a model reads it from
+    here, so another format is another class, and a row of `_FORMATS`.
     """
 
     path: Path
@@ -70,22 +36,35 @@ class Checkpoint(ABC):
     generation: GenerationDefaults
     files: Mapping[str, FileEntry]
     fingerprint: str
+    notes: tuple[str, ...]
 
     @property
     def name(self) -> str:
-        """Of its folder, as it was given: a link's own, not its target's."""
+        """Of its folder, as it was given: a link's own, not its target's; in the hub's cache the model's."""
         return checkpoint_name(self.path)
 
     @staticmethod
     def open(path: str | Path) -> "Checkpoint":
-        """Checks what can be checked without reading tensors. Raises CheckpointError naming file or key."""
-        return OwnCheckpoint.open_folder(path)
+        """Checks what can be checked without reading tensors. Raises CheckpointError, ConfigError or
+        TokenizerError naming the file and the key or tensor."""
+        folder = Path(path)
+        module = next((module for module, is_it in _FORMATS.items() if is_it(folder)), None)
+        if module is None:
+            raise CheckpointError(f"{folder}: {what_is(folder)}")
+        format_: type[Checkpoint] = importlib.import_module(module).FORMAT
+        return format_.open_folder(folder)
+
+    @classmethod
+    @abstractmethod
+    def open_folder(cls, folder: Path) -> Self:
+        """As `open`, of a folder in this format."""
 
     @abstractmethod
     def read_shared(
         self, dtype: torch.dtype | None = None, device: str | torch.device = "cpu"
     ) -> dict[str, Tensor]:
-        """The shared part, as `dtype` (None: as stored). Raises CheckpointError naming file and tensor."""
+        """The shared part, as `dtype` (None: as stored), but for what the family keeps as float32. Raises
+        CheckpointError naming file and tensor."""
 
     @abstractmethod
     def read_expert(
@@ -110,133 +89,18 @@ class Checkpoint(ABC):
         """Reads every file, as it would be read for use. Raises CheckpointError for the first bad one."""
 
 
-@dataclass(frozen=True, slots=True)
-class OwnCheckpoint(Checkpoint):
-    """Our own format."""
-
-    path: Path
-    config: ModelConfig
-    dtype: torch.dtype
-    generation: GenerationDefaults
-    files: Mapping[str, FileEntry]
-    fingerprint: str
-    _shared_shapes: Shapes
-    _expert_shapes: Shapes
-
-    @classmethod
-    def open_folder(cls, path: str | Path) -> Self:
-        """Checks the manifest, and that every file it lists is there with the right size.
-
-        Raises CheckpointError naming the file or the key. Cheap: reads the manifest and no other file.
-        """
-        folder = Path(path)
-        if not is_present(folder / MANIFEST):
-            raise CheckpointError(f"{folder}: {what_is(folder)}")
-        data = read_file(folder / MANIFEST, max_size=MAX_MANIFEST_BYTES)
-        if is_pointer(folder / MANIFEST):
-            raise CheckpointError(f"{folder / MANIFEST}: {POINTER}")
-        manifest = Manifest.parse(data, str(folder / MANIFEST))
-        family = family_of(manifest.config)
-        checkpoint = cls(
-            path=folder,
-            config=manifest.config,
-            dtype=manifest.dtype,
-            generation=manifest.generation,
-            files=manifest.files,
-            fingerprint=hashlib.sha256(data).hexdigest(),
-            _shared_shapes=family.shared_shapes(manifest.config),
-            _expert_shapes=family.expert_shapes(manifest.config),
-        )
-        checkpoint._check_files()
-        return checkpoint
-
-    def read_shared(
-        self, dtype: torch.dtype | None = None, device: str | torch.device = "cpu"
-    ) -> dict[str, Tensor]:
-        return self._read_tensors(SHARED, self._shared_shapes, dtype, device)
-
-    def read_expert(
-        self, layer: int, expert: int, dtype: torch.dtype | None = None, device: str | torch.device = "cpu"
-    ) -> dict[str, Tensor]:
-        return self._read_tensors(expert_file(layer, expert), self._expert_shapes, dtype, device)
-
-    def expert_sha256(self, layer: int, expert: int) -> str:
-        return self.files[expert_file(layer, expert)].sha256
-
-    def read_tokenizer(self) -> bytes | None:
-        return bytes(self._read_file(TOKENIZER)) if TOKENIZER in self.files else None
-
-    def read_tokenizer_settings(self) -> TokenizerSettings:
-        settings = UNSAID
-        if TOKENIZER_CONFIG in self.files:
-            settings = TokenizerSettings.from_json(
-                self._read_file(TOKENIZER_CONFIG), str(self.path / TOKENIZER_CONFIG)
-            )
-        if CHAT_TEMPLATE not in self.files:
-            return settings
-        try:
-            return settings.with_default_template(self._read_file(CHAT_TEMPLATE).decode())
-        except UnicodeDecodeError:
-            raise CheckpointError(f"{self.path / CHAT_TEMPLATE}: is not UTF-8") from None
-
-    def verify(self, on_file: Callable[[str], None] | None = None) -> None:
-        for name in self.files:
-            if name in _TEXTS:
-                self._read_file(name)
-            else:
-                self._parse_file(name, self._shapes_of(name))
-            if on_file is not None:
-                on_file(name)
-
-    def _shapes_of(self, name: str) -> Shapes:
-        return self._shared_shapes if name == SHARED else self._expert_shapes
-
-    def _check_files(self) -> None:
-        for folder in sorted({(self.path / name).parent for name in self.files} - {self.path}):
-            require_folder(folder)
-            if folder.parent != self.path:
-                require_folder(folder.parent)
-        for name, entry in self.files.items():
-            if name in _TEXTS:
-                fits = entry.size <= _TEXTS[name]
-            else:
-                shapes, dtype = self._shapes_of(name), self.dtype
-                least = safetensors_file.num_data_bytes(shapes, dtype)
-                fits = least < entry.size <= safetensors_file.max_bytes(shapes, dtype)
-            if not fits:
-                raise CheckpointError(
-                    f"{self.path / MANIFEST}: {name}: {entry.size} bytes do not fit the model"
-                )
-            path = self.path / name
-            if path.is_file() and path.stat().st_size != entry.size and is_pointer(path):
-                raise CheckpointError(f"{path}: {POINTER}")
-            require_regular_file(path, entry.size)
-
-    def _read_tensors(
-        self, name: str, shapes: Shapes, dtype: torch.dtype | None, device: str | torch.device
-    ) -> dict[str, Tensor]:
-        views = self._parse_file(name, shapes)
-        return safetensors_file.owned(views, dtype or self.dtype, device, str(self.path / name))
-
-    def _parse_file(self, name: str, shapes: Shapes) -> dict[str, Tensor]:
-        return safetensors_file.parse(self._read_file(name), shapes, self.dtype, str(self.path / name))
-
-    def _read_file(self, name: str) -> bytearray:
-        """The whole file, once, so that what was summed is what is parsed."""
-        entry = self.files.get(name)
-        if entry is None:
-            raise CheckpointError(f"{self.path}: the model has no {name}")
-        data = read_file(self.path / name, max_size=entry.size)
-        if len(data) != entry.size:
-            raise CheckpointError(
-                f"{self.path / name}: has {len(data)} bytes, its manifest says {entry.size}"
-            )
-        if hashlib.sha256(data).hexdigest() != entry.sha256:
-            raise CheckpointError(f"{self.path / name}: SHA-256 is not the manifest's: the file has changed")
-        return data
+# What a folder is in, by the module whose FORMAT reads it, loaded when one is met.
+_FORMATS: Mapping[str, Callable[[Path], bool]] = {
+    "moe_model.checkpoint.own_format": lambda folder: is_present(folder / MANIFEST),
+    "moe_model.checkpoint.hugging_face.checkpoint": is_readable_hugging_face,
+}
 
 
 def checkpoint_name(path: Path) -> str:
-    """The last part of a path as it was given; of one that ends in no name (`.`, `..`), the folder's own."""
+    """The last part of a path as it was given; of one that ends in no name (`.`, `..`), the folder's own; of
+    a snapshot in the cache of the Hugging Face hub, ORG/NAME."""
+    cached = path.parent.parent.name
+    if path.parent.name == "snapshots" and cached.startswith(_CACHED):
+        return cached.removeprefix(_CACHED).replace("--", "/", 1)
     given = path.name
     return given if given not in ("", "..") else path.resolve().name or "model"

@@ -74,7 +74,8 @@ def hugging_face(folder: Path) -> str | None:
     kind = config.get("model_type")
     of_type = f" of model_type {kind[:40]}" if isinstance(kind, str) and kind else ""
     is_known = isinstance(kind, str) and kind in HUGGING_FACE
-    return f"is a Hugging Face model{of_type}{f': {_import_of(folder)}' if is_known else f'; {ONLY_OURS}'}"
+    next_step = f"give its folder, {_shown(folder)}" if is_known else ONLY_OURS
+    return f"is a Hugging Face model{of_type}; {next_step}"
 
 
 def is_readable_hugging_face(folder: Path) -> bool:

@@ -5,6 +5,7 @@ names, shapes and dtype known, the offsets have to be an exact partition of the 
 """
 
 from collections.abc import Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from math import prod
 from typing import Any
@@ -30,33 +31,38 @@ ITEM_BYTES: Mapping[str, int] = {
 }
 
 _Shapes = Mapping[str, tuple[int, ...]]
+# Tensors that are float32 where the others are of another dtype.
+_Names = AbstractSet[str]
+_NONE: _Names = frozenset()
 _ENTRY_KEYS = {"dtype", "shape", "data_offsets"}
 
 
-def max_bytes(shapes: _Shapes, dtype: torch.dtype) -> int:
+def max_bytes(shapes: _Shapes, dtype: torch.dtype, float32: _Names = _NONE) -> int:
     """How large a file with these tensors may be."""
-    return num_data_bytes(shapes, dtype) + 8 + MAX_HEADER_BYTES
+    return num_data_bytes(shapes, dtype, float32) + 8 + MAX_HEADER_BYTES
 
 
-def num_data_bytes(shapes: _Shapes, dtype: torch.dtype) -> int:
-    return sum(prod(shape) for shape in shapes.values()) * dtype.itemsize
+def num_data_bytes(shapes: _Shapes, dtype: torch.dtype, float32: _Names = _NONE) -> int:
+    return sum(prod(shape) * _dtype(name, dtype, float32).itemsize for name, shape in shapes.items())
 
 
-def serialise(tensors: Mapping[str, Tensor], shapes: _Shapes, dtype: torch.dtype, where: str) -> bytes:
+def serialise(
+    tensors: Mapping[str, Tensor], shapes: _Shapes, dtype: torch.dtype, where: str, float32: _Names = _NONE
+) -> bytes:
     """The file's bytes, converted to `dtype`. Raises CheckpointError unless names and shapes are right."""
     check_names(tensors.keys(), shapes, where)
     for name, shape in shapes.items():
         if tuple(tensors[name].shape) != shape:
             raise CheckpointError(shape_message(where, name, list(tensors[name].shape), shape))
-    return safetensors.torch.save(_separate(tensors, dtype))
+    return safetensors.torch.save(_separate(tensors, dtype, float32))
 
 
-def _separate(tensors: Mapping[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor]:
+def _separate(tensors: Mapping[str, Tensor], dtype: torch.dtype, float32: _Names) -> dict[str, Tensor]:
     """Contiguous tensors on the CPU of which no two share memory, which the library would refuse."""
     separate: dict[str, Tensor] = {}
     storages: set[int] = set()
     for name, tensor in tensors.items():
-        own = tensor.detach().to("cpu", dtype).contiguous()
+        own = tensor.detach().to("cpu", _dtype(name, dtype, float32)).contiguous()
         if own.untyped_storage().data_ptr() in storages:
             own = own.clone()
         storages.add(own.untyped_storage().data_ptr())
@@ -64,7 +70,9 @@ def _separate(tensors: Mapping[str, Tensor], dtype: torch.dtype) -> dict[str, Te
     return separate
 
 
-def parse(data: bytearray, shapes: _Shapes, dtype: torch.dtype, where: str) -> dict[str, Tensor]:
+def parse(
+    data: bytearray, shapes: _Shapes, dtype: torch.dtype, where: str, float32: _Names = _NONE
+) -> dict[str, Tensor]:
     """Views into `data`, one for each expected tensor, all values finite.
 
     Raises CheckpointError naming the tensor.
@@ -73,13 +81,16 @@ def parse(data: bytearray, shapes: _Shapes, dtype: torch.dtype, where: str) -> d
     header.pop("__metadata__", None)
     check_names(header.keys(), shapes, where)
     spans = {
-        name: _check_entry(header[name], shapes[name], dtype, f"{where}: tensor {name!r}") for name in shapes
+        name: _check_entry(
+            header[name], shapes[name], _dtype(name, dtype, float32), f"{where}: tensor {name!r}"
+        )
+        for name in shapes
     }
     _check_partition(spans, len(data) - start, where)
     views = {
-        name: torch.frombuffer(data, dtype=dtype, count=prod(shapes[name]), offset=start + begin).view(
-            shapes[name]
-        )
+        name: torch.frombuffer(
+            data, dtype=_dtype(name, dtype, float32), count=prod(shapes[name]), offset=start + begin
+        ).view(shapes[name])
         for name, (begin, _) in spans.items()
     }
     for name, view in views.items():
@@ -88,7 +99,11 @@ def parse(data: bytearray, shapes: _Shapes, dtype: torch.dtype, where: str) -> d
 
 
 def owned(
-    views: Mapping[str, Tensor], dtype: torch.dtype, device: str | torch.device, where: str
+    views: Mapping[str, Tensor],
+    dtype: torch.dtype,
+    device: str | torch.device,
+    where: str,
+    float32: _Names = _NONE,
 ) -> dict[str, Tensor]:
     """The same values in torch's own aligned memory: kernels may round differently with the alignment of
     their operands, and a view keeps the whole file's bytes alive.
@@ -96,12 +111,17 @@ def owned(
     Raises CheckpointError naming the tensor that has values beyond the range of `dtype`.
     """
     tensors = {
-        name: torch.empty(view.shape, dtype=dtype, device=device).copy_(view) for name, view in views.items()
+        name: torch.empty(view.shape, dtype=_dtype(name, dtype, float32), device=device).copy_(view)
+        for name, view in views.items()
     }
     for name, tensor in tensors.items():
         if tensor.dtype != views[name].dtype:
             require_finite(tensor, name, where)
     return tensors
+
+
+def _dtype(name: str, dtype: torch.dtype, float32: _Names) -> torch.dtype:
+    return torch.float32 if name in float32 else dtype
 
 
 def read_header(data: bytes | bytearray, file_size: int, where: str) -> tuple[dict[str, Any], int]:

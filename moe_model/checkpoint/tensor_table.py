@@ -1,9 +1,8 @@
 """Named tensors of one source file, read one by one, and the check that they are the expected ones."""
 
-import os
+import hashlib
 from collections.abc import Mapping
-from contextlib import ExitStack
-from io import FileIO
+from math import prod
 from pathlib import Path
 from typing import Protocol
 
@@ -20,7 +19,7 @@ from moe_model.checkpoint.safetensors_file import (
 )
 from moe_model.errors import CheckpointError
 from moe_model.families.base import Shapes
-from moe_model.files.whole_file import read_at, reason
+from moe_model.files.piece_file import PieceFile
 
 SAFETENSORS_SUFFIX = ".safetensors"
 FLOAT_CODES = {
@@ -29,6 +28,8 @@ FLOAT_CODES = {
     "F16": torch.float16,
     "BF16": torch.bfloat16,
 }
+# What can be read: also what stands for the values of a weight, with scales beside it.
+STORED_CODES = FLOAT_CODES | {"F8_E4M3": torch.float8_e4m3fn, "U8": torch.uint8}
 
 
 class TensorTable(Protocol):
@@ -46,17 +47,17 @@ class TensorTable(Protocol):
 
 
 class SafetensorsTable:
-    """A safetensors file, opened once and read tensor by tensor; never mapped."""
+    """A safetensors file, read tensor by tensor, or slice by slice; never mapped."""
 
-    def __init__(self, path: Path, stack: ExitStack) -> None:
+    def __init__(self, path: Path) -> None:
+        """Reads the header. Raises CheckpointError."""
         self.where = str(path)
-        self._path = path
-        self._file = stack.enter_context(_opened(path))
-        size = os.fstat(self._file.fileno()).st_size
-        start = read_at(self._file, 0, min(8, size), path)
-        start += read_at(self._file, 8, header_length(start, size, self.where), path)
-        header, self._start = read_header(start, size, self.where)
-        self._entries = read_entries(header, size - self._start, self.where)
+        self.file = file = PieceFile(path)
+        start = file.read(0, min(8, file.size))
+        start += file.read(8, header_length(start, file.size, self.where))
+        self.header_sha256 = hashlib.sha256(start).hexdigest()
+        header, self.data_start = read_header(start, file.size, self.where)
+        self._entries = read_entries(header, file.size - self.data_start, self.where)
         self.names = frozenset(self._entries)
 
     def shape(self, name: str) -> tuple[int, ...]:
@@ -65,11 +66,24 @@ class SafetensorsTable:
     def dtype(self, name: str) -> torch.dtype | None:
         return FLOAT_CODES.get(self._entries[name].dtype)
 
+    def code(self, name: str) -> str:
+        """The dtype as the format names it."""
+        return self._entries[name].dtype
+
     def read(self, name: str) -> Tensor:
+        shape = self.shape(name)
+        return self.read_values(name, 0, prod(shape)).view(shape)
+
+    def read_values(self, name: str, begin: int, count: int) -> Tensor:
+        """`count` of the tensor's values, in the order they are stored in, from number `begin` on: [count],
+        in memory of its own, of a dtype in `STORED_CODES`."""
         entry = self._entries[name]
-        data = read_at(self._file, self._start + entry.begin, entry.end - entry.begin, self._path)
-        dtype = FLOAT_CODES[entry.dtype]
-        return torch.frombuffer(data, dtype=dtype).view(entry.shape) if data else torch.empty(entry.shape)
+        dtype = STORED_CODES[entry.dtype]
+        assert 0 <= begin <= begin + count <= prod(entry.shape)
+        # Aligned as torch aligns: kernels may round differently with the alignment of their operands.
+        data = torch.empty(count * dtype.itemsize, dtype=torch.uint8)
+        self.file.read_into(self.data_start + entry.begin + begin * dtype.itemsize, data.numpy().data)
+        return data.view(dtype)
 
 
 class RenamedTable:
@@ -89,15 +103,6 @@ class RenamedTable:
 
     def read(self, name: str) -> Tensor:
         return self._table.read(self._theirs[name])
-
-
-def _opened(path: Path) -> FileIO:
-    if not path.is_file():
-        raise CheckpointError(f"{path}: is not a file")
-    try:
-        return FileIO(path)
-    except OSError as error:
-        raise CheckpointError(f"{path}: {reason(error)}") from None
 
 
 def check_table(

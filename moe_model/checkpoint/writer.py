@@ -61,6 +61,7 @@ class CheckpointWriter:
         family = family_of(config)
         self._shared_shapes = family.shared_shapes(config)
         self._expert_shapes = family.expert_shapes(config)
+        self._float32 = family.float32_names(config)
         self._config, self._dtype, self._generation = config, dtype, generation
         self._dest = Path(dest).absolute()
         self._folder = AtomicFolder(self._dest, _require_replaceable if force else None)
@@ -93,7 +94,8 @@ class CheckpointWriter:
             self._folder.discard()
 
     def write_shared(self, tensors: Mapping[str, Tensor]) -> None:
-        self._write(SHARED, serialise(tensors, self._shared_shapes, self._dtype, SHARED))
+        data = serialise(tensors, self._shared_shapes, self._dtype, SHARED, self._float32)
+        self._write(SHARED, data)
 
     def write_expert(self, layer: int, expert: int, tensors: Mapping[str, Tensor]) -> None:
         name = expert_file(layer, expert)

@@ -49,17 +49,16 @@ def read_file(path: Path, *, max_size: int, follow_links: bool = False) -> bytea
             _check_status(path, status)
             if status.st_size > max_size:
                 raise CheckpointError(f"{path}: has {status.st_size} bytes, at most {max_size} are allowed")
-            return read_at(file, 0, status.st_size, path)
+            return _read_all(file, status.st_size, path)
     except OSError as error:
         raise CheckpointError(f"{path}: {reason(error)}") from None
 
 
-def read_at(file: FileIO, offset: int, size: int, path: Path) -> bytearray:
-    """`size` bytes of a file, from `offset` on. Raises CheckpointError, also when it has become shorter."""
+def _read_all(file: FileIO, size: int, path: Path) -> bytearray:
+    """Raises CheckpointError, also when the file has become shorter."""
     data = bytearray(size)
     view, filled = memoryview(data), 0
     try:
-        file.seek(offset)
         while filled < size and (count := file.readinto(view[filled:])):
             filled += count
     except OSError as error:

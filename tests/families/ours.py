@@ -25,8 +25,8 @@ NUM_TOKENS = 64
 PROMPTS = ((1, 5, 9), (1, *range(20, 60)), (7,))
 
 
-def open_folder(source: Path, folder: Path) -> Checkpoint:
-    """A folder that transformers wrote, as a checkpoint."""
+def imported(source: Path, folder: Path) -> Checkpoint:
+    """A folder that transformers wrote, as a checkpoint of our own format."""
     import_checkpoint(source, folder / "ours")
     return Checkpoint.open(folder / "ours")
 

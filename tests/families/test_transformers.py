@@ -19,7 +19,7 @@ from moe_model.checkpoint.reader import Checkpoint
 from moe_model.kernels.choice import HAS_NATIVE, KernelChoice, choose_kernels
 from tests.families.case import Case, balance_of, logits_of, say
 from tests.families.cases import CASES
-from tests.families.ours import CONFIG, NUM_TOKENS, Generated, generate, generate_over, open_folder
+from tests.families.ours import CONFIG, NUM_TOKENS, Generated, generate, generate_over, imported
 from tests.integration.ray_experts import running
 from tests.native import KERNELS
 
@@ -45,7 +45,7 @@ def written(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
     name, variant = request.param
     case, folder = CASES[name], tmp_path_factory.mktemp(name)
     model = case.make_model(variant)
-    return Written(case, model, open_folder(case.write(model, folder / "source"), folder))
+    return Written(case, model, Checkpoint.open(case.write(model, folder)))
 
 
 def check_generated(model: Any, found: list[Generated]) -> None:
@@ -80,7 +80,8 @@ def random_ids(case: Case) -> Tensor:
 
 @pytest.mark.parametrize(("name", "variant"), VARIANTS)
 def test_logits_are_those_of_transformers(name: str, variant: str, tmp_path: Path) -> None:
-    """In both spellings of the config, in one file and in many, with either kernels; and the balance."""
+    """In both spellings of the config, in one file, and in many and imported, with either kernels; and the
+    balance."""
     case = CASES[name]
     model = case.make_model(variant, seed=1)
     ids_BS = random_ids(case)
@@ -90,7 +91,7 @@ def test_logits_are_those_of_transformers(name: str, variant: str, tmp_path: Pat
         folder = tmp_path / str(old)
         source = case.write(model, folder / "source", old=old, max_shard_size="1GB" if old else "40KB")
         assert old != (source / "model.safetensors.index.json").exists()
-        checkpoint = open_folder(source, folder)
+        checkpoint = Checkpoint.open(source) if old else imported(source, folder)
         ours = AssembledModel.from_checkpoint(checkpoint.path, kernels=choose_kernels(kernels, "cpu"))
         logits_BSV, our_balance = ours.forward(ids_BS)
         error = float((logits_BSV - expected_BSV).abs().max() / expected_BSV.abs().max())

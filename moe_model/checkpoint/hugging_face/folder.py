@@ -1,106 +1,105 @@
 """A Hugging Face folder of a family we know: its config and its tensors, checked before one is read."""
 
 import re
-from collections.abc import Iterator, Mapping
-from contextlib import ExitStack
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from moe_model.checkpoint.hugging_face.quantised import QUANTIZATION, Quantisation, read_quantisation
 from moe_model.checkpoint.hugging_face.shards import ShardedTable
+from moe_model.checkpoint.hugging_face.sources import Finder, Found, read_found
 from moe_model.checkpoint.recognise import HUGGING_FACE_CONFIG, MAX_CONFIG_BYTES, refuse_pointer
-from moe_model.checkpoint.tensor_table import check_table, read_finite
 from moe_model.config import ModelConfig
 from moe_model.errors import CheckpointError, ConfigError
 from moe_model.families import HUGGING_FACE, family_named
-from moe_model.families.base import Shapes
-from moe_model.families.hugging_face import ConfigKeys, HuggingFaceModel, Sources
+from moe_model.families.hugging_face import ConfigKeys, HuggingFaceModel, TensorSource
 from moe_model.files import strict_json
 from moe_model.files.strict_json import brief
 from moe_model.files.whole_file import read_file
 
 # Derived from the config, and written by old versions all the same.
 _DERIVED = re.compile(r".*\.rotary_emb\.inv_freq")
+# Layers that predict further tokens come after the last, or under this name.
 _LAYER = re.compile(r"model\.layers\.(\d{1,9})\..*")
+_PREDICTION = "mtp."
 _HEAD = "lm_head.weight"
+_EMBEDDING = "embedding.weight"
 
 
 class HuggingFaceFolder:
     """An opened folder. All names and shapes are right; no tensor has been read."""
 
-    def __init__(self, path: Path, stack: ExitStack) -> None:
-        """The files are open until the stack ends. Raises CheckpointError, ConfigError."""
+    def __init__(self, path: Path) -> None:
+        """Raises CheckpointError, ConfigError.
+
+        `dtype` is that of most bytes of the matrices: bfloat16, also for 8 and 4 bits, or float32, also for
+        float16, whose values bfloat16 has not.
+        """
         self.path = path
         self.settings = read_json(path / HUGGING_FACE_CONFIG)
-        self._names, self.config = _read_config(self.settings, path / HUGGING_FACE_CONFIG)
-        self._family = family_named(self.config.family)
-        self._table = ShardedTable(path, stack)
-        self._check_tensors()
+        self._model, self.config, quantisation = read_config(self.settings, path / HUGGING_FACE_CONFIG)
+        family = family_named(self.config.family)
+        self._shared_shapes = family.shared_shapes(self.config)
+        self._expert_shapes = family.expert_shapes(self.config)
+        self._float32 = family.float32_names(self.config)
+        self.table = ShardedTable(path)
+        self._finder = Finder(self.table, quantisation)
+        found = list(self.found())
+        self._finder.check_whole(found, frozenset(filter(self._is_harmless, self.table.names)))
+        self.dtype = _dtype_of(found)
 
-    @property
-    def is_bfloat16(self) -> bool:
-        """Whether every matrix is; norms and routers may be stored wider."""
-        matrices = (name for name in self._table.names if len(self._table.shape(name)) == 2)
-        return all(self._table.dtype(name) == torch.bfloat16 for name in matrices)
+    def shared(self) -> dict[str, Found]:
+        """Of the shared part, by our names; the head once more where it is tied and there all the same."""
+        sources = self._model.shared_sources(self.config, self._shared_shapes)
+        found = {name: self._finder.find(sources[name], shape) for name, shape in self._shared_shapes.items()}
+        if self.config.tie_embedding and _HEAD in self.table.names:
+            found[_HEAD] = self._finder.find((TensorSource(_HEAD),), self._shared_shapes[_EMBEDDING])
+        return found
 
-    def shared(self, dtype: torch.dtype, routers: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """As `importer.Source`; the folder has its own routers."""
-        assert not routers
-        tensors = self._read(self._shared_names(), dtype)
-        if self._has_tied_head:
-            head_VD = read_finite(self._table, _HEAD, dtype)
-            if not torch.equal(head_VD, tensors["embedding.weight"]):
-                raise CheckpointError(
-                    f"{self.path}: tensor {_HEAD!r} differs from the embedding it is tied to"
-                )
-        return tensors
+    def expert(self, layer: int, expert: int) -> dict[str, Found]:
+        """Of one expert, by our names."""
+        sources = self._model.expert_sources(self.config, layer, expert)
+        return {name: self._finder.find(sources[name], shape) for name, shape in self._expert_shapes.items()}
 
-    def experts(self, dtype: torch.dtype) -> Iterator[tuple[int, int, dict[str, Tensor]]]:
-        """As `importer.Source`: one expert at a time, whichever files its tensors are in."""
+    def found(self) -> Iterator[Found]:
+        """Of everything."""
+        yield from self.shared().values()
         for layer in self.config.moe_layers:
             for expert in self.config.experts_of(layer):
-                yield layer, expert, self._read(self._expert_names(layer, expert), dtype)
+                yield from self.expert(layer, expert).values()
 
-    def _shared_names(self) -> dict[str, str]:
-        names = self._family.shared_shapes(self.config)
-        return _first(self._names.shared_sources(self.config, names))
+    def read_shared(self, dtype: torch.dtype, device: str | torch.device) -> dict[str, Tensor]:
+        """Raises CheckpointError naming the folder and the tensor."""
+        tensors = read_found(self.shared(), dtype, device, str(self.path), self._float32)
+        head_VD = tensors.pop(_HEAD, None)
+        # transformers would not tie them then.
+        if head_VD is not None and not torch.equal(head_VD, tensors[_EMBEDDING]):
+            raise CheckpointError(f"{self.path}: tensor {_HEAD!r} differs from the embedding it is tied to")
+        return tensors
 
-    def _expert_names(self, layer: int, expert: int) -> dict[str, str]:
-        return _first(self._names.expert_sources(self.config, layer, expert))
+    def read_expert(
+        self, layer: int, expert: int, dtype: torch.dtype, device: str | torch.device
+    ) -> dict[str, Tensor]:
+        """Raises CheckpointError naming the folder and the tensor."""
+        return read_found(self.expert(layer, expert), dtype, device, str(self.path))
 
-    @property
-    def _has_tied_head(self) -> bool:
-        """Whether the head is there although it is the embedding once more."""
-        return self.config.tie_embedding and _HEAD in self._table.names
-
-    def _read(self, names: Mapping[str, str], dtype: torch.dtype) -> dict[str, Tensor]:
-        return {ours: read_finite(self._table, theirs, dtype) for ours, theirs in names.items()}
-
-    def _check_tensors(self) -> None:
-        config, names = self.config, self._table.names
-        if config.num_expert_modules > len(names):
-            raise CheckpointError(f"{self.path}: has {len(names)} tensors, too few for its config.json")
-        shared, expert_shapes = self._family.shared_shapes(config), self._family.expert_shapes(config)
-        expected: Shapes = {theirs: shared[ours] for ours, theirs in self._shared_names().items()}
-        if self._has_tied_head:
-            expected[_HEAD] = shared["embedding.weight"]
-        for layer in config.moe_layers:
-            for expert in config.experts_of(layer):
-                theirs = self._expert_names(layer, expert)
-                expected |= {name: expert_shapes[ours] for ours, name in theirs.items()}
-        check_table(self._table, expected, names=frozenset(filter(self._counts, names)))
-
-    def _counts(self, name: str) -> bool:
-        """Not what is derived, nor layers beyond the last: they predict further tokens."""
+    def _is_harmless(self, name: str) -> bool:
         layer = _LAYER.fullmatch(name)
         is_beyond = layer is not None and int(layer[1]) >= self.config.n_layers
-        return not (is_beyond or _DERIVED.fullmatch(name))
+        return is_beyond or name.startswith(_PREDICTION) or _DERIVED.fullmatch(name) is not None
 
 
-def _first(sources: Sources) -> dict[str, str]:
-    return {ours: places[0].name for ours, places in sources.items()}
+def _dtype_of(found: Iterable[Found]) -> torch.dtype:
+    num_bytes: Counter[torch.dtype] = Counter()
+    for each in found:
+        if len(each.shape) == 2:
+            num_bytes[each.stored.dtype] += each.num_bytes
+    (dtype, _), *_ = num_bytes.most_common(1)
+    return dtype if dtype == torch.bfloat16 else torch.float32
 
 
 def read_json(path: Path) -> Mapping[str, Any]:
@@ -115,7 +114,11 @@ def read_json(path: Path) -> Mapping[str, Any]:
     return data
 
 
-def _read_config(settings: Mapping[str, Any], path: Path) -> tuple[HuggingFaceModel, ModelConfig]:
+def read_config(
+    settings: Mapping[str, Any], path: Path
+) -> tuple[HuggingFaceModel, ModelConfig, Quantisation | None]:
+    """The model that a config.json describes, and how its weights are quantised. Raises CheckpointError,
+    ConfigError naming the key."""
     model_type = settings.get("model_type")
     if not isinstance(model_type, str) or model_type not in HUGGING_FACE:
         raise CheckpointError(
@@ -123,13 +126,12 @@ def _read_config(settings: Mapping[str, Any], path: Path) -> tuple[HuggingFaceMo
         )
     family = family_named(HUGGING_FACE[model_type])
     assert family.hugging_face is not None, "the registry names families that have such folders"
-    keys = ConfigKeys(settings)
+    keys = ConfigKeys({name: value for name, value in settings.items() if name != QUANTIZATION})
     try:
-        if settings.get("quantization_config") is not None:
-            raise ConfigError("quantization_config: quantised weights are not supported")
+        quantisation = read_quantisation(settings.get(QUANTIZATION))
         config = family.hugging_face.read_config(keys)
         keys.finish()
         family.check(config)
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from None
-    return family.hugging_face, config
+    return family.hugging_face, config, quantisation

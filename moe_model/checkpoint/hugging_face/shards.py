@@ -1,7 +1,7 @@
 """The tensors of a folder, in one safetensors file or in many that an index lists, as one table."""
 
 import re
-from contextlib import ExitStack
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -21,44 +21,60 @@ _SHARD = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,200}\.safetensors")
 
 
 class ShardedTable:
-    """A TensorTable over all shards; every file is opened once, no tensor is read before it is asked for."""
+    """A TensorTable over all shards, whose headers have been read; a tensor is read when it is asked for."""
 
-    def __init__(self, folder: Path, stack: ExitStack) -> None:
+    def __init__(self, folder: Path) -> None:
         """Raises CheckpointError for files that are missing, or that are not as the index says."""
         self.where = str(folder)
-        index = None if is_present(folder / WEIGHTS) else _read_index(folder / INDEX)
+        index = None if is_present(folder / WEIGHTS) else read_index(folder)
         files = {WEIGHTS} if index is None else set(index.values())
-        tables = {name: _open(folder / name, stack) for name in sorted(files)}
+        self.files: Mapping[str, SafetensorsTable] = {name: _open(folder / name) for name in sorted(files)}
         if index is None:
-            self._table_of = dict.fromkeys(tables[WEIGHTS].names, tables[WEIGHTS])
+            self._file_of = dict.fromkeys(self.files[WEIGHTS].names, WEIGHTS)
         else:
-            _check_index(index, tables, folder / INDEX)
-            self._table_of = {name: tables[file] for name, file in index.items()}
-        self.names = frozenset(self._table_of)
+            _check_index(index, self.files, folder / INDEX)
+            self._file_of = index
+        self.names = frozenset(self._file_of)
+
+    def file_of(self, name: str) -> str:
+        """In which of `files` a tensor is."""
+        return self._file_of[name]
 
     def shape(self, name: str) -> tuple[int, ...]:
-        return self._table_of[name].shape(name)
+        return self._table_of(name).shape(name)
 
     def dtype(self, name: str) -> torch.dtype | None:
-        return self._table_of[name].dtype(name)
+        return self._table_of(name).dtype(name)
+
+    def code(self, name: str) -> str:
+        """As `SafetensorsTable`."""
+        return self._table_of(name).code(name)
 
     def read(self, name: str) -> Tensor:
-        return self._table_of[name].read(name)
+        return self._table_of(name).read(name)
+
+    def read_values(self, name: str, begin: int, count: int) -> Tensor:
+        """As `SafetensorsTable`."""
+        return self._table_of(name).read_values(name, begin, count)
+
+    def _table_of(self, name: str) -> SafetensorsTable:
+        return self.files[self._file_of[name]]
 
 
-def _open(path: Path, stack: ExitStack) -> SafetensorsTable:
+def _open(path: Path) -> SafetensorsTable:
     if not is_present(path):
         raise CheckpointError(f"{path}: is missing, and {INDEX} lists it")
     refuse_pointer(path)
-    return SafetensorsTable(path, stack)
+    return SafetensorsTable(path)
 
 
-def _read_index(path: Path) -> dict[str, str]:
-    """Tensor -> file."""
+def read_index(folder: Path) -> dict[str, str]:
+    """Tensor -> file. Raises CheckpointError."""
+    path = folder / INDEX
     if not is_present(path):
         others = " (PyTorch's own files are not read; save the model as safetensors)"
-        hint = others if any(path.parent.glob("*.bin")) else ""
-        raise CheckpointError(f"{path.parent}: has neither {WEIGHTS} nor {INDEX}{hint}")
+        hint = others if any(folder.glob("*.bin")) else ""
+        raise CheckpointError(f"{folder}: has neither {WEIGHTS} nor {INDEX}{hint}")
     refuse_pointer(path)
     try:
         data = strict_json.loads(read_file(path, max_size=MAX_INDEX_BYTES, follow_links=True))
@@ -73,7 +89,7 @@ def _read_index(path: Path) -> dict[str, str]:
     return found
 
 
-def _check_index(index: dict[str, str], tables: dict[str, SafetensorsTable], path: Path) -> None:
+def _check_index(index: Mapping[str, str], tables: Mapping[str, SafetensorsTable], path: Path) -> None:
     for name, file in index.items():
         if name not in tables[file].names:
             raise CheckpointError(f"{path}: tensor {name[:200]!r} is not in {file}")

@@ -1,23 +1,19 @@
 """One import from beginning to end. Memory: one expert and the shared part, whatever the model's size."""
 
 from collections.abc import Mapping
-from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from moe_model.checkpoint.hugging_face.folder import HuggingFaceFolder
-from moe_model.checkpoint.hugging_face.generation import (
-    generation_defaults as hugging_face_generation,
-)
+from moe_model.checkpoint.hugging_face.checkpoint import HuggingFaceCheckpoint
 from moe_model.checkpoint.hugging_face.texts import read_settings, read_tokenizer
 from moe_model.checkpoint.importer.locate import Located, locate
 from moe_model.checkpoint.importer.modularforge import ASSEMBLED_ROOTS
 from moe_model.checkpoint.importer.routers import Routers, make_routers
 from moe_model.checkpoint.importer.source_config import generation_defaults, model_config, read_config_file
-from moe_model.checkpoint.importer.sources import AssembledSource, PartsSource, Source
+from moe_model.checkpoint.importer.sources import AssembledSource, CheckpointSource, PartsSource, Source
 from moe_model.checkpoint.importer.torch_file import load_torch_file
 from moe_model.checkpoint.importer.wrappers import Wrappers
 from moe_model.checkpoint.manifest import GenerationDefaults
@@ -66,12 +62,11 @@ def import_checkpoint(
     """
     require_free(dest, force=options.force)
     located = locate(Path(source), with_router=options.router is not None)
-    with ExitStack() as stack:
-        return _run(located, dest, options, on_progress, stack)
+    return _run(located, dest, options, on_progress)
 
 
 def _run(
-    located: Located, dest: str | Path, options: ImportOptions, on_progress: Progress | None, stack: ExitStack
+    located: Located, dest: str | Path, options: ImportOptions, on_progress: Progress | None
 ) -> ImportReport:
     notes, wrappers = [located.note], Wrappers()
     tokenizer = read_tokenizer(located.folder)
@@ -80,7 +75,7 @@ def _run(
         # ModularForge begins every text with it.
         settings = replace(settings, adds_bos=True)
     opened = _open_hugging_face if located.is_hugging_face else _open_modularforge
-    model, config, generation, ignored = opened(located, options, stack, wrappers, tokenizer)
+    model, config, generation, ignored = opened(located, options, wrappers, tokenizer)
     dtype = options.dtype or (torch.bfloat16 if model.is_bfloat16 else torch.float32)
     routers = Routers({}, "")
     if options.router is not None:
@@ -101,19 +96,18 @@ def _run(
 
 
 def _open_hugging_face(
-    located: Located, options: ImportOptions, stack: ExitStack, wrappers: Wrappers, tokenizer: bytes | None
+    located: Located, options: ImportOptions, wrappers: Wrappers, tokenizer: bytes | None
 ) -> _Opened:
     if options.config_path is not None:
         raise ConfigError(f"{options.config_path}: --config is for models of ModularForge")
-    folder = HuggingFaceFolder(located.folder, stack)
-    found = hugging_face_generation(located.folder, folder.settings, folder.config, tokenizer)
-    return folder, folder.config, *found
+    checkpoint = HuggingFaceCheckpoint.open_folder(located.folder)
+    return CheckpointSource(checkpoint), checkpoint.config, checkpoint.generation, list(checkpoint.notes)
 
 
 def _open_modularforge(
-    located: Located, options: ImportOptions, stack: ExitStack, wrappers: Wrappers, tokenizer: bytes | None
+    located: Located, options: ImportOptions, wrappers: Wrappers, tokenizer: bytes | None
 ) -> _Opened:
-    model, settings, config = _open(located, options, stack, wrappers)
+    model, settings, config = _open(located, options, wrappers)
     generation, notes = generation_defaults(settings, config)
     if tokenizer is not None:
         generation = with_token_ids(generation, tokenizer, config.vocab_size)
@@ -121,13 +115,13 @@ def _open_modularforge(
 
 
 def _open(
-    located: Located, options: ImportOptions, stack: ExitStack, wrappers: Wrappers
+    located: Located, options: ImportOptions, wrappers: Wrappers
 ) -> tuple[Source, Mapping[str, Any], ModelConfig]:
     """The checked source, its whole configuration, and the model in it."""
     if located.assembled is None:
         settings, config = _config_beside(located, options)
         return PartsSource(located.folder, config, wrappers), settings, config
-    table, embedded = _open_assembled(located.assembled, stack, wrappers)
+    table, embedded = _open_assembled(located.assembled, wrappers)
     if embedded is None:
         settings, config = _config_beside(located, options)
     else:
@@ -137,12 +131,10 @@ def _open(
     return AssembledSource(table, config, bare=bare), settings, config
 
 
-def _open_assembled(
-    path: Path, stack: ExitStack, wrappers: Wrappers
-) -> tuple[TensorTable, Mapping[str, Any] | None]:
+def _open_assembled(path: Path, wrappers: Wrappers) -> tuple[TensorTable, Mapping[str, Any] | None]:
     """The tensors, and the configuration if the file has one."""
     if path.suffix == SAFETENSORS_SUFFIX:
-        return wrappers.renamed(SafetensorsTable(path, stack), ASSEMBLED_ROOTS), None
+        return wrappers.renamed(SafetensorsTable(path), ASSEMBLED_ROOTS), None
     loaded = load_torch_file(path)
     if not isinstance(loaded, Mapping):
         raise CheckpointError(f"{path}: expected a state dict, got {type(loaded).__name__}")

@@ -5,7 +5,6 @@ Shapes: D d_model, E experts.
 
 import re
 from collections.abc import Mapping
-from contextlib import ExitStack
 from dataclasses import dataclass
 from math import sqrt
 from pathlib import Path
@@ -65,8 +64,7 @@ def make_routers(choice: str, config: ModelConfig, seed: int, dtype: torch.dtype
             norms | {name: gate.to(dtype) for name, gate in gates.items()}, f"{choice} router; {note}"
         )
     wrappers = Wrappers()
-    with ExitStack() as stack:
-        tensors = _from_file(_open(Path(choice), stack, wrappers), config, dtype)
+    tensors = _from_file(_open(Path(choice), wrappers), config, dtype)
     if norms.keys() <= tensors.keys():
         note = "the MoE layers' ffn_norm is from there too"
     return Routers(norms | tensors, "; ".join([f"router from {choice}", *wrappers.notes, note]))
@@ -90,9 +88,9 @@ def _kaiming(config: ModelConfig, seed: int) -> dict[str, Tensor]:
     return gates
 
 
-def _open(path: Path, stack: ExitStack, wrappers: Wrappers) -> TensorTable:
+def _open(path: Path, wrappers: Wrappers) -> TensorTable:
     if path.suffix == SAFETENSORS_SUFFIX:
-        return wrappers.renamed(SafetensorsTable(path, stack), ASSEMBLED_ROOTS)
+        return wrappers.renamed(SafetensorsTable(path), ASSEMBLED_ROOTS)
     loaded = load_torch_file(path)
     if isinstance(loaded, Tensor):
         return DictTable(str(path), {_CENTROIDS: loaded})

@@ -22,6 +22,7 @@ from moe_model.checkpoint.importer.modularforge import (
 )
 from moe_model.checkpoint.importer.torch_file import load_torch_file
 from moe_model.checkpoint.importer.wrappers import Wrappers
+from moe_model.checkpoint.reader import Checkpoint
 from moe_model.checkpoint.recognise import SHARED_PART
 from moe_model.checkpoint.tensor_table import TensorTable, check_table, read_finite
 from moe_model.config import ModelConfig
@@ -45,6 +46,27 @@ class Source(Protocol):
 
     def experts(self, dtype: torch.dtype) -> Iterator[ExpertTensors]:
         """(layer, expert, tensors), in the order that is cheapest to read."""
+
+
+class CheckpointSource:
+    """A checkpoint of another format."""
+
+    def __init__(self, checkpoint: Checkpoint) -> None:
+        self._checkpoint = checkpoint
+
+    @property
+    def is_bfloat16(self) -> bool:
+        return self._checkpoint.dtype == torch.bfloat16
+
+    def shared(self, dtype: torch.dtype, routers: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        assert not routers, "it has its own, and others were refused"
+        return self._checkpoint.read_shared(dtype)
+
+    def experts(self, dtype: torch.dtype) -> Iterator[ExpertTensors]:
+        config = self._checkpoint.config
+        for layer in config.moe_layers:
+            for expert in config.experts_of(layer):
+                yield layer, expert, self._checkpoint.read_expert(layer, expert, dtype)
 
 
 class AssembledSource:

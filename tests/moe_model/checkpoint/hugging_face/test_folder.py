@@ -115,7 +115,8 @@ def test_a_tied_head_is_the_embedding(head: Tensor, message: str, tmp_path: Path
         ({}, torch.float32),
         ({"": torch.bfloat16}, torch.bfloat16),
         ({"": torch.bfloat16, "layernorm": torch.float32}, torch.bfloat16),
-        ({"": torch.bfloat16, "gate": torch.float32}, torch.float32),
+        ({"": torch.bfloat16, "gate": torch.float32}, torch.bfloat16),
+        ({"": torch.float32, "gate": torch.bfloat16}, torch.float32),
         ({"": torch.float16}, torch.float32),
     ],
 )
@@ -129,7 +130,7 @@ def test_dtypes(dtypes: dict[str, torch.dtype], expected: torch.dtype, tmp_path:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"quantization_config": {"quant_method": "fp8"}}, "quantization_config: quantised weights"),
+        ({"quantization_config": {"quant_method": "awq"}}, "quantization_config: quant_method 'awq' is not"),
         ({"sliding_window": -1}, "sliding_window: -1 is not in"),
         ({"hidden_act": "gelu"}, "hidden_act: 'gelu' is not supported"),
         (

@@ -1,5 +1,6 @@
 """A small Mixtral folder, written without transformers: for what must be refused, and read otherwise."""
 
+import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -75,3 +76,27 @@ def write_folder(
         save_file({n: t for n, t in tensors.items() if weight_map[n] == file}, folder / file)
     write_json(folder / "model.safetensors.index.json", {"metadata": {}, "weight_map": weight_map})
     return folder
+
+
+def cached(folder: Path, hub: Path, name: str, revision: str = "main") -> Path:
+    """A folder as a snapshot in the cache of the hub: links to blobs. Of large files a blob's name is its
+    SHA-256, of the others the SHA-1 that git gives it."""
+    model = hub / f"models--{name.replace('/', '--')}"
+    blobs = model / "blobs"
+    blobs.mkdir(parents=True, exist_ok=True)
+    sums: dict[str, str] = {}
+    for path in sorted(folder.iterdir()):
+        data = path.read_bytes()
+        is_large = path.suffix == ".safetensors"
+        found = hashlib.sha256(data) if is_large else hashlib.sha1(b"blob %d\0" % len(data) + data)
+        sums[path.name] = found.hexdigest()
+        (blobs / found.hexdigest()).write_bytes(data)
+    commit = hashlib.sha1(json.dumps(sums).encode()).hexdigest()
+    snapshot = model / "snapshots" / commit
+    snapshot.mkdir(parents=True, exist_ok=True)
+    for file, blob in sums.items():
+        (snapshot / file).symlink_to(f"../../blobs/{blob}")
+    ref = model / "refs" / revision
+    ref.parent.mkdir(parents=True, exist_ok=True)
+    ref.write_text(commit)
+    return snapshot

@@ -1,0 +1,187 @@
+"""Our checkpoint format: a folder that is read piece by piece and never trusted.
+
+manifest.json                                   what the model is; size and SHA-256 of every other file
+shared.safetensors                              embedding, attention, norms, routers, head
+experts/layer_0000/expert_0000.safetensors      one file per expert module of one layer
+tokenizer.json                                  optional
+chat_template.jinja                             optional
+tokenizer_config.json                           optional: special tokens, templates with other names
+"""
+
+import hashlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+import torch
+from torch import Tensor
+
+from moe_model.checkpoint import safetensors_file
+from moe_model.checkpoint.manifest import (
+    CHAT_TEMPLATE,
+    MANIFEST,
+    MAX_MANIFEST_BYTES,
+    SHARED,
+    TOKENIZER,
+    TOKENIZER_CONFIG,
+    FileEntry,
+    GenerationDefaults,
+    Manifest,
+    expert_file,
+)
+from moe_model.checkpoint.reader import Checkpoint
+from moe_model.checkpoint.recognise import POINTER, is_pointer
+from moe_model.config import ModelConfig
+from moe_model.errors import CheckpointError
+from moe_model.families import family_of
+from moe_model.families.base import Shapes
+from moe_model.files.whole_file import read_file, require_folder, require_regular_file
+from moe_model.text.tokenizer_json import MAX_TOKENIZER_BYTES
+from moe_model.text.tokenizer_settings import (
+    MAX_CHAT_TEMPLATE_BYTES,
+    MAX_SETTINGS_BYTES,
+    UNSAID,
+    TokenizerSettings,
+)
+
+# The files that hold no tensors, and how large they may be.
+_TEXTS = {
+    TOKENIZER: MAX_TOKENIZER_BYTES,
+    CHAT_TEMPLATE: MAX_CHAT_TEMPLATE_BYTES,
+    TOKENIZER_CONFIG: MAX_SETTINGS_BYTES,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class OwnCheckpoint(Checkpoint):
+    """Our own format."""
+
+    path: Path
+    config: ModelConfig
+    dtype: torch.dtype
+    generation: GenerationDefaults
+    files: Mapping[str, FileEntry]
+    fingerprint: str
+    notes: tuple[str, ...]
+    _shared_shapes: Shapes
+    _expert_shapes: Shapes
+    _float32: frozenset[str]
+
+    @classmethod
+    def open_folder(cls, folder: Path) -> Self:
+        """Checks the manifest, and that every file it lists is there with the right size.
+
+        Raises CheckpointError naming the file or the key. Cheap: reads the manifest and no other file.
+        """
+        data = read_file(folder / MANIFEST, max_size=MAX_MANIFEST_BYTES)
+        if is_pointer(folder / MANIFEST):
+            raise CheckpointError(f"{folder / MANIFEST}: {POINTER}")
+        manifest = Manifest.parse(data, str(folder / MANIFEST))
+        family = family_of(manifest.config)
+        checkpoint = cls(
+            path=folder,
+            config=manifest.config,
+            dtype=manifest.dtype,
+            generation=manifest.generation,
+            files=manifest.files,
+            fingerprint=hashlib.sha256(data).hexdigest(),
+            notes=(),
+            _shared_shapes=family.shared_shapes(manifest.config),
+            _expert_shapes=family.expert_shapes(manifest.config),
+            _float32=family.float32_names(manifest.config),
+        )
+        checkpoint._check_files()
+        return checkpoint
+
+    def read_shared(
+        self, dtype: torch.dtype | None = None, device: str | torch.device = "cpu"
+    ) -> dict[str, Tensor]:
+        return self._read_tensors(SHARED, self._shared_shapes, dtype, device)
+
+    def read_expert(
+        self, layer: int, expert: int, dtype: torch.dtype | None = None, device: str | torch.device = "cpu"
+    ) -> dict[str, Tensor]:
+        return self._read_tensors(expert_file(layer, expert), self._expert_shapes, dtype, device)
+
+    def expert_sha256(self, layer: int, expert: int) -> str:
+        found = self.files[expert_file(layer, expert)].sha256
+        assert found is not None, "a manifest has the sum of every file"
+        return found
+
+    def read_tokenizer(self) -> bytes | None:
+        return bytes(self._read_file(TOKENIZER)) if TOKENIZER in self.files else None
+
+    def read_tokenizer_settings(self) -> TokenizerSettings:
+        settings = UNSAID
+        if TOKENIZER_CONFIG in self.files:
+            settings = TokenizerSettings.from_json(
+                self._read_file(TOKENIZER_CONFIG), str(self.path / TOKENIZER_CONFIG)
+            )
+        if CHAT_TEMPLATE not in self.files:
+            return settings
+        try:
+            return settings.with_default_template(self._read_file(CHAT_TEMPLATE).decode())
+        except UnicodeDecodeError:
+            raise CheckpointError(f"{self.path / CHAT_TEMPLATE}: is not UTF-8") from None
+
+    def verify(self, on_file: Callable[[str], None] | None = None) -> None:
+        for name in self.files:
+            if name in _TEXTS:
+                self._read_file(name)
+            else:
+                self._parse_file(name, self._shapes_of(name))
+            if on_file is not None:
+                on_file(name)
+
+    def _shapes_of(self, name: str) -> Shapes:
+        return self._shared_shapes if name == SHARED else self._expert_shapes
+
+    def _check_files(self) -> None:
+        for folder in sorted({(self.path / name).parent for name in self.files} - {self.path}):
+            require_folder(folder)
+            if folder.parent != self.path:
+                require_folder(folder.parent)
+        for name, entry in self.files.items():
+            if name in _TEXTS:
+                fits = entry.size <= _TEXTS[name]
+            else:
+                shapes, dtype = self._shapes_of(name), self.dtype
+                least = safetensors_file.num_data_bytes(shapes, dtype, self._float32)
+                fits = least < entry.size <= safetensors_file.max_bytes(shapes, dtype, self._float32)
+            if not fits:
+                raise CheckpointError(
+                    f"{self.path / MANIFEST}: {name}: {entry.size} bytes do not fit the model"
+                )
+            path = self.path / name
+            if path.is_file() and path.stat().st_size != entry.size and is_pointer(path):
+                raise CheckpointError(f"{path}: {POINTER}")
+            require_regular_file(path, entry.size)
+
+    def _read_tensors(
+        self, name: str, shapes: Shapes, dtype: torch.dtype | None, device: str | torch.device
+    ) -> dict[str, Tensor]:
+        views = self._parse_file(name, shapes)
+        dtype = dtype or self.dtype
+        return safetensors_file.owned(views, dtype, device, str(self.path / name), self._float32)
+
+    def _parse_file(self, name: str, shapes: Shapes) -> dict[str, Tensor]:
+        where, data = str(self.path / name), self._read_file(name)
+        return safetensors_file.parse(data, shapes, self.dtype, where, self._float32)
+
+    def _read_file(self, name: str) -> bytearray:
+        """The whole file, once, so that what was summed is what is parsed."""
+        entry = self.files.get(name)
+        if entry is None:
+            raise CheckpointError(f"{self.path}: the model has no {name}")
+        data = read_file(self.path / name, max_size=entry.size)
+        if len(data) != entry.size:
+            raise CheckpointError(
+                f"{self.path / name}: has {len(data)} bytes, its manifest says {entry.size}"
+            )
+        if hashlib.sha256(data).hexdigest() != entry.sha256:
+            raise CheckpointError(f"{self.path / name}: SHA-256 is not the manifest's: the file has changed")
+        return data
+
+
+FORMAT = OwnCheckpoint

@@ -1,0 +1,78 @@
+"""A large plain file from outside, read piece by piece: never mapped, and open only while a piece is read.
+
+Knows nothing of formats. A process that has one for hours has no file open.
+"""
+
+import os
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from moe_model.errors import CheckpointError
+from moe_model.files.whole_file import reason
+
+# So much is read at a time of what is only summed.
+_CHUNK_BYTES = 8 << 20
+
+
+class PieceFile:
+    """A regular file, links followed. Every method raises CheckpointError naming the file.
+
+    A file that another one has replaced since, or that has been written to, is refused and not read.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        with self._opened() as descriptor:
+            status = os.fstat(descriptor)
+        self.size = status.st_size
+        self._identity = _identity(status)
+
+    def read(self, offset: int, size: int) -> bytearray:
+        data = bytearray(size)
+        self.read_into(offset, memoryview(data))
+        return data
+
+    def read_into(self, offset: int, view: memoryview) -> None:
+        """Fills all of `view`, of bytes, from `offset` on."""
+        with self._opened(is_same=True) as descriptor:
+            try:
+                filled = 0
+                while filled < len(view):
+                    count = os.preadv(descriptor, [view[filled:]], offset + filled)
+                    if count == 0:
+                        raise CheckpointError(f"{self.path}: was cut short while it was read")
+                    filled += count
+            except OSError as error:
+                raise CheckpointError(f"{self.path}: {reason(error)}") from None
+
+    def chunks(self) -> Iterator[bytearray]:
+        """The whole file, in order."""
+        for offset in range(0, self.size, _CHUNK_BYTES):
+            yield self.read(offset, min(_CHUNK_BYTES, self.size - offset))
+
+    @contextmanager
+    def _opened(self, *, is_same: bool = False) -> Iterator[int]:
+        """A descriptor. `is_same`: it must still be the file that it was."""
+        # O_NONBLOCK: a pipe put in the file's place is refused below instead of waited for.
+        try:
+            descriptor = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        except OSError as error:
+            raise CheckpointError(f"{self.path}: {reason(error)}") from None
+        try:
+            status = os.fstat(descriptor)
+            if not stat.S_ISREG(status.st_mode):
+                raise CheckpointError(f"{self.path}: is not a file")
+            if is_same and status.st_size < self.size:
+                raise CheckpointError(f"{self.path}: was cut short while it was read")
+            if is_same and _identity(status) != self._identity:
+                raise CheckpointError(f"{self.path}: has changed since it was opened")
+            yield descriptor
+        finally:
+            os.close(descriptor)
+
+
+def _identity(status: os.stat_result) -> tuple[int, int]:
+    """Numbers of inodes and devices are not the same for ever on every file system."""
+    return status.st_size, status.st_mtime_ns
