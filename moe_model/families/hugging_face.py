@@ -120,6 +120,17 @@ class ConfigKeys:
         """Keys that are known to say nothing about what this family computes, whatever their values."""
         self._taken.update(names)
 
+    def expect_code(self, *modules: str) -> None:
+        """Refuses an `auto_map` that names code of other modules than these, in which the authors published
+        what this family computes before the libraries knew it. The code is never run."""
+        found = self._take("auto_map")
+        if found is None:
+            return
+        classes = found.values() if isinstance(found, Mapping) else [found]
+        for name in classes:
+            if not isinstance(name, str) or name.partition(".")[0] not in modules:
+                raise ConfigError(f"auto_map: {brief(name)} is code that is not known, and is not run")
+
     def rope(
         self,
         theta: float,

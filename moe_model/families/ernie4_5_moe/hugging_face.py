@@ -64,5 +64,6 @@ class ErnieFolder(PublishedFolder):
         keys.expect("moe_gate", "topk", "top2_fused")
         keys.expect("moe_gate_act", "softmax")
         keys.expect("moe_use_aux_free", True)
-        keys.ignore("auto_map", "moe_capacity", "num_nextn_predict_layers")
+        keys.expect_code("configuration_ernie4_5_moe", "modeling_ernie4_5_moe")
+        keys.ignore("moe_capacity", "num_nextn_predict_layers")
         keys.ignore("hidden_dropout_prob", "attention_probs_dropout_prob")

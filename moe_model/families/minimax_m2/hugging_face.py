@@ -73,5 +73,6 @@ class MiniMaxFolder(PublishedFolder):
             keys.expect(f"layernorm_{kind}_beta", 1, 1.0)
         keys.expect("sliding_window")
         # Predictions that serve none here, widths that no part has, and code that this family is in place of.
-        keys.ignore("auto_map", "mlp_intermediate_size", "shared_moe_mode")
+        keys.expect_code("configuration_minimax_m2", "modeling_minimax_m2")
+        keys.ignore("mlp_intermediate_size", "shared_moe_mode")
         keys.ignore("mtp_transformer_layers", "num_mtp_modules", "use_mtp")
