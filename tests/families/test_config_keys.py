@@ -22,5 +22,5 @@ def test_known_code_is_not_needed() -> None:
     ],
 )
 def test_other_code_is_refused(code: object) -> None:
-    with pytest.raises(ConfigError, match="auto_map: .* is code that is not known, and is not run"):
+    with pytest.raises(ConfigError, match=r"auto_map: .* is code that is not known, and is not run"):
         ConfigKeys({"auto_map": code}).expect_code("modeling_known")

@@ -1,0 +1,66 @@
+"""How much memory a model's parts take, from its config alone: no file is read.
+
+What a process needs beside is its libraries' (`PROCESS_BYTES`), the coordinator's cache, and the rows of a step.
+"""
+
+from dataclasses import dataclass
+from math import prod
+
+import torch
+
+from moe_model.config import ModelConfig
+from moe_model.families import family_of
+from moe_model.families.base import Shapes
+
+# What an interpreter with torch and Ray takes before it has a weight: rounded up from what was seen.
+PROCESS_BYTES = 600 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Footprint:
+    """Bytes: of the shared part, of one expert module, and of what all layers keep of one token."""
+
+    shared_bytes: int
+    expert_bytes: int
+    num_modules: int
+    cache_bytes_per_token: int
+
+    @property
+    def experts_bytes(self) -> int:
+        """Of all expert modules together."""
+        return self.num_modules * self.expert_bytes
+
+    def worker_bytes(self, num_workers: int) -> int:
+        """What the largest of so many workers keeps, each expert once and all workers alike."""
+        return -(-self.num_modules // num_workers) * self.expert_bytes + PROCESS_BYTES
+
+    def coordinator_bytes(self, cache_tokens: int) -> int:
+        """With a cache of so many tokens."""
+        return self.shared_bytes + cache_tokens * self.cache_bytes_per_token + PROCESS_BYTES
+
+
+def footprint(config: ModelConfig, dtype: torch.dtype, *, int8: bool = False) -> Footprint:
+    """Of a model whose weights are of `dtype`; `int8`: the experts' matrices have 8 bits."""
+    family = family_of(config)
+    shared = family.shared_shapes(config)
+    # The head's matrix is packed for products, the embedding is read by rows: a tied one is there twice.
+    again = prod(shared["embedding.weight"]) if config.tie_embedding else 0
+    expert = family.expert_shapes(config)
+    return Footprint(
+        (_num_values(shared) + again) * dtype.itemsize,
+        _int8_bytes(expert, dtype) if int8 else _num_values(expert) * dtype.itemsize,
+        config.num_expert_modules,
+        family.cache_spec(config).values_per_token * dtype.itemsize,
+    )
+
+
+def _int8_bytes(shapes: Shapes, dtype: torch.dtype) -> int:
+    """A byte for each value of a matrix, a float32 scale for each of its outputs."""
+    return sum(
+        prod(shape) + 4 * shape[0] if len(shape) == 2 else prod(shape) * dtype.itemsize
+        for shape in shapes.values()
+    )
+
+
+def _num_values(shapes: Shapes) -> int:
+    return sum(prod(shape) for shape in shapes.values())

@@ -1,0 +1,38 @@
+"""What a model takes, against its tensors."""
+
+import pytest
+import torch
+
+from moe_model.config import ModelConfig
+from moe_model.families import family_of
+from moe_model.footprint import PROCESS_BYTES, footprint
+
+CONFIG = ModelConfig(d_model=16, n_heads=2, n_layers=3, d_ff=24, n_experts=5, top_k=2, vocab_size=40)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_bytes_are_those_of_the_tensors(dtype: torch.dtype) -> None:
+    family, generator = family_of(CONFIG), torch.Generator().manual_seed(0)
+    shared = [tensor.to(dtype) for tensor in family.init_shared(CONFIG, generator).values()]
+    expert = [tensor.to(dtype) for tensor in family.init_expert(CONFIG, generator).values()]
+    found = footprint(CONFIG, dtype)
+    packed_head = 40 * 16 * dtype.itemsize
+    assert found.shared_bytes == sum(tensor.nbytes for tensor in shared) + packed_head
+    assert found.expert_bytes == sum(tensor.nbytes for tensor in expert)
+    assert found.experts_bytes == 15 * found.expert_bytes
+    assert found.cache_bytes_per_token == 3 * 2 * 16 * dtype.itemsize
+    assert found.worker_bytes(2) == 8 * found.expert_bytes + PROCESS_BYTES
+    assert found.coordinator_bytes(100) == (
+        found.shared_bytes + 100 * found.cache_bytes_per_token + PROCESS_BYTES
+    )
+
+
+def test_an_untied_head_is_there_once() -> None:
+    untied = ModelConfig(vocab_size=40, tie_embedding=False)
+    tied = ModelConfig(vocab_size=40)
+    assert footprint(untied, torch.float32).shared_bytes == footprint(tied, torch.float32).shared_bytes
+
+
+def test_int8_takes_a_byte_a_value_and_a_scale_an_output() -> None:
+    found = footprint(CONFIG, torch.float32, int8=True).expert_bytes
+    assert found == 2 * 16 * 24 + 4 * (16 + 24) + 4 * (16 + 24 + 2 * 16)
