@@ -24,6 +24,12 @@ def check_number(name: str, value: object, low: float, high: float) -> None:
         raise ConfigError(f"{name}: {brief(value)} is not a number in [{low:g}, {high:g}]")
 
 
+def check_flag(name: str, value: object) -> None:
+    """Raises ConfigError unless the value is true or false."""
+    if not isinstance(value, bool):
+        raise ConfigError(f"{name}: expected true or false, got {type(value).__name__}")
+
+
 _Made = TypeVar("_Made")
 
 

@@ -14,6 +14,11 @@ if TYPE_CHECKING:
 REGISTRY: dict[str, str] = {
     "modularforge": "moe_model.families.modularforge.family",
     "mixtral": "moe_model.families.mixtral.family",
+    "qwen3_moe": "moe_model.families.qwen3_moe.family",
+    "qwen2_moe": "moe_model.families.qwen2_moe.family",
+    "olmoe": "moe_model.families.olmoe.family",
+    "flex_olmo": "moe_model.families.flex_olmo.family",
+    "granitemoe": "moe_model.families.granitemoe.family",
     "gpt_oss": "moe_model.families.gpt_oss.family",
     "ernie4_5_moe": "moe_model.families.ernie4_5_moe.family",
     "minimax_m2": "moe_model.families.minimax_m2.family",
@@ -21,6 +26,12 @@ REGISTRY: dict[str, str] = {
 # The `model_type` of a Hugging Face config.json, and the family that reads such a folder.
 HUGGING_FACE: dict[str, str] = {
     "mixtral": "mixtral",
+    "qwen3_moe": "qwen3_moe",
+    "qwen2_moe": "qwen2_moe",
+    "olmoe": "olmoe",
+    "flex_olmo": "flex_olmo",
+    "granitemoe": "granitemoe",
+    "granitemoeshared": "granitemoe",
     "gpt_oss": "gpt_oss",
     "ernie4_5_moe": "ernie4_5_moe",
     "minimax_m2": "minimax_m2",

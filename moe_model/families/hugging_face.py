@@ -90,6 +90,13 @@ class ConfigKeys:
         assert isinstance(value, int)
         return value
 
+    def count_of(self, names: tuple[str, ...], default: int) -> int:
+        """Of a key that has several names: those that are there must agree."""
+        found = {name: self.count(name, default) for name in names if self.has(name)}
+        if len(set(found.values())) > 1:
+            raise ConfigError(" and ".join(f"{name}: {value}" for name, value in found.items()) + " differ")
+        return next(iter(found.values()), default)
+
     def number(self, name: str, default: float) -> float:
         """Above 0."""
         return number(name, self._take(name), default)

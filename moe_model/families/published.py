@@ -4,7 +4,7 @@ A family says where its own differ. Ours are those of `decoder/shapes.py`.
 """
 
 from collections.abc import Iterable, Mapping
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from moe_model.config import ModelConfig
 from moe_model.families.hugging_face import ConfigKeys, Sources, TensorSource
@@ -45,6 +45,32 @@ NUMBERED_EXPERT = {
     "up.weight": "experts.{e}.w3.weight",
     "down.weight": "experts.{e}.w2.weight",
 }
+
+
+_SIZES = {
+    "d_model": "hidden_size",
+    "n_heads": "num_attention_heads",
+    "n_layers": "num_hidden_layers",
+    "vocab_size": "vocab_size",
+    "max_seq_len": "max_position_embeddings",
+}
+
+
+def read_sizes(keys: ConfigKeys, **defaults: int) -> dict[str, Any]:
+    """Fields of a ModelConfig that all published configs have keys for. `defaults` are by those keys, as
+    their authors' config class has them; without one for the key/value heads there are as many as heads.
+
+    Raises ConfigError naming the key.
+    """
+    keys.expect("hidden_act", "silu")
+    # Null stands for one for each query head, an absent key for what the published models have.
+    n_kv_heads = 0 if keys.is_null("num_key_value_heads") else defaults.get("num_key_value_heads", 0)
+    return {ours: keys.count(theirs, defaults[theirs]) for ours, theirs in _SIZES.items()} | {
+        "n_kv_heads": keys.count("num_key_value_heads", n_kv_heads),
+        "head_dim": keys.count("head_dim", 0),
+        "top_k": keys.count("num_experts_per_tok", defaults["num_experts_per_tok"]),
+        "tie_embedding": keys.flag("tie_word_embeddings", default=False),
+    }
 
 
 class PublishedFolder:

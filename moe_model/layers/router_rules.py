@@ -87,6 +87,11 @@ class TopKOfSoftmax:
         return _weights(weights_RK, self.scale, is_renormalised=self.is_renormalised), expert_ids_RK
 
 
+def softmax_rule(*, is_renormalised: bool) -> RouterRule:
+    """Softmax over all E, its K largest: as they are, or divided by their sum, as the faster rule does."""
+    return SoftmaxOfTopK() if is_renormalised else TopKOfSoftmax(is_renormalised=False)
+
+
 @dataclass(frozen=True, slots=True)
 class TopKOfSigmoid:
     """The sigmoid of each logit; the K experts for which it and their correction are largest together. Their

@@ -1,0 +1,1 @@
+"""FlexOlmo: experts that were trained apart; norms come after attention and feed-forward."""

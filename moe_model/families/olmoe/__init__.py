@@ -1,0 +1,1 @@
+"""OLMoE: queries and keys are normed over all heads together, and may be clamped."""
