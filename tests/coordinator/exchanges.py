@@ -8,6 +8,7 @@ from typing import Self
 
 import torch
 from safetensors.torch import load_file, save_file
+from torch import Tensor
 
 from coordinator.config.engine import EngineConfig
 from coordinator.engine.core.engine import Engine
@@ -28,6 +29,8 @@ from moe_model.versions.model_version import ModelVersion
 from tests.models import TINY, drain
 
 CONFIG = replace(TINY, max_seq_len=24)
+# Of a router, as far as a family's has them.
+PARTS = ("weight", "bias", "correction")
 
 
 def engine_config(kernels: KernelChoice, dtype: torch.dtype) -> EngineConfig:
@@ -108,13 +111,10 @@ def rewritten(
     rows = rows or [list(range(config.n_experts))] * config.n_layers
     with CheckpointWriter(dest, config, old.dtype, GenerationDefaults()) as writer:
         for layer, wanted in enumerate(rows):
-            name = f"blocks.{layer}.router.weight"
-            shared[name] = torch.stack(
-                [
-                    shared[name][row] if isinstance(row, int) else load_file(row)["router.weight"]
-                    for row in wanted
-                ]
-            )
+            for part in PARTS:
+                name = f"blocks.{layer}.router.{part}"
+                if name in shared:
+                    shared[name] = _rows_of(shared[name], wanted, f"router.{part}")
             for place, row in enumerate(wanted):
                 if (layer, place) in experts:
                     tensors = load_file(experts[layer, place])
@@ -126,15 +126,23 @@ def rewritten(
     return dest
 
 
+def _rows_of(values: Tensor, wanted: Sequence[int | Path], name: str) -> Tensor:
+    shape = values.shape[1:]
+    return torch.stack(
+        [values[row] if isinstance(row, int) else load_file(row)[name].view(shape) for row in wanted]
+    )
+
+
 def module_of(checkpoint: Path, layer: int, expert: int) -> str:
     """The file of one module."""
     return str(checkpoint / "experts" / f"layer_{layer:04d}" / f"expert_{expert:04d}.safetensors")
 
 
-def row_file(path: Path, seed: int, dtype: torch.dtype = torch.float32) -> str:
-    """A random row of a router."""
-    row_D = torch.randn(CONFIG.d_model, generator=torch.Generator().manual_seed(seed))
-    save_file({"router.weight": row_D.to(dtype)}, path)
+def row_file(path: Path, seed: int, *more: str) -> str:
+    """A random row of a router, and one value of each of `more` of its parts."""
+    generator = torch.Generator().manual_seed(seed)
+    row = {"router.weight": torch.randn(CONFIG.d_model, generator=generator)}
+    save_file(row | {f"router.{part}": torch.randn(1, generator=generator) for part in more}, path)
     return str(path)
 
 

@@ -23,7 +23,7 @@ ERNIE = Case(
         },
         "no shared expert": {"moe_num_shared_experts": 0},
         "a large divisor": {"moe_norm_min": 0.95},
-        "plain heads": {"head_dim": None, "hidden_size": 48},
+        "plain heads": {"head_dim": 8, "hidden_size": 48},
     },
 )
 

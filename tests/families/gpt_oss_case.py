@@ -31,17 +31,9 @@ GPT_OSS = Case(
         "no windows": {"layer_types": ["full_attention"] * 3},
         "no biases": {"attention_bias": False},
         "another gate": {"swiglu_alpha": 0.7, "swiglu_limit": 7.0},
-        "yarn": {"rope_parameters": None},
-        "other yarn": {
-            "rope_parameters": {
-                "rope_type": "yarn",
-                "rope_theta": 3e3,
-                "factor": 4.0,
-                "original_max_position_embeddings": 40,
-            },
-        },
         "odd sizes": {"hidden_size": 39, "intermediate_size": 13, "num_local_experts": 5, "head_dim": 6},
         "tied": {"tie_word_embeddings": True},
     },
+    served=(),
     adjust=_strong,
 )

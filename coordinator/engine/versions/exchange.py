@@ -162,12 +162,8 @@ class ExpertExchange:
             return check_module(path, self._shapes, self._checkpoint.dtype, wanted)
 
     def _checked_row(self, path: str, like: RouterWeights) -> RouterWeights:
-        if like.bias_E is not None or like.correction_E is not None:
-            raise ExchangeError("experts cannot be added to a layer whose router has biases", "layer")
-        dtype = like.weight_ED.dtype
         with _field("router_path"):
-            row_D = read_router_row(path, self._config.d_model, self._checkpoint.dtype, dtype)
-        return RouterWeights(row_D[None])
+            return read_router_row(path, like, self._checkpoint.dtype)
 
     def _take_slot(self, layer: int) -> int:
         """Never given out again, whatever comes of it: a worker may have loaded it."""
