@@ -14,14 +14,13 @@ from torch import Tensor
 from coordinator.config.engine import EngineConfig
 from coordinator.engine.attention.kernel_attention import attention_plan
 from coordinator.engine.attention.torch_attention import AttentionPlan
-from coordinator.engine.cache.block_allocator import BlockAllocator
 from coordinator.engine.cache.kv_cache import KVCache
 from coordinator.engine.core.batch import Batch
 from coordinator.engine.core.engine import Engine
 from coordinator.engine.core.model_runner import ModelRunner
 from coordinator.engine.core.scheduler import Scheduler
 from coordinator.engine.sampling.sampler import Drawn, Sampler
-from coordinator.server.build_engine import num_kv_blocks
+from coordinator.server.build_engine import cache_sizes
 from coordinator.server.compute import dtype_of
 from expert_workers.dispatch.pool_stats import DispatchRecord
 from expert_workers.transports.base import FailureReason
@@ -171,16 +170,15 @@ def timed_engine(
 ) -> Engine:
     """An engine like build_engine's, without overlap: what runs at once has no times of its own."""
     kernels = choose_kernels(config.kernels, "cpu", config.num_threads)
-    num_blocks = num_kv_blocks(checkpoint, config)
+    sizes = cache_sizes(checkpoint, config)
     spec = family_of(checkpoint.config).cache_spec(checkpoint.config)
-    cache = KVCache(spec, num_blocks, config.block_size, dtype_of(config), layout=kernels.cache_layout)
+    cache = KVCache(spec, sizes, dtype_of(config), layout=kernels.cache_layout)
     shared = _timed_shared(checkpoint, config, kernels, split)
     model = _TimedModel(checkpoint.config, shared, _TimedExperts(experts, split, is_remote), split)
     plan = _timed_plan(attention_plan(kernels), split)
     sampler = _TimedSampler(checkpoint.config.vocab_size, split)
     scheduler = Scheduler(
-        BlockAllocator(num_blocks),
-        config.block_size,
+        sizes,
         config.max_num_seqs,
         config.max_step_tokens,
         prefix_caching=config.prefix_caching,

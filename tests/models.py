@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 
 from coordinator.engine.attention.kernel_attention import attention_plan
-from coordinator.engine.cache.block_allocator import BlockAllocator
 from coordinator.engine.cache.kv_cache import KVCache
 from coordinator.engine.core.engine import Engine, Runner
 from coordinator.engine.core.model_runner import ModelRunner
@@ -26,6 +25,7 @@ from moe_model.model import Model
 from moe_model.sampling.params import SamplingParams
 from moe_model.versions.expert_versions import Catalog
 from moe_model.versions.local_experts import LocalExperts
+from tests.cache_sizes import sizes_of
 
 TORCH = TorchKernels()
 GOLDEN = Path(__file__).parent / "data" / "modularforge-tiny"
@@ -120,7 +120,7 @@ def make_cache(
 ) -> KVCache:
     """A cache of a family's spec in the layout of the kernels."""
     spec = family_of(config).cache_spec(config)
-    return KVCache(spec, num_blocks, block_size, dtype, layout=kernels.cache_layout)
+    return KVCache(spec, sizes_of(config, num_blocks, block_size), dtype, layout=kernels.cache_layout)
 
 
 def tiny_engine(
@@ -133,8 +133,10 @@ def tiny_engine(
     kernels: Kernels = TORCH,
 ) -> Engine:
     """An engine over a small cache; `runner` takes the place of the real one."""
-    cache = make_cache(model.config, num_blocks, block_size, kernels)
-    scheduler = Scheduler(BlockAllocator(num_blocks), block_size, max_num_seqs, max_step_tokens)
+    spec = family_of(model.config).cache_spec(model.config)
+    sizes = sizes_of(model.config, num_blocks, block_size, max_num_seqs, max_step_tokens)
+    cache = KVCache(spec, sizes, layout=kernels.cache_layout)
+    scheduler = Scheduler(sizes, max_num_seqs, max_step_tokens)
     plan = attention_plan(kernels)
     return Engine(scheduler, runner or ModelRunner(model, cache, plan), model.config.max_seq_len)
 

@@ -4,8 +4,8 @@ import logging
 
 from coordinator.config.engine import EngineConfig
 from coordinator.engine.attention.kernel_attention import attention_plan
-from coordinator.engine.cache.block_allocator import BlockAllocator
-from coordinator.engine.cache.kv_cache import KVCache, num_blocks_for
+from coordinator.engine.cache.cache_sizes import CacheSizes, Demand, sizes_for
+from coordinator.engine.cache.kv_cache import KVCache
 from coordinator.engine.core.engine import Engine
 from coordinator.engine.core.model_runner import ModelRunner
 from coordinator.engine.core.observer import EngineObserver
@@ -29,12 +29,12 @@ logger = logging.getLogger(__name__)
 MAX_DEFAULT_KV_BYTES = 1 << 30
 
 
-def num_kv_blocks(checkpoint: Checkpoint, config: EngineConfig) -> int:
+def cache_sizes(checkpoint: Checkpoint, config: EngineConfig) -> CacheSizes:
+    """Raises ConfigError where the budget is too small for one sequence."""
     most = config.kv_cache_bytes or min(MAX_DEFAULT_KV_BYTES, memory_bytes() // 4)
-    model, spec = checkpoint.config, family_of(checkpoint.config).cache_spec(checkpoint.config)
-    return num_blocks_for(
-        spec, model.max_seq_len, config.block_size, dtype_of(config), config.max_num_seqs, most
-    )
+    spec = family_of(checkpoint.config).cache_spec(checkpoint.config)
+    demand = Demand(checkpoint.config.max_seq_len, config.max_num_seqs, config.max_step_tokens)
+    return sizes_for(spec, config.block_size, dtype_of(config), demand, most)
 
 
 def build_engine(
@@ -45,16 +45,13 @@ def build_engine(
     preparer: Preparer = NO_VOCABULARY,
 ) -> Engine:
     """Loads the shared part and puts an engine around it. Raises CheckpointError, ConfigError."""
-    num_blocks, device = num_kv_blocks(checkpoint, config), device_of(config)
+    sizes, device = cache_sizes(checkpoint, config), device_of(config)
     kernels = choose_kernels(config.kernels, device, config.num_threads)
     spec = family_of(checkpoint.config).cache_spec(checkpoint.config)
-    cache = KVCache(
-        spec, num_blocks, config.block_size, dtype_of(config), device, layout=kernels.cache_layout
-    )
+    cache = KVCache(spec, sizes, dtype_of(config), device, layout=kernels.cache_layout)
     model = load_model(checkpoint, experts, dtype_of(config), device, kernels)
     scheduler = Scheduler(
-        BlockAllocator(num_blocks),
-        config.block_size,
+        sizes,
         config.max_num_seqs,
         config.max_step_tokens,
         prefix_caching=config.prefix_caching,

@@ -9,7 +9,7 @@ from coordinator.api.text.chat_template import ChatTemplate
 from coordinator.config.engine import EngineConfig
 from coordinator.config.model import ModelOptions
 from coordinator.config.serve import ServeConfig
-from coordinator.server.build_engine import num_kv_blocks
+from coordinator.server.build_engine import cache_sizes
 from coordinator.server.model_texts import ModelTexts
 from moe_model.checkpoint.generation_defaults import GenerationDefaults
 from moe_model.checkpoint.manifest import CHAT_TEMPLATE
@@ -44,7 +44,7 @@ def served_model(
         unread_tokenizer=texts.unread,
         architecture=family_of(checkpoint.config).architecture,
         max_output_tokens=options.max_output_tokens,
-        kv_capacity_tokens=num_kv_blocks(checkpoint, config) * config.block_size,
+        kv_capacity_tokens=cache_sizes(checkpoint, config).capacity_tokens(checkpoint.config.max_seq_len),
         aliases=options.aliases,
         default_overflow=options.context_overflow,
         chat_template=_chat_template(checkpoint, options, tokenizer),

@@ -68,9 +68,7 @@ class Operations:
 
     def load(self) -> Load:
         stats = self.engine.stats()
-        used = stats.num_blocks - stats.num_free_blocks
-        usage = used / stats.num_blocks if stats.num_blocks else 0.0
-        return Load(stats.num_running, stats.num_waiting, usage, self.facts.kv_capacity_tokens)
+        return Load(stats.num_running, stats.num_waiting, stats.kv_usage, self.facts.kv_capacity_tokens)
 
     def scale(self, num_workers: int, timeout: float | None = None) -> Scaled:
         """Blocks until there are so many, `timeout` seconds at most. Raises ApiError, ExpertMeshError."""

@@ -63,11 +63,9 @@ class Metrics:
         if self._sources is None:
             return
         stats, label = self._sources.stats(), [self._model]
-        used = stats.num_blocks - stats.num_free_blocks
-        usage = used / stats.num_blocks if stats.num_blocks else 0.0
         yield _gauge("num_requests_running", "Sequences being generated.", label, stats.num_running)
         yield _gauge("num_requests_waiting", "Sequences waiting.", label, stats.num_waiting)
-        yield _gauge("kv_cache_usage_perc", "Part of the KV cache in use, 0 to 1.", label, usage)
+        yield _gauge("kv_cache_usage_perc", "Part of the KV cache in use, 0 to 1.", label, stats.kv_usage)
         info = GaugeMetricFamily(
             f"{PREFIX}cache_config_info",
             "Sizes of the KV cache.",

@@ -1,4 +1,4 @@
-"""Which slots the rows of a batch attend to, as torch's attention wants it.
+"""Which slots of a group of the cache the rows of a batch attend to, as torch's attention wants it.
 
 Shapes: T tokens of the step, B sequences of a part, M tokens of each, S columns: slots of the longest
 context.
@@ -49,13 +49,30 @@ class QueryPart:
         return seen_BMS if window is None else seen_BMS & (column_S > own_BM1 - window)
 
 
-def query_parts(batch: Batch, block_size: int, window: int | None, most_slots: int) -> list[QueryPart]:
+@dataclass(frozen=True, slots=True)
+class GroupBlocks:
+    """Where a group of the cache has the sequences' tokens."""
+
+    block_size: int
+    group: int
+
+    def slots(self, chunks: Sequence[Chunk], positions_BS: np.ndarray, last_B1: np.ndarray) -> np.ndarray:
+        """Padding reads slot 0, which is never written: a neighbour's numbers, good or bad, cannot get in."""
+        inside_BS = np.minimum(positions_BS, last_B1)
+        num_blocks = int(last_B1.max()) // self.block_size + 1
+        table_BN = block_table(chunks, num_blocks, self.group).astype(np.int64)
+        blocks_BS = np.take_along_axis(table_BN, inside_BS // self.block_size, axis=1)
+        slots_BS = blocks_BS * self.block_size + inside_BS % self.block_size
+        return np.where(positions_BS <= last_B1, slots_BS, 0)
+
+
+def query_parts(batch: Batch, blocks: GroupBlocks, window: int | None, most_slots: int) -> list[QueryPart]:
     """Of all rows of the step. Single tokens are together as long as they have at most `most_slots` slots,
     padding included; a chunk is a part by itself, or with a window several."""
-    device = batch.slots_T.device
+    device = batch.positions_T.device
     singles = [row for row, chunk in enumerate(batch.chunks) if chunk.num_tokens == 1]
     parts = [
-        _single_tokens(batch, rows, block_size, window, device)
+        _single_tokens(batch, rows, blocks, window, device)
         for rows in _of_like_length(batch.chunks, singles, window, most_slots)
     ]
     for chunk, first_row in zip(batch.chunks, batch.first_rows, strict=True):
@@ -64,17 +81,18 @@ def query_parts(batch: Batch, block_size: int, window: int | None, most_slots: i
         at_once = chunk.num_tokens if window is None else max(window, _LEAST_QUERIES)
         for start in range(0, chunk.num_tokens, at_once):
             tokens = range(start, min(start + at_once, chunk.num_tokens))
-            parts.append(_tokens_of_chunk(chunk, first_row, tokens, block_size, window, device))
+            parts.append(_tokens_of_chunk(chunk, first_row, tokens, blocks, window, device))
     return parts
 
 
-def block_table(chunks: Sequence[Chunk], num_blocks: int) -> np.ndarray:
-    """int32 [chunks, num_blocks]: the first blocks of each chunk's sequence, then 0."""
-    table = np.zeros((len(chunks), num_blocks), dtype=np.int32)
+def block_table(chunks: Sequence[Chunk], num_blocks: int, group: int) -> np.ndarray:
+    """int32 [chunks, num_blocks]: the first blocks of each chunk's sequence in a group of the cache, then 0.
+    Those that lie behind the group's window are 0 as well."""
+    table_NB = np.zeros((len(chunks), num_blocks), dtype=np.int32)
     for row, chunk in enumerate(chunks):
-        blocks = chunk.sequence.block_ids[:num_blocks]
-        table[row, : len(blocks)] = blocks
-    return table
+        ids = np.frombuffer(chunk.sequence.tables[group].ids, dtype=np.int32)[:num_blocks]
+        table_NB[row, : len(ids)] = ids
+    return table_NB
 
 
 def _of_like_length(
@@ -92,13 +110,13 @@ def _of_like_length(
 
 
 def _single_tokens(
-    batch: Batch, rows: list[int], block_size: int, window: int | None, device: torch.device
+    batch: Batch, rows: list[int], blocks: GroupBlocks, window: int | None, device: torch.device
 ) -> QueryPart:
     """`rows` are places of chunks, which are those of their rows: single tokens come first."""
     chunks = [batch.chunks[row] for row in rows]
     last_B1 = np.array([[chunk.start] for chunk in chunks])
     own_B1 = np.array([[_num_seen(chunk.start, window) - 1] for chunk in chunks])
-    slots_BS = _slots(chunks, last_B1 - own_B1 + np.arange(own_B1.max() + 1), last_B1, block_size)
+    slots_BS = blocks.slots(chunks, last_B1 - own_B1 + np.arange(own_B1.max() + 1), last_B1)
     is_all = rows == list(range(len(rows)))
     return QueryPart(
         slice(0, len(rows)) if is_all else torch.tensor(rows, device=device),
@@ -110,7 +128,7 @@ def _single_tokens(
 
 
 def _tokens_of_chunk(
-    chunk: Chunk, first_row: int, tokens: range, block_size: int, window: int | None, device: torch.device
+    chunk: Chunk, first_row: int, tokens: range, blocks: GroupBlocks, window: int | None, device: torch.device
 ) -> QueryPart:
     first, last = chunk.start + tokens.start, chunk.start + tokens.stop - 1
     own = _num_seen(first, window) - 1
@@ -118,7 +136,7 @@ def _tokens_of_chunk(
     return QueryPart(
         slice(first_row + tokens.start, first_row + tokens.stop),
         len(tokens),
-        torch.from_numpy(_slots([chunk], positions_1S, np.array([[last]]), block_size)).to(device),
+        torch.from_numpy(blocks.slots([chunk], positions_1S, np.array([[last]]))).to(device),
         torch.tensor([own], device=device),
         (own, own),
     )
@@ -126,13 +144,3 @@ def _tokens_of_chunk(
 
 def _num_seen(position: int, window: int | None) -> int:
     return position + 1 if window is None else min(position + 1, window)
-
-
-def _slots(
-    chunks: Sequence[Chunk], positions_BS: np.ndarray, last_B1: np.ndarray, block_size: int
-) -> np.ndarray:
-    """Padding reads slot 0, which is never written: a neighbour's numbers, good or bad, cannot get in."""
-    inside_BS = np.minimum(positions_BS, last_B1)
-    table_BN = block_table(chunks, int(last_B1.max()) // block_size + 1).astype(np.int64)
-    blocks_BS = np.take_along_axis(table_BN, inside_BS // block_size, axis=1)
-    return np.where(positions_BS <= last_B1, blocks_BS * block_size + inside_BS % block_size, 0)

@@ -24,26 +24,28 @@ def kernel_attention(attend_paged: PagedAttention) -> AttentionPlan:
     """Writes the step's keys and values, then attends."""
 
     def plan(cache: KVCache, batch: Batch) -> Attend:
-        contexts = kernel_contexts(batch, cache)
+        contexts = [kernel_contexts(batch, cache, group) for group in range(len(batch.slots))]
 
         def attend(layer: int, form: AttentionForm, q_THd: Tensor, kept: Kept) -> Tensor:
-            return attend_paged(form, q_THd, kept, cache.layer(layer), contexts)
+            of_group = contexts[cache.group_of(layer)]
+            return attend_paged(form, q_THd, kept, cache.layer(layer), of_group)
 
         return attend
 
     return plan
 
 
-def kernel_contexts(batch: Batch, cache: KVCache) -> Contexts:
-    """A row sees the window of its sequence up to and including itself."""
+def kernel_contexts(batch: Batch, cache: KVCache, group: int) -> Contexts:
+    """In one group of the cache: a row sees its sequence up to and including itself. Of a group with a window
+    the blocks are there that the window reaches, and 0 stands for those behind it."""
     chunks = batch.chunks
     longest = max(chunk.start + chunk.num_tokens for chunk in chunks)
     counts = [chunk.num_tokens for chunk in chunks]
     return Contexts(
-        slots_T=batch.slots_T,
+        slots_T=batch.slots[group],
         sequences_T=torch.from_numpy(np.repeat(np.arange(len(chunks), dtype=np.int32), counts)),
         lengths_T=(batch.positions_T + 1).int(),
-        block_table_NB=torch.from_numpy(block_table(chunks, -(-longest // cache.block_size))),
+        block_table_NB=torch.from_numpy(block_table(chunks, -(-longest // cache.block_size), group)),
         longest=longest,
         layout=cache.layout.name,
     )

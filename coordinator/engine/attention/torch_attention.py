@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from coordinator.engine.attention.attention_rows import QueryPart, query_parts
+from coordinator.engine.attention.attention_rows import GroupBlocks, QueryPart, query_parts
 from coordinator.engine.attention.running_softmax import RunningSoftmax
 from coordinator.engine.cache.kv_cache import KVCache
 from coordinator.engine.core.batch import Batch
@@ -29,15 +29,17 @@ SCORES_BYTES = 64 << 20
 
 def paged_attention(cache: KVCache, batch: Batch) -> Attend:
     """Writes the step's keys and values, then attends; the result rows are in the step's order."""
-    parts_of: dict[int | None, list[QueryPart]] = {}
+    parts_of: dict[tuple[int, int | None], list[QueryPart]] = {}
 
     def attend(layer: int, form: AttentionForm, q_THd: Tensor, kept: Kept) -> Tensor:
-        cache.write(layer, batch.slots_T, *kept)
+        group = cache.group_of(layer)
+        cache.write(layer, batch.slots[group], *kept)
         most_slots = _most_slots(cache, layer)
-        if form.window not in parts_of:
-            parts_of[form.window] = query_parts(batch, cache.block_size, form.window, most_slots)
+        if (group, form.window) not in parts_of:
+            blocks = GroupBlocks(cache.block_size, group)
+            parts_of[group, form.window] = query_parts(batch, blocks, form.window, most_slots)
         o_THv = q_THd.new_empty(*q_THd.shape[:2], form.value_width or kept[-1].shape[-1])
-        for part in parts_of[form.window]:
+        for part in parts_of[group, form.window]:
             o_THv[part.rows] = _PartAttention(cache, layer, form, part, most_slots).attend(q_THd[part.rows])
         return o_THv
 

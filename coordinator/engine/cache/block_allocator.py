@@ -51,6 +51,10 @@ class BlockAllocator:
             found.append(block)
         return found
 
+    def knows(self, key: bytes) -> bool:
+        """Whether a block is remembered by this key."""
+        return key in self._block_of
+
     def num_idle(self, blocks: Iterable[int]) -> int:
         """How many of the blocks have no owner: sharing them takes as many free ones."""
         return sum(block in self._idle for block in blocks)

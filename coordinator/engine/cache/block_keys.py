@@ -30,10 +30,10 @@ class BlockKeys:
         self._root = root_key(request, version)
         self._keys: list[bytes] = []
 
-    def upto(self, token_ids: Sequence[int], num_blocks: int) -> list[bytes]:
-        """Keys of the first `num_blocks` blocks of the tokens, all of which must be full."""
-        while len(self._keys) < num_blocks:
-            start = len(self._keys) * self._block_size
+    def between(self, token_ids: Sequence[int], start: int, end: int) -> list[bytes]:
+        """Keys of the blocks [start, end) of the tokens, all of which must be full."""
+        while len(self._keys) < end:
+            first = len(self._keys) * self._block_size
             parent = self._keys[-1] if self._keys else self._root
-            self._keys.append(next_key(parent, token_ids[start : start + self._block_size]))
-        return self._keys[:num_blocks]
+            self._keys.append(next_key(parent, token_ids[first : first + self._block_size]))
+        return self._keys[start:end]

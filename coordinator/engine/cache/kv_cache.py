@@ -6,35 +6,36 @@ Shapes: T tokens, G heads of a part, d width of a head; slot = block * block_siz
 import torch
 from torch import Tensor
 
-from coordinator.engine.options import DEFAULT_BLOCK_SIZE
+from coordinator.engine.cache.cache_sizes import CacheSizes, cache_bytes
 from moe_model.errors import ConfigError
 from moe_model.kernels.cache_layout import CacheLayoutName, cache_layout
 from moe_model.layers.specs import CacheSpec
 
 
 class KVCache:
-    """One tensor per part of the spec: keys and values, or what a family has instead. Slots of block 0 stay
-    zero; padding reads them."""
+    """One tensor per group and part of the spec: keys and values, or what a family has instead. Slots of
+    block 0 stay zero; padding reads them."""
 
     def __init__(
         self,
         spec: CacheSpec,
-        num_blocks: int,
-        block_size: int = DEFAULT_BLOCK_SIZE,
+        sizes: CacheSizes,
         dtype: torch.dtype = torch.float32,
         device: torch.device | str = "cpu",
         *,
         layout: CacheLayoutName,
     ) -> None:
         """`layout` is that of the kernels that will attend. Raises ConfigError where there is no memory."""
-        self.num_blocks = num_blocks
-        self.block_size = block_size
+        self.block_size = sizes.block_size
         self.layout = cache_layout(layout)
         # Left empty: memory is mapped as blocks are first written, and only written slots are ever read.
         self._layers: dict[int, tuple[Tensor, ...]] = {}
+        self._groups = {layer: place for place, group in enumerate(spec.groups) for layer in group.layers}
+        self.windows = tuple(size.window for size in sizes.groups)
         try:
-            for group in spec.groups:
-                shapes = [self.layout.shape(num_blocks + 1, block_size, part) for part in group.parts]
+            for group, size in zip(spec.groups, sizes.groups, strict=True):
+                num_blocks = size.num_blocks + 1
+                shapes = [self.layout.shape(num_blocks, sizes.block_size, part) for part in group.parts]
                 parts = [
                     torch.empty((len(group.layers), *shape), dtype=dtype, device=device) for shape in shapes
                 ]
@@ -42,7 +43,7 @@ class KVCache:
                     layer: tuple(part[place] for part in parts) for place, layer in enumerate(group.layers)
                 }
         except RuntimeError:
-            num_bytes = (num_blocks + 1) * block_bytes(spec, block_size, dtype)
+            num_bytes = cache_bytes(spec, sizes, dtype)
             raise ConfigError(f"kv cache: {num_bytes >> 20} MiB cannot be had on {device}") from None
         for found in self._layers.values():
             for stored in found:
@@ -52,6 +53,10 @@ class KVCache:
         """The parts of a layer, in the order of the spec and in the layout; their first size is blocks."""
         return self._layers[layer]
 
+    def group_of(self, layer: int) -> int:
+        """The place of the layer's group in the spec, which is that of its blocks in a sequence's tables."""
+        return self._groups[layer]
+
     def write(self, layer: int, slots_T: Tensor, *rows_TGd: Tensor) -> None:
         """What each token keeps, part by part in the order of the spec."""
         for stored, rows in zip(self.layer(layer), rows_TGd, strict=True):
@@ -60,19 +65,3 @@ class KVCache:
     def read(self, layer: int, slots_N: Tensor) -> tuple[Tensor, ...]:
         """What the tokens of these slots keep: rows_NGd, part by part in the order of the spec."""
         return tuple(self.layout.read(stored, slots_N) for stored in self.layer(layer))
-
-
-def block_bytes(spec: CacheSpec, block_size: int, dtype: torch.dtype) -> int:
-    """Bytes of one block over all layers and parts."""
-    return block_size * spec.values_per_token * dtype.itemsize
-
-
-def num_blocks_for(
-    spec: CacheSpec, max_seq_len: int, block_size: int, dtype: torch.dtype, max_num_seqs: int, max_bytes: int
-) -> int:
-    """Enough for `max_num_seqs` full contexts, within `max_bytes`; ConfigError if not one block is."""
-    per_sequence = -(-max_seq_len // block_size)
-    affordable = max_bytes // block_bytes(spec, block_size, dtype)
-    if affordable < 1:
-        raise ConfigError(f"kv cache: {max_bytes} bytes hold not one block of {block_size} tokens")
-    return min(max_num_seqs * per_sequence, affordable)

@@ -1,13 +1,14 @@
 """PrefixCache: lets sequences share the blocks of a common beginning. Moves keys and block ids only.
 
-Only whole blocks are shared, never the one that holds the last token: its logits are needed. A context
-that has slid shares nothing, for its positions will never come again.
+Only whole blocks are shared, never the one that holds the last token: its logits are needed. Of layers with
+a window it is enough that the blocks are there that the next tokens look at. A context that has slid shares
+nothing, for its positions will never come again.
 """
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from coordinator.engine.cache.block_allocator import BlockAllocator
+from coordinator.engine.cache.block_pools import BlockPools
 from coordinator.engine.core.sequence import Sequence
 
 
@@ -22,11 +23,11 @@ class _Entry:
 class PrefixCache:
     """Finds, announces and remembers blocks by what they contain. Counts tokens."""
 
-    def __init__(self, allocator: BlockAllocator, block_size: int, *, enabled: bool = True) -> None:
+    def __init__(self, pools: BlockPools, *, enabled: bool = True) -> None:
         self.num_queries = 0
         self.num_hits = 0
-        self._allocator = allocator
-        self._block_size = block_size
+        self._pools = pools
+        self._block_size = pools.block_size
         self._enabled = enabled
         self._entries: dict[int, _Entry] = {}
         # Blocks that a running sequence is about to compute, and which sequence that is.
@@ -37,26 +38,25 @@ class PrefixCache:
         if not self._coming or not self._reads(sequence):
             return False
         keys = self._shareable(sequence)
-        num_found = len(self._allocator.find(keys))
+        num_found = self._pools.num_found(keys)
         return num_found < len(keys) and keys[num_found] in self._coming
 
-    def attach(self, sequence: Sequence, num_missing: int) -> bool:
-        """Shares what is remembered of the sequence's beginning; False when the rest would not fit."""
+    def attach(self, sequence: Sequence) -> bool:
+        """Shares what is remembered of the sequence's beginning, and reserves for the rest; False when it
+        does not fit."""
         reads = self._reads(sequence)
         keys = self._shareable(sequence)
-        found = self._allocator.find(keys) if reads else []
-        if num_missing - len(found) + self._allocator.num_idle(found) > self._allocator.num_free:
+        num_found = self._pools.num_found(keys) if reads else 0
+        if not self._pools.admit(sequence, keys[:num_found]):
             return False
-        self._allocator.share(found)
-        sequence.block_ids = list(found)
-        sequence.num_computed = len(found) * self._block_size
+        sequence.num_computed = num_found * self._block_size
         if sequence.num_cached is None:
             # Only the first time: a sequence that comes back after it gave way is no new question.
             sequence.num_cached = sequence.num_computed
             if reads:
                 self.num_queries += sequence.context_len
                 self.num_hits += sequence.num_computed
-        self._entries[sequence.key] = _Entry(len(found), self._announce(sequence.key, keys[len(found) :]))
+        self._entries[sequence.key] = _Entry(num_found, self._announce(sequence.key, keys[num_found:]))
         return True
 
     def remember(self, sequence: Sequence) -> None:
@@ -65,11 +65,10 @@ class PrefixCache:
         num_full = sequence.num_computed // self._block_size
         if entry is None or num_full <= entry.num_remembered or not self._is_cacheable(sequence):
             return
-        new = slice(entry.num_remembered, num_full)
-        for block, key in zip(sequence.block_ids[new], sequence.block_keys(num_full)[new], strict=True):
-            self._allocator.remember(block, key)
-            self._withdraw(sequence.key, (key,))
-            entry.announced.discard(key)
+        keys = sequence.block_keys(entry.num_remembered, num_full)
+        self._pools.remember(sequence, entry.num_remembered, keys)
+        self._withdraw(sequence.key, keys)
+        entry.announced.difference_update(keys)
         entry.num_remembered = num_full
 
     def detach(self, sequence: Sequence) -> None:
@@ -94,7 +93,7 @@ class PrefixCache:
         """Keys of the full blocks that do not hold the last token."""
         if not self._is_cacheable(sequence):
             return []
-        return sequence.block_keys((sequence.context_len - 1) // self._block_size)
+        return sequence.block_keys(0, (sequence.context_len - 1) // self._block_size)
 
     def _announce(self, owner: int, keys: Iterable[bytes]) -> set[bytes]:
         new = {key for key in keys if key not in self._coming}

@@ -16,13 +16,13 @@ from coordinator.engine.core.scheduler import Chunk, Step
 @dataclass(frozen=True, slots=True)
 class Batch:
     """Inputs of one forward pass. `chunks` are in the order of their rows, the first at `first_rows`; single
-    tokens come first."""
+    tokens come first. `slots` has slots_T for each group of the cache."""
 
     chunks: tuple[Chunk, ...]
     first_rows: tuple[int, ...]
     token_ids_T: Tensor
     positions_T: Tensor
-    slots_T: Tensor
+    slots: tuple[Tensor, ...]
     sample_rows: Tensor
 
 
@@ -56,7 +56,7 @@ def join_batches(batches: Sequence[Batch]) -> Batch:
         ),
         token_ids_T=torch.cat([batch.token_ids_T for batch in batches]),
         positions_T=torch.cat([batch.positions_T for batch in batches]),
-        slots_T=torch.cat([batch.slots_T for batch in batches]),
+        slots=tuple(map(torch.cat, zip(*(batch.slots for batch in batches), strict=True))),
         sample_rows=torch.cat(
             [batch.sample_rows + offset for batch, offset in zip(batches, offsets, strict=False)]
         ),
@@ -69,7 +69,7 @@ def build_batch(step: Step, block_size: int, device: torch.device) -> Batch:
     first_rows, num_rows, last_row_of = [], 0, {}
     token_ids: list[int] = []
     positions: list[int] = []
-    slots: list[int] = []
+    slots: list[list[int]] = [[] for _ in step.chunks[0].sequence.tables]
     for chunk in chunks:
         first_rows.append(num_rows)
         num_rows += chunk.num_tokens
@@ -77,8 +77,8 @@ def build_batch(step: Step, block_size: int, device: torch.device) -> Batch:
         places = range(chunk.start, chunk.start + chunk.num_tokens)
         token_ids += chunk.sequence.context(chunk.start, chunk.num_tokens)
         positions += places
-        blocks = chunk.sequence.block_ids
-        slots += [blocks[place // block_size] * block_size + place % block_size for place in places]
+        for of_group, table in zip(slots, chunk.sequence.tables, strict=True):
+            of_group += [table.ids[p // block_size] * block_size + p % block_size for p in places]
 
     def to_device(values: Iterable[int]) -> Tensor:
         return torch.tensor(values, dtype=torch.int64).to(device, non_blocking=True)
@@ -88,6 +88,6 @@ def build_batch(step: Step, block_size: int, device: torch.device) -> Batch:
         first_rows=tuple(first_rows),
         token_ids_T=to_device(token_ids),
         positions_T=to_device(positions),
-        slots_T=to_device(slots),
+        slots=tuple(map(to_device, slots)),
         sample_rows=to_device([last_row_of[id(chunk.sequence)] for chunk in step.sampling]),
     )

@@ -87,8 +87,9 @@ class Engine:
         return EngineStats(
             num_running=0 if stopped else len(scheduler.running),
             num_waiting=0 if stopped else len(scheduler.waiting),
-            num_free_blocks=scheduler.allocator.num_free,
-            num_blocks=scheduler.allocator.num_blocks,
+            num_free_blocks=scheduler.pools.num_free,
+            num_blocks=scheduler.pools.num_blocks,
+            kv_usage=0.0 if stopped else scheduler.pools.usage,
             num_steps=self._num_steps,
             num_preemptions=scheduler.num_preemptions,
             prefix_queries=scheduler.prefix_cache.num_queries,
@@ -107,7 +108,7 @@ class Engine:
             raise self._stopped
         self._check(request)
         prepared = prepared or self.preparer.prepare(request)
-        block_size = self._scheduler.block_size
+        block_size = self._scheduler.pools.block_size
         version = 0 if self.versions is None else self.versions.newest.number
         sequences = [
             Sequence(request, self._max_seq_len, block_size, index, next(self._keys), version, prepared)
@@ -196,8 +197,8 @@ class Engine:
         if max_output < 1 and request.stop.max_tokens > 0:
             raise UserError(f"max_tokens: no token fits after a prompt of {num_prompt}")
         longest = num_prompt + max_output
-        capacity = self._scheduler.allocator.num_blocks * self._scheduler.block_size
-        if min(longest, self._max_seq_len) > capacity:
+        capacity = self._scheduler.pools.capacity_tokens
+        if capacity is not None and min(longest, self._max_seq_len) > capacity:
             raise CapacityError(f"request needs {longest} tokens of KV cache, there are {capacity}")
 
     def _run(self, step: Step) -> StepResult:

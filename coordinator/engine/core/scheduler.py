@@ -12,7 +12,8 @@ from collections import deque
 from collections.abc import Sequence as Seq
 from dataclasses import dataclass
 
-from coordinator.engine.cache.block_allocator import BlockAllocator
+from coordinator.engine.cache.block_pools import BlockPools
+from coordinator.engine.cache.cache_sizes import CacheSizes
 from coordinator.engine.cache.prefix_cache import PrefixCache
 from coordinator.engine.core.sequence import Sequence
 
@@ -54,16 +55,14 @@ class Scheduler:
 
     def __init__(
         self,
-        allocator: BlockAllocator,
-        block_size: int,
+        sizes: CacheSizes,
         max_num_seqs: int,
         max_step_tokens: int,
         *,
         prefix_caching: bool = True,
     ) -> None:
-        self.allocator = allocator
-        self.block_size = block_size
-        self.prefix_cache = PrefixCache(allocator, block_size, enabled=prefix_caching)
+        self.pools = BlockPools(sizes, max_step_tokens)
+        self.prefix_cache = PrefixCache(self.pools, enabled=prefix_caching)
         self.waiting: deque[Sequence] = deque()
         self.running: list[Sequence] = []
         self.num_preemptions = 0
@@ -85,11 +84,13 @@ class Scheduler:
 
     def distrust(self, sequence: Sequence) -> None:
         """Lets no other sequence share what one has computed."""
-        self.allocator.forget(sequence.block_ids)
+        self.pools.forget(sequence)
 
     def schedule(self) -> Step:
         """Reserves blocks and picks chunks; at least one when there is any sequence."""
         self._num_steps += 1
+        for sequence in self.running:
+            self.pools.trim(sequence)
         preempted = self._grow_running()
         if not preempted:
             self._admit()
@@ -107,8 +108,7 @@ class Scheduler:
 
     def check_integrity(self) -> None:
         """Raises AssertionError when blocks are lost, shared, or owned by a sequence that waits."""
-        self.allocator.check_integrity(sequence.block_ids for sequence in self.running)
-        assert not any(sequence.block_ids for sequence in self.waiting), "a waiting sequence owns blocks"
+        self.pools.check_integrity(self.running, self.waiting)
         self.prefix_cache.check_integrity(self.running)
 
     def _grow_running(self) -> bool:
@@ -119,9 +119,7 @@ class Scheduler:
         """
         num_before, index = len(self.running), 0
         while index < len(self.running):
-            sequence = self.running[index]
-            if self._num_missing(sequence) <= self.allocator.num_free:
-                self._reserve(sequence)
+            if self.pools.grow(self.running[index]):
                 index += 1
             else:
                 self._preempt(self.running[-1])
@@ -136,10 +134,9 @@ class Scheduler:
             if self.prefix_cache.is_coming(sequence):
                 held.append(sequence)
                 continue
-            if not self.prefix_cache.attach(sequence, self._num_missing(sequence)):
+            if not self.prefix_cache.attach(sequence):
                 self.waiting.appendleft(sequence)
                 break
-            self._reserve(sequence)
             self.running.append(sequence)
         self.waiting.extendleft(reversed(held))
 
@@ -153,17 +150,10 @@ class Scheduler:
             num_remaining = sequence.num_remaining
             num_tokens = min(num_remaining, budget)
             chunks.append(Chunk(sequence, sequence.num_computed, num_tokens, num_tokens == num_remaining))
+            self.pools.place(sequence, sequence.num_computed + num_tokens)
             sequence.last_step = self._num_steps
             budget -= num_tokens
         return chunks
-
-    def _num_missing(self, sequence: Sequence) -> int:
-        return -(-sequence.context_len // self.block_size) - len(sequence.block_ids)
-
-    def _reserve(self, sequence: Sequence) -> None:
-        missing = self._num_missing(sequence)
-        if missing > 0:
-            sequence.block_ids += self.allocator.allocate(missing)
 
     def _preempt(self, sequence: Sequence) -> None:
         """Back to the head of the queue; what has been evicted till then is computed again."""
@@ -174,7 +164,5 @@ class Scheduler:
 
     def _release(self, sequence: Sequence) -> None:
         self.prefix_cache.detach(sequence)
-        # The end first: what stands at the beginning of a context is worth remembering longest.
-        self.allocator.free(reversed(sequence.block_ids))
-        sequence.block_ids = []
+        self.pools.release(sequence)
         sequence.num_computed = 0

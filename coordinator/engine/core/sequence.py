@@ -3,12 +3,13 @@
     token_ids     prompt and output so far
     window_start  first token the model still sees; moves only when the context slides
     num_computed  tokens of the window whose keys and values are in the cache
-    block_ids     where they are
+    tables        where they are, for each group of layers; empty before the sequence first runs
 
 There is no phase: a sequence has tokens still to compute, and when there are none, the next one is drawn.
 """
 
 from coordinator.engine.cache.block_keys import BlockKeys
+from coordinator.engine.cache.block_table import BlockTable
 from coordinator.engine.core.prepared import NOTHING, Prepared
 from coordinator.engine.messages.output import FinishReason, RequestTimings, Stop
 from coordinator.engine.messages.request import Request
@@ -37,7 +38,7 @@ class Sequence:
         self.version = version
         self.token_ids = list(request.prompt_ids)
         self.num_computed = 0
-        self.block_ids: list[int] = []
+        self.tables: tuple[BlockTable, ...] = ()
         self.last_step = 0
         self.first_scheduled: float | None = None
         self.first_token: float | None = None
@@ -82,9 +83,9 @@ class Sequence:
         first = self.window_start + start
         return self.token_ids[first : first + count]
 
-    def block_keys(self, num_blocks: int) -> list[bytes]:
-        """Keys of the first full blocks of a context that has not slid."""
-        return self._keys.upto(self.token_ids, num_blocks)
+    def block_keys(self, start: int, end: int) -> list[bytes]:
+        """Keys of the full blocks [start, end) of a context that has not slid."""
+        return self._keys.between(self.token_ids, start, end)
 
     def append(self, token_id: int) -> bool:
         """Adds a drawn token. True when the window slid: every cached key now belongs to another position."""

@@ -8,12 +8,14 @@ from moe_model.versions.expert_versions import ExpertModule
 
 @dataclass(frozen=True, slots=True)
 class EngineStats:
-    """A snapshot between two steps. Running and waiting are sequences; `prefix_*` count prompt tokens."""
+    """A snapshot between two steps. Running and waiting are sequences; `prefix_*` count prompt tokens. Blocks
+    are those of all groups of the KV cache, `kv_usage` is the part in use of the fullest one, in [0, 1]."""
 
     num_running: int = 0
     num_waiting: int = 0
     num_free_blocks: int = 0
     num_blocks: int = 0
+    kv_usage: float = 0.0
     num_steps: int = 0
     num_preemptions: int = 0
     prefix_queries: int = 0

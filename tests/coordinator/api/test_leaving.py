@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 
-from coordinator.engine.cache.block_allocator import BlockAllocator
 from coordinator.engine.client.base import EngineClient
 from coordinator.engine.core.engine import Engine
 from coordinator.engine.core.engine_thread import EngineThread
@@ -17,6 +16,7 @@ from coordinator.engine.core.scheduler import Scheduler
 from coordinator.engine.messages.commands import CheckIntegrity
 from coordinator.engine.messages.output import Output
 from expertmesh.v1 import generation_pb2 as pb
+from tests.cache_sizes import whole_sizes
 from tests.coordinator.api.both_fronts import Fronts, both_fronts
 from tests.coordinator.api.fakes import PATIENCE, generate_request
 from tests.coordinator.engine.client.bytes_engine import CLIENTS
@@ -49,7 +49,7 @@ class Served:
 @asynccontextmanager
 async def served(runner: CountingRunner, client: str) -> AsyncIterator[Served]:
     """One sequence runs at a time; the others wait."""
-    core = Watched(Scheduler(BlockAllocator(16), 4, max_num_seqs=1, max_step_tokens=64), runner, 32)
+    core = Watched(Scheduler(whole_sizes(16), max_num_seqs=1, max_step_tokens=64), runner, 32)
     core.aborted = []
     engine = CLIENTS[client](EngineThread(core))
     async with both_fronts(engine) as fronts:

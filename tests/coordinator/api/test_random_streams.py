@@ -14,13 +14,13 @@ from google.protobuf.message import Message
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from coordinator.engine.cache.block_allocator import BlockAllocator
 from coordinator.engine.core.engine import Engine
 from coordinator.engine.core.engine_thread import EngineThread
 from coordinator.engine.core.model_runner import ModelRunner
 from coordinator.engine.core.prepared import Preparer
 from coordinator.engine.core.scheduler import Scheduler
 from expertmesh.v1 import generation_pb2 as pb
+from tests.cache_sizes import whole_sizes
 from tests.coordinator.api.answers import chunks_of, joined, joined_chunks
 from tests.coordinator.api.both_fronts import Fronts, both_fronts
 from tests.coordinator.api.fakes import served_model
@@ -120,7 +120,7 @@ def served(request: pytest.FixtureRequest) -> Iterator[Served]:
 
     async def enter(stack: AsyncExitStack) -> Fronts:
         # Without a prefix cache, whose tokens are computed in other company and differ in the last bit.
-        scheduler = Scheduler(BlockAllocator(48), 4, max_num_seqs=8, max_step_tokens=64, prefix_caching=False)
+        scheduler = Scheduler(whole_sizes(48), max_num_seqs=8, max_step_tokens=64, prefix_caching=False)
         runner = ModelRunner(random_model(model.config), make_cache(model.config, 48, 4))
         preparer = Preparer(model.config.vocab_size, model.tokenizer)
         core = Engine(scheduler, runner, model.max_context, preparer=preparer)

@@ -3,13 +3,13 @@
 import threading
 from collections.abc import Callable
 
-from coordinator.engine.cache.block_allocator import BlockAllocator
 from coordinator.engine.core.engine import Engine, Runner
 from coordinator.engine.core.prepared import NO_VOCABULARY, Preparer
 from coordinator.engine.core.scheduler import Scheduler, Step
 from coordinator.engine.core.sequence import Sequence
 from coordinator.engine.core.step_result import StepResult
 from moe_model.errors import ExpertMeshError
+from tests.cache_sizes import whole_sizes
 
 
 class CountingRunner:
@@ -84,6 +84,6 @@ def engine_over(
     prefix_caching: bool = True,
     preparer: Preparer = NO_VOCABULARY,
 ) -> Engine:
-    allocator = BlockAllocator(num_blocks)
-    scheduler = Scheduler(allocator, block_size, max_num_seqs, max_step_tokens, prefix_caching=prefix_caching)
+    sizes = whole_sizes(num_blocks, block_size)
+    scheduler = Scheduler(sizes, max_num_seqs, max_step_tokens, prefix_caching=prefix_caching)
     return Engine(scheduler, runner, max_seq_len, preparer=preparer)

@@ -7,7 +7,6 @@ import torch
 from torch import Tensor
 
 from coordinator.engine.attention.kernel_attention import attention_plan
-from coordinator.engine.cache.block_allocator import BlockAllocator
 from coordinator.engine.core.engine import Engine
 from coordinator.engine.core.model_runner import ModelRunner
 from coordinator.engine.core.overlap import Overlap
@@ -24,6 +23,7 @@ from moe_model.sampling.params import SamplingParams
 from moe_model.versions.expert_versions import Catalog, ExpertModule
 from moe_model.versions.local_experts import LocalExperts
 from moe_model.versions.model_version import RoutedLayer
+from tests.cache_sizes import whole_sizes
 from tests.models import (
     TINY,
     Collected,
@@ -67,7 +67,7 @@ class Living:
         cache = make_cache(CONFIG, num_blocks, 4, kernels)
         cut = None if overlap is None else Overlap(overlap)
         runner = ModelRunner(model, cache, attention_plan(kernels), cut, versions=self.versions)
-        scheduler = Scheduler(BlockAllocator(num_blocks), 4, 8, step)
+        scheduler = Scheduler(whole_sizes(num_blocks), 8, step)
         self.engine = Engine(scheduler, runner, CONFIG.max_seq_len, versions=self.versions)
         self.results: dict[str, Collected] = {}
 

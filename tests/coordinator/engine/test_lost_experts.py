@@ -2,13 +2,13 @@
 
 import pytest
 
-from coordinator.engine.cache.block_allocator import BlockAllocator
 from coordinator.engine.core.engine import EXPERT_WAIT_TURN, Engine
 from coordinator.engine.core.scheduler import Scheduler, Step
 from coordinator.engine.core.step_result import StepResult
 from coordinator.engine.messages.request import Request
 from moe_model.errors import ExpertsLostError
 from moe_model.sampling.params import SamplingParams
+from tests.cache_sizes import whole_sizes
 from tests.coordinator.engine.fakes import ScriptedRunner
 from tests.models import Collected, collect, drain, make_request, random_model, tiny_engine
 
@@ -45,7 +45,7 @@ class Waiting(Lossy):
 
 
 def lossy_engine(lossy: Lossy) -> Engine:
-    scheduler = Scheduler(BlockAllocator(32), 4, max_num_seqs=8, max_step_tokens=64)
+    scheduler = Scheduler(whole_sizes(32), max_num_seqs=8, max_step_tokens=64)
     return Engine(scheduler, ScriptedRunner(lossy.check), 12, lossy)
 
 
@@ -96,7 +96,7 @@ def test_who_needs_no_lost_expert_goes_on_and_prolongs_nobody_s_wait(num_waits: 
         if any(chunk.sequence.request.request_id == "lacks" for chunk in step.chunks):
             raise ExpertsLostError("no live worker holds expert 0", (1,))
 
-    scheduler = Scheduler(BlockAllocator(4096), 4, max_num_seqs=8, max_step_tokens=64)
+    scheduler = Scheduler(whole_sizes(4096), max_num_seqs=8, max_step_tokens=64)
     engine = Engine(scheduler, ScriptedRunner(check), 8192, Waiting(num_waits))
     engine.submit(make_request("lacks", max_tokens=4))
     engine.submit(make_request("other", max_tokens=8000))
@@ -133,7 +133,7 @@ def test_a_step_that_runs_again_draws_the_same_tokens(temperature: float) -> Non
         def forget(self, key: int) -> None:
             runner.forget(key)
 
-    scheduler = Scheduler(BlockAllocator(64), 4, max_num_seqs=8, max_step_tokens=64)
+    scheduler = Scheduler(whole_sizes(64), max_num_seqs=8, max_step_tokens=64)
     again = Engine(scheduler, FailsAfterwards(), 12, Lossy(turns=0))
     assert _generate(again, request) == expected
 

@@ -79,7 +79,7 @@ def opened(*, vllm_names: bool = False) -> Metrics:
     metrics = Metrics(vllm_names=vllm_names)
     ready = [WorkerStatus(rank, WorkerState.READY, experts={0: (rank,)}) for rank in range(2)]
     workers = WorkersStatus(tuple(ready))
-    stats = EngineStats(num_running=3, num_free_blocks=6, num_blocks=8, prefix_queries=10, prefix_hits=4)
+    stats = EngineStats(num_running=3, num_blocks=8, kv_usage=0.25, prefix_queries=10, prefix_hits=4)
     metrics.open("tiny", 512, MetricSources(lambda: stats, lambda: STATUS, lambda: workers, 16))
     return metrics
 

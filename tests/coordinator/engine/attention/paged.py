@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from coordinator.engine.attention.torch_attention import AttentionPlan
+from coordinator.engine.cache.block_table import BlockTable
 from coordinator.engine.cache.kv_cache import KVCache
 from coordinator.engine.core.batch import build_batch
 from coordinator.engine.core.scheduler import Chunk, Step
@@ -20,6 +21,7 @@ from moe_model.kernels.cache_layout import CacheLayoutName
 from moe_model.layers.attention import AttentionForm, Kept
 from moe_model.layers.specs import CacheGroup, CachePart, CacheSpec, key_value_parts
 from moe_model.sampling.params import SamplingParams
+from tests.cache_sizes import whole_sizes
 
 BLOCK_SIZE = 4
 NUM_BLOCKS = 40
@@ -109,13 +111,13 @@ def sequence_of(index: int, length: int) -> Sequence:
     """One of up to four."""
     sequence = Sequence(Request(str(index), (0,) * length, SamplingParams(), StopRules(1)), 10**6, 16)
     # Blocks of different sequences lie mixed, from the end of the cache to its start.
-    sequence.block_ids = [NUM_BLOCKS - 4 * n - index for n in range(-(-length // BLOCK_SIZE))]
+    sequence.tables = (BlockTable(NUM_BLOCKS - 4 * n - index for n in range(-(-length // BLOCK_SIZE))),)
     return sequence
 
 
 def dirty_cache(shape: Shape, layout: CacheLayoutName, dtype: torch.dtype = torch.float32) -> KVCache:
     """A cache whose former owners left NaN everywhere but in block 0."""
-    cache = KVCache(shape.cache_spec, NUM_BLOCKS, BLOCK_SIZE, dtype, layout=layout)
+    cache = KVCache(shape.cache_spec, whole_sizes(NUM_BLOCKS, BLOCK_SIZE), dtype, layout=layout)
     for layer in range(2):
         for part in cache.layer(layer):
             part[1:] = math.nan

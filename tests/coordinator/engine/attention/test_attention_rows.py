@@ -4,19 +4,20 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from coordinator.engine.attention.attention_rows import QueryPart, query_parts
+from coordinator.engine.attention.attention_rows import GroupBlocks, QueryPart, query_parts
 from coordinator.engine.core.batch import Batch, build_batch
 from coordinator.engine.core.scheduler import Chunk, Step
 from tests.coordinator.engine.core.test_batch import BLOCK_SIZE, chunks, slot
 
 CPU = torch.device("cpu")
+BLOCKS = GroupBlocks(BLOCK_SIZE, 0)
 
 
 @given(chunks(), st.none() | st.integers(1, 12), st.integers(1, 200))
 def test_every_row_sees_its_own_context(picked: list[Chunk], window: int | None, most_slots: int) -> None:
     batch = build_batch(Step(tuple(picked)), BLOCK_SIZE, CPU)
     found = {}
-    for part in query_parts(batch, BLOCK_SIZE, window, most_slots):
+    for part in query_parts(batch, BLOCKS, window, most_slots):
         rows = torch.arange(len(batch.token_ids_T))[part.rows].view(-1, part.num_tokens)
         seen_BMS = _seen(part, window)
         for sequence, tokens in enumerate(rows.tolist()):
@@ -30,7 +31,7 @@ def test_single_tokens_are_together_within_a_bound(
     picked: list[Chunk], window: int | None, most_slots: int
 ) -> None:
     batch = build_batch(Step(tuple(picked)), BLOCK_SIZE, CPU)
-    for part in query_parts(batch, BLOCK_SIZE, window, most_slots):
+    for part in query_parts(batch, BLOCKS, window, most_slots):
         assert len(part.slots_BS) == 1 or part.slots_BS.numel() <= most_slots
         assert window is None or part.slots_BS.shape[1] < window + part.num_tokens
 
@@ -38,7 +39,7 @@ def test_single_tokens_are_together_within_a_bound(
 @given(chunks())
 def test_padding_reads_the_slot_that_nobody_writes(picked: list[Chunk]) -> None:
     batch = build_batch(Step(tuple(picked)), BLOCK_SIZE, CPU)
-    for part in query_parts(batch, BLOCK_SIZE, None, 10**6):
+    for part in query_parts(batch, BLOCKS, None, 10**6):
         for own, slots in zip(part.own_B.tolist(), part.slots_BS.tolist(), strict=True):
             end = own + part.num_tokens
             assert 0 not in slots[:end]

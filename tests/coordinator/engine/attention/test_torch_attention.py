@@ -119,7 +119,7 @@ def test_kernels_write_what_the_cache_writes(dtype: torch.dtype) -> None:
     rows = torch.randn(3, 8, 2, 8)
     by_kernels, by_cache = (dirty_cache(SMALL, "head_major", dtype) for _ in range(2))
     _attend_two(_kernels(), rows, by_kernels)
-    by_cache.write(0, _two().slots_T, rows[1], rows[2])
+    by_cache.write(0, _two().slots[0], rows[1], rows[2])
     for found, expected in zip(by_kernels.layer(0), by_cache.layer(0), strict=True):
         torch.testing.assert_close(found, expected, rtol=0, atol=0, equal_nan=True)
         assert found[1:].isfinite().any(), "nothing was written"
@@ -147,7 +147,7 @@ def test_kernels_refuse_a_layout_that_they_do_not_read() -> None:
 def test_kernels_refuse_contexts_outside_of_the_cache(part: str, value: int) -> None:
     """Instead of reading memory that is not the cache's."""
     cache, batch = dirty_cache(SMALL, "head_major"), _two()
-    contexts = kernel_contexts(batch, cache)
+    contexts = kernel_contexts(batch, cache, 0)
     getattr(contexts, part).view(-1)[3 if part != "block_table_NB" else 1] = value
     attend_paged = choose_kernels("native", "cpu").attend_paged
     assert attend_paged is not None

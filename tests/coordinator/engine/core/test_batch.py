@@ -4,6 +4,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from coordinator.engine.cache.block_table import BlockTable
 from coordinator.engine.core.batch import build_batch
 from coordinator.engine.core.scheduler import Chunk, Step
 from coordinator.engine.core.sequence import Sequence
@@ -27,7 +28,7 @@ def chunks(draw: st.DrawFn) -> list[Chunk]:
         start = draw(st.integers(0, sequence.context_len - 1))
         count = draw(st.integers(1, sequence.context_len - start))
         num_blocks = -(-sequence.context_len // BLOCK_SIZE)
-        sequence.block_ids = list(free[used : used + num_blocks])
+        sequence.tables = (BlockTable(free[used : used + num_blocks]),)
         used += num_blocks
         result.append(Chunk(sequence, start, count, start + count == sequence.context_len))
     return result
@@ -35,7 +36,7 @@ def chunks(draw: st.DrawFn) -> list[Chunk]:
 
 def slot(chunk: Chunk, position: int) -> int:
     block, offset = divmod(position, BLOCK_SIZE)
-    return chunk.sequence.block_ids[block] * BLOCK_SIZE + offset
+    return chunk.sequence.tables[0].ids[block] * BLOCK_SIZE + offset
 
 
 @given(chunks())
@@ -45,6 +46,6 @@ def test_every_token_is_where_it_belongs(picked: list[Chunk]) -> None:
     rows = [(c, c.start + i) for c in ordered for i in range(c.num_tokens)]
     assert batch.token_ids_T.tolist() == [c.sequence.context(p, 1)[0] for c, p in rows]
     assert batch.positions_T.tolist() == [p for _, p in rows]
-    assert batch.slots_T.tolist() == [slot(c, p) for c, p in rows]
+    assert batch.slots[0].tolist() == [slot(c, p) for c, p in rows]
     last_row = {id(c): row for row, (c, _) in enumerate(rows)}
     assert batch.sample_rows.tolist() == [last_row[id(c)] for c in picked if c.samples]

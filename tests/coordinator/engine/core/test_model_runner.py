@@ -5,12 +5,12 @@ from itertools import count
 
 import torch
 
-from coordinator.engine.cache.block_allocator import BlockAllocator
 from coordinator.engine.core.model_runner import ModelRunner
 from coordinator.engine.core.scheduler import Scheduler
 from coordinator.engine.core.sequence import Sequence
 from moe_model.sampling.draw import sample, uniform
 from moe_model.sampling.params import SamplingParams
+from tests.cache_sizes import whole_sizes
 from tests.models import TINY, build_model, make_cache, make_request, random_reference, random_weights
 
 KEYS = count()
@@ -18,7 +18,7 @@ KEYS = count()
 
 def _setup(max_step_tokens: int = 64) -> tuple[Scheduler, ModelRunner]:
     model = random_reference().model
-    scheduler = Scheduler(BlockAllocator(20), 4, 8, max_step_tokens)
+    scheduler = Scheduler(whole_sizes(20), 8, max_step_tokens)
     return scheduler, ModelRunner(model, make_cache())
 
 

@@ -7,11 +7,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from coordinator.engine.cache.block_allocator import BlockAllocator
 from coordinator.engine.core.scheduler import Scheduler, Step
 from coordinator.engine.core.sequence import Sequence
 from coordinator.engine.messages.request import ContextOverflow, Request, StopRules
 from moe_model.sampling.params import SamplingParams
+from tests.cache_sizes import whole_sizes
 
 WINDOW = 12
 # Different prompts, so that nothing is shared; what sharing does is test_prefix_cache.py's.
@@ -21,7 +21,7 @@ KEYS = count()
 def scheduler(
     num_blocks: int = 32, block_size: int = 4, max_num_seqs: int = 8, max_step_tokens: int = 64
 ) -> Scheduler:
-    return Scheduler(BlockAllocator(num_blocks), block_size, max_num_seqs, max_step_tokens)
+    return Scheduler(whole_sizes(num_blocks, block_size), max_num_seqs, max_step_tokens)
 
 
 def sequence(name: str, prompt_len: int = 3) -> Sequence:
@@ -53,7 +53,7 @@ def check(target: Scheduler, step: Step) -> None:
         assert 1 <= chunk.num_tokens <= chunk.sequence.num_remaining
         assert chunk.samples == (chunk.num_tokens == chunk.sequence.num_remaining)
         needed = chunk.start + chunk.num_tokens
-        assert needed <= len(chunk.sequence.block_ids) * target.block_size
+        assert needed <= len(chunk.sequence.tables[0]) * target.pools.block_size
 
 
 def shape(step: Step) -> list[tuple[str, int, int, bool]]:
@@ -99,11 +99,11 @@ def test_sliding_recomputes_the_window_and_keeps_its_blocks() -> None:
     slider = sequence("a", WINDOW)
     added(target, slider)
     run_step(target)
-    blocks = list(slider.block_ids)
+    blocks = slider.tables[0].held
     for start in range(1, 4):
         assert slider.window_start == start
         assert shape(run_step(target)) == [("a", 0, WINDOW, True)]
-        assert slider.block_ids == blocks
+        assert slider.tables[0].held == blocks
 
 
 def test_the_youngest_gives_way_and_comes_back_in_order() -> None:
@@ -217,7 +217,7 @@ def test_any_history_loses_nothing_and_makes_progress(
     for each in list(history.alive):
         history.target.remove(each)
     history.target.check_integrity()
-    assert history.target.allocator.num_used == 0
+    assert history.target.pools.num_free == history.target.pools.num_blocks
     assert (history.target.running, list(history.target.waiting)) == ([], [])
 
 
@@ -249,4 +249,4 @@ def test_everyone_finishes(num_blocks: int, max_step_tokens: int, prompt_lens: l
                 left.remove(chunk.sequence)
                 target.remove(chunk.sequence)
     assert not left
-    assert target.allocator.num_used == 0
+    assert target.pools.num_free == target.pools.num_blocks
