@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from moe_model.config import ModelConfig
-from moe_model.decoder.spec import SHARED_NETWORK, DecoderSpec, GroupedAttention
-from moe_model.errors import ConfigError
+from moe_model.decoder.build_latent import LatentBuilder
+from moe_model.decoder.spec import SHARED_NETWORK, DecoderSpec, GroupedAttention, LatentAttention
 from moe_model.kernels.base import Kernels, Norm
 from moe_model.layers.attention import AttentionForm
 from moe_model.layers.dense import (
@@ -86,8 +86,8 @@ class DecoderBuilder:
     def _attention_maker(self) -> Callable[[int], Attention]:
         """Of a layer; what all layers have in common is made once."""
         attention, config = self._spec.attention, self._config
-        if not isinstance(attention, GroupedAttention):
-            raise ConfigError("latent attention is not built")
+        if isinstance(attention, LatentAttention):
+            return self._latent_maker(attention)
         rotary = self._kernels.rotary(attention.rotary)
 
         def make(layer: int) -> Attention:
@@ -110,6 +110,15 @@ class DecoderBuilder:
                 attention.clamp,
                 self._join(f"{prefix}.attn_norm"),
             )
+
+        return make
+
+    def _latent_maker(self, attention: LatentAttention) -> Callable[[int], Attention]:
+        builder = LatentBuilder(attention, self._config.n_heads, self._tensors, self._kernels)
+
+        def make(layer: int) -> Attention:
+            name = f"blocks.{layer}.attn_norm"
+            return builder.build(layer, self._norm_before(name), self._join(name))
 
         return make
 
