@@ -22,6 +22,9 @@ REGISTRY: dict[str, str] = {
     "gpt_oss": "moe_model.families.gpt_oss.family",
     "ernie4_5_moe": "moe_model.families.ernie4_5_moe.family",
     "minimax_m2": "moe_model.families.minimax_m2.family",
+    "deepseek_v2": "moe_model.families.deepseek_v2.family",
+    "deepseek_v3": "moe_model.families.deepseek_v3.family",
+    "glm4_moe": "moe_model.families.glm4_moe.family",
 }
 # The `model_type` of a Hugging Face config.json, and the family that reads such a folder.
 HUGGING_FACE: dict[str, str] = {
@@ -35,6 +38,10 @@ HUGGING_FACE: dict[str, str] = {
     "gpt_oss": "gpt_oss",
     "ernie4_5_moe": "ernie4_5_moe",
     "minimax_m2": "minimax_m2",
+    "deepseek_v2": "deepseek_v2",
+    "deepseek_v3": "deepseek_v3",
+    "kimi_k2": "deepseek_v3",
+    "glm4_moe": "glm4_moe",
 }
 
 

@@ -42,7 +42,7 @@ class RopeKeys:
             name = "rope_type" if "rope_type" in data else "type"
             raise ConfigError(f"{where}: {name} {brief(self.kind)} is not supported")
         self.partial = 1.0 if partial is None else self.number("partial_rotary_factor", partial)
-        self.mscale_all_dim: float = self._optional("mscale_all_dim") or 0.0
+        self.mscale_all_dim = 0.0
         self.scaling: RotaryScaling | None = makers[self.kind]()
         if unknown := {name for name, value in data.items() if value is not None} - self._taken:
             raise ConfigError(f"{where}: unknown key {brief(min(unknown))}")
@@ -79,6 +79,7 @@ class RopeKeys:
         self._taken |= {"truncate", "mscale"}
         high, low = self.number("beta_fast", 32.0), self.number("beta_slow", 1.0)
         given = self._optional("attention_factor")
+        self.mscale_all_dim = self._optional("mscale_all_dim") or 0.0
         mscale = self._optional("mscale")
         if given is None and mscale and self.mscale_all_dim:
             given = yarn_magnitude(factor, mscale) / yarn_magnitude(factor, self.mscale_all_dim)

@@ -1,0 +1,1 @@
+"""GLM-4.5 and 4.6: grouped-query attention, shared experts, experts chosen by corrected sigmoids."""
