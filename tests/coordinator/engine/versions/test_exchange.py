@@ -5,7 +5,6 @@ import logging
 import threading
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,8 +15,6 @@ from coordinator.engine.messages.errors import ExchangeError
 from coordinator.engine.messages.request import Request
 from coordinator.engine.versions.exchange import ExpertExchange
 from moe_model.errors import HaltedError, WorkerStartError
-from moe_model.families.gpt_oss.config import GptOssConfig
-from moe_model.families.minimax_m2.config import MiniMaxConfig
 from moe_model.kernels.choice import KernelChoice
 from moe_model.layers.dispatch import ExpertKey
 from moe_model.sampling.params import SamplingParams
@@ -103,39 +100,6 @@ def test_an_added_expert_is_as_in_a_checkpoint_that_has_it(
     added = {(layer, 4): Path(files[layer]) for layer in range(CONFIG.n_layers)}
     all_rows: list[list[int | Path]] = [[0, 1, 2, 3, Path(row)] for row in rows]
     assert tokens == expected(changing, source, rewritten(source, tmp_path / "after", added, all_rows))
-
-
-# Their routers have a bias, or a correction of the choice, beside the weights.
-ROUTERS = {
-    "bias": replace(CONFIG, family="gpt_oss", own=GptOssConfig(sliding_window=5)),
-    "correction": replace(CONFIG, family="minimax_m2", own=MiniMaxConfig()),
-}
-
-
-@pytest.mark.parametrize(
-    ("part", "kernels"), [("bias", "torch"), *(("correction", kernels) for kernels in KERNELS)]
-)
-def test_a_router_of_more_than_weights_takes_all_of_a_row(
-    kernels: KernelChoice, part: str, tmp_path: Path
-) -> None:
-    paths = [write_checkpoint(tmp_path / str(seed), ROUTERS[part], seed) for seed in (0, 9)]
-    changing = Changing.open(paths[0], kernels)
-    file, row = module_of(paths[1], 1, 3), row_file(tmp_path / "row", 1, part)
-    too_few, too_many = row_file(tmp_path / "few", 1), row_file(tmp_path / "many", 1, "bias", "correction")
-    refused(changing, lambda e: e.add(1, file, None, too_few), "router_path", f"'router.{part}' is missing")
-    refused(changing, lambda e: e.add(1, file, None, too_many), "router_path", "unknown tensor")
-
-    def change() -> None:
-        for layer in range(CONFIG.n_layers):
-            changing.exchange.add(layer, file, None, row)
-            changing.exchange.remove(layer, 2)
-
-    tokens = run(changing, change)
-    added = {(layer, 3): Path(file) for layer in range(CONFIG.n_layers)}
-    rows: list[list[int | Path]] = [[0, 1, 3, Path(row)]] * CONFIG.n_layers
-    after = rewritten(paths[0], tmp_path / "after", added, rows)
-    assert tokens == expected(changing, paths[0], after)
-    assert tokens["before0"] != tokens_of(after, changing.config, requests("before"))["before0"]
 
 
 @pytest.mark.parametrize("kernels", KERNELS)
