@@ -7,6 +7,9 @@ from typing import Any, TypeVar, get_args, get_type_hints
 from moe_model.errors import ConfigError
 from moe_model.files.strict_json import brief
 
+# Of a feed-forward network: far above any that exists.
+MAX_WIDTH = 1 << 20
+
 
 def check_count(name: str, value: object, limit: int) -> None:
     """Raises ConfigError unless the value is a whole number in [1, limit]."""
@@ -28,6 +31,12 @@ def check_flag(name: str, value: object) -> None:
     """Raises ConfigError unless the value is true or false."""
     if not isinstance(value, bool):
         raise ConfigError(f"{name}: expected true or false, got {type(value).__name__}")
+
+
+def check_width(name: str, value: object) -> None:
+    """Of a feed-forward network, 0 for none. Raises ConfigError for another value than a whole number."""
+    if value != 0 or isinstance(value, bool):
+        check_count(name, value, MAX_WIDTH)
 
 
 _Made = TypeVar("_Made")

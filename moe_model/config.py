@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Self
 
-from moe_model.checks import check_count, check_known, from_json
+from moe_model.checks import check_count, check_flag, check_known, from_json
 from moe_model.errors import ConfigError
 from moe_model.files.strict_json import brief
 
@@ -63,10 +63,7 @@ class ModelConfig:
             raise ConfigError(f"family: expected a string, got {type(self.family).__name__}")
         for name, limit in LIMITS.items():
             check_count(name, getattr(self, name), limit)
-        if not isinstance(self.tie_embedding, bool):
-            raise ConfigError(
-                f"tie_embedding: expected true or false, got {type(self.tie_embedding).__name__}"
-            )
+        check_flag("tie_embedding", self.tie_embedding)
         if self.top_k > self.n_experts:
             raise ConfigError(f"top_k: {self.top_k} is more than n_experts {self.n_experts}")
         self._derive()

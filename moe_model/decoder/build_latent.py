@@ -47,10 +47,11 @@ class LatentBuilder:
 
     def _queries(self, prefix: str) -> LatentQueries:
         """Rows of heads, p + r each, become the p of all heads, then the r of all: each is one piece then."""
-        widths = self._attention.plain_width, self._attention.rotary.dim
+        plain, turning = widths = self._attention.plain_width, self._attention.rotary.dim
         is_direct = self._attention.query_rank is None
         weight_HOI = self._of_heads(f"{prefix}.q.weight" if is_direct else f"{prefix}.q_up.weight")
-        weight_OI = torch.cat([part_HOI.flatten(0, 1) for part_HOI in weight_HOI.split(widths, dim=1)])
+        parts = weight_HOI[:, :plain], weight_HOI[:, -turning:]
+        weight_OI = torch.cat([part_HOI.flatten(0, 1) for part_HOI in parts])
         if is_direct:
             return LatentQueries(None, self._kernels.linear(weight_OI), *widths)
         up = self._kernels.linear(weight_OI, norm=self._norm(f"{prefix}.q_norm"))

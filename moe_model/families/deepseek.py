@@ -7,7 +7,7 @@ import re
 from dataclasses import dataclass
 from math import sqrt
 
-from moe_model.checks import check_count, check_number
+from moe_model.checks import check_count, check_flag, check_number, check_width
 from moe_model.config import LIMITS
 from moe_model.decoder.config import DecoderConfig
 from moe_model.decoder.spec import LatentAttention
@@ -115,7 +115,7 @@ class DeepseekConfig(DecoderConfig):
 
 
 def read_latent(keys: ConfigKeys, n_heads: int, rope: RopeKeys) -> LatentConfig:
-    """`head_dim` and `qk_head_dim`, which newer tools write, are no sizes of it: they follow from the rest."""
+    """`head_dim` and `qk_head_dim`, which newer tools write, are no sizes of it: the rest says them."""
     keys.ignore("head_dim", "qk_head_dim")
     keys.expect("num_key_value_heads", n_heads)
     # Null stands for queries of one product, an absent key for the published models' own.
@@ -135,7 +135,7 @@ def read_latent(keys: ConfigKeys, n_heads: int, rope: RopeKeys) -> LatentConfig:
 def read_sigmoid_choice(
     keys: ConfigKeys, n_group: int, topk_group: int, routed_scaling_factor: float
 ) -> ChoiceConfig:
-    """Of models that choose by corrected sigmoids, with their defaults. A null n_group stands for no groups."""
+    """Of models that choose by corrected sigmoids, with their defaults. Null n_group: there are no groups."""
     if keys.is_null("n_group"):
         n_group = topk_group = 1
     return ChoiceConfig(
@@ -154,14 +154,3 @@ def expect_own_code(keys: ConfigKeys, classes: str) -> None:
     for name, value in keys.texts("auto_map").items():
         if known.fullmatch(value) is None:
             raise ConfigError(f"auto_map: {name[:80]} is code of the folder's own, which is not run")
-
-
-def check_flag(name: str, value: object) -> None:
-    if not isinstance(value, bool):
-        raise ConfigError(f"{name}: expected true or false, got {type(value).__name__}")
-
-
-def check_width(name: str, value: int) -> None:
-    """0 stands for a network that there is not."""
-    if value != 0 or isinstance(value, bool):
-        check_count(name, value, LIMITS["d_ff"])

@@ -122,10 +122,10 @@ def logits_of(model: Any, ids_BS: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def balance_of(model: Any, ids_BS: Tensor) -> Tensor:
-    """What transformers calls `aux_loss`."""
-    found: Tensor = model(input_ids=ids_BS, use_cache=False, output_router_logits=True).aux_loss
-    return found
+def balance_of(model: Any, ids_BS: Tensor) -> Tensor | None:
+    """What transformers calls `aux_loss`; None of a model that has none."""
+    found = model(input_ids=ids_BS, use_cache=False, output_router_logits=True)
+    return getattr(found, "aux_loss", None)
 
 
 @dataclass(frozen=True)

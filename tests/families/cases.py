@@ -4,5 +4,6 @@ from tests.families.case import Case
 from tests.families.corrected_cases import CORRECTED
 from tests.families.gpt_oss_case import GPT_OSS
 from tests.families.grouped_cases import GROUPED
+from tests.families.latent_cases import LATENT
 
-CASES: dict[str, Case] = {case.name: case for case in (*GROUPED, *CORRECTED, GPT_OSS)}
+CASES: dict[str, Case] = {case.name: case for case in (*GROUPED, *CORRECTED, *LATENT, GPT_OSS)}

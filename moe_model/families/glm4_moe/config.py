@@ -2,9 +2,9 @@
 
 from dataclasses import dataclass
 
-from moe_model.checks import check_count
+from moe_model.checks import check_count, check_flag, check_width
 from moe_model.decoder.config import DecoderConfig
-from moe_model.families.deepseek import NO_CHOICE, ChoiceConfig, check_flag, check_width
+from moe_model.families.deepseek import NO_CHOICE, ChoiceConfig
 from moe_model.layers.specs import MAX_ROTARY_DIM
 
 

@@ -5,7 +5,7 @@ from torch import Tensor
 
 from moe_model.kernels.native import _kernels
 from moe_model.kernels.native.runtime import Runtime
-from moe_model.layers.rotary import rotary_rates
+from moe_model.layers.rotary import attention_factor, rotary_rates
 from moe_model.layers.specs import RotarySpec
 
 
@@ -16,6 +16,7 @@ class NativeRotary:
         self._runtime = runtime
         self._spec = spec
         self._rates_P = rotary_rates(spec).contiguous()
+        self._factor = attention_factor(spec)
 
     def __call__(self, x_THd: Tensor, positions_T: Tensor) -> Tensor:
         num_rows, num_heads, head_dim = x_THd.shape
@@ -37,4 +38,6 @@ class NativeRotary:
             positions_T.data_ptr(),
             self._runtime.num_threads,
         )
+        if self._factor != 1.0:
+            x_THd[..., : self._spec.dim].mul_(self._factor)
         return x_THd

@@ -7,12 +7,14 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
+from transformers import LlamaConfig
+from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
 from moe_model.errors import ConfigError
 from moe_model.kernels.base import Kernels
 from moe_model.kernels.choice import choose_kernels
-from moe_model.layers.rotary import rotary_rates
-from moe_model.layers.specs import Pairing, RotarySpec
+from moe_model.layers.rotary import attention_factor, rotary_rates
+from moe_model.layers.specs import Pairing, RotaryScaling, RotarySpec
 from tests.examples import examples
 from tests.native import KERNELS
 
@@ -60,6 +62,60 @@ def test_is_the_formula(
 def test_the_frequencies_are_the_formulas_to_float32(theta: float) -> None:
     for i, rate in enumerate(rotary_rates(RotarySpec(128, theta)).tolist()):
         assert rate == pytest.approx(theta ** (-2 * i / 128), rel=1e-6)
+
+
+SCALINGS = [
+    RotaryScaling("linear", 2.5),
+    RotaryScaling("llama3", 8.0, 40, 1.0, 4.0),
+    RotaryScaling("llama3", 32.0, 8192, 1.0, 4.0),
+    RotaryScaling("yarn", 4.0, 40, 1.0, 32.0, True, 1.14),
+    RotaryScaling("yarn", 32.0, 4096, 1.0, 32.0, False, 1.3466),
+    RotaryScaling("yarn", 40.0, 4096, 1.0, 32.0, True, 1.0),
+    # As Kimi-K2's: both ends are one turn.
+    RotaryScaling("yarn", 32.0, 4096, 1.0, 1.0, True, 1.0),
+    # Neither end is within the pairs.
+    RotaryScaling("yarn", 4.0, 2, 1.0, 32.0, True, 1.0),
+]
+
+
+def _published(scaling: RotaryScaling, spec: RotarySpec) -> tuple[Tensor, float]:
+    """What transformers says."""
+    rope = {
+        "rope_type": scaling.kind,
+        "rope_theta": spec.theta,
+        "factor": scaling.factor,
+        "original_max_position_embeddings": scaling.original,
+        "low_freq_factor": scaling.low,
+        "high_freq_factor": scaling.high,
+        "beta_slow": scaling.low,
+        "beta_fast": scaling.high,
+        "truncate": scaling.truncate,
+        "attention_factor": scaling.attention_factor if scaling.kind == "yarn" else None,
+    }
+    config = LlamaConfig(hidden_size=2 * spec.dim, num_attention_heads=2, max_position_embeddings=1 << 17)
+    config.rope_parameters = rope
+    rates_P, factor = ROPE_INIT_FUNCTIONS[scaling.kind](config, "cpu")
+    return rates_P, factor
+
+
+@pytest.mark.parametrize("dim", [6, 64])
+@pytest.mark.parametrize("scaling", SCALINGS, ids=str)
+def test_scaled_frequencies_are_those_of_transformers(scaling: RotaryScaling, dim: int) -> None:
+    spec = RotarySpec(dim, 150_000.0, scaling=scaling)
+    rates_P, factor = _published(scaling, spec)
+    torch.testing.assert_close(rotary_rates(spec), rates_P, rtol=1e-6, atol=0)
+    assert attention_factor(spec) == factor
+
+
+@pytest.mark.parametrize("pairing", PAIRINGS)
+def test_what_turns_grows_by_the_attention_factor(kernels: Kernels, pairing: Pairing) -> None:
+    scaling = RotaryScaling("yarn", 4.0, 40, 1.0, 32.0, True, 1.14)
+    spec, positions_T = RotarySpec(16, 3e3, pairing, scaling), torch.arange(0, 9000, 1000)
+    x_THd = torch.randn(9, 3, 21)
+    expected_THd = _formula(spec, x_THd, positions_T)
+    expected_THd[..., :16] *= 1.14
+    got_THd = kernels.rotary(spec)(x_THd.clone(), positions_T)
+    torch.testing.assert_close(got_THd.double(), expected_THd, rtol=0, atol=2e-6)
 
 
 @pytest.mark.parametrize("pairing", PAIRINGS)
