@@ -3,7 +3,6 @@
 Fields of our configs have the published keys' names where they mean the same.
 """
 
-import re
 from dataclasses import dataclass
 from math import sqrt
 
@@ -145,12 +144,3 @@ def read_sigmoid_choice(
         keys.flag("norm_topk_prob", default=not keys.is_null("norm_topk_prob")),
         keys.number("routed_scaling_factor", routed_scaling_factor),
     )
-
-
-def expect_own_code(keys: ConfigKeys, classes: str) -> None:
-    """Accepts the code that the authors' folders bring along: what it computes is what is built here. Such
-    names may begin with the repository that they came from. `classes`: how those names begin."""
-    known = re.compile(rf"([\w.-]+/[\w.-]+--)?(configuration|modeling)_deepseek\.{classes}\w+", re.ASCII)
-    for name, value in keys.texts("auto_map").items():
-        if known.fullmatch(value) is None:
-            raise ConfigError(f"auto_map: {name[:80]} is code of the folder's own, which is not run")

@@ -122,15 +122,6 @@ class ConfigKeys:
         self.expect(name, *possible)
         return str(self._data[name]) if self.has(name) else possible[0]
 
-    def texts(self, name: str) -> Mapping[str, str]:
-        """An object whose values are texts; empty where there is none."""
-        value = self._take(name)
-        if value is None:
-            return {}
-        if not isinstance(value, Mapping) or not all(isinstance(each, str) for each in value.values()):
-            raise ConfigError(f"{name}: expected an object of texts, got {brief(value)}")
-        return value
-
     def expect(self, name: str, *possible: object) -> None:
         """Refuses another value than these, one that would ask for what is not built."""
         value = self._take(name)

@@ -2,7 +2,7 @@
 
 from moe_model.config import ModelConfig
 from moe_model.errors import ConfigError
-from moe_model.families.deepseek import ChoiceConfig, DeepseekConfig, expect_own_code, read_latent
+from moe_model.families.deepseek import ChoiceConfig, DeepseekConfig, read_latent
 from moe_model.families.hugging_face import ConfigKeys
 from moe_model.families.published import LATENT_ATTENTION, PublishedFolder
 
@@ -13,7 +13,7 @@ class DeepseekV2Folder(PublishedFolder):
     block = LATENT_ATTENTION
 
     def read_config(self, keys: ConfigKeys) -> ModelConfig:
-        expect_own_code(keys, "DeepseekV2")
+        keys.expect_code("configuration_deepseek", "modeling_deepseek")
         keys.expect("hidden_act", "silu")
         keys.expect("scoring_func", "softmax")
         keys.expect("moe_layer_freq", 1)

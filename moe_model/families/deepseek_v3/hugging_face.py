@@ -2,7 +2,7 @@
 kimi_k2, and the names of its tensors."""
 
 from moe_model.config import ModelConfig
-from moe_model.families.deepseek import DeepseekConfig, expect_own_code, read_latent, read_sigmoid_choice
+from moe_model.families.deepseek import DeepseekConfig, read_latent, read_sigmoid_choice
 from moe_model.families.hugging_face import ConfigKeys
 from moe_model.families.published import LATENT_ATTENTION, PublishedFolder
 
@@ -13,7 +13,7 @@ class DeepseekV3Folder(PublishedFolder):
     block = LATENT_ATTENTION
 
     def read_config(self, keys: ConfigKeys) -> ModelConfig:
-        expect_own_code(keys, "DeepseekV3")
+        keys.expect_code("configuration_deepseek", "modeling_deepseek")
         keys.expect("hidden_act", "silu")
         keys.expect("scoring_func", "sigmoid")
         keys.expect("topk_method", "noaux_tc")
