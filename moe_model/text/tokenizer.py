@@ -49,8 +49,10 @@ class Tokenizer:
         self._eos = eos_token_id
         added = backend.get_added_tokens_decoder()
         self._special = frozenset(token_id for token_id, token in added.items() if token.special)
-        vocabulary = backend.get_vocab(with_added_tokens=True)
-        self._bytes = {token_id: kind.bytes_of(token) for token, token_id in vocabulary.items()}
+        vocabulary = {token_id: token for token, token_id in backend.get_vocab().items()}
+        # One that is sought in normalised text is shown as what it is there.
+        vocabulary |= {token_id: backend.id_to_token(token_id) or "" for token_id in added}
+        self._bytes = {token_id: kind.bytes_of(token) for token_id, token in vocabulary.items()}
         self._longest = None if encoder is not None else _longest_token(backend, self._bytes)
 
     @classmethod
@@ -129,13 +131,27 @@ class Tokenizer:
         return decoder.push(ids) + decoder.flush()
 
     @property
-    def strips_first_space(self) -> bool:
-        """Whether a whole text begins with a space that is not its own."""
-        return self._kind.strips_first_space
+    def class_name(self) -> str:
+        """Its kind and its model: ByteLevelBPE, WordPiece."""
+        return self._kind.name + type(self._backend.model).__name__
+
+    @property
+    def strips(self) -> int:
+        """How many spaces a whole text loses at its beginning, at most: they are not its own."""
+        return self._kind.strips
 
     def token_bytes(self, token_id: int) -> bytes:
-        """The exact bytes of a token; none for an id that the vocabulary does not have."""
+        """The exact bytes of a token, behind others; none for an id that the vocabulary does not have."""
         return self._bytes.get(token_id, b"")
+
+    def first_bytes(self, token_id: int) -> bytes:
+        """Those of a token with which a whole text begins."""
+        token = self._backend.id_to_token(token_id) if token_id in self else None
+        return b"" if token is None else self._kind.bytes_of(token, is_first=True)
+
+    def __contains__(self, token_id: int) -> bool:
+        """Whether the vocabulary has it; a model may have more ids."""
+        return token_id in self._bytes
 
     def is_special(self, token_id: int) -> bool:
         return token_id in self._special
@@ -152,23 +168,32 @@ class IncrementalDecoder:
     ) -> None:
         self._tokenizer = tokenizer
         self._skip_special = skip_special_tokens
-        self._strips = is_whole and tokenizer.strips_first_space
+        self._is_first = is_whole
+        self._num_strips = tokenizer.strips if is_whole else 0
         self._utf8 = codecs.getincrementaldecoder("utf-8")(errors="replace")
 
     def push(self, ids: Sequence[int]) -> str:
         """Returns the whole characters that the new tokens complete."""
-        kept = (i for i in ids if not (self._skip_special and self._tokenizer.is_special(i)))
-        return self._stripped(self._utf8.decode(b"".join(map(self._tokenizer.token_bytes, kept))))
+        return self._stripped(self._utf8.decode(b"".join(map(self._bytes_of, ids))))
 
     def flush(self) -> str:
         """Ends the sequence: what is left of an unfinished character comes out as U+FFFD."""
         return self._stripped(self._utf8.decode(b"", final=True))
 
+    def _bytes_of(self, token_id: int) -> bytes:
+        if token_id not in self._tokenizer or (self._skip_special and self._tokenizer.is_special(token_id)):
+            return b""
+        is_first, self._is_first = self._is_first, False
+        return self._tokenizer.first_bytes(token_id) if is_first else self._tokenizer.token_bytes(token_id)
+
     def _stripped(self, text: str) -> str:
-        if not (self._strips and text):
+        """Without the spaces that are still to be lost."""
+        if not self._num_strips:
             return text
-        self._strips = False
-        return text.removeprefix(" ")
+        found = len(text) - len(text.lstrip(" "))
+        lost = min(found, self._num_strips)
+        self._num_strips = self._num_strips - lost if found == len(text) else 0
+        return text[lost:]
 
 
 def vocabulary_of(data: bytes, vocab_size: int = LIMITS["vocab_size"]) -> dict[str, int]:

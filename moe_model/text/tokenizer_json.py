@@ -15,14 +15,13 @@ from moe_model.config import LIMITS
 from moe_model.errors import TokenizerError
 from moe_model.files import strict_json
 from moe_model.files.strict_json import brief
+from moe_model.text.model_json import check_model, check_token, model_type, slow_model
 from moe_model.text.post_processor import prefix_of
-from moe_model.text.token_kinds import SPACE_MARK, TokenKind, kind_of
+from moe_model.text.token_kinds import MAX_AFFIX_CHARS, SPACE_MARK, TokenKind, kind_of
 
 MAX_TOKENIZER_BYTES = 64 << 20
-MAX_TOKEN_CHARS = 4096
 MAX_ADDED_CHARS = 1 << 20
 MAX_STEPS = 32
-_MAX_AFFIX_CHARS = 16
 # Entries of a file in proportion to the vocabulary: a token, its merge's two halves, its eight keys as an
 # added one; several merges may make one token.
 _ENTRIES_PER_TOKEN = 16
@@ -95,101 +94,54 @@ def read_tokenizer_json(data: bytes, vocab_size: int = LIMITS["vocab_size"]) -> 
     """`vocab_size` is the model's: ids are less. Raises TokenizerError naming the key."""
     try:
         return _read(data, vocab_size)
-    except _BadFileError as error:
-        raise TokenizerError(f"tokenizer.json: {error}") from None
-
-
-class _BadFileError(ValueError):
-    """What is wrong, without the file's name."""
+    except ValueError as error:
+        raise TokenizerError(f"tokenizer.json: {' '.join(str(error).split())[:300]}") from None
 
 
 def _read(data: bytes, vocab_size: int) -> TokenizerJson:
     if len(data) > MAX_TOKENIZER_BYTES:
-        raise _BadFileError(f"has {len(data)} bytes, at most {MAX_TOKENIZER_BYTES} are allowed")
+        raise ValueError(f"has {len(data)} bytes, at most {MAX_TOKENIZER_BYTES} are allowed")
     # Parsed, every entry takes a hundred bytes; commas in texts only count too much.
     most = _ENTRIES_PER_TOKEN * vocab_size + _MORE_ENTRIES
     if data.count(b",") > most:
-        raise _BadFileError(f"has more than {most} entries, too many for {vocab_size} tokens")
-    try:
-        file = strict_json.loads(data)
-    except ValueError as error:
-        raise _BadFileError(" ".join(str(error).split())[:200]) from None
-    file = _object(file, "the file")
-    kind = kind_of(file.get("decoder"))
-    if kind is None:
-        raise _BadFileError("decoder is neither ByteLevel nor that of byte fallback, the kinds known here")
-    _check_model(_object(file.get("model"), "model"), vocab_size)
+        raise ValueError(f"has more than {most} entries, too many for {vocab_size} tokens")
+    file = _object(strict_json.loads(data), "the file")
+    model = _object(file.get("model"), "model")
+    check_model(model, vocab_size)
     _check_added(file.get("added_tokens") or [], vocab_size)
-    unknown = _unknown_step(file)
+    kind = kind_of(file.get("decoder"), model_type(model))
+    unknown = _unknown_step(file) or slow_model(model)
     used = {key: value for key, value in file.items() if key not in _UNUSED} | dict.fromkeys(_UNUSED)
     core = json.dumps(used)
     bare = core if unknown is None else json.dumps(used | {"normalizer": None, "pre_tokenizer": None})
-    try:
-        prefix = prefix_of(file.get("post_processor"), vocab_size)
-    except ValueError as error:
-        raise _BadFileError(str(error)) from None
+    prefix = prefix_of(file.get("post_processor"), vocab_size)
     return TokenizerJson(core, bare, unknown, kind, prefix)
-
-
-def _check_model(model: Mapping[str, Any], vocab_size: int) -> None:
-    if model.get("type", "BPE") != "BPE":
-        raise _BadFileError(f"model is of type {brief(model['type'])}, BPE is the only one known here")
-    vocab = _object(model.get("vocab"), "model: vocab")
-    # Two names of one id are not more ids.
-    if len(vocab) > 2 * vocab_size:
-        raise _BadFileError(f"model: vocab has {len(vocab)} tokens, the model's vocab_size is {vocab_size}")
-    for token, token_id in vocab.items():
-        _check_token(token, token_id, vocab_size)
-    if model.get("dropout"):
-        raise _BadFileError("model: dropout is for training: texts would have other tokens every time")
-    for key in ("continuing_subword_prefix", "end_of_word_suffix", "unk_token"):
-        value = model.get(key)
-        if value is not None and not (isinstance(value, str) and len(value) <= _limit_of(key)):
-            raise _BadFileError(f"model: {key} is no text of at most {_limit_of(key)} characters")
-    if model.get("unk_token") is not None and model["unk_token"] not in vocab:
-        raise _BadFileError(f"model: unk_token {brief(model['unk_token'])} is not in the vocabulary")
-
-
-def _limit_of(key: str) -> int:
-    return MAX_TOKEN_CHARS if key == "unk_token" else _MAX_AFFIX_CHARS
 
 
 def _check_added(added: object, vocab_size: int) -> None:
     if not isinstance(added, list) or len(added) > 2 * vocab_size:
-        raise _BadFileError(f"added_tokens is no list of at most {2 * vocab_size} tokens")
+        raise ValueError(f"added_tokens is no list of at most {2 * vocab_size} tokens")
     num_chars = 0
     for each in added:
         token = _object(each, "added_tokens: a token")
         content = token.get("content")
         if not isinstance(content, str):
-            raise _BadFileError("added_tokens: a token has no content")
-        _check_token(content, token.get("id"), vocab_size)
+            raise ValueError("added_tokens: a token has no content")
+        check_token(content, token.get("id"), vocab_size)
         num_chars += len(content)
     if num_chars > MAX_ADDED_CHARS:
-        raise _BadFileError(
-            f"added_tokens have {num_chars} characters, at most {MAX_ADDED_CHARS} are allowed"
-        )
-
-
-def _check_token(token: str, token_id: object, vocab_size: int) -> None:
-    if len(token) > MAX_TOKEN_CHARS:
-        raise _BadFileError(
-            f"token {token[:40]!r}... has {len(token)} characters, more than {MAX_TOKEN_CHARS}"
-        )
-    if type(token_id) is not int or not 0 <= token_id < vocab_size:
-        shown = brief(token_id)
-        raise _BadFileError(f"token {token[:80]!r} has id {shown}, the model's vocab_size is {vocab_size}")
+        raise ValueError(f"added_tokens have {num_chars} characters, at most {MAX_ADDED_CHARS} are allowed")
 
 
 def _unknown_step(file: Mapping[str, Any]) -> str | None:
-    """Raises _BadFileError for more steps than a text can go through."""
+    """Raises ValueError for more steps than a text can go through."""
     steps = [
         (key, step)
         for key in ("normalizer", "pre_tokenizer")
         for step in _steps(file.get(key), key, MAX_STEPS)
     ]
     if len(steps) > MAX_STEPS:
-        raise _BadFileError(f"normalizer and pre_tokenizer have more than {MAX_STEPS} steps")
+        raise ValueError(f"normalizer and pre_tokenizer have more than {MAX_STEPS} steps")
     growth = 1
     for key, step in steps:
         found = _growth(step)
@@ -214,14 +166,14 @@ def _steps(step: object, key: str, deepest: int) -> Iterator[Mapping[str, Any]]:
     if step is None:
         return
     if deepest == 0:
-        raise _BadFileError(f"{key} is nested too deeply")
+        raise ValueError(f"{key} is nested too deeply")
     found = _object(step, key)
     if found.get("type") != "Sequence":
         yield found
         return
     inner = found.get("normalizers" if key == "normalizer" else "pretokenizers")
     if not isinstance(inner, list):
-        raise _BadFileError(f"{key}: a Sequence has no list of steps")
+        raise ValueError(f"{key}: a Sequence has no list of steps")
     for each in inner:
         yield from _steps(each, key, deepest - 1)
 
@@ -231,7 +183,7 @@ def _is_known(pattern: object) -> bool:
         return False
     text = pattern.get("String")
     return pattern.get("Regex") in KNOWN_PATTERNS or (
-        isinstance(text, str) and 0 < len(text) <= _MAX_AFFIX_CHARS
+        isinstance(text, str) and 0 < len(text) <= MAX_AFFIX_CHARS
     )
 
 
@@ -242,5 +194,5 @@ def _type(value: object) -> object:
 
 def _object(value: object, what: str) -> dict[str, Any]:
     if not isinstance(value, dict):
-        raise _BadFileError(f"{what} is not an object")
+        raise ValueError(f"{what} is not an object")
     return value

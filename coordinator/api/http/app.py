@@ -303,7 +303,7 @@ class HttpApi:
         eos = generation.eos_token_ids[0] if generation.eos_token_ids else None
         return _json(
             {
-                "tokenizer_class": "ByteLevelBPE",
+                "tokenizer_class": tokenizer.class_name,
                 "vocab_size": served.config.vocab_size,
                 "model_max_length": served.max_context,
                 "bos_token": _special(tokenizer.token_bytes, generation.bos_token_id),

@@ -96,10 +96,10 @@ HOSTILE: Mapping[str, Hostile] = {
     "an unknown token that is not there": Hostile(with_model(unk_token="zzz"), "unk_token 'zzz' is not in"),
     "other tokens every time": Hostile(with_model(dropout=0.5), "dropout is for training"),
     "words of any length": Hostile(
-        with_model(type="WordPiece", max_input_chars_per_word=10**9), "'WordPiece', BPE is the only one"
+        with_model(type="WordPiece", max_input_chars_per_word=10**9), "max_input_chars_per_word 1000000000 is"
     ),
     "scores beyond numbers": Hostile(
-        with_model(type="Unigram", vocab=[["a", -1e308]], byte_fallback=True), "'Unigram', BPE is the only"
+        with_model(type="Unigram", vocab=[["a", -1e308]], byte_fallback=True), "`unk_id` is missing"
     ),
     "padding to a thousand million": Hostile(
         changed(lambda file: file["padding"].update(strategy={"Fixed": 10**9}, pad_to_multiple_of=10**9))
@@ -125,6 +125,23 @@ HOSTILE: Mapping[str, Hostile] = {
     "a damaged table of characters": Hostile(
         with_normalizer({"type": "Precompiled", "precompiled_charsmap": "AAAA" + "////" * 1000}),
         "normalizer: 'Precompiled'",
+    ),
+    "pieces of every length": Hostile(
+        with_model(type="Unigram", unk_id=0, vocab=[["?", 0.0], *([("a" * n), -1.0] for n in range(1, 310))]),
+    ),
+    "words of 256 letters": Hostile(
+        changed(
+            lambda file: file.update(
+                pre_tokenizer={"type": "Split", "pattern": {"Regex": "a{256}"}, "behavior": "Isolated"}
+                | {"invert": False},
+                model={"type": "WordPiece", "unk_token": "b", "continuing_subword_prefix": "##"}
+                | {"max_input_chars_per_word": 256, "vocab": {"b": 4, "a": 5, "##a": 6}},
+            )
+        ),
+    ),
+    "a score that is no number": Hostile(
+        with_model(type="Unigram", unk_id=0, vocab=[["?", 0.0], ["a", None]]),
+        "vocab: entry 1 is no text and its",
     ),
     "a+ of a+": Hostile(with_pattern("(a+)+b"), None, "retry-limit|takes more than"),
     "a choice of a and aa": Hostile(with_pattern("(?:a|aa)+b"), None, "retry-limit|takes more than"),
