@@ -121,6 +121,7 @@ def test_grpc_itself_is_in_the_grpc_files() -> None:
         ("jinja2", "coordinator/api/text/chat_template_main.py"),
         ("llguidance", "coordinator/structured/"),
         ("msgspec", "coordinator/engine/messages/codec.py"),
+        ("huggingface_hub", "moe_model/checkpoint/hub.py"),
         ("rich", ("client/expertmesh/commands/", "coordinator/commands/")),
     ],
 )

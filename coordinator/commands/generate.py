@@ -16,6 +16,7 @@ from coordinator.engine.core.engine import Engine
 from coordinator.server.build_engine import build_engine
 from coordinator.server.experts import open_experts
 from coordinator.server.model_texts import ModelTexts
+from coordinator.server.open_checkpoint import open_checkpoint
 from coordinator.server.open_model import served_model
 from coordinator.server.process import configure_process
 from expertmesh import replies
@@ -32,10 +33,10 @@ def run(args: argparse.Namespace) -> int:
     """Raises ExpertMeshError."""
     given = options_of(args, GenerateArguments)
     configure_process(given.engine)
-    checkpoint = Checkpoint.open(given.checkpoint)
+    report = args.report
+    checkpoint = open_checkpoint(given.checkpoint, report)
     texts = ModelTexts.open(checkpoint)
     valid, writer = _prepare(given, checkpoint, texts)
-    report = args.report
     with (
         stop_exits() as halt,
         open_experts(checkpoint, given.engine, given.workers, phases=report, halt=halt) as experts,

@@ -18,8 +18,8 @@ class ImportArguments:
         str,
         Option(
             "SOURCE",
-            help="an assembled .pt or .safetensors file, an output folder with such a file or with parts, or "
-            "the Hugging Face folder of a Mixtral",
+            help="an assembled .pt or .safetensors file, an output folder with such a file or with parts, a "
+            "Hugging Face folder, or a model's name on the hub",
         ),
     ]
     dest: Annotated[str, DEST]

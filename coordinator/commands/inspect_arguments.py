@@ -11,10 +11,11 @@ from expertmesh.commands.options import Option, add_options
 class InspectArguments:
     """Which checkpoint, and how closely it is looked at."""
 
-    checkpoint: Annotated[str, Option("CHECKPOINT", help="the checkpoint's folder")]
-    verify: Annotated[bool, Option("--verify", help="read every file and check its SHA-256 and tensors")] = (
-        False
-    )
+    checkpoint: Annotated[str, Option("CHECKPOINT", help="the checkpoint's folder, or its name on the hub")]
+    verify: Annotated[
+        bool,
+        Option("--verify", help="read every file; check its tensors, and its SHA-256 if known"),
+    ] = False
     json: Annotated[bool, Option("--json", help="print one JSON object")] = False
 
 

@@ -5,9 +5,11 @@ import json
 import sys
 from typing import Any
 
+from coordinator.commands.amounts import format_bytes
 from coordinator.commands.inspect_arguments import InspectArguments
-from coordinator.commands.progress import format_bytes, progress_line
+from coordinator.commands.progress import bytes_line, progress_line
 from expertmesh.commands.options import options_of
+from moe_model.checkpoint.hub import local_folder
 from moe_model.checkpoint.manifest import SHARED, TOKENIZER, dtype_name
 from moe_model.checkpoint.reader import Checkpoint
 from moe_model.families import family_of
@@ -15,7 +17,9 @@ from moe_model.families import family_of
 
 def run(args: argparse.Namespace) -> int:
     given = options_of(args, InspectArguments)
-    checkpoint = Checkpoint.open(given.checkpoint)
+    with bytes_line(sys.stderr, "downloading") as on_bytes:
+        folder = local_folder(given.checkpoint, on_bytes)
+    checkpoint = Checkpoint.open(folder)
     if given.verify:
         _verify(checkpoint)
     described = describe(checkpoint) | ({"verified": True} if given.verify else {})
@@ -40,6 +44,7 @@ def describe(checkpoint: Checkpoint) -> dict[str, Any]:
         "tokenizer": TOKENIZER if TOKENIZER in checkpoint.files else None,
         "fingerprint": checkpoint.fingerprint,
         "num_bytes": sum(entry.size for entry in checkpoint.files.values()),
+        "notes": list(checkpoint.notes),
         "files": {
             name: {"size": entry.size, "sha256": entry.sha256}
             for name, entry in sorted(checkpoint.files.items())
@@ -69,18 +74,26 @@ def _print(described: dict[str, Any]) -> None:
     print(f"  tokenizer   {described['tokenizer'] or 'none'}")
     print(f"  model       {_pairs(described['model'])}")
     print(f"  generation  {_pairs(described['generation'])}")
+    for note in described["notes"]:
+        print(f"  note        {note}")
     print(f"  fingerprint {described['fingerprint']}")
     print(f"  files       {len(described['files'])}, {format_bytes(described['num_bytes'])}")
     _print_files(described["files"])
     if "verified" in described:
-        print("  verified    every sum and every tensor")
+        print(f"  verified    {_verified(described['files'])}")
 
 
 def _print_files(files: dict[str, dict[str, Any]]) -> None:
     single = [name for name in (SHARED, TOKENIZER) if name in files]
     width = max(len(name) for name in files)
     for name in [*single, *(name for name in files if name not in single)]:
-        print(f"    {name:<{width}}  {files[name]['size']:>14,}  {files[name]['sha256'][:16]}")
+        print(f"    {name:<{width}}  {files[name]['size']:>14,}  {(files[name]['sha256'] or '-')[:16]}")
+
+
+def _verified(files: dict[str, dict[str, Any]]) -> str:
+    num_known = sum(file["sha256"] is not None for file in files.values())
+    sums = "every sum" if num_known == len(files) else f"the sums of {num_known} of {len(files)} files"
+    return f"{sums} and every tensor"
 
 
 def _pairs(values: dict[str, Any]) -> str:

@@ -8,6 +8,7 @@ from typing import TextIO
 from rich.console import Console
 from rich.progress import Progress, TextColumn
 
+from coordinator.commands.amounts import format_bytes, progress
 from moe_model.checkpoint.reader import Checkpoint
 
 
@@ -15,7 +16,25 @@ from moe_model.checkpoint.reader import Checkpoint
 def progress_line(stream: TextIO, verb: str) -> Iterator[Callable[[int, int], None]]:
     """Yields what takes the files that are done, and all. Shows nothing where the stream is no terminal, and
     leaves no line behind."""
-    column = TextColumn("{task.description}: file {task.completed} of {task.total}", markup=False)
+    with _line(stream, verb, "file {task.completed} of {task.total}") as update:
+        yield lambda num_done, num_all: update(completed=num_done, total=num_all)
+
+
+@contextmanager
+def bytes_line(stream: TextIO, verb: str) -> Iterator[Callable[[int, int], None]]:
+    """As `progress_line`, of bytes: with their rate, and how long the rest will take."""
+    started = time.monotonic()
+    with _line(stream, verb, "{task.fields[far]}") as update:
+
+        def tell(done: int, total: int) -> None:
+            update(far=progress(done, total, time.monotonic() - started))
+
+        yield tell
+
+
+@contextmanager
+def _line(stream: TextIO, verb: str, text: str) -> Iterator[Callable[..., None]]:
+    column = TextColumn(f"{{task.description}}: {text}", markup=False)
     is_shown = stream.isatty()
     with Progress(
         column,
@@ -24,9 +43,9 @@ def progress_line(stream: TextIO, verb: str) -> Iterator[Callable[[int, int], No
         disable=not is_shown,
         redirect_stdout=False,
         redirect_stderr=False,
-    ) as progress:
-        task = progress.add_task(verb, visible=False, total=None)
-        yield lambda num_done, num_all: progress.update(task, completed=num_done, total=num_all, visible=True)
+    ) as shown:
+        task = shown.add_task(verb, visible=False, total=None, far="")
+        yield lambda **changes: shown.update(task, visible=True, **changes)
 
 
 def summary(dest: str, started: float) -> str:
@@ -35,14 +54,3 @@ def summary(dest: str, started: float) -> str:
     seconds = time.monotonic() - started
     num_bytes = sum(entry.size for entry in files.values())
     return f"{len(files)} files, {format_bytes(num_bytes)}, {seconds:.1f} s -> {dest}"
-
-
-def format_bytes(num_bytes: int) -> str:
-    if num_bytes < 1000:
-        return f"{num_bytes} B"
-    size = float(num_bytes)
-    for unit in ("kB", "MB", "GB"):
-        size /= 1000
-        if size < 1000:
-            return f"{size:.1f} {unit}"
-    return f"{size / 1000:.1f} TB"

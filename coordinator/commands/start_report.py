@@ -1,6 +1,6 @@
 """What a command says while it starts: each phase with its time, and on a terminal a line that is alive.
 
-Needs nothing but the standard library: it speaks while the others load.
+Needs nothing heavy: it speaks while the others load.
 """
 
 import io
@@ -12,9 +12,13 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Self, TextIO
 
-# Of a phase: its name, the one before, and the seconds that one took.
+from coordinator.commands import amounts
+
+# A message, and fields of it: of a phase its name, the one before, and the seconds that one took.
 Say = Callable[[str, dict[str, object]], None]
 TICK_SECONDS = 0.2
+# So often a log hears how far a phase is.
+SAID_SECONDS = 10.0
 _CLEAR_LINE = "\r\x1b[K"
 
 
@@ -30,7 +34,9 @@ class StartReport:
         self._say: Say | None = None
         self._unsaid: list[tuple[str, dict[str, object]]] = []
         self._phase = ""
-        self._started = self._since = time.monotonic()
+        self._started = self._since = self._said = time.monotonic()
+        # Bytes that the phase has done, of all, and since when.
+        self._progress: tuple[int, int, float] | None = None
         self._ticker: threading.Thread | None = None
         self._above: TextIO = _Above(self._write_above)
 
@@ -63,6 +69,19 @@ class StartReport:
         self._tell(f"starting {phase}{took}", fields)
         self._show()
 
+    def progress(self, done: int, total: int) -> None:
+        """How far the phase is, in bytes; the living line shows it. Any thread."""
+        now = time.monotonic()
+        with self._lock:
+            began = now if self._progress is None else self._progress[2]
+            self._progress = done, total, began
+            is_due = now - self._said >= SAID_SECONDS and self._say is not None
+            if is_due:
+                self._said = now
+        if is_due:
+            text = amounts.progress(done, total, now - began)
+            self._tell(f"{self._phase}: {text}", {"phase": self._phase, "done": done, "total": total})
+
     def done(self) -> None:
         """All phases are over, and it was a start."""
         with self._lock:
@@ -85,7 +104,8 @@ class StartReport:
     def _next(self, phase: str) -> tuple[str, float]:
         now = time.monotonic()
         before, seconds = self._phase, now - self._since
-        self._phase, self._since = phase, now
+        self._phase, self._since, self._said = phase, now, now
+        self._progress = None
         return before, seconds
 
     def _tell(self, message: str, fields: dict[str, object]) -> None:
@@ -110,7 +130,11 @@ class StartReport:
     def _draw(self) -> None:
         with self._lock:
             if self._phase:
-                text = f"starting {self._phase} ... {time.monotonic() - self._since:.0f} s"
+                now = time.monotonic()
+                text = f"starting {self._phase} ... {now - self._since:.0f} s"
+                if self._progress is not None:
+                    done, total, began = self._progress
+                    text += f", {amounts.progress(done, total, now - began)}"
                 self._write(f"{_CLEAR_LINE}{text[: _width(self._stream) - 1]}")
 
     def _lead_log(self, source: TextIO, target: TextIO) -> None:

@@ -19,7 +19,9 @@ _SECURITY = Group(
     "Addresses other than loopback need TLS and API keys. EXPERTMESH_API_KEY may hold one more key.",
 )
 TWO_WORKERS = WorkersConfig(num_workers=2)
-CHECKPOINT = Option("CHECKPOINT", help="folder of a checkpoint")
+CHECKPOINT = Option(
+    "CHECKPOINT", help="folder of a checkpoint, or ORG/NAME[@REVISION] on the Hugging Face hub"
+)
 
 
 @dataclass(frozen=True, slots=True)

@@ -29,6 +29,7 @@ from coordinator.server.build_engine import build_engine, expert_exchange
 from coordinator.server.experts import ServedExperts, open_experts
 from coordinator.server.fronts import Fronts
 from coordinator.server.model_texts import ModelTexts
+from coordinator.server.open_checkpoint import open_checkpoint
 from coordinator.server.open_model import open_model
 from coordinator.server.phases import UNTOLD, Phases
 from coordinator.server.watchers import Watchers
@@ -71,7 +72,7 @@ async def open_server(
         stack.push_async_callback(asyncio.to_thread, watchers.close)
         await stack.enter_async_context(fronts.serving())
         phases("checkpoint")
-        checkpoint = await asyncio.to_thread(Checkpoint.open, config.checkpoint)
+        checkpoint = await asyncio.to_thread(open_checkpoint, config.checkpoint, phases, halt)
         halt.check()
         texts = await asyncio.to_thread(ModelTexts.open, checkpoint)
         stack.callback(texts.close)

@@ -8,6 +8,9 @@ class Phases(Protocol):
 
     def __call__(self, phase: str) -> None: ...
 
+    def progress(self, done: int, total: int) -> None:
+        """Of the phase: bytes that are read or downloaded, and all. Any thread."""
+
     def done(self) -> None: ...
 
 
@@ -15,6 +18,9 @@ class Untold:
     """For a caller that does not want to know."""
 
     def __call__(self, phase: str) -> None:
+        """Says nothing."""
+
+    def progress(self, done: int, total: int) -> None:
         """Says nothing."""
 
     def done(self) -> None:

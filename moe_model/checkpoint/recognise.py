@@ -85,11 +85,7 @@ def is_readable_hugging_face(folder: Path) -> bool:
 
 
 def _missing(path: Path) -> str:
-    if path.is_symlink():
-        return "is a link that leads nowhere"
-    is_hub_name = not path.is_absolute() and len(path.parts) == 2 and not Path(path.parts[0]).exists()
-    hint = "; models are not downloaded, give a folder on this machine" if is_hub_name else ""
-    return f"no such file or folder{hint}"
+    return "is a link that leads nowhere" if path.is_symlink() else "no such file or folder"
 
 
 def _file(path: Path) -> str:

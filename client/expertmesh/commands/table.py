@@ -54,7 +54,9 @@ COMMANDS = {
     "bench": Entry("bench", "bench", "measure this machine: engine, service, dispatch, other systems"),
     "chaos": Entry("chaos", "chaos", "break workers of a live server under load, report what was lost"),
     "import": Entry(
-        "import_arguments", "import_checkpoint", "turn a model of ModularForge or a Mixtral into a checkpoint"
+        "import_arguments",
+        "import_checkpoint",
+        "turn files of ModularForge or Hugging Face into a checkpoint",
     ),
     "inspect": Entry("inspect_arguments", "inspect_checkpoint", "show what a checkpoint holds, verify it"),
     "init": Entry("init_arguments", "init_checkpoint", "write a randomly initialised checkpoint"),

@@ -15,7 +15,8 @@ from moe_model.errors import CheckpointError
 from moe_model.files.piece_file import PieceFile
 from moe_model.files.whole_file import read_file
 
-_TEXTS = (
+# Those that hold no tensors, but for further templates.
+SMALL_FILES = (
     *(HUGGING_FACE_CONFIG, GENERATION_CONFIG, INDEX, TOKENIZER, TOKENIZER_CONFIG, SPECIAL_TOKENS_MAP),
     *(CHAT_TEMPLATE, OLD_TEMPLATE),
 )
@@ -64,7 +65,7 @@ def check_sum(file: PieceFile, expected: str) -> None:
 
 
 def _texts(folder: Path) -> Iterator[str]:
-    yield from (name for name in _TEXTS if is_present(folder / name))
+    yield from (name for name in SMALL_FILES if is_present(folder / name))
     yield from sorted(f"{MORE_TEMPLATES}/{path.name}" for path in (folder / MORE_TEMPLATES).glob("*.jinja"))
 
 

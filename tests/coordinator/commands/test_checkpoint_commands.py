@@ -20,7 +20,8 @@ from coordinator.commands import (
     inspect_arguments,
     inspect_checkpoint,
 )
-from coordinator.commands.progress import format_bytes, progress_line
+from coordinator.commands.amounts import format_bytes
+from coordinator.commands.progress import progress_line
 from moe_model.checkpoint.reader import Checkpoint
 from moe_model.config import ModelConfig
 from moe_model.errors import CheckpointError, ConfigError

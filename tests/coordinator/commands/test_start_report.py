@@ -83,6 +83,34 @@ def test_the_line_is_alive_and_leaves_nothing_behind() -> None:
     assert "start-report" not in {thread.name for thread in threading.enumerate()}
 
 
+def test_the_living_line_says_how_far_a_phase_is() -> None:
+    stream = Terminal()
+    with StartReport(stream, tick=60) as report:
+        report("experts")
+        report.progress(10**9, 4 * 10**9)
+        report._draw()
+        assert stream.getvalue().endswith("starting experts ... 0 s, 1.0 GB of 4.0 GB")
+        report("engine")
+        assert stream.getvalue().endswith("starting engine ... 0 s"), "the next one begins anew"
+
+
+def test_a_log_hears_now_and_then_how_far_a_phase_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 0.0
+    monkeypatch.setattr("coordinator.commands.start_report.time.monotonic", lambda: now)
+    stream = io.StringIO()
+    with StartReport(stream) as report:
+        report.say_with(plainly(stream))
+        report("experts")
+        for second in range(25):
+            now = float(second)
+            report.progress(second * 10**9, 40 * 10**9)
+    assert stream.getvalue().splitlines() == [
+        "starting experts",
+        "experts: 10.0 GB of 40.0 GB, 1.0 GB/s, 30 s left",
+        "experts: 20.0 GB of 40.0 GB, 1.0 GB/s, 20 s left",
+    ]
+
+
 def test_a_line_of_the_log_gets_a_line_of_its_own(root: logging.Logger) -> None:
     """However often the living line is drawn meanwhile."""
     stream = Terminal()

@@ -156,7 +156,6 @@ def test_what_there_is_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     os.mkfifo(tmp_path / "pipe")
     for name, said in (
         ("missing", "no such file or folder"),
-        ("mistralai/Mixtral-8x7B-v0.1", "models are not downloaded"),
         ("link", "is a link that leads nowhere"),
         ("pipe", "is neither a file nor a folder"),
     ):

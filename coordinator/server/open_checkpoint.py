@@ -1,0 +1,26 @@
+"""The checkpoint that an argument means: a folder, or a model by its name on the Hugging Face hub."""
+
+import logging
+from pathlib import Path
+
+from coordinator.server.phases import UNTOLD, Phases
+from moe_model.checkpoint.hub import local_folder
+from moe_model.checkpoint.reader import Checkpoint
+from moe_model.halt import Halt
+
+logger = logging.getLogger(__name__)
+
+
+def open_checkpoint(given: str | Path, phases: Phases = UNTOLD, halt: Halt | None = None) -> Checkpoint:
+    """Downloads what is not there yet. Raises CheckpointError, ConfigError, TokenizerError; HaltedError soon
+    after `halt` was set."""
+    halt = halt or Halt()
+
+    def on_bytes(done: int, total: int) -> None:
+        halt.check()
+        phases.progress(done, total)
+
+    checkpoint = Checkpoint.open(local_folder(given, on_bytes))
+    for note in checkpoint.notes:
+        logger.warning("%s", note)
+    return checkpoint
