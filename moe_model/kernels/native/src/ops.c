@@ -229,45 +229,72 @@ void run_rotary(rotary_op *op, int num_threads) {
 
 typedef struct {
     attention_op *op;
+    long heads_at_once;
     atomic_long next_row, next_task;
     barrier written;
 } attention_job;
 
-static void write_slot(const attention_op *op, const float *from, void *cache, long row) {
+static void write_slot(const attention_op *op, const float *heads, long width, void *cache, long row) {
     const attention_source *s = &op->source;
     const long block = op->slot_T[row] / s->block_size, place = op->slot_T[row] % s->block_size;
     for (long head = 0; head < s->num_kv_heads; head++) {
-        const long at = ((block * s->num_kv_heads + head) * s->block_size + place) * s->head_dim;
-        const float *x = from + row * op->kv_stride + head * s->head_dim;
-        if (s->cache_is_bf16) op->kernels.rows->to_bf16(x, s->head_dim, (uint16_t *)cache + at);
-        else memcpy((float *)cache + at, x, sizeof(float) * s->head_dim);
+        const long at = ((block * s->num_kv_heads + head) * s->block_size + place) * width;
+        const float *x = heads + head * width;
+        if (s->cache_is_bf16) op->kernels.rows->to_bf16(x, width, (uint16_t *)cache + at);
+        else memcpy((float *)cache + at, x, sizeof(float) * width);
     }
+}
+
+static void write_row(const attention_op *op, long row) {
+    write_slot(op, op->k + row * op->k_stride, op->source.head_dim, op->keys, row);
+    if (op->v != NULL) write_slot(op, op->v + row * op->v_stride, op->source.value_width, op->values, row);
+}
+
+/* Of those that see one key head: as many as have room for their scores, and leave work to all threads. */
+static long heads_at_once(const attention_op *op, int num_threads) {
+    const long group = op->source.num_heads / op->source.num_kv_heads;
+    long at_once = at_most(at_most(group, MAX_HEADS_AT_ONCE), op->room / op->most_seen);
+    while (at_once > 1 && op->num_tokens * op->source.num_kv_heads * ceil_div(group, at_once) < 2L * num_threads)
+        at_once = (at_once + 1) / 2;
+    return at_once;
+}
+
+/* Heads `first` on of those that see one key head. */
+static void attend_heads(const attention_op *op, long at_once, long row, long kv_head, long first, float *scores) {
+    const attention_source *s = &op->source;
+    const long length = op->length_T[row], group = s->num_heads / s->num_kv_heads;
+    const heads_of_row heads = {
+        .blocks = op->block_table + op->sequence_T[row] * op->table_stride,
+        .row = row,
+        .first = op->window > 0 && length > op->window ? length - op->window : 0,
+        .end = length,
+        .head = kv_head * group + first,
+        .num_heads = at_most(at_once, group - first),
+    };
+    op->kernels.rows->attend(s, &heads, scores, op->out + (row * s->num_heads + heads.head) * s->value_width);
 }
 
 static void attention_work(void *arg, int thread, int num_threads) {
     attention_job *job = arg;
     const attention_op *op = job->op;
-    attention_source source = op->source;
-    for (long row; (row = take(&job->next_row, 1)) < op->num_tokens;) {
-        write_slot(op, op->k, op->keys, row);
-        write_slot(op, op->v, op->values, row);
-    }
+    for (long row; (row = take(&job->next_row, 1)) < op->num_tokens;) write_row(op, row);
     barrier_wait(&job->written, num_threads);
     /* Head by head, so that the rows of one sequence find its keys in the cache of the core. */
-    const long num_tasks = op->num_tokens * source.num_heads;
+    const long num_kv_heads = op->source.num_kv_heads;
+    const long parts = ceil_div(op->source.num_heads / num_kv_heads, job->heads_at_once);
+    const long num_tasks = op->num_tokens * num_kv_heads * parts;
     long at_once = num_tasks / (num_threads * 16L);
     at_once = at_once < 1 ? 1 : at_once > 16 ? 16 : at_once;
-    float *scores = op->scores + thread * op->longest;
+    float *scores = op->scores + thread * op->room;
     for (long first; (first = take(&job->next_task, at_once)) < num_tasks;)
         for (long task = first; task < num_tasks && task < first + at_once; task++) {
-            const long head = task / op->num_tokens, row = task % op->num_tokens;
-            source.blocks = op->block_table + op->sequence_T[row] * op->table_stride;
-            float *out = op->out + (row * source.num_heads + head) * source.head_dim;
-            op->kernels.rows->attend(&source, row, head, op->length_T[row], scores, out);
+            const long part = task / op->num_tokens;
+            attend_heads(op, job->heads_at_once, task % op->num_tokens, part / parts,
+                         part % parts * job->heads_at_once, scores);
         }
 }
 
 void run_attention(attention_op *op, int num_threads) {
-    attention_job job = {.op = op};
+    attention_job job = {.op = op, .heads_at_once = heads_at_once(op, num_threads)};
     run_parallel(attention_work, &job, num_threads);
 }

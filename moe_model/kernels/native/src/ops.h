@@ -85,20 +85,22 @@ typedef struct {
 
 void run_rotary(rotary_op *op, int num_threads);
 
-/* Writes the step's keys and values to their slots, then attends: out [T, H, d]. */
+/* Writes the step's keys and values to their slots, then attends: out [T, H, value_width]. `v` is NULL where values are
+ * in the keys. A token sees the last `window` of the first `length_T` tokens of its sequence; 0: all of them. */
 typedef struct {
     kernel_set kernels;
-    attention_source source; /* its `blocks` is set per row */
+    attention_source source;
     const float *k, *v;
-    long kv_stride;
+    long k_stride, v_stride;
     void *keys, *values;
     long num_tokens;
     const int64_t *slot_T;
     const int32_t *sequence_T, *length_T;
     const int32_t *block_table;
     long table_stride;
-    float *scores; /* [threads, longest] */
-    long longest;
+    long window, most_seen;
+    float *scores; /* [threads, room]: a thread has room for those of one head at least */
+    long room;
     float *out;
 } attention_op;
 

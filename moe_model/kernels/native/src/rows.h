@@ -27,14 +27,27 @@ typedef struct {
     int y_is_bf16;
 } epilogue;
 
+/* Heads of a row that attend together. */
+#define MAX_HEADS_AT_ONCE 16
+
 typedef struct {
     const float *q; /* rows of [H, d], `q_stride` apart */
     long q_stride;
-    const void *keys, *values; /* one layer: [block, G, block_size, d], so that a head is read in one piece */
+    /* One layer: [block, G, block_size, d], so that a head is read in one piece; of values, `value_stride` in the place of
+     * d. Where values are the first numbers of keys, these are the same. */
+    const void *keys, *values;
     int cache_is_bf16;
-    const int32_t *blocks; /* of the row's sequence */
-    long block_size, num_heads, num_kv_heads, head_dim;
+    long block_size, num_heads, num_kv_heads, head_dim, value_width, value_stride;
+    float scale;
+    const float *sinks_H; /* of each head a logit without a value, or NULL */
 } attention_source;
+
+/* Some heads of a row, which see the same keys: those of tokens `first` to `end` - 1 of the sequence whose blocks these
+ * are. Blocks before that of `first` are not looked at. */
+typedef struct {
+    const int32_t *blocks;
+    long row, first, end, head, num_heads;
+} heads_of_row;
 
 #define MAX_ROTARY_DIM 1024
 
@@ -50,8 +63,8 @@ typedef struct {
     void (*normalise)(const norm *n, const float *x, long width, void *y, int y_is_bf16);
     void (*finish)(const epilogue *e, const float *sums, long first_row, int num_rows, long first_panel,
                    int num_panels);
-    /* One head of one row over its first `length` positions; `scores` has room for them. */
-    void (*attend)(const attention_source *s, long row, long head, long length, float *scores, float *out);
+    /* `scores` has room for those of the heads; out [heads, value_width]. */
+    void (*attend)(const attention_source *s, const heads_of_row *r, float *scores, float *out);
     void (*to_bf16)(const float *x, long n, uint16_t *y);
     /* y = w * x, or y += w * x: two roundings, so that no order of placing experts shows. */
     void (*scale)(const float *x, float w, long n, float *y);

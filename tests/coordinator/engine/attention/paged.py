@@ -7,6 +7,7 @@ import math
 from dataclasses import dataclass, replace
 
 import torch
+from hypothesis import strategies as st
 from torch import Tensor
 
 from coordinator.engine.attention.torch_attention import AttentionPlan
@@ -78,6 +79,28 @@ class Shape:
         if form.sinks_H is not None:
             form = replace(form, sinks_H=form.sinks_H.double())
         return dense_attention(1, len(rows), None)(0, form, q_THd, kept)
+
+
+SMALL = Shape(2, 2, 8)
+FORMS = (
+    Shape(2, 2, 8),
+    Shape(6, 2, 5),
+    Shape(4, 1, 12),
+    Shape(3, 3, 1),
+    Shape(4, 2, 8, scale=0.7),
+    Shape(4, 2, 8, window=1),
+    Shape(6, 2, 5, window=3),
+    Shape(2, 1, 16, window=7),
+    Shape(4, 2, 8, has_sinks=True),
+    Shape(6, 3, 9, window=5, has_sinks=True),
+    Shape(5, 1, 20, value_width=13, scale=0.2),
+    Shape(17, 1, 24, value_width=24),
+    Shape(4, 2, 12, value_width=8, window=4, has_sinks=True),
+    Shape(21, 1, 104, value_width=88),
+    Shape(3, 1, 72, has_sinks=True),
+)
+SHAPES = st.sampled_from(FORMS)
+CUTS = st.lists(st.lists(st.integers(1, 6), min_size=1, max_size=6), min_size=1, max_size=4)
 
 
 def dense_and_paged(
