@@ -12,9 +12,9 @@ SLIDING, FULL = "sliding_attention", "full_attention"
 
 @dataclass(frozen=True, slots=True)
 class GptOssConfig(DecoderConfig):
-    """`layer_types` says of each layer whether a token sees `sliding_window` tokens, itself included, or all;
-    empty: each second layer sees all. `attention_bias`: the four products of attention have biases.
-    `swiglu_limit` and `swiglu_alpha` are those of `SwigluLimit`."""
+    """`layer_types` says of each layer whether a token sees `sliding_window` tokens, itself included, or all.
+    `attention_bias`: the four products of attention have biases. `swiglu_limit` and `swiglu_alpha` are those
+    of `SwigluLimit`."""
 
     sliding_window: int | None = None
     layer_types: tuple[str, ...] = ()
@@ -37,7 +37,6 @@ class GptOssConfig(DecoderConfig):
 
     def windows(self, n_layers: int) -> tuple[int | None, ...]:
         """By layer. Raises ConfigError for another number of layers than the types are of."""
-        types = self.layer_types or tuple((SLIDING, FULL)[layer % 2] for layer in range(n_layers))
-        if len(types) != n_layers:
-            raise ConfigError(f"layer_types: {len(types)} for {n_layers} layers")
-        return tuple(self.sliding_window if each == SLIDING else None for each in types)
+        if len(self.layer_types) != n_layers:
+            raise ConfigError(f"layer_types: {len(self.layer_types)} for {n_layers} layers")
+        return tuple(self.sliding_window if each == SLIDING else None for each in self.layer_types)

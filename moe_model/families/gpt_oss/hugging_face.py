@@ -3,7 +3,7 @@
 from typing import Any, ClassVar
 
 from moe_model.config import ModelConfig
-from moe_model.families.gpt_oss.config import GptOssConfig
+from moe_model.families.gpt_oss.config import FULL, SLIDING, GptOssConfig
 from moe_model.families.hugging_face import ConfigKeys, Sources, TensorSource
 from moe_model.families.published import PublishedFolder
 
@@ -31,13 +31,17 @@ class GptOssFolder(PublishedFolder):
         # The authors' own names of two that are there under the common ones.
         keys.expect("experts_per_token", top_k)
         keys.ignore("initial_context_length")
+        n_layers = keys.count("num_hidden_layers", 36)
+        layer_types = keys.items("layer_types", str)
+        if layer_types is None:
+            layer_types = tuple((SLIDING, FULL)[layer % 2] for layer in range(n_layers))
         return ModelConfig(
             family="gpt_oss",
             d_model=keys.count("hidden_size", 2880),
             n_heads=keys.count("num_attention_heads", 64),
             n_kv_heads=keys.count("num_key_value_heads", 0 if keys.is_null("num_key_value_heads") else 8),
             head_dim=keys.count("head_dim", 0 if keys.is_null("head_dim") else 64),
-            n_layers=keys.count("num_hidden_layers", 36),
+            n_layers=n_layers,
             d_ff=keys.count("intermediate_size", 2880),
             n_experts=keys.count("num_local_experts", 128),
             top_k=top_k,
@@ -49,7 +53,7 @@ class GptOssFolder(PublishedFolder):
                 rope_theta=rope.theta,
                 rope_scaling=rope.scaling,
                 sliding_window=self._window(keys),
-                layer_types=keys.items("layer_types", str) or (),
+                layer_types=layer_types,
                 attention_bias=keys.flag("attention_bias", default=True),
                 swiglu_limit=keys.number("swiglu_limit", 7.0),
                 swiglu_alpha=keys.number("swiglu_alpha", 1.702),

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from moe_model.families.gpt_oss.config import GptOssConfig
+from moe_model.families.gpt_oss.config import FULL, SLIDING, GptOssConfig
 from moe_model.families.minimax_m2.config import MiniMaxConfig
 from moe_model.kernels.choice import KernelChoice
 from tests.coordinator.engine.versions.test_exchange import expected, refused, requests, run
@@ -15,7 +15,9 @@ from tests.native import KERNELS
 
 # Their routers have a bias, or a correction of the choice, beside the weights.
 ROUTERS = {
-    "bias": replace(CONFIG, family="gpt_oss", own=GptOssConfig(sliding_window=5)),
+    "bias": replace(
+        CONFIG, family="gpt_oss", own=GptOssConfig(sliding_window=5, layer_types=(SLIDING, FULL))
+    ),
     "correction": replace(CONFIG, family="minimax_m2", own=MiniMaxConfig()),
 }
 

@@ -1,0 +1,36 @@
+"""A key that a config.json does not have means what transformers' class has for it."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import transformers
+
+from moe_model.checkpoint.hugging_face.folder import read_config
+from moe_model.config import ModelConfig
+from moe_model.errors import ConfigError
+from moe_model.families import HUGGING_FACE
+
+# Of a type that the library has under another name: the same network as the second one.
+_SAME = {"kimi_k2": "deepseek_v3"}
+MODEL_TYPES = [name for name in HUGGING_FACE if name not in _SAME]
+
+
+def ours(data: dict[str, Any]) -> ModelConfig:
+    return read_config(data, Path("config.json"))[1]
+
+
+@pytest.mark.parametrize("model_type", MODEL_TYPES)
+def test_an_absent_key_has_the_librarys_default(model_type: str) -> None:
+    full: dict[str, Any] = json.loads(transformers.CONFIG_MAPPING[model_type]().to_json_string())
+    expected = ours(full)
+    assert ours({"model_type": model_type}) == expected
+    for key in full.keys() - {"model_type"}:
+        assert ours({name: value for name, value in full.items() if name != key}) == expected, key
+
+
+@pytest.mark.parametrize("model_type", MODEL_TYPES)
+def test_a_key_that_is_not_known_is_refused(model_type: str) -> None:
+    with pytest.raises(ConfigError, match=r"config.json: unknown key 'of_another_model'"):
+        ours({"model_type": model_type, "of_another_model": 1})
