@@ -2,7 +2,7 @@
 
 from torch import Tensor
 
-from tests.families.case import Case
+from tests.families.case import Case, Json
 
 _TYPES = ["full_attention", "sliding_attention", "full_attention"]
 
@@ -13,6 +13,11 @@ def _strong(name: str, tensor: Tensor) -> None:
         tensor.mul_(6).add_(1)
     if name.endswith("gate_up_proj"):
         tensor.mul_(2)
+
+
+def _say_default(data: Json) -> None:
+    """Without a scaling a gpt-oss has yarn."""
+    data["rope_scaling"] = data["rope_scaling"] or {"type": "default"}
 
 
 GPT_OSS = Case(
@@ -31,9 +36,19 @@ GPT_OSS = Case(
         "no windows": {"layer_types": ["full_attention"] * 3},
         "no biases": {"attention_bias": False},
         "another gate": {"swiglu_alpha": 0.7, "swiglu_limit": 7.0},
+        "yarn": {"rope_parameters": None},
+        "other yarn": {
+            "rope_parameters": {
+                "rope_type": "yarn",
+                "rope_theta": 3e3,
+                "factor": 4.0,
+                "original_max_position_embeddings": 40,
+            },
+        },
         "odd sizes": {"hidden_size": 39, "intermediate_size": 13, "num_local_experts": 5, "head_dim": 6},
         "tied": {"tie_word_embeddings": True},
     },
     served=(),
+    age=_say_default,
     adjust=_strong,
 )
