@@ -15,6 +15,7 @@ from moe_model.config import LIMITS
 from moe_model.errors import TokenizerError
 from moe_model.files import strict_json
 from moe_model.files.strict_json import brief
+from moe_model.text.known_patterns import KNOWN_PATTERNS
 from moe_model.text.model_json import check_model, check_token, model_type, slow_model
 from moe_model.text.post_processor import prefix_of
 from moe_model.text.token_kinds import MAX_AFFIX_CHARS, SPACE_MARK, TokenKind, kind_of
@@ -27,29 +28,6 @@ MAX_STEPS = 32
 _ENTRIES_PER_TOKEN = 16
 _MORE_ENTRIES = 1 << 16
 
-_ENDINGS = "'s|'t|'re|'ve|'m|'ll|'d"
-_WORDS = r"[^\r\n\p{L}\p{N}]?\p{L}+"
-_SIGNS = r" ?[^\s\p{L}\p{N}]+[\r\n]*"
-_SPACES = r"\s*[\r\n]+|\s+(?!\S)|\s+"
-_BIG, _SMALL = r"[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]", r"[\p{Ll}\p{Lm}\p{Lo}\p{M}]"
-_BEFORE = r"[^\r\n\p{L}\p{N}]?"
-# GPT-2; Llama 3 and cl100k; Qwen 2; o200k and gpt-oss; pieces of DeepSeek's, Falcon's and others'. Each goes
-# over a text once: whatever one alternative gives up, another takes.
-KNOWN_PATTERNS = frozenset(
-    {
-        rf"{_ENDINGS}| ?\p{{L}}+| ?\p{{N}}+| ?[^\s\p{{L}}\p{{N}}]+|\s+(?!\S)|\s+",
-        rf"(?i:{_ENDINGS})|{_WORDS}|\p{{N}}{{1,3}}|{_SIGNS}|{_SPACES}",
-        rf"(?i:{_ENDINGS})|{_WORDS}|\p{{N}}|{_SIGNS}|{_SPACES}",
-        rf"{_BEFORE}{_BIG}*{_SMALL}+(?i:{_ENDINGS})?|{_BEFORE}{_BIG}+{_SMALL}*(?i:{_ENDINGS})?"
-        rf"|\p{{N}}{{1,3}}| ?[^\s\p{{L}}\p{{N}}]+[\r\n/]*|{_SPACES}",
-        r"\p{N}{1,3}",
-        r"\p{N}",
-        r"[0-9][0-9][0-9]",
-        r"\d",
-        r"\s",
-        r" ",
-    }
-)
 # Steps that cost as much as the text is long, and at most so many bytes for each of its own.
 _PLAIN_GROWTH = {
     **dict.fromkeys(("NFC", "NFD"), 3),

@@ -1,11 +1,15 @@
 """Which tokenizer.json files are taken as they are, and which of their steps are known to be quick."""
 
 import json
+import time
 from typing import Any
 
 import pytest
+import tokenizers
+from tokenizers import pre_tokenizers
 
 from moe_model.errors import TokenizerError
+from moe_model.text.known_patterns import BY_MODEL
 from moe_model.text.tokenizer import Tokenizer, vocabulary_of
 from moe_model.text.tokenizer_json import read_tokenizer_json
 from tests.models import GOLDEN
@@ -18,6 +22,14 @@ PUBLISHED = {
     "llama3": r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+",  # noqa: E501
     "qwen2": r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+",  # noqa: E501
     "o200k": r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+(?i:'s|'t|'re|'ve|'m|'ll|'d)?|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*(?i:'s|'t|'re|'ve|'m|'ll|'d)?|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+",  # noqa: E501
+    "qwen3.5": r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?[\p{L}\p{M}]+|\p{N}| ?[^\s\p{L}\p{M}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+",  # noqa: E501
+    "tekken": r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+",  # noqa: E501
+    # As it stands in the file, where a line end is itself.
+    "deepseek3": json.loads(
+        r'''"[!\"#$%&'()*+,\\-./:;<=>?@\\[\\\\\\]^_`{|}~][A-Za-z]+|[^\r\n\\p{L}\\p{P}\\p{S}]?[\\p{L}\\p{M}]+| ?[\\p{P}\\p{S}]+[\r\n]*|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+"'''  # noqa: E501
+    ),
+    "deepseek3, ideographs": "[一-龥぀-ゟ゠-ヿ]+",
+    "digits": r"\p{N}{1,3}",
 }
 
 
@@ -82,3 +94,37 @@ def test_a_large_vocabulary_is_not_too_large() -> None:
     file = golden()
     file["model"]["vocab"] |= {f"t{number:06}": number for number in range(320, 50_000)}
     assert len(vocabulary_of(json.dumps(file).encode(), 50_000)) == 50_000
+
+
+# What a pattern that looks back, or ahead from everywhere, is slow with.
+LONG = [
+    " ",
+    "\n",
+    " \n",
+    "a",
+    "A",
+    "aA",
+    "e\u0301",
+    "東",
+    "あ漢",
+    "!",
+    "! ",
+    "'",
+    "'s",
+    "1",
+    "1a",
+    "\x00",
+    " \u0301",
+    "\ufeff ",
+]
+
+
+@pytest.mark.parametrize("name", BY_MODEL)
+def test_a_known_pattern_takes_time_in_proportion(name: str) -> None:
+    """A few milliseconds for 32,768 characters; what goes as their square takes a second."""
+    split = pre_tokenizers.Split(tokenizers.Regex(BY_MODEL[name]), "isolated")
+    for unit in LONG:
+        text = (unit * (1 << 15))[: 1 << 15] + "東"
+        start = time.process_time()
+        split.pre_tokenize_str(text)
+        assert time.process_time() - start < 0.4, unit
