@@ -85,8 +85,6 @@ DEEPSEEK_V2 = Case(
         "greedy": {"topk_method": "greedy", "n_routed_experts": 7},
         "greedy in spite of groups": {"topk_method": "greedy", "n_group": 4, "topk_group": 1},
     },
-    # Not before the native kernels attend to latents.
-    served=(),
     age=_age_v2,
 )
 DEEPSEEK_V3 = Case(
@@ -107,8 +105,6 @@ DEEPSEEK_V3 = Case(
         "one group": {"n_group": 1, "topk_group": 1, "n_routed_experts": 7, "num_experts_per_tok": 3},
         "all groups": {"n_group": 5, "topk_group": 5},
     },
-    # Not before the native kernels attend to latents.
-    served=(),
     age=_age_v3,
 )
 # Its folders are those of DeepSeek-V3, but for the name of the type and the sizes.
