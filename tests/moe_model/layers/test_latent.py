@@ -102,10 +102,10 @@ def expanded(spec: LatentAttention, tensors: dict[str, Tensor], x_TD: Tensor, po
         q = product(n_TD, "q")
     else:
         q = product(norm(product(n_TD, "q_down"), found["q_norm.weight"], 1e-6), "q_up")
-    q_plain, q_turning = q.view(len(x_TD), H, -1).split([plain, turning], dim=-1)
-    latent, key = product(n_TD, "kv_down").split([spec.latent_rank, turning], dim=-1)
+    q_plain, q_turning = torch.split(q.view(len(x_TD), H, -1), [plain, turning], dim=-1)
+    latent, key = torch.split(product(n_TD, "kv_down"), [spec.latent_rank, turning], dim=-1)
     heads = product(norm(latent, found["kv_norm.weight"], 1e-6), "kv_up").view(len(x_TD), H, -1)
-    k_plain, v_THv = heads.split([plain, spec.value_width], dim=-1)
+    k_plain, v_THv = torch.split(heads, [plain, spec.value_width], dim=-1)
     k_turning = turned(key[:, None]).expand(-1, H, -1)
     q_THd = torch.cat([q_plain, turned(q_turning)], dim=-1)
     k_THd = torch.cat([k_plain, k_turning], dim=-1)
