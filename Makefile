@@ -49,12 +49,13 @@ chaos: install  ## all scenarios of failure; those of networks need root, iprout
 test-slow: install  ## the tests that take a minute each
 	$(BIN)/python -m pytest -m slow $(ARGS)
 
-check: install  ## format, lint, types, stale stubs, stale page of options
+check: install  ## format, lint, types, stale stubs, stale pages
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/python scripts/generate_protos.py --check
 	$(BIN)/python scripts/option_page.py --check
+	$(BIN)/python scripts/model_page.py --check
 
 format: install  ## format and fix what can be fixed
 	$(BIN)/ruff format .
@@ -63,8 +64,9 @@ format: install  ## format and fix what can be fixed
 protos: install  ## regenerate the gRPC stubs
 	$(BIN)/python scripts/generate_protos.py
 
-pages: install  ## write docs/options.md and the table of docs/fields.md from where options and fields are declared
+pages: install  ## write docs/options.md and the tables of docs/models.md and docs/fields.md from where their facts are declared
 	$(BIN)/python scripts/option_page.py
+	$(BIN)/python scripts/model_page.py
 	$(BIN)/python -m tests.coordinator.api.field_page
 
 bench: install  ## the data plane, then decode and prefill rates of the default 54.6 M model

@@ -1,6 +1,6 @@
 """How much memory a model's parts take, from its config alone: no file is read.
 
-What a process needs beside is its libraries' (`PROCESS_BYTES`), the coordinator's cache, and the rows of a step.
+What a process needs beside is its libraries' (`PROCESS_BYTES`), the coordinator's cache, and a step's rows.
 """
 
 from dataclasses import dataclass

@@ -72,8 +72,9 @@ def test_every_option_of_an_operator_s_command_is_on_a_page(command: str) -> Non
     assert missing == set(), "say them in docs/operating.md"
 
 
-def test_the_page_of_options_is_what_is_declared() -> None:
-    command = [sys.executable, str(ROOT / "scripts" / "option_page.py"), "--check"]
+@pytest.mark.parametrize("script", ["option_page.py", "model_page.py"])
+def test_pages_are_what_is_declared(script: str) -> None:
+    command = [sys.executable, str(ROOT / "scripts" / script), "--check"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     assert done.stderr == ""
     assert done.returncode == 0
