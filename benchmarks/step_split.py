@@ -20,7 +20,7 @@ from coordinator.engine.core.engine import Engine
 from coordinator.engine.core.model_runner import ModelRunner
 from coordinator.engine.core.scheduler import Scheduler
 from coordinator.engine.sampling.sampler import Drawn, Sampler
-from coordinator.server.build_engine import cache_sizes
+from coordinator.server.cache_budget import cache_sizes
 from coordinator.server.compute import dtype_of
 from expert_workers.dispatch.pool_stats import DispatchRecord
 from expert_workers.transports.base import FailureReason
@@ -170,7 +170,7 @@ def timed_engine(
 ) -> Engine:
     """An engine like build_engine's, without overlap: what runs at once has no times of its own."""
     kernels = choose_kernels(config.kernels, "cpu", config.num_threads)
-    sizes = cache_sizes(checkpoint, config)
+    sizes = cache_sizes(checkpoint.config, config)
     spec = family_of(checkpoint.config).cache_spec(checkpoint.config)
     cache = KVCache(spec, sizes, dtype_of(config), layout=kernels.cache_layout)
     shared = _timed_shared(checkpoint, config, kernels, split)

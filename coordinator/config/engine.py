@@ -20,7 +20,8 @@ def _micro_batches(text: str) -> int | None:
 class EngineConfig:
     """num_threads: None for all cores that the process may use.
     block_size: positions of one block of the KV cache.
-    kv_cache_bytes: the most; None for 1 GiB, or a quarter of the memory that there is for the process.
+    max_context: positions of the longest sequence; None for the model's own.
+    kv_cache_bytes: the most; None for half of the memory that is left when the weights are loaded.
     micro_batches: parts of a step in flight where experts run in workers; None for what was measured.
     """
 
@@ -71,14 +72,22 @@ class EngineConfig:
             help="token budget of one step; longer prompts are computed in chunks (%(default)s)",
         ),
     ] = 512
+    max_context: Annotated[
+        int | None,
+        Option(
+            "--max-context",
+            parse=positive,
+            metavar="N",
+            help="most tokens of a prompt and its output (as many as the model has positions)",
+        ),
+    ] = None
     kv_cache_bytes: Annotated[
         int | None,
         Option(
             "--kv-cache-mib",
             parse=mebibytes,
             metavar="N",
-            help="most memory for keys and values, in MiB (1024; less where there is less than 4 GiB of "
-            "memory)",
+            help="most memory for keys and values, in MiB (half of what is left when the weights are loaded)",
         ),
     ] = None
     prefix_caching: Annotated[
@@ -97,7 +106,7 @@ class EngineConfig:
     block_size: int = DEFAULT_BLOCK_SIZE
 
     def __post_init__(self) -> None:
-        for name in ("block_size", "kv_cache_bytes", "max_num_seqs", "max_step_tokens"):
+        for name in ("block_size", "kv_cache_bytes", "max_context", "max_num_seqs", "max_step_tokens"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ConfigError(f"{name}: {value} is less than 1")

@@ -4,7 +4,7 @@ import logging
 
 from coordinator.config.engine import EngineConfig
 from coordinator.engine.attention.kernel_attention import attention_plan
-from coordinator.engine.cache.cache_sizes import CacheSizes, Demand, sizes_for
+from coordinator.engine.cache.cache_sizes import CacheSizes, cache_bytes
 from coordinator.engine.cache.kv_cache import KVCache
 from coordinator.engine.core.engine import Engine
 from coordinator.engine.core.model_runner import ModelRunner
@@ -14,6 +14,7 @@ from coordinator.engine.core.prepared import NO_VOCABULARY, Preparer
 from coordinator.engine.core.scheduler import Scheduler
 from coordinator.engine.versions.exchange import ExchangedExperts, ExpertExchange, SwitchEngine
 from coordinator.engine.versions.model_versions import ModelVersions
+from coordinator.server.cache_budget import cache_sizes, max_context
 from coordinator.server.compute import device_of, dtype_of
 from moe_model.checkpoint.reader import Checkpoint
 from moe_model.families import family_of
@@ -21,20 +22,9 @@ from moe_model.kernels.base import Router
 from moe_model.kernels.choice import choose_kernels
 from moe_model.layers.router import RouterWeights
 from moe_model.loading import load_model
-from moe_model.machine import memory_bytes
 from moe_model.versions.running_experts import RunningExperts
 
 logger = logging.getLogger(__name__)
-
-MAX_DEFAULT_KV_BYTES = 1 << 30
-
-
-def cache_sizes(checkpoint: Checkpoint, config: EngineConfig) -> CacheSizes:
-    """Raises ConfigError where the budget is too small for one sequence."""
-    most = config.kv_cache_bytes or min(MAX_DEFAULT_KV_BYTES, memory_bytes() // 4)
-    spec = family_of(checkpoint.config).cache_spec(checkpoint.config)
-    demand = Demand(checkpoint.config.max_seq_len, config.max_num_seqs, config.max_step_tokens)
-    return sizes_for(spec, config.block_size, dtype_of(config), demand, most)
 
 
 def build_engine(
@@ -45,11 +35,15 @@ def build_engine(
     preparer: Preparer = NO_VOCABULARY,
 ) -> Engine:
     """Loads the shared part and puts an engine around it. Raises CheckpointError, ConfigError."""
-    sizes, device = cache_sizes(checkpoint, config), device_of(config)
+    longest, device = max_context(checkpoint.config, config), device_of(config)
     kernels = choose_kernels(config.kernels, device, config.num_threads)
-    spec = family_of(checkpoint.config).cache_spec(checkpoint.config)
-    cache = KVCache(spec, sizes, dtype_of(config), device, layout=kernels.cache_layout)
     model = load_model(checkpoint, experts, dtype_of(config), device, kernels)
+    spec, sizes = (
+        family_of(checkpoint.config).cache_spec(checkpoint.config),
+        cache_sizes(checkpoint.config, config),
+    )
+    cache = KVCache(spec, sizes, dtype_of(config), device, layout=kernels.cache_layout)
+    _log_sizes(sizes, longest, cache_bytes(spec, sizes, dtype_of(config)))
     scheduler = Scheduler(
         sizes,
         config.max_num_seqs,
@@ -59,8 +53,21 @@ def build_engine(
     overlap = Overlap(config.micro_batches) if experts.answers_travel else None
     versions = ModelVersions(model, experts)
     runner = ModelRunner(model, cache, attention_plan(kernels), overlap, versions=versions)
-    max_seq_len = checkpoint.config.max_seq_len
-    return Engine(scheduler, runner, max_seq_len, experts, observer, versions, preparer)
+    return Engine(scheduler, runner, longest, experts, observer, versions, preparer)
+
+
+def _log_sizes(sizes: CacheSizes, longest: int, num_bytes: int) -> None:
+    capacity = sizes.capacity_tokens(longest)
+    logger.info(
+        "cache: holds %d tokens in %d MiB at most; contexts have up to %d", capacity, num_bytes >> 20, longest
+    )
+    if capacity < longest:
+        logger.warning(
+            "cache: %d tokens are less than a context of %d: requests that need more are refused; "
+            "--kv-cache-mib gives it more memory",
+            capacity,
+            longest,
+        )
 
 
 def expert_exchange(

@@ -44,6 +44,7 @@ T = TypeVar("T")
 class RunningServer:
     """A server that can serve. `failed` says why it must stop, if it must."""
 
+    model: ServedModel
     fronts: Fronts
     engine: EngineClient
     startup_seconds: float
@@ -85,7 +86,11 @@ async def open_server(
         stack.push_async_callback(engine.close)
         phases("warm-up")
         await halt.unless_set(_warm_up(engine))
-        model = replace(model, current_experts=lambda: engine.model().experts)
+        model = replace(
+            model,
+            current_experts=lambda: engine.model().experts,
+            kv_capacity_tokens=engine.stats().kv_capacity_tokens,
+        )
         metric_sources = MetricSources(engine.stats, engine.model, engine.workers, config.engine.block_size)
         watchers.metrics.open(model.name, model.max_context, metric_sources)
         operations = Operations(_facts(config, model), engine)
@@ -96,7 +101,7 @@ async def open_server(
         stack.callback(gc.unfreeze)
         halt.check()
         await fronts.open(Backend(model, engine), operations, sources)
-        yield RunningServer(fronts, engine, time.monotonic() - started, failed)
+        yield RunningServer(model, fronts, engine, time.monotonic() - started, failed)
 
 
 async def _entered(opened: AbstractContextManager[T], stack: AsyncExitStack) -> T:

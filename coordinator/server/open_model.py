@@ -3,13 +3,14 @@
 import asyncio
 from collections.abc import Mapping
 from contextlib import AsyncExitStack
+from dataclasses import replace
 
 from coordinator.api.shared.served_model import ServedModel
 from coordinator.api.text.chat_template import ChatTemplate
 from coordinator.config.engine import EngineConfig
 from coordinator.config.model import ModelOptions
 from coordinator.config.serve import ServeConfig
-from coordinator.server.build_engine import cache_sizes
+from coordinator.server.cache_budget import foreseen_sizes, max_context
 from coordinator.server.model_texts import ModelTexts
 from moe_model.checkpoint.generation_defaults import GenerationDefaults
 from moe_model.checkpoint.manifest import CHAT_TEMPLATE
@@ -34,17 +35,19 @@ async def open_model(
 def served_model(
     checkpoint: Checkpoint, options: ModelOptions, config: EngineConfig, texts: ModelTexts
 ) -> ServedModel:
-    """What the fronts know about the model. Raises CheckpointError, ConfigError."""
+    """What the fronts know about the model before its weights are loaded: what its cache holds is what it
+    would with plenty of memory. Raises CheckpointError, ConfigError."""
     tokenizer = texts.tokenizer
+    context = max_context(checkpoint.config, config)
     return ServedModel(
         name=options.name or checkpoint.name,
-        config=checkpoint.config,
+        config=replace(checkpoint.config, max_seq_len=context),
         generation_defaults=checkpoint.generation,
         tokenizer=tokenizer,
         unread_tokenizer=texts.unread,
         architecture=family_of(checkpoint.config).architecture,
         max_output_tokens=options.max_output_tokens,
-        kv_capacity_tokens=cache_sizes(checkpoint, config).capacity_tokens(checkpoint.config.max_seq_len),
+        kv_capacity_tokens=foreseen_sizes(checkpoint.config, config).capacity_tokens(context),
         aliases=options.aliases,
         default_overflow=options.context_overflow,
         chat_template=_chat_template(checkpoint, options, tokenizer),

@@ -108,7 +108,8 @@ def _announce(config: ServeConfig, server: RunningServer) -> None:
     num_up = sum(worker.is_up for worker in status.workers)
     sys.stdout.write(
         f"READY {server.fronts.describe()} workers={num_up} replicas={status.num_replicas} "
-        f"dtype={dtype} device={device} startup_seconds={server.startup_seconds:.2f}\n"
+        f"dtype={dtype} device={device} max_context={server.model.max_context} "
+        f"kv_tokens={server.model.kv_capacity_tokens} startup_seconds={server.startup_seconds:.2f}\n"
     )
     sys.stdout.flush()
     for line in describe_workers(status.workers):

@@ -158,7 +158,7 @@ class WindowPool:
 
     def check_integrity(self, tables: Seq[BlockTable]) -> None:
         self.allocator.check_integrity(table.held for table in tables)
-        assert self._num_promised == sum(table.num_reserved for table in tables), "promised to nobody"
+        assert self._num_promised == sum(table.num_reserved for table in tables), "promised to no sequence"
         assert self._num_promised <= self._num_promisable, "more is promised than there is"
 
     def _wanted(self, context_len: int) -> int:

@@ -89,7 +89,7 @@ class BlockPools:
                 allocator.remember(table.ids[place], key)
 
     def forget(self, sequence: Sequence) -> None:
-        """Lets nobody find what it has."""
+        """Lets no other sequence find what it has."""
         for allocator, table in zip(self._allocators, sequence.tables, strict=True):
             allocator.forget(table.held)
 

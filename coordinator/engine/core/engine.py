@@ -76,6 +76,8 @@ class Engine:
         self._writer = OutputWriter()
         self._num_steps = 0
         self._stopped: EngineError | None = None
+        capacity = scheduler.pools.capacity_tokens
+        self._capacity_tokens = max_seq_len if capacity is None else capacity
 
     @property
     def has_work(self) -> bool:
@@ -90,6 +92,7 @@ class Engine:
             num_free_blocks=scheduler.pools.num_free,
             num_blocks=scheduler.pools.num_blocks,
             kv_usage=0.0 if stopped else scheduler.pools.usage,
+            kv_capacity_tokens=self._capacity_tokens,
             num_steps=self._num_steps,
             num_preemptions=scheduler.num_preemptions,
             prefix_queries=scheduler.prefix_cache.num_queries,
@@ -197,8 +200,8 @@ class Engine:
         if max_output < 1 and request.stop.max_tokens > 0:
             raise UserError(f"max_tokens: no token fits after a prompt of {num_prompt}")
         longest = num_prompt + max_output
-        capacity = self._scheduler.pools.capacity_tokens
-        if capacity is not None and min(longest, self._max_seq_len) > capacity:
+        capacity = self._capacity_tokens
+        if min(longest, self._max_seq_len) > capacity:
             raise CapacityError(f"request needs {longest} tokens of KV cache, there are {capacity}")
 
     def _run(self, step: Step) -> StepResult:

@@ -9,13 +9,15 @@ from moe_model.versions.expert_versions import ExpertModule
 @dataclass(frozen=True, slots=True)
 class EngineStats:
     """A snapshot between two steps. Running and waiting are sequences; `prefix_*` count prompt tokens. Blocks
-    are those of all groups of the KV cache, `kv_usage` is the part in use of the fullest one, in [0, 1]."""
+    are those of all groups of the KV cache, `kv_usage` is the part in use of the fullest one, in [0, 1];
+    `kv_capacity_tokens` are what one sequence can have at most."""
 
     num_running: int = 0
     num_waiting: int = 0
     num_free_blocks: int = 0
     num_blocks: int = 0
     kv_usage: float = 0.0
+    kv_capacity_tokens: int = 0
     num_steps: int = 0
     num_preemptions: int = 0
     prefix_queries: int = 0

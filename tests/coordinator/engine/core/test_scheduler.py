@@ -1,5 +1,6 @@
 """Scheduler: budgets, fairness, preemption, and that nothing is ever lost. No model anywhere."""
 
+from collections.abc import Sequence as Seq
 from dataclasses import dataclass, field
 from itertools import count
 
@@ -11,9 +12,11 @@ from coordinator.engine.core.scheduler import Scheduler, Step
 from coordinator.engine.core.sequence import Sequence
 from coordinator.engine.messages.request import ContextOverflow, Request, StopRules
 from moe_model.sampling.params import SamplingParams
-from tests.cache_sizes import whole_sizes
+from tests.cache_sizes import whole_sizes, window_sizes
 
 WINDOW = 12
+# Of groups of layers.
+WINDOWS = st.lists(st.sampled_from([None, 1, 2, 5, 8, 30]), min_size=1, max_size=3, unique=True)
 # Different prompts, so that nothing is shared; what sharing does is test_prefix_cache.py's.
 KEYS = count()
 
@@ -22,6 +25,15 @@ def scheduler(
     num_blocks: int = 32, block_size: int = 4, max_num_seqs: int = 8, max_step_tokens: int = 64
 ) -> Scheduler:
     return Scheduler(whole_sizes(num_blocks, block_size), max_num_seqs, max_step_tokens)
+
+
+def windowed(
+    windows: Seq[int | None], num_blocks: int, block_size: int, max_num_seqs: int, max_step_tokens: int
+) -> Scheduler:
+    """Windows get what fewer sequences need than may run, so that they are full as well."""
+    few = max(1, max_num_seqs - 2)
+    sizes = window_sizes(windows, num_blocks, block_size, few, max_step_tokens, WINDOW)
+    return Scheduler(sizes, max_num_seqs, max_step_tokens)
 
 
 def sequence(name: str, prompt_len: int = 3) -> Sequence:
@@ -53,7 +65,9 @@ def check(target: Scheduler, step: Step) -> None:
         assert 1 <= chunk.num_tokens <= chunk.sequence.num_remaining
         assert chunk.samples == (chunk.num_tokens == chunk.sequence.num_remaining)
         needed = chunk.start + chunk.num_tokens
-        assert needed <= len(chunk.sequence.tables[0]) * target.pools.block_size
+        for table in chunk.sequence.tables:
+            assert needed <= len(table) * target.pools.block_size
+            assert all(table.held), "a place without a block"
 
 
 def shape(step: Step) -> list[tuple[str, int, int, bool]]:
@@ -190,6 +204,7 @@ class History:
     block_size=st.integers(4, 5),
     max_num_seqs=st.integers(1, 6),
     max_step_tokens=st.integers(1, 20),
+    windows=WINDOWS,
     moves=st.lists(
         st.one_of(
             st.tuples(st.just("add"), st.integers(1, 20)),
@@ -205,9 +220,10 @@ def test_any_history_loses_nothing_and_makes_progress(
     block_size: int,
     max_num_seqs: int,
     max_step_tokens: int,
+    windows: list[int | None],
     moves: list[tuple[str, int]],
 ) -> None:
-    history = History(scheduler(num_blocks, block_size, max_num_seqs, max_step_tokens))
+    history = History(windowed(windows, num_blocks, block_size, max_num_seqs, max_step_tokens))
     for kind, number in moves:
         _move(history, kind, number)
         history.target.check_integrity()
@@ -236,9 +252,11 @@ def _move(history: History, kind: str, number: int) -> None:
             assert run_step(target).chunks, "there is work and none was scheduled"
 
 
-@given(st.integers(3, 9), st.integers(1, 14), st.lists(st.integers(1, 20), min_size=1, max_size=8))
-def test_everyone_finishes(num_blocks: int, max_step_tokens: int, prompt_lens: list[int]) -> None:
-    target = scheduler(num_blocks, 4, 8, max_step_tokens)
+@given(st.integers(3, 9), st.integers(1, 14), WINDOWS, st.lists(st.integers(1, 20), min_size=1, max_size=8))
+def test_everyone_finishes(
+    num_blocks: int, max_step_tokens: int, windows: list[int | None], prompt_lens: list[int]
+) -> None:
+    target = windowed(windows, num_blocks, 4, 8, max_step_tokens)
     left = [sequence(str(n), length) for n, length in enumerate(prompt_lens)]
     added(target, *left)
     for _ in range(3000):
@@ -250,3 +268,29 @@ def test_everyone_finishes(num_blocks: int, max_step_tokens: int, prompt_lens: l
                 target.remove(chunk.sequence)
     assert not left
     assert target.pools.num_free == target.pools.num_blocks
+
+
+@given(st.integers(1, 9), st.integers(1, 40), st.integers(1, 5), st.lists(st.booleans(), max_size=30))
+def test_a_window_keeps_no_more_than_it_and_the_step(
+    window: int, max_step_tokens: int, block_size: int, failures: list[bool]
+) -> None:
+    """However the steps are cut, and whichever of them fail."""
+    sizes = window_sizes([window, None], 64, block_size, 3, max_step_tokens, 60)
+    target = Scheduler(sizes, 3, max_step_tokens)
+    for length in (50, 9, 1):
+        rules = StopRules(max_tokens=1000, context_overflow=ContextOverflow.SLIDE)
+        prompt = (length,) * length
+        target.add(
+            Sequence(Request(str(length), prompt, SamplingParams(), rules), 60, block_size, key=length)
+        )
+    for fails in [*failures, *[False] * 30]:
+        step = target.schedule()
+        target.check_integrity()
+        for chunk in step.chunks:
+            (whole, narrow) = sorted(chunk.sequence.tables, key=lambda table: table.first)
+            assert whole.first == 0
+            most = window - 1 + chunk.num_tokens + 2 * (block_size - 1)
+            assert len(narrow.held) * block_size <= most
+            assert narrow.first * block_size <= max(0, chunk.start - window + 1)
+        if not fails:
+            target.update(step, [1] * len(step.sampling))

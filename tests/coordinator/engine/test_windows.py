@@ -1,0 +1,133 @@
+"""Layers with windows over the real engine: whatever is freed, shared or computed again, tokens are those of
+the model without a cache."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from coordinator.engine.attention.kernel_attention import attention_plan
+from coordinator.engine.cache.kv_cache import KVCache
+from coordinator.engine.core.engine import Engine
+from coordinator.engine.core.model_runner import ModelRunner
+from coordinator.engine.core.overlap import Overlap
+from coordinator.engine.core.scheduler import Scheduler, Step
+from coordinator.engine.core.step_result import StepResult
+from coordinator.engine.messages.request import ContextOverflow, Request
+from moe_model import AssembledModel, ModelConfig
+from moe_model.families import REGISTRY, family_of
+from moe_model.kernels.choice import KernelChoice, choose_kernels
+from moe_model.sampling.params import SamplingParams
+from tests.cache_sizes import sizes_of
+from tests.examples import examples
+from tests.models import (
+    Collected,
+    build_model,
+    collect,
+    expected_tokens,
+    make_request,
+    random_reference,
+    random_weights,
+)
+from tests.native import KERNELS
+from tests.windowed_family import ALL_WINDOWED, MIXED, NAME
+
+CONFIGS = {"mixed": MIXED, "all": ALL_WINDOWED}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def registered() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(REGISTRY, NAME, "tests.windowed_family")
+        yield
+
+
+@pytest.fixture(scope="module")
+def references(registered: None) -> dict[str, AssembledModel]:
+    return {name: random_reference(config) for name, config in CONFIGS.items()}
+
+
+class Unreliable(ModelRunner):
+    """Every third step is computed and then fails, as if an answer had been lost at the end."""
+
+    num_runs = 0
+
+    def run(self, step: Step) -> StepResult:
+        result = super().run(step)
+        self.num_runs += 1
+        if self.num_runs % 3 == 0 and len(step.chunks) > 1:
+            raise RuntimeError("lost at the end")
+        return result
+
+
+def windowed_engine(
+    config: ModelConfig,
+    kernels: KernelChoice = "torch",
+    num_blocks: int = 40,
+    max_num_seqs: int = 5,
+    max_step_tokens: int = 64,
+    num_parts: int | None = None,
+) -> Engine:
+    """`num_blocks` are those for whole contexts."""
+    made = choose_kernels(kernels, "cpu")
+    sizes = sizes_of(config, num_blocks, 4, max_num_seqs, max_step_tokens)
+    cache = KVCache(family_of(config).cache_spec(config), sizes, layout=made.cache_layout)
+    for layer in range(config.n_layers):
+        for part in cache.layer(layer):
+            # What is read without having been written shows.
+            part[1:] = float("nan")
+    overlap = None if num_parts is None else Overlap(num_parts)
+    model = build_model(config, random_weights(config), made)
+    runner = Unreliable(model, cache, attention_plan(made), overlap)
+    return Engine(Scheduler(sizes, max_num_seqs, max_step_tokens), runner, config.max_seq_len)
+
+
+REQUESTS = st.lists(
+    st.tuples(
+        st.lists(st.sampled_from([1, 2]), min_size=1, max_size=30),
+        st.integers(1, 12),
+        st.booleans(),
+        st.integers(0, 6),
+        st.integers(1, 3),
+    ),
+    min_size=1,
+    max_size=8,
+)
+
+
+@pytest.mark.parametrize("kernels", KERNELS)
+@pytest.mark.parametrize("name", CONFIGS)
+@settings(max_examples=examples(40))
+@given(
+    wanted=REQUESTS, num_blocks=st.integers(6, 14), step=st.integers(2, 20), parts=st.sampled_from([None, 2])
+)
+def test_tokens_are_those_of_the_model(
+    references: dict[str, AssembledModel],
+    name: str,
+    kernels: KernelChoice,
+    wanted: list[tuple[list[int], int, bool, int, int]],
+    num_blocks: int,
+    step: int,
+    parts: int | None,
+) -> None:
+    """Prompts over two tokens share often; small caches preempt and evict; long ones slide; steps fail."""
+    engine = windowed_engine(CONFIGS[name], kernels, num_blocks, 5, step, parts)
+    requests: list[Request] = []
+    results: dict[str, Collected] = {}
+    for number, (prompt, max_tokens, slides, num_steps, num_sequences) in enumerate(wanted):
+        overflow = ContextOverflow.SLIDE if slides or len(prompt) >= 24 else ContextOverflow.STOP
+        sampling = SamplingParams(0.9, seed=number)
+        request = make_request(str(number), tuple(prompt), max_tokens, sampling, overflow)
+        requests.append(replace(request, num_sequences=num_sequences))
+        engine.submit(requests[-1])
+        for _ in range(num_steps):
+            collect(engine.step() if engine.has_work else [], results)
+            engine.check_integrity()
+    for _ in range(3000):
+        collect(engine.step() if engine.has_work else [], results)
+    engine.check_integrity()
+    assert engine.stats().num_free_blocks == engine.stats().num_blocks
+    for request in requests:
+        assert results[request.request_id].token_ids == expected_tokens(references[name], request)
