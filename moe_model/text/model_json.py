@@ -43,6 +43,13 @@ def check_model(model: Mapping[str, Any], vocab_size: int) -> None:
             )
 
 
+def ids_by_token(model: Mapping[str, Any]) -> dict[str, int]:
+    """Of a checked model."""
+    if isinstance(vocab := model["vocab"], list):
+        return {token: token_id for token_id, (token, _) in enumerate(vocab)}
+    return dict(vocab)
+
+
 def check_token(token: str, token_id: object, vocab_size: int) -> None:
     """Raises ValueError for one that no model has."""
     if len(token) > MAX_TOKEN_CHARS:

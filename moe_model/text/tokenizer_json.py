@@ -7,7 +7,7 @@ encodes with it has to bound time and memory in another way.
 """
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +16,7 @@ from moe_model.errors import TokenizerError
 from moe_model.files import strict_json
 from moe_model.files.strict_json import brief
 from moe_model.text.known_patterns import KNOWN_PATTERNS
-from moe_model.text.model_json import check_model, check_token, model_type, slow_model
+from moe_model.text.model_json import check_model, check_token, ids_by_token, model_type, slow_model
 from moe_model.text.post_processor import prefix_of
 from moe_model.text.token_kinds import MAX_AFFIX_CHARS, SPACE_MARK, TokenKind, kind_of
 
@@ -76,14 +76,22 @@ def read_tokenizer_json(data: bytes, vocab_size: int = LIMITS["vocab_size"]) -> 
         raise TokenizerError(f"tokenizer.json: {' '.join(str(error).split())[:300]}") from None
 
 
+def ids_of(data: bytes, texts: Iterable[str], vocab_size: int = LIMITS["vocab_size"]) -> dict[str, int]:
+    """Of those texts that are tokens, without building anything of the file. Raises TokenizerError."""
+    try:
+        file = _parsed(data, vocab_size)
+        model, added = _object(file.get("model"), "model"), file.get("added_tokens") or []
+        check_model(model, vocab_size)
+        _check_added(added, vocab_size)
+    except ValueError as error:
+        raise TokenizerError(f"tokenizer.json: {' '.join(str(error).split())[:300]}") from None
+    # An added token that is in the vocabulary has its id.
+    ids = {token["content"]: token["id"] for token in added} | ids_by_token(model)
+    return {text: ids[text] for text in texts if text in ids}
+
+
 def _read(data: bytes, vocab_size: int) -> TokenizerJson:
-    if len(data) > MAX_TOKENIZER_BYTES:
-        raise ValueError(f"has {len(data)} bytes, at most {MAX_TOKENIZER_BYTES} are allowed")
-    # Parsed, every entry takes a hundred bytes; commas in texts only count too much.
-    most = _ENTRIES_PER_TOKEN * vocab_size + _MORE_ENTRIES
-    if data.count(b",") > most:
-        raise ValueError(f"has more than {most} entries, too many for {vocab_size} tokens")
-    file = _object(strict_json.loads(data), "the file")
+    file = _parsed(data, vocab_size)
     model = _object(file.get("model"), "model")
     check_model(model, vocab_size)
     _check_added(file.get("added_tokens") or [], vocab_size)
@@ -94,6 +102,17 @@ def _read(data: bytes, vocab_size: int) -> TokenizerJson:
     bare = core if unknown is None else json.dumps(used | {"normalizer": None, "pre_tokenizer": None})
     prefix = prefix_of(file.get("post_processor"), vocab_size)
     return TokenizerJson(core, bare, unknown, kind, prefix)
+
+
+def _parsed(data: bytes, vocab_size: int) -> dict[str, Any]:
+    """Bounded by the model's vocabulary before it is."""
+    if len(data) > MAX_TOKENIZER_BYTES:
+        raise ValueError(f"has {len(data)} bytes, at most {MAX_TOKENIZER_BYTES} are allowed")
+    # Parsed, every entry takes a hundred bytes; commas in texts only count too much.
+    most = _ENTRIES_PER_TOKEN * vocab_size + _MORE_ENTRIES
+    if data.count(b",") > most:
+        raise ValueError(f"has more than {most} entries, too many for {vocab_size} tokens")
+    return _object(strict_json.loads(data), "the file")
 
 
 def _check_added(added: object, vocab_size: int) -> None:

@@ -11,10 +11,11 @@ from moe_model.checkpoint.hugging_face.texts import read_settings
 from moe_model.checkpoint.manifest import TOKENIZER_CONFIG
 from moe_model.checkpoint.recognise import HUGGING_FACE_CONFIG, is_present
 from moe_model.config import ModelConfig
-from moe_model.errors import ConfigError
+from moe_model.errors import ConfigError, TokenizerError
 from moe_model.files.strict_json import brief
-from moe_model.text.tokenizer import vocabulary_of
+from moe_model.text.tokenizer_json import ids_of
 
+_KEYS = ("bos_token_id", "eos_token_id", "pad_token_id")
 GENERATION_CONFIG = "generation_config.json"
 
 
@@ -26,9 +27,9 @@ def generation_defaults(
     TokenizerError."""
     path = folder / GENERATION_CONFIG
     given = read_json(path) if is_present(path) else {}
-    named = {} if tokenizer is None else _named_tokens(folder, tokenizer, config.vocab_size)
-
-    sources = {path: given, folder / HUGGING_FACE_CONFIG: settings, folder / TOKENIZER_CONFIG: named}
+    sources = {path: given, folder / HUGGING_FACE_CONFIG: settings}
+    if tokenizer is not None and any(_is_missing(key, *sources.values()) for key in _KEYS):
+        sources[folder / TOKENIZER_CONFIG] = _named_tokens(folder, tokenizer, config.vocab_size)
 
     def token_ids(key: str) -> tuple[int, ...]:
         for file, source in sources.items():
@@ -57,6 +58,14 @@ def _ids(where: str, found: object, vocab_size: int) -> tuple[int, ...]:
 
 def _named_tokens(folder: Path, tokenizer: bytes, vocab_size: int) -> dict[str, int]:
     """The ids of the special tokens that tokenizer_config.json names."""
-    vocabulary = vocabulary_of(tokenizer, vocab_size)
     named = read_settings(folder).special_tokens
-    return {f"{name}_id": vocabulary[text] for name, text in named.items() if text in vocabulary}
+    texts = {f"{name}_id": text for name, text in named.items() if f"{name}_id" in _KEYS}
+    try:
+        ids = ids_of(tokenizer, texts.values(), vocab_size) if texts else {}
+    except TokenizerError as error:
+        raise TokenizerError(f"{folder}: {error}") from None
+    return {key: ids[text] for key, text in texts.items() if text in ids}
+
+
+def _is_missing(key: str, *sources: Mapping[str, Any]) -> bool:
+    return all(source.get(key) is None for source in sources)

@@ -8,9 +8,8 @@ from typing import Any
 
 from moe_model.checkpoint.manifest import CHAT_TEMPLATE, TOKENIZER, TOKENIZER_CONFIG
 from moe_model.checkpoint.recognise import is_present, refuse_pointer
-from moe_model.errors import CheckpointError, ConfigError, TokenizerError
+from moe_model.errors import CheckpointError, ConfigError
 from moe_model.files.whole_file import read_file
-from moe_model.text.tokenizer import vocabulary_of
 from moe_model.text.tokenizer_json import MAX_TOKENIZER_BYTES
 from moe_model.text.tokenizer_settings import (
     DEFAULT,
@@ -38,19 +37,12 @@ OTHER_TOKENIZERS = (
 
 
 def read_tokenizer(folder: Path) -> bytes | None:
-    """The bytes of a tokenizer.json that could be built; None without one.
+    """The bytes of tokenizer.json, None without one. Raises CheckpointError.
 
-    Raises CheckpointError, and TokenizerError, naming the file.
+    They are not looked at: a worker opens a model, too, and has no use for its texts.
     """
     path = folder / TOKENIZER
-    if not is_present(path):
-        return None
-    data = _read(path, MAX_TOKENIZER_BYTES)
-    try:
-        vocabulary_of(data)
-    except TokenizerError as error:
-        raise TokenizerError(f"{folder}: {error}") from None
-    return data
+    return _read(path, MAX_TOKENIZER_BYTES) if is_present(path) else None
 
 
 def read_settings(folder: Path) -> TokenizerSettings:

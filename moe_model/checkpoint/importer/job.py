@@ -22,7 +22,8 @@ from moe_model.checkpoint.tensor_table import SAFETENSORS_SUFFIX, SafetensorsTab
 from moe_model.checkpoint.tokenizer_file import with_token_ids
 from moe_model.checkpoint.writer import CheckpointWriter, Progress, require_free
 from moe_model.config import ModelConfig
-from moe_model.errors import CheckpointError, ConfigError
+from moe_model.errors import CheckpointError, ConfigError, TokenizerError
+from moe_model.text.tokenizer import vocabulary_of
 
 _CONFIG_FILE = "config.yaml"
 # The checked source, the model in it, what it says of sampling, and notes on what of that is not used.
@@ -69,7 +70,7 @@ def _run(
     located: Located, dest: str | Path, options: ImportOptions, on_progress: Progress | None
 ) -> ImportReport:
     notes, wrappers = [located.note], Wrappers()
-    tokenizer = read_tokenizer(located.folder)
+    tokenizer = _good_tokenizer(located.folder)
     settings = read_settings(located.folder)
     if not located.is_hugging_face:
         # ModularForge begins every text with it.
@@ -93,6 +94,17 @@ def _run(
             writer.write_tokenizer(tokenizer)
         writer.write_tokenizer_settings(settings)
     return ImportReport(config, dtype, (*notes, *wrappers.notes, *ignored))
+
+
+def _good_tokenizer(folder: Path) -> bytes | None:
+    """One that can be built: what cannot is not kept. Raises CheckpointError, TokenizerError."""
+    data = read_tokenizer(folder)
+    try:
+        if data is not None:
+            vocabulary_of(data)
+    except TokenizerError as error:
+        raise TokenizerError(f"{folder}: {error}") from None
+    return data
 
 
 def _open_hugging_face(

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from moe_model.errors import TokenizerError
 from moe_model.text.tokenizer import IncrementalDecoder, Tokenizer
+from moe_model.text.tokenizer_json import ids_of
 from tests.moe_model.text.libraries import CORPUS, KINDS, library_of
 
 TEXT = (
@@ -39,7 +40,7 @@ def both(kind: str) -> tuple[tokenizers.Tokenizer, Tokenizer]:
 
 
 @st.composite
-def ids_of(draw: st.DrawFn, kind: str) -> list[int]:
+def some_ids(draw: st.DrawFn, kind: str) -> list[int]:
     """Texts, special tokens in the middle, ids of no token."""
     library, _ = both(kind)
     size = library.get_vocab_size()
@@ -80,7 +81,7 @@ def test_ids_are_the_librarys(kind: str, text: str) -> None:
 @given(data=st.data(), skip=st.booleans())
 def test_a_whole_text_is_the_librarys(kind: str, data: st.DataObject, skip: bool) -> None:
     library, tokenizer = both(kind)
-    ids = data.draw(ids_of(kind))
+    ids = data.draw(some_ids(kind))
     found = tokenizer.decode(ids, skip_special_tokens=skip)
     if tokenizer.class_name.startswith("ByteFallback") and not is_utf8(library, ids, skip=skip):
         assert "\ufffd" in found
@@ -92,7 +93,7 @@ def test_a_whole_text_is_the_librarys(kind: str, data: st.DataObject, skip: bool
 @given(data=st.data(), skip=st.booleans())
 def test_pieces_add_up_to_the_whole(kind: str, data: st.DataObject, skip: bool) -> None:
     _, tokenizer = both(kind)
-    ids = data.draw(ids_of(kind))
+    ids = data.draw(some_ids(kind))
     decoder = IncrementalDecoder(tokenizer, skip_special_tokens=skip, is_whole=True)
     cuts = sorted(data.draw(st.lists(st.integers(0, len(ids)), max_size=len(ids))))
     pieces = [decoder.push(ids[i:j]) for i, j in pairwise([0, *cuts, len(ids)])]
@@ -104,7 +105,7 @@ def test_pieces_add_up_to_the_whole(kind: str, data: st.DataObject, skip: bool) 
 def test_what_follows_a_text_is_the_rest_of_the_whole(kind: str, data: st.DataObject) -> None:
     """A generated text: the prompt's last token decides whether it begins with a space."""
     _, tokenizer = both(kind)
-    prompt, ids = data.draw(ids_of(kind)), data.draw(ids_of(kind))
+    prompt, ids = data.draw(some_ids(kind)), data.draw(some_ids(kind))
     start = tokenizer.decode([*prompt, *tokenizer.encode("the")])
     follows = IncrementalDecoder(tokenizer)
     whole = tokenizer.decode([*prompt, *tokenizer.encode("the"), *ids])
@@ -192,3 +193,10 @@ def test_decoders_in_each_other_have_an_end() -> None:
 )
 def test_class_names(kind: str, name: str) -> None:
     assert both(kind)[1].class_name == name
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_ids_are_found_without_building_anything(kind: str) -> None:
+    library = library_of(kind)
+    texts = [*library.get_vocab(), "no token of it"]
+    assert ids_of(library.to_str().encode(), texts) == library.get_vocab()

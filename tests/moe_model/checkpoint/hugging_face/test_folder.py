@@ -13,7 +13,7 @@ from moe_model import ModelConfig
 from moe_model.checkpoint.importer import ImportOptions, import_checkpoint
 from moe_model.checkpoint.manifest import GenerationDefaults
 from moe_model.checkpoint.reader import Checkpoint
-from moe_model.errors import CheckpointError, ConfigError, ExpertMeshError
+from moe_model.errors import CheckpointError, ConfigError, ExpertMeshError, TokenizerError
 from moe_model.families.mixtral.config import MixtralConfig
 from tests.moe_model.checkpoint.hugging_face.written import CONFIG, make_tensors, write_folder, write_json
 from tests.moe_model.text.test_byte_fallback import LIBRARY
@@ -304,6 +304,16 @@ def test_tokenizer_template_and_its_tokens(tmp_path: Path) -> None:
     (source / "chat_template.jinja").write_text("wins")
     import_checkpoint(source, tmp_path / "second")
     assert Checkpoint.open(tmp_path / "second").read_tokenizer_settings().default_template == "wins"
+
+
+@pytest.mark.parametrize("bad", ["", "{}", '{"model": {"type": "BPE"}}'])
+def test_a_tokenizer_that_cannot_be_built_is_not_kept(bad: str, tmp_path: Path) -> None:
+    source = write_folder(tmp_path / "source", TENSORS)
+    (source / "tokenizer.json").write_text(bad)
+    with pytest.raises(TokenizerError) as caught:
+        import_checkpoint(source, tmp_path / "ours")
+    assert str(caught.value).startswith(f"{source}: tokenizer.json: ")
+    assert not (tmp_path / "ours").exists()
 
 
 def test_a_doubled_key_is_refused(tmp_path: Path) -> None:

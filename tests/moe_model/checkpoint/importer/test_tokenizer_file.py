@@ -46,11 +46,6 @@ def test_a_token_that_the_model_does_not_have() -> None:
 
 def test_no_tokenizer_and_bad_ones(tmp_path: Path) -> None:
     assert read_tokenizer(tmp_path) is None
-    for text in (b"", b"{}", b"\xff"):
-        (tmp_path / "tokenizer.json").write_bytes(text)
-        with pytest.raises(TokenizerError, match=r"tokenizer\.json: "):
-            read_tokenizer(tmp_path)
-    (tmp_path / "tokenizer.json").unlink()
     (tmp_path / "tokenizer.json").mkdir()
     with pytest.raises(CheckpointError, match=r"tokenizer\.json: Is a directory"):
         read_tokenizer(tmp_path)
