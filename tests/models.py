@@ -100,14 +100,20 @@ def random_reference(config: ModelConfig = TINY, seed: int = 0) -> AssembledMode
 
 
 def write_checkpoint(
-    dest: Path, config: ModelConfig = TINY, seed: int = 0, dtype: torch.dtype = torch.float32
+    dest: Path,
+    config: ModelConfig = TINY,
+    seed: int = 0,
+    dtype: torch.dtype = torch.float32,
+    tokenizer: bytes | None = None,
 ) -> Path:
-    """A random model as a checkpoint of ours, without a tokenizer."""
+    """A random model as a checkpoint of ours."""
     weights = random_weights(config, seed)
     with CheckpointWriter(dest, config, dtype, GenerationDefaults()) as writer:
         writer.write_shared({name: tensor.to(dtype) for name, tensor in weights.shared.items()})
         for (layer, expert), tensors in weights.experts.items():
             writer.write_expert(layer, expert, {name: tensor.to(dtype) for name, tensor in tensors.items()})
+        if tokenizer is not None:
+            writer.write_tokenizer(tokenizer)
     return dest
 
 

@@ -6,6 +6,7 @@ routers are decided. Shapes: B batch, S sequence, V vocabulary, T tokens, L laye
 
 import json
 from collections.abc import Callable, Mapping
+from copy import deepcopy
 from dataclasses import dataclass, field
 from math import sqrt
 from pathlib import Path
@@ -59,6 +60,12 @@ class Case:
         return self.name
 
     @property
+    def model_type(self) -> str:
+        """What its config.json says."""
+        found: str = getattr(transformers, f"{self.classes}Config").model_type
+        return found
+
+    @property
     def vocab_size(self) -> int:
         size: int = (COMMON | dict(self.sizes))["vocab_size"]
         return size
@@ -66,7 +73,9 @@ class Case:
     def make_model(self, variant: str = "", seed: int = 0) -> Any:
         """In float32, with the attention and the experts that are written out plainly."""
         changes = self.variants[variant] if variant else {}
-        config = getattr(transformers, f"{self.classes}Config")(**COMMON | dict(self.sizes) | dict(changes))
+        # A copy: the library writes its defaults into what it is given.
+        sizes = deepcopy(COMMON | dict(self.sizes) | dict(changes))
+        config = getattr(transformers, f"{self.classes}Config")(**sizes)
         config._attn_implementation = "eager"
         model = getattr(transformers, f"{self.classes}ForCausalLM")(config).float().eval()
         model.set_experts_implementation("eager")

@@ -2,6 +2,31 @@
 
 from tests.families.case import Case, Json
 
+_YARN = {"rope_type": "yarn", "rope_theta": 3e3, "factor": 4.0, "original_max_position_embeddings": 40}
+_LLAMA3 = {
+    "rope_type": "llama3",
+    "rope_theta": 3e3,
+    "factor": 8.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 40,
+}
+_LINEAR = {"rope_type": "linear", "rope_theta": 3e3, "factor": 2.5}
+# Variants of the first model that they are read for.
+_YARN_BY_HAND = _YARN | {"attention_factor": 1.3, "beta_fast": 20, "beta_slow": 2, "truncate": False}
+_DYNAMIC = {"rope_type": "dynamic", "rope_theta": 3e3, "factor": 2.0}
+_ROPES = {
+    kind: {"rope_parameters": rope}
+    for kind, rope in {
+        "yarn": _YARN,
+        "yarn by hand": _YARN_BY_HAND,
+        "llama3": _LLAMA3,
+        "linear": _LINEAR,
+        "dynamic": _DYNAMIC,
+    }.items()
+}
+
+
 MIXTRAL = Case(
     "mixtral",
     "Mixtral",
@@ -47,6 +72,7 @@ QWEN3_MOE = Case(
         "biases": {"attention_bias": True},
         "every second layer": {"decoder_sparse_step": 2, "mlp_only_layers": [0, 9]},
         "tied": {"tie_word_embeddings": True, "num_key_value_heads": 6},
+        **_ROPES,
     },
     age=_one_name_of_experts,
 )
@@ -130,13 +156,11 @@ GRANITEMOE = Case(
         ),
         "plain heads": {"num_key_value_heads": None},
     },
-    served=(),
 )
 GRANITEMOESHARED = Case(
     "granitemoeshared",
     "GraniteMoeShared",
     _GRANITE | {"shared_intermediate_size": 20},
     {"nothing shared": {"shared_intermediate_size": 0}},
-    served=(),
 )
 GROUPED = (MIXTRAL, QWEN3_MOE, QWEN2_MOE, OLMOE, FLEX_OLMO, GRANITEMOE, GRANITEMOESHARED)
