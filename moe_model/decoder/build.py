@@ -133,7 +133,10 @@ class DecoderBuilder:
     def _head_norms(self, attention: GroupedAttention, prefix: str) -> HeadNorms | None:
         if attention.query_key_norm == "none":
             return None
-        query, key = (self._norm(f"{prefix}.{part}_norm", self._spec.norm) for part in ("q", "k"))
+        query, key = (
+            self._kernels.head_norm(self._spec.norm, self._tensors[f"{prefix}.{part}_norm.weight"])
+            for part in ("q", "k")
+        )
         return HeadNorms(query, key, attention.query_key_norm == "whole")
 
     def _norm_before(self, name: str) -> Norm | None:

@@ -27,6 +27,13 @@ class Norm(Protocol):
     def __call__(self, x: Tensor) -> Tensor: ...
 
 
+class HeadNorm(Protocol):
+    """A norm of each head by itself."""
+
+    def norm_heads(self, x_THd: Tensor) -> None:
+        """Changes x_THd itself. Rows may lie apart, a row's heads not."""
+
+
 class Linear(Protocol):
     """activation(norm(x) Wᵀ + b) + residual; which of these there are was said when it was made."""
 
@@ -132,6 +139,9 @@ class Kernels(Protocol):
 
     def norm(self, spec: NormSpec, weight_D: Tensor, bias_D: Tensor | None = None) -> Norm:
         """RMSNorm has no bias."""
+
+    def head_norm(self, spec: NormSpec, weight_D: Tensor) -> HeadNorm:
+        """Of heads of D values."""
 
     def linear(
         self,

@@ -97,7 +97,7 @@ def _run(layer: _Layer, x_PD: Tensor, places_P: Tensor) -> Tensor:
 
     n_PD = x_PD
     if spec.norm is not None:
-        n_PD = normalised(spec.norm, x_PD) * tensors["norm.weight"][here_P]
+        n_PD = normalised(spec.norm, x_PD, tensors["norm.weight"][here_P])
         if "norm.bias" in tensors:
             n_PD = n_PD + tensors["norm.bias"][here_P]
     h_PF = product("up", n_PD)

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from moe_model.kernels.base import ExpertBank, HeadLinear, Linear, Norm, Rotary, Router, Segments
+from moe_model.kernels.base import ExpertBank, HeadLinear, HeadNorm, Linear, Norm, Rotary, Router, Segments
 from moe_model.kernels.cache_layout import CacheLayoutName
 from moe_model.kernels.grouped import GroupedBank
 from moe_model.kernels.linear import TorchHeadLinear, TorchLinear
@@ -43,6 +43,9 @@ class TorchKernels:
 
     def norm(self, spec: NormSpec, weight_D: Tensor, bias_D: Tensor | None = None) -> Norm:
         return TorchNorm(spec, weight_D, bias_D)
+
+    def head_norm(self, spec: NormSpec, weight_D: Tensor) -> HeadNorm:
+        return TorchNorm(spec, weight_D)
 
     def linear(
         self,

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from moe_model.errors import ConfigError
-from moe_model.kernels.base import Linear, Norm, Rotary, Router
+from moe_model.kernels.base import HeadNorm, Linear, Norm, Rotary, Router
 from moe_model.layers.attention import AttentionForm, Kept
 from moe_model.layers.router import RouterWeights
 
@@ -79,16 +79,14 @@ class HeadNorms:
     """Norms of queries and keys before they turn: of each head by itself, or, `is_whole`, of all heads of a
     row together. Sources: Henry et al., "Query-Key Normalization", 2020; OLMoE (2024), for whole ones."""
 
-    query: Norm
-    key: Norm
+    query: HeadNorm
+    key: HeadNorm
     is_whole: bool
 
-    def __call__(self, q_THd: Tensor, k_TGd: Tensor) -> tuple[Tensor, Tensor]:
-        return self._normed(self.query, q_THd), self._normed(self.key, k_TGd)
-
-    def _normed(self, norm: Norm, x_THd: Tensor) -> Tensor:
-        rows = x_THd.flatten(1) if self.is_whole else x_THd.flatten(0, 1)
-        return norm(rows.contiguous()).view(x_THd.shape)
+    def __call__(self, q_THd: Tensor, k_TGd: Tensor) -> None:
+        """Where they are."""
+        for norm, x_THd in ((self.query, q_THd), (self.key, k_TGd)):
+            norm.norm_heads(x_THd.view(len(x_THd), 1, -1) if self.is_whole else x_THd)
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,10 +113,9 @@ class FusedAttention:
         num_heads = self.n_heads + self.n_kv_heads
         heads = self.qkv(x_TD).view(len(x_TD), num_heads + self.n_kv_heads, -1)
         if self.norms is not None:
-            q_THd, k_TGd = self.norms(heads[:, : self.n_heads], heads[:, self.n_heads : num_heads])
-            heads = torch.cat([q_THd, k_TGd, heads[:, num_heads:]], dim=1)
+            self.norms(heads[:, : self.n_heads], heads[:, self.n_heads : num_heads])
         if self.clamp is not None:
-            heads = heads.clamp(-self.clamp, self.clamp)
+            heads.clamp_(-self.clamp, self.clamp)
         turning, v_TGd = heads[:, :num_heads], heads[:, num_heads:]
         if self.rotary is not None:
             turning = self.rotary(turning, positions_T)

@@ -23,16 +23,22 @@ class TorchNorm:
     def __call__(self, x: Tensor) -> Tensor:
         if self.spec.kind == "layer_norm":
             return F.layer_norm(x, self.weight_D.shape, self.weight_D, self.bias_D, self.spec.eps)
-        return normalised(self.spec, x) * self.weight_D
+        return normalised(self.spec, x, self.weight_D)
+
+    def norm_heads(self, x_THd: Tensor) -> None:
+        x_THd.copy_(self(x_THd))
 
 
-def normalised(spec: NormSpec, x: Tensor) -> Tensor:
-    """The norm without weight and bias, in x's dtype.
+def normalised(spec: NormSpec, x: Tensor, weight: Tensor) -> Tensor:
+    """The norm without a bias, in x's dtype; the weight is one for all rows, or of each.
 
     Sources: Ba et al., "Layer Normalization", 2016; Zhang and Sennrich, "Root Mean Square Layer
     Normalization", 2019.
     """
     if spec.kind == "layer_norm":
-        return F.layer_norm(x, x.shape[-1:], eps=spec.eps)
+        return F.layer_norm(x, x.shape[-1:], eps=spec.eps) * weight
     wide = x.float()
-    return (wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + spec.eps)).to(x.dtype)
+    quotient = wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + spec.eps)
+    if spec.is_rounded_once:
+        return (quotient * weight.float()).to(x.dtype)
+    return quotient.to(x.dtype) * weight

@@ -26,11 +26,13 @@ ScalingKind = Literal["linear", "llama3", "yarn"]
 class NormSpec:
     """`layer_norm`: (x - mean) / √(variance + eps) · w + b. `rms_norm`: x / √(mean x² + eps) · w.
 
-    The root is of float32 values. Of `rms_norm`, the quotient is rounded to the rows' dtype before w counts.
+    The root is of float32 values. Of `rms_norm`, the quotient is rounded to the rows' dtype before w counts,
+    and the product again; with `is_rounded_once` the product alone is.
     """
 
     kind: NormKind
     eps: float
+    is_rounded_once: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -34,7 +34,9 @@ class FlexOlmo(DecoderFamily):
             has_out_bias=own.attention_bias,
         )
         rule = softmax_rule(is_renormalised=own.norm_topk_prob)
-        return DecoderSpec(NormSpec("rms_norm", own.norm_eps), attention, rule, norm_place="after")
+        return DecoderSpec(
+            NormSpec("rms_norm", own.norm_eps, is_rounded_once=True), attention, rule, norm_place="after"
+        )
 
 
 FAMILY: Family = FlexOlmo()

@@ -29,7 +29,7 @@ class GptOss(DecoderFamily):
         assert isinstance(own, GptOssConfig)
         limit = SwigluLimit(own.swiglu_limit, own.swiglu_alpha)
         return DecoderSpec(
-            NormSpec("rms_norm", own.norm_eps),
+            NormSpec("rms_norm", own.norm_eps, is_rounded_once=True),
             GroupedAttention(
                 1 / sqrt(config.head_dim),
                 RotarySpec(config.head_dim, own.rope_theta, scaling=own.rope_scaling),

@@ -77,6 +77,7 @@ def run_segments(
 def rotate(
     kernels: object,
     rates: int,
+    factor: float,
     dim: int,
     is_interleaved: int,
     x: int,
@@ -119,6 +120,30 @@ def attention(
     scores: int,
     room: int,
     out: int,
+    num_threads: int,
+    /,
+) -> None: ...
+def head_linear(
+    kernels: object,
+    matrix: object,
+    num_heads: int,
+    num_out: int,
+    x: int,
+    num_rows: int,
+    stride: int,
+    apart: int,
+    y: int,
+    scratch: int,
+    num_threads: int,
+    /,
+) -> None: ...
+def normalise_heads(
+    kernels: object,
+    norm: object,
+    x: int,
+    num_rows: int,
+    num_heads: int,
+    stride: int,
     num_threads: int,
     /,
 ) -> None: ...

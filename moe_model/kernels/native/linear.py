@@ -24,7 +24,7 @@ class NativeNorm:
         if bias_D is None and spec.kind == "layer_norm":
             bias_D = torch.zeros_like(weight_D)
         assert bias_D is None or (spec.kind == "layer_norm" and bias_D.shape == weight_D.shape)
-        self._kernels = runtime.kernels
+        self._runtime = runtime
         self._weight_D = weight_D.float().contiguous()
         self._bias_D = None if bias_D is None else bias_D.float().contiguous()
         self._width = len(weight_D)
@@ -34,8 +34,23 @@ class NativeNorm:
     def __call__(self, x: Tensor) -> Tensor:
         num_rows = rows_of(x, self._width)
         y = torch.empty_like(x)
-        _kernels.normalise(self._kernels, self.handle, x.data_ptr(), num_rows, y.data_ptr())
+        _kernels.normalise(self._runtime.kernels, self.handle, x.data_ptr(), num_rows, y.data_ptr())
         return y
+
+    def norm_heads(self, x_THd: Tensor) -> None:
+        num_rows, num_heads, width = x_THd.shape
+        assert x_THd.dtype == torch.float32
+        assert width == self._width
+        assert x_THd.stride()[1:] == (width, 1)
+        _kernels.normalise_heads(
+            self._runtime.kernels,
+            self.handle,
+            x_THd.data_ptr(),
+            num_rows,
+            num_heads,
+            x_THd.stride(0),
+            self._runtime.num_threads,
+        )
 
 
 class NativeMatrix:

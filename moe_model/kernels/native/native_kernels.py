@@ -10,10 +10,19 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from moe_model.kernels.base import ExpertBank, HeadLinear, Linear, Norm, PagedAttention, Rotary, Router
-from moe_model.kernels.linear import TorchHeadLinear
+from moe_model.kernels.base import (
+    ExpertBank,
+    HeadLinear,
+    HeadNorm,
+    Linear,
+    Norm,
+    PagedAttention,
+    Rotary,
+    Router,
+)
 from moe_model.kernels.native import _kernels
 from moe_model.kernels.native.experts import NativeBank, NativeExpert, NativeTable
+from moe_model.kernels.native.head_linear import NativeHeadLinear
 from moe_model.kernels.native.linear import NativeLinear, NativeMatrix, NativeNorm
 from moe_model.kernels.native.paged import CACHE_LAYOUT, attend_paged
 from moe_model.kernels.native.rotary import NativeRotary
@@ -53,6 +62,9 @@ class NativeKernels:
     def norm(self, spec: NormSpec, weight_D: Tensor, bias_D: Tensor | None = None) -> Norm:
         return NativeNorm(self._runtime, spec, weight_D, bias_D)
 
+    def head_norm(self, spec: NormSpec, weight_D: Tensor) -> HeadNorm:
+        return NativeNorm(self._runtime, spec, weight_D, None)
+
     def linear(
         self,
         weight_OI: Tensor,
@@ -66,7 +78,7 @@ class NativeKernels:
         return NativeLinear(self._runtime, NativeMatrix(weight_OI, bias_O, int8=int8), activation, norm)
 
     def head_linear(self, weight_HOI: Tensor) -> HeadLinear:
-        return TorchHeadLinear(weight_HOI.float())
+        return NativeHeadLinear(self._runtime, weight_HOI)
 
     def rotary(self, spec: RotarySpec) -> Rotary:
         return NativeRotary(self._runtime, spec)
@@ -75,7 +87,7 @@ class NativeKernels:
         """C for SoftmaxOfTopK; another rule is applied as it is, to the logits of C."""
         bias_E = None if weights.bias_E is None else weights.bias_E.float()
         gate = NativeMatrix(weights.weight_ED.float(), bias_E)
-        if rule == SoftmaxOfTopK() and bias_E is None:
+        if rule == SoftmaxOfTopK():
             return NativeRouter(self._runtime, gate, top_k)
         return RuledRouter(NativeLinear(self._runtime, gate), rule, top_k, weights.correction_E)
 

@@ -28,6 +28,7 @@ class NativeRotary:
         _kernels.rotate(
             self._runtime.kernels,
             self._rates_P.data_ptr(),
+            self._factor,
             self._spec.dim,
             self._spec.pairing == "interleaved",
             x_THd.data_ptr(),
@@ -38,6 +39,4 @@ class NativeRotary:
             positions_T.data_ptr(),
             self._runtime.num_threads,
         )
-        if self._factor != 1.0:
-            x_THd[..., : self._spec.dim].mul_(self._factor)
         return x_THd

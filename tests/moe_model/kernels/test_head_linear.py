@@ -28,3 +28,13 @@ def test_heads_may_lie_within_wider_ones(kernels: Kernels) -> None:
     weight_HOI, wide_THI = torch.randn(4, 9, 12), torch.randn(5, 4, 20)
     linear = kernels.head_linear(weight_HOI)
     torch.testing.assert_close(linear(wide_THI[..., 3:15]), linear(wide_THI[..., 3:15].contiguous()))
+
+
+@pytest.mark.parametrize("name", KERNELS)
+def test_bfloat16_weights_are_the_numbers_that_they_are(name: str) -> None:
+    kernels = choose_kernels("native" if name == "native" else "torch", "cpu", 2)
+    weight_HOI = (torch.randn(3, 9, 21) / 4).bfloat16()
+    x_THI = torch.randn(7, 3, 21).bfloat16().to(kernels.hidden_dtype(torch.bfloat16))
+    y_THO = kernels.head_linear(weight_HOI)(x_THI)
+    expected_THO = torch.einsum("hoi,thi->tho", weight_HOI.double(), x_THI.double())
+    torch.testing.assert_close(y_THO.double(), expected_THO, rtol=0.01, atol=0.01)

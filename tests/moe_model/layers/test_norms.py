@@ -11,7 +11,7 @@ from moe_model.kernels.choice import choose_kernels
 from moe_model.kernels.torch_kernels import TorchKernels
 from moe_model.layers.specs import NormKind, NormSpec
 from tests.examples import examples
-from tests.native import KERNELS
+from tests.native import KERNELS, needs_native
 
 
 @pytest.fixture(scope="module", params=KERNELS)
@@ -55,6 +55,40 @@ def test_a_row_has_the_same_bits_in_every_company(kernels: Kernels, kind: NormKi
         assert torch.equal(norm(x_RD[row : row + 1])[0], together[row])
 
 
+@given(
+    eps=st.sampled_from([1e-6, 0.3]),
+    num_rows=st.integers(1, 9),
+    num_heads=st.integers(1, 5),
+    width=st.integers(1, 80),
+    rest=st.integers(0, 3),
+)
+@settings(max_examples=examples(60))
+def test_heads_are_normed_where_they_are(
+    kernels: Kernels, eps: float, num_rows: int, num_heads: int, width: int, rest: int
+) -> None:
+    """Within wider rows, whose rest stays as it is."""
+    spec, weight_D = NormSpec("rms_norm", eps), torch.randn(width)
+    wide_THD = torch.randn(num_rows, num_heads + rest, width)
+    before_THD = wide_THD.clone()
+    kernels.head_norm(spec, weight_D).norm_heads(wide_THD[:, :num_heads])
+    expected_THD = _formula(spec, before_THD[:, :num_heads], weight_D, None)
+    torch.testing.assert_close(wide_THD[:, :num_heads].double(), expected_THD, rtol=1e-5, atol=1e-5)
+    assert torch.equal(wide_THD[:, num_heads:], before_THD[:, num_heads:])
+
+
+@needs_native
+def test_heads_have_the_same_bits_in_any_number_of_threads() -> None:
+    x_THD, weight_D = torch.randn(300, 16, 64), torch.randn(64)
+    assert x_THD.numel() > 200_000, "below, one thread does it all"
+    spec = NormSpec("rms_norm", 1e-6)
+    expected = choose_kernels("native", "cpu", 1).norm(spec, weight_D)(x_THD)
+    norm = choose_kernels("native", "cpu", 4).head_norm(spec, weight_D)
+    for _ in range(20):
+        found = x_THD.clone()
+        norm.norm_heads(found)
+        assert torch.equal(found, expected)
+
+
 def test_rms_norm_of_bfloat16_rows_is_rounded_before_the_weight_counts() -> None:
     """As most authors' code does; the order decides near ties between experts."""
     x_RD, weight_D = torch.randn(50, 64).bfloat16(), torch.randn(64).bfloat16()
@@ -63,4 +97,7 @@ def test_rms_norm_of_bfloat16_rows_is_rounded_before_the_weight_counts() -> None
     quotient_RD = wide_RD * torch.rsqrt(wide_RD.pow(2).mean(-1, keepdim=True) + 1e-6)
     assert got_RD.dtype == torch.bfloat16
     assert torch.equal(got_RD, quotient_RD.bfloat16() * weight_D)
-    assert not torch.equal(got_RD, (quotient_RD * weight_D).bfloat16()), "the data shows no difference"
+    once_RD = (quotient_RD * weight_D).bfloat16()
+    assert not torch.equal(got_RD, once_RD), "the data shows no difference"
+    norm = TorchKernels().norm(NormSpec("rms_norm", 1e-6, is_rounded_once=True), weight_D)
+    assert torch.equal(norm(x_RD), once_RD)

@@ -44,4 +44,9 @@ const gemm_kernels *find_gemm_kernels(const char *name);
 
 static inline long num_panels(const matrix *w) { return (w->num_out + PANEL - 1) / PANEL * (w->is_gated ? 2 : 1); }
 
+/* Of one panel; float32, int8, or pairs of bfloat16. */
+static inline long panel_bytes(const matrix *w) {
+    return PANEL * (w->type == WEIGHT_F32 ? 4 * w->num_in : w->type == WEIGHT_I8 ? w->num_in : (w->num_in + 1) / 2 * 4);
+}
+
 #endif

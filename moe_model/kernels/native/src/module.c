@@ -140,6 +140,8 @@ static PyMethodDef methods[] = {
     FAST("run_segments", py_run_segments),
     FAST("rotate", py_rotate),
     FAST("attention", py_attention),
+    FAST("head_linear", py_head_linear),
+    FAST("normalise_heads", py_normalise_heads),
     {NULL, NULL, 0, NULL},
 };
 

@@ -7,6 +7,7 @@ PyObject *py_rotate(PyObject *self, PyObject *const *args, Py_ssize_t num_args) 
     const kernel_set *set = read_capsule(&r, KERNELS);
     rotary_op op = {0};
     op.how.rates = read_address(&r);
+    op.how.factor = read_float(&r);
     op.how.dim = read_long(&r);
     op.how.is_interleaved = (int)read_long(&r);
     op.x = read_address(&r);

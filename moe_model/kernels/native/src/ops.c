@@ -82,6 +82,72 @@ void run_linear(linear_op *op, int num_threads) {
     run_parallel(linear_work, &job, num_threads);
 }
 
+typedef struct {
+    const head_linear_op *op;
+    int rows_are_bf16;
+    atomic_long next_row, next_task;
+    barrier ready;
+} head_linear_job;
+
+/* A head's rows follow each other, as bfloat16. */
+static void convert_heads(const head_linear_op *op, long row) {
+    const long num_in = op->w.num_in, width = even(num_in);
+    for (long head = 0; head < op->num_heads; head++) {
+        uint16_t *to = (uint16_t *)op->scratch + (head * op->num_rows + row) * width;
+        op->kernels.rows->to_bf16(op->x + row * op->stride + head * op->apart, num_in, to);
+        if (num_in & 1) to[num_in] = 0;
+    }
+}
+
+static void head_linear_work(void *arg, int thread, int num_threads) {
+    (void)thread;
+    head_linear_job *job = arg;
+    const head_linear_op *op = job->op;
+    if (job->rows_are_bf16) {
+        for (long row; (row = take(&job->next_row, 1)) < op->num_rows;) convert_heads(op, row);
+        barrier_wait(&job->ready, num_threads);
+    }
+    const long num_out = op->w.num_out, per_head = num_product_tasks(&op->w, op->num_rows);
+    const long converted = op->num_rows * even(op->w.num_in) * 2;
+    for (long task; (task = take(&job->next_task, 1)) < per_head * op->num_heads;) {
+        const long head = task / per_head;
+        matrix w = op->w;
+        w.panels = (const char *)w.panels + head * panel_bytes(&w) * num_panels(&w);
+        const epilogue e = {&w, NULL, op->y + head * num_out, op->num_heads * num_out, ACTIVATION_NONE, 0};
+        const void *x = op->x + head * op->apart;
+        if (job->rows_are_bf16) x = (const char *)op->scratch + head * converted;
+        product_task(&op->kernels, &e, x, job->rows_are_bf16 ? even(w.num_in) : op->stride, job->rows_are_bf16, 0,
+                     op->num_rows, task % per_head);
+    }
+}
+
+void run_head_linear(head_linear_op *op, int num_threads) {
+    head_linear_job job = {.op = op, .rows_are_bf16 = wants_bf16_rows(&op->kernels, &op->w)};
+    run_parallel(head_linear_work, &job, num_threads);
+}
+
+typedef struct {
+    const head_norm_op *op;
+    atomic_long next_row;
+} head_norm_job;
+
+static void head_norm_work(void *arg, int thread, int num_threads) {
+    (void)thread;
+    (void)num_threads;
+    head_norm_job *job = arg;
+    const head_norm_op *op = job->op;
+    for (long row; (row = take(&job->next_row, 1)) < op->num_rows;)
+        for (long head = 0; head < op->num_heads; head++) {
+            float *x = op->x + row * op->stride + head * op->norm.width;
+            op->kernels.rows->normalise(&op->norm, x, op->norm.width, x, 0);
+        }
+}
+
+void run_head_norm(head_norm_op *op, int num_threads) {
+    head_norm_job job = {.op = op};
+    run_parallel(head_norm_work, &job, num_threads);
+}
+
 /* Scratch of the experts: normalised rows, hidden rows, and what the experts said. */
 typedef struct {
     experts_op *op;

@@ -29,6 +29,29 @@ typedef struct {
 
 void run_linear(linear_op *op, int num_threads);
 
+/* y_RHO = x_RHI Wᵀ, by a matrix of each head. `w` is that of the first one; the panels of the others follow. `scratch` has
+ * room for all rows where they go as bfloat16. */
+typedef struct {
+    kernel_set kernels;
+    matrix w;
+    const float *x; /* rows `stride` apart, whose heads are `apart` */
+    long num_rows, num_heads, stride, apart;
+    float *y;
+    void *scratch;
+} head_linear_op;
+
+void run_head_linear(head_linear_op *op, int num_threads);
+
+/* Norms in place, each of the values of a head by itself. */
+typedef struct {
+    kernel_set kernels;
+    norm norm;
+    float *x; /* rows `stride` apart, whose heads follow each other */
+    long num_rows, num_heads, stride;
+} head_norm_op;
+
+void run_head_norm(head_norm_op *op, int num_threads);
+
 /* One expert: down(activation(up(norm(x)))), or with a gated `up`, whose panels are those of gate and up,
  * down(activation(gate(norm(x))) * up(norm(x))). */
 typedef struct {

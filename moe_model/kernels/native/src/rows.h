@@ -55,11 +55,13 @@ typedef struct {
  * neighbours where they are interleaved, else half of `dim` apart. */
 typedef struct {
     const float *rates; /* [dim / 2], in radians per position */
+    float factor; /* of sines and cosines */
     long dim;
     int is_interleaved;
 } rotation;
 
 typedef struct {
+    /* y may be x where it is float. */
     void (*normalise)(const norm *n, const float *x, long width, void *y, int y_is_bf16);
     void (*finish)(const epilogue *e, const float *sums, long first_row, int num_rows, long first_panel,
                    int num_panels);

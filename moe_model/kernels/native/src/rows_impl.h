@@ -262,6 +262,11 @@ static void NAME(turn)(const rotation *how, int64_t position, long num_heads, lo
     const long half = how->dim / 2, step = how->is_interleaved ? 2 : 1, apart = how->is_interleaved ? 1 : half;
     for (long i = 0; i < half; i++) angle[i] = (float)position * how->rates[i];
     NAME(sines)(angle, half, sine, cosine);
+    if (how->factor != 1.0f)
+        for (long i = 0; i < half; i++) {
+            sine[i] *= how->factor;
+            cosine[i] *= how->factor;
+        }
     for (long head = 0; head < num_heads; head++, x += head_dim)
         for (long i = 0; i < half; i++) {
             const float first = x[step * i], second = x[step * i + apart];
