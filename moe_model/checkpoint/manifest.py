@@ -78,7 +78,7 @@ class Manifest:
         if not isinstance(data["dtype"], str) or data["dtype"] not in DTYPES:
             raise ConfigError(f"dtype: {brief(data['dtype'])} is not one of {', '.join(DTYPES)}")
         try:
-            generation = GenerationDefaults.from_dict(data["generation"])
+            generation = GenerationDefaults.from_dict(data["generation"], version)
             generation.check(config.vocab_size)
         except ConfigError as error:
             raise ConfigError(f"generation: {error}") from None

@@ -1,7 +1,7 @@
 """ServedModel: everything the fronts need to know about the model behind them. Knows no weights."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from coordinator.api.requests.lanes import Lanes
@@ -66,7 +66,7 @@ class ServedModel:
         """What unset fields of sampling mean."""
         if self.generation_config is GenerationConfig.MODEL:
             return self.generation_defaults
-        return replace(self.generation_defaults, temperature=1.0, top_k=0, top_p=1.0)
+        return self.generation_defaults.neutral()
 
     @property
     def tokenizer_waits(self) -> bool:

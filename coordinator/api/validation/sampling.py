@@ -11,6 +11,7 @@ from coordinator.api.validation.sampling_numbers import check_numbers, given_num
 from coordinator.api.validation.violations import Violations
 from coordinator.engine.messages.request import TokenRules
 from expertmesh.v1 import generation_pb2 as pb
+from moe_model.checkpoint.generation_defaults import NEUTRAL
 from moe_model.errors import TokenizerError
 from moe_model.sampling.params import SamplingParams
 
@@ -34,7 +35,7 @@ def check_sampling(sampling: pb.SamplingParams, served: ServedModel, violations:
 def sampling_params(sampling: pb.SamplingParams, served: ServedModel) -> SamplingParams:
     """Of a checked message; what is unset is the model's own."""
     defaults = served.sampling_defaults
-    models: dict[str, Any] = {name: getattr(defaults, name) for name in ("temperature", "top_k", "top_p")}
+    models: dict[str, Any] = {name: getattr(defaults, name) for name in NEUTRAL}
     return SamplingParams(
         **models | given_numbers(sampling) | {"temperature": temperature_of(sampling, served)},
         seed=sampling.seed if sampling.HasField("seed") else secrets.randbits(64),

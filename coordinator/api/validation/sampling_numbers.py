@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from coordinator.api.validation.violations import Violations
 from expertmesh.v1 import generation_pb2 as pb
-from moe_model.checkpoint.generation_defaults import MAX_TEMPERATURE
+from moe_model.checkpoint.generation_defaults import MAX_REPETITION_PENALTY, MAX_TEMPERATURE
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +29,7 @@ NUMBERS = (
     Number("min_p", lambda value, _: 0 <= value <= 1, "[0, 1]"),
     Number("presence_penalty", lambda value, _: -2 <= value <= 2, "[-2, 2]"),
     Number("frequency_penalty", lambda value, _: -2 <= value <= 2, "[-2, 2]"),
-    Number("repetition_penalty", lambda value, _: 0 < value <= 2, "(0, 2]"),
+    Number("repetition_penalty", lambda value, _: 0 < value <= MAX_REPETITION_PENALTY, "(0, 2]"),
 )
 
 

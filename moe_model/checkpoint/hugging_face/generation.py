@@ -5,8 +5,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from moe_model.checkpoint.generation_defaults import GenerationDefaults, with_given
+from moe_model.checkpoint.generation_defaults import NEUTRAL, GenerationDefaults, with_given
 from moe_model.checkpoint.hugging_face.folder import read_json
+from moe_model.checkpoint.hugging_face.generation_keys import not_done
 from moe_model.checkpoint.hugging_face.texts import read_settings
 from moe_model.checkpoint.manifest import TOKENIZER_CONFIG
 from moe_model.checkpoint.recognise import HUGGING_FACE_CONFIG, is_present
@@ -23,8 +24,8 @@ def generation_defaults(
     folder: Path, settings: Mapping[str, Any], config: ModelConfig, tokenizer: bytes | None
 ) -> tuple[GenerationDefaults, list[str]]:
     """Of generation_config.json where it has a key, else of config.json, else of the tokenizer's own tokens;
-    and a note on each value of sampling that is out of range. Raises ConfigError, CheckpointError,
-    TokenizerError."""
+    and a note on each value of sampling that is out of range or not done here. Raises ConfigError,
+    CheckpointError, TokenizerError."""
     path = folder / GENERATION_CONFIG
     given = read_json(path) if is_present(path) else {}
     sources = {path: given, folder / HUGGING_FACE_CONFIG: settings}
@@ -44,7 +45,11 @@ def generation_defaults(
         pad_token_id=next(iter(token_ids("pad_token_id")), None),
     )
     defaults.check(config.vocab_size)
-    return with_given(defaults, given, config.vocab_size, GENERATION_CONFIG)
+    defaults, notes = with_given(defaults, given, config.vocab_size, GENERATION_CONFIG, NEUTRAL)
+    if given.get("do_sample") is False:
+        # The authors' word for greedy decoding; without it, what they say of sampling counts.
+        defaults = replace(defaults, temperature=0.0)
+    return defaults, [*notes, *not_done(given, GENERATION_CONFIG)]
 
 
 def _ids(where: str, found: object, vocab_size: int) -> tuple[int, ...]:

@@ -37,6 +37,7 @@ def test_the_boundaries_of_generation_are_inside() -> None:
     for generation in (
         GenerationDefaults(0.0, 0, 1.0, bos_token_id=39),
         GenerationDefaults(2.0, TINY.vocab_size, 1e-9, eos_token_ids=tuple(range(40))),
+        GenerationDefaults(min_p=1.0, repetition_penalty=2.0),
     ):
         generation.check(TINY.vocab_size)
 
@@ -214,6 +215,18 @@ def test_keys_of_later_versions_are_unknown_to_the_first(later: dict[str, Any]) 
     assert parse(data) == MANIFEST
     data["model"] |= {"family": "mixtral", **later}
     with pytest.raises(CheckpointError, match=r"^M: model: "):
+        parse(data)
+
+
+@pytest.mark.parametrize("later", [{"min_p": 0.1}, {"repetition_penalty": 1.05}])
+def test_later_keys_of_generation(later: dict[str, Any]) -> None:
+    data = copy.deepcopy(PLAIN)
+    assert not later.keys() & data["generation"].keys()
+    data["generation"] |= later
+    assert parse(data).generation == replace(GENERATION, **later)
+    assert json.loads(parse(data).to_bytes()) == data
+    data["format_version"] = 1
+    with pytest.raises(CheckpointError, match=r"^M: generation: unknown key"):
         parse(data)
 
 

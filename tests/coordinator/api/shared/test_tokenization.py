@@ -75,6 +75,7 @@ async def test_model_info() -> None:
     assert list(info.eos_token_ids) == [EOS]
     assert (info.default_sampling.temperature, info.default_sampling.top_k) == (0.8, 50)
     assert (info.default_sampling.top_p, info.default_sampling.min_p) == (0.9, 0.0)
+    assert info.default_sampling.repetition_penalty == 1.0
     assert (info.num_moe_layers, info.num_experts, info.experts_per_token) == (3, 5, 2)
     assert (info.max_num_sequences, info.max_logprobs) == (8, 20)
     assert not info.has_chat_template

@@ -1,6 +1,7 @@
 """Each limit at its edge and one past it, defaults, and the order of refusals."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -8,9 +9,11 @@ import pytest
 from coordinator.api.shared.errors import ApiError, Code, Reason
 from coordinator.api.validation import prompt as validate_prompt
 from coordinator.api.validation.request import resolve
+from coordinator.config.model import GenerationConfig
 from coordinator.engine.messages.request import ContextOverflow
 from coordinator.engine.sampling.token_mask import TokenMask
 from expertmesh.v1 import generation_pb2 as pb
+from moe_model.checkpoint.generation_defaults import NEUTRAL
 from moe_model.checkpoint.reader import GenerationDefaults
 from moe_model.layers.expert_selection import ExpertSelection
 from tests.coordinator.api.fakes import BOS, EOS, served_model, tiny_tokenizer
@@ -202,6 +205,17 @@ def test_a_drawn_seed_is_reported_and_differs() -> None:
 @pytest.mark.parametrize("text", ["sampling { temperature: 0 }", "sampling { temperature: 0 seed: 7 }"])
 def test_greedy_decoding_reports_no_seed(text: str) -> None:
     assert resolved(text).seed is None
+
+
+def test_the_models_numbers_are_those_of_a_request_without_any() -> None:
+    defaults = GenerationDefaults(0.5, 7, 0.9, min_p=0.1, repetition_penalty=1.05)
+    model = served_model(generation_defaults=defaults)
+    numbers = {name: getattr(defaults, name) for name in NEUTRAL}
+    assert {name: getattr(resolved("", model).request.sampling, name) for name in NEUTRAL} == numbers
+    asked = resolved("sampling { min_p: 0 repetition_penalty: 1 }", model).request.sampling
+    assert (asked.min_p, asked.repetition_penalty, asked.top_k) == (0.0, 1.0, 7)
+    neutral = resolved("", replace(model, generation_config=GenerationConfig.NONE)).request.sampling
+    assert {name: getattr(neutral, name) for name in NEUTRAL} == dict(NEUTRAL)
 
 
 def test_a_greedy_checkpoint_is_greedy() -> None:

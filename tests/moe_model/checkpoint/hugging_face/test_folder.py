@@ -278,6 +278,62 @@ def test_sampling_and_tokens(tmp_path: Path) -> None:
     assert "generation_config.json: top_p: 7 is not in (0, 1]; 1.0 is used" in report.notes
 
 
+def test_every_number_of_sampling(tmp_path: Path) -> None:
+    source = write_folder(tmp_path / "source", TENSORS)
+    numbers = {"temperature": 0.6, "top_k": 20, "top_p": 0.95, "min_p": 0.05, "repetition_penalty": 1.05}
+    write_json(source / "generation_config.json", {**numbers, "transformers_version": "4.51.0"})
+    report = import_checkpoint(source, tmp_path / "ours")
+    found = Checkpoint.open(tmp_path / "ours").generation
+    assert {name: getattr(found, name) for name in numbers} == numbers
+    assert not any("generation_config" in note for note in report.notes)
+
+
+@pytest.mark.parametrize(("said", "temperature"), [(False, 0.0), (True, 0.7), (None, 0.7)])
+def test_greedy_where_the_authors_say_so(said: bool | None, temperature: float, tmp_path: Path) -> None:
+    source = write_folder(tmp_path / "source", TENSORS)
+    write_json(source / "generation_config.json", {"do_sample": said, "temperature": 0.7})
+    assert imported(tmp_path, source).generation.temperature == temperature
+
+
+@pytest.mark.parametrize(
+    ("said", "note"),
+    [
+        ({"suppress_tokens": [1]}, "suppress_tokens: list is not done here, outputs are without it"),
+        ({"begin_suppress_tokens": [1]}, "begin_suppress_tokens: list is not"),
+        ({"forced_bos_token_id": 1}, "forced_bos_token_id: 1 is not done"),
+        ({"forced_eos_token_id": 1}, "forced_eos_token_id: 1 is not done"),
+        ({"bad_words_ids": [[1]]}, "bad_words_ids: list is not done"),
+        ({"sequence_bias": [[[1], 2.0]]}, "sequence_bias: list is not done"),
+        ({"guidance_scale": 1.5}, "guidance_scale: 1.5 is not done"),
+        ({"no_repeat_ngram_size": 3}, "no_repeat_ngram_size: 3 is not done"),
+        ({"num_beams": 4}, "num_beams: 4 is not done"),
+        ({"stop_strings": "end"}, "stop_strings: 'end' is not done"),
+        ({"typical_p": 0.9}, "typical_p: 0.9 is not done"),
+        ({"min_new_tokens": 4}, "min_new_tokens: 4 is not done"),
+        ({"repetition_penalty": 2.5}, "repetition_penalty: 2.5 is not in (0, 2]; 1.0 is used"),
+        ({"min_p": -1}, "min_p: -1 is not in [0, 1]; 0.0 is used"),
+    ],
+)
+def test_what_is_not_done_is_named(said: dict[str, object], note: str, tmp_path: Path) -> None:
+    source = write_folder(tmp_path / "source", TENSORS)
+    write_json(source / "generation_config.json", said)
+    notes = import_checkpoint(source, tmp_path / "ours").notes
+    assert [each for each in notes if "generation_config" in each] == [
+        each for each in notes if each.startswith(f"generation_config.json: {note}")
+    ]
+    assert any(each.startswith(f"generation_config.json: {note}") for each in notes)
+
+
+def test_what_changes_nothing_is_no_note(tmp_path: Path) -> None:
+    """All that transformers writes when it is asked for everything."""
+    source = write_folder(tmp_path / "source", TENSORS)
+    neutral = {"num_beams": 1, "guidance_scale": 1.0, "typical_p": 1.0, "no_repeat_ngram_size": 0}
+    harmless = {"max_new_tokens": 64, "use_cache": True, "_from_model_config": True, "suppress_tokens": []}
+    write_json(source / "generation_config.json", neutral | harmless | {"forced_bos_token_id": None})
+    notes = import_checkpoint(source, tmp_path / "ours").notes
+    assert not any("generation_config" in note for note in notes)
+
+
 @pytest.mark.parametrize("bad", [20, -1, "2", [2, None], 2.0])
 @pytest.mark.parametrize("name", ["config.json", "generation_config.json"])
 def test_a_token_that_ends_nothing_is_refused(name: str, bad: object, tmp_path: Path) -> None:
