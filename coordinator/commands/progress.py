@@ -13,10 +13,10 @@ from moe_model.checkpoint.reader import Checkpoint
 
 
 @contextmanager
-def progress_line(stream: TextIO, verb: str) -> Iterator[Callable[[int, int], None]]:
-    """Yields what takes the files that are done, and all. Shows nothing where the stream is no terminal, and
-    leaves no line behind."""
-    with _line(stream, verb, "file {task.completed} of {task.total}") as update:
+def progress_line(stream: TextIO, verb: str, what: str = "file") -> Iterator[Callable[[int, int], None]]:
+    """Yields what takes how many files, or what `what` names, are done, and how many there are. Shows nothing
+    where the stream is no terminal, and leaves no line behind."""
+    with _line(stream, verb, what + " {task.completed} of {task.total}") as update:
         yield lambda num_done, num_all: update(completed=num_done, total=num_all)
 
 

@@ -5,14 +5,15 @@ Fields of our configs have the published keys' names where they mean the same.
 
 from dataclasses import dataclass
 from math import sqrt
+from typing import Any
 
 from moe_model.checks import check_count, check_flag, check_number, check_width
-from moe_model.config import LIMITS
+from moe_model.config import LIMITS, ModelConfig
 from moe_model.decoder.config import DecoderConfig
 from moe_model.decoder.spec import LatentAttention
 from moe_model.errors import ConfigError
 from moe_model.families.hugging_face import ConfigKeys
-from moe_model.families.rope import RopeKeys
+from moe_model.families.rope import RopeKeys, mscale_of
 from moe_model.layers.expert_groups import ExpertGroups
 from moe_model.layers.router_rules import TopKOfSigmoid, TopKOfSoftmax
 from moe_model.layers.specs import Pairing, RotarySpec
@@ -144,3 +145,31 @@ def read_sigmoid_choice(
         keys.flag("norm_topk_prob", default=not keys.is_null("norm_topk_prob")),
         keys.number("routed_scaling_factor", routed_scaling_factor),
     )
+
+
+# Our names of fields -> the published keys, for writing.
+KEYS = {"n_experts": "n_routed_experts", "dense_width": "intermediate_size"}
+
+
+def dense_and_shared(config: ModelConfig, shared_width: int) -> dict[str, object]:
+    """What is read as these dense layers and this width of all shared experts together."""
+    return {
+        "first_k_dense_replace": len(config.dense_layers),
+        "n_shared_experts": shared_width // config.d_ff,
+    }
+
+
+def write_latent(found: dict[str, Any], own: DeepseekConfig) -> dict[str, Any]:
+    """The common keys with those of latent attention. `head_dim` would be taken for the part that turns."""
+    latent, rope = own.latent, dict(found["rope_parameters"])
+    if latent.yarn_scale != 1.0:
+        rope["mscale_all_dim"] = mscale_of(rope["factor"], latent.yarn_scale)
+    return {name: value for name, value in found.items() if name != "head_dim"} | {
+        "rope_parameters": rope,
+        "q_lora_rank": latent.query_rank,
+        "kv_lora_rank": latent.latent_rank,
+        "qk_nope_head_dim": latent.plain_width,
+        "qk_rope_head_dim": latent.turning_width,
+        "v_head_dim": latent.value_width,
+        "attention_bias": latent.has_biases,
+    }

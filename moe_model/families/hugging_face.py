@@ -53,6 +53,9 @@ class HuggingFaceModel(Protocol):
     def read_config(self, keys: "ConfigKeys") -> ModelConfig:
         """Raises ConfigError naming the key."""
 
+    def write_config(self, config: ModelConfig) -> dict[str, Any]:
+        """The keys of a config.json that `read_config` reads as `config`."""
+
     def shared_sources(self, config: ModelConfig, names: Iterable[str]) -> Sources:
         """Of the tensors of the shared part, `names`."""
 

@@ -7,7 +7,9 @@ from collections.abc import Iterable, Mapping
 from typing import Any, ClassVar
 
 from moe_model.config import ModelConfig
+from moe_model.decoder.config import DecoderConfig
 from moe_model.families.hugging_face import ConfigKeys, Sources, TensorSource
+from moe_model.families.rope import rope_parameters
 
 _TOP = {
     "embedding.weight": "model.embed_tokens.weight",
@@ -45,14 +47,22 @@ NUMBERED_EXPERT = {
     "up.weight": "experts.{e}.w3.weight",
     "down.weight": "experts.{e}.w2.weight",
 }
-
-
 _SIZES = {
     "d_model": "hidden_size",
     "n_heads": "num_attention_heads",
     "n_layers": "num_hidden_layers",
     "vocab_size": "vocab_size",
     "max_seq_len": "max_position_embeddings",
+}
+# Those whose keys or defaults differ more.
+_MORE = {
+    "n_kv_heads": "num_key_value_heads",
+    "head_dim": "head_dim",
+    "n_experts": "num_experts",
+    "top_k": "num_experts_per_tok",
+    "d_ff": "moe_intermediate_size",
+    "tie_embedding": "tie_word_embeddings",
+    "norm_eps": "rms_norm_eps",
 }
 
 
@@ -78,7 +88,8 @@ class PublishedFolder:
 
     `block`: our name of a tensor of a layer -> theirs, or where it is, where they differ from the common
     ones. `expert`: our name of a tensor of an expert -> theirs, with `{e}` for the expert. `prefix`: of the
-    experts.
+    experts. `keys`: our name of a field, of the config or of its `own` -> their key, beside the common ones,
+    for writing.
     """
 
     block: ClassVar[Mapping[str, str | TensorSource]] = {}
@@ -86,10 +97,20 @@ class PublishedFolder:
         f"{part}.weight": f"experts.{{e}}.{part}_proj.weight" for part in ("gate", "up", "down")
     }
     prefix = "mlp"
+    keys: ClassVar[Mapping[str, str]] = {}
 
     def read_config(self, keys: ConfigKeys) -> ModelConfig:
         """Raises ConfigError naming the key."""
         raise NotImplementedError
+
+    def write_config(self, config: ModelConfig) -> dict[str, Any]:
+        """What `read_config` reads as `config`, as far as `keys` say it; a family adds the rest."""
+        own = config.own
+        assert isinstance(own, DecoderConfig)
+        names = {**_SIZES, **_MORE, **self.keys}
+        values = {theirs: getattr(own, ours, None) for ours, theirs in names.items()}
+        values |= {theirs: getattr(config, ours) for ours, theirs in names.items() if hasattr(config, ours)}
+        return values | {"rope_parameters": rope_parameters(own.rope_theta, own.rope_scaling)}
 
     def shared_sources(self, config: ModelConfig, names: Iterable[str]) -> Sources:
         return {name: (self._source(name),) for name in names}

@@ -11,3 +11,8 @@ def read_dense_layers(keys: ConfigKeys, n_layers: int) -> tuple[int, ...]:
     which may also name layers that there are not. Raises ConfigError naming the key."""
     step, without = keys.count("decoder_sparse_step", 1), keys.items("mlp_only_layers", int) or ()
     return tuple(layer for layer in range(n_layers) if layer in without or (layer + 1) % step)
+
+
+def dense_layer_keys(dense_layers: tuple[int, ...]) -> dict[str, object]:
+    """What is read as these."""
+    return {"decoder_sparse_step": 1, "mlp_only_layers": list(dense_layers)}

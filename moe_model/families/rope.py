@@ -101,9 +101,35 @@ class RopeKeys:
         return None if value is None or value == 0 else number(f"{self._where}: {name}", value, 1.0)
 
 
+def rope_parameters(theta: float, scaling: RotaryScaling | None) -> dict[str, Any]:
+    """The object that RopeKeys reads as these."""
+    if scaling is None:
+        return {"rope_type": "default", "rope_theta": theta}
+    found: dict[str, Any] = {"rope_type": scaling.kind, "rope_theta": theta, "factor": scaling.factor}
+    if scaling.kind == "linear":
+        return found
+    found["original_max_position_embeddings"] = scaling.original
+    if scaling.kind == "llama3":
+        return found | {"low_freq_factor": scaling.low, "high_freq_factor": scaling.high}
+    return found | {
+        "beta_fast": scaling.high,
+        "beta_slow": scaling.low,
+        "truncate": scaling.truncate,
+        "attention_factor": scaling.attention_factor,
+    }
+
+
 def yarn_magnitude(factor: float, mscale: float) -> float:
     """m(s) = 0.1 · s · ln(factor) + 1."""
     return 1.0 if factor <= 1 else 0.1 * mscale * math.log(factor) + 1.0
+
+
+def mscale_of(factor: float, yarn_scale: float) -> float:
+    """The mscale_all_dim of which RopeKeys makes this scale: the shortest number that does, as people write
+    it."""
+    mscale = (math.sqrt(yarn_scale) - 1.0) / (0.1 * math.log(factor))
+    shorter = (round(mscale, digits) for digits in range(16))
+    return next((each for each in shorter if yarn_magnitude(factor, each) ** 2 == yarn_scale), mscale)
 
 
 def number(name: str, value: object, default: float) -> float:

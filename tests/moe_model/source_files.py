@@ -10,7 +10,7 @@ import torch
 import yaml
 from torch import Tensor
 
-from moe_model.checkpoint.initialise import module_generator
+from moe_model.checkpoint.random_model import module_generator
 from moe_model.checkpoint.reader import CheckpointWriter, GenerationDefaults
 from moe_model.config import ModelConfig
 from moe_model.families import family_of

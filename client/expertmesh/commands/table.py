@@ -58,6 +58,7 @@ COMMANDS = {
         "import_checkpoint",
         "turn files of ModularForge or Hugging Face into a checkpoint",
     ),
+    "export": Entry("export_arguments", "export_checkpoint", "turn a checkpoint into a Hugging Face folder"),
     "inspect": Entry("inspect_arguments", "inspect_checkpoint", "show what a checkpoint holds, verify it"),
     "init": Entry("init_arguments", "init_checkpoint", "write a randomly initialised checkpoint"),
     "completion": Entry(

@@ -39,6 +39,16 @@ def mebibytes(text: str) -> int:
     return positive(text) << 20
 
 
+def positive_number(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0 < value < 1e6:
+        raise argparse.ArgumentTypeError(f"{text[:MAX_QUOTED]!r} is not a number between 0 and 1000000")
+    return value
+
+
 def positive_seconds(text: str) -> float:
     try:
         value = float(text)

@@ -22,7 +22,7 @@ from moe_model.checkpoint.importer.modularforge import (
 )
 from moe_model.checkpoint.importer.torch_file import load_torch_file
 from moe_model.checkpoint.importer.wrappers import Wrappers
-from moe_model.checkpoint.initialise import module_generator
+from moe_model.checkpoint.random_model import module_generator
 from moe_model.checkpoint.tensor_table import (
     SAFETENSORS_SUFFIX,
     SafetensorsTable,

@@ -1,8 +1,17 @@
 """A DeepSeek-V2 as its authors publish it: `config.json` of model_type deepseek_v2, and names of tensors."""
 
+from typing import Any, ClassVar
+
 from moe_model.config import ModelConfig
 from moe_model.errors import ConfigError
-from moe_model.families.deepseek import ChoiceConfig, DeepseekConfig, read_latent
+from moe_model.families.deepseek import (
+    KEYS,
+    ChoiceConfig,
+    DeepseekConfig,
+    dense_and_shared,
+    read_latent,
+    write_latent,
+)
 from moe_model.families.hugging_face import ConfigKeys
 from moe_model.families.published import LATENT_ATTENTION, PublishedFolder
 
@@ -11,6 +20,7 @@ class DeepseekV2Folder(PublishedFolder):
     """Reads the Hugging Face folder of a DeepSeek-V2."""
 
     block = LATENT_ATTENTION
+    keys: ClassVar = KEYS
 
     def read_config(self, keys: ConfigKeys) -> ModelConfig:
         keys.expect_code("configuration_deepseek", "modeling_deepseek")
@@ -50,6 +60,19 @@ class DeepseekV2Folder(PublishedFolder):
                 shared_width=d_ff * keys.count("n_shared_experts", 2, least=0),
             ),
         )
+
+    def write_config(self, config: ModelConfig) -> dict[str, Any]:
+        own = config.own
+        assert isinstance(own, DeepseekConfig)
+        choice = own.choice
+        return {
+            **write_latent(super().write_config(config), own),
+            **dense_and_shared(config, own.shared_width),
+            "topk_method": "greedy" if choice.n_group == 1 else "group_limited_greedy",
+            "n_group": choice.n_group,
+            "topk_group": choice.topk_group,
+            "routed_scaling_factor": choice.routed_scaling_factor,
+        }
 
 
 def _read_choice(keys: ConfigKeys) -> ChoiceConfig:

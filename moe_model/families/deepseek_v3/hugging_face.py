@@ -1,8 +1,18 @@
 """A DeepSeek-V3 as its authors publish it: `config.json` of model_type deepseek_v3 (Moonlight's too) or
 kimi_k2, and the names of its tensors."""
 
+from dataclasses import asdict
+from typing import Any, ClassVar
+
 from moe_model.config import ModelConfig
-from moe_model.families.deepseek import DeepseekConfig, read_latent, read_sigmoid_choice
+from moe_model.families.deepseek import (
+    KEYS,
+    DeepseekConfig,
+    dense_and_shared,
+    read_latent,
+    read_sigmoid_choice,
+    write_latent,
+)
 from moe_model.families.hugging_face import ConfigKeys
 from moe_model.families.published import LATENT_ATTENTION, PublishedFolder
 
@@ -11,6 +21,7 @@ class DeepseekV3Folder(PublishedFolder):
     """Reads the Hugging Face folder of a DeepSeek-V3."""
 
     block = LATENT_ATTENTION
+    keys: ClassVar = {**KEYS, "is_interleaved": "rope_interleave"}
 
     def read_config(self, keys: ConfigKeys) -> ModelConfig:
         keys.expect_code("configuration_deepseek", "modeling_deepseek")
@@ -49,3 +60,9 @@ class DeepseekV3Folder(PublishedFolder):
                 is_interleaved=keys.flag("rope_interleave", default=not keys.is_null("rope_interleave")),
             ),
         )
+
+    def write_config(self, config: ModelConfig) -> dict[str, Any]:
+        own = config.own
+        assert isinstance(own, DeepseekConfig)
+        found = write_latent(super().write_config(config), own)
+        return found | dense_and_shared(config, own.shared_width) | asdict(own.choice)

@@ -1,7 +1,7 @@
 """An ERNIE 4.5 as its authors publish it: `config.json` of model_type ernie4_5_moe, and where its tensors
 are."""
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from moe_model.config import ModelConfig
 from moe_model.families.ernie4_5_moe.config import ErnieConfig
@@ -14,6 +14,13 @@ class ErnieFolder(PublishedFolder):
 
     block: ClassVar = {
         "router.correction": TensorSource("mlp.moe_statics.e_score_correction_bias", item=0),
+    }
+
+    keys: ClassVar = {
+        "n_experts": "moe_num_experts",
+        "top_k": "moe_k",
+        "dense_width": "intermediate_size",
+        "norm_min": "moe_norm_min",
     }
 
     def read_config(self, keys: ConfigKeys) -> ModelConfig:
@@ -47,6 +54,17 @@ class ErnieFolder(PublishedFolder):
                 norm_min=keys.number("moe_norm_min", 1e-12),
             ),
         )
+
+    def write_config(self, config: ModelConfig) -> dict[str, Any]:
+        own, layers = config.own, config.moe_layers
+        assert isinstance(own, ErnieConfig)
+        return {
+            **super().write_config(config),
+            "moe_num_shared_experts": own.shared_width // config.d_ff,
+            "moe_layer_start_index": layers[0],
+            "moe_layer_end_index": layers[-1],
+            "moe_layer_interval": layers[1] - layers[0] if len(layers) > 1 else 1,
+        }
 
     def _dense_layers(self, keys: ConfigKeys, n_layers: int) -> tuple[int, ...]:
         """Those before the first and after the last that may have experts, -1 standing for the last of all,

@@ -11,6 +11,11 @@ from moe_model.families.published import PublishedFolder, read_sizes
 class FlexOlmoFolder(PublishedFolder):
     """Reads the Hugging Face folder of a FlexOlmo."""
 
+    keys: ClassVar = {
+        "d_ff": "intermediate_size",
+        **{name: name for name in ("norm_topk_prob", "attention_bias")},
+    }
+
     # The name that other families have for the norm before the feed-forward network is here of the one
     # after attention.
     block: ClassVar = {

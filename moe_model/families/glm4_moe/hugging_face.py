@@ -1,7 +1,10 @@
 """A GLM-4.5 as its authors publish it: `config.json` of model_type glm4_moe, and the names of its tensors."""
 
+from dataclasses import asdict
+from typing import Any, ClassVar
+
 from moe_model.config import ModelConfig
-from moe_model.families.deepseek import read_sigmoid_choice
+from moe_model.families.deepseek import KEYS, dense_and_shared, read_sigmoid_choice
 from moe_model.families.glm4_moe.config import Glm4MoeConfig
 from moe_model.families.hugging_face import ConfigKeys
 from moe_model.families.published import PublishedFolder
@@ -9,6 +12,8 @@ from moe_model.families.published import PublishedFolder
 
 class Glm4MoeFolder(PublishedFolder):
     """Reads the Hugging Face folder of a GLM-4.5."""
+
+    keys: ClassVar = {**KEYS, "has_qkv_biases": "attention_bias", "has_head_norms": "use_qk_norm"}
 
     def read_config(self, keys: ConfigKeys) -> ModelConfig:
         """Half of each head turns where the config does not say."""
@@ -46,3 +51,9 @@ class Glm4MoeFolder(PublishedFolder):
                 shared_width=d_ff * keys.count("n_shared_experts", 1, least=0),
             ),
         )
+
+    def write_config(self, config: ModelConfig) -> dict[str, Any]:
+        own, found = config.own, super().write_config(config)
+        assert isinstance(own, Glm4MoeConfig)
+        found["rope_parameters"]["partial_rotary_factor"] = own.turning_width / config.head_dim
+        return found | dense_and_shared(config, own.shared_width) | asdict(own.choice)

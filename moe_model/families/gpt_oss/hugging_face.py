@@ -22,6 +22,14 @@ class GptOssFolder(PublishedFolder):
     """Reads the Hugging Face folder of a gpt-oss."""
 
     block: ClassVar = {"router.weight": "mlp.router.weight", "router.bias": "mlp.router.bias"}
+    keys: ClassVar = {
+        "n_experts": "num_local_experts",
+        "d_ff": "intermediate_size",
+        **{
+            name: name
+            for name in ("sliding_window", "layer_types", "attention_bias", "swiglu_limit", "swiglu_alpha")
+        },
+    }
 
     def read_config(self, keys: ConfigKeys) -> ModelConfig:
         keys.expect("hidden_act", "silu")
@@ -59,6 +67,10 @@ class GptOssFolder(PublishedFolder):
                 swiglu_alpha=keys.number("swiglu_alpha", 1.702),
             ),
         )
+
+    def write_config(self, config: ModelConfig) -> dict[str, Any]:
+        found = super().write_config(config)
+        return found | {"layer_types": list(found["layer_types"])}
 
     def expert_sources(self, config: ModelConfig, layer: int, expert: int) -> Sources:
         """All experts in one tensor, inputs x outputs, of which gate and up have every other one. Where they

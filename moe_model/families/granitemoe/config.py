@@ -6,7 +6,7 @@ from moe_model.checks import check_count, check_flag, check_number
 from moe_model.config import LIMITS
 from moe_model.decoder.config import DecoderConfig
 
-_MULTIPLIERS = ("attention_multiplier", "embedding_multiplier", "residual_multiplier", "logits_scaling")
+MULTIPLIERS = ("attention_multiplier", "embedding_multiplier", "residual_multiplier", "logits_scaling")
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +25,7 @@ class GraniteMoeConfig(DecoderConfig):
     def __post_init__(self) -> None:
         # Not super(): a dataclass with slots is another class than the one that was written here.
         DecoderConfig.__post_init__(self)
-        for name in _MULTIPLIERS:
+        for name in MULTIPLIERS:
             check_number(name, getattr(self, name), 1e-6, 1e6)
         check_flag("attention_bias", self.attention_bias)
         if self.shared_width is not None:

@@ -1,17 +1,24 @@
 """A mixture of experts of Granite's as its authors publish it: `config.json` of model_type granitemoe or
 granitemoeshared, and stacked tensors: all experts in one, the gate's rows before those of up."""
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from moe_model.config import ModelConfig
-from moe_model.families.granitemoe.config import GraniteMoeConfig
+from moe_model.families.granitemoe.config import MULTIPLIERS, GraniteMoeConfig
 from moe_model.families.hugging_face import ConfigKeys, Sources, TensorSource
 from moe_model.families.published import PublishedFolder, read_sizes
+
+_WITH_SHARED = "granitemoeshared"
 
 
 class GraniteMoeFolder(PublishedFolder):
     """Reads the Hugging Face folder of a mixture of experts of Granite's."""
 
+    keys: ClassVar = {
+        "n_experts": "num_local_experts",
+        "d_ff": "intermediate_size",
+        **{name: name for name in ("attention_bias", *MULTIPLIERS)},
+    }
     block: ClassVar = {
         "router.weight": "block_sparse_moe.router.layer.weight",
         "shared.gate.weight": TensorSource("shared_mlp.input_linear.weight", part="first_half"),
@@ -48,6 +55,18 @@ class GraniteMoeFolder(PublishedFolder):
             **sizes,
         )
 
+    def write_config(self, config: ModelConfig) -> dict[str, Any]:
+        own, found = config.own, super().write_config(config)
+        assert isinstance(own, GraniteMoeConfig)
+        if own.shared_width is None:
+            return found
+        return {
+            **found,
+            "architectures": ["GraniteMoeSharedForCausalLM"],
+            "model_type": _WITH_SHARED,
+            "shared_intermediate_size": own.shared_width,
+        }
+
     def expert_sources(self, config: ModelConfig, layer: int, expert: int) -> Sources:
         gate_up, down = (
             f"model.layers.{layer}.block_sparse_moe.{part}_linear.weight" for part in ("input", "output")
@@ -61,7 +80,7 @@ class GraniteMoeFolder(PublishedFolder):
 
 def _read_shared_width(keys: ConfigKeys) -> int | None:
     """Of the type that has a shared expert; 0: it has none either."""
-    if keys.model_type != "granitemoeshared":
+    if keys.model_type != _WITH_SHARED:
         keys.expect("shared_intermediate_size", 0)
         return None
     return keys.count("shared_intermediate_size", 0, least=0) or None

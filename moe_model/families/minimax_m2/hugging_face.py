@@ -1,6 +1,6 @@
 """A MiniMax-M2 as its authors publish it: `config.json` of model_type minimax_m2, and its tensors' names."""
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from moe_model.config import ModelConfig
 from moe_model.errors import ConfigError
@@ -21,6 +21,7 @@ class MiniMaxFolder(PublishedFolder):
     }
     expert: ClassVar = NUMBERED_EXPERT
     prefix = "block_sparse_moe"
+    keys: ClassVar = {"n_experts": "num_local_experts", "d_ff": "intermediate_size"}
 
     def read_config(self, keys: ConfigKeys) -> ModelConfig:
         keys.expect("hidden_act", "silu")
@@ -55,6 +56,14 @@ class MiniMaxFolder(PublishedFolder):
                 rotary_dim=0 if rotary_dim == head_dim else rotary_dim,
             ),
         )
+
+    def write_config(self, config: ModelConfig) -> dict[str, Any]:
+        own, found = config.own, super().write_config(config)
+        assert isinstance(own, MiniMaxConfig)
+        found["rope_parameters"]["partial_rotary_factor"] = (
+            own.rotary_dim or config.head_dim
+        ) / config.head_dim
+        return found
 
     def _expect_what_is_built(self, keys: ConfigKeys, n_layers: int) -> None:
         """The published files have keys of the models before, each of which M2 has one value of."""

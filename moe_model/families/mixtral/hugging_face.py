@@ -14,6 +14,11 @@ class MixtralFolder(PublishedFolder):
     block: ClassVar = {"router.weight": "block_sparse_moe.gate.weight"}
     expert: ClassVar = NUMBERED_EXPERT
     prefix = "block_sparse_moe"
+    keys: ClassVar = {
+        "n_experts": "num_local_experts",
+        "d_ff": "intermediate_size",
+        "sliding_window": "sliding_window",
+    }
 
     def read_config(self, keys: ConfigKeys) -> ModelConfig:
         sizes = read_sizes(

@@ -1,5 +1,7 @@
 """An OLMoE as its authors publish it: its `config.json`. All names of tensors are the common ones."""
 
+from typing import ClassVar
+
 from moe_model.config import ModelConfig
 from moe_model.families.hugging_face import ConfigKeys
 from moe_model.families.olmoe.config import OlmoeConfig
@@ -8,6 +10,11 @@ from moe_model.families.published import PublishedFolder, read_sizes
 
 class OlmoeFolder(PublishedFolder):
     """Reads the Hugging Face folder of an OLMoE."""
+
+    keys: ClassVar = {
+        "d_ff": "intermediate_size",
+        **{name: name for name in ("norm_topk_prob", "attention_bias", "clip_qkv")},
+    }
 
     def read_config(self, keys: ConfigKeys) -> ModelConfig:
         sizes = read_sizes(

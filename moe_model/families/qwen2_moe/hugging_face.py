@@ -1,12 +1,12 @@
 """A Qwen2-MoE as its authors publish it: its `config.json`, and the names of its shared expert."""
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from moe_model.config import ModelConfig
 from moe_model.errors import ConfigError
 from moe_model.families.hugging_face import ConfigKeys
 from moe_model.families.published import PublishedFolder, read_sizes
-from moe_model.families.qwen import NUM_EXPERTS, read_dense_layers
+from moe_model.families.qwen import NUM_EXPERTS, dense_layer_keys, read_dense_layers
 from moe_model.families.qwen2_moe.config import Qwen2MoeConfig
 from moe_model.files.strict_json import brief
 
@@ -17,6 +17,11 @@ _PARTS = ("gate", "up", "down")
 class Qwen2MoeFolder(PublishedFolder):
     """Reads the Hugging Face folder of a Qwen2-MoE."""
 
+    keys: ClassVar = {
+        "dense_width": "intermediate_size",
+        "shared_width": "shared_expert_intermediate_size",
+        **{name: name for name in ("norm_topk_prob", "qkv_bias", "sliding_window")},
+    }
     block: ClassVar = {
         "shared.router.weight": "mlp.shared_expert_gate.weight",
         **{
@@ -56,6 +61,15 @@ class Qwen2MoeFolder(PublishedFolder):
             ),
             **sizes,
         )
+
+    def write_config(self, config: ModelConfig) -> dict[str, Any]:
+        own, found = config.own, super().write_config(config)
+        assert isinstance(own, Qwen2MoeConfig)
+        return {
+            **(found | dense_layer_keys(config.dense_layers)),
+            "use_sliding_window": own.sliding_window is not None,
+            "layer_types": [_TYPES[layer in own.window_layers] for layer in range(config.n_layers)],
+        }
 
 
 def _read_windows(keys: ConfigKeys, n_layers: int) -> tuple[int | None, tuple[int, ...]]:

@@ -1,14 +1,21 @@
 """A Qwen3-MoE as its authors publish it: its `config.json`. All names of tensors are the common ones."""
 
+from typing import Any, ClassVar
+
 from moe_model.config import ModelConfig
 from moe_model.families.hugging_face import ConfigKeys
 from moe_model.families.published import PublishedFolder, read_sizes
-from moe_model.families.qwen import NUM_EXPERTS, read_dense_layers
+from moe_model.families.qwen import NUM_EXPERTS, dense_layer_keys, read_dense_layers
 from moe_model.families.qwen3_moe.config import Qwen3MoeConfig
 
 
 class Qwen3MoeFolder(PublishedFolder):
     """Reads the Hugging Face folder of a Qwen3-MoE."""
+
+    keys: ClassVar = {
+        "dense_width": "intermediate_size",
+        **{name: name for name in ("norm_topk_prob", "attention_bias", "sliding_window")},
+    }
 
     def read_config(self, keys: ConfigKeys) -> ModelConfig:
         sizes = read_sizes(
@@ -40,6 +47,10 @@ class Qwen3MoeFolder(PublishedFolder):
             ),
             **sizes,
         )
+
+    def write_config(self, config: ModelConfig) -> dict[str, Any]:
+        found = super().write_config(config) | dense_layer_keys(config.dense_layers)
+        return found | {"use_sliding_window": found["sliding_window"] is not None}
 
 
 def _read_window(keys: ConfigKeys) -> int | None:

@@ -1,10 +1,11 @@
-"""`import`, `init` and `inspect`, from their arguments to what they print."""
+"""`import`, `export`, `init` and `inspect`, from their arguments to what they print."""
 
 import argparse
 import io
 import json
 import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -13,6 +14,8 @@ import pytest
 import torch
 
 from coordinator.commands import (
+    export_arguments,
+    export_checkpoint,
     import_arguments,
     import_checkpoint,
     init_arguments,
@@ -25,8 +28,10 @@ from coordinator.commands.progress import progress_line
 from moe_model.checkpoint.reader import Checkpoint
 from moe_model.config import ModelConfig
 from moe_model.errors import CheckpointError, ConfigError
+from tests.moe_model.checkpoint.hugging_face.written import make_tensors, write_folder
 
 ARGUMENTS = {
+    export_checkpoint: export_arguments,
     import_checkpoint: import_arguments,
     init_checkpoint: init_arguments,
     inspect_checkpoint: inspect_arguments,
@@ -157,6 +162,47 @@ def test_init_names_what_is_wrong_with_its_sizes(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"c\.yaml: model: n_experts: 0 is not in"):
         run(init_checkpoint, tmp_path / "new", "--config", tmp_path / "c.yaml")
     assert not (tmp_path / "new").exists()
+
+
+def test_init_like_another_and_export(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The first layer only, in bfloat16; and back into a folder of that family, in float32."""
+    source = write_folder(tmp_path / "source", make_tensors())
+    options = ["--layers", "1", "--seed", "5", "--dtype", "bfloat16"]
+    for name, like in (("a", source), ("b", source / "config.json")):
+        assert run(init_checkpoint, tmp_path / name, "--like", like, *options) == 0
+    assert capsys.readouterr().out.startswith("initialised with seed 5 as bfloat16: 4 files, ")
+    a = Checkpoint.open(tmp_path / "a")
+    assert a.fingerprint == Checkpoint.open(tmp_path / "b").fingerprint
+    assert a.config == replace(Checkpoint.open(source).config, n_layers=1)
+    assert run(export_checkpoint, tmp_path / "a", tmp_path / "left", "--dtype", "float32") == 0
+    assert re.fullmatch(
+        rf"exported {tmp_path}/a as float32: 3 files, [\d.]+ kB, [\d.]+ s -> {tmp_path}/left",
+        capsys.readouterr().out.strip(),
+    )
+    left = Checkpoint.open(tmp_path / "left")
+    assert (left.config, left.dtype) == (a.config, torch.float32)
+    assert torch.equal(left.read_expert(0, 2)["up.weight"], a.read_expert(0, 2, torch.float32)["up.weight"])
+
+
+def test_init_scales_matrices(tmp_path: Path) -> None:
+    source = write_folder(tmp_path / "source", make_tensors())
+    run(init_checkpoint, tmp_path / "one", "--like", source)
+    run(init_checkpoint, tmp_path / "four", "--like", source, "--scale", "4")
+    one, four = (Checkpoint.open(tmp_path / name).read_shared() for name in ("one", "four"))
+    assert torch.allclose(four["blocks.0.q.weight"], 4 * one["blocks.0.q.weight"])
+    assert torch.equal(four["output_norm.weight"], one["output_norm.weight"])
+
+
+@pytest.mark.parametrize("option", [["--layers", "1"], ["--scale", "2"]])
+def test_init_has_options_of_like(option: list[str], tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=f"{option[0]} needs --like"):
+        run(init_checkpoint, tmp_path / "new", *option)
+
+
+def test_init_has_no_more_layers_than_the_other(tmp_path: Path) -> None:
+    source = write_folder(tmp_path / "source", make_tensors())
+    with pytest.raises(ConfigError, match=r"config\.json: num_hidden_layers is 2, 3 layers are asked for"):
+        run(init_checkpoint, tmp_path / "new", "--like", source, "--layers", "3")
 
 
 class Terminal(io.StringIO):

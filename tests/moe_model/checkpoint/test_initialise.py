@@ -3,7 +3,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from moe_model.checkpoint.initialise import initialise_checkpoint, module_generator
+from moe_model.checkpoint.initialise import initialise_checkpoint
+from moe_model.checkpoint.random_model import module_generator
 from moe_model.checkpoint.reader import Checkpoint, GenerationDefaults
 from moe_model.errors import CheckpointError
 from tests.moe_model.source_files import TINY, tree

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from moe_model.checkpoint.initialise import module_generator
+from moe_model.checkpoint.random_model import module_generator
 from moe_model.checkpoint.reader import Checkpoint, GenerationDefaults, checkpoint_name
 from moe_model.config import ModelConfig
 from moe_model.errors import CheckpointError

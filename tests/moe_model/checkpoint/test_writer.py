@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from moe_model.checkpoint.initialise import module_generator
+from moe_model.checkpoint.random_model import module_generator
 from moe_model.checkpoint.reader import Checkpoint, CheckpointWriter, GenerationDefaults
 from moe_model.checkpoint.writer import require_free
 from moe_model.config import ModelConfig
