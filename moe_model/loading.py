@@ -1,9 +1,13 @@
 """From a checkpoint on disk to a Model: the shared part here, the experts wherever the caller has them."""
 
+import threading
+from collections.abc import Iterator, Mapping
+
 import torch
+from torch import Tensor
 
 from moe_model.checkpoint.expert_files import read_expert_file
-from moe_model.checkpoint.reader import Checkpoint
+from moe_model.checkpoint.reader import Checkpoint, OnBytes
 from moe_model.errors import CheckpointError
 from moe_model.families import family_of
 from moe_model.halt import Halt
@@ -22,11 +26,34 @@ def load_model(
     dtype: torch.dtype,
     device: str | torch.device,
     kernels: Kernels | None = None,
+    on_bytes: OnBytes | None = None,
 ) -> Model:
     """Reads the shared part; `kernels` None: torch's. Raises CheckpointError naming file and tensor."""
     config = checkpoint.config
-    tensors = checkpoint.read_shared(dtype, device)
-    return Model(config, family_of(config).build_shared(config, tensors, kernels or TorchKernels()), experts)
+    tensors = _GivenAway(checkpoint.read_shared(dtype, device, on_bytes))
+    shared = family_of(config).build_shared(config, tensors, kernels or TorchKernels())
+    assert not tensors, f"a family that has no use for {sorted(tensors)}"
+    return Model(config, shared, experts)
+
+
+class _GivenAway(Mapping[str, Tensor]):
+    """Tensors of which each is given away, once: kernels that pack it in their own layout let go of it, and
+    what is packed and what is not are never both there."""
+
+    def __init__(self, tensors: dict[str, Tensor]) -> None:
+        self._tensors = tensors
+
+    def __getitem__(self, name: str) -> Tensor:
+        return self._tensors.pop(name)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._tensors
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._tensors)
+
+    def __len__(self) -> int:
+        return len(self._tensors)
 
 
 def load_module(
@@ -61,17 +88,41 @@ def load_local_experts(
     *,
     int8: bool = False,
     halt: Halt | None = None,
+    on_bytes: OnBytes | None = None,
 ) -> LocalExperts:
     """Reads every expert into this process. Raises CheckpointError naming the file and the tensor; once
     `halt` is set HaltedError, also of a later load."""
     config, kernels, halt = checkpoint.config, kernels or TorchKernels(), halt or Halt()
+    progress = ModuleProgress(checkpoint.experts_bytes, config.num_expert_modules, on_bytes)
 
     def load(module: ExpertModule) -> Expert:
         halt.check()
         expert, _ = load_module(checkpoint, module, dtype, device, kernels, int8=int8)
+        progress.add(1)
         return expert
 
     return LocalExperts(Catalog.of_checkpoint(config), kernels, load)
+
+
+class ModuleProgress:
+    """Turns modules that are loaded into bytes that were read of all. Any thread; silent once all are."""
+
+    def __init__(self, num_bytes: int, num_modules: int, on_bytes: OnBytes | None) -> None:
+        self._num_bytes, self._num_modules, self._on_bytes = num_bytes, num_modules, on_bytes
+        self._num_loaded = 0
+        self._lock = threading.Lock()
+
+    @property
+    def num_loaded(self) -> int:
+        return self._num_loaded
+
+    def add(self, count: int) -> None:
+        with self._lock:
+            is_new = self._num_loaded < self._num_modules
+            self._num_loaded += count
+            done = min(self._num_loaded, self._num_modules) * self._num_bytes // self._num_modules
+        if is_new and self._on_bytes is not None:
+            self._on_bytes(done, self._num_bytes)
 
 
 def _num_bytes(tensor: torch.Tensor, *, int8: bool) -> int:

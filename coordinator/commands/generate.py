@@ -42,7 +42,9 @@ def run(args: argparse.Namespace) -> int:
         open_experts(checkpoint, given.engine, given.workers, phases=report, halt=halt) as experts,
     ):
         report("engine")
-        engine = build_engine(checkpoint, given.engine, experts, preparer=texts.preparer())
+        engine = build_engine(
+            checkpoint, given.engine, experts, preparer=texts.preparer(), on_bytes=report.progress
+        )
         report.done()
         events = _generate(engine, valid, writer, halt, show=not given.json)
     if given.json:

@@ -191,7 +191,7 @@ class WorkersConfig:
             "--start-timeout",
             parse=positive_seconds,
             metavar="S",
-            help="seconds the workers may take to load (%(default)g)",
+            help="seconds the workers may take to start, and to load one layer (%(default)g)",
         ),
     ] = 120.0
     insecure: Annotated[

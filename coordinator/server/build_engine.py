@@ -16,7 +16,7 @@ from coordinator.engine.versions.exchange import ExchangedExperts, ExpertExchang
 from coordinator.engine.versions.model_versions import ModelVersions
 from coordinator.server.cache_budget import cache_sizes, max_context
 from coordinator.server.compute import device_of, dtype_of
-from moe_model.checkpoint.reader import Checkpoint
+from moe_model.checkpoint.reader import Checkpoint, OnBytes
 from moe_model.families import family_of
 from moe_model.kernels.base import Router
 from moe_model.kernels.choice import choose_kernels
@@ -33,11 +33,12 @@ def build_engine(
     experts: RunningExperts,
     observer: EngineObserver | None = None,
     preparer: Preparer = NO_VOCABULARY,
+    on_bytes: OnBytes | None = None,
 ) -> Engine:
     """Loads the shared part and puts an engine around it. Raises CheckpointError, ConfigError."""
     longest, device = max_context(checkpoint.config, config), device_of(config)
     kernels = choose_kernels(config.kernels, device, config.num_threads)
-    model = load_model(checkpoint, experts, dtype_of(config), device, kernels)
+    model = load_model(checkpoint, experts, dtype_of(config), device, kernels, on_bytes)
     spec, sizes = (
         family_of(checkpoint.config).cache_spec(checkpoint.config),
         cache_sizes(checkpoint.config, config),

@@ -40,7 +40,8 @@ def open_experts(
         phases("experts")
         device, int8 = device_of(engine), engine.expert_dtype == "int8"
         kernels = choose_kernels(engine.kernels, device, engine.num_threads)
-        yield load_local_experts(checkpoint, dtype_of(engine), device, kernels, int8=int8, halt=halt)
+        dtype, on_bytes = dtype_of(engine), phases.progress
+        yield load_local_experts(checkpoint, dtype, device, kernels, int8=int8, halt=halt, on_bytes=on_bytes)
         return
     with open_workers(checkpoint, engine, workers, observers, over, phases, halt) as experts:
         yield experts

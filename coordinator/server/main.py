@@ -82,7 +82,7 @@ async def open_server(
         experts = await _entered(opened, stack)
         halt.check()
         phases("engine")
-        engine = await _open_engine(checkpoint, config, experts, texts, watchers)
+        engine = await _open_engine(checkpoint, config, experts, texts, watchers, phases)
         stack.push_async_callback(engine.close)
         phases("warm-up")
         await halt.unless_set(_warm_up(engine))
@@ -117,10 +117,11 @@ async def _open_engine(
     experts: ServedExperts,
     texts: ModelTexts,
     watchers: Watchers,
+    phases: Phases,
 ) -> InProcessEngine:
     """An engine on a thread of its own. It builds constraints where the fronts have checked them."""
     core = await asyncio.to_thread(
-        build_engine, checkpoint, config.engine, experts, watchers.engine, texts.preparer()
+        build_engine, checkpoint, config.engine, experts, watchers.engine, texts.preparer(), phases.progress
     )
     thread = EngineThread(core)
     exchange = expert_exchange(checkpoint, config.engine, experts, core, thread.switch)

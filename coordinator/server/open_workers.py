@@ -29,6 +29,7 @@ from expert_workers.transports.table import make_transport
 from expert_workers.worker.expert_worker import ExpertWorker, WorkerSpec
 from moe_model.checkpoint.reader import Checkpoint
 from moe_model.halt import Halt
+from moe_model.loading import ModuleProgress
 from moe_model.versions.expert_versions import Catalog, ExpertModule
 
 # A worker's heart may beat so seldom, in seconds: Ray's calls are not quick on a network that loses packets.
@@ -64,9 +65,9 @@ def open_workers(
         watchers, here = ExpertObservers(observers), InProcessTransport()
         pool = ExpertPool(catalog, transport, _pool_options(workers, epoch), None, watchers, here)
         expected = Expected(epoch, client, spec.precision, checkpoint.fingerprint, workers.take_over)
-        start, answer = workers.start_timeout, max(_LEAST_ANSWER, workers.call_timeout)
-        jobs = Jobs(fleet, expected, Timeouts(start=start, answer=answer, load=start), pool)
         modules, options = list(catalog.modules), _supervisor_options(workers)
+        progress = _progress(checkpoint, workers, phases)
+        jobs = Jobs(fleet, expected, _timeouts(workers), pool, progress.add)
         own_spec = replace(spec, rank=HERE, num_threads=engine.num_threads)
         load = _loader(own_spec, expected, here, pool)
         supervisor = Supervisor(ControlLoop(jobs, modules, pool, options, watchers, load, over))
@@ -83,9 +84,21 @@ def open_workers(
         experts = RemoteExperts(pool, supervisor, end_workers)
         stack.callback(experts.close)
         phases(f"{workers.num_workers} workers with their experts")
-        supervisor.start(workers.num_workers, workers.start_timeout)
+        supervisor.start(workers.num_workers, workers.start_timeout, lambda: progress.num_loaded)
         fleet.end(rank for rank in existing if rank >= workers.num_workers)
         yield experts
+
+
+def _progress(checkpoint: Checkpoint, workers: WorkersConfig, phases: Phases) -> ModuleProgress:
+    """Of all workers together: each holder of an expert reads it."""
+    copies = min(workers.replicas, workers.num_workers)
+    num_modules = copies * checkpoint.config.num_expert_modules
+    return ModuleProgress(copies * checkpoint.experts_bytes, num_modules, phases.progress)
+
+
+def _timeouts(workers: WorkersConfig) -> Timeouts:
+    start, answer = workers.start_timeout, max(_LEAST_ANSWER, workers.call_timeout)
+    return Timeouts(start=start, answer=answer, load=start)
 
 
 def _supervisor_options(workers: WorkersConfig) -> SupervisorOptions:

@@ -2,9 +2,9 @@
 
 import logging
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import count
+from itertools import count, groupby
 from typing import Protocol
 
 from expert_workers.dispatch.routes import Address
@@ -71,9 +71,18 @@ class Connector(Protocol):
 class Jobs:
     """Every method blocks, and raises WorkerFailureError."""
 
-    def __init__(self, fleet: Fleet, expected: Expected, timeouts: Timeouts, links: Connector) -> None:
+    def __init__(
+        self,
+        fleet: Fleet,
+        expected: Expected,
+        timeouts: Timeouts,
+        links: Connector,
+        on_loaded: Callable[[int], object] = lambda _count: None,
+    ) -> None:
+        """`on_loaded` is told of modules that have been loaded, some at a time, on the jobs' threads."""
         self._fleet = fleet
         self._links = links
+        self._on_loaded = on_loaded
         self._incarnations = count(1)
         self._expected = expected
         self._timeouts = timeouts
@@ -156,7 +165,13 @@ class Jobs:
         self._fleet.end([rank])
 
     def _load(self, rank: int, modules: Sequence[ExpertModule]) -> Loaded:
-        info = self._fleet.load(rank, modules, self._timeouts.load)
+        """A layer after the other: each has the whole time for one load, and shows when it is there."""
+        info = None
+        for _, of_layer in groupby(sorted(modules, key=_layer), key=_layer):
+            part = list(of_layer)
+            info = self._fleet.load(rank, part, self._timeouts.load)
+            self._on_loaded(len(part))
+        assert info is not None, "nobody loads nothing"
         return Loaded(info, self.canary(rank, [module.key for module in modules]))
 
     def _load_each(self, rank: int, modules: Sequence[ExpertModule]) -> Loaded:
@@ -176,6 +191,10 @@ class Jobs:
         if info is None:
             raise WorkerFailureError(failures[0])
         return Loaded(info, canaries, failures[0] if failures else None)
+
+
+def _layer(module: ExpertModule) -> int:
+    return module.layer
 
 
 def mismatch(expected: Expected, rank: int, info: WorkerInfo) -> str:

@@ -28,16 +28,26 @@ class Supervisor:
         self._halt = Halt()
         self._loop.start()
 
-    def start(self, num_workers: int, timeout: float) -> None:
+    def start(self, num_workers: int, timeout: float, num_loaded: Callable[[], int] = lambda: 0) -> None:
         """Brings up workers 0 to N - 1 and returns when all is loaded. WorkerStartError names the first that
-        cannot."""
+        cannot.
+
+        `timeout`: seconds in which they start, and then again as long as `num_loaded`, the modules that have
+        been loaded, has grown in them: a large model takes its time.
+        """
         change = PendingChange(is_start=True)
-        try:
-            self._wait(change, partial(self._control.resize, num_workers, change), timeout)
-        except TimeoutError:
-            waiting = [str(worker.rank) for worker in self.workers() if not worker.is_ready]
-            names = ", ".join(waiting) or "some"
-            raise WorkerStartError(f"worker {names}: not ready within {timeout:g} s") from None
+        self._post(partial(self._control.resize, num_workers, change))
+        while True:
+            before = num_loaded()
+            try:
+                self._halt.result(change.future, timeout)
+            except TimeoutError:
+                if num_loaded() > before:
+                    continue
+                waiting = [str(worker.rank) for worker in self.workers() if not worker.is_ready]
+                names = ", ".join(waiting) or "some"
+                raise WorkerStartError(f"worker {names}: not ready within {timeout:g} s") from None
+            return
 
     def scale(self, num_workers: int, timeout: float = 600.0) -> Scaled:
         """Returns when there are so many and each holds its part. Raises ExpertMeshError."""
@@ -91,6 +101,9 @@ class Supervisor:
         return self._loop.close(timeout)
 
     def _wait(self, change: PendingChange, event: Callable[[], None], timeout: float) -> Scaled:
+        self._post(event)
+        return self._halt.result(change.future, timeout)
+
+    def _post(self, event: Callable[[], None]) -> None:
         self._halt.check()
         self._loop.post(event)
-        return self._halt.result(change.future, timeout)

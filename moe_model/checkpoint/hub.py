@@ -6,7 +6,7 @@ what goes online only when a name is met.
 
 import io
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,11 +19,9 @@ from moe_model.checkpoint.hugging_face.files import SMALL_FILES
 from moe_model.checkpoint.hugging_face.folder import read_config, read_json
 from moe_model.checkpoint.hugging_face.shards import INDEX, WEIGHTS, read_index
 from moe_model.checkpoint.hugging_face.texts import MORE_TEMPLATES
+from moe_model.checkpoint.reader import OnBytes
 from moe_model.checkpoint.recognise import HUGGING_FACE_CONFIG, is_present
 from moe_model.errors import CheckpointError
-
-# Bytes that are there, and all.
-OnBytes = Callable[[int, int], None]
 
 _NAME = re.compile(r"([A-Za-z0-9][\w.-]*/[\w.-]+)(?:@([\w.-]+(?:/[\w.-]+)*))?")
 _SMALL = (*SMALL_FILES, f"{MORE_TEMPLATES}/*.jinja")

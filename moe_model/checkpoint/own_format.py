@@ -30,7 +30,7 @@ from moe_model.checkpoint.manifest import (
     Manifest,
     expert_file,
 )
-from moe_model.checkpoint.reader import Checkpoint
+from moe_model.checkpoint.reader import Checkpoint, OnBytes
 from moe_model.checkpoint.recognise import POINTER, is_pointer
 from moe_model.config import ModelConfig
 from moe_model.errors import CheckpointError
@@ -94,10 +94,20 @@ class OwnCheckpoint(Checkpoint):
         checkpoint._check_files()
         return checkpoint
 
+    @property
+    def experts_bytes(self) -> int:
+        return sum(entry.size for name, entry in self.files.items() if name != SHARED and name not in _TEXTS)
+
     def read_shared(
-        self, dtype: torch.dtype | None = None, device: str | torch.device = "cpu"
+        self,
+        dtype: torch.dtype | None = None,
+        device: str | torch.device = "cpu",
+        on_bytes: OnBytes | None = None,
     ) -> dict[str, Tensor]:
-        return self._read_tensors(SHARED, self._shared_shapes, dtype, device)
+        tensors = self._read_tensors(SHARED, self._shared_shapes, dtype, device)
+        if on_bytes is not None:
+            on_bytes(self.files[SHARED].size, self.files[SHARED].size)
+        return tensors
 
     def read_expert(
         self, layer: int, expert: int, dtype: torch.dtype | None = None, device: str | torch.device = "cpu"

@@ -16,7 +16,10 @@ from moe_model.config import ModelConfig
 from moe_model.errors import CheckpointError
 from moe_model.text.tokenizer_settings import TokenizerSettings
 
-__all__ = ["Checkpoint", "CheckpointWriter", "FileEntry", "GenerationDefaults"]
+__all__ = ["Checkpoint", "CheckpointWriter", "FileEntry", "GenerationDefaults", "OnBytes"]
+
+# Is told of bytes that are there, and of all.
+OnBytes = Callable[[int, int], None]
 
 # What the hub's cache calls the folder of a model.
 _CACHED = "models--"
@@ -59,9 +62,17 @@ class Checkpoint(ABC):
     def open_folder(cls, folder: Path) -> Self:
         """As `open`, of a folder in this format."""
 
+    @property
+    @abstractmethod
+    def experts_bytes(self) -> int:
+        """What all experts have in the files."""
+
     @abstractmethod
     def read_shared(
-        self, dtype: torch.dtype | None = None, device: str | torch.device = "cpu"
+        self,
+        dtype: torch.dtype | None = None,
+        device: str | torch.device = "cpu",
+        on_bytes: OnBytes | None = None,
     ) -> dict[str, Tensor]:
         """The shared part, as `dtype` (None: as stored), but for what the family keeps as float32. Raises
         CheckpointError naming file and tensor."""

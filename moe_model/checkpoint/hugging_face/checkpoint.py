@@ -16,7 +16,7 @@ from moe_model.checkpoint.hugging_face.generation import generation_defaults
 from moe_model.checkpoint.hugging_face.stored import Stored
 from moe_model.checkpoint.hugging_face.texts import read_settings, read_tokenizer
 from moe_model.checkpoint.manifest import FileEntry, GenerationDefaults
-from moe_model.checkpoint.reader import Checkpoint
+from moe_model.checkpoint.reader import Checkpoint, OnBytes
 from moe_model.config import ModelConfig
 from moe_model.text.tokenizer_settings import TokenizerSettings
 
@@ -54,10 +54,17 @@ class HuggingFaceCheckpoint(Checkpoint):
             _folder=opened,
         )
 
+    @property
+    def experts_bytes(self) -> int:
+        return self._folder.experts_bytes
+
     def read_shared(
-        self, dtype: torch.dtype | None = None, device: str | torch.device = "cpu"
+        self,
+        dtype: torch.dtype | None = None,
+        device: str | torch.device = "cpu",
+        on_bytes: OnBytes | None = None,
     ) -> dict[str, Tensor]:
-        return self._folder.read_shared(dtype or self.dtype, device)
+        return self._folder.read_shared(dtype or self.dtype, device, on_bytes)
 
     def read_expert(
         self, layer: int, expert: int, dtype: torch.dtype | None = None, device: str | torch.device = "cpu"

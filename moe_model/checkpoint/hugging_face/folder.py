@@ -12,6 +12,7 @@ from torch import Tensor
 from moe_model.checkpoint.hugging_face.quantised import QUANTIZATION, Quantisation, read_quantisation
 from moe_model.checkpoint.hugging_face.shards import ShardedTable
 from moe_model.checkpoint.hugging_face.sources import Finder, Found, read_found
+from moe_model.checkpoint.reader import OnBytes
 from moe_model.checkpoint.recognise import HUGGING_FACE_CONFIG, MAX_CONFIG_BYTES, refuse_pointer
 from moe_model.config import ModelConfig
 from moe_model.errors import CheckpointError, ConfigError
@@ -48,9 +49,11 @@ class HuggingFaceFolder:
         self._float32 = family.float32_names(self.config)
         self.table = ShardedTable(path)
         self._finder = Finder(self.table, quantisation)
-        found = list(self.found())
-        self._finder.check_whole(found, frozenset(filter(self._is_harmless, self.table.names)))
-        self.dtype = _dtype_of(found)
+        shared, experts = list(self.shared().values()), list(self._of_experts())
+        harmless = frozenset(filter(self._is_harmless, self.table.names))
+        self._finder.check_whole([*shared, *experts], harmless)
+        self.dtype = _dtype_of([*shared, *experts])
+        self.experts_bytes = sum(each.num_bytes for each in experts)
 
     def shared(self) -> dict[str, Found]:
         """Of the shared part, by our names; the head once more where it is tied and there all the same."""
@@ -68,13 +71,18 @@ class HuggingFaceFolder:
     def found(self) -> Iterator[Found]:
         """Of everything."""
         yield from self.shared().values()
+        yield from self._of_experts()
+
+    def _of_experts(self) -> Iterator[Found]:
         for layer in self.config.moe_layers:
             for expert in self.config.experts_of(layer):
                 yield from self.expert(layer, expert).values()
 
-    def read_shared(self, dtype: torch.dtype, device: str | torch.device) -> dict[str, Tensor]:
+    def read_shared(
+        self, dtype: torch.dtype, device: str | torch.device, on_bytes: OnBytes | None = None
+    ) -> dict[str, Tensor]:
         """Raises CheckpointError naming the folder and the tensor."""
-        tensors = read_found(self.shared(), dtype, device, str(self.path), self._float32)
+        tensors = read_found(self.shared(), dtype, device, str(self.path), self._float32, on_bytes)
         head_VD = tensors.pop(_HEAD, None)
         # transformers would not tie them then.
         if head_VD is not None and not torch.equal(head_VD, tensors[_EMBEDDING]):

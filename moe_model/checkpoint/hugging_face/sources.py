@@ -14,6 +14,7 @@ from moe_model.checkpoint.finite import require_finite
 from moe_model.checkpoint.hugging_face.quantised import Quantisation
 from moe_model.checkpoint.hugging_face.shards import ShardedTable
 from moe_model.checkpoint.hugging_face.stored import Stored, stored_tensor
+from moe_model.checkpoint.reader import OnBytes
 from moe_model.errors import CheckpointError
 from moe_model.families.hugging_face import Part, TensorSource
 
@@ -92,19 +93,28 @@ def read_found(
     device: str | torch.device,
     where: str,
     float32: AbstractSet[str] = frozenset(),
+    on_bytes: OnBytes | None = None,
 ) -> dict[str, Tensor]:
     """All of them as `dtype`, those of `float32` as float32, by the same names.
 
-    Raises CheckpointError, also for values that are not finite. Neighbours in the mapping that are parts of
-    one item cost it one read.
+    An item is read once, however many of them are its parts. Raises CheckpointError, also for values that are
+    not finite.
     """
-    last = _Item()
-    tensors: dict[str, Tensor] = {}
-    for name, each in found.items():
+    last, tensors = _Item(), dict[str, Tensor]()
+    total, done = sum(each.num_bytes for each in found.values()), 0
+    for name, each in sorted(found.items(), key=lambda item: _place(item[1])):
         tensor = _own(_read(each, last).to(torch.float32 if name in float32 else dtype))
         require_finite(tensor, each.source.name, where)
         tensors[name] = tensor.to(device)
-    return tensors
+        done += each.num_bytes
+        if on_bytes is not None:
+            on_bytes(done, total)
+    return {name: tensors[name] for name in found}
+
+
+def _place(found: Found) -> tuple[str, int]:
+    """Parts of one item are neighbours."""
+    return found.stored.names[0], -1 if found.source.item is None else found.source.item
 
 
 class _Item:

@@ -1,4 +1,5 @@
 import threading
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any
@@ -13,7 +14,7 @@ from expert_workers.transports.in_process.fleet import LocalFleet
 from expert_workers.transports.in_process.transport import InProcessTransport
 from expert_workers.worker.expert_worker import ExpertWorker, WorkerInfo
 from moe_model.layers.dispatch import ExpertKey
-from moe_model.versions.expert_versions import checkpoint_modules
+from moe_model.versions.expert_versions import ExpertModule, checkpoint_modules
 from tests.expert_workers.fakes import TORCH, FakeSource, make_config, make_info, make_spec
 
 CONFIG = make_config()
@@ -34,6 +35,12 @@ class ToldFleet(LocalFleet):
     def start(self, rank: int) -> None:
         self.asked.append("start")
         super().start(rank)
+
+    def load(self, rank: int, modules: Sequence[ExpertModule], timeout: float) -> WorkerInfo:
+        self.asked.append(
+            " ".join(["load", *(f"{layer},{slot}" for layer, slot in sorted(m.key for m in modules))])
+        )
+        return super().load(rank, modules, timeout)
 
     def describe(self, rank: int, timeout: float) -> WorkerInfo:
         return replace(super().describe(rank, timeout), **self.changes)
@@ -113,6 +120,18 @@ def test_another_coordinator_s_worker_is_none_of_ours_whatever_it_is(fleet: Told
     with pytest.raises(WorkerFailureError) as raised:
         make_jobs(fleet).bring_up(1, frozenset())
     assert raised.value.failure.reason is FailureReason.FENCED
+
+
+def test_a_layer_after_the_other_is_loaded_and_told(fleet: ToldFleet) -> None:
+    """So that a timeout is for so much, and a start shows how far it is."""
+    told: list[int] = []
+    jobs = Jobs(fleet, EXPECTED, Timeouts(), NotedLinks(), told.append)
+    jobs.bring_up(0, frozenset(KEYS))
+    mixed = [KEYS[0], KEYS[2], KEYS[1]]
+    fleet.asked.clear()
+    assert jobs.load(0, checkpoint_modules(mixed)).info.keys == tuple(KEYS)
+    assert fleet.asked == ["load 0,0 0,1", "load 1,2"]
+    assert told == [2, 1]
 
 
 def test_what_is_loaded_sings_at_once(fleet: ToldFleet) -> None:

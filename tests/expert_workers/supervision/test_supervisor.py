@@ -6,6 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
+from itertools import count
 from typing import Any
 
 import pytest
@@ -85,6 +86,28 @@ def test_a_worker_that_does_not_answer_in_time_is_named() -> None:
         coordinator.supervisor.start(2, 0.2)
     world.machine.go(1)
     coordinator.until(lambda: coordinator.num_holders(0, 1) == {1})
+    coordinator.close()
+    world.machine.end()
+
+
+def test_a_start_that_goes_on_loading_is_waited_for() -> None:
+    """Its time begins anew as long as modules are loaded in it: here until the stopped worker goes on."""
+    world = World()
+    coordinator = Coordinator(world)
+    for rank in range(2):
+        world.machine.start(rank)
+    world.machine.stop(1)
+    asked = count()
+
+    def num_loaded() -> int:
+        number = next(asked)
+        if number == 6:
+            world.machine.go(1)
+        return number
+
+    coordinator.supervisor.start(2, 0.05, num_loaded)
+    assert coordinator.num_holders(0, 1) == {1}
+    assert next(asked) > 6
     coordinator.close()
     world.machine.end()
 
