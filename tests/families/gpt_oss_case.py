@@ -48,7 +48,6 @@ GPT_OSS = Case(
         "odd sizes": {"hidden_size": 39, "intermediate_size": 13, "num_local_experts": 5, "head_dim": 6},
         "tied": {"tie_word_embeddings": True},
     },
-    served=(),
     age=_say_default,
     adjust=_strong,
 )

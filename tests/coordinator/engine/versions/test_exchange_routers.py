@@ -22,9 +22,8 @@ ROUTERS = {
 }
 
 
-@pytest.mark.parametrize(
-    ("part", "kernels"), [("bias", "torch"), *(("correction", kernels) for kernels in KERNELS)]
-)
+@pytest.mark.parametrize("kernels", KERNELS)
+@pytest.mark.parametrize("part", ROUTERS)
 def test_a_router_of_more_than_weights_takes_all_of_a_row(
     kernels: KernelChoice, part: str, tmp_path: Path
 ) -> None:
