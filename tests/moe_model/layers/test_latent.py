@@ -13,7 +13,7 @@ from moe_model.assembled import dense_attention
 from moe_model.decoder.build_latent import LatentBuilder
 from moe_model.decoder.spec import LatentAttention
 from moe_model.kernels.base import Kernels
-from moe_model.kernels.choice import choose_kernels
+from moe_model.kernels.choice import HAS_NATIVE, choose_kernels
 from moe_model.layers.dense import Attention, ScaledJoin
 from moe_model.layers.latent import AbsorbedAttention
 from moe_model.layers.rotary import rotary_rates
@@ -138,6 +138,22 @@ def test_a_token_keeps_one_latent_and_one_turned_key(kernels: Kernels) -> None:
     assert not torch.allclose(latent_T1d[0, :, 9:], latent_T1d[1, :, 9:])
     squares = (latent_T1d[0, 0, :9] / tensors["blocks.0.kv_norm.weight"]).square()
     assert float(squares.mean()) == pytest.approx(1.0, abs=1e-4), "it is kept after its norm"
+
+
+@pytest.mark.skipif(not HAS_NATIVE, reason="torch's products promise no bits")
+@pytest.mark.parametrize("num_threads", [1, 2])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_row_has_the_same_bits_in_every_company(dtype: torch.dtype, num_threads: int) -> None:
+    tensors = {name: tensor.to(dtype) for name, tensor in make_tensors(SPEC).items()}
+    attention = build(SPEC, tensors, choose_kernels("native", "cpu", num_threads))
+    x_TD, o_THc, positions_T = torch.randn(T, D), torch.randn(T, H, SPEC.latent_rank), torch.arange(T)
+    q_THd, (latent_T1d,) = attention.project(x_TD, positions_T)
+    merged_TD = attention.merge(o_THc, x_TD)
+    for row in (slice(0, 1), slice(3, 4), slice(2, 9)):
+        q, (latent,) = attention.project(x_TD[row], positions_T[row])
+        assert torch.equal(q, q_THd[row])
+        assert torch.equal(latent, latent_T1d[row])
+        assert torch.equal(attention.merge(o_THc[row], x_TD[row]), merged_TD[row])
 
 
 def test_a_join_takes_what_attention_says(kernels: Kernels) -> None:
