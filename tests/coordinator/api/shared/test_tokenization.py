@@ -1,5 +1,6 @@
 """Tokenize, Detokenize and GetModelInfo, and models without a tokenizer."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -7,10 +8,14 @@ import pytest
 from expertmesh.v1 import generation_pb2 as pb
 from tests.coordinator.api.fakes import (
     EOS,
+    FakeEngine,
     failure_of,
     generate_request,
+    last,
     running,
     served_model,
+    tiny_tokenizer,
+    tokens,
 )
 
 EMOJI = "東京 🙂"
@@ -48,6 +53,36 @@ async def test_refusals_of_the_other_methods(method: str, message: Any, code: st
     async with running() as service:
         failed = await failure_of(getattr(service.stub, method)(message))
     assert (failed.code, failed.fields) == (code, [field] if field else [])
+
+
+async def test_ids_beyond_the_tokenizers_are_the_models_all_the_same() -> None:
+    """A vocabulary is often padded: such ids come in, stand for no text, and are never looked up."""
+    config = replace(served_model().config, vocab_size=384)
+    (word,) = tiny_tokenizer().encode("a", add_bos=False)
+    engine = FakeEngine(tokens(321), tokens(word, 383), last(322))
+    async with running(engine, served_model(config=config)) as service:
+        by_ids = pb.GenerateRequest(token_ids=pb.TokenIds(ids=[320, 383]))
+        by_ids.response.return_token_ids = by_ids.response.return_prompt_token_ids = True
+        by_ids.stopping.stop_sequences.append("never")
+        reply = await service.stub.Generate(by_ids)
+        assert list(reply.prompt.token_ids) == [320, 383]
+        (output,) = reply.outputs
+        assert list(output.token_ids) == [321, word, 383, 322]
+        assert output.text == "a"
+        back = await service.stub.Detokenize(pb.DetokenizeRequest(token_ids=[320, word, 383]))
+        assert back.text == "a"
+        failed = await failure_of(service.stub.Detokenize(pb.DetokenizeRequest(token_ids=[384])))
+        assert (failed.code, failed.fields) == ("INVALID_ARGUMENT", ["token_ids[0]"])
+
+
+async def test_a_tokenizer_in_another_form_is_named() -> None:
+    model = served_model(tokenizer=None, unread_tokenizer="tiktoken.model")
+    async with running(model=model) as service:
+        failed = await failure_of(service.stub.Generate(generate_request()))
+    assert failed.reason == "NO_TOKENIZER"
+    assert (
+        "this model has tiktoken.model and no tokenizer.json; use token ids, or convert it" in failed.message
+    )
 
 
 async def test_without_a_tokenizer() -> None:
