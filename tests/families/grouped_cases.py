@@ -43,6 +43,7 @@ MIXTRAL = Case(
         "one of each": {"num_key_value_heads": 1, "num_experts_per_tok": 1, "num_hidden_layers": 1},
         "two experts": {"num_local_experts": 2, "num_experts_per_tok": 2, "rms_norm_eps": 1e-2},
     },
+    served=("", "window"),
 )
 
 
@@ -104,6 +105,7 @@ QWEN2_MOE = Case(
         "every second layer": {"decoder_sparse_step": 2, "mlp_only_layers": None},
         "tied": {"tie_word_embeddings": True, "num_key_value_heads": 6},
     },
+    served=("", "window"),
     age=_no_layer_types,
 )
 OLMOE = Case(

@@ -2,7 +2,7 @@
 
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from tests.families.case import Case, balance_of, logits_of, say
 from tests.families.cases import CASES
 from tests.families.ours import CONFIG, NUM_TOKENS, Generated, generate, generate_over, imported
 from tests.integration.ray_experts import running
-from tests.native import KERNELS
+from tests.native import needs_native
 
 # Of the largest logit: what transformers' own ways of computing differ by is a third of it.
 TOLERANCE = 1e-4
@@ -60,13 +60,26 @@ def check_generated(model: Any, found: list[Generated]) -> None:
         assert np.array_equal(np.sort(each.routed_TLK), np.sort(said.routed_SLK.numpy()))
 
 
-@pytest.mark.parametrize("kernels", KERNELS)
-def test_the_engine_says_what_transformers_says(written: Written, kernels: KernelChoice) -> None:
+# Numbers of workers and of replicas.
+FLEETS = ((1, 1), (2, 1), (3, 2), (5, 1))
+
+
+@pytest.mark.parametrize(
+    ("kernels", "fleets"),
+    [
+        pytest.param("native", FLEETS, marks=needs_native, id="native"),
+        pytest.param("torch", FLEETS[2:3], id="torch"),
+        pytest.param("torch", FLEETS, marks=pytest.mark.long, id="torch, all fleets"),
+    ],
+)
+def test_the_engine_says_what_transformers_says(
+    written: Written, kernels: KernelChoice, fleets: Sequence[tuple[int, int]]
+) -> None:
     """Tokens, log probabilities, and the experts of each token in each layer; of any number of workers."""
     config = replace(CONFIG, kernels=kernels)
     alone = generate(written.checkpoint, config)
     check_generated(written.model, alone)
-    for num_workers, replicas in ((1, 1), (2, 1), (3, 2), (5, 1)):
+    for num_workers, replicas in fleets:
         found = generate(written.checkpoint, config, num_workers, replicas)
         assert [each.tokens for each in found] == [each.tokens for each in alone], num_workers
         assert [each.logprobs for each in found] == [each.logprobs for each in alone], num_workers

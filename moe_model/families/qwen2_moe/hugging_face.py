@@ -8,7 +8,6 @@ from moe_model.families.hugging_face import ConfigKeys
 from moe_model.families.published import PublishedFolder, read_sizes
 from moe_model.families.qwen import NUM_EXPERTS, dense_layer_keys, read_dense_layers
 from moe_model.families.qwen2_moe.config import Qwen2MoeConfig
-from moe_model.files.strict_json import brief
 
 _TYPES = ("full_attention", "sliding_attention")
 _PARTS = ("gate", "up", "down")
@@ -79,9 +78,7 @@ def _read_windows(keys: ConfigKeys, n_layers: int) -> tuple[int | None, tuple[in
     before = keys.count("max_window_layers", 28, least=0)
     types = keys.items("layer_types", str)
     if types is not None and (len(types) != n_layers or not set(types) <= set(_TYPES)):
-        raise ConfigError(
-            f"layer_types: {brief(list(types))} is not one of {', '.join(_TYPES)} for each layer"
-        )
+        raise ConfigError(f"layer_types: expected {' or '.join(_TYPES)} for each of {n_layers} layers")
     if types is not None:
         layers = tuple(layer for layer, each in enumerate(types) if each == "sliding_attention")
     else:
