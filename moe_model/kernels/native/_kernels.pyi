@@ -43,6 +43,7 @@ def route(
     top_k: int,
     weights: int,
     ids: int,
+    num_threads: int,
     /,
 ) -> None: ...
 def experts_scratch_bytes(experts: object, num_pairs: int, /) -> int: ...

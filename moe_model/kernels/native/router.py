@@ -13,7 +13,7 @@ class NativeRouter:
     """The rule SoftmaxOfTopK; among equals the lower expert comes first."""
 
     def __init__(self, runtime: Runtime, gate: NativeMatrix, top_k: int) -> None:
-        self._kernels = runtime.kernels
+        self._runtime = runtime
         self._gate = gate
         self._top_k = top_k
 
@@ -24,7 +24,7 @@ class NativeRouter:
         weights_TK = torch.empty(num_tokens, num_places)
         expert_ids_TK = torch.empty(num_tokens, num_places, dtype=torch.int64)
         _kernels.route(
-            self._kernels,
+            self._runtime.kernels,
             self._gate.handle,
             x_TD.data_ptr(),
             num_tokens,
@@ -34,5 +34,6 @@ class NativeRouter:
             0 if selection is None else address_of(selection.top_k_T),
             weights_TK.data_ptr(),
             expert_ids_TK.data_ptr(),
+            self._runtime.num_threads,
         )
         return Routing(weights_TK, expert_ids_TK, logits_TE)

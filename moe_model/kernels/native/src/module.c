@@ -113,14 +113,16 @@ static PyObject *py_route(PyObject *self, PyObject *const *args, Py_ssize_t num_
     const int64_t *top_k_T = read_address(&r);
     float *weights_TK = read_address(&r);
     int64_t *ids_TK = read_address(&r);
+    const int num_threads = (int)read_long(&r);
     if (!is_done(&r)) return NULL;
-    const long num_experts = gate->num_out;
-    linear_op op = {.kernels = *set, .w = *gate, .x = x, .num_rows = num_tokens, .stride = gate->num_in, .y = logits_TE};
-    run_linear(&op, 1);
-    for (long t = 0; t < num_tokens; t++)
-        route_row(logits_TE + t * num_experts, allowed_TE == NULL ? NULL : allowed_TE + t * num_experts, num_experts,
-                  top_k_T == NULL ? num_places : top_k_T[t], num_places, weights_TK + t * num_places,
-                  ids_TK + t * num_places);
+    route_op op = {*set, *gate, x, num_tokens, num_places, logits_TE, allowed_TE, top_k_T, weights_TK, ids_TK};
+    if (num_tokens * gate->num_in * gate->num_out < WORTH_RELEASING) {
+        run_route(&op, 1);
+    } else {
+        Py_BEGIN_ALLOW_THREADS;
+        run_route(&op, num_threads);
+        Py_END_ALLOW_THREADS;
+    }
     Py_RETURN_NONE;
 }
 

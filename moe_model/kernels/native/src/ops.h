@@ -29,6 +29,21 @@ typedef struct {
 
 void run_linear(linear_op *op, int num_threads);
 
+/* Logits of all rows, then each row's experts, as `route_row` has them. */
+typedef struct {
+    kernel_set kernels;
+    matrix gate;
+    const float *x; /* rows of as many values as the gate has inputs */
+    long num_tokens, num_places;
+    float *logits_TE;
+    const uint8_t *allowed_TE; /* NULL: all */
+    const int64_t *top_k_T;    /* NULL: as many as there are places */
+    float *weights_TK;
+    int64_t *ids_TK;
+} route_op;
+
+void run_route(route_op *op, int num_threads);
+
 /* y_RHO = x_RHI Wᵀ, by a matrix of each head. `w` is that of the first one; the panels of the others follow. `scratch` has
  * room for all rows where they go as bfloat16. */
 typedef struct {

@@ -59,26 +59,25 @@ const row_kernels *find_row_kernels(const char *name) {
 }
 #endif
 
-/* The best expert that is allowed and not yet chosen; a NaN logit counts as the lowest. */
-static long best_expert(const float *logits_E, const uint8_t *allowed_E, long num_experts, const int64_t *chosen,
-                        long num_chosen) {
-    long best = -1;
-    for (long e = 0; e < num_experts; e++) {
-        int taken = allowed_E != NULL && !allowed_E[e];
-        for (long k = 0; k < num_chosen && !taken; k++) taken = chosen[k] == e;
-        if (!taken && (best < 0 || logits_E[e] > logits_E[best] || logits_E[best] != logits_E[best])) best = e;
+/* Whether a logit comes before another one, of a lower expert: a NaN comes last. */
+static int comes_before(float logit, float other) { return logit > other || (other != other && logit == logit); }
+
+/* The best K of the allowed experts, in their order; returns how many there are. */
+static long best_experts(const float *logits_E, const uint8_t *allowed_E, long num_experts, long top_k, int64_t *ids_K) {
+    long num_chosen = 0;
+    for (long e = 0; e < num_experts && top_k > 0; e++) {
+        if (allowed_E != NULL && !allowed_E[e]) continue;
+        if (num_chosen == top_k && !comes_before(logits_E[e], logits_E[ids_K[top_k - 1]])) continue;
+        long k = num_chosen < top_k ? num_chosen++ : top_k - 1;
+        for (; k > 0 && comes_before(logits_E[e], logits_E[ids_K[k - 1]]); k--) ids_K[k] = ids_K[k - 1];
+        ids_K[k] = e;
     }
-    return best;
+    return num_chosen;
 }
 
 void route_row(const float *logits_E, const uint8_t *allowed_E, long num_experts, long top_k, long num_places,
                float *weights_K, int64_t *ids_K) {
-    long num_chosen = 0;
-    for (; num_chosen < top_k; num_chosen++) {
-        long best = best_expert(logits_E, allowed_E, num_experts, ids_K, num_chosen);
-        if (best < 0) break;
-        ids_K[num_chosen] = best;
-    }
+    const long num_chosen = best_experts(logits_E, allowed_E, num_experts, top_k, ids_K);
     float sum = 0.0f;
     for (long k = 0; k < num_chosen; k++) {
         weights_K[k] = expf(logits_E[ids_K[k]] - logits_E[ids_K[0]]);
