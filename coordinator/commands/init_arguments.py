@@ -29,12 +29,12 @@ class InitArguments:
         ),
     ] = None
     like: Annotated[
-        Path | None,
+        str | None,
         Option(
             "--like",
             metavar="CONFIG",
             one_of="sizes",
-            help="a Hugging Face config.json, or the folder of one: its family and its sizes",
+            help="family and sizes of a Hugging Face config.json, its folder, or its name on the hub",
         ),
     ] = None
     layers: Annotated[

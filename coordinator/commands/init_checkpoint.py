@@ -8,6 +8,7 @@ from coordinator.commands.init_arguments import InitArguments
 from coordinator.commands.progress import progress_line, summary
 from expertmesh.commands.options import options_of
 from expertmesh.commands.signals import sigterm_exits
+from moe_model.checkpoint.hub import local_config
 from moe_model.checkpoint.importer import read_model_config
 from moe_model.checkpoint.initialise import initialise_checkpoint, initialise_like
 from moe_model.checkpoint.like import config_like
@@ -39,7 +40,7 @@ def _by_sizes(given: InitArguments, progress: Progress) -> None:
 
 def _like(given: InitArguments, progress: Progress) -> None:
     assert given.like is not None
-    config = config_like(given.like, given.layers)
+    config = config_like(local_config(given.like), given.layers)
     scale = 1.0 if given.scale is None else given.scale
     model = RandomModel(config, given.seed, dtype=DTYPES[given.dtype], scale=scale)
     initialise_like(given.dest, model, force=given.force, on_progress=progress)

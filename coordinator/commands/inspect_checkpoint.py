@@ -10,9 +10,16 @@ from coordinator.commands.inspect_arguments import InspectArguments
 from coordinator.commands.progress import bytes_line, progress_line
 from expertmesh.commands.options import options_of
 from moe_model.checkpoint.hub import local_folder
-from moe_model.checkpoint.manifest import SHARED, TOKENIZER, dtype_name
+from moe_model.checkpoint.manifest import DTYPES, SHARED, TOKENIZER, dtype_name
 from moe_model.checkpoint.reader import Checkpoint
+from moe_model.config import ModelConfig
 from moe_model.families import family_of
+from moe_model.footprint import PROCESS_BYTES, footprint
+from moe_model.names import DtypeName
+
+# As `serve` takes --dtype and --expert-dtype.
+_SERVED_AS: tuple[tuple[DtypeName, bool], ...] = (("float32", False), ("bfloat16", False), ("bfloat16", True))
+_NUMS_WORKERS = (1, 2, 3, 4, 8)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -35,13 +42,20 @@ def describe(checkpoint: Checkpoint) -> dict[str, Any]:
     family = family_of(checkpoint.config)
     return {
         "path": str(checkpoint.path),
+        "format": checkpoint.format,
+        "family": checkpoint.config.family,
         "architecture": family.architecture,
         "model": checkpoint.config.to_dict(),
         "dtype": dtype_name(checkpoint.dtype),
+        "quantisation": checkpoint.quantisation,
         "num_parameters": family.num_params(checkpoint.config),
         "num_active_parameters_per_token": family.num_active_params_per_token(checkpoint.config),
         "generation": checkpoint.generation.to_dict(),
         "tokenizer": TOKENIZER if TOKENIZER in checkpoint.files else None,
+        "memory": {
+            "process_bytes": PROCESS_BYTES,
+            "served_as": [_memory(checkpoint.config, name, int8) for name, int8 in _SERVED_AS],
+        },
         "fingerprint": checkpoint.fingerprint,
         "num_bytes": sum(entry.size for entry in checkpoint.files.values()),
         "notes": list(checkpoint.notes),
@@ -49,6 +63,21 @@ def describe(checkpoint: Checkpoint) -> dict[str, Any]:
             name: {"size": entry.size, "sha256": entry.sha256}
             for name, entry in sorted(checkpoint.files.items())
         },
+    }
+
+
+def _memory(config: ModelConfig, dtype: DtypeName, int8: bool) -> dict[str, Any]:
+    """What each process keeps, beside `process_bytes`; of the coordinator also what its cache holds."""
+    found = footprint(config, DTYPES[dtype], int8=int8)
+    return {
+        "dtype": dtype,
+        "expert_dtype": "int8" if int8 else "model",
+        "shared_bytes": found.shared_bytes,
+        "expert_bytes": found.expert_bytes,
+        "num_experts": found.num_modules,
+        "experts_bytes": found.experts_bytes,
+        "cache_bytes_per_token": found.cache_bytes_per_token,
+        "worker_bytes": {n: found.worker_bytes(n) - PROCESS_BYTES for n in _NUMS_WORKERS},
     }
 
 
@@ -70,10 +99,13 @@ def _print(described: dict[str, Any]) -> None:
     print(
         f"  parameters  {total:,} ({total / 1e6:.2f} M), {active:,} ({active / 1e6:.2f} M) active per token"
     )
-    print(f"  dtype       {described['dtype']}")
+    print(f"  format      {described['format']}, family {described['family']}")
+    quantised = described["quantisation"]
+    print(f"  dtype       {described['dtype']}{f', stored as {quantised}' if quantised else ''}")
     print(f"  tokenizer   {described['tokenizer'] or 'none'}")
     print(f"  model       {_pairs(described['model'])}")
     print(f"  generation  {_pairs(described['generation'])}")
+    _print_memory(described["memory"])
     for note in described["notes"]:
         print(f"  note        {note}")
     print(f"  fingerprint {described['fingerprint']}")
@@ -81,6 +113,20 @@ def _print(described: dict[str, Any]) -> None:
     _print_files(described["files"])
     if "verified" in described:
         print(f"  verified    {_verified(described['files'])}")
+
+
+def _print_memory(memory: dict[str, Any]) -> None:
+    """A token of its cache is the coordinator's too."""
+    print(f"  memory      of each process, beside {format_bytes(memory['process_bytes'])}")
+    head = ["--dtype", "--expert-dtype", "coordinator", "cache a token", "an expert"]
+    rows = [head + [f"worker of {n}" for n in _NUMS_WORKERS]]
+    for each in memory["served_as"]:
+        sizes = [each["shared_bytes"], each["cache_bytes_per_token"], each["expert_bytes"]]
+        sizes += each["worker_bytes"].values()
+        rows.append([each["dtype"], each["expert_dtype"], *map(format_bytes, sizes)])
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        print("    " + "  ".join(f"{text:>{width}}" for text, width in zip(row, widths, strict=True)))
 
 
 def _print_files(files: dict[str, dict[str, Any]]) -> None:

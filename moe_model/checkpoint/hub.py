@@ -74,6 +74,12 @@ def local_folder(given: str | Path, on_bytes: OnBytes | None = None) -> Path:
     return folder
 
 
+def local_config(given: str | Path) -> Path:
+    """As `local_folder`, of the config.json alone. Raises CheckpointError."""
+    model = HubModel.of(given)
+    return Path(given) if model is None else _download(model, [HUGGING_FACE_CONFIG], None)
+
+
 def _download(model: HubModel, names: Sequence[str], on_bytes: OnBytes | None) -> Path:
     """The snapshot, with those of the files that the model has; without a network what there is of it."""
     try:

@@ -12,7 +12,7 @@ import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
+from typing import ClassVar, Self
 
 import torch
 from torch import Tensor
@@ -57,6 +57,7 @@ _TEXTS = {
 class OwnCheckpoint(Checkpoint):
     """Our own format."""
 
+    format: ClassVar[str] = "expertmesh"
     path: Path
     config: ModelConfig
     dtype: torch.dtype

@@ -4,7 +4,7 @@ import importlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Self
+from typing import ClassVar, Self
 
 import torch
 from torch import Tensor
@@ -29,8 +29,8 @@ class Checkpoint(ABC):
     """An opened model, of whatever format: what it is has been checked, its tensors have not been read.
 
     Tensors have our names, the family's; `dtype` is that of what is stored, `fingerprint` differs where any
-    file does; `notes` say, for people, what of the files is not used. Whatever reads a model reads it from
-    here, so another format is another class, and a row of `_FORMATS`.
+    file does; `notes` say, for people, what of the files is not used, `format` what they are. Whatever reads
+    a model reads it from here, so another format is another class, and a row of `_FORMATS`.
     """
 
     path: Path
@@ -40,6 +40,12 @@ class Checkpoint(ABC):
     files: Mapping[str, FileEntry]
     fingerprint: str
     notes: tuple[str, ...]
+    format: ClassVar[str]
+
+    @property
+    def quantisation(self) -> str | None:
+        """How matrices are stored in fewer bits than `dtype` has, by its published name."""
+        return None
 
     @property
     def name(self) -> str:

@@ -4,7 +4,7 @@ import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
+from typing import ClassVar, Self
 
 import torch
 from torch import Tensor
@@ -13,6 +13,7 @@ from moe_model.checkpoint.finite import require_finite
 from moe_model.checkpoint.hugging_face.files import check_sum, file_entries, fingerprint
 from moe_model.checkpoint.hugging_face.folder import HuggingFaceFolder
 from moe_model.checkpoint.hugging_face.generation import generation_defaults
+from moe_model.checkpoint.hugging_face.quantised import QUANTIZATION
 from moe_model.checkpoint.hugging_face.stored import Stored
 from moe_model.checkpoint.hugging_face.texts import read_settings, read_tokenizer
 from moe_model.checkpoint.manifest import FileEntry, GenerationDefaults
@@ -25,6 +26,7 @@ from moe_model.text.tokenizer_settings import TokenizerSettings
 class HuggingFaceCheckpoint(Checkpoint):
     """A folder of config.json, safetensors and a tokenizer. Holds no file open, so it may live for long."""
 
+    format: ClassVar[str] = "hugging_face"
     path: Path
     config: ModelConfig
     dtype: torch.dtype
@@ -57,6 +59,11 @@ class HuggingFaceCheckpoint(Checkpoint):
     @property
     def experts_bytes(self) -> int:
         return self._folder.experts_bytes
+
+    @property
+    def quantisation(self) -> str | None:
+        found = self._folder.settings.get(QUANTIZATION)
+        return None if found is None else str(found["quant_method"])
 
     def read_shared(
         self,

@@ -28,7 +28,7 @@ from coordinator.commands.progress import progress_line
 from moe_model.checkpoint.reader import Checkpoint
 from moe_model.config import ModelConfig
 from moe_model.errors import CheckpointError, ConfigError
-from tests.moe_model.checkpoint.hugging_face.written import make_tensors, write_folder
+from tests.moe_model.checkpoint.hugging_face.written import CONFIG, make_tensors, write_folder
 
 ARGUMENTS = {
     export_checkpoint: export_arguments,
@@ -112,6 +112,34 @@ def test_inspect_for_people(tiny_checkpoint: Path, capsys: pytest.CaptureFixture
     ):
         assert text in out
     assert all(len(line) == len(line.rstrip()) for line in out.splitlines())
+
+
+def test_inspect_says_what_a_folder_is_and_needs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """By the same rule as the page of models; without the 600 MiB that each process has anyway."""
+    source = write_folder(tmp_path / "source", make_tensors())
+    printed = inspected(capsys, source)
+    expected = {"format": "hugging_face", "family": "mixtral", "quantisation": None, "dtype": "float32"}
+    assert printed.items() >= expected.items()
+    float32, bfloat16, int8 = printed["memory"]["served_as"]
+    assert (float32["expert_bytes"], bfloat16["expert_bytes"]) == (4 * 3 * 6 * 8, 2 * 3 * 6 * 8)
+    assert int8["expert_bytes"] == 3 * 6 * 8 + 4 * (6 + 6 + 8)
+    # Six experts on four workers: two on the fullest.
+    held = {"1": 6, "2": 3, "3": 2, "4": 2, "8": 1}
+    assert float32["worker_bytes"] == {n: 4 * 144 * number for n, number in held.items()}
+    assert float32["cache_bytes_per_token"] == 2 * 2 * 4 * 4
+    assert run(inspect_checkpoint, source) == 0
+    out = capsys.readouterr().out
+    assert "format      hugging_face, family mixtral" in out
+    bfloat16_row = "bfloat16 model 1.8 kB 32 B 288 B 1.7 kB 864 B 576 B 576 B 288 B"
+    assert bfloat16_row in [" ".join(line.split()) for line in out.splitlines()]
+
+
+def test_inspect_says_how_weights_are_stored(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    stored = {"quantization_config": {"quant_method": "fp8", "weight_block_size": [128, 128]}}
+    source = write_folder(tmp_path / "source", make_tensors(), {**CONFIG, **stored})
+    assert inspected(capsys, source)["quantisation"] == "fp8"
+    run(inspect_checkpoint, source)
+    assert "dtype       float32, stored as fp8" in capsys.readouterr().out
 
 
 def test_inspect_verifies_only_when_told_to(
