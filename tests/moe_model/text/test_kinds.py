@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from moe_model.errors import TokenizerError
 from moe_model.text.tokenizer import IncrementalDecoder, Tokenizer
-from moe_model.text.tokenizer_json import ids_of
+from moe_model.text.tokenizer_json import ids_of, read_tokenizer_json
 from tests.moe_model.text.libraries import CORPUS, KINDS, library_of
 
 TEXT = (
@@ -200,3 +200,23 @@ def test_ids_are_found_without_building_anything(kind: str) -> None:
     library = library_of(kind)
     texts = [*library.get_vocab(), "no token of it"]
     assert ids_of(library.to_str().encode(), texts) == library.get_vocab()
+
+
+SLOW = {
+    "unigram": "model: 'Unigram'",
+    "unigram with bytes": "model: 'Unigram'",
+    "word piece": "normalizer: 'BertNormalizer'",
+    "word piece, cleaned": "normalizer: 'BertNormalizer'",
+    "word piece of another prefix": "normalizer: 'BertNormalizer'",
+    "metaspace of another mark": "pre_tokenizer: 'Metaspace'",
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_which_are_known_to_be_quick(kind: str) -> None:
+    assert read_tokenizer_json(library_of(kind).to_str().encode()).unknown == SLOW.get(kind)
+
+
+def test_word_pieces_are_slow_by_themselves() -> None:
+    file = json.loads(library_of("word piece").to_str()) | {"normalizer": None, "pre_tokenizer": None}
+    assert read_tokenizer_json(json.dumps(file).encode()).unknown == "model: 'WordPiece'"

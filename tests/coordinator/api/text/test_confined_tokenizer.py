@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 import threading
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from moe_model.errors import TokenizerError
 from moe_model.text.tokenizer import Tokenizer
 from tests.coordinator.api.fakes import served_model
 from tests.coordinator.api.hostile_tokenizers import GOLDEN, HOSTILE, TEXT, with_normalizer, with_pattern
+from tests.moe_model.text.libraries import library_of
 
 # All of them one after the other, in a process whose memory can be told.
 PROGRAM = """
@@ -198,3 +200,14 @@ def test_who_waits_too_long_is_told_so(monkeypatch: pytest.MonkeyPatch) -> None:
         assert encoder.encode("a")
     finally:
         encoder.close()
+
+
+@pytest.mark.parametrize("kind", ["unigram with bytes", "word piece"])
+def test_a_model_that_is_slow_encodes_there_and_decodes_here(kind: str) -> None:
+    library = library_of(kind)
+    data = library.to_str().encode()
+    with closing(Tokenizer.from_bytes(data, adds_bos=False, confine=ConfinedEncoder)) as tokenizer:
+        assert tokenizer.waits
+        ids = tokenizer.encode("the café 🙂 <tool>")
+        assert ids == library.encode("the café 🙂 <tool>", add_special_tokens=False).ids
+        assert tokenizer.decode(ids) == library.decode(ids)
