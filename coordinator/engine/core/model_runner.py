@@ -46,6 +46,7 @@ class ModelRunner:
         self._overlap = overlap
         self._sampler = sampler or Sampler(model.config.vocab_size, model.device)
         self._versions = versions or ModelVersions(model)
+        self._last_tells = cache.windows[cache.group_of(model.config.n_layers - 1)] is None
 
     @torch.inference_mode()
     def run(self, step: Step) -> StepResult:
@@ -53,7 +54,7 @@ class ModelRunner:
         trace = RoutingTrace(self._versions) if any(map(wants_trace, step.chunks)) else None
         h_TD, batch = self._forward(step, trace)
         drawn, logprobs = self._draw(h_TD, batch, step.sampling)
-        failures = _broken_numbers(h_TD, batch)
+        failures = _broken_numbers(h_TD, batch, last_tells=self._last_tells)
         failures |= {step.sampling[row].sequence.key: error for row, error in drawn.failures.items()}
         return StepResult(
             drawn.token_ids,
@@ -105,22 +106,26 @@ class ModelRunner:
         return drawn, token_logprobs(logits_RV, token_ids, wanted)
 
 
-def _broken_numbers(h_TD: Tensor, batch: Batch) -> dict[int, ExpertMeshError]:
-    """By the key of the sequence: chunks that draw nothing show only here that their numbers are broken.
+def _broken_numbers(h_TD: Tensor, batch: Batch, *, last_tells: bool) -> dict[int, ExpertMeshError]:
+    """By the key of the sequence: chunks whose numbers are broken where no logits show it.
 
-    What is not finite at one position is so at every later one that attends to it, so the last row tells.
+    What is not finite at one position is so at every later one that attends to it, so the last row tells
+    (`last_tells`), and where a token is drawn, its logits. If the last layer has a window, every row is
+    looked at: behind the window others might share what is broken.
     """
-    quiet = [(c, row) for c, row in zip(batch.chunks, batch.first_rows, strict=True) if not c.samples]
-    if not quiet:
+    found = {}
+    for chunk, first_row in zip(batch.chunks, batch.first_rows, strict=True):
+        rows = range(first_row, first_row + chunk.num_tokens)
+        looked_at = rows[-1:] if last_tells else rows
+        if chunk.samples:
+            looked_at = looked_at[:-1]
+        if looked_at:
+            found[chunk.sequence.key] = slice(looked_at.start, looked_at.stop)
+    if not found:
         return {}
-    last_rows = [row + chunk.num_tokens - 1 for chunk, row in quiet]
-    finite_R = h_TD[last_rows].sum(dim=-1).isfinite().tolist()
+    finite_T = h_TD.sum(dim=-1).isfinite()
     message = "the model's numbers are not finite"
-    return {
-        c.sequence.key: NumericError(message)
-        for (c, _), fine in zip(quiet, finite_R, strict=True)
-        if not fine
-    }
+    return {key: NumericError(message) for key, rows in found.items() if not finite_T[rows].all()}
 
 
 def _sampling_row(chunk: Chunk) -> SamplingRow:

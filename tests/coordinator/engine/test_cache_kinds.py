@@ -1,5 +1,5 @@
-"""Layers with windows over the real engine: whatever is freed, shared or computed again, tokens are those of
-the model without a cache."""
+"""Whole contexts, windows and latents over the real engine: tokens are those of the model without a cache,
+whatever is freed, shared or computed anew."""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -17,15 +17,19 @@ from coordinator.engine.core.scheduler import Scheduler, Step
 from coordinator.engine.core.step_result import StepResult
 from coordinator.engine.messages.request import ContextOverflow, Request
 from moe_model import AssembledModel, ModelConfig
+from moe_model.errors import NumericError
 from moe_model.families import REGISTRY, family_of
+from moe_model.families.deepseek import DeepseekConfig, LatentConfig
 from moe_model.kernels.choice import KernelChoice, choose_kernels
 from moe_model.sampling.params import SamplingParams
 from tests.cache_sizes import sizes_of
 from tests.examples import examples
 from tests.models import (
     Collected,
+    Weights,
     build_model,
     collect,
+    drain,
     expected_tokens,
     make_request,
     random_reference,
@@ -34,7 +38,27 @@ from tests.models import (
 from tests.native import KERNELS
 from tests.windowed_family import ALL_WINDOWED, MIXED, NAME
 
-CONFIGS = {"mixed": MIXED, "all": ALL_WINDOWED}
+LATENT = ModelConfig(
+    family="deepseek_v3",
+    d_model=16,
+    n_heads=3,
+    n_kv_heads=3,
+    head_dim=10,
+    n_layers=3,
+    d_ff=12,
+    n_experts=4,
+    top_k=2,
+    vocab_size=50,
+    max_seq_len=24,
+    tie_embedding=False,
+    dense_layers=(0,),
+    own=DeepseekConfig(
+        latent=LatentConfig(None, latent_rank=14, plain_width=6, turning_width=4, value_width=5),
+        dense_width=20,
+        shared_width=12,
+    ),
+)
+CONFIGS = {"windows and whole contexts": MIXED, "windows": ALL_WINDOWED, "latents": LATENT}
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -69,6 +93,7 @@ def windowed_engine(
     max_num_seqs: int = 5,
     max_step_tokens: int = 64,
     num_parts: int | None = None,
+    weights: Weights | None = None,
 ) -> Engine:
     """`num_blocks` are those for whole contexts."""
     made = choose_kernels(kernels, "cpu")
@@ -79,7 +104,7 @@ def windowed_engine(
             # What is read without having been written shows.
             part[1:] = float("nan")
     overlap = None if num_parts is None else Overlap(num_parts)
-    model = build_model(config, random_weights(config), made)
+    model = build_model(config, weights or random_weights(config), made)
     runner = Unreliable(model, cache, attention_plan(made), overlap)
     return Engine(Scheduler(sizes, max_num_seqs, max_step_tokens), runner, config.max_seq_len)
 
@@ -131,3 +156,57 @@ def test_tokens_are_those_of_the_model(
     assert engine.stats().num_free_blocks == engine.stats().num_blocks
     for request in requests:
         assert results[request.request_id].token_ids == expected_tokens(references[name], request)
+
+
+@pytest.mark.parametrize("kernels", KERNELS)
+@pytest.mark.parametrize("name", CONFIGS)
+def test_contexts_slide_for_every_kind(
+    references: dict[str, AssembledModel], name: str, kernels: KernelChoice
+) -> None:
+    """Positions begin at 0 again, and all that layers keep is computed anew."""
+    engine = windowed_engine(CONFIGS[name], kernels, max_step_tokens=7)
+    requests = [make_request(str(n), tuple(range(1, 10 + 18 * n)), 18) for n in range(2)]
+    for request in requests:
+        engine.submit(request)
+    results = drain(engine)
+    for request in requests:
+        assert results[request.request_id].token_ids == expected_tokens(references[name], request)
+
+
+def test_what_is_not_finite_behind_a_window_is_found(references: dict[str, AssembledModel]) -> None:
+    """It is not in what the last row of its chunk sees, but others could share the blocks where it is."""
+    weights = random_weights(ALL_WINDOWED)
+    broken = {**weights.shared, "embedding.weight": weights.shared["embedding.weight"].clone()}
+    broken["embedding.weight"][49] = float("nan")
+    engine = windowed_engine(ALL_WINDOWED, weights=Weights(broken, weights.experts))
+    prompt = (49, *range(20))
+    for length in (15, 21):
+        engine.submit(make_request(str(length), prompt[:length], 1))
+        last = drain(engine)[str(length)].last
+        assert last is not None
+        assert isinstance(last.error, NumericError)
+    engine.submit(make_request("fine", prompt[1:], 1))
+    last = drain(engine)["fine"].last
+    assert last is not None
+    assert last.error is None
+    engine.check_integrity()
+
+
+def test_bytes_of_a_latent_are_measured() -> None:
+    """rank + turning numbers of each token and layer, whatever the heads."""
+    before, after = (_written(LATENT, num_tokens) for num_tokens in (8, 20))
+    assert after - before == 12 * (14 + 4) * 3
+
+
+def _written(config: ModelConfig, num_tokens: int) -> int:
+    """Numbers in the cache after a prompt of so many tokens."""
+    sizes = sizes_of(config, 40)
+    cache = KVCache(family_of(config).cache_spec(config), sizes, layout="token_major")
+    parts = [part for layer in range(config.n_layers) for part in cache.layer(layer)]
+    for part in parts:
+        part.fill_(float("nan"))
+    runner = ModelRunner(build_model(config, random_weights(config)), cache)
+    engine = Engine(Scheduler(sizes, 4, 64), runner, config.max_seq_len)
+    engine.submit(make_request("r", (1,) * num_tokens, 1))
+    drain(engine)
+    return sum(int(part.isfinite().sum()) for part in parts)
