@@ -24,9 +24,9 @@ from moe_model.files.whole_file import read_file
 
 # Derived from the config, and written by old versions all the same.
 _DERIVED = re.compile(r".*\.rotary_emb\.inv_freq")
-# Layers that predict further tokens come after the last, or under this name.
+# Layers that predict further tokens come after the last, or under these names.
 _LAYER = re.compile(r"model\.layers\.(\d{1,9})\..*")
-_PREDICTION = "mtp."
+_PREDICTION = re.compile(r"(model\.)?mtp[._].*")
 _HEAD = "lm_head.weight"
 _EMBEDDING = "embedding.weight"
 
@@ -98,7 +98,7 @@ class HuggingFaceFolder:
     def _is_harmless(self, name: str) -> bool:
         layer = _LAYER.fullmatch(name)
         is_beyond = layer is not None and int(layer[1]) >= self.config.n_layers
-        return is_beyond or name.startswith(_PREDICTION) or _DERIVED.fullmatch(name) is not None
+        return is_beyond or any(each.fullmatch(name) for each in (_PREDICTION, _DERIVED))
 
 
 def _dtype_of(found: Iterable[Found]) -> torch.dtype:

@@ -86,6 +86,8 @@ def test_tied_derived_and_further_tensors_are_left_out(tmp_path: Path) -> None:
     more = TENSORS | {
         "model.layers.0.self_attn.rotary_emb.inv_freq": torch.ones(2),
         "model.layers.2.anything.weight": torch.ones(3),
+        "mtp.fc.weight": torch.ones(3),
+        "model.mtp_block.0.mlp.up_proj.weight": torch.ones(3),
     }
     source = write_folder(tmp_path / "source", more | tied, {**CONFIG, "tie_word_embeddings": True})
     assert "head.weight" not in imported(tmp_path, source).read_shared()
