@@ -62,8 +62,8 @@ class TokenizerSettings:
 
     @property
     def tool_template(self) -> str | None:
-        """What renders one with tools."""
-        return self.chat_templates.get(TOOL_USE, self.default_template)
+        """What renders one with tools, where they have a template of their own."""
+        return self.chat_templates.get(TOOL_USE)
 
     def with_default_template(self, source: str | None) -> "TokenizerSettings":
         """With `source` in the place of its own."""

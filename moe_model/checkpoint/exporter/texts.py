@@ -4,7 +4,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from moe_model.checkpoint.generation_defaults import GenerationDefaults
+from moe_model.checkpoint.generation_defaults import NEUTRAL, GenerationDefaults
 from moe_model.checkpoint.hugging_face.generation import GENERATION_CONFIG
 from moe_model.checkpoint.manifest import CHAT_TEMPLATE, TOKENIZER, TOKENIZER_CONFIG
 from moe_model.text.tokenizer_settings import DEFAULT, TokenizerSettings
@@ -28,9 +28,7 @@ def generation_file(generation: GenerationDefaults) -> Mapping[str, bytes]:
     data = {
         **{name: value for name, value in token_ids(generation).items() if value is not None},
         "do_sample": generation.temperature > 0,
-        "temperature": generation.temperature,
-        "top_k": generation.top_k,
-        "top_p": generation.top_p,
+        **{name: getattr(generation, name) for name in NEUTRAL},
     }
     return {GENERATION_CONFIG: as_json(data)}
 
@@ -43,8 +41,7 @@ def tokenizer_files(tokenizer: bytes | None, settings: TokenizerSettings) -> Map
         {"name": name, "template": text} for name, text in settings.chat_templates.items() if name != DEFAULT
     ]
     data: dict[str, Any] = {"tokenizer_class": _TOKENIZER_CLASS, **settings.special_tokens}
-    if settings.adds_bos is not None:
-        data["add_bos_token"] = settings.adds_bos
+    data["add_bos_token"] = settings.adds_bos
     files = {TOKENIZER: tokenizer}
     if settings.default_template is not None and not more:
         files[CHAT_TEMPLATE] = settings.default_template.encode()

@@ -60,7 +60,7 @@ def test_templates_are_transformers(
     found = read_settings(folder)
     library = theirs(folder)
     assert found.default_template == library.get_chat_template()
-    assert found.tool_template == library.get_chat_template(tools=TOOLS)
+    assert (found.tool_template or found.default_template) == library.get_chat_template(tools=TOOLS)
 
 
 def test_the_form_of_processors_comes_last(tmp_path: Path) -> None:
