@@ -53,7 +53,7 @@ def _pair_of(turns: float, scaling: RotaryScaling, spec: RotarySpec) -> float:
 
 
 class TorchRotary:
-    """As `kernels.base.Rotary`. Angles are float32, sines and cosines are rounded to the rows' dtype."""
+    """As `kernels.base.Rotary`. Angles are float32."""
 
     def __init__(self, spec: RotarySpec) -> None:
         self._spec = spec
@@ -66,8 +66,9 @@ class TorchRotary:
         cos_T1P, sin_T1P = angles_T1P.cos(), angles_T1P.sin()
         if self._factor != 1.0:
             cos_T1P, sin_T1P = cos_T1P * self._factor, sin_T1P * self._factor
-        cos_T1P, sin_T1P = cos_T1P.to(x_THd.dtype), sin_T1P.to(x_THd.dtype)
-        turning_THr, rest = x_THd[..., : self._spec.dim], x_THd[..., self._spec.dim :]
+        dtype = torch.float32 if self._spec.is_rounded_once else x_THd.dtype
+        cos_T1P, sin_T1P = cos_T1P.to(dtype), sin_T1P.to(dtype)
+        turning_THr, rest = x_THd[..., : self._spec.dim].to(dtype), x_THd[..., self._spec.dim :]
         if self._spec.pairing == "interleaved":
             first_THP, second_THP = turning_THr[..., 0::2], turning_THr[..., 1::2]
         else:
@@ -77,5 +78,7 @@ class TorchRotary:
             second_THP * cos_T1P + first_THP * sin_T1P,
         )
         if self._spec.pairing == "interleaved":
-            return torch.cat([torch.stack(turned, dim=-1).flatten(-2), rest], dim=-1)
-        return torch.cat([*turned, rest], dim=-1)
+            turned_THr = torch.stack(turned, dim=-1).flatten(-2)
+        else:
+            turned_THr = torch.cat(turned, dim=-1)
+        return torch.cat([turned_THr.to(x_THd.dtype), rest], dim=-1)

@@ -114,13 +114,15 @@ class RotarySpec:
     """Rotary positions: the first `dim` values of each head turn, the rest stay as they are.
 
     Pair i, of x_i and x_{i + dim/2} (`half_split`) or of x_2i and x_{2i+1} (`interleaved`), turns by
-    position · theta^(-2i/dim), computed in float32, unless `scaling` says otherwise.
+    position · theta^(-2i/dim), computed in float32, unless `scaling` says otherwise. Sines and cosines are
+    rounded to the rows' dtype before rows turn; with `is_rounded_once` the rows that have turned alone are.
     """
 
     dim: int
     theta: float
     pairing: Pairing = "half_split"
     scaling: RotaryScaling | None = None
+    is_rounded_once: bool = False
 
     def __post_init__(self) -> None:
         if self.dim % 2 or not 2 <= self.dim <= MAX_ROTARY_DIM:

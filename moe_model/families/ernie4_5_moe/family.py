@@ -27,7 +27,9 @@ class Ernie(DecoderFamily):
         """Router: softmax, a correction for the choice alone."""
         own = config.own
         assert isinstance(own, ErnieConfig)
-        rotary = RotarySpec(config.head_dim, own.rope_theta, "interleaved", own.rope_scaling)
+        rotary = RotarySpec(
+            config.head_dim, own.rope_theta, "interleaved", own.rope_scaling, is_rounded_once=True
+        )
         return DecoderSpec(
             NormSpec("rms_norm", own.norm_eps),
             GroupedAttention(1 / sqrt(config.head_dim), rotary),

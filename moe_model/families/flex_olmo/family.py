@@ -28,7 +28,7 @@ class FlexOlmo(DecoderFamily):
         assert isinstance(own, FlexOlmoConfig)
         attention = GroupedAttention(
             1 / sqrt(config.head_dim),
-            RotarySpec(config.head_dim, own.rope_theta, scaling=own.rope_scaling),
+            RotarySpec(config.head_dim, own.rope_theta, scaling=own.rope_scaling, is_rounded_once=True),
             query_key_norm="whole",
             has_qkv_biases=own.attention_bias,
             has_out_bias=own.attention_bias,

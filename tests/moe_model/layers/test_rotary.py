@@ -13,7 +13,7 @@ from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 from moe_model.errors import ConfigError
 from moe_model.kernels.base import Kernels
 from moe_model.kernels.choice import choose_kernels
-from moe_model.layers.rotary import attention_factor, rotary_rates
+from moe_model.layers.rotary import TorchRotary, attention_factor, rotary_rates
 from moe_model.layers.specs import Pairing, RotaryScaling, RotarySpec
 from tests.examples import examples
 from tests.native import KERNELS
@@ -157,3 +157,15 @@ def test_a_head_that_is_too_small_is_refused(kernels: Kernels) -> None:
     """Not read beyond its end."""
     with pytest.raises((ValueError, RuntimeError)):
         kernels.rotary(RotarySpec(8, 1e4))(torch.randn(2, 3, 6), torch.tensor([1, 2]))
+
+
+@pytest.mark.parametrize("pairing", PAIRINGS)
+def test_rows_that_are_rounded_once_are_those_of_float32(pairing: Pairing) -> None:
+    """In bfloat16, which is torch's alone: the C kernels compute in float32."""
+    x_THd = torch.randn(50, 3, 20).bfloat16()
+    positions_T = torch.arange(50)
+    once, twice = (RotarySpec(16, 1e4, pairing, is_rounded_once=is_once) for is_once in (True, False))
+    exact_THd = TorchRotary(once)(x_THd.float(), positions_T)
+    assert torch.equal(exact_THd, TorchRotary(twice)(x_THd.float(), positions_T))
+    assert torch.equal(TorchRotary(once)(x_THd, positions_T), exact_THd.bfloat16())
+    assert not torch.equal(TorchRotary(twice)(x_THd, positions_T), exact_THd.bfloat16())
