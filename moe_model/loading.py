@@ -1,10 +1,8 @@
 """From a checkpoint on disk to a Model: the shared part here, the experts wherever the caller has them."""
 
 import threading
-from collections.abc import Iterator, Mapping
 
 import torch
-from torch import Tensor
 
 from moe_model.checkpoint.expert_files import read_expert_file
 from moe_model.checkpoint.reader import Checkpoint, OnBytes
@@ -30,30 +28,10 @@ def load_model(
 ) -> Model:
     """Reads the shared part; `kernels` None: torch's. Raises CheckpointError naming file and tensor."""
     config = checkpoint.config
-    tensors = _GivenAway(checkpoint.read_shared(dtype, device, on_bytes))
+    tensors = checkpoint.take_shared(dtype, device, on_bytes)
     shared = family_of(config).build_shared(config, tensors, kernels or TorchKernels())
     assert not tensors, f"a family that has no use for {sorted(tensors)}"
     return Model(config, shared, experts)
-
-
-class _GivenAway(Mapping[str, Tensor]):
-    """Tensors of which each is given away, once: kernels that pack it in their own layout let go of it, and
-    what is packed and what is not are never both there."""
-
-    def __init__(self, tensors: dict[str, Tensor]) -> None:
-        self._tensors = tensors
-
-    def __getitem__(self, name: str) -> Tensor:
-        return self._tensors.pop(name)
-
-    def __contains__(self, name: object) -> bool:
-        return name in self._tensors
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._tensors)
-
-    def __len__(self) -> int:
-        return len(self._tensors)
 
 
 def load_module(

@@ -9,6 +9,7 @@ from typing import ClassVar, Self
 import torch
 from torch import Tensor
 
+from moe_model.checkpoint.given_away import GivenAway
 from moe_model.checkpoint.manifest import MANIFEST, FileEntry, GenerationDefaults
 from moe_model.checkpoint.recognise import is_present, is_readable_hugging_face, what_is
 from moe_model.checkpoint.writer import CheckpointWriter
@@ -82,6 +83,13 @@ class Checkpoint(ABC):
     ) -> dict[str, Tensor]:
         """The shared part, as `dtype` (None: as stored), but for what the family keeps as float32. Raises
         CheckpointError naming file and tensor."""
+
+    def take_shared(
+        self, dtype: torch.dtype, device: str | torch.device, on_bytes: OnBytes | None = None
+    ) -> Mapping[str, Tensor]:
+        """As `read_shared`, for a reader that asks for each tensor once: it is not kept here then."""
+        tensors = self.read_shared(dtype, device, on_bytes)
+        return GivenAway(tensors, tensors.pop)
 
     @abstractmethod
     def read_expert(

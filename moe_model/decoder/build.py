@@ -11,7 +11,7 @@ from torch import Tensor
 from moe_model.config import ModelConfig
 from moe_model.decoder.build_latent import LatentBuilder
 from moe_model.decoder.spec import SHARED_NETWORK, DecoderSpec, GroupedAttention, LatentAttention
-from moe_model.kernels.base import Kernels, Norm
+from moe_model.kernels.base import Kernels, Linear, Norm
 from moe_model.layers.attention import AttentionForm
 from moe_model.layers.dense import (
     Attention,
@@ -41,15 +41,20 @@ class DecoderBuilder:
     def build(self) -> SharedModel:
         spec, kernels = self._spec, self._kernels
         embedding_VD = self._tensors["embedding.weight"]
-        head_VD = embedding_VD if self._config.tie_embedding else self._tensors["head.weight"]
         dtype = kernels.hidden_dtype(embedding_VD.dtype)
+        # The largest first: while it is packed it is there twice, and as yet hardly anything else.
+        head = self._head(embedding_VD)
         attention = self._attention_maker()
         return SharedModel(
             Embedding(embedding_VD, dtype=dtype, scale=spec.embedding_scale),
             [self._block(layer, attention) for layer in range(self._config.n_layers)],
-            kernels.linear(head_VD, norm=self._norm("output_norm", spec.norm)),
+            head,
             spec.logits_scale,
         )
+
+    def _head(self, embedding_VD: Tensor) -> Linear:
+        head_VD = embedding_VD if self._config.tie_embedding else self._tensors["head.weight"]
+        return self._kernels.linear(head_VD, norm=self._norm("output_norm", self._spec.norm))
 
     def _block(self, layer: int, attention: Callable[[int], Attention]) -> Block:
         is_dense, prefix = layer in self._config.dense_layers, f"blocks.{layer}"

@@ -71,7 +71,13 @@ class HuggingFaceCheckpoint(Checkpoint):
         device: str | torch.device = "cpu",
         on_bytes: OnBytes | None = None,
     ) -> dict[str, Tensor]:
-        return self._folder.read_shared(dtype or self.dtype, device, on_bytes)
+        taken = self.take_shared(dtype or self.dtype, device, on_bytes)
+        return {name: taken[name] for name in list(taken)}
+
+    def take_shared(
+        self, dtype: torch.dtype, device: str | torch.device, on_bytes: OnBytes | None = None
+    ) -> Mapping[str, Tensor]:
+        return self._folder.take_shared(dtype, device, on_bytes)
 
     def read_expert(
         self, layer: int, expert: int, dtype: torch.dtype | None = None, device: str | torch.device = "cpu"

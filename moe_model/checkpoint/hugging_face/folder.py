@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from moe_model.checkpoint.given_away import GivenAway
 from moe_model.checkpoint.hugging_face.quantised import QUANTIZATION, Quantisation, read_quantisation
 from moe_model.checkpoint.hugging_face.shards import ShardedTable
 from moe_model.checkpoint.hugging_face.sources import Finder, Found, read_found
@@ -78,22 +79,41 @@ class HuggingFaceFolder:
             for expert in self.config.experts_of(layer):
                 yield from self.expert(layer, expert).values()
 
-    def read_shared(
+    def take_shared(
         self, dtype: torch.dtype, device: str | torch.device, on_bytes: OnBytes | None = None
-    ) -> dict[str, Tensor]:
-        """Raises CheckpointError naming the folder and the tensor."""
-        tensors = read_found(self.shared(), dtype, device, str(self.path), self._float32, on_bytes)
-        head_VD = tensors.pop(_HEAD, None)
-        # transformers would not tie them then.
-        if head_VD is not None and not torch.equal(head_VD, tensors[_EMBEDDING]):
-            raise CheckpointError(f"{self.path}: tensor {_HEAD!r} differs from the embedding it is tied to")
-        return tensors
+    ) -> Mapping[str, Tensor]:
+        """Each tensor is read when it is asked for. That raises CheckpointError naming folder and tensor."""
+        found = self.shared()
+        head, done = found.pop(_HEAD, None), 0
+        total = sum(each.num_bytes for each in found.values())
+
+        def give(name: str) -> Tensor:
+            nonlocal done
+            tensor = self._read({name: found[name]}, dtype, device)[name]
+            if name == _EMBEDDING and head is not None:
+                self._check_tied(self._read({_HEAD: head}, dtype, device)[_HEAD], tensor)
+            done += found[name].num_bytes
+            if on_bytes is not None:
+                on_bytes(done, total)
+            return tensor
+
+        return GivenAway(found, give)
 
     def read_expert(
         self, layer: int, expert: int, dtype: torch.dtype, device: str | torch.device
     ) -> dict[str, Tensor]:
         """Raises CheckpointError naming the folder and the tensor."""
-        return read_found(self.expert(layer, expert), dtype, device, str(self.path))
+        return self._read(self.expert(layer, expert), dtype, device)
+
+    def _read(
+        self, found: Mapping[str, Found], dtype: torch.dtype, device: str | torch.device
+    ) -> dict[str, Tensor]:
+        return read_found(found, dtype, device, str(self.path), self._float32)
+
+    def _check_tied(self, head_VD: Tensor, embedding_VD: Tensor) -> None:
+        """transformers would not tie them if they differed."""
+        if not torch.equal(head_VD, embedding_VD):
+            raise CheckpointError(f"{self.path}: tensor {_HEAD!r} differs from the embedding it is tied to")
 
     def _is_harmless(self, name: str) -> bool:
         layer = _LAYER.fullmatch(name)

@@ -14,7 +14,6 @@ from moe_model.checkpoint.finite import require_finite
 from moe_model.checkpoint.hugging_face.quantised import Quantisation
 from moe_model.checkpoint.hugging_face.shards import ShardedTable
 from moe_model.checkpoint.hugging_face.stored import Stored, stored_tensor
-from moe_model.checkpoint.reader import OnBytes
 from moe_model.errors import CheckpointError
 from moe_model.families.hugging_face import Part, TensorSource
 
@@ -93,7 +92,6 @@ def read_found(
     device: str | torch.device,
     where: str,
     float32: AbstractSet[str] = frozenset(),
-    on_bytes: OnBytes | None = None,
 ) -> dict[str, Tensor]:
     """All of them as `dtype`, those of `float32` as float32, by the same names.
 
@@ -101,14 +99,10 @@ def read_found(
     not finite.
     """
     last, tensors = _Item(), dict[str, Tensor]()
-    total, done = sum(each.num_bytes for each in found.values()), 0
     for name, each in sorted(found.items(), key=lambda item: _place(item[1])):
         tensor = _own(_read(each, last).to(torch.float32 if name in float32 else dtype))
         require_finite(tensor, each.source.name, where)
         tensors[name] = tensor.to(device)
-        done += each.num_bytes
-        if on_bytes is not None:
-            on_bytes(done, total)
     return {name: tensors[name] for name in found}
 
 

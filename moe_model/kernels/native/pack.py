@@ -11,16 +11,20 @@ PANEL = 16
 
 
 def pack(weight_OI: Tensor) -> Tensor:
-    """Of float32, bfloat16 or int8, as they are: [N, I, 16], or [N, I / 2, 16, 2] for bfloat16."""
-    num_in = weight_OI.shape[1]
-    if weight_OI.dtype != torch.bfloat16:
-        return _pad_outputs(weight_OI).view(-1, PANEL, num_in).transpose(1, 2).contiguous()
-    even_OI = F.pad(weight_OI, (0, num_in % 2))
-    return _pad_outputs(even_OI).view(-1, PANEL, even_OI.shape[1] // 2, 2).transpose(1, 2).contiguous()
+    """Of float32, bfloat16 or int8, as they are: [N, I, 16], or [N, I / 2, 16, 2] for bfloat16.
+
+    Where nothing is to be filled up, what comes of it is the only copy.
+    """
+    is_paired = weight_OI.dtype == torch.bfloat16
+    full_OI = _padded(weight_OI, weight_OI.shape[1] % 2 if is_paired else 0, -len(weight_OI) % PANEL)
+    num_in = full_OI.shape[1]
+    shape = (-1, PANEL, num_in // 2, 2) if is_paired else (-1, PANEL, num_in)
+    return full_OI.reshape(shape).transpose(1, 2).contiguous()
 
 
-def _pad_outputs(weight_OI: Tensor) -> Tensor:
-    return F.pad(weight_OI, (0, 0, 0, -len(weight_OI) % PANEL))
+def _padded(weight_OI: Tensor, num_in: int, num_out: int) -> Tensor:
+    """With so many more inputs and outputs, zeros. To fill up with nothing would be a copy, too."""
+    return F.pad(weight_OI, (0, num_in, 0, num_out)) if num_in or num_out else weight_OI
 
 
 def panels_in_turns(gate: Tensor, up: Tensor) -> Tensor:
