@@ -97,15 +97,17 @@ class DeepseekConfig(DecoderConfig):
         check_width("shared_width", self.shared_width)
         check_flag("is_interleaved", self.is_interleaved)
 
-    def attention(self, head_dim: int) -> LatentAttention:
-        """Raises ConfigError for a head_dim that the parts of a head do not add up to."""
+    def attention(self, head_dim: int, *, is_rounded_once: bool = False) -> LatentAttention:
+        """`is_rounded_once` as `RotarySpec` has it. Raises ConfigError for a head_dim that is not that of the
+        parts of a head."""
         latent = self.latent
         if head_dim != latent.head_dim:
             raise ConfigError(f"head_dim: {head_dim} is not plain_width + turning_width {latent.head_dim}")
         pairing: Pairing = "interleaved" if self.is_interleaved else "half_split"
+        width, scaling = latent.turning_width, self.rope_scaling
         return LatentAttention(
             latent.yarn_scale / sqrt(head_dim),
-            RotarySpec(latent.turning_width, self.rope_theta, pairing, self.rope_scaling),
+            RotarySpec(width, self.rope_theta, pairing, scaling, is_rounded_once=is_rounded_once),
             latent.query_rank,
             latent.latent_rank,
             latent.plain_width,

@@ -26,7 +26,7 @@ class DeepseekV2(DecoderFamily):
         assert isinstance(own, DeepseekConfig)
         return DecoderSpec(
             NormSpec("rms_norm", own.norm_eps),
-            own.attention(config.head_dim),
+            own.attention(config.head_dim, is_rounded_once=True),
             own.choice.by_softmax(config.n_experts, config.top_k),
             shared_width=own.shared_width,
             dense_width=own.dense_width,
