@@ -1,4 +1,7 @@
-"""FlexOlmo's story: experts that were trained apart, of which some are left out when the model answers."""
+"""FlexOlmo's story: experts that were trained apart, of which some are left out when the model answers.
+
+OLMoE has the same router, and no norm after its experts that would hide what their weights add up to.
+"""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -22,7 +25,6 @@ from tests.families.ours import CONFIG, PROMPTS
 from tests.families.rows import run
 
 NUM_TOKENS = 32
-CASE = CASES["flex_olmo"]
 
 
 def without(tensors: Mapping[str, Tensor], expert: int) -> dict[str, Tensor]:
@@ -46,12 +48,14 @@ def smaller_model(model: Any, expert: int) -> Any:
 
 
 @pytest.mark.parametrize("num_workers", [0, 2])
-@pytest.mark.parametrize("norm_topk_prob", [False, True])
+@pytest.mark.parametrize("variant", ["", "weights add up"])
+@pytest.mark.parametrize("name", ["flex_olmo", "olmoe"])
 def test_a_denied_expert_is_as_one_that_is_not_there(
-    norm_topk_prob: bool, num_workers: int, tmp_path: Path
+    name: str, variant: str, num_workers: int, tmp_path: Path
 ) -> None:
-    model = CASE.make_model("weights add up" if norm_topk_prob else "")
-    checkpoint = Checkpoint.open(CASE.write(model, tmp_path))
+    case = CASES[name]
+    model = case.make_model(variant)
+    checkpoint = Checkpoint.open(case.write(model, tmp_path))
     workers = WorkersConfig(num_workers=num_workers, transport="in-process")
     selections = {f"without-{expert}": expert for expert in (0, 2, 6)}
     with open_experts(checkpoint, CONFIG, workers) as experts:
