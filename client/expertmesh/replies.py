@@ -113,6 +113,9 @@ def model_info(response: pb.GetModelInfoResponse) -> ModelInfo:
         max_num_sequences=response.max_num_sequences,
         supported_constraints=tuple(response.supported_constraints),
         supports_routed_experts=response.supports_routed_experts,
+        min_p=response.default_sampling.min_p,
+        # An older server does not say.
+        repetition_penalty=response.default_sampling.repetition_penalty or 1.0,
     )
 
 

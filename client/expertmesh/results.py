@@ -185,6 +185,8 @@ class ModelInfo:
     max_num_sequences: int = 1
     supported_constraints: tuple[str, ...] = ()
     supports_routed_experts: bool = False
+    min_p: float = 0.0
+    repetition_penalty: float = 1.0
 
 
 def _plain(value: Any) -> Any:
