@@ -11,6 +11,7 @@ from coordinator.api.text.confined_tokenizer import ConfinedEncoder
 from coordinator.engine.core.prepared import Preparer
 from coordinator.structured.compiler import ConstraintCompiler
 from moe_model.checkpoint.reader import Checkpoint
+from moe_model.files.strict_json import brief
 from moe_model.text.tokenizer import BOS, Tokenizer
 
 logger = logging.getLogger(__name__)
@@ -70,4 +71,8 @@ def _tokenizer(checkpoint: Checkpoint, data: bytes) -> Tokenizer:
         logger.info(
             "tokenizer.json: has a step that is not known to be quick; a process with limits takes it"
         )
+    for name, text in settings.special_tokens.items():
+        if not tokenizer.has_token(text):
+            shown = f"tokenizer_config.json: {name} {brief(text)} is no token of tokenizer.json"
+            logger.warning("%s: it is taken for plain text, and ends nothing", shown)
     return tokenizer

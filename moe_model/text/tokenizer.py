@@ -153,6 +153,10 @@ class Tokenizer:
         """Whether the vocabulary has it; a model may have more ids."""
         return token_id in self._bytes
 
+    def has_token(self, text: str) -> bool:
+        """Whether that is one token of the vocabulary."""
+        return self._backend.token_to_id(text) is not None
+
     def is_special(self, token_id: int) -> bool:
         return token_id in self._special
 

@@ -90,6 +90,16 @@ def test_a_model_of_its_own_says_bos_by_number(tmp_path: Path) -> None:
     assert tokenizer.encode("h")[0] == 7
 
 
+def test_a_special_token_that_is_none_is_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    folder = folder_with(tmp_path, {"bos_token": "<bos>", "eos_token": "[END]"}, None)
+    with caplog.at_level(logging.WARNING):
+        opened(folder, tmp_path / "ours")
+    assert caplog.messages == [
+        "tokenizer_config.json: eos_token '[END]' is no token of tokenizer.json: it is taken for plain text, "
+        "and ends nothing"
+    ]
+
+
 def test_a_tokenizer_in_another_form_is_named_at_the_start(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
