@@ -3,6 +3,7 @@
 Shapes: N items of a stacked tensor (its first dimension), R rows of an item, I inputs.
 """
 
+from collections.abc import Callable, Sequence
 from math import ldexp, prod
 from typing import Protocol
 
@@ -22,6 +23,13 @@ _E2M1 = torch.tensor([sign * value for sign in (1, -1) for value in (0, 0.5, 1, 
 # Byte -> its two values, the lower half first.
 _PAIRS = torch.stack([_E2M1.repeat(16), _E2M1.repeat_interleave(16)], dim=1)
 _E8M0 = torch.tensor([*(ldexp(1.0, exponent - 127) for exponent in range(255)), float("nan")])
+# 256 · scale + byte -> both values, scaled, which is exact in bfloat16: as one number of 32 bits, since one
+# look-up takes a sixth of the time of two and a product.
+_SCALED_PAIRS = (_E8M0[:, None, None] * _PAIRS).to(torch.bfloat16).view(torch.int32).flatten()
+# Of each byte: torch's own conversion takes twice the time of a look-up.
+_E4M3 = torch.arange(256).to(torch.uint8).view(torch.float8_e4m3fn).float()
+# So many look-ups stay in a processor's cache, which takes a quarter of the time of all in one.
+_PLACES_AT_ONCE = 1 << 18
 
 
 class Stored(Protocol):
@@ -91,7 +99,8 @@ class BlockScaled:
     def read(self, item: int | None, begin: int, end: int) -> Tensor:
         name, scales = self.names
         rows, columns = self._block.rows, self._block.columns
-        values_RI = _read_rows(self._table, name, item, begin, end).float()
+        bytes_RI = _read_rows(self._table, name, item, begin, end).view(torch.uint8)
+        values_RI = _look_up(_E4M3, bytes_RI.shape, lambda rows: bytes_RI[rows].int())
         first, last = begin // rows, -(-end // rows)
         scale_BC = _read_rows(self._table, scales, item, first, last).float()
         for block in range(first, last):
@@ -126,10 +135,23 @@ class Blocks4:
     def read(self, item: int | None, begin: int, end: int) -> Tensor:
         blocks, scales = self.names
         bytes_RBb = _read_rows(self._table, blocks, item, begin, end)
-        scale_RB = _E8M0[_read_rows(self._table, scales, item, begin, end).int()]
-        values_RBbh = _PAIRS[bytes_RBb.int()]
-        values_RBbh *= scale_RB[..., None, None]
-        return values_RBbh.flatten(-3)
+        scale_RB = _read_rows(self._table, scales, item, begin, end).int()
+        shape = len(bytes_RBb), prod(bytes_RBb.shape[1:])
+        pairs_RN = _look_up(
+            _SCALED_PAIRS, shape, lambda rows: (scale_RB[rows, ..., None] << 8) + bytes_RBb[rows]
+        )
+        return pairs_RN.view(torch.bfloat16).view(*scale_RB.shape[:-1], -1)
+
+
+def _look_up(table: Tensor, shape: Sequence[int], places: Callable[[slice], Tensor]) -> Tensor:
+    """Values of a table for all rows of a matrix of this shape; `places` are those of some of its rows."""
+    num_rows, width = shape
+    found = torch.empty(num_rows, width, dtype=table.dtype)
+    step = max(_PLACES_AT_ONCE // max(width, 1), 1)
+    for first in range(0, num_rows, step):
+        rows = slice(first, first + step)
+        torch.index_select(table, 0, places(rows).flatten(), out=found[rows].view(-1))
+    return found
 
 
 def stored_tensor(table: ShardedTable, name: str, quantisation: Quantisation | None) -> Stored | None:

@@ -9,6 +9,7 @@ from torch import Tensor
 from transformers.integrations.finegrained_fp8 import Fp8Dequantize
 from transformers.integrations.mxfp4 import convert_moe_packed_tensors
 
+from moe_model.checkpoint.hugging_face import stored as stored_module
 from moe_model.checkpoint.hugging_face.quantised import BlockFp8, Mxfp4, Quantisation
 from moe_model.checkpoint.hugging_face.shards import ShardedTable
 from moe_model.checkpoint.hugging_face.stored import Stored, stored_tensor
@@ -90,6 +91,22 @@ def test_mxfp4_is_what_transformers_says(shape: tuple[int, ...], tmp_path: Path)
     for item in range(num_items):
         assert torch.equal(stored.read(item, 0, num_rows), theirs[item])
         assert torch.equal(stored.read(item, 1, 3), theirs[item, 1:3])
+
+
+@pytest.mark.parametrize("at_once", [1, 100, 1000])
+def test_large_matrices_are_looked_up_in_parts(
+    at_once: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    blocks, scales = random_bytes(1, 50, 2, 16), random_bytes(1, 50, 2).clamp(max=250)
+    values, scale = e4m3(50, 70), torch.rand(5, 7)
+    small = (
+        found(tmp_path / "a", {f"{NAME}_blocks": blocks, f"{NAME}_scales": scales}, Mxfp4()),
+        found(tmp_path / "b", {NAME: values, f"{NAME}_scale_inv": scale}, BlockFp8(10, 10)),
+    )
+    whole = [stored.read(item, 0, 50) for stored, item in zip(small, (0, None), strict=True)]
+    monkeypatch.setattr(stored_module, "_PLACES_AT_ONCE", at_once)
+    for stored, item, expected in zip(small, (0, None), whole, strict=True):
+        assert torch.equal(stored.read(item, 0, 50), expected)
 
 
 def test_mxfp4_by_its_definition(tmp_path: Path) -> None:
