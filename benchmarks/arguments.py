@@ -14,6 +14,8 @@ from expertmesh.commands.parser import OneLineParser
 from moe_model.names import DTYPE_NAMES
 
 ALL_LLAMA_TYPES = ("f32", "f16", "bf16", "q8_0")
+# As in peers/models.py, which loads torch.
+PEER_MODELS = ("mixtral", "qwen3_moe")
 SYSTEMS = (
     verdict.OURS,
     verdict.LLAMA,
@@ -99,7 +101,8 @@ def dispatch() -> argparse.ArgumentParser:
 
 def peers() -> argparse.ArgumentParser:
     parser = OneLineParser(
-        prog="expertmesh bench peers", description="Our engine beside what a user would take instead."
+        prog="expertmesh bench peers",
+        description="Our engine beside what a user would take instead, on the same weights.",
     )
     parser.add_argument(
         "--dtype", choices=DTYPE_NAMES, default="bfloat16", help="of ours and of transformers"
@@ -112,6 +115,12 @@ def peers() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--systems", type=_choices(*SYSTEMS), default=list(SYSTEMS), help=f"some of {','.join(SYSTEMS)} (all)"
+    )
+    parser.add_argument(
+        "--models",
+        type=_choices(*PEER_MODELS),
+        default=list(PEER_MODELS),
+        help=f"some of {','.join(PEER_MODELS)} (all)",
     )
     parser.add_argument("--threads", type=int, default=2, help="of every system, workers included (2)")
     parser.add_argument("--workers", type=int, default=2, help="of ours-workers (2)")

@@ -42,6 +42,13 @@ def manifest(module: str, arguments: Sequence[str]) -> dict[str, object]:
     }
 
 
+def processor_line(found: Mapping[str, object]) -> str:
+    """Of a manifest, for people."""
+    flags = found["cpu_flags"]
+    assert isinstance(flags, list)
+    return f"{found['cpu']} ({' '.join(flags) or 'no extensions'}), {found['cores']} cores"
+
+
 def threads() -> dict[str, int]:
     """Torch's, in this process; to be asked when they are set."""
     return {"torch": torch.get_num_threads(), "interop": torch.get_num_interop_threads()}

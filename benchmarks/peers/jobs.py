@@ -11,38 +11,6 @@ FIRST_PLAIN_ID = 4
 
 
 @dataclass(frozen=True, slots=True)
-class MixtralSize:
-    """A Mixtral: RMSNorm, rotary positions, SwiGLU experts without biases, tied embedding."""
-
-    d_model: int
-    d_ff: int
-    n_layers: int
-    n_heads: int
-    n_experts: int
-    top_k: int
-    vocab_size: int
-    max_seq_len: int
-    rope_theta: float = 10000.0
-    norm_eps: float = 1e-5
-
-    @property
-    def num_params(self) -> int:
-        return self._num_params(self.n_experts)
-
-    @property
-    def num_active_params(self) -> int:
-        """What one token meets, the whole tied embedding included, as its head needs it."""
-        return self._num_params(self.top_k)
-
-    def _num_params(self, experts_per_layer: int) -> int:
-        attention = 4 * self.d_model**2
-        router = self.n_experts * self.d_model
-        experts = experts_per_layer * 3 * self.d_model * self.d_ff
-        per_layer = attention + router + experts + 2 * self.d_model
-        return self.vocab_size * self.d_model + self.n_layers * per_layer + self.d_model
-
-
-@dataclass(frozen=True, slots=True)
 class Load:
     """`batch` sequences at once, all of the same lengths."""
 

@@ -1,52 +1,77 @@
-"""The two models of a run, ours and the peers', of as nearly the same number of parameters as can be."""
+"""The models of a run: random weights, written once as a Hugging Face folder, which all systems are given.
+
+Ours and transformers read the folder itself; llama.cpp reads files that are made of its tensors.
+"""
 
 import json
 import subprocess
-from collections.abc import Sequence
-from dataclasses import asdict
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 
-from benchmarks.peers.jobs import MixtralSize
 from benchmarks.peers.process import PeerError, PeersEnvironment, last_line
-from moe_model.checkpoint.initialise import initialise_checkpoint
+from moe_model.checkpoint.exporter import export_checkpoint
+from moe_model.checkpoint.hugging_face.folder import read_config
+from moe_model.checkpoint.random_model import RandomModel
 from moe_model.checkpoint.reader import Checkpoint
-from moe_model.config import ModelConfig
 from moe_model.families import family_of
 
-# The default's 512 positions would leave no room for a token after a prompt of 512; positions are no weights.
-MAX_SEQ_LEN = 1024
-# What llama.cpp's blocks of quantised weights divide into.
-WIDTH_STEP = 32
+_COMMON: Mapping[str, Any] = {
+    "hidden_size": 512,
+    "num_hidden_layers": 4,
+    "vocab_size": 16384,
+    # Room for a token after a prompt of 512.
+    "max_position_embeddings": 1024,
+    "tie_word_embeddings": True,
+    "hidden_act": "silu",
+}
+# Two of about the same bytes. Widths divide into the blocks of 32 of llama.cpp's quantised weights.
+MODELS: dict[str, Mapping[str, Any]] = {
+    # Few large experts, of the parameters of ModularForge's default model.
+    "mixtral": {
+        **_COMMON,
+        "model_type": "mixtral",
+        "intermediate_size": 1376,
+        "num_attention_heads": 8,
+        "num_key_value_heads": 8,
+        "num_local_experts": 5,
+        "num_experts_per_tok": 2,
+        "rms_norm_eps": 1e-5,
+        "rope_parameters": {"rope_type": "default", "rope_theta": 1e4},
+    },
+    # Many small ones; heads are wider together than the model, and have norms.
+    "qwen3_moe": {
+        **_COMMON,
+        "model_type": "qwen3_moe",
+        "moe_intermediate_size": 96,
+        "intermediate_size": 1536,
+        "num_attention_heads": 12,
+        "num_key_value_heads": 4,
+        "head_dim": 64,
+        "num_experts": 64,
+        "num_experts_per_tok": 8,
+        "norm_topk_prob": True,
+        "rms_norm_eps": 1e-6,
+        "rope_parameters": {"rope_type": "default", "rope_theta": 1e6},
+    },
+}
 
 
-def our_checkpoint(folder: Path, dtype: torch.dtype) -> Checkpoint:
-    """ModularForge's default model with random weights."""
-    initialise_checkpoint(folder, ModelConfig(max_seq_len=MAX_SEQ_LEN), dtype=dtype)
+def write_model(name: str, folder: Path) -> Checkpoint:
+    """In bfloat16, so that every format up to that precision holds the same numbers."""
+    _, config, _ = read_config(MODELS[name], Path(name))
+    export_checkpoint(RandomModel(config, dtype=torch.bfloat16), folder)
     return Checkpoint.open(folder)
 
 
-def mixtral_like(config: ModelConfig) -> MixtralSize:
-    """Three matrices of two thirds of the width have the parameters of two."""
-    return MixtralSize(
-        d_model=config.d_model,
-        d_ff=-(-2 * config.d_ff // (3 * WIDTH_STEP)) * WIDTH_STEP,
-        n_layers=config.n_layers,
-        n_heads=config.n_heads,
-        n_experts=config.n_experts,
-        top_k=config.top_k,
-        vocab_size=config.vocab_size,
-        max_seq_len=config.max_seq_len,
-    )
-
-
-def write_peer_models(
-    environment: PeersEnvironment, folder: Path, size: MixtralSize, llama_types: Sequence[str]
+def write_llama_files(
+    environment: PeersEnvironment, model: Path, folder: Path, llama_types: Sequence[str]
 ) -> None:
-    """The same weights for transformers and, once a type, for llama.cpp. Raises PeerError."""
+    """`folder`/TYPE.gguf for each type, of the tensors of `model`. Raises PeerError."""
     log = environment.logs / "weights.log"
-    options = {"folder": str(folder), "size": asdict(size), "llama_types": list(llama_types)}
+    options = {"model": str(model), "folder": str(folder), "llama_types": list(llama_types)}
     with log.open("wb") as stderr:
         done = subprocess.run(
             environment.command("weights", options),
@@ -56,25 +81,20 @@ def write_peer_models(
             check=False,
         )
     if done.returncode != 0:
-        raise PeerError(f"the peers' weights were not written: {last_line(log)}")
+        raise PeerError(f"llama.cpp's weights were not written: {last_line(log)}")
+    expected = family_of(config := Checkpoint.open(model).config).num_params(config)
     num_written = json.loads(done.stdout)["num_params"]
-    assert num_written == size.num_params, f"{num_written} parameters written, {size.num_params} counted"
+    if num_written != expected:
+        raise PeerError(f"llama.cpp's weights have {num_written} parameters, the model {expected}")
 
 
-def describe(config: ModelConfig, size: MixtralSize) -> list[str]:
-    """What is compared with what."""
-    family = family_of(config)
-    ours = (family.num_params(config), family.num_active_params_per_token(config))
-    theirs = (size.num_params, size.num_active_params)
-    return [
-        f"ours  {_counts(ours)}: LayerNorm, sinusoidal positions, GELU experts "
-        f"2 x {config.d_model} x {config.d_ff} with biases and a norm each",
-        f"peers {_counts(theirs)}: RMSNorm, rotary positions, SwiGLU experts "
-        f"3 x {size.d_model} x {size.d_ff}",
-        f"both  {config.n_layers} layers, {config.n_experts} experts, top {config.top_k}, "
-        f"{config.n_heads} heads, vocabulary {config.vocab_size}, tied embedding, random weights",
-    ]
-
-
-def _counts(params: tuple[int, int]) -> str:
-    return f"{params[0] / 1e6:.2f} M parameters, {params[1] / 1e6:.2f} M active"
+def describe(name: str, checkpoint: Checkpoint) -> str:
+    """What all are given."""
+    config, family = checkpoint.config, family_of(checkpoint.config)
+    return (
+        f"{name}: {family.num_params(config) / 1e6:.2f} M parameters, "
+        f"{family.num_active_params_per_token(config) / 1e6:.2f} M active; {config.n_layers} layers, "
+        f"{config.n_experts} experts of 3 x {config.d_model} x {config.d_ff}, top {config.top_k}, "
+        f"{config.n_heads} heads of {config.head_dim} over {config.n_kv_heads}, vocabulary "
+        f"{config.vocab_size}; the same random weights for all systems"
+    )

@@ -4,14 +4,18 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 
+import torch
+
 from benchmarks import engine as engine_benchmark
-from benchmarks.peers.jobs import Load, Timing
+from benchmarks.peers.jobs import Load, Probe, Timing
 from coordinator.config.engine import EngineConfig
 from coordinator.config.workers import WorkersConfig
 from coordinator.server.build_engine import build_engine
 from coordinator.server.compute import dtype_of
 from coordinator.server.experts import open_experts
+from moe_model.assembled import AssembledModel
 from moe_model.checkpoint.reader import Checkpoint
+from moe_model.kernels.choice import choose_kernels
 
 # What is left of a difference that noise has eaten.
 NEXT_TO_NOTHING = 1e-6
@@ -45,6 +49,20 @@ def our_engine(
             return Timing(run.prefill, sum(run.steps)), note
 
         yield measure
+
+
+class OurModel:
+    """What ours computes, with the kernels and in the dtype that are measured."""
+
+    def __init__(self, checkpoint: Checkpoint, config: EngineConfig) -> None:
+        kernels = choose_kernels(config.kernels, "cpu", config.num_threads)
+        self._model = AssembledModel.from_checkpoint(checkpoint.path, dtype_of(config), kernels=kernels)
+
+    def probe(self, prompt: Sequence[int], new_tokens: int) -> Probe:
+        ids_S = torch.tensor(prompt)
+        logits_BSV, _ = self._model.forward(ids_S[None])
+        found = self._model.generate(ids_S, new_tokens, temperature=0)
+        return Probe(logits_BSV[0, -1].float().tolist(), found[0].tolist()[-new_tokens:])
 
 
 def origin(checkpoint: Checkpoint, config: EngineConfig) -> Measure:

@@ -6,9 +6,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from benchmarks.peers import verdict
-from benchmarks.peers.agreement import Agreement, check, probes
-from benchmarks.peers.jobs import Load, MixtralSize, Probe
-from benchmarks.peers.ours import Measure, origin, our_engine
+from benchmarks.peers.agreement import Agreement, Probed, check, check_alike, probes
+from benchmarks.peers.jobs import Load, Probe
+from benchmarks.peers.ours import Measure, OurModel, origin, our_engine
 from benchmarks.peers.process import PeerError, PeerProcess, PeersEnvironment, peer
 from coordinator.config.engine import EngineConfig
 from moe_model.checkpoint.reader import Checkpoint
@@ -55,13 +55,12 @@ def opened(
     config: EngineConfig,
     environment: PeersEnvironment,
     folder: Path,
-    size: MixtralSize,
 ) -> Iterator[Opened]:
-    """`folder` has the peers' models. A peer that does not start or computes something else is a failure."""
+    """`folder` has llama.cpp's files. A system that does not start, or computes otherwise, is a failure."""
     failures: dict[str, str] = {}
     with ExitStack() as stack:
-        peers = open_peers(environment, _peers(choice, config, folder, size), stack, failures)
-        agreement = _agreement(peers, environment, folder, size, failures)
+        peers = open_peers(environment, _peers(choice, config, checkpoint, folder), stack, failures)
+        agreement = _agreement(peers, OurModel(checkpoint, config), environment, checkpoint, failures)
         systems: dict[str, Measure] = {}
         for name in choice.names:
             for found in [key for key in peers if key.startswith(name)]:
@@ -98,15 +97,15 @@ def _noted(failures: dict[str, str], name: str) -> Iterator[None]:
 
 
 def _peers(
-    choice: Choice, config: EngineConfig, folder: Path, size: MixtralSize
+    choice: Choice, config: EngineConfig, checkpoint: Checkpoint, folder: Path
 ) -> Iterator[tuple[str, str, dict[str, object]]]:
     """Name, module and options of each peer process."""
     if verdict.LLAMA in choice.names:
         for kind in choice.llama_types:
-            options = {"model": str(folder / f"{kind}.gguf"), "vocab_size": size.vocab_size}
+            options = {"model": str(folder / f"{kind}.gguf"), "vocab_size": checkpoint.config.vocab_size}
             yield f"{verdict.LLAMA}-{kind}", "llama_peer", options
     if verdict.TRANSFORMERS in choice.names:
-        model = str(folder / "transformers")
+        model = str(checkpoint.path)
         yield verdict.TRANSFORMERS, "transformers_peer", {"model": model, "dtype": config.dtype}
 
 
@@ -118,25 +117,30 @@ def _ours(name: str, choice: Choice, config: EngineConfig) -> tuple[EngineConfig
 
 def _agreement(
     peers: Mapping[str, PeerProcess],
+    ours: OurModel,
     environment: PeersEnvironment,
-    folder: Path,
-    size: MixtralSize,
+    checkpoint: Checkpoint,
     failures: dict[str, str],
 ) -> dict[str, Agreement]:
     """Without a reference none is known to compute the model, and none is measured."""
     found: dict[str, Agreement] = {}
     reference: list[Probe] | None = None
-    options = {"model": str(folder / "transformers"), "dtype": "float32"}
+    vocab_size = checkpoint.config.vocab_size
+    options = {"model": str(checkpoint.path), "dtype": "float32"}
     if peers:
         with (
             _noted(failures, "reference"),
             peer(environment, "reference", "transformers_peer", options) as one,
         ):
-            reference = probes(one, size.vocab_size)
-    for name, process in peers.items():
+            reference = probes(one, vocab_size)
+    systems: dict[str, Probed] = {**peers, verdict.OURS: ours} if peers else {}
+    for name, system in systems.items():
         if reference is None:
             failures.setdefault(name, f"{name}: there is no reference to compare it with")
             continue
         with _noted(failures, name):
-            found |= check({name: process}, reference, size.vocab_size)
+            found |= check({name: system}, reference, vocab_size)
+    if verdict.OURS in found and verdict.TRANSFORMERS in found:
+        with _noted(failures, verdict.OURS):
+            check_alike(found[verdict.OURS], found[verdict.TRANSFORMERS])
     return found

@@ -2,23 +2,26 @@
 
 import sys
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from pathlib import Path
 
 import pytest
+import torch
 
+from benchmarks.arguments import PEER_MODELS
 from benchmarks.peers import table
-from benchmarks.peers.agreement import compare
+from benchmarks.peers.agreement import Agreement, check_alike, compare
 from benchmarks.peers.install import reason
 from benchmarks.peers.jobs import Load, Probe, Timing, prompt_ids
-from benchmarks.peers.models import mixtral_like
-from benchmarks.peers.ours import fitted
+from benchmarks.peers.models import MODELS, write_model
+from benchmarks.peers.ours import OurModel, fitted
 from benchmarks.peers.process import PeerError, PeersEnvironment, peer
 from benchmarks.peers.rounds import Measured, measure_rounds
 from benchmarks.peers.serve import TRIALS, answer_to
 from benchmarks.peers.systems import Opened, open_peers
 from benchmarks.peers.verdict import Bar, rate, ratios, verdicts
 from coordinator.config.engine import EngineConfig
+from moe_model.checkpoint.hugging_face.folder import read_config
 from moe_model.config import ModelConfig
 from moe_model.families import family_of
 
@@ -26,12 +29,36 @@ DECODE = Load(batch=2, prompt_tokens=8, new_tokens=5)
 LONG = Load(batch=1, prompt_tokens=64, new_tokens=1)
 
 
-def test_the_models_have_as_many_parameters() -> None:
-    config = ModelConfig()
-    size, family = mixtral_like(config), family_of(config)
-    assert size.d_ff == 1376
-    assert size.num_params == pytest.approx(family.num_params(config), rel=0.01)
-    assert size.num_active_params == pytest.approx(family.num_active_params_per_token(config), rel=0.01)
+def test_the_models_have_about_as_many_parameters() -> None:
+    """The Mixtral as many as ModularForge's default model, beside which its speed is set."""
+    assert tuple(MODELS) == PEER_MODELS
+    configs = {name: read_config(settings, Path(name))[1] for name, settings in MODELS.items()}
+    params = {name: family_of(config).num_params(config) for name, config in configs.items()}
+    ours, config = ModelConfig(), configs["mixtral"]
+    active = family_of(config).num_active_params_per_token(config)
+    assert params["mixtral"] == pytest.approx(family_of(ours).num_params(ours), rel=0.01)
+    assert active == pytest.approx(family_of(ours).num_active_params_per_token(ours), rel=0.01)
+    assert params["qwen3_moe"] == pytest.approx(params["mixtral"], rel=0.1)
+    assert configs["qwen3_moe"].n_heads * configs["qwen3_moe"].head_dim != config.d_model
+
+
+def test_a_model_is_written_once_for_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    small = {"hidden_size": 16, "num_attention_heads": 2, "num_key_value_heads": 2, "intermediate_size": 8}
+    monkeypatch.setitem(MODELS, "mixtral", {**MODELS["mixtral"], **small, "vocab_size": 64})
+    checkpoint = write_model("mixtral", tmp_path / "mixtral")
+    assert (checkpoint.format, checkpoint.dtype) == ("hugging_face", torch.bfloat16)
+    found = OurModel(checkpoint, EngineConfig(dtype="bfloat16", num_threads=1)).probe([5, 6, 7], 4)
+    exact = OurModel(checkpoint, EngineConfig(dtype="float32", num_threads=1)).probe([5, 6, 7], 4)
+    assert (len(found.logits_V), len(found.token_ids)) == (64, 4)
+    assert 0 < compare([found], [exact]).logits_error < 0.05
+
+
+@pytest.mark.parametrize(("ours", "allowed"), [(0.019, True), (0.021, False), (float("nan"), False)])
+def test_ours_is_as_near_as_transformers_in_its_dtype(ours: float, allowed: bool) -> None:
+    """Twice as far off as transformers is at most; in float32, where it is its own reference, a little."""
+    for scale, theirs in ((1.0, 0.01), (1 / 200, 0.0)):
+        with nullcontext() if allowed else pytest.raises(PeerError, match="ours is"):
+            check_alike(Agreement(ours * scale, 0, 0), Agreement(theirs, 0, 0))
 
 
 def test_prompts_are_plain_tokens_and_differ() -> None:
