@@ -10,6 +10,8 @@ from moe_model.text.token_kinds import MAX_AFFIX_CHARS
 MAX_TOKEN_CHARS = 4096
 # Of WordPiece, which tries every end of a word for each beginning.
 MAX_WORD_CHARS = 256
+# Of a Unigram's tokens together, for each byte of which the library takes a hundred.
+_BYTES_PER_PIECE, _MORE_PIECE_BYTES, _MAX_PIECE_BYTES = 64, 64 << 10, 8 << 20
 MODELS = ("BPE", "WordPiece", "WordLevel", "Unigram")
 
 
@@ -88,6 +90,10 @@ def _check_scored(model: Mapping[str, Any], vocab_size: int) -> None:
                 check_token(token, token_id, vocab_size)
             case _:
                 raise ValueError(f"model: vocab: entry {token_id} is no text and its score")
+    num_bytes = sum(len(token.encode(errors="surrogatepass")) for token, _ in vocab)
+    most = min(_BYTES_PER_PIECE * vocab_size + _MORE_PIECE_BYTES, _MAX_PIECE_BYTES)
+    if num_bytes > most:
+        raise ValueError(f"model: vocab has {num_bytes} bytes of tokens, at most {most} are allowed")
     unknown = model.get("unk_id")
     if unknown is not None and not (type(unknown) is int and 0 <= unknown < len(vocab)):
         raise ValueError(f"model: unk_id {brief(unknown)} is not in the vocabulary")

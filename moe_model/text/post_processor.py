@@ -61,6 +61,8 @@ def _prefix_of_template(step: object, vocab_size: int) -> list[int]:
         if not isinstance(ids, Sequence) or len(ids) > MAX_PIECES:
             raise ValueError("post_processor: a special token of single has no ids")
         found += [_checked(token_id, vocab_size) for token_id in ids]
+    if len(found) > MAX_PIECES:
+        raise ValueError(f"post_processor: puts more than {MAX_PIECES} tokens before a text")
     return found
 
 

@@ -12,6 +12,8 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import islice
+from math import prod
 from typing import Any, Protocol
 
 from moe_model.files.strict_json import brief
@@ -19,6 +21,8 @@ from moe_model.files.strict_json import brief
 SPACE_MARK = "▁"
 MAX_AFFIX_CHARS = 16
 MAX_DECODER_STEPS = 32
+# How much longer a token may become on its way to text.
+MAX_DECODER_GROWTH = 4
 _BYTE_TOKEN = re.compile("<0x([0-9A-Fa-f]{2})>")
 # What `cleanup` of a WordPiece decoder puts together again, in this order.
 _CLEANED = (
@@ -113,7 +117,9 @@ def kind_of(decoder: object, model_type: object) -> TokenKind:
         return TextTokens((_spaced,))
     if decoder is None:
         raise ValueError("decoder: there is none, so tokens would become text with a space between each two")
-    steps = list(_flat(decoder, MAX_DECODER_STEPS))
+    steps = list(islice(_flat(decoder, MAX_DECODER_STEPS), MAX_DECODER_STEPS + 1))
+    if len(steps) > MAX_DECODER_STEPS:
+        raise ValueError(f"decoder: has more than {MAX_DECODER_STEPS} steps")
     if [_type(step) for step in steps] == ["ByteLevel"]:
         return BYTE_LEVEL
     # Some steps for each token; then bytes; then, of the whole text, its beginning.
@@ -126,6 +132,8 @@ def kind_of(decoder: object, model_type: object) -> TokenKind:
     steps = steps[:-1] if has_bytes else steps
     if not (steps or has_bytes):
         raise ValueError("decoder says nothing of how tokens become text")
+    if prod(map(_growth, steps)) > MAX_DECODER_GROWTH:
+        raise ValueError(f"decoder: makes tokens more than {MAX_DECODER_GROWTH} times as long")
     return TextTokens(tuple(map(_step, steps)), has_bytes, strips)
 
 
@@ -156,6 +164,13 @@ def _step(step: Mapping[str, Any]) -> Step:
             return lambda token, is_first: _of_word(token, prefix, is_first=is_first, cleans=cleans)
         case kind:
             raise ValueError(f"decoder: {brief(kind)} is no step that is known here, or not in its place")
+
+
+def _growth(step: Mapping[str, Any]) -> float:
+    """Only a replacement makes a token longer by a factor."""
+    if _type(step) != "Replace":
+        return 1.0
+    return max(1.0, len(_text(step, "content", least=0)) / len(_text(step.get("pattern"), "String")))
 
 
 def _of_word(token: str, prefix: str, *, is_first: bool, cleans: bool) -> str:

@@ -51,17 +51,21 @@ def read_settings(folder: Path) -> TokenizerSettings:
     Raises CheckpointError naming file and key.
     """
     path = folder / TOKENIZER_CONFIG
-    data = dict(_json(path)) if is_present(path) else {}
-    old = folder / SPECIAL_TOKENS_MAP
+    data = _json(path) if is_present(path) else {}
+    settings = _settings(data, path)
+    special, old = settings.special_tokens, folder / SPECIAL_TOKENS_MAP
     if "added_tokens_decoder" not in data and is_present(old):
-        data |= _json(old)
-    try:
-        settings = TokenizerSettings.parse(data)
-    except ConfigError as error:
-        raise CheckpointError(f"{path}: {error}") from None
+        special = MappingProxyType({**special, **_settings(_json(old), old).special_tokens})
     templates = _template_files(folder) or settings.chat_templates or _old_template(folder)
     unread = "" if is_present(folder / TOKENIZER) else _unread(folder)
-    return TokenizerSettings(settings.special_tokens, settings.adds_bos, templates, unread)
+    return TokenizerSettings(special, settings.adds_bos, templates, unread)
+
+
+def _settings(data: Mapping[str, Any], path: Path) -> TokenizerSettings:
+    try:
+        return TokenizerSettings.parse(data)
+    except ConfigError as error:
+        raise CheckpointError(f"{path}: {error}") from None
 
 
 def _unread(folder: Path) -> str:

@@ -55,6 +55,10 @@ def _replace(content: str, pattern: str = "a") -> File:
     return {"type": "Replace", "pattern": {"String": pattern}, "content": content}
 
 
+def _decoders(*steps: File) -> File:
+    return {"type": "Sequence", "decoders": list(steps)}
+
+
 @dataclass(frozen=True, slots=True)
 class Hostile:
     """`refused`: what is said when it is loaded, None: it loads. `fails`: what is said of TEXT, None: it has
@@ -128,6 +132,20 @@ HOSTILE: Mapping[str, Hostile] = {
     ),
     "pieces of every length": Hostile(
         with_model(type="Unigram", unk_id=0, vocab=[["?", 0.0], *([("a" * n), -1.0] for n in range(1, 310))]),
+    ),
+    "pieces of 4096 characters": Hostile(
+        with_model(
+            type="Unigram", unk_id=0, vocab=[[chr(0x4E00 + n) + "ab" * 2047, -1.0] for n in range(310)]
+        ),
+        "bytes of tokens, at most",
+    ),
+    "a decoder that doubles thirty times": Hostile(
+        changed(lambda file: file.update(decoder=_decoders(*[_replace("aa")] * 30))),
+        "more than 4 times as long",
+    ),
+    "a decoder of a thousand steps": Hostile(
+        changed(lambda file: file.update(decoder=_decoders(*[_decoders(*[_replace("b")] * 32)] * 32))),
+        "decoder: has more than 32 steps",
     ),
     "words of 256 letters": Hostile(
         changed(

@@ -164,6 +164,11 @@ def sequence(*steps: Any) -> Any:
         (sequence(REPLACE | {"content": "x" * 17}, BYTES), "decoder: content is no text of 0 to 16"),
         (sequence({"type": "ByteLevel"}, BYTES), "decoder: 'ByteLevel' is no step"),
         (sequence(*[FUSE] * 33), "decoder: a Sequence has no list of at most 32"),
+        (sequence(*[sequence(*[REPLACE] * 20)] * 20), "decoder: has more than 32 steps"),
+        (
+            sequence(*[REPLACE | {"content": "▁▁"}] * 3, BYTES),
+            "decoder: makes tokens more than 4 times",
+        ),
     ],
 )
 def test_another_decoder_is_refused_by_its_step(decoder: Any, message: str) -> None:

@@ -129,6 +129,7 @@ def test_a_link_that_leads_nowhere_is_not_an_absent_file(name: str, tmp_path: Pa
         ("tokenizer_config.json", '{"chat_template": ["a"]}', "chat_template: is neither"),
         ("tokenizer_config.json", '{"chat_template": "\\ud800"}', "chat_template: 'default': is no Unicode"),
         ("special_tokens_map.json", "7", "special_tokens_map.json: expected an object"),
+        ("special_tokens_map.json", '{"eos_token": 7}', "special_tokens_map.json: eos_token: is no text"),
         ("chat_template.json", '{"chat_template": 1}', "chat_template.json: chat_template: is neither"),
         ("chat_template.jinja", "x" * ((1 << 20) + 1), "chat_template.jinja: has 1048577 bytes"),
         ("chat_template.jinja", "version https://git-lfs.github.com/spec/v1\n", "git lfs pull"),
