@@ -23,8 +23,12 @@ _WITHOUT_MEANING = frozenset(
         *("torchscript", "transformers_version", "use_cache", "use_bfloat16"),
         *("attention_dropout", "initializer_range", "router_aux_loss_coef", "router_jitter_noise"),
         *("bos_token_id", "eos_token_id", "pad_token_id", "dtype", "torch_dtype"),
+        # A tool for training leaves its marks in what it saves.
+        *("unsloth_fixed", "unsloth_version"),
     }
 )
+# Said of every model when the library writes a config in full; another value is of another kind of model.
+_OF_NO_DECODER = ("is_encoder_decoder", "is_decoder", "add_cross_attention", "tie_encoder_decoder")
 _LARGEST = max(LIMITS.values())
 _Item = TypeVar("_Item", int, str)
 
@@ -176,6 +180,8 @@ class ConfigKeys:
 
     def finish(self) -> None:
         """Raises ConfigError for a key that was not taken and may mean something."""
+        for name in _OF_NO_DECODER:
+            self.expect(name, False)
         for name, value in self._data.items():
             if value is not None and name not in self._taken | _WITHOUT_MEANING:
                 raise ConfigError(f"unknown key {name[:80]!r}")

@@ -69,12 +69,27 @@ def _layers(kind: str, n_layers: int = 1) -> Json:
     return {"num_hidden_layers": n_layers, "layer_types": [kind]}
 
 
+def test_keys_that_qwen3_coder_has_beside_are_read() -> None:
+    """Where they say what is so anyway."""
+    plain = {"model_type": "qwen3_moe", "num_experts": 160}
+    beside = {"use_qk_norm": True, "qkv_bias": False, "shared_expert_intermediate_size": 0}
+    more = {"max_window_layers": 62, "sliding_window": None, "unsloth_fixed": True}
+    assert read_config(plain | beside | more, Path("c"))[1] == read_config(plain, Path("c"))[1]
+
+
 REFUSED: list[tuple[str, Json, str]] = [
     ("mixtral", {"sliding_window": True}, "sliding_window: expected a whole number"),
+    ("mixtral", {"is_encoder_decoder": True}, "is_encoder_decoder: True is not supported"),
     ("qwen3_moe", {"use_sliding_window": True, "sliding_window": 0}, "sliding_window: 0 is not"),
     ("qwen3_moe", {"num_hidden_layers": 2, "mlp_only_layers": [0, 1]}, "dense_layers: 2 of 2 layers"),
     ("qwen3_moe", {"mlp_only_layers": 3}, "mlp_only_layers: expected a list"),
     ("qwen3_moe", {"decoder_sparse_step": 0}, "decoder_sparse_step: 0 is not"),
+    ("qwen3_moe", {"use_qk_norm": False}, "use_qk_norm: False is not supported"),
+    (
+        "qwen3_moe",
+        {"shared_expert_intermediate_size": 9},
+        "shared_expert_intermediate_size: 9 is not supported",
+    ),
     ("qwen2_moe", {"use_sliding_window": True, "sliding_window": None}, "sliding_window: is null"),
     ("qwen2_moe", _layers("sliding_attention"), "layer_types: some are sliding_attention"),
     ("qwen2_moe", _layers("chunked_attention"), "layer_types: expected full_attention or"),

@@ -29,8 +29,11 @@ class Qwen3MoeFolder(PublishedFolder):
             max_position_embeddings=32768,
         )
         rope = keys.rope(1e4, sizes["max_seq_len"])
-        # Of other families of Qwen; files of this one have it all the same.
+        # Of other families of Qwen; files of this one have them all the same.
         keys.ignore("max_window_layers")
+        keys.expect("shared_expert_intermediate_size", 0)
+        keys.expect("qkv_bias", False)
+        keys.expect("use_qk_norm", True)
         return ModelConfig(
             family="qwen3_moe",
             d_ff=keys.count("moe_intermediate_size", 768),
