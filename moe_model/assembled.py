@@ -71,7 +71,9 @@ class AssembledModel:
             routings.append(routing)
 
         h_BSD = self._hidden(input_ids_BS, attention_mask_BS, observe)
-        return self.model.logits(h_BSD), family_of(self.config).balance(self.config, routings)
+        is_text_T = None if attention_mask_BS is None else (attention_mask_BS != 0).flatten()
+        balance = family_of(self.config).balance(self.config, routings, is_text_T)
+        return self.model.logits(h_BSD), balance
 
     @torch.no_grad()
     def generate(

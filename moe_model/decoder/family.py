@@ -50,10 +50,12 @@ class DecoderFamily(ABC):
         """Corrections: they are as large as hundreds of the differences that they are to make."""
         return frozenset(name for name in self.shared_shapes(config) if name.endswith(".router.correction"))
 
-    def balance(self, config: ModelConfig, routings: Sequence[Routing]) -> Tensor | None:
+    def balance(
+        self, config: ModelConfig, routings: Sequence[Routing], is_text_T: Tensor | None = None
+    ) -> Tensor | None:
         if not self.spec(config).has_balance:
             return None
-        return load_balancing_loss_of_all(routings, config.top_k)
+        return load_balancing_loss_of_all(routings, config.top_k, is_text_T)
 
     def cache_spec(self, config: ModelConfig) -> CacheSpec:
         attention = self.spec(config).attention

@@ -49,9 +49,11 @@ class Family(Protocol):
     def float32_names(self, config: ModelConfig) -> frozenset[str]:
         """Tensors of the shared part that stay float32 whatever the dtype of the rest."""
 
-    def balance(self, config: ModelConfig, routings: Sequence[Routing]) -> Tensor | None:
+    def balance(
+        self, config: ModelConfig, routings: Sequence[Routing], is_text_T: Tensor | None = None
+    ) -> Tensor | None:
         """The load-balancing loss of a forward pass, a scalar, as its authors define it; `routings` are of
-        the layers with experts. None where they define none."""
+        the layers with experts, `is_text_T` is false for padding. None where they define none."""
 
     def cache_spec(self, config: ModelConfig) -> CacheSpec:
         """What each layer keeps of each token."""

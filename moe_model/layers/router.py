@@ -144,10 +144,14 @@ def load_balancing_loss(routing: Routing, weight: float = 0.01) -> Tensor:
     return weight * _balance(chosen_TE, torch.softmax(routing.logits_TE, dim=-1))
 
 
-def load_balancing_loss_of_all(routings: Sequence[Routing], top_k: int) -> Tensor:
+def load_balancing_loss_of_all(
+    routings: Sequence[Routing], top_k: int, is_text_T: Tensor | None = None
+) -> Tensor:
     """`E · Σ_i f_i · P_i` over the tokens of all layers together, without a weight: what the published
-    mixture-of-experts models call their auxiliary loss. The K experts are those of the largest logits."""
-    logits_TE = torch.cat([routing.logits_TE for routing in routings])
+    mixture-of-experts models call their auxiliary loss. The K experts are those of the largest logits. Where
+    `is_text_T` is false a token is padding, and does not count."""
+    tokens = slice(None) if is_text_T is None else is_text_T
+    logits_TE = torch.cat([routing.logits_TE[tokens] for routing in routings])
     probs_TE = torch.softmax(logits_TE, dim=-1)
     chosen_TE = torch.zeros_like(probs_TE).scatter_(1, probs_TE.topk(top_k, dim=-1).indices, 1.0)
     return _balance(chosen_TE, probs_TE)

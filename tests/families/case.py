@@ -124,16 +124,16 @@ def _age(data: Json) -> None:
 
 
 @torch.no_grad()
-def logits_of(model: Any, ids_BS: Tensor) -> Tensor:
-    """Without a cache."""
-    found: Tensor = model(input_ids=ids_BS, use_cache=False).logits
+def logits_of(model: Any, ids_BS: Tensor, mask_BS: Tensor | None = None) -> Tensor:
+    """Without a cache; where the mask is 0 is padding."""
+    found: Tensor = model(input_ids=ids_BS, attention_mask=mask_BS, use_cache=False).logits
     return found
 
 
 @torch.no_grad()
-def balance_of(model: Any, ids_BS: Tensor) -> Tensor | None:
+def balance_of(model: Any, ids_BS: Tensor, mask_BS: Tensor | None = None) -> Tensor | None:
     """What transformers calls `aux_loss`; None of a model that has none."""
-    found = model(input_ids=ids_BS, use_cache=False, output_router_logits=True)
+    found = model(input_ids=ids_BS, attention_mask=mask_BS, use_cache=False, output_router_logits=True)
     return getattr(found, "aux_loss", None)
 
 

@@ -114,6 +114,24 @@ def test_logits_are_those_of_transformers(name: str, variant: str, tmp_path: Pat
             assert abs(float(our_balance - balance)) < TOLERANCE * float(balance)
 
 
+@pytest.mark.parametrize("name", CASES)
+def test_padding_is_left_out(name: str, tmp_path: Path) -> None:
+    """Of attention, and of the balance."""
+    case = CASES[name]
+    model = case.make_model()
+    ids_BS = random_ids(case)
+    mask_BS = torch.ones_like(ids_BS)
+    mask_BS[1, 25:] = 0
+    expected = logits_of(model, ids_BS, mask_BS), balance_of(model, ids_BS, mask_BS)
+    ours = AssembledModel.from_checkpoint(case.write(model, tmp_path))
+    logits_BSV, balance = ours.forward(ids_BS, mask_BS)
+    is_text_BS = mask_BS == 1
+    error = (logits_BSV - expected[0])[is_text_BS].abs().max() / expected[0].abs().max()
+    assert error < TOLERANCE
+    if balance is not None and expected[1] is not None:
+        assert abs(float(balance - expected[1])) < TOLERANCE * float(expected[1])
+
+
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[RayCluster]:
     cluster = RayCluster.start_local()

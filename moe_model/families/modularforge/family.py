@@ -76,7 +76,10 @@ class ModularForge:
     def float32_names(self, config: ModelConfig) -> frozenset[str]:
         return frozenset()
 
-    def balance(self, config: ModelConfig, routings: Sequence[Routing]) -> Tensor:
+    def balance(
+        self, config: ModelConfig, routings: Sequence[Routing], is_text_T: Tensor | None = None
+    ) -> Tensor:
+        """Padding counts, as its authors have it."""
         return torch.stack([load_balancing_loss(routing) for routing in routings]).sum()
 
     def cache_spec(self, config: ModelConfig) -> CacheSpec:
