@@ -33,6 +33,12 @@ def check_flag(name: str, value: object) -> None:
         raise ConfigError(f"{name}: expected true or false, got {type(value).__name__}")
 
 
+def check_object(name: str, value: object, kind: type) -> None:
+    """Raises ConfigError unless the value, from JSON, was an object that became a `kind`."""
+    if not isinstance(value, kind):
+        raise ConfigError(f"{name}: expected an object")
+
+
 def check_width(name: str, value: object) -> None:
     """Of a feed-forward network, 0 for none. Raises ConfigError for another value than a whole number."""
     if value != 0 or isinstance(value, bool):

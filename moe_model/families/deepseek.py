@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from math import sqrt
 from typing import Any
 
-from moe_model.checks import check_count, check_flag, check_number, check_width
+from moe_model.checks import check_count, check_flag, check_number, check_object, check_width
 from moe_model.config import LIMITS, ModelConfig
 from moe_model.decoder.config import DecoderConfig
 from moe_model.decoder.spec import LatentAttention
@@ -93,6 +93,8 @@ class DeepseekConfig(DecoderConfig):
     def __post_init__(self) -> None:
         # Not super(): a dataclass with slots is another class than the one that was written here.
         DecoderConfig.__post_init__(self)
+        check_object("latent", self.latent, LatentConfig)
+        check_object("choice", self.choice, ChoiceConfig)
         check_width("dense_width", self.dense_width)
         check_width("shared_width", self.shared_width)
         check_flag("is_interleaved", self.is_interleaved)

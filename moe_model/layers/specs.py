@@ -129,6 +129,8 @@ class RotarySpec:
             raise ConfigError(f"head_dim: {self.dim} values cannot turn in pairs, at most {MAX_ROTARY_DIM}")
         if not (math.isfinite(self.theta) and self.theta > 0):
             raise ConfigError(f"rotary positions: theta is {self.theta}")
+        if self.theta <= 1 and self.scaling is not None and self.scaling.kind == "yarn":
+            raise ConfigError(f"rotary positions: yarn has no frequencies for theta {self.theta}")
 
 
 @dataclass(frozen=True, slots=True)

@@ -54,6 +54,11 @@ def test_what_a_manifest_says_of_it_is_read_back(model_type: str) -> None:
         ("deepseek_v3", {"topk_group": 9}, "topk_group: 9 is more than n_group 8"),
         ("deepseek_v3", {"n_group": 256, "topk_group": 128}, "n_group: 256 experts cannot be in 256 groups"),
         ("deepseek_v3", {"num_experts_per_tok": 33, "topk_group": 1}, "1 groups of 32 experts have not 33"),
+        (
+            "deepseek_v3",
+            {"rope_theta": 1, "rope_scaling": {"type": "yarn", "factor": 2.0}},
+            "yarn has no frequencies for theta 1.0",
+        ),
         ("kimi_k2", {"topk_method": "greedy"}, "topk_method: 'greedy' is not supported"),
         ("glm4_moe", {"partial_rotary_factor": 1.5}, "turning_width: 192 is more than head_dim 128"),
         ("glm4_moe", {"mscale_all_dim": 1.0}, "unknown key 'mscale_all_dim'"),
@@ -93,6 +98,37 @@ def test_what_is_not_built_is_refused_by_its_key(
 ) -> None:
     with pytest.raises(ConfigError, match=message):
         read(model_type, NEEDED.get(model_type, {}) | changes)
+
+
+@pytest.mark.parametrize(
+    ("model_type", "changes", "message"),
+    [
+        *(
+            (model_type, {"choice": bad}, "choice: expected an object")
+            for model_type in MODEL_TYPES
+            for bad in (None, 5, [])
+        ),
+        ("deepseek_v3", {"latent": None}, "latent: expected an object"),
+        ("deepseek_v3", {"latent": {"latent_rank": -1}}, "latent_rank: -1 is not in"),
+        ("deepseek_v3", {"latent": {"has_biases": 1}}, "has_biases: expected true or false"),
+        ("deepseek_v3", {"latent": {"plain_width": 100}}, "head_dim: 192 is not plain_width"),
+        ("deepseek_v2", {"latent": {"query_rank": 0}}, "query_rank: 0 is not in"),
+        ("deepseek_v2", {"choice": {"n_group": 65}}, "n_group: 64 experts cannot be in 65 groups"),
+        ("deepseek_v2", {"choice": {"routed_scaling_factor": 1e99}}, "routed_scaling_factor: 1e"),
+        ("deepseek_v2", {"shared_width": -1}, "shared_width: -1 is not in"),
+        ("deepseek_v2", {"dense_width": 0, "rope_scaling": []}, "rope_scaling: expected an object"),
+        ("glm4_moe", {"turning_width": 300}, "turning_width: 300 is more than head_dim 128"),
+        ("glm4_moe", {"has_head_norms": "yes"}, "has_head_norms: expected true or false"),
+    ],
+    ids=str,
+)
+def test_a_manifest_that_is_wrong_is_refused_by_its_key(
+    model_type: str, changes: dict[str, Any], message: str
+) -> None:
+    data = json.loads(json.dumps(read(model_type, NEEDED.get(model_type, {})).to_dict()))
+    data["own"] |= changes
+    with pytest.raises(ConfigError, match=message):
+        read_model_config(data)
 
 
 def test_null_is_what_python_takes_it_for() -> None:

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from moe_model.checks import check_count, check_flag, check_width
+from moe_model.checks import check_count, check_flag, check_object, check_width
 from moe_model.decoder.config import DecoderConfig
 from moe_model.families.deepseek import NO_CHOICE, ChoiceConfig
 from moe_model.layers.specs import MAX_ROTARY_DIM
@@ -26,5 +26,6 @@ class Glm4MoeConfig(DecoderConfig):
         check_count("turning_width", self.turning_width, MAX_ROTARY_DIM)
         check_flag("has_qkv_biases", self.has_qkv_biases)
         check_flag("has_head_norms", self.has_head_norms)
+        check_object("choice", self.choice, ChoiceConfig)
         check_width("dense_width", self.dense_width)
         check_width("shared_width", self.shared_width)
