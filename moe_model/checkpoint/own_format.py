@@ -32,10 +32,12 @@ from moe_model.checkpoint.manifest import (
 )
 from moe_model.checkpoint.reader import Checkpoint, OnBytes
 from moe_model.checkpoint.recognise import POINTER, is_pointer
+from moe_model.checkpoint.summed_file import converted, read_summed
 from moe_model.config import ModelConfig
 from moe_model.errors import CheckpointError
 from moe_model.families import family_of
 from moe_model.families.base import Shapes
+from moe_model.files.piece_file import PieceFile
 from moe_model.files.whole_file import read_file, require_folder, require_regular_file
 from moe_model.text.tokenizer_json import MAX_TOKENIZER_BYTES
 from moe_model.text.tokenizer_settings import (
@@ -141,7 +143,7 @@ class OwnCheckpoint(Checkpoint):
             if name in _TEXTS:
                 self._read_file(name)
             else:
-                self._parse_file(name, self._shapes_of(name))
+                self._read_stored(name, self._shapes_of(name))
             if on_file is not None:
                 on_file(name)
 
@@ -172,24 +174,31 @@ class OwnCheckpoint(Checkpoint):
     def _read_tensors(
         self, name: str, shapes: Shapes, dtype: torch.dtype | None, device: str | torch.device
     ) -> dict[str, Tensor]:
-        views = self._parse_file(name, shapes)
-        dtype = dtype or self.dtype
-        return safetensors_file.owned(views, dtype, device, str(self.path / name), self._float32)
+        stored, where = self._read_stored(name, shapes), str(self.path / name)
+        return converted(stored, dtype or self.dtype, device, where, self._float32)
 
-    def _parse_file(self, name: str, shapes: Shapes) -> dict[str, Tensor]:
-        where, data = str(self.path / name), self._read_file(name)
-        return safetensors_file.parse(data, shapes, self.dtype, where, self._float32)
+    def _read_stored(self, name: str, shapes: Shapes) -> dict[str, Tensor]:
+        entry, file = self._entry(name), PieceFile(self.path / name, follow_links=False)
+        self._check_size(name, file.size)
+        assert entry.sha256 is not None, "a manifest has the sum of every file"
+        return read_summed(file, entry.sha256, shapes, self.dtype, self._float32)
 
-    def _read_file(self, name: str) -> bytearray:
-        """The whole file, once, so that what was summed is what is parsed."""
+    def _entry(self, name: str) -> FileEntry:
         entry = self.files.get(name)
         if entry is None:
             raise CheckpointError(f"{self.path}: the model has no {name}")
+        return entry
+
+    def _check_size(self, name: str, size: int) -> None:
+        expected = self._entry(name).size
+        if size != expected:
+            raise CheckpointError(f"{self.path / name}: has {size} bytes, its manifest says {expected}")
+
+    def _read_file(self, name: str) -> bytearray:
+        """The whole file, once, so that what was summed is what is parsed."""
+        entry = self._entry(name)
         data = read_file(self.path / name, max_size=entry.size)
-        if len(data) != entry.size:
-            raise CheckpointError(
-                f"{self.path / name}: has {len(data)} bytes, its manifest says {entry.size}"
-            )
+        self._check_size(name, len(data))
         if hashlib.sha256(data).hexdigest() != entry.sha256:
             raise CheckpointError(f"{self.path / name}: SHA-256 is not the manifest's: the file has changed")
         return data

@@ -77,7 +77,29 @@ def parse(
 
     Raises CheckpointError naming the tensor.
     """
-    header, start = read_header(data, len(data), where)
+    spans = tensor_spans(data, len(data), shapes, dtype, where, float32)
+    views = {
+        name: torch.frombuffer(
+            data, dtype=_dtype(name, dtype, float32), count=prod(shapes[name]), offset=begin
+        ).view(shapes[name])
+        for name, (begin, _) in spans.items()
+    }
+    for name, view in views.items():
+        require_finite(view, name, where)
+    return views
+
+
+def tensor_spans(
+    start: bytes | bytearray,
+    file_size: int,
+    shapes: _Shapes,
+    dtype: torch.dtype,
+    where: str,
+    float32: _Names = _NONE,
+) -> dict[str, tuple[int, int]]:
+    """Where in a file that begins with `start`, its header, the expected tensors are, in their order there:
+    they are all that comes after it. Raises CheckpointError naming the tensor."""
+    header, data_start = read_header(start, file_size, where)
     header.pop("__metadata__", None)
     check_names(header.keys(), shapes, where)
     spans = {
@@ -86,16 +108,9 @@ def parse(
         )
         for name in shapes
     }
-    _check_partition(spans, len(data) - start, where)
-    views = {
-        name: torch.frombuffer(
-            data, dtype=_dtype(name, dtype, float32), count=prod(shapes[name]), offset=start + begin
-        ).view(shapes[name])
-        for name, (begin, _) in spans.items()
-    }
-    for name, view in views.items():
-        require_finite(view, name, where)
-    return views
+    _check_partition(spans, file_size - data_start, where)
+    in_order = sorted(spans.items(), key=lambda item: item[1])
+    return {name: (data_start + begin, data_start + end) for name, (begin, end) in in_order}
 
 
 def owned(

@@ -17,16 +17,15 @@ _CHUNK_BYTES = 8 << 20
 
 
 class PieceFile:
-    """A regular file, links followed. Every method raises CheckpointError naming the file.
+    """A regular file; a link is followed, or refused. Every method raises CheckpointError naming the file.
 
     A file that another one has replaced since, or that has been written to, is refused and not read.
     """
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        with self._opened() as descriptor:
-            status = os.fstat(descriptor)
-        self.size = status.st_size
+    def __init__(self, path: Path, *, follow_links: bool = True) -> None:
+        self.path, self._follow_links = path, follow_links
+        with self._opened() as (_, status):
+            self.size = status.st_size
         self._identity = _identity(status)
 
     def read(self, offset: int, size: int) -> bytearray:
@@ -36,7 +35,7 @@ class PieceFile:
 
     def read_into(self, offset: int, view: memoryview) -> None:
         """Fills all of `view`, of bytes, from `offset` on."""
-        with self._opened(is_same=True) as descriptor:
+        with self._opened(is_same=True) as (descriptor, _):
             try:
                 filled = 0
                 while filled < len(view):
@@ -53,22 +52,27 @@ class PieceFile:
             yield self.read(offset, min(_CHUNK_BYTES, self.size - offset))
 
     @contextmanager
-    def _opened(self, *, is_same: bool = False) -> Iterator[int]:
-        """A descriptor. `is_same`: it must still be the file that it was."""
+    def _opened(self, *, is_same: bool = False) -> Iterator[tuple[int, os.stat_result]]:
+        """A descriptor, and what it is of. `is_same`: it must still be the file that it was."""
         # O_NONBLOCK: a pipe put in the file's place is refused below instead of waited for.
+        flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK
+        if not self._follow_links:
+            flags |= os.O_NOFOLLOW
+            if self.path.is_symlink():
+                raise CheckpointError(f"{self.path}: is a symbolic link")
         try:
-            descriptor = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+            descriptor = os.open(self.path, flags)
         except OSError as error:
             raise CheckpointError(f"{self.path}: {reason(error)}") from None
         try:
             status = os.fstat(descriptor)
             if not stat.S_ISREG(status.st_mode):
-                raise CheckpointError(f"{self.path}: is not a file")
+                raise CheckpointError(f"{self.path}: is not a regular file")
             if is_same and status.st_size < self.size:
                 raise CheckpointError(f"{self.path}: was cut short while it was read")
             if is_same and _identity(status) != self._identity:
                 raise CheckpointError(f"{self.path}: has changed since it was opened")
-            yield descriptor
+            yield descriptor, status
         finally:
             os.close(descriptor)
 

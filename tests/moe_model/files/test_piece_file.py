@@ -63,10 +63,10 @@ def test_a_link_is_followed(path: Path) -> None:
 
 
 def test_what_is_no_file(tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match="is not a file"):
+    with pytest.raises(CheckpointError, match="is not a regular file"):
         PieceFile(tmp_path)
     os.mkfifo(tmp_path / "pipe")
-    with pytest.raises(CheckpointError, match="pipe: is not a file"):
+    with pytest.raises(CheckpointError, match="pipe: is not a regular file"):
         PieceFile(tmp_path / "pipe")
     with pytest.raises(CheckpointError, match="gone: No such file"):
         PieceFile(tmp_path / "gone")
