@@ -173,12 +173,13 @@ def test_contexts_slide_for_every_kind(
         assert results[request.request_id].token_ids == expected_tokens(references[name], request)
 
 
-def test_what_is_not_finite_behind_a_window_is_found(references: dict[str, AssembledModel]) -> None:
+@pytest.mark.parametrize("kernels", KERNELS)
+def test_what_is_not_finite_behind_a_window_is_found(kernels: KernelChoice) -> None:
     """It is not in what the last row of its chunk sees, but others could share the blocks where it is."""
     weights = random_weights(ALL_WINDOWED)
     broken = {**weights.shared, "embedding.weight": weights.shared["embedding.weight"].clone()}
     broken["embedding.weight"][49] = float("nan")
-    engine = windowed_engine(ALL_WINDOWED, weights=Weights(broken, weights.experts))
+    engine = windowed_engine(ALL_WINDOWED, kernels, weights=Weights(broken, weights.experts))
     prompt = (49, *range(20))
     for length in (15, 21):
         engine.submit(make_request(str(length), prompt[:length], 1))
