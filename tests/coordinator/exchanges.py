@@ -108,7 +108,7 @@ def rewritten(
     old = Checkpoint.open(source)
     config = old.config if rows is None else replace(old.config, n_experts=len(rows[0]))
     shared = old.read_shared()
-    rows = rows or [list(range(config.n_experts))] * config.n_layers
+    rows = rows or [list(config.experts_of(layer)) for layer in range(config.n_layers)]
     with CheckpointWriter(dest, config, old.dtype, GenerationDefaults()) as writer:
         for layer, wanted in enumerate(rows):
             for part in PARTS:

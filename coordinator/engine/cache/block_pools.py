@@ -40,12 +40,12 @@ class BlockPools:
     def num_found(self, keys: Seq[bytes]) -> int:
         """How many of a context's first blocks need not be computed: all groups remember what the tokens
         after these look at."""
-        found = len(keys)
-        while True:
-            least = min(pool.longest(keys[:found]) for pool in self._pools)
-            if least == found:
-                return found
-            found = least
+        found, before = len(keys), -1
+        while found != before:
+            before = found
+            for pool in self._pools:
+                found = pool.longest(keys[:found])
+        return found
 
     def admit(self, sequence: Sequence, keys: Seq[bytes]) -> bool:
         """Gives a sequence the blocks of these keys, which are found, and reserves the rest; False when it

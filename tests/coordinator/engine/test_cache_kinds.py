@@ -3,6 +3,7 @@ whatever is freed, shared or computed anew."""
 
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
@@ -23,6 +24,7 @@ from moe_model.families.deepseek import DeepseekConfig, LatentConfig
 from moe_model.kernels.choice import KernelChoice, choose_kernels
 from moe_model.sampling.params import SamplingParams
 from tests.cache_sizes import sizes_of
+from tests.coordinator.exchanges import Changing, module_of, rewritten, tokens_of
 from tests.examples import examples
 from tests.models import (
     Collected,
@@ -34,6 +36,7 @@ from tests.models import (
     make_request,
     random_reference,
     random_weights,
+    write_checkpoint,
 )
 from tests.native import KERNELS
 from tests.windowed_family import ALL_WINDOWED, MIXED, NAME
@@ -171,6 +174,35 @@ def test_contexts_slide_for_every_kind(
     results = drain(engine)
     for request in requests:
         assert results[request.request_id].token_ids == expected_tokens(references[name], request)
+
+
+@pytest.mark.parametrize("kernels", KERNELS)
+@pytest.mark.parametrize("name", CONFIGS)
+def test_versions_share_nothing(tmp_path: Path, name: str, kernels: KernelChoice) -> None:
+    """Experts are exchanged while sequences run; those that come later begin as they did."""
+    path = write_checkpoint(tmp_path / "old", CONFIGS[name])
+    other = write_checkpoint(tmp_path / "other", CONFIGS[name], seed=5)
+    changing = Changing.open(path, kernels)
+    before, after = (
+        [make_request(f"{which}{n}", tuple(range(1, 9 + n)), 14) for n in range(3)] for which in ("a", "b")
+    )
+    results: dict[str, Collected] = {}
+    for request in before:
+        changing.engine.submit(request)
+    for _ in range(4):
+        collect(changing.engine.step(), results)
+    for expert in range(4):
+        changing.exchange.replace(1, expert, module_of(other, 1, expert))
+    for request in after:
+        changing.engine.submit(request)
+    while changing.engine.has_work:
+        collect(changing.engine.step(), results)
+        changing.engine.check_integrity()
+    others = {(1, expert): Path(module_of(other, 1, expert)) for expert in range(4)}
+    new = rewritten(path, tmp_path / "new", others)
+    expected = tokens_of(path, changing.config, before) | tokens_of(new, changing.config, after)
+    assert {each: result.token_ids for each, result in results.items()} == expected
+    assert expected["a0"] != expected["b0"]
 
 
 @pytest.mark.parametrize("kernels", KERNELS)

@@ -83,6 +83,15 @@ def test_where_all_layers_have_a_window_any_context_fits() -> None:
     assert sizes.capacity_tokens(262144) == 262144
 
 
+@given(st.integers(1, 40), st.integers(1, 9), st.integers(0, 60), st.integers(1, 40))
+def test_a_chunk_never_needs_more_blocks_than_a_window_and_a_step_have(
+    window: int, block_size: int, start: int, num_tokens: int
+) -> None:
+    first = max(0, start + 1 - window) // block_size
+    needed = (start + num_tokens - 1) // block_size - first + 1
+    assert needed <= window_blocks(window, block_size) + (num_tokens - 1) // block_size
+
+
 def test_a_latent_is_one_part() -> None:
     """DeepSeek-V3's: 512 + 64 numbers of each token and layer, and nothing per head."""
     spec = CacheSpec((CacheGroup(tuple(range(61)), (CachePart("latent", 1, 576),)),))

@@ -8,6 +8,7 @@ from coordinator.engine.cache.block_table import BlockTable
 from coordinator.engine.cache.cache_sizes import CacheSizes, GroupSize
 from coordinator.engine.core.engine import Engine
 from coordinator.engine.core.scheduler import Scheduler
+from coordinator.engine.core.sequence import Sequence
 from coordinator.engine.messages.errors import CapacityError
 from tests.cache_sizes import window_sizes
 from tests.coordinator.engine.fakes import CountingRunner
@@ -68,6 +69,11 @@ def test_a_window_needs_only_its_end() -> None:
     assert pools.num_found(keys) == 6
     allocator.forget(blocks[:3])
     assert pools.num_found(keys) == 6
+    sequence = Sequence(make_request(prompt_ids=(1,) * 26), 60, 4)
+    assert pools.admit(sequence, keys)
+    (table,) = sequence.tables
+    assert (table.first, table.held, len(table)) == (5, blocks[5:], 6)
+    pools.release(sequence)
     allocator.forget(blocks[4:5])
     assert pools.num_found(keys) == 6, "the token after 24 looks at 20 .. 24, the sixth block"
     allocator.forget(blocks[5:])
