@@ -28,21 +28,22 @@ class ExpertGroups:
     @classmethod
     def of(cls, n_experts: int, num_groups: int, num_kept: int, top_k: int, num_counted: int) -> Self | None:
         """None where all groups are kept. Raises ConfigError by the names that published configs have."""
-        if n_experts % num_groups or n_experts // num_groups < num_counted:
+        size = n_experts // num_groups
+        is_free = num_kept == num_groups
+        if n_experts % num_groups or (size < num_counted and not is_free):
             raise ConfigError(f"n_group: {n_experts} experts cannot be in {num_groups} groups")
         if num_kept > num_groups:
             raise ConfigError(f"topk_group: {num_kept} is more than n_group {num_groups}")
-        size = n_experts // num_groups
         if top_k > num_kept * size:
             raise ConfigError(f"topk_group: {num_kept} groups of {size} experts have not {top_k}")
-        return None if num_kept == num_groups else cls(num_groups, num_kept, size, num_counted)
+        return None if is_free else cls(num_groups, num_kept, size, num_counted)
 
     def check(self, n_experts: int) -> None:
         """Raises ConfigError for another number of experts: a group is a range of numbers."""
         if n_experts != self.num_groups * self.size:
             raise ConfigError(
                 f"{n_experts} experts cannot be in {self.num_groups} groups of {self.size}, by number: "
-                "experts of this model may be exchanged, not added or removed"
+                "experts of this model can be replaced, not added or removed"
             )
 
     def keep(self, scores_RE: Tensor, top_k: int) -> Tensor:

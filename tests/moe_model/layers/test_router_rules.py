@@ -131,6 +131,7 @@ def test_a_rule_with_groups_takes_no_other_number_of_experts() -> None:
                 rule.check(n_experts)
     TopKOfSigmoid().check(5)
     assert ExpertGroups.of(8, 4, 4, 2, num_counted=2) is None
+    assert ExpertGroups.of(1, 1, 1, 1, num_counted=2) is None
 
 
 @given(
