@@ -171,7 +171,7 @@ class Jobs:
             part = list(of_layer)
             info = self._fleet.load(rank, part, self._timeouts.load)
             self._on_loaded(len(part))
-        assert info is not None, "nobody loads nothing"
+        assert info is not None, "a load is of one module at least"
         return Loaded(info, self.canary(rank, [module.key for module in modules]))
 
     def _load_each(self, rank: int, modules: Sequence[ExpertModule]) -> Loaded:

@@ -31,6 +31,36 @@ def experts(request: pytest.FixtureRequest, checkpoint: Checkpoint) -> Iterator[
         yield opened
 
 
+class Told:
+    """Phases that keep what they are told."""
+
+    def __init__(self) -> None:
+        self.progressed: list[tuple[int, int]] = []
+
+    def __call__(self, phase: str) -> None:
+        """A phase begins."""
+
+    def progress(self, done: int, total: int) -> None:
+        self.progressed.append((done, total))
+
+    def done(self) -> None:
+        """A start is over."""
+
+
+@pytest.mark.parametrize(("num_workers", "replicas", "copies"), [(0, 1, 1), (2, 1, 1), (2, 2, 2), (1, 2, 1)])
+def test_a_start_says_how_much_is_read(
+    num_workers: int, replicas: int, copies: int, checkpoint: Checkpoint
+) -> None:
+    """Each holder of an expert reads it."""
+    told, total = Told(), copies * checkpoint.experts_bytes
+    workers = WorkersConfig(num_workers=num_workers, replicas=replicas, transport="in-process")
+    with open_experts(checkpoint, ENGINE, workers, phases=told):
+        done = [each for each, _ in told.progressed]
+        assert {all_ for _, all_ in told.progressed} == {total}
+        assert max(done) == total
+        assert len(set(done)) >= checkpoint.config.n_layers
+
+
 def routing(num_tokens: int) -> Routing:
     ids_TK = torch.tensor([[n % 2, 2 + n % 2] for n in range(num_tokens)])
     return Routing(torch.full((num_tokens, 2), 0.5), ids_TK, torch.zeros(num_tokens, 4))
