@@ -17,7 +17,10 @@ class BlockAllocator:
 
     def __init__(self, num_blocks: int) -> None:
         self.num_blocks = num_blocks
-        self._free = list(range(num_blocks, 0, -1))
+        # Blocks up to this one have been handed out before: there is no list of the others, which may be
+        # millions.
+        self._num_touched = 0
+        self._free: list[int] = []
         self._owners: dict[int, int] = {}
         self._block_of: dict[bytes, int] = {}
         self._key_of: dict[int, bytes] = {}
@@ -27,7 +30,7 @@ class BlockAllocator:
     @property
     def num_free(self) -> int:
         """Blocks that can be allocated, remembered ones included."""
-        return len(self._free) + len(self._idle)
+        return self.num_blocks - self._num_touched + len(self._free) + len(self._idle)
 
     @property
     def num_used(self) -> int:
@@ -36,7 +39,7 @@ class BlockAllocator:
     def allocate(self, count: int) -> list[int]:
         """Takes `count` blocks; the caller has checked `num_free`."""
         assert count <= self.num_free, f"{count} blocks wanted, {self.num_free} free"
-        blocks = [self._free.pop() if self._free else self._evict() for _ in range(count)]
+        blocks = [self._next() for _ in range(count)]
         for block in blocks:
             self._owners[block] = 1
         return blocks
@@ -100,11 +103,18 @@ class BlockAllocator:
         owners = Counter(block for blocks in owned for block in blocks)
         assert owners == Counter(self._owners), "a block's owners are not those that hold it"
         everything = sorted([*self._owners, *self._free, *self._idle])
-        assert everything == list(range(1, self.num_blocks + 1)), "blocks lost or doubled"
+        assert everything == list(range(1, self._num_touched + 1)), "blocks lost or doubled"
+        assert self._num_touched <= self.num_blocks, "more blocks than there are"
         assert {block: key for key, block in self._block_of.items()} == self._key_of, "a key is misplaced"
         assert not any(block in self._key_of for block in self._free), "a free block has a key"
 
-    def _evict(self) -> int:
+    def _next(self) -> int:
+        """One that is free, else one that was never used, else the one that was remembered longest."""
+        if self._free:
+            return self._free.pop()
+        if self._num_touched < self.num_blocks:
+            self._num_touched += 1
+            return self._num_touched
         block = next(iter(self._idle))
         del self._idle[block]
         del self._block_of[self._key_of.pop(block)]

@@ -49,3 +49,11 @@ def test_integrity_sees_lost_shared_and_stolen_blocks() -> None:
     for wrong in ([mine], [mine, yours, yours], [mine, yours, [4]]):
         with pytest.raises(AssertionError):
             allocator.check_integrity(wrong)
+
+
+def test_blocks_that_were_never_used_take_nothing() -> None:
+    allocator = BlockAllocator(1 << 40)
+    assert allocator.allocate(3) == [1, 2, 3]
+    allocator.free([2])
+    assert allocator.allocate(2) == [2, 4]
+    assert allocator.num_free == (1 << 40) - 4
