@@ -120,14 +120,14 @@ def test_what_ernie_has_not_is_refused(message: str, keys: dict[str, Any]) -> No
 @pytest.mark.parametrize(
     ("keys", "rotary_dim"),
     [
-        ({}, 0),
+        ({}, None),
         ({"rotary_dim": 64}, 64),
-        ({"rotary_dim": 128}, 0),
+        ({"rotary_dim": 128}, None),
         ({"partial_rotary_factor": 0.25}, 32),
         ({"rope_parameters": {"rope_type": "default", "partial_rotary_factor": 0.5}, "rotary_dim": 64}, 64),
     ],
 )
-def test_how_much_of_a_head_turns_in_a_minimax(keys: dict[str, Any], rotary_dim: int) -> None:
+def test_how_much_of_a_head_turns_in_a_minimax(keys: dict[str, Any], rotary_dim: int | None) -> None:
     config = ours("minimax_m2", **keys)
     assert isinstance(config.own, MiniMaxConfig)
     assert config.own.rotary_dim == rotary_dim
@@ -150,6 +150,9 @@ def test_how_much_of_a_head_turns_in_a_minimax(keys: dict[str, Any], rotary_dim:
         ("attn_type_list: is not 1 for each of 3 layers", {"attn_type_list": [1, 0, 1]}),
         ("attn_type_list: is not 1 for each of 3 layers", {"attn_type_list": [1, 1]}),
         ("head_dim: 33 values cannot turn", {"rotary_dim": 33}),
+        ("rotary_dim: 130 is more than head_dim 128", {"rotary_dim": 130}),
+        (r"own: rotary_dim: 0 is not in|rotary_dim: 0 is not in", {"partial_rotary_factor": 0.001}),
+        ("head_dim: 1 values cannot turn", {"head_dim": None, "num_attention_heads": 4000}),
     ],
 )
 def test_what_a_minimax_has_not_is_refused(message: str, keys: dict[str, Any]) -> None:

@@ -8,6 +8,7 @@ from math import sqrt
 from moe_model.config import ModelConfig
 from moe_model.decoder.family import DecoderFamily
 from moe_model.decoder.spec import DecoderSpec, GroupedAttention
+from moe_model.errors import ConfigError
 from moe_model.families.base import Family
 from moe_model.families.minimax_m2.config import MiniMaxConfig
 from moe_model.families.minimax_m2.hugging_face import MiniMaxFolder
@@ -27,7 +28,10 @@ class MiniMax(DecoderFamily):
         """Router: sigmoids, a correction for the choice alone, weights that add up to 1."""
         own = config.own
         assert isinstance(own, MiniMaxConfig)
-        rotary = RotarySpec(own.rotary_dim or config.head_dim, own.rope_theta, scaling=own.rope_scaling)
+        rotary_dim = config.head_dim if own.rotary_dim is None else own.rotary_dim
+        if rotary_dim > config.head_dim:
+            raise ConfigError(f"rotary_dim: {rotary_dim} is more than head_dim {config.head_dim}")
+        rotary = RotarySpec(rotary_dim, own.rope_theta, scaling=own.rope_scaling)
         return DecoderSpec(
             NormSpec("rms_norm", own.norm_eps),
             GroupedAttention(1 / sqrt(config.head_dim), rotary, query_key_norm="whole"),

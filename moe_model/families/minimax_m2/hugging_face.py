@@ -28,7 +28,7 @@ class MiniMaxFolder(PublishedFolder):
         d_model, n_heads = keys.count("hidden_size", 3072), keys.count("num_attention_heads", 48)
         n_layers = keys.count("num_hidden_layers", 62)
         max_seq_len = keys.count("max_position_embeddings", 196608)
-        head_dim = keys.count("head_dim", d_model // n_heads if keys.is_null("head_dim") else 128)
+        head_dim = keys.count("head_dim", max(d_model // n_heads, 1) if keys.is_null("head_dim") else 128)
         self._expect_what_is_built(keys, n_layers)
         # An older key for a part of each head; where both are there they have to agree.
         turning = keys.count("rotary_dim", head_dim)
@@ -53,7 +53,7 @@ class MiniMaxFolder(PublishedFolder):
                 norm_eps=keys.number("rms_norm_eps", 1e-6),
                 rope_theta=rope.theta,
                 rope_scaling=rope.scaling,
-                rotary_dim=0 if rotary_dim == head_dim else rotary_dim,
+                rotary_dim=None if rotary_dim == head_dim else rotary_dim,
             ),
         )
 
