@@ -84,7 +84,9 @@ class Renderer:
         except _RaisedError as error:
             answer = reply(Outcome.FAILED, str(error)[:MAX_WORDS])
         except jinja2.TemplateSyntaxError as error:
-            answer = reply(Outcome.NO_TEMPLATE, f"line {error.lineno}: {error.message}"[:MAX_WORDS])
+            which = "" if error.name in (None, "default") else f"template {error.name}: "
+            words = f"{which}line {error.lineno}: {error.message}"
+            answer = reply(Outcome.NO_TEMPLATE, words[:MAX_WORDS])
         except RecursionError:
             answer = reply(Outcome.TOO_DEEP)
         except Exception as error:  # noqa: BLE001
@@ -102,7 +104,7 @@ class Renderer:
         )
         environment.filters["tojson"] = _to_json
         environment.globals |= {"raise_exception": _raise, "strftime_now": _strftime_now}
-        found = {name: environment.from_string(source) for name, source in sources.items()}
+        found = {name: _template(environment, name, source) for name, source in sources.items()}
         self._for_tools = found.get("tool_use", found["default"])
         self._template = found["default"]
         return reply(Outcome.DONE)
@@ -122,6 +124,15 @@ class Renderer:
                 return reply(Outcome.TOO_LONG)
             parts.append(part)
         return reply(Outcome.DONE, "".join(parts))
+
+
+def _template(environment: jinja2.Environment, name: str, source: str) -> jinja2.Template:
+    """Its errors say which one it is."""
+    try:
+        return environment.from_string(source)
+    except jinja2.TemplateSyntaxError as error:
+        error.name = name
+        raise
 
 
 def _to_json(

@@ -100,6 +100,15 @@ def test_a_text_that_is_no_template_says_so() -> None:
         template.try_out()
 
 
+def test_a_text_that_is_no_template_of_tools_says_so() -> None:
+    words = r"^chat template odd\.jinja: template tool_use: line 2: "
+    with (
+        closing(ChatTemplate("good", for_tools="\n{% if", name="odd.jinja")) as template,
+        pytest.raises(ConfigError, match=words),
+    ):
+        template.try_out()
+
+
 def test_a_template_that_wants_other_conversations_is_kept() -> None:
     with closing(ChatTemplate("{{ raise_exception('roles must alternate') }}")) as template:
         template.try_out()
