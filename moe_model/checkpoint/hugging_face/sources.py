@@ -100,7 +100,8 @@ def read_found(
     """
     last, tensors = _Item(), dict[str, Tensor]()
     for name, each in sorted(found.items(), key=lambda item: _place(item[1])):
-        tensor = _own(_read(each, last).to(torch.float32 if name in float32 else dtype))
+        # Contiguous: of alternating rows or columns a view would keep the whole item alive.
+        tensor = _read(each, last).to(torch.float32 if name in float32 else dtype).contiguous()
         require_finite(tensor, each.source.name, where)
         tensors[name] = tensor.to(device)
     return {name: tensors[name] for name in found}
@@ -154,12 +155,6 @@ def _part(rows: Tensor, part: Part, num_rows: int) -> Tensor:
             return rows[0::2]
         case "odd":
             return rows[1::2]
-
-
-def _own(tensor: Tensor) -> Tensor:
-    """A view would keep the whole item alive."""
-    dense = tensor.contiguous()
-    return dense if dense.untyped_storage().nbytes() == dense.nbytes else dense.clone()
 
 
 def _is_turned(stored: Stored, source: TensorSource) -> bool:

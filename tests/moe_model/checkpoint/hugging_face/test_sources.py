@@ -103,7 +103,8 @@ def test_the_first_that_is_there_counts(tmp_path: Path) -> None:
 
 
 def test_an_item_is_read_once_and_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    table = ShardedTable(write_folder(tmp_path, {"x": STACK}))
+    """Whatever is asked for between its parts."""
+    table = ShardedTable(write_folder(tmp_path, {"x": STACK, "y": 2 * STACK}))
     spans: list[tuple[str, int, int]] = []
     real = ShardedTable.read_values
 
@@ -112,18 +113,23 @@ def test_an_item_is_read_once_and_alone(tmp_path: Path, monkeypatch: pytest.Monk
         return real(self, name, begin, count)
 
     monkeypatch.setattr(ShardedTable, "read_values", read_values)
-    of_item = 2 * R * I
-    for parts, expected in {
-        ("even", "odd"): [("x", of_item, of_item)],
-        ("first_half", "second_half"): [("x", of_item, of_item // 2), ("x", 3 * of_item // 2, of_item // 2)],
-    }.items():
+    find, of_item = Finder(table, None).find, 2 * R * I
+    whole, half = ("y", of_item, of_item), of_item // 2
+    wanted: tuple[tuple[tuple[Part, Part], list[tuple[str, int, int]]], ...] = (
+        (("odd", "even"), [("x", of_item, of_item), whole]),
+        (("second_half", "first_half"), [("x", of_item + half, half), ("x", of_item, half), whole]),
+    )
+    for (first, last), expected in wanted:
         spans.clear()
-        find = Finder(table, None).find
-        read_found(
-            {part: find((TensorSource("x", 1, part),), (R, I)) for part in parts},  # type: ignore[arg-type]
-            *(torch.float32, "cpu", "folder"),
-        )
+        sources = {"first": ("x", first), "between": ("y", "all"), "last": ("x", last)}
+        found = {
+            ours: find((TensorSource(name, 1, part),), (2 * R if part == "all" else R, I))
+            for ours, (name, part) in sources.items()
+        }
+        tensors = read_found(found, torch.float32, "cpu", "folder")
         assert spans == expected
+        assert list(tensors) == ["first", "between", "last"]
+        assert torch.equal(tensors["last"], STACK[1, PARTS[last]])
 
 
 @pytest.mark.parametrize(
