@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
-from typing import Any, TypeVar, get_args, get_type_hints
+from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 from moe_model.errors import ConfigError
 from moe_model.files.strict_json import brief
@@ -74,6 +74,8 @@ def check_known(data: Mapping[Any, Any], known: set[str], where: str) -> None:
 
 def _field(hint: Any, value: object, where: str) -> object:
     inner = next((each for each in (hint, *get_args(hint)) if is_dataclass(each)), None)
-    if isinstance(value, list):
+    if isinstance(value, list | tuple):
         return tuple(value)
+    if get_origin(hint) is tuple:
+        raise ConfigError(f"{where}: expected a list, got {type(value).__name__}")
     return value if inner is None or value is None else from_json(inner, value, where)  # type: ignore[arg-type]

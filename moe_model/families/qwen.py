@@ -9,7 +9,7 @@ NUM_EXPERTS = ("num_experts", "num_local_experts")
 def read_dense_layers(keys: ConfigKeys, n_layers: int) -> tuple[int, ...]:
     """Layer i has experts if i + 1 is a multiple of decoder_sparse_step and i is not in mlp_only_layers,
     which may also name layers that there are not. Raises ConfigError naming the key."""
-    step, without = keys.count("decoder_sparse_step", 1), keys.items("mlp_only_layers", int) or ()
+    step, without = keys.count("decoder_sparse_step", 1), frozenset(keys.items("mlp_only_layers", int) or ())
     return tuple(layer for layer in range(n_layers) if layer in without or (layer + 1) % step)
 
 

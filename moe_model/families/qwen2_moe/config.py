@@ -28,6 +28,8 @@ class Qwen2MoeConfig(DecoderConfig):
         check_flag("qkv_bias", self.qkv_bias)
         check_count("dense_width", self.dense_width, LIMITS["d_ff"])
         check_count("shared_width", self.shared_width, LIMITS["d_ff"])
+        if not all(type(layer) is int and layer >= 0 for layer in self.window_layers):
+            raise ConfigError("window_layers: are not numbers of layers")
         if (self.sliding_window is None) != (not self.window_layers):
             raise ConfigError("sliding_window: goes with window_layers")
         if self.sliding_window is not None:

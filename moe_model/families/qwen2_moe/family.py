@@ -8,6 +8,7 @@ from math import sqrt
 from moe_model.config import ModelConfig
 from moe_model.decoder.family import DecoderFamily
 from moe_model.decoder.spec import DecoderSpec, GroupedAttention
+from moe_model.errors import ConfigError
 from moe_model.families.base import Family
 from moe_model.families.qwen2_moe.config import Qwen2MoeConfig
 from moe_model.families.qwen2_moe.hugging_face import Qwen2MoeFolder
@@ -26,6 +27,8 @@ class Qwen2Moe(DecoderFamily):
     def spec(self, config: ModelConfig) -> DecoderSpec:
         own = config.own
         assert isinstance(own, Qwen2MoeConfig)
+        if any(layer >= config.n_layers for layer in own.window_layers):
+            raise ConfigError(f"window_layers: some are not in [0, {config.n_layers})")
         layers = range(config.n_layers) if own.window_layers else ()
         attention = GroupedAttention(
             1 / sqrt(config.head_dim),
