@@ -1,19 +1,21 @@
-"""What a manifest may say of one family alone: a value that cannot be is refused by the name of its key."""
+"""What a manifest or a config.json may say: a value that cannot be is refused by the name of its key."""
 
 import copy
 import itertools
 import json
+import re
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import pytest
 import transformers
 
+from moe_model.checkpoint.hugging_face.folder import read_config
 from moe_model.config import ModelConfig
-from moe_model.errors import ConfigError
+from moe_model.errors import CheckpointError, ConfigError
 from moe_model.families import REGISTRY, family_named, read_model_config
-from moe_model.families.hugging_face import ConfigKeys
-from tests.families.case import COMMON
+from tests.families.case import COMMON, Case
 from tests.families.rows import OWN_FORMAT, case_of
 
 HOSTILE: list[Any] = [
@@ -27,11 +29,15 @@ def config_of(family: str) -> ModelConfig:
     """Of the family's case, read from the keys that transformers has for it."""
     case = case_of(family)
     assert case is not None
+    return read_config(keys_of(case), Path("config.json"))[1]
+
+
+def keys_of(case: Case) -> dict[str, Any]:
+    """A config.json as the library writes it."""
     sizes = copy.deepcopy(COMMON | dict(case.sizes))
-    keys = getattr(transformers, f"{case.classes}Config")(**sizes).to_dict()
-    model = family_named(family).hugging_face
-    assert model is not None
-    return model.read_config(ConfigKeys(keys))
+    config = getattr(transformers, f"{case.classes}Config")(**sizes)
+    keys: dict[str, Any] = json.loads(config.to_json_string())
+    return keys
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -66,4 +72,24 @@ def refusal_of(data: Mapping[str, Any]) -> str | None:
     assert found.shared_shapes(config)
     assert found.cache_spec(config).n_layers == config.n_layers
     assert found.num_params(config) > 0
+    return None
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_value_of_a_folder_that_cannot_be_is_refused_in_one_line(family: str) -> None:
+    """By its own name, or that of a size that it does not go with."""
+    case = case_of(family)
+    assert case is not None
+    data = keys_of(case)
+    for name, value in itertools.product(data, HOSTILE):
+        refusal = refusal_of_folder(data | {name: value})
+        assert refusal is None or re.fullmatch(r"config\.json: .{1,300}", refusal), (name, value, refusal)
+
+
+def refusal_of_folder(data: Mapping[str, Any]) -> str | None:
+    try:
+        config = read_config(data, Path("config.json"))[1]
+    except (ConfigError, CheckpointError) as error:
+        return str(error)
+    assert family_named(config.family).shared_shapes(config)
     return None
