@@ -1,11 +1,8 @@
 """The blocks of one group of layers, and how many of them a sequence has at any time.
 
-    reserve   a sequence begins, or its context has grown: it can never lack blocks for what it has by now
-    place     blocks for the tokens that the next step computes
-    trim      what no later token looks at goes back, before each step
-
-`WholePool` is of layers that look at all of a context: it allocates when it reserves. `WindowPool` is of
-layers with a window: it only counts what it has promised, and allocates for each step.
+`WholePool` is of layers that look at all of a context: a sequence gets blocks for all of it when it begins,
+and when it has grown. `WindowPool` is of layers with a window: it only promises blocks then, gives them step
+by step, and takes back what no later token looks at.
 """
 
 from collections.abc import Sequence as Seq
@@ -38,12 +35,8 @@ class BlockPool(Protocol):
     def fits(self, table: BlockTable, context_len: int, shared: Seq[int] = ()) -> bool:
         """Whether `reserve` may be called. `shared` blocks will be in the table by then."""
 
-    def reserve(self, table: BlockTable, context_len: int) -> None: ...
-
-    def place(self, table: BlockTable, end: int) -> None:
-        """`end` is the number of tokens that are computed after the step."""
-
-    def trim(self, table: BlockTable, num_computed: int) -> None: ...
+    def reserve(self, table: BlockTable, context_len: int) -> None:
+        """From now on a sequence lacks no blocks for a context of this length."""
 
     def release(self, table: BlockTable) -> None:
         """Gives all back; nothing happens when there is nothing."""
@@ -79,12 +72,6 @@ class WholePool:
 
     def reserve(self, table: BlockTable, context_len: int) -> None:
         table.ids.extend(self.allocator.allocate(max(0, self._missing(table, context_len))))
-
-    def place(self, table: BlockTable, end: int) -> None:
-        """All are there."""
-
-    def trim(self, table: BlockTable, num_computed: int) -> None:
-        """All are looked at."""
 
     def release(self, table: BlockTable) -> None:
         # The end first: what stands at the beginning of a context is worth remembering longest.
@@ -145,6 +132,7 @@ class WindowPool:
         table.num_reserved = wanted
 
     def place(self, table: BlockTable, end: int) -> None:
+        """Blocks for the tokens before position `end`."""
         table.ids.extend(self.allocator.allocate(max(0, -(-end // self._block_size) - len(table))))
 
     def trim(self, table: BlockTable, num_computed: int) -> None:

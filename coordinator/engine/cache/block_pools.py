@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from collections.abc import Sequence as Seq
 
-from coordinator.engine.cache.block_pool import pool_of
+from coordinator.engine.cache.block_pool import WindowPool, pool_of
 from coordinator.engine.cache.block_table import BlockTable
 from coordinator.engine.cache.cache_sizes import CacheSizes
 from coordinator.engine.core.sequence import Sequence
@@ -15,6 +15,8 @@ class BlockPools:
     def __init__(self, sizes: CacheSizes, max_step_tokens: int) -> None:
         self.block_size = sizes.block_size
         self._pools = [pool_of(size, sizes.block_size, max_step_tokens) for size in sizes.groups]
+        pools = enumerate(self._pools)
+        self._windowed = [(place, pool) for place, pool in pools if isinstance(pool, WindowPool)]
         self._allocators = [pool.allocator for pool in self._pools]
 
     @property
@@ -61,26 +63,32 @@ class BlockPools:
             pool.allocator.share(blocks)
             table.begin(first, blocks)
             pool.reserve(table, sequence.context_len)
+        sequence.num_reserved = self._in_blocks(sequence.context_len)
         return True
 
     def grow(self, sequence: Sequence) -> bool:
         """Reserves for the context as it is now; False when it does not fit."""
+        length = sequence.context_len
+        if length <= sequence.num_reserved:
+            return True
         each = list(zip(self._pools, sequence.tables, strict=True))
-        if not all(pool.fits(table, sequence.context_len) for pool, table in each):
+        if not all(pool.fits(table, length) for pool, table in each):
             return False
         for pool, table in each:
-            pool.reserve(table, sequence.context_len)
+            pool.reserve(table, length)
+        sequence.num_reserved = self._in_blocks(length)
         return True
 
-    def trim(self, sequence: Sequence) -> None:
-        """Gives back what its later tokens do not look at."""
-        for pool, table in zip(self._pools, sequence.tables, strict=True):
-            pool.trim(table, sequence.num_computed)
+    def trim(self, running: Iterable[Sequence]) -> None:
+        """Gives back what no later token looks at."""
+        for place, pool in self._windowed:
+            for sequence in running:
+                pool.trim(sequence.tables[place], sequence.num_computed)
 
     def place(self, sequence: Sequence, end: int) -> None:
         """Blocks for the tokens before position `end`."""
-        for pool, table in zip(self._pools, sequence.tables, strict=True):
-            pool.place(table, end)
+        for place, pool in self._windowed:
+            pool.place(sequence.tables[place], end)
 
     def remember(self, sequence: Sequence, start: int, keys: Seq[bytes]) -> None:
         """Lets others find the blocks of these keys, from place `start` on, which have just been filled."""
@@ -97,6 +105,7 @@ class BlockPools:
         """Takes all back; nothing happens when it has nothing."""
         for pool, table in zip(self._pools, sequence.tables, strict=False):
             pool.release(table)
+        sequence.num_reserved = 0
 
     def check_integrity(self, running: Iterable[Sequence], waiting: Iterable[Sequence]) -> None:
         """Raises AssertionError when blocks are lost, shared without a key, or owned by one that waits."""
@@ -107,3 +116,7 @@ class BlockPools:
             assert not any(len(t) or t.num_reserved for t in sequence.tables), (
                 "a waiting sequence owns blocks"
             )
+
+    def _in_blocks(self, context_len: int) -> int:
+        """Positions of the blocks that a context begins."""
+        return -(-context_len // self.block_size) * self.block_size

@@ -89,8 +89,7 @@ class Scheduler:
     def schedule(self) -> Step:
         """Reserves blocks and picks chunks; at least one when there is any sequence."""
         self._num_steps += 1
-        for sequence in self.running:
-            self.pools.trim(sequence)
+        self.pools.trim(self.running)
         preempted = self._grow_running()
         if not preempted:
             self._admit()

@@ -3,7 +3,8 @@
     token_ids     prompt and output so far
     window_start  first token the model still sees; moves only when the context slides
     num_computed  tokens of the window whose keys and values are in the cache
-    tables        where they are, for each group of layers; empty before the sequence first runs
+    num_reserved  tokens of the window that there are blocks for, or will be when their step comes
+    tables        those blocks, for each group of layers; empty before the sequence first runs
 
 There is no phase: a sequence has tokens still to compute, and when there are none, the next one is drawn.
 """
@@ -39,6 +40,7 @@ class Sequence:
         self.token_ids = list(request.prompt_ids)
         self.num_computed = 0
         self.tables: tuple[BlockTable, ...] = ()
+        self.num_reserved = 0
         self.last_step = 0
         self.first_scheduled: float | None = None
         self.first_token: float | None = None
