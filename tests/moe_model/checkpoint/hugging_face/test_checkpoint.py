@@ -124,6 +124,22 @@ def test_the_fingerprint_tells_folders_apart(change: str, folder: Path, tmp_path
     assert changed.expert_sha256(1, 2) != first.expert_sha256(1, 2)
 
 
+def test_all_of_a_header_counts(tmp_path: Path) -> None:
+    """Also what no sample has: here two names that have changed places."""
+    many = {f"model.layers.2.n{number:05d}": torch.ones(1) for number in range(2000)}
+    path = write_folder(tmp_path / "many", TENSORS | many) / "model.safetensors"
+    first = Checkpoint.open(path.parent).fingerprint
+    data = path.read_bytes()
+    assert len(data) > 15 * 6000, "samples lie further apart"
+    start = data.index(b'"model.layers.2.n', 5000)
+    names = [data[place : place + 22] for place in (start, data.index(b'"model.layers.2.n', start + 1))]
+    assert start + 200 < 6000
+    assert len(set(names)) == 2
+    swapped = data.replace(names[0], b"?" * 22).replace(names[1], names[0]).replace(b"?" * 22, names[1])
+    path.write_bytes(swapped)
+    assert Checkpoint.open(path.parent).fingerprint != first
+
+
 def test_versions_of_experts(folder: Path) -> None:
     checkpoint = Checkpoint.open(folder)
     sums = {checkpoint.expert_sha256(layer, expert) for layer in range(2) for expert in range(3)}
