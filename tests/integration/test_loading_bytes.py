@@ -72,6 +72,8 @@ def coordinator():
     return load_model(Checkpoint.open(folder), None, torch.bfloat16, "cpu", choose_kernels("auto", "cpu", 1))
 
 ROLES = {"coordinator": coordinator, "0": lambda: worker((0, 1, 2)), "1": lambda: worker((3, 4, 5))}
+# A child has no threads of its parent's, and would wait for them.
+torch.set_num_threads(1)
 # The libraries and the modules are there before anything is counted.
 Checkpoint.open(folder)
 choose_kernels("auto", "cpu", 1)
