@@ -1,7 +1,8 @@
 """Attention over the paged cache with torch, of any form, in memory that does not grow with the contexts.
 
-Single tokens are together, longer chunks by themselves. Torch's own attention computes what it can and what
-fits in one piece; the rest goes piece by piece.
+Single tokens are together, longer chunks by themselves. Torch's own attention computes what it computes
+without keeping all scores and copies of the keys: single tokens, and the beginnings of sequences, as far as
+they fit in one piece. The rest goes piece by piece.
 
 Shapes: T tokens, N rows of a part, B sequences of a part, M tokens of each, S columns of a piece, G key/value
 heads, Q query heads of each of those, H = G · Q, d head size, v width of a value.
@@ -22,7 +23,7 @@ from moe_model.layers.attention import Attend, AttentionForm, Kept
 # What attention is over a cache for the rows of a batch.
 AttentionPlan = Callable[[KVCache, Batch], Attend]
 
-# What is read of the cache at once, and the scores of one product.
+# What is read of the cache at once, and the float32 scores of one product.
 GATHERED_BYTES = 256 << 20
 SCORES_BYTES = 64 << 20
 
@@ -62,48 +63,40 @@ class _PartAttention:
 
     def attend(self, q_NHd: Tensor) -> Tensor:
         """Returns o_NHv."""
-        num_sequences, num_columns = self._part.slots_BS.shape
-        fits = num_sequences * num_columns <= self._most_slots
-        has_own = self._form.sinks_H is None and self._form.value_width is None
-        return (self._whole if fits and has_own else self._by_pieces)(q_NHd)
+        part, form = self._part, self._form
+        num_columns = part.slots_BS.shape[1]
+        if form.sinks_H is None and form.value_width is None and part.slots_BS.numel() <= self._most_slots:
+            if part.num_tokens == 1:
+                return self._single_tokens(q_NHd)
+            if part.is_triangle and (form.window or num_columns) >= num_columns:
+                return self._triangle(q_NHd)
+        return self._by_pieces(q_NHd)
 
-    def _whole(self, q_NHd: Tensor) -> Tensor:
-        """By torch's attention, whose masks are what is to be bounded."""
-        num_columns = self._part.slots_BS.shape[1]
-        k_BGSd, v_BGSd = self._read(range(num_columns))
-        if self._part.num_tokens == 1:
-            # The query heads that see one key head are rows of one product.
-            q_BGQd = q_NHd.view(*k_BGSd.shape[:2], -1, q_NHd.shape[-1])
-            seen_BMS = self._part.seen(range(1), range(num_columns), self._form.window)
-            seen_B11S = None if seen_BMS is None else seen_BMS[:, None]
-            o_BGQd = F.scaled_dot_product_attention(
-                q_BGQd, k_BGSd, v_BGSd, attn_mask=seen_B11S, scale=self._form.scale
-            )
-            return o_BGQd.flatten(1, 2)
-        is_triangle = self._part.is_triangle and (self._form.window or num_columns) >= num_columns
-        at_once = self._part.num_tokens if is_triangle else max(1, SCORES_BYTES // (4 * num_columns))
-        parts = [
-            self._span(q_NHd, tokens, k_BGSd, v_BGSd, is_triangle=is_triangle)
-            for tokens in _ranges(self._part.num_tokens, at_once)
-        ]
-        return parts[0] if len(parts) == 1 else torch.cat(parts)
+    def _single_tokens(self, q_NHd: Tensor) -> Tensor:
+        columns = range(self._part.slots_BS.shape[1])
+        k_BGSd, v_BGSd = self._read(columns)
+        seen_BMS = self._part.seen(range(1), columns, self._form.window)
+        # The query heads that see one key head are rows of one product.
+        o_BGQd = F.scaled_dot_product_attention(
+            q_NHd.view(*k_BGSd.shape[:2], -1, q_NHd.shape[-1]),
+            k_BGSd,
+            v_BGSd,
+            attn_mask=None if seen_BMS is None else seen_BMS[:, None],
+            scale=self._form.scale,
+        )
+        return o_BGQd.flatten(1, 2)
 
-    def _span(
-        self, q_NHd: Tensor, tokens: range, k_1GSd: Tensor, v_1GSd: Tensor, *, is_triangle: bool
-    ) -> Tensor:
-        q_1HMd = q_NHd[tokens.start : tokens.stop].transpose(0, 1).unsqueeze(0)
-        num_columns = range(k_1GSd.shape[2])
-        seen_1MS = None if is_triangle else self._part.seen(tokens, num_columns, self._form.window)
-        o_1HMd = F.scaled_dot_product_attention(
-            q_1HMd,
+    def _triangle(self, q_NHd: Tensor) -> Tensor:
+        k_1GSd, v_1GSd = self._read(range(self._part.num_tokens))
+        o_1HSd = F.scaled_dot_product_attention(
+            q_NHd.transpose(0, 1).unsqueeze(0),
             k_1GSd,
             v_1GSd,
-            attn_mask=seen_1MS,
-            is_causal=is_triangle,
+            is_causal=True,
             scale=self._form.scale,
-            enable_gqa=q_1HMd.shape[1] != k_1GSd.shape[1],
+            enable_gqa=q_NHd.shape[1] != k_1GSd.shape[1],
         )
-        return o_1HMd.squeeze(0).transpose(0, 1)
+        return o_1HSd.squeeze(0).transpose(0, 1)
 
     def _by_pieces(self, q_NHd: Tensor) -> Tensor:
         num_sequences, num_columns = self._part.slots_BS.shape

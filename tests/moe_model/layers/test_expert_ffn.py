@@ -29,7 +29,7 @@ from tests.native import KERNELS
 SWIGLU = ExpertSpec(norm=None, is_gated=True, activation="silu", has_biases=False)
 # Within what hidden values of random experts are, so that all of its branches are met.
 LIMITED = replace(SWIGLU, limit=SwigluLimit(0.5, 1.702))
-SPECS = st.just(LIMITED) | st.builds(
+SPECS = st.sampled_from([LIMITED, replace(LIMITED, has_biases=True)]) | st.builds(
     ExpertSpec,
     norm=st.sampled_from([None, NormSpec("layer_norm", 1e-5), NormSpec("rms_norm", 1e-6)]),
     is_gated=st.booleans(),
@@ -119,22 +119,24 @@ def test_a_row_has_the_same_bits_in_every_company(
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("int8", [False, True])
 @pytest.mark.parametrize("hidden_width", [3, 16, 37, 150])
+@pytest.mark.parametrize("spec", [SWIGLU, replace(LIMITED, has_biases=True)], ids=["plain", "limited"])
 def test_dtypes_of_a_gated_expert(
-    kernels: Kernels, dtype: torch.dtype, int8: bool, hidden_width: int
+    kernels: Kernels, dtype: torch.dtype, int8: bool, hidden_width: int, spec: ExpertSpec
 ) -> None:
     if isinstance(kernels, Grouped):
         if dtype == torch.bfloat16:
             pytest.skip("on a CPU, bfloat16 matrices are packed and cannot be grouped")
         hidden_width = -(-hidden_width // 8) * 8
-    tensors = {name: t.to(dtype) for name, t in random_expert(SWIGLU, 24, hidden_width, 7).items()}
-    rounded = {n: dequantise_int8(*quantise_int8(t)) if int8 else t for n, t in tensors.items()}
-    bank = kernels.bank({(0, 0): kernels.expert(SWIGLU, tensors, int8=int8)})
+    tensors = {name: t.to(dtype) for name, t in random_expert(spec, 24, hidden_width, 7).items()}
+    rounded = {
+        n: dequantise_int8(*quantise_int8(t)) if int8 and n.endswith("weight") else t
+        for n, t in tensors.items()
+    }
+    bank = kernels.bank({(0, 0): kernels.expert(spec, tensors, int8=int8)})
     x_RD = torch.randn(11, 24, generator=torch.Generator().manual_seed(1)).to(kernels.hidden_dtype(dtype))
     got_RD = bank.run_pairs(0, x_RD, None, ((0, 11),))
     tolerance = 0.03 if dtype == torch.bfloat16 else 1e-5
-    torch.testing.assert_close(
-        got_RD.double(), formula(SWIGLU, rounded, x_RD), rtol=tolerance, atol=tolerance
-    )
+    torch.testing.assert_close(got_RD.double(), formula(spec, rounded, x_RD), rtol=tolerance, atol=tolerance)
 
 
 def test_silu_is_exact_to_float32(kernels: Kernels) -> None:

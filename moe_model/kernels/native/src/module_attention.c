@@ -32,16 +32,16 @@ PyObject *py_rotate(PyObject *self, PyObject *const *args, Py_ssize_t num_args) 
 }
 
 /* Whether the rows' slots, and the blocks of what they see, are in the cache. */
-static int is_inside(const attention_op *op, long num_blocks, long num_sequences) {
+static int is_inside(const attention_op *op, long num_blocks) {
     const long size = op->source.block_size;
     for (long t = 0; t < op->num_tokens; t++) {
         const long sequence = op->sequence_T[t], length = op->length_T[t];
         if (op->slot_T[t] < 0 || op->slot_T[t] >= num_blocks * size) return 0;
-        if (sequence < 0 || sequence >= num_sequences) return 0;
+        if (sequence < 0 || sequence >= op->num_sequences) return 0;
         if (length < 1 || length > op->table_stride * size) return 0;
         if ((op->window == 0 || length < op->window ? length : op->window) > op->most_seen) return 0;
     }
-    for (long i = 0; i < num_sequences * op->table_stride; i++)
+    for (long i = 0; i < op->num_sequences * op->table_stride; i++)
         if (op->block_table[i] < 0 || op->block_table[i] >= num_blocks) return 0;
     return 1;
 }
@@ -95,7 +95,7 @@ PyObject *py_attention(PyObject *self, PyObject *const *args, Py_ssize_t num_arg
     op.sequence_T = read_address(&r);
     op.length_T = read_address(&r);
     op.block_table = read_address(&r);
-    const long num_sequences = read_long(&r);
+    op.num_sequences = read_long(&r);
     op.table_stride = read_long(&r);
     op.most_seen = read_long(&r);
     op.scores = read_address(&r);
@@ -104,7 +104,7 @@ PyObject *py_attention(PyObject *self, PyObject *const *args, Py_ssize_t num_arg
     const int num_threads = (int)read_long(&r);
     if (!is_done(&r)) return NULL;
     if (!is_form(&op)) return PyErr_Format(PyExc_ValueError, "attention of heads that do not fit each other");
-    if (!is_inside(&op, num_blocks, num_sequences))
+    if (!is_inside(&op, num_blocks))
         return PyErr_Format(PyExc_ValueError, "attention outside of the cache");
     op.kernels = *set;
     if (op.num_tokens * op.most_seen * op.source.num_heads * op.source.head_dim < WORTH_RELEASING) {

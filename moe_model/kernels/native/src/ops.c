@@ -312,7 +312,7 @@ void run_rotary(rotary_op *op, int num_threads) {
 
 typedef struct {
     attention_op *op;
-    long heads_at_once;
+    long heads_at_once, rows_at_once;
     atomic_long next_row, next_task;
     barrier written;
 } attention_job;
@@ -333,28 +333,35 @@ static void write_row(const attention_op *op, long row) {
     if (op->v != NULL) write_slot(op, op->v + row * op->v_stride, op->source.value_width, op->values, row);
 }
 
-/* Of those that see one key head: as many as have room for their scores, and leave work to all threads. */
-static long heads_at_once(const attention_op *op, int num_threads) {
+/* How many heads that see one key head go together, and how many rows: as have room for their scores, and leave work to
+ * all threads. Rows do where a sequence has several, which find its keys in the cache of the core then. */
+static void choose_sizes(attention_job *job, int num_threads) {
+    const attention_op *op = job->op;
     const long group = op->source.num_heads / op->source.num_kv_heads;
-    long at_once = at_most(at_most(group, MAX_HEADS_AT_ONCE), op->room / op->most_seen);
-    while (at_once > 1 && op->num_tokens * op->source.num_kv_heads * ceil_div(group, at_once) < 2L * num_threads)
-        at_once = (at_once + 1) / 2;
-    return at_once;
+    long heads = at_most(at_most(group, MAX_HEADS_AT_ONCE), op->room / op->most_seen);
+    while (heads > 1 && op->num_tokens * op->source.num_kv_heads * ceil_div(group, heads) < 2L * num_threads)
+        heads = (heads + 1) / 2;
+    long rows = op->num_tokens < 4 * op->num_sequences ? 1 : at_most(MAX_ROWS_AT_ONCE, op->room / (heads * op->most_seen));
+    while (rows > 1 && op->num_tokens / rows * op->source.num_kv_heads * ceil_div(group, heads) < 8L * num_threads) rows--;
+    job->heads_at_once = heads;
+    job->rows_at_once = rows;
 }
 
-/* Heads `first` on of those that see one key head. */
-static void attend_heads(const attention_op *op, long at_once, long row, long kv_head, long first, float *scores) {
-    const attention_source *s = &op->source;
-    const long length = op->length_T[row], group = s->num_heads / s->num_kv_heads;
-    const heads_of_row heads = {
-        .blocks = op->block_table + op->sequence_T[row] * op->table_stride,
-        .row = row,
-        .first = op->window > 0 && length > op->window ? length - op->window : 0,
-        .end = length,
-        .head = kv_head * group + first,
-        .num_heads = at_most(at_once, group - first),
-    };
-    op->kernels.rows->attend(s, &heads, scores, op->out + (row * s->num_heads + heads.head) * s->value_width);
+static seen seen_by(const attention_op *op, long row) {
+    const long length = op->length_T[row];
+    return (seen){row, op->window > 0 && length > op->window ? length - op->window : 0, length};
+}
+
+/* Heads `head` on of rows `first` to `end` - 1, sequence by sequence. */
+static void attend_rows(const attention_op *op, long first, long end, long head, long num_heads, float *scores) {
+    queries q = {.head = head, .num_heads = num_heads};
+    for (long row = first; row < end; row++) {
+        q.blocks = op->block_table + op->sequence_T[row] * op->table_stride;
+        q.rows[q.num_rows++] = seen_by(op, row);
+        if (row + 1 < end && op->sequence_T[row + 1] == op->sequence_T[row]) continue;
+        op->kernels.rows->attend(&op->source, &q, scores, op->most_seen, op->out);
+        q.num_rows = 0;
+    }
 }
 
 static void attention_work(void *arg, int thread, int num_threads) {
@@ -363,21 +370,23 @@ static void attention_work(void *arg, int thread, int num_threads) {
     for (long row; (row = take(&job->next_row, 1)) < op->num_tokens;) write_row(op, row);
     barrier_wait(&job->written, num_threads);
     /* Head by head, so that the rows of one sequence find its keys in the cache of the core. */
-    const long num_kv_heads = op->source.num_kv_heads;
-    const long parts = ceil_div(op->source.num_heads / num_kv_heads, job->heads_at_once);
-    const long num_tasks = op->num_tokens * num_kv_heads * parts;
+    const long group = op->source.num_heads / op->source.num_kv_heads;
+    const long heads = job->heads_at_once, rows = job->rows_at_once;
+    const long in_group = ceil_div(group, heads), in_rows = ceil_div(op->num_tokens, rows);
+    const long num_tasks = op->source.num_kv_heads * in_group * in_rows;
     long at_once = num_tasks / (num_threads * 16L);
     at_once = at_once < 1 ? 1 : at_once > 16 ? 16 : at_once;
     float *scores = op->scores + thread * op->room;
     for (long first; (first = take(&job->next_task, at_once)) < num_tasks;)
         for (long task = first; task < num_tasks && task < first + at_once; task++) {
-            const long part = task / op->num_tokens;
-            attend_heads(op, job->heads_at_once, task % op->num_tokens, part / parts,
-                         part % parts * job->heads_at_once, scores);
+            const long row = task % in_rows * rows, part = task / in_rows, head = part % in_group * heads;
+            attend_rows(op, row, at_most(row + rows, op->num_tokens), part / in_group * group + head,
+                        at_most(heads, group - head), scores);
         }
 }
 
 void run_attention(attention_op *op, int num_threads) {
-    attention_job job = {.op = op, .heads_at_once = heads_at_once(op, num_threads)};
+    attention_job job = {.op = op};
+    choose_sizes(&job, num_threads);
     run_parallel(attention_work, &job, num_threads);
 }

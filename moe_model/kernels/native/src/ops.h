@@ -135,7 +135,7 @@ typedef struct {
     const int64_t *slot_T;
     const int32_t *sequence_T, *length_T;
     const int32_t *block_table;
-    long table_stride;
+    long num_sequences, table_stride;
     long window, most_seen;
     float *scores; /* [threads, room]: a thread has room for those of one head at least */
     long room;

@@ -27,7 +27,8 @@ typedef struct {
     int y_is_bf16;
 } epilogue;
 
-/* Heads of a row that attend together. */
+/* Rows of a sequence, and heads of them that see one key head, that attend together. */
+#define MAX_ROWS_AT_ONCE 4
 #define MAX_HEADS_AT_ONCE 16
 
 typedef struct {
@@ -42,12 +43,17 @@ typedef struct {
     const float *sinks_H; /* of each head a logit without a value, or NULL */
 } attention_source;
 
-/* Some heads of a row, which see the same keys: those of tokens `first` to `end` - 1 of the sequence whose blocks these
- * are. Blocks before that of `first` are not looked at. */
+/* A row sees tokens `first` to `end` - 1 of its sequence. */
+typedef struct {
+    long row, first, end;
+} seen;
+
+/* Some heads, of one key head, of rows of the sequence whose blocks these are. Blocks that no row sees are not looked at. */
 typedef struct {
     const int32_t *blocks;
-    long row, first, end, head, num_heads;
-} heads_of_row;
+    long head, num_heads, num_rows;
+    seen rows[MAX_ROWS_AT_ONCE];
+} queries;
 
 #define MAX_ROTARY_DIM 1024
 
@@ -65,8 +71,8 @@ typedef struct {
     void (*normalise)(const norm *n, const float *x, long width, void *y, int y_is_bf16);
     void (*finish)(const epilogue *e, const float *sums, long first_row, int num_rows, long first_panel,
                    int num_panels);
-    /* `scores` has room for those of the heads; out [heads, value_width]. */
-    void (*attend)(const attention_source *s, const heads_of_row *r, float *scores, float *out);
+    /* `scores` has room for `apart` of each head of each row, as many as a row sees at most; out [R, H, value_width]. */
+    void (*attend)(const attention_source *s, const queries *q, float *scores, long apart, float *out);
     void (*to_bf16)(const float *x, long n, uint16_t *y);
     /* y = w * x, or y += w * x: two roundings, so that no order of placing experts shows. */
     void (*scale)(const float *x, float w, long n, float *y);

@@ -147,6 +147,17 @@ def test_blocks_before_the_window_are_not_read() -> None:
     torch.testing.assert_close(torch.cat(found).double(), shape.attend_dense(rows), rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("window", [None, 11])
+def test_rows_that_attend_together_have_the_bits_that_they_have_alone(window: int | None) -> None:
+    """Several rows of a sequence do, where there are many; the next one sees one token more."""
+    shape = Shape(4, 2, 40, window=window)
+    cuts = [[40], [2, 3, 25, 1]]
+    found = [o_THv for _, o_THv in dense_and_paged(cuts, shape, 0, _kernels())]
+    single = [[1] * sum(sizes) for sizes in cuts]
+    alone = [o_THv for _, o_THv in dense_and_paged(single, shape, 0, _kernels())]
+    assert all(torch.equal(*both) for both in zip(found, alone, strict=True))
+
+
 def test_the_number_of_threads_shows_in_no_bit() -> None:
     """It decides how many heads attend together."""
     shape, length = Shape(128, 1, 72, value_width=64), 40
