@@ -80,6 +80,8 @@ def temp_env(temp: Path) -> dict[str, str]:
 def test_ready_line_says_what_is_served(server: Server) -> None:
     assert "workers=2 " in server.ready_line
     assert "dtype=float32 " in server.ready_line
+    # The cache holds whole contexts for all sequences that may run.
+    assert "max_context=512 kv_tokens=32768 " in server.ready_line
 
 
 def test_a_stream_equals_the_unary_answer_and_the_oracle(server: Server) -> None:

@@ -61,6 +61,18 @@ def test_stop_ends_where_the_context_ends(generate: Generate) -> None:
     assert answer["finish_reason"] == "length"
 
 
+def test_a_shorter_context_ends_sooner(generate: Generate) -> None:
+    answer = generate("--token-ids", "7,8,9", "--max-tokens", "100", "--max-context", "11", "--ignore-eos")
+    assert answer["usage"]["completion_tokens"] == 11 - 3
+
+
+def test_a_longer_context_than_the_models_is_refused(
+    tiny_checkpoint: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    line = error_line(capsys, str(tiny_checkpoint), "--token-ids", "7", "--max-context", "33")
+    assert "--max-context: 33 is more than the 32 positions of the model" in line
+
+
 def test_stop_token_ends_and_is_no_text(generate: Generate) -> None:
     free = generate("--token-ids", "7,8,9", "--max-tokens", "8", "--temperature", "0", "--ignore-eos")
     stop = free["token_ids"][3]
