@@ -39,17 +39,13 @@ def build_engine(
     longest, device = max_context(checkpoint.config, config), device_of(config)
     kernels = choose_kernels(config.kernels, device, config.num_threads)
     model = load_model(checkpoint, experts, dtype_of(config), device, kernels, on_bytes)
-    spec, sizes = (
-        family_of(checkpoint.config).cache_spec(checkpoint.config),
-        cache_sizes(checkpoint.config, config),
-    )
+    spec = family_of(checkpoint.config).cache_spec(checkpoint.config)
+    # What is left of the memory is known now that the weights are there.
+    sizes = cache_sizes(checkpoint.config, config)
     cache = KVCache(spec, sizes, dtype_of(config), device, layout=kernels.cache_layout)
     _log_sizes(sizes, longest, cache_bytes(spec, sizes, dtype_of(config)))
     scheduler = Scheduler(
-        sizes,
-        config.max_num_seqs,
-        config.max_step_tokens,
-        prefix_caching=config.prefix_caching,
+        sizes, config.max_num_seqs, config.max_step_tokens, prefix_caching=config.prefix_caching
     )
     overlap = Overlap(config.micro_batches) if experts.answers_travel else None
     versions = ModelVersions(model, experts)

@@ -113,9 +113,8 @@ class BlockPools:
         for place, pool in enumerate(self._pools):
             pool.check_integrity([sequence.tables[place] for sequence in running])
         for sequence in waiting:
-            assert not any(len(t) or t.num_reserved for t in sequence.tables), (
-                "a waiting sequence owns blocks"
-            )
+            owned = [len(table) + table.num_reserved for table in sequence.tables]
+            assert not any(owned), "a waiting sequence owns blocks"
 
     def _in_blocks(self, context_len: int) -> int:
         """Positions of the blocks that a context begins."""
