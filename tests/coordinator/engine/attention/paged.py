@@ -52,6 +52,9 @@ class Shape:
     def form(self) -> AttentionForm:
         scale = 1 / math.sqrt(self.head_dim) if self.scale is None else self.scale
         sinks_H = torch.linspace(-2, 3, self.num_heads) if self.has_sinks else None
+        if sinks_H is not None:
+            # Far above all scores: e to the power of it is no float32.
+            sinks_H[-1] = 120
         return AttentionForm(scale, self.window, sinks_H, self.value_width)
 
     @property
