@@ -16,6 +16,8 @@ from moe_model.names import DTYPE_NAMES
 ALL_LLAMA_TYPES = ("f32", "f16", "bf16", "q8_0")
 # As in peers/models.py, which loads torch.
 PEER_MODELS = ("mixtral", "qwen3_moe")
+# As in published/.
+LOADED_MODELS = ("qwen3-30b-a3b", "gpt-oss-20b", "olmoe-1b-7b", "mixtral-8x7b", "deepseek-v2-lite")
 SYSTEMS = (
     verdict.OURS,
     verdict.LLAMA,
@@ -133,6 +135,31 @@ def peers() -> argparse.ArgumentParser:
     return parser
 
 
+def loading() -> argparse.ArgumentParser:
+    parser = OneLineParser(
+        prog="expertmesh bench loading",
+        description="What a server's processes read, keep and wait for when they load models in true shapes.",
+    )
+    parser.add_argument(
+        "--models",
+        type=_choices(*LOADED_MODELS),
+        default=list(LOADED_MODELS),
+        help=f"some of {','.join(LOADED_MODELS)} (all)",
+    )
+    parser.add_argument("--workers", type=_numbers, default=[2, 3], help="beside none (2,3)")
+    parser.add_argument(
+        "--gigabytes",
+        type=float,
+        default=5.6,
+        help="of a model, by leaving out its last layers (%(default)s)",
+    )
+    parser.add_argument(
+        "--folder", type=Path, help="where models are written (the system's for temporary files)"
+    )
+    add_out_argument(parser)
+    return parser
+
+
 def add_out_argument(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--out", type=Path, metavar="DIR", help="keep the result, with its circumstances, in this folder"
@@ -158,4 +185,4 @@ def _choices(*known: str) -> Callable[[str], list[str]]:
     return parse
 
 
-PARSERS = {"engine": engine, "serve": serve, "dispatch": dispatch, "peers": peers}
+PARSERS = {"engine": engine, "serve": serve, "dispatch": dispatch, "peers": peers, "loading": loading}

@@ -15,10 +15,11 @@ START_TIMEOUT = 120.0
 
 @dataclass(frozen=True, slots=True)
 class ServerProcess:
-    """`address` is the gRPC one."""
+    """`address` is the gRPC one of generations, `control_address` that of operators."""
 
     pid: int
     address: str
+    control_address: str
 
     def rss_bytes(self) -> int:
         return self._status("VmRSS")
@@ -43,7 +44,9 @@ class ServerProcess:
 
 
 @contextmanager
-def serving(checkpoint: Path, arguments: Sequence[str], log: Path) -> Iterator[ServerProcess]:
+def serving(
+    checkpoint: Path, arguments: Sequence[str], log: Path, timeout: float = START_TIMEOUT
+) -> Iterator[ServerProcess]:
     """`expertmesh serve` until the block ends; RuntimeError with its log's end when it does not start."""
     command = [sys.executable, "-P", "-m", "expertmesh.cli", "serve", str(checkpoint)]
     command += [f"--{name}-address=127.0.0.1:0" for name in ("grpc", "http", "control")]
@@ -51,11 +54,11 @@ def serving(checkpoint: Path, arguments: Sequence[str], log: Path) -> Iterator[S
     with log.open("wb") as stderr:
         process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=stderr)
         try:
-            ready = _ready_line(process)
+            ready = _ready_line(process, timeout)
             if not ready.startswith("READY "):
                 raise RuntimeError(f"the server did not start: {log.read_text(errors='replace')[-2000:]}")
             fields = dict(part.split("=", 1) for part in ready.split()[1:])
-            yield ServerProcess(process.pid, fields["grpc"])
+            yield ServerProcess(process.pid, fields["grpc"], fields["control"])
         finally:
             process.send_signal(signal.SIGTERM)
             process.wait(60)
@@ -63,10 +66,10 @@ def serving(checkpoint: Path, arguments: Sequence[str], log: Path) -> Iterator[S
             process.stdout.close()
 
 
-def _ready_line(process: subprocess.Popen[bytes]) -> str:
+def _ready_line(process: subprocess.Popen[bytes], timeout: float) -> str:
     assert process.stdout is not None
     with selectors.DefaultSelector() as selector:
         selector.register(process.stdout, selectors.EVENT_READ)
-        if not selector.select(START_TIMEOUT):
+        if not selector.select(timeout):
             return ""
     return process.stdout.readline().decode()
