@@ -135,6 +135,21 @@ def peers() -> argparse.ArgumentParser:
     return parser
 
 
+def families() -> argparse.ArgumentParser:
+    parser = OneLineParser(
+        prog="expertmesh bench families",
+        description="What a decode step costs per byte of weights, beside one of ModularForge's.",
+    )
+    parser.add_argument("--dtype", choices=DTYPE_NAMES, default="bfloat16", help="(%(default)s)")
+    parser.add_argument("--threads", type=int, default=2, help="(2)")
+    parser.add_argument("--batches", type=_numbers, default=[1, 8, 32], help="(1,8,32)")
+    parser.add_argument("--prompt-tokens", type=int, default=32)
+    parser.add_argument("--new-tokens", type=int, default=64)
+    parser.add_argument("--rounds", type=int, default=7, help="of all models in turns (7)")
+    add_out_argument(parser)
+    return parser
+
+
 def loading() -> argparse.ArgumentParser:
     parser = OneLineParser(
         prog="expertmesh bench loading",
@@ -185,4 +200,11 @@ def _choices(*known: str) -> Callable[[str], list[str]]:
     return parse
 
 
-PARSERS = {"engine": engine, "serve": serve, "dispatch": dispatch, "peers": peers, "loading": loading}
+PARSERS = {
+    "engine": engine,
+    "serve": serve,
+    "dispatch": dispatch,
+    "families": families,
+    "peers": peers,
+    "loading": loading,
+}

@@ -56,16 +56,23 @@ def decode_floor_seconds(config: ModelConfig, dtype: torch.dtype, machine: Machi
     """The least time of one token of each of `batch` sequences: the roofline.
 
     Every weight that is in use is read once, or every token meets its active weights, whichever is longer.
-    Of E experts, rows that choose K at random touch E (1 - (1 - K/E)^batch).
     """
+    active = family_of(config).num_active_params_per_token(config)
+    return max(
+        bytes_per_step(config, dtype, batch) / machine.read_bytes_per_second,
+        2 * active * batch / machine.flops_per_second,
+    )
+
+
+def bytes_per_step(config: ModelConfig, dtype: torch.dtype, batch: int = 1) -> float:
+    """Of all weights that a step is to read. Of E experts, rows that choose K at random touch
+    E (1 - (1 - K/E)^batch)."""
     family = family_of(config)
     active = family.num_active_params_per_token(config)
     per_expert = sum(prod(shape) for shape in family.expert_shapes(config).values())
     touched = config.n_experts * (1 - (1 - config.top_k / config.n_experts) ** batch)
     read = active + len(config.moe_layers) * (touched - config.top_k) * per_expert
-    return max(
-        read * dtype.itemsize / machine.read_bytes_per_second, 2 * active * batch / machine.flops_per_second
-    )
+    return read * dtype.itemsize
 
 
 def _sum_rate(repeats: int) -> float:

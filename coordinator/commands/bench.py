@@ -14,6 +14,7 @@ BENCHMARKS = {
     "engine": "prefill and decode rates, alone and with expert workers, beside the origin without a cache",
     "serve": "what gRPC leaves of the engine's rate, and what clients wait for: closed loop and open loop",
     "dispatch": "one batch of rows to the expert workers and back, by size and by transport",
+    "families": "what a decode step costs per byte of weights, beside one of ModularForge's",
     "loading": "what processes read, keep and wait for when they load models in true shapes",
     "peers": "rates beside llama.cpp and transformers, on the same machine and the same weights",
 }
