@@ -13,6 +13,7 @@ from moe_model.kernels.base import Kernels
 from moe_model.kernels.torch_kernels import TorchKernels
 from moe_model.layers.dispatch import Expert
 from moe_model.layers.experts import ExpertBackend
+from moe_model.machine import give_back_freed_memory
 from moe_model.model import Model
 from moe_model.versions.expert_versions import Catalog, ExpertModule
 from moe_model.versions.local_experts import LocalExperts
@@ -31,6 +32,7 @@ def load_model(
     tensors = checkpoint.take_shared(dtype, device, on_bytes)
     shared = family_of(config).build_shared(config, tensors, kernels or TorchKernels())
     assert not tensors, f"a family that has no use for {sorted(tensors)}"
+    give_back_freed_memory()
     return Model(config, shared, experts)
 
 
@@ -79,7 +81,9 @@ def load_local_experts(
         progress.add(1)
         return expert
 
-    return LocalExperts(Catalog.of_checkpoint(config), kernels, load)
+    experts = LocalExperts(Catalog.of_checkpoint(config), kernels, load)
+    give_back_freed_memory()
+    return experts
 
 
 class ModuleProgress:

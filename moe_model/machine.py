@@ -4,6 +4,7 @@ Whatever chooses a number of threads or a size of memory asks here. The tightest
 counts: a container sees the whole machine in /proc, and may have half a core of it.
 """
 
+import ctypes
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,6 +19,14 @@ class Cores(NamedTuple):
 
     number: int
     why: str
+
+
+def give_back_freed_memory() -> None:
+    """To the system, what the C library has kept of it for use again: after a model was loaded as much as
+    several of its modules. Nothing where the library cannot (it is glibc's)."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(0)
 
 
 def usable_cores(root: Path = _ROOT) -> Cores:

@@ -29,7 +29,7 @@ from expert_workers.worker.expert_source import CheckpointSource, ModuleSource, 
 from moe_model.errors import ExpertMeshError, ReplyError, WorkerStartError
 from moe_model.kernels.base import ExpertBank
 from moe_model.layers.dispatch import Expert, ExpertKey
-from moe_model.machine import available_bytes, rss_bytes
+from moe_model.machine import available_bytes, give_back_freed_memory, rss_bytes
 from moe_model.versions.expert_versions import ExpertModule
 
 __all__ = ["ExpertWorker", "WorkerInfo", "WorkerSpec"]
@@ -144,6 +144,8 @@ class ExpertWorker:
                 {module.key: _Module(module, num_bytes) for module, _, num_bytes in read},
                 {module.key: expert for module, expert, _ in read},
             )
+            del read
+            give_back_freed_memory()
             self._load_seconds += time.perf_counter() - started
 
     def unload(self, keys: Iterable[ExpertKey]) -> None:

@@ -42,7 +42,7 @@ OTHER_BYTES = 2_000_000
 OTHER_MEMORY, FREED_MEMORY = 10_000_000, 34_000_000
 
 MEASURE = """
-import ctypes, gc, json, os, sys
+import gc, json, os, sys
 import torch
 from expert_workers.worker.expert_worker import ExpertWorker, WorkerSpec
 from moe_model.checkpoint.reader import Checkpoint
@@ -84,7 +84,6 @@ for name, role in ROLES.items():
         model = role()
         read, _, peak = counted()
         gc.collect()
-        ctypes.CDLL(None).malloc_trim(0)
         kept = counted()[1]
         print(json.dumps([name, read - before[0], kept - before[1], peak - before[1]]), flush=True)
         os._exit(0)
