@@ -27,9 +27,9 @@ def run(args: argparse.Namespace) -> int:
     with bytes_line(sys.stderr, "downloading") as on_bytes:
         folder = local_folder(given.checkpoint, on_bytes)
     checkpoint = Checkpoint.open(folder)
+    described = describe(checkpoint)
     if given.verify:
-        _verify(checkpoint)
-    described = describe(checkpoint) | ({"verified": True} if given.verify else {})
+        described |= {"verified": True, "num_verified_sums": _verify(checkpoint)}
     if given.json:
         print(json.dumps(described))
     else:
@@ -81,7 +81,7 @@ def _memory(config: ModelConfig, dtype: DtypeName, int8: bool) -> dict[str, Any]
     }
 
 
-def _verify(checkpoint: Checkpoint) -> None:
+def _verify(checkpoint: Checkpoint) -> int:
     done = 0
 
     def count(name: str) -> None:
@@ -90,7 +90,7 @@ def _verify(checkpoint: Checkpoint) -> None:
         progress(done, len(checkpoint.files))
 
     with progress_line(sys.stderr, "verifying") as progress:
-        checkpoint.verify(count)
+        return checkpoint.verify(count)
 
 
 def _print(described: dict[str, Any]) -> None:
@@ -112,7 +112,7 @@ def _print(described: dict[str, Any]) -> None:
     print(f"  files       {len(described['files'])}, {format_bytes(described['num_bytes'])}")
     _print_files(described["files"])
     if "verified" in described:
-        print(f"  verified    {_verified(described['files'])}")
+        print(f"  verified    {_verified(described)}")
 
 
 def _print_memory(memory: dict[str, Any]) -> None:
@@ -136,9 +136,11 @@ def _print_files(files: dict[str, dict[str, Any]]) -> None:
         print(f"    {name:<{width}}  {files[name]['size']:>14,}  {(files[name]['sha256'] or '-')[:16]}")
 
 
-def _verified(files: dict[str, dict[str, Any]]) -> str:
-    num_known = sum(file["sha256"] is not None for file in files.values())
-    sums = "every sum" if num_known == len(files) else f"the sums of {num_known} of {len(files)} files"
+def _verified(described: dict[str, Any]) -> str:
+    num_sums, num_files = described["num_verified_sums"], len(described["files"])
+    if num_sums == 0:
+        return "every tensor; there is no sum that a file had to have"
+    sums = "every sum" if num_sums == num_files else f"the sums of {num_sums} of {num_files} files"
     return f"{sums} and every tensor"
 
 

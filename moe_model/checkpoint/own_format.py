@@ -138,7 +138,7 @@ class OwnCheckpoint(Checkpoint):
         except UnicodeDecodeError:
             raise CheckpointError(f"{self.path / CHAT_TEMPLATE}: is not UTF-8") from None
 
-    def verify(self, on_file: Callable[[str], None] | None = None) -> None:
+    def verify(self, on_file: Callable[[str], None] | None = None) -> int:
         for name in self.files:
             if name in _TEXTS:
                 self._read_file(name)
@@ -146,6 +146,7 @@ class OwnCheckpoint(Checkpoint):
                 self._read_stored(name, self._shapes_of(name))
             if on_file is not None:
                 on_file(name)
+        return len(self.files)
 
     def _shapes_of(self, name: str) -> Shapes:
         return self._shared_shapes if name == SHARED else self._expert_shapes

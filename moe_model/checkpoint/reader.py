@@ -110,8 +110,11 @@ class Checkpoint(ABC):
         """Special tokens, BOS and chat templates. Raises CheckpointError."""
 
     @abstractmethod
-    def verify(self, on_file: Callable[[str], None] | None = None) -> None:
-        """Reads every file, as it would be read for use. Raises CheckpointError for the first bad one."""
+    def verify(self, on_file: Callable[[str], None] | None = None) -> int:
+        """Reads every file, as it would be read for use. Raises CheckpointError for the first bad one.
+
+        Returns for how many of `files` there is a sum that they had to have.
+        """
 
 
 # What a folder is in, by the module whose FORMAT reads it, loaded when one is met.

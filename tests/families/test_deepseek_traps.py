@@ -18,7 +18,7 @@ from torch import Tensor
 from moe_model import AssembledModel
 from moe_model.checkpoint.importer import ImportOptions, import_checkpoint
 from moe_model.checkpoint.reader import Checkpoint
-from moe_model.errors import UserError
+from moe_model.errors import CheckpointError, UserError
 from moe_model.families import family_of
 from tests.families.case import Case, logits_of
 from tests.families.cases import CASES
@@ -110,7 +110,12 @@ def test_layers_that_predict_further_tokens_are_left_out(name: str, tmp_path: Pa
     assert len(load_file(source / "model.safetensors")) > num_tensors + 20
     checkpoint = Checkpoint.open(source)
     assert checkpoint.config.n_layers == 3
+    assert any("predict further tokens are not used" in note for note in checkpoint.notes)
     assert error_of(source, model) < TOLERANCE
+    # One layer more than the config says.
+    edit(source, lambda tensors, _config: tensors.update({"model.layers.4.enorm.weight": torch.ones(3)}))
+    with pytest.raises(CheckpointError, match=r"unknown tensor 'model\.layers\.4\.enorm\.weight'"):
+        Checkpoint.open(source)
 
 
 def test_the_width_of_a_head_is_not_what_newer_files_call_so(tmp_path: Path) -> None:

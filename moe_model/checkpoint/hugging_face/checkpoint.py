@@ -52,7 +52,7 @@ class HuggingFaceCheckpoint(Checkpoint):
             generation=generation,
             files=entries,
             fingerprint=fingerprint(folder, opened.table, entries),
-            notes=tuple(notes),
+            notes=(*opened.notes, *notes),
             _folder=opened,
         )
 
@@ -94,17 +94,19 @@ class HuggingFaceCheckpoint(Checkpoint):
     def read_tokenizer_settings(self) -> TokenizerSettings:
         return read_settings(self.path)
 
-    def verify(self, on_file: Callable[[str], None] | None = None) -> None:
+    def verify(self, on_file: Callable[[str], None] | None = None) -> int:
         """The sum of each file where the folder says what it should be, and that all values are finite."""
-        table, stored = self._folder.table, self._stored()
+        table, stored, num_sums = self._folder.table, self._stored(), 0
         for name, entry in self.files.items():
             if name in table.files:
                 if entry.sha256 is not None:
                     check_sum(table.files[name].file, entry.sha256)
+                    num_sums += 1
                 for each in stored[name]:
                     _check_values(each, str(self.path / name))
             if on_file is not None:
                 on_file(name)
+        return num_sums
 
     def _stored(self) -> dict[str, list[Stored]]:
         """By the file that has most of it, each tensor of the folder that is used."""

@@ -25,8 +25,10 @@ from moe_model.files.whole_file import read_file
 
 # Derived from the config, and written by old versions all the same.
 _DERIVED = re.compile(r".*\.rotary_emb\.inv_freq")
-# Layers that predict further tokens come after the last, or under these names.
+# Layers that predict further tokens come after the last, as many as one of these keys says, or under a name
+# of their own.
 _LAYER = re.compile(r"model\.layers\.(\d{1,9})\..*")
+_NUM_PREDICTING = ("num_nextn_predict_layers", "num_mtp_modules")
 _PREDICTION = re.compile(r"(model\.)?mtp[._].*")
 _HEAD = "lm_head.weight"
 _EMBEDDING = "embedding.weight"
@@ -38,8 +40,8 @@ class HuggingFaceFolder:
     def __init__(self, path: Path) -> None:
         """Raises CheckpointError, ConfigError.
 
-        `dtype` is that of most bytes of the matrices: bfloat16, also for 8 and 4 bits, or float32, also for
-        float16, whose values bfloat16 has not.
+        `notes` say what of the tensors is not used. `dtype` is that of most bytes of the matrices: bfloat16,
+        also for 8 and 4 bits, or float32, also for float16, whose values bfloat16 has not.
         """
         self.path = path
         self.settings = read_json(path / HUGGING_FACE_CONFIG)
@@ -51,8 +53,11 @@ class HuggingFaceFolder:
         self.table = ShardedTable(path)
         self._finder = Finder(self.table, quantisation)
         shared, experts = list(self.shared().values()), list(self._of_experts())
-        harmless = frozenset(filter(self._is_harmless, self.table.names))
-        self._finder.check_whole([*shared, *experts], harmless)
+        predicting = set(filter(self._is_predicting, self.table.names))
+        derived = set(filter(_DERIVED.fullmatch, self.table.names))
+        self._finder.check_whole([*shared, *experts], frozenset(predicting | derived))
+        note = f"{len(predicting)} tensors of layers that predict further tokens are not used"
+        self.notes = (note,) if predicting else ()
         self.dtype = _dtype_of([*shared, *experts])
         self.experts_bytes = sum(each.num_bytes for each in experts)
 
@@ -115,10 +120,12 @@ class HuggingFaceFolder:
         if not torch.equal(head_VD, embedding_VD):
             raise CheckpointError(f"{self.path}: tensor {_HEAD!r} differs from the embedding it is tied to")
 
-    def _is_harmless(self, name: str) -> bool:
-        layer = _LAYER.fullmatch(name)
-        is_beyond = layer is not None and int(layer[1]) >= self.config.n_layers
-        return is_beyond or any(each.fullmatch(name) for each in (_PREDICTION, _DERIVED))
+    def _is_predicting(self, name: str) -> bool:
+        """Of further tokens: a config with too few layers would look the same, if its keys did not say so."""
+        layer, num_layers = _LAYER.fullmatch(name), self.config.n_layers
+        counts = [count for key in _NUM_PREDICTING if type(count := self.settings.get(key)) is int]
+        is_beyond = layer is not None and num_layers <= int(layer[1]) < num_layers + max(counts, default=0)
+        return is_beyond or _PREDICTION.fullmatch(name) is not None
 
 
 def _dtype_of(found: Iterable[Found]) -> torch.dtype:

@@ -28,7 +28,7 @@ from coordinator.commands.progress import progress_line
 from moe_model.checkpoint.reader import Checkpoint
 from moe_model.config import ModelConfig
 from moe_model.errors import CheckpointError, ConfigError
-from tests.moe_model.checkpoint.hugging_face.written import CONFIG, make_tensors, write_folder
+from tests.moe_model.checkpoint.hugging_face.written import CONFIG, cached, make_tensors, write_folder
 
 ARGUMENTS = {
     export_checkpoint: export_arguments,
@@ -108,7 +108,7 @@ def test_inspect_for_people(tiny_checkpoint: Path, capsys: pytest.CaptureFixture
         "temperature 0.8, top_k 50, top_p 0.9, bos_token_id 2, eos_token_ids [3], pad_token_id 0",
         "17, 1.1 MB",
         "experts/layer_0002/expert_0004.safetensors          50,736",
-        "verified",
+        "verified    every sum and every tensor",
     ):
         assert text in out
     assert all(len(line) == len(line.rstrip()) for line in out.splitlines())
@@ -140,6 +140,22 @@ def test_inspect_says_how_weights_are_stored(tmp_path: Path, capsys: pytest.Capt
     assert inspected(capsys, source)["quantisation"] == "fp8"
     run(inspect_checkpoint, source)
     assert "dtype       float32, stored as fp8" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("is_cached", "num_sums"), [(False, 0), (True, 2)])
+def test_inspect_says_how_many_sums_it_compared(
+    is_cached: bool, num_sums: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Those of small files, which the fingerprint is of, are compared with nothing."""
+    source = write_folder(tmp_path / "source", make_tensors(), shards=2)
+    folder = cached(source, tmp_path / "hub", "org/model") if is_cached else source
+    assert inspected(capsys, folder, "--verify")["num_verified_sums"] == num_sums
+    run(inspect_checkpoint, folder, "--verify")
+    *_, last = capsys.readouterr().out.splitlines()
+    every = "the sums of 2 of 4 files and every tensor"
+    assert last.split(maxsplit=1)[1] == (
+        every if is_cached else "every tensor; there is no sum that a file had to have"
+    )
 
 
 def test_inspect_verifies_only_when_told_to(

@@ -126,13 +126,13 @@ def test_the_fingerprint_tells_folders_apart(change: str, folder: Path, tmp_path
 
 def test_all_of_a_header_counts(tmp_path: Path) -> None:
     """Also what no sample has: here two names that have changed places."""
-    many = {f"model.layers.2.n{number:05d}": torch.ones(1) for number in range(2000)}
+    many = {f"mtp.layers.two.n{number:05d}": torch.ones(1) for number in range(2000)}
     path = write_folder(tmp_path / "many", TENSORS | many) / "model.safetensors"
     first = Checkpoint.open(path.parent).fingerprint
     data = path.read_bytes()
     assert len(data) > 15 * 6000, "samples lie further apart"
-    start = data.index(b'"model.layers.2.n', 5000)
-    names = [data[place : place + 22] for place in (start, data.index(b'"model.layers.2.n', start + 1))]
+    start = data.index(b'"mtp.layers.two.n', 5000)
+    names = [data[place : place + 22] for place in (start, data.index(b'"mtp.layers.two.n', start + 1))]
     assert start + 200 < 6000
     assert len(set(names)) == 2
     swapped = data.replace(names[0], b"?" * 22).replace(names[1], names[0]).replace(b"?" * 22, names[1])
@@ -171,9 +171,9 @@ def test_a_blob_that_was_changed(folder: Path, tmp_path: Path) -> None:
 
 def test_blobs_tell_snapshots_apart_by_their_names(folder: Path, tmp_path: Path) -> None:
     """Of a byte that no sample has."""
-    big = {**TENSORS, "model.layers.2.beyond": torch.zeros(1 << 18)}
+    big = {**TENSORS, "mtp.beyond": torch.zeros(1 << 18)}
     first = Checkpoint.open(cached(write_folder(folder, big), tmp_path / "hub", "org/model"))
-    big["model.layers.2.beyond"][5000] = 1
+    big["mtp.beyond"][5000] = 1
     second = Checkpoint.open(cached(write_folder(folder, big), tmp_path / "hub", "org/model"))
     assert first.fingerprint != second.fingerprint
 

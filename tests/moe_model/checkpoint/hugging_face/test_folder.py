@@ -85,7 +85,6 @@ def test_tied_derived_and_further_tensors_are_left_out(tmp_path: Path) -> None:
     tied = {"lm_head.weight": TENSORS["model.embed_tokens.weight"].clone()}
     more = TENSORS | {
         "model.layers.0.self_attn.rotary_emb.inv_freq": torch.ones(2),
-        "model.layers.2.anything.weight": torch.ones(3),
         "mtp.fc.weight": torch.ones(3),
         "model.mtp_block.0.mlp.up_proj.weight": torch.ones(3),
     }
@@ -184,6 +183,8 @@ def _with(name: str, tensor: Tensor) -> Callable[[dict[str, Tensor]], object]:
         (_without(f"{EXPERT}.w3.weight"), f"tensor '{EXPERT}.w3.weight' is missing"),
         (_without("lm_head.weight"), "tensor 'lm_head.weight' is missing"),
         (_with("model.extra.weight", torch.ones(2)), "unknown tensor 'model.extra.weight'"),
+        # A config with too few layers.
+        (_with("model.layers.2.norm.weight", torch.ones(2)), "unknown tensor 'model.layers.2.norm.weight'"),
         (
             _with(f"{EXPERT}.w1.weight", torch.ones(8, 6)),
             f"'{EXPERT}.w1.weight' has shape [8, 6], expected [6, 8]",
