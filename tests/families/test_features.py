@@ -8,13 +8,14 @@ from pathlib import Path
 
 import pytest
 
+from coordinator.engine.messages.errors import ExchangeError
 from moe_model.families import REGISTRY
 from moe_model.kernels.choice import HAS_NATIVE
 from tests.families.features import FEATURES, Check
 from tests.families.ours import CONFIG
 from tests.families.rows import OWN_FORMAT, Row, case_of, write_row
 
-# (family, feature) -> what the refusal says.
+# (family, feature) -> what the refusal says to the operator.
 REFUSED: dict[tuple[str, str], str] = {
     (family, feature): r"experts cannot be in \d groups of \d, by number"
     for family in ("deepseek_v2", "deepseek_v3")
@@ -44,5 +45,5 @@ def test_it_works_or_is_refused(row: Row, feature: Check, tmp_path: Path) -> Non
     if refusal is None:
         feature(row, tmp_path)
     else:
-        with pytest.raises(Exception, match=refusal):
+        with pytest.raises(ExchangeError, match=refusal):
             feature(row, tmp_path)

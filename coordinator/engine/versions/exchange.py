@@ -24,7 +24,7 @@ from coordinator.engine.versions.model_versions import ModelVersions
 from moe_model.checkpoint.module_file import check_module, read_router_row
 from moe_model.checkpoint.reader import Checkpoint
 from moe_model.config import LIMITS
-from moe_model.errors import CheckpointError, ExpertMeshError, HaltedError
+from moe_model.errors import CheckpointError, ConfigError, ExpertMeshError, HaltedError
 from moe_model.families import family_of
 from moe_model.kernels.base import Router
 from moe_model.layers.dense import Gate
@@ -171,7 +171,12 @@ class ExpertExchange:
         return self._next_slots[layer] - 1
 
     def _rerouted(self, modules: tuple[ExpertModule, ...], weights: RouterWeights) -> RoutedLayer:
-        return RoutedLayer(modules, Gate(self._make_router(weights), weights))
+        """Raises ExchangeError where the router's rule cannot be over so many experts."""
+        try:
+            router = self._make_router(weights)
+        except ConfigError as error:
+            raise ExchangeError(str(error)) from None
+        return RoutedLayer(modules, Gate(router, weights))
 
     def _load_and_switch(self, module: ExpertModule, changed: RoutedLayer) -> None:
         try:
