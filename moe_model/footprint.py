@@ -45,9 +45,11 @@ def footprint(config: ModelConfig, dtype: torch.dtype, *, int8: bool = False) ->
     shared = family.shared_shapes(config)
     # The head's matrix is packed for products, the embedding is read by rows: a tied one is there twice.
     again = prod(shared["embedding.weight"]) if config.tie_embedding else 0
+    # Routers choose in float32; as they came they are kept for experts to come.
+    float32_routers = 4 * config.num_expert_modules * config.d_model
     expert = family.expert_shapes(config)
     return Footprint(
-        (_num_values(shared) + again) * dtype.itemsize,
+        (_num_values(shared) + again) * dtype.itemsize + float32_routers,
         _int8_bytes(expert, dtype) if int8 else _num_values(expert) * dtype.itemsize,
         config.num_expert_modules,
         family.cache_spec(config).values_per_token * dtype.itemsize,

@@ -98,6 +98,12 @@ class DeepseekConfig(DecoderConfig):
         check_width("dense_width", self.dense_width)
         check_width("shared_width", self.shared_width)
         check_flag("is_interleaved", self.is_interleaved)
+        scaling = self.rope_scaling
+        is_yarn = scaling is not None and scaling.kind == "yarn" and scaling.factor > 1
+        if self.latent.yarn_scale != 1.0 and not is_yarn:
+            raise ConfigError(
+                f"latent: yarn_scale {self.latent.yarn_scale} goes with a yarn of a factor above 1"
+            )
 
     def attention(self, head_dim: int, *, is_rounded_once: bool = False) -> LatentAttention:
         """`is_rounded_once` as `RotarySpec` has it. Raises ConfigError for a head_dim that is not that of the

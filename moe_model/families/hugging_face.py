@@ -154,7 +154,6 @@ class ConfigKeys:
         self,
         theta: float,
         max_positions: int,
-        layer_type: str | None = None,
         *,
         partial: float | None = None,
         absent: Mapping[str, Any] | None = None,
@@ -162,8 +161,7 @@ class ConfigKeys:
         """The keys of rotary positions, in either spelling: all in `rope_parameters`, or `rope_theta` outside
         with a `rope_scaling`, which counts where both are there and it is not empty.
 
-        `theta` is the default. `layer_type`: where the object has one of its own for each type of layer, that
-        of this type counts. `partial`: the part of a head that turns where the config does not say, for
+        `theta` is the default. `partial`: the part of a head that turns where the config does not say, for
         families that read such a key. `absent` counts where there is neither object.
         """
         outside, scaling, parameters = map(self._take, ("rope_theta", "rope_scaling", "rope_parameters"))
@@ -172,8 +170,6 @@ class ConfigKeys:
             rope = absent or {}
         if not isinstance(rope, Mapping):
             raise ConfigError(f"{where}: expected an object, got {type(rope).__name__}")
-        if layer_type is not None and isinstance(rope.get(layer_type), Mapping):
-            rope = rope[layer_type]
         if partial is not None and rope.get("partial_rotary_factor") is None:
             partial = self.number("partial_rotary_factor", partial)
         return RopeKeys(rope, where, number("rope_theta", outside, theta), max_positions, partial)

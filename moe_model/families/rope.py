@@ -28,7 +28,8 @@ class RopeKeys:
         self._data, self._where, self._max_positions = data, where, max_positions
         self._taken = {"rope_theta", "rope_type", "type", "original_max_position_embeddings"}
         self.theta = self.number("rope_theta", theta)
-        kind = data.get("rope_type", data.get("type"))
+        name = "type" if data.get("rope_type") is None else "rope_type"
+        kind = data.get(name)
         self.kind: str = "default" if kind is None else kind
         makers = {
             "default": self._none,
@@ -39,7 +40,6 @@ class RopeKeys:
             "yarn": self._yarn,
         }
         if not isinstance(self.kind, str) or self.kind not in makers:
-            name = "rope_type" if "rope_type" in data else "type"
             raise ConfigError(f"{where}: {name} {brief(self.kind)} is not supported")
         self.partial = 1.0 if partial is None else self.number("partial_rotary_factor", partial)
         self.mscale_all_dim = 0.0
@@ -78,7 +78,7 @@ class RopeKeys:
         truncate = self._data.get("truncate", True)
         self._taken |= {"truncate", "mscale"}
         high, low = self.number("beta_fast", 32.0), self.number("beta_slow", 1.0)
-        given = self._optional("attention_factor")
+        given = self.number("attention_factor", 0.0) or None
         self.mscale_all_dim = self._optional("mscale_all_dim") or 0.0
         mscale = self._optional("mscale")
         if given is None and mscale and self.mscale_all_dim:

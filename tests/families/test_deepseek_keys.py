@@ -114,6 +114,12 @@ def test_what_is_not_built_is_refused_by_its_key(
         ("deepseek_v3", {"latent": {"has_biases": 1}}, "has_biases: expected true or false"),
         ("deepseek_v3", {"latent": {"plain_width": 100}}, "head_dim: 192 is not plain_width"),
         ("deepseek_v2", {"latent": {"query_rank": 0}}, "query_rank: 0 is not in"),
+        ("deepseek_v3", {"latent": {"yarn_scale": 1.5}}, "yarn_scale 1.5 goes with a yarn of a factor"),
+        (
+            "deepseek_v3",
+            {"latent": {"yarn_scale": 1.5}, "rope_scaling": {"kind": "yarn", "factor": 1.0}},
+            "yarn_scale 1.5 goes with a yarn of a factor",
+        ),
         ("deepseek_v2", {"choice": {"n_group": 65}}, "n_group: 64 experts cannot be in 65 groups"),
         ("deepseek_v2", {"choice": {"routed_scaling_factor": 1e99}}, "routed_scaling_factor: 1e"),
         ("deepseek_v2", {"shared_width": -1}, "shared_width: -1 is not in"),

@@ -22,6 +22,22 @@ def test_another_kind_of_positions_is_refused(model_type: str, kind: object, whe
         read_config({"model_type": model_type} | data, Path("config.json"))
 
 
+def test_a_kind_of_positions_that_is_null_is_absent() -> None:
+    """Then the older name counts: yarn is never taken for the plain kind."""
+    yarn = {"factor": 4.0, "original_max_position_embeddings": 64}
+    found, expected = (
+        read_config({"model_type": "mixtral", "rope_scaling": keys | yarn}, Path("config.json"))[1]
+        for keys in ({"rope_type": None, "type": "yarn"}, {"rope_type": "yarn"})
+    )
+    assert found == expected
+
+
+def test_an_attention_factor_of_0_is_refused() -> None:
+    data = {"rope_type": "yarn", "factor": 4.0, "attention_factor": 0}
+    with pytest.raises(ConfigError, match="rope_parameters: attention_factor: 0 is not a number above 0"):
+        read_config({"model_type": "mixtral", "rope_parameters": data}, Path("config.json"))
+
+
 @pytest.mark.parametrize("model_type", ["qwen3_moe", "qwen2_moe", "olmoe", "flex_olmo", "mixtral"])
 def test_the_number_of_experts_has_two_names(model_type: str) -> None:
     def num_experts(**keys: int) -> int:

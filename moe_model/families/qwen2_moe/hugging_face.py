@@ -23,10 +23,7 @@ class Qwen2MoeFolder(PublishedFolder):
     }
     block: ClassVar = {
         "shared.router.weight": "mlp.shared_expert_gate.weight",
-        **{
-            f"shared.{part}.weight": f"mlp.shared_expert.{part}_proj.weight"
-            for part in ("gate", "up", "down")
-        },
+        **{f"shared.{part}.weight": f"mlp.shared_expert.{part}_proj.weight" for part in _PARTS},
     }
 
     def read_config(self, keys: ConfigKeys) -> ModelConfig:

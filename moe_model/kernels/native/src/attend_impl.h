@@ -51,8 +51,8 @@ INLINE float *NAME(out_of)(const attention_source *s, const queries *q, long r, 
     return out + (q->rows[r].row * s->num_heads + q->head) * s->value_width;
 }
 
-/* From products q k to weights of a head that still want to be multiplied by what is returned. A NaN score must not be
- * lost in a comparison: it makes the whole row NaN, as it should. */
+/* From products q k to weights of a head that still want to be multiplied by what is returned. A NaN score or sink must
+ * not be lost in a comparison: it makes the whole row NaN, as it should. */
 static float NAME(weigh)(const attention_source *s, long head, float *scores, long length) {
     float largest = -INFINITY;
     for (long j = 0; j < length; j++) {
@@ -60,7 +60,7 @@ static float NAME(weigh)(const attention_source *s, long head, float *scores, lo
         largest = score > largest || score != score ? score : largest;
     }
     const float sink = s->sinks_H == NULL ? -INFINITY : s->sinks_H[head];
-    if (sink > largest) largest = sink;
+    if (sink > largest || sink != sink) largest = sink;
     float sum = NAME(soften)(scores, length, largest);
     if (s->sinks_H != NULL) {
         f32x8 share = NAME(exp8)(SPLAT8(sink - largest));

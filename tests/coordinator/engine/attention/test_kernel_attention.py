@@ -4,6 +4,7 @@ Shapes: T tokens, H query heads, G key/value heads, d head size.
 """
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from coordinator.engine.attention.kernel_attention import kernel_attention, kernel_contexts
+from coordinator.engine.attention.torch_attention import paged_attention
 from coordinator.engine.cache.kv_cache import KVCache
 from coordinator.engine.core.batch import Batch, build_batch
 from coordinator.engine.core.scheduler import Chunk, Step
@@ -71,6 +73,20 @@ def test_a_row_of_nan_stays_in_its_sequence() -> None:
     o_THd = _attend_two(_kernels(), torch.cat([clean, dirty], dim=1), dirty_cache(SMALL, "head_major"))
     assert o_THd[:6].isfinite().all()
     assert o_THd[6:].isnan().all()
+
+
+def test_a_sink_of_nan_is_in_its_head() -> None:
+    """As with torch: a broken weight is not to be lost, whichever of the many NaNs it is."""
+    shape = Shape(4, 2, 8, has_sinks=True)
+    sinks_H = torch.tensor([0.5, 0.5, -math.inf, 0.5])
+    sinks_H.view(torch.int32)[1] = 0x7FC00001
+    form = replace(shape.form, sinks_H=sinks_H)
+    q_THd, k_TGd, v_TGd = torch.randn(8, 4, 8), torch.randn(8, 2, 8), torch.randn(8, 2, 8)
+    for way in (_kernels(), Way(paged_attention, "token_major")):
+        cache = dirty_cache(shape, way.layout)
+        o_THd = way.plan(cache, _two())(0, form, q_THd, (k_TGd, v_TGd)).view(8, 4, 8)
+        assert o_THd[:, 1].isnan().all()
+        assert o_THd[:, [0, 2, 3]].isfinite().all()
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
