@@ -1,4 +1,4 @@
-"""Bytes and times as people read them. Needs nothing but the standard library."""
+"""Bytes, counts and times as people read them. Needs nothing but the standard library."""
 
 
 def format_bytes(num_bytes: int) -> str:
@@ -10,6 +10,11 @@ def format_bytes(num_bytes: int) -> str:
         if size < 1000:
             return f"{size:.1f} {unit}"
     return f"{size / 1000:.1f} TB"
+
+
+def format_count(number: int) -> str:
+    """Of parameters: 7.31 M, 30.53 B."""
+    return f"{number / 1e9:.2f} B" if number >= 10**9 else f"{number / 1e6:.2f} M"
 
 
 def progress(done: int, total: int, seconds: float) -> str:

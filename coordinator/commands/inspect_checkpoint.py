@@ -5,7 +5,7 @@ import json
 import sys
 from typing import Any
 
-from coordinator.commands.amounts import format_bytes
+from coordinator.commands.amounts import format_bytes, format_count
 from coordinator.commands.inspect_arguments import InspectArguments
 from coordinator.commands.progress import bytes_line, progress_line
 from expertmesh.commands.options import options_of
@@ -96,9 +96,8 @@ def _verify(checkpoint: Checkpoint) -> int:
 def _print(described: dict[str, Any]) -> None:
     total, active = described["num_parameters"], described["num_active_parameters_per_token"]
     print(f"{described['path']}: {described['architecture']}")
-    print(
-        f"  parameters  {total:,} ({total / 1e6:.2f} M), {active:,} ({active / 1e6:.2f} M) active per token"
-    )
+    counts = [f"{number:,} ({format_count(number)})" for number in (total, active)]
+    print(f"  parameters  {counts[0]}, {counts[1]} active per token")
     print(f"  format      {described['format']}, family {described['family']}")
     quantised = described["quantisation"]
     print(f"  dtype       {described['dtype']}{f', stored as {quantised}' if quantised else ''}")
@@ -117,7 +116,8 @@ def _print(described: dict[str, Any]) -> None:
 
 def _print_memory(memory: dict[str, Any]) -> None:
     """A token of its cache is the coordinator's too."""
-    print(f"  memory      of each process, beside {format_bytes(memory['process_bytes'])}")
+    libraries = format_bytes(memory["process_bytes"])
+    print(f"  memory      of weights in each process, which needs {libraries} more for its libraries")
     head = ["--dtype", "--expert-dtype", "coordinator", "cache a token", "an expert"]
     rows = [head + [f"worker of {n}" for n in _NUMS_WORKERS]]
     for each in memory["served_as"]:

@@ -105,7 +105,9 @@ def _reason(model: HubModel, error: Exception) -> str:
         case errors.RevisionNotFoundError():
             return f"the Hugging Face hub has no revision {model.revision} of it"
         case errors.LocalEntryNotFoundError():
-            return f"no such folder, and the cache has not got all of it: {_next_step(model)}"
+            return (
+                f"is no folder here, nor a model that is all in the Hugging Face cache: {_next_step(model)}"
+            )
         case errors.HfHubHTTPError():
             return f"the Hugging Face hub answers {error.response.status_code}"
         case _:
@@ -118,7 +120,7 @@ def _next_step(model: HubModel) -> str:
         return "unset HF_HUB_OFFLINE, or copy the model's folder here and give its path"
     revision = "" if model.revision is None else f" --revision {model.revision}"
     download = f"hf download {model.repository}{revision}"
-    return f"the hub has it not, or is not reached, as `{download}` will say; or give a folder's path"
+    return f"the hub does not have it or is out of reach (`{download}` says which); or give a folder's path"
 
 
 def _bar(on_bytes: OnBytes | None) -> Any:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from coordinator.commands.amounts import progress
+from coordinator.commands.amounts import format_count, progress
 
 GB = 10**9
 
@@ -21,3 +21,16 @@ GB = 10**9
 )
 def test_progress(done: int, total: int, seconds: float, text: str) -> None:
     assert progress(done, total, seconds) == text
+
+
+@pytest.mark.parametrize(
+    ("number", "text"),
+    [
+        (7_314_048, "7.31 M"),
+        (999_999_999, "1000.00 M"),
+        (10**9, "1.00 B"),
+        (1_026_408_232_448, "1026.41 B"),
+    ],
+)
+def test_counts_of_parameters(number: int, text: str) -> None:
+    assert format_count(number) == text

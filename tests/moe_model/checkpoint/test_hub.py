@@ -155,9 +155,7 @@ def test_what_the_hub_has_not(source: Path, cache: Path, monkeypatch: pytest.Mon
         assert refusal("some-org/another").startswith("some-org/another: no such folder, and no such model")
         assert refusal(f"{NAME}@v2") == f"{NAME}@v2: the Hugging Face hub has no revision v2 of it"
         (source / "model-00002-of-00002.safetensors").unlink()
-        missing = (
-            "model-00002-of-00002.safetensors is in no cache here: the hub has it not, or is not reached"
-        )
+        missing = "model-00002-of-00002.safetensors is in no cache here: the hub does not have it"
         assert refusal().startswith(f"{NAME}: {missing}")
 
 
@@ -180,7 +178,7 @@ def test_a_hub_that_is_not_reached(source: Path, cache: Path, monkeypatch: pytes
     with serving(NAME, source) as hub:
         endpoint = hub.endpoint
     online(monkeypatch, endpoint)
-    expected = f"the hub has it not, or is not reached, as `hf download {NAME} --revision v2` will say"
+    expected = f"the hub does not have it or is out of reach (`hf download {NAME} --revision v2` says which)"
     assert expected in refusal(f"{NAME}@v2")
 
 
