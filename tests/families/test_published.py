@@ -4,9 +4,10 @@ Numbers of parameters: the models' own cards and papers, in billions. A tied hea
 """
 
 import pytest
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from moe_model.families import HUGGING_FACE, family_of
-from scripts.model_page import PUBLISHED, read_published
+from scripts.model_page import PUBLISHED, family_rows, read_published
 
 SAID = {
     "deepseek-v2-lite": 15.7,
@@ -40,3 +41,9 @@ def test_every_family_has_a_published_config() -> None:
     """But for model types that are the same network as another."""
     read = {read_published(path).family for path in PUBLISHED.glob("*.json")}
     assert read == set(HUGGING_FACE.values())
+
+
+def test_the_page_has_the_classes_of_transformers() -> None:
+    rows = [[cell.strip(" `") for cell in row.split("|")[1:3]] for row in list(family_rows())[2:]]
+    known = MODEL_FOR_CAUSAL_LM_MAPPING_NAMES | {"kimi_k2": MODEL_FOR_CAUSAL_LM_MAPPING_NAMES["deepseek_v3"]}
+    assert dict(rows) == {model_type: known[model_type] for model_type in HUGGING_FACE}
