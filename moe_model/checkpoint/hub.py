@@ -6,7 +6,9 @@ what goes online only when a name is met.
 
 import io
 import re
+import threading
 from collections.abc import Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,7 +23,7 @@ from moe_model.checkpoint.hugging_face.shards import INDEX, WEIGHTS, read_index
 from moe_model.checkpoint.hugging_face.texts import MORE_TEMPLATES
 from moe_model.checkpoint.reader import OnBytes
 from moe_model.checkpoint.recognise import HUGGING_FACE_CONFIG, is_present
-from moe_model.errors import CheckpointError
+from moe_model.errors import CheckpointError, ExpertMeshError, HaltedError
 
 _NAME = re.compile(r"([A-Za-z0-9][\w.-]*/[\w.-]+)(?:@([\w.-]+(?:/[\w.-]+)*))?")
 _SMALL = (*SMALL_FILES, f"{MORE_TEMPLATES}/*.jinja")
@@ -82,17 +84,33 @@ def local_config(given: str | Path) -> Path:
 
 def _download(model: HubModel, names: Sequence[str], on_bytes: OnBytes | None) -> Path:
     """The snapshot, with those of the files that the model has; without a network what there is of it."""
+    found, is_left = Future[str](), threading.Event()
+
+    def download() -> None:
+        try:
+            snapshot = huggingface_hub.snapshot_download(
+                model.repository,
+                revision=model.revision,
+                allow_patterns=list(names),
+                library_name="expertmesh",
+                tqdm_class=_bar(on_bytes, is_left),
+            )
+        except BaseException as error:  # noqa: BLE001
+            found.set_exception(error)
+        else:
+            found.set_result(snapshot)
+
+    # On a thread of its own: where Ctrl-C was heard, the library would first download what it has begun.
+    threading.Thread(target=download, name="download", daemon=True).start()
     try:
-        found = huggingface_hub.snapshot_download(
-            model.repository,
-            revision=model.revision,
-            allow_patterns=list(names),
-            library_name="expertmesh",
-            tqdm_class=_bar(on_bytes),
-        )
-    except (OSError, ValueError) as error:
+        return Path(found.result())
+    except ExpertMeshError:
+        raise
+    # Some of the errors are those of the library below it, which has no base in common with it.
+    except Exception as error:  # noqa: BLE001
         raise CheckpointError(f"{model}: {_reason(model, error)}") from None
-    return Path(found)
+    finally:
+        is_left.set()
 
 
 def _reason(model: HubModel, error: Exception) -> str:
@@ -123,8 +141,9 @@ def _next_step(model: HubModel) -> str:
     return f"the hub does not have it or is out of reach (`{download}` says which); or give a folder's path"
 
 
-def _bar(on_bytes: OnBytes | None) -> Any:
-    """What the library tells of its progress, in place of its bars: those would be in the way of ours."""
+def _bar(on_bytes: OnBytes | None, is_left: threading.Event) -> Any:
+    """What the library tells of its progress, in place of its bars: those would be in the way of ours. A
+    download that nobody waits for ends when it tells something."""
     bars: Any = tqdm
 
     class Bar(bars):  # type: ignore[misc]
@@ -136,6 +155,8 @@ def _bar(on_bytes: OnBytes | None) -> Any:
             found = super().update(n)
             if self._is_told and on_bytes is not None and self.total:
                 on_bytes(int(self.n), int(self.total))
+            if is_left.is_set():
+                raise HaltedError("nobody waits for this download")
             return found
 
     return Bar

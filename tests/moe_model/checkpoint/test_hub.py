@@ -1,6 +1,9 @@
 """Models by their name on the hub: what is downloaded, what a cache has without a network; refusals."""
 
+import os
 import shutil
+import signal
+import threading
 from pathlib import Path
 
 import pytest
@@ -123,6 +126,30 @@ def test_a_download(source: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) 
     assert local_folder(NAME) == folder
 
 
+def test_an_interrupt_ends_a_download(source: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """At once; what was begun is not finished behind its back."""
+    may_go_on = threading.Event()
+    is_first, waited = threading.Lock(), list[bool]()
+
+    def interrupt(_done: int, _total: int) -> None:
+        if is_first.acquire(blocking=False):
+            os.kill(os.getpid(), signal.SIGINT)
+        waited.append(may_go_on.wait(10))
+
+    with serving(NAME, source) as hub:
+        online(monkeypatch, hub.endpoint)
+        with pytest.raises(KeyboardInterrupt):
+            local_folder(NAME, interrupt)
+        assert waited == []
+        may_go_on.set()
+        for thread in threading.enumerate():
+            if thread.name == "download":
+                thread.join()
+    snapshot = cache / "models--some-org--Some-Model" / "snapshots" / COMMIT
+    assert all(waited)
+    assert not any((snapshot / f"model-0000{number}-of-00002.safetensors").exists() for number in (1, 2))
+
+
 def test_one_file_of_weights(tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with serving(NAME, write_folder(tmp_path / "source", TENSORS)) as hub:
         online(monkeypatch, hub.endpoint)
@@ -190,6 +217,12 @@ def test_a_download_that_fails(cache: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
     monkeypatch.setattr("huggingface_hub.snapshot_download", refuse)
     assert refusal() == f"{NAME}: cannot be downloaded: [Errno 28] No space left on device"
+
+
+def test_an_endpoint_that_is_no_address(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An error of the library below: neither an OSError nor a ValueError."""
+    online(monkeypatch, "huggingface.co")
+    assert refusal().startswith(f"{NAME}: cannot be downloaded: Request URL is missing")
 
 
 def test_without_a_network_what_the_cache_has(source: Path, cache: Path, tmp_path: Path) -> None:
