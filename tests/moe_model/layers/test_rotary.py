@@ -76,7 +76,7 @@ SCALINGS = [
     # Neither end is within the pairs.
     RotaryScaling("yarn", 4.0, 2, 1.0, 32.0, True, 1.0),
     # One end is far behind the last pair, where it counts as the last number of a head.
-    RotaryScaling("yarn", 4.0, 1 << 30, 0.01, 32.0, True, 1.0),
+    RotaryScaling("yarn", 4.0, 1 << 30, 0.01, 1e6, True, 1.0),
 ]
 
 
