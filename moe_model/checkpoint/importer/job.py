@@ -70,7 +70,7 @@ def _run(
     located: Located, dest: str | Path, options: ImportOptions, on_progress: Progress | None
 ) -> ImportReport:
     notes, wrappers = [located.note], Wrappers()
-    tokenizer = _good_tokenizer(located.folder)
+    tokenizer = read_tokenizer(located.folder)
     settings = read_settings(located.folder)
     if not located.is_hugging_face:
         # ModularForge begins every text with it.
@@ -96,15 +96,12 @@ def _run(
     return ImportReport(config, dtype, (*notes, *wrappers.notes, *ignored))
 
 
-def _good_tokenizer(folder: Path) -> bytes | None:
-    """One that can be built: what cannot is not kept. Raises CheckpointError, TokenizerError."""
-    data = read_tokenizer(folder)
+def _check_tokenizer(tokenizer: bytes, vocab_size: int, folder: Path) -> None:
+    """It can be built, and has tokens of this model: another is not kept. Raises TokenizerError."""
     try:
-        if data is not None:
-            vocabulary_of(data)
+        vocabulary_of(tokenizer, vocab_size)
     except TokenizerError as error:
         raise TokenizerError(f"{folder}: {error}") from None
-    return data
 
 
 def _open_hugging_face(
@@ -113,6 +110,8 @@ def _open_hugging_face(
     if options.config_path is not None:
         raise ConfigError(f"{options.config_path}: --config is for models of ModularForge")
     checkpoint = HuggingFaceCheckpoint.open_folder(located.folder)
+    if tokenizer is not None:
+        _check_tokenizer(tokenizer, checkpoint.config.vocab_size, located.folder)
     return CheckpointSource(checkpoint), checkpoint.config, checkpoint.generation, list(checkpoint.notes)
 
 
@@ -122,6 +121,7 @@ def _open_modularforge(
     model, settings, config = _open(located, options, wrappers)
     generation, notes = generation_defaults(settings, config)
     if tokenizer is not None:
+        _check_tokenizer(tokenizer, config.vocab_size, located.folder)
         generation = with_token_ids(generation, tokenizer, config.vocab_size)
     return model, config, generation, notes
 

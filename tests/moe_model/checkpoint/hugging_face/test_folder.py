@@ -365,8 +365,9 @@ def test_tokenizer_template_and_its_tokens(tmp_path: Path) -> None:
     assert Checkpoint.open(tmp_path / "second").read_tokenizer_settings().default_template == "wins"
 
 
-@pytest.mark.parametrize("bad", ["", "{}", '{"model": {"type": "BPE"}}'])
+@pytest.mark.parametrize("bad", ["", "{}", '{"model": {"type": "BPE"}}', LIBRARY.to_str()])
 def test_a_tokenizer_that_cannot_be_built_is_not_kept(bad: str, tmp_path: Path) -> None:
+    """The last one has more tokens than the model."""
     source = write_folder(tmp_path / "source", TENSORS)
     (source / "tokenizer.json").write_text(bad)
     with pytest.raises(TokenizerError) as caught:
