@@ -143,7 +143,7 @@ def _next_step(model: HubModel) -> str:
 
 def _bar(on_bytes: OnBytes | None, is_left: threading.Event) -> Any:
     """What the library tells of its progress, in place of its bars: those would be in the way of ours. A
-    download that nobody waits for ends when it tells something."""
+    download that no caller waits for ends when it tells something."""
     bars: Any = tqdm
 
     class Bar(bars):  # type: ignore[misc]
@@ -156,7 +156,7 @@ def _bar(on_bytes: OnBytes | None, is_left: threading.Event) -> Any:
             if self._is_told and on_bytes is not None and self.total:
                 on_bytes(int(self.n), int(self.total))
             if is_left.is_set():
-                raise HaltedError("nobody waits for this download")
+                raise HaltedError("no caller waits for this download")
             return found
 
     return Bar
