@@ -11,7 +11,13 @@ from torch import Tensor
 
 from moe_model.checkpoint.given_away import GivenAway
 from moe_model.checkpoint.manifest import MANIFEST, FileEntry, GenerationDefaults
-from moe_model.checkpoint.recognise import is_present, is_readable_hugging_face, what_is
+from moe_model.checkpoint.recognise import (
+    SNAPSHOTS,
+    cached_name,
+    is_present,
+    is_readable_hugging_face,
+    what_is,
+)
 from moe_model.checkpoint.writer import CheckpointWriter
 from moe_model.config import ModelConfig
 from moe_model.errors import CheckpointError
@@ -21,9 +27,6 @@ __all__ = ["Checkpoint", "CheckpointWriter", "FileEntry", "GenerationDefaults", 
 
 # Is told of bytes that are there, and of all.
 OnBytes = Callable[[int, int], None]
-
-# What the hub's cache calls the folder of a model.
-_CACHED = "models--"
 
 
 class Checkpoint(ABC):
@@ -127,8 +130,7 @@ _FORMATS: Mapping[str, Callable[[Path], bool]] = {
 def checkpoint_name(path: Path) -> str:
     """The last part of a path as it was given; of one that ends in no name (`.`, `..`), the folder's own; of
     a snapshot in the cache of the Hugging Face hub, ORG/NAME."""
-    cached = path.parent.parent.name
-    if path.parent.name == "snapshots" and cached.startswith(_CACHED):
-        return cached.removeprefix(_CACHED).replace("--", "/", 1)
+    if path.parent.name == SNAPSHOTS and (cached := cached_name(path.parent.parent)) is not None:
+        return cached
     given = path.name
     return given if given not in ("", "..") else path.resolve().name or "model"

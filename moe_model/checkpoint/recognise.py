@@ -32,6 +32,8 @@ ONLY_OURS = f"this version serves models of ModularForge, and of Hugging Face: {
 _ARCHIVES = (".zip", ".tar", ".gz", ".tgz", ".xz", ".bz2", ".zst", ".7z")
 _EXPERT_PART = re.compile(r"expert_\d+\.pt")
 _POINTER_START = b"version https://git-lfs.github.com/spec/"
+# What the hub's cache calls the folder of a model, and one in it.
+_CACHED, SNAPSHOTS = "models--", "snapshots"
 # A folder may hold anything; so many names are enough to know it by.
 _MAX_NAMES = 4096
 _MAX_SHOWN = 4
@@ -51,6 +53,13 @@ def what_is(path: Path) -> str:
 def is_present(path: Path) -> bool:
     """Whether there is such a name, whatever it is of; a reader says what is wrong with it."""
     return os.path.lexists(path)
+
+
+def cached_name(folder: Path) -> str | None:
+    """ORG/NAME of the model whose folder in the hub's cache this is; None of another folder."""
+    if not folder.name.startswith(_CACHED):
+        return None
+    return folder.name.removeprefix(_CACHED).replace("--", "/", 1)
 
 
 def is_pointer(path: Path) -> bool:
@@ -104,7 +113,7 @@ def _file(path: Path) -> str:
     if path.suffix in _ARCHIVES:
         return "is an archive; unpack it, and give the folder"
     if path.suffix not in (*TORCH_SUFFIXES, ".safetensors"):
-        return "is a file; a checkpoint is a folder with a manifest.json in it"
+        return f"is a file; a checkpoint is a folder with a {MANIFEST} or a {HUGGING_FACE_CONFIG} in it"
     what = "a safetensors file" if path.suffix == ".safetensors" else "a PyTorch file"
     return hugging_face(path.parent) or f"is {what}; if ModularForge wrote it: {_import_of(path)}"
 
@@ -138,7 +147,9 @@ def _foreign(path: Path, names: Sequence[str]) -> str | None:
 
 def _parent(path: Path, names: Sequence[str]) -> str | None:
     """A folder of folders: what is one level below."""
-    ours = [name for name in names if (path / name / MANIFEST).is_file()]
+    if SNAPSHOTS in names and (model := cached_name(path)) is not None:
+        return f"is a model in the Hugging Face cache: give its name, {model[:80]}"
+    ours = [name for name in names if _is_checkpoint(path / name)]
     if len(ours) == 1:
         return f"is no checkpoint but holds one: {_shown(path / ours[0])}"
     if ours:
@@ -147,6 +158,10 @@ def _parent(path: Path, names: Sequence[str]) -> str | None:
     if outputs:
         return f"holds a ModularForge output: {_import_of(path / outputs[0])}"
     return None
+
+
+def _is_checkpoint(path: Path) -> bool:
+    return (path / MANIFEST).is_file() or is_readable_hugging_face(path)
 
 
 def _unknown(path: Path, names: Sequence[str]) -> str:

@@ -60,6 +60,10 @@ FOLDERS = [
     (both(file("a/manifest.json"), file("b/manifest.json")), "holds 2 checkpoints; give one of them: a, b"),
     (file("only/manifest.json"), "is no checkpoint but holds one: {path}/only"),
     (
+        file("snapshots/config.json", b'{"model_type": "mixtral"}'),
+        "is no checkpoint but holds one: {path}/sn",
+    ),
+    (
         file("run-1/assembled_model.pt"),
         "holds a ModularForge output: expertmesh import {path}/run-1 my-model",
     ),
@@ -86,7 +90,7 @@ FILES = [
     ("empty.txt", b"", "is an empty file"),
     ("lfs.txt", POINTER, "run `git lfs pull`"),
     ("model.tar.gz", b"x", "is an archive; unpack it"),
-    ("notes.txt", b"x", "is a file; a checkpoint is a folder with a manifest.json in it"),
+    ("notes.txt", b"x", "is a file; a checkpoint is a folder with a manifest.json or a config.json in it"),
 ]
 
 
@@ -107,6 +111,12 @@ def test_a_folder(make: Make, said: str, tmp_path: Path) -> None:
     path.mkdir()
     make(path)
     refused_by_all(path, tmp_path / "dest", said.format(path=path))
+
+
+def test_the_folder_of_a_model_in_a_cache(tmp_path: Path) -> None:
+    path = tmp_path / "models--some-org--Some-Model"
+    file("snapshots/0123/config.json")(path)
+    refused_by_all(path, tmp_path / "dest", "give its name, some-org/Some-Model")
 
 
 @pytest.mark.parametrize(("make", "said"), OUTPUTS)
