@@ -62,7 +62,7 @@ def _in_folder(folder: Path, *, with_router: bool) -> Located:
     if not has_parts and is_readable_hugging_face(folder):
         if with_router:
             raise CheckpointError(f"{folder}: a Hugging Face model has its own router")
-        return Located(folder, None, f"took {HUGGING_FACE_CONFIG} and its tensors", is_hugging_face=True)
+        return Located(folder, None, f"took {HUGGING_FACE_CONFIG} and its weights", is_hugging_face=True)
     if not has_parts:
         raise CheckpointError(f"{folder}: {what_is(folder)}")
     if not with_router:
