@@ -1,6 +1,5 @@
 """One export from beginning to end. Memory: the shared part and one expert, whatever the model's size."""
 
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +9,7 @@ import torch
 from torch import Tensor
 
 from moe_model.checkpoint.exporter.layout import Layout
-from moe_model.checkpoint.exporter.shards import ShardWriter
+from moe_model.checkpoint.exporter.shards import ShardWriter, write_durably
 from moe_model.checkpoint.exporter.texts import as_json, generation_file, token_ids, tokenizer_files
 from moe_model.checkpoint.generation_defaults import GenerationDefaults
 from moe_model.checkpoint.manifest import dtype_name
@@ -21,7 +20,6 @@ from moe_model.errors import CheckpointError, ConfigError
 from moe_model.families import HUGGING_FACE, family_of
 from moe_model.families.hugging_face import ConfigKeys, HuggingFaceModel
 from moe_model.files.atomic_folder import AtomicFolder
-from moe_model.files.whole_file import reason
 from moe_model.text.tokenizer_settings import TokenizerSettings
 
 # As the library that wrote most of the published ones.
@@ -73,7 +71,7 @@ def export_checkpoint(
         with ShardWriter(folder.path, layout.tensors(), options.shard_bytes) as writer:
             _write_tensors(model, layout, dtype, writer, on_progress)
         for name, data in texts.items():
-            _write(folder.path / name, data)
+            write_durably(folder.path / name, data)
         folder.commit()
     finally:
         folder.discard()
@@ -129,16 +127,6 @@ def _write_tensors(
         tensors = model.read_expert(layer, expert, dtype)
         for piece in layout.expert(layer, expert):
             writer.write(piece.name, piece.item, piece.of(tensors))
-
-
-def _write(path: Path, data: bytes) -> None:
-    try:
-        with path.open("xb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-    except OSError as error:
-        raise CheckpointError(f"{path}: cannot be written: {reason(error)}") from None
 
 
 def _refuse(dest: Path) -> None:

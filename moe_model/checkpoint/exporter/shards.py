@@ -66,7 +66,7 @@ class ShardWriter:
             for file in {place.file for place in self._places.values()}:
                 os.fsync(file.fileno())
         if len(self._shards) > 1:
-            _write_durably(self._folder / INDEX, self._index())
+            write_durably(self._folder / INDEX, self._index())
 
     def write(self, name: str, item: int | None, tensor: Tensor) -> None:
         """Raises CheckpointError where the file cannot be written."""
@@ -135,7 +135,8 @@ def _split(tensors: Mapping[str, Planned], max_bytes: int) -> Iterator[list[str]
     yield shard
 
 
-def _write_durably(path: Path, data: bytes) -> None:
+def write_durably(path: Path, data: bytes) -> None:
+    """A new file. Raises CheckpointError."""
     try:
         with path.open("xb") as file:
             file.write(data)

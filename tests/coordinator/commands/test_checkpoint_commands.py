@@ -131,7 +131,7 @@ def test_inspect_says_what_a_folder_is_and_needs(tmp_path: Path, capsys: pytest.
     out = capsys.readouterr().out
     assert "format      hugging_face, family mixtral" in out
     assert "of weights in each process, which needs 629.1 MB more for its libraries" in out
-    bfloat16_row = "bfloat16 model 1.8 kB 32 B 288 B 1.7 kB 864 B 576 B 576 B 288 B"
+    bfloat16_row = "bfloat16 model 2.0 kB 32 B 288 B 1.7 kB 864 B 576 B 576 B 288 B"
     assert bfloat16_row in [" ".join(line.split()) for line in out.splitlines()]
 
 
