@@ -40,8 +40,12 @@ def tokenizer_files(tokenizer: bytes | None, settings: TokenizerSettings) -> Map
     more = [
         {"name": name, "template": text} for name, text in settings.chat_templates.items() if name != DEFAULT
     ]
-    data: dict[str, Any] = {"tokenizer_class": _TOKENIZER_CLASS, **settings.special_tokens}
-    data["add_bos_token"] = settings.adds_bos
+    special = settings.special_tokens
+    named = {name: text for name, text in special.items() if name.endswith("_token")}
+    data: dict[str, Any] = {"tokenizer_class": _TOKENIZER_CLASS, **named, "add_bos_token": settings.adds_bos}
+    # Under any other name a key of the file itself is no token.
+    if others := {name: text for name, text in special.items() if name not in named}:
+        data["extra_special_tokens"] = others
     files = {TOKENIZER: tokenizer}
     if settings.default_template is not None and not more:
         files[CHAT_TEMPLATE] = settings.default_template.encode()

@@ -101,6 +101,7 @@ def test_texts_come_along(default: bool, more: bool, tmp_path: Path) -> None:
     templates = [{"name": "default", "template": "{{ 1 }}"}] if default else []
     templates += [{"name": "tool_use", "template": "{{ 2 }}"}] if more else []
     texts = {"bos_token": "<s>", "eos_token": "</s>", "add_bos_token": False, "chat_template": templates}
+    texts["extra_special_tokens"] = {"end_of_image": "</s>"}
     write_json(source / "tokenizer_config.json", texts)
     sampling = {"temperature": 0.5, "top_k": 7, "top_p": 0.75, "eos_token_id": [2, 5], "pad_token_id": 0}
     write_json(source / "generation_config.json", sampling)
