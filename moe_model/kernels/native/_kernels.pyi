@@ -124,6 +124,9 @@ def attention(
     num_threads: int,
     /,
 ) -> None: ...
+def pack(
+    first: int, second: int, num_out: int, num_in: int, value_bytes: int, stride: int, out: int, /
+) -> None: ...
 def head_linear(
     kernels: object,
     matrix: object,

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from moe_model.kernels.native import _kernels
-from moe_model.kernels.native.pack import pack, panels_in_turns
+from moe_model.kernels.native.pack import in_turns, pack
 from moe_model.kernels.native.runtime import Runtime, address_of, rows_of
 from moe_model.kernels.quantise import quantise_int8
 from moe_model.layers.specs import Activation, NormKind, NormSpec, SwigluLimit
@@ -73,18 +73,19 @@ class NativeMatrix:
         assert limit is None or gate_OI is not None
         self.num_out, self.num_in = weight_OI.shape
         self.is_gated = gate_OI is not None
-        found = _values(weight_OI, bias_O, int8=int8)
-        if gate_OI is not None:
-            assert gate_OI.shape == weight_OI.shape
-            gate = _values(gate_OI, gate_bias_O, int8=int8)
-            found = [_both(*parts) for parts in zip(gate, found, strict=True)]
-        values_OI, scale_O, bias_O = found
-        assert values_OI is not None
+        values_OI, scale_O = _values(weight_OI, bias_O, int8=int8)
+        bias_O = None if bias_O is None else bias_O.float().contiguous()
+        if gate_OI is None:
+            packed = pack(values_OI)
+        else:
+            gate_values_OI, gate_scale_O = _values(gate_OI, gate_bias_O, int8=int8)
+            packed = pack(gate_values_OI, values_OI)
+            scale_O, bias_O = _both(gate_scale_O, scale_O), _both(gate_bias_O, bias_O)
         # C points into these.
-        self._kept = pack(values_OI), scale_O, bias_O
+        self._kept = packed, scale_O, bias_O
         self.handle = _kernels.matrix(
-            _DTYPES[values_OI.dtype],
-            address_of(self._kept[0]),
+            _DTYPES[packed.dtype],
+            address_of(packed),
             address_of(scale_O),
             address_of(bias_O),
             self.num_in,
@@ -95,16 +96,15 @@ class NativeMatrix:
         )
 
 
-def _values(weight_OI: Tensor, bias_O: Tensor | None, *, int8: bool) -> list[Tensor | None]:
-    """Values, the scales of int8 values, biases."""
+def _values(weight_OI: Tensor, bias_O: Tensor | None, *, int8: bool) -> tuple[Tensor, Tensor | None]:
+    """Values, and the scales of int8 values."""
     assert bias_O is None or bias_O.shape == weight_OI.shape[:1]
-    values_OI, scale_O = quantise_int8(weight_OI) if int8 else (weight_OI, None)
-    return [values_OI, scale_O, None if bias_O is None else bias_O.float().contiguous()]
+    return quantise_int8(weight_OI) if int8 else (weight_OI, None)
 
 
-def _both(gate: Tensor | None, up: Tensor | None) -> Tensor | None:
-    assert (gate is None) == (up is None)
-    return None if gate is None or up is None else panels_in_turns(gate, up)
+def _both(gate_O: Tensor | None, up_O: Tensor | None) -> Tensor | None:
+    assert (gate_O is None) == (up_O is None)
+    return None if gate_O is None or up_O is None else in_turns(gate_O.float(), up_O)
 
 
 class NativeLinear:

@@ -7,29 +7,36 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from moe_model.kernels.native import _kernels
+
 PANEL = 16
 
 
-def pack(weight_OI: Tensor) -> Tensor:
-    """Of float32, bfloat16 or int8, as they are: [N, I, 16], or [N, I / 2, 16, 2] for bfloat16.
-
-    Where nothing is to be filled up, what comes of it is the only copy.
-    """
+def pack(weight_OI: Tensor, gated_OI: Tensor | None = None) -> Tensor:
+    """Of float32, bfloat16 or int8, as they are: [N, I, 16], or [N, I / 2, 16, 2] for bfloat16; filled up with
+    zeros. With a second matrix, their panels are in turns. What comes of it is the only copy."""
+    assert weight_OI.is_cpu
+    assert gated_OI is None or (gated_OI.shape, gated_OI.dtype) == (weight_OI.shape, weight_OI.dtype)
+    parts = [_in_rows(part) for part in (weight_OI, gated_OI) if part is not None]
+    if len({part.stride(0) for part in parts}) > 1:
+        parts = [part.contiguous() for part in parts]
+    num_out, num_in = weight_OI.shape
+    num_panels = -(-num_out // PANEL) * len(parts)
     is_paired = weight_OI.dtype == torch.bfloat16
-    full_OI = _padded(weight_OI, weight_OI.shape[1] % 2 if is_paired else 0, -len(weight_OI) % PANEL)
-    num_in = full_OI.shape[1]
-    shape = (-1, PANEL, num_in // 2, 2) if is_paired else (-1, PANEL, num_in)
-    return full_OI.reshape(shape).transpose(1, 2).contiguous()
+    shape = (num_panels, -(-num_in // 2), PANEL, 2) if is_paired else (num_panels, num_in, PANEL)
+    packed = torch.empty(shape, dtype=weight_OI.dtype)
+    second = parts[1].data_ptr() if len(parts) > 1 else 0
+    sizes = num_out, num_in, weight_OI.element_size(), parts[0].stride(0)
+    _kernels.pack(parts[0].data_ptr(), second, *sizes, packed.data_ptr())
+    return packed
 
 
-def _padded(weight_OI: Tensor, num_in: int, num_out: int) -> Tensor:
-    """With so many more inputs and outputs, zeros. To fill up with nothing would be a copy, too."""
-    return F.pad(weight_OI, (0, num_in, 0, num_out)) if num_in or num_out else weight_OI
+def _in_rows(weight_OI: Tensor) -> Tensor:
+    """Each row in one piece."""
+    return weight_OI if weight_OI.stride(1) == 1 else weight_OI.contiguous()
 
 
-def panels_in_turns(gate: Tensor, up: Tensor) -> Tensor:
-    """Two matrices [O, I], or vectors [O], as the rows of one: 16 of the first, 16 of the second, and so on,
-    each filled up with zeros to whole panels."""
-    parts = [F.pad(part, (0, 0) * (part.dim() - 1) + (0, -len(part) % PANEL)) for part in (gate, up)]
-    in_panels = [part.view(-1, PANEL, *part.shape[1:]) for part in parts]
-    return torch.stack(in_panels, dim=1).flatten(0, 2)
+def in_turns(gate_O: Tensor, up_O: Tensor) -> Tensor:
+    """Two vectors as one: 16 values of the first, 16 of the second, and so on, each filled up with zeros."""
+    parts = [F.pad(part_O, (0, -len(part_O) % PANEL)).view(-1, PANEL) for part_O in (gate_O, up_O)]
+    return torch.stack(parts, dim=1).flatten()

@@ -95,5 +95,6 @@ typedef PyObject *python_function(PyObject *self, PyObject *const *args, Py_ssiz
 python_function py_experts, py_experts_scratch_bytes, py_run_tokens, py_run_segments; /* module_experts.c */
 python_function py_rotate, py_attention; /* module_attention.c */
 python_function py_head_linear, py_normalise_heads; /* module_heads.c */
+python_function py_pack; /* module_pack.c */
 
 #endif

@@ -144,6 +144,7 @@ static PyMethodDef methods[] = {
     FAST("attention", py_attention),
     FAST("head_linear", py_head_linear),
     FAST("normalise_heads", py_normalise_heads),
+    FAST("pack", py_pack),
     {NULL, NULL, 0, NULL},
 };
 
