@@ -32,6 +32,19 @@ def test_a_kind_of_positions_that_is_null_is_absent() -> None:
     assert found == expected
 
 
+@pytest.mark.parametrize("factor", [{}, {"factor": None}])
+def test_a_yarn_without_a_factor_has_that_of_its_positions(factor: Json) -> None:
+    yarn = {"rope_type": "yarn", "original_max_position_embeddings": 64}
+    found, expected = (
+        read_config(
+            {"model_type": "mixtral", "max_position_embeddings": 256, "rope_parameters": yarn | keys},
+            Path("config.json"),
+        )[1]
+        for keys in (factor, {"factor": 4.0})
+    )
+    assert found == expected
+
+
 def test_an_attention_factor_of_0_is_refused() -> None:
     data = {"rope_type": "yarn", "factor": 4.0, "attention_factor": 0}
     with pytest.raises(ConfigError, match="rope_parameters: attention_factor: 0 is not a number above 0"):
