@@ -68,7 +68,7 @@ def local_folder(given: str | Path, on_bytes: OnBytes | None = None) -> Path:
     read_config(read_json(config), config)
     weights = sorted(set(read_index(folder).values())) if is_present(folder / INDEX) else [WEIGHTS]
     # The same commit, whatever happens to the branch meanwhile.
-    _download(HubModel(model.repository, folder.name), weights, on_bytes)
+    _download(model, weights, on_bytes, commit=folder.name)
     missing = [name for name in weights if not (folder / name).exists()]
     if missing:
         more = f" and {len(missing) - 1} more files" if missing[1:] else ""
@@ -82,7 +82,9 @@ def local_config(given: str | Path) -> Path:
     return Path(given) if model is None else _download(model, [HUGGING_FACE_CONFIG], None)
 
 
-def _download(model: HubModel, names: Sequence[str], on_bytes: OnBytes | None) -> Path:
+def _download(
+    model: HubModel, names: Sequence[str], on_bytes: OnBytes | None, commit: str | None = None
+) -> Path:
     """The snapshot, with those of the files that the model has; without a network what there is of it."""
     found, is_left = Future[str](), threading.Event()
 
@@ -90,7 +92,7 @@ def _download(model: HubModel, names: Sequence[str], on_bytes: OnBytes | None) -
         try:
             snapshot = huggingface_hub.snapshot_download(
                 model.repository,
-                revision=model.revision,
+                revision=commit or model.revision,
                 allow_patterns=list(names),
                 library_name="expertmesh",
                 tqdm_class=_bar(on_bytes, is_left),

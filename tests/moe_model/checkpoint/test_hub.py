@@ -209,6 +209,18 @@ def test_a_hub_that_is_not_reached(source: Path, cache: Path, monkeypatch: pytes
     assert expected in refusal(f"{NAME}@v2")
 
 
+def test_weights_that_fail(source: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are asked for by their commit, and told of by the name that was given."""
+    with serving(NAME, source) as hub:
+        online(monkeypatch, hub.endpoint)
+
+        def fail(_done: int, _total: int) -> None:
+            raise OSError(28, "No space left on device")
+
+        with pytest.raises(CheckpointError, match=f"^{NAME}: cannot be downloaded: .* No space left"):
+            local_folder(NAME, fail)
+
+
 def test_a_download_that_fails(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A full disk, say."""
 
