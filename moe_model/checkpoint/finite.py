@@ -9,8 +9,8 @@ from moe_model.errors import CheckpointError
 
 def require_finite(tensor: Tensor, name: str, where: str) -> None:
     """Raises CheckpointError naming the tensor if a value of it is NaN or infinite. Allocates nothing."""
-    # A sum is finite only if all values are, and takes a fiftieth of the time of finding the ends; one that is
-    # not may be too large. NaN goes through to both ends. There is nothing to look at in an empty tensor.
+    # A sum is finite only if all values are, and takes a fiftieth of the time of finding the ends; one that
+    # is not may be too large. NaN goes through to both ends. An empty tensor has no ends.
     if not tensor.numel() or math.isfinite(tensor.sum().item()):
         return
     ends = tensor.aminmax()

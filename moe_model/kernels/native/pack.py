@@ -13,8 +13,8 @@ PANEL = 16
 
 
 def pack(weight_OI: Tensor, gated_OI: Tensor | None = None) -> Tensor:
-    """Of float32, bfloat16 or int8, as they are: [N, I, 16], or [N, I / 2, 16, 2] for bfloat16; filled up with
-    zeros. With a second matrix, their panels are in turns. What comes of it is the only copy."""
+    """Of float32, bfloat16 or int8, as they are: [N, I, 16], or [N, I / 2, 16, 2] for bfloat16; filled up
+    with zeros. With a second matrix, their panels are in turns. What comes of it is the only copy."""
     assert weight_OI.is_cpu
     assert gated_OI is None or (gated_OI.shape, gated_OI.dtype) == (weight_OI.shape, weight_OI.dtype)
     parts = [_in_rows(part) for part in (weight_OI, gated_OI) if part is not None]
