@@ -1,17 +1,21 @@
 """What a decode step costs per byte of weights, by family: `expertmesh bench families`.
 
 All models are of about the same size and run in one process, in turns. The bytes are those that a step reads:
-the shared part, and the experts that its rows touch if they choose at random.
+the shared part, and the experts that its rows went to.
 """
 
 import argparse
 import statistics
 import tempfile
-from collections.abc import Sequence
-from contextlib import ExitStack
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import Any
+from unittest import mock
 
 import torch
+from torch import Tensor
 
 from benchmarks import arguments
 from benchmarks.engine import Load, bench_config, measure
@@ -22,15 +26,40 @@ from coordinator.config.engine import EngineConfig
 from coordinator.config.workers import WorkersConfig
 from coordinator.server.build_engine import build_engine
 from coordinator.server.compute import dtype_of
-from coordinator.server.experts import open_experts
+from coordinator.server.experts import ServedExperts, open_experts
 from coordinator.server.process import configure_process
-from moe_model.checkpoint.initialise import initialise_checkpoint
+from moe_model.checkpoint.initialise import initialise_like
+from moe_model.checkpoint.random_model import RandomModel
 from moe_model.checkpoint.reader import Checkpoint
 from moe_model.config import ModelConfig
+from moe_model.layers.router import Routing
 
 OURS = "modularforge"
 # The most that a step of a Mixtral may cost of ModularForge's, per byte.
 BAR = 1.05
+
+
+class _Spread(RandomModel):
+    """Embeddings as large as positions: else all rows of a step, which stand at the same position, go to
+    the same experts."""
+
+    def read_shared(self, dtype: torch.dtype | None = None) -> dict[str, Tensor]:
+        shared = super().read_shared(dtype)
+        return shared | {"embedding.weight": shared["embedding.weight"] * self.config.d_model**0.5}
+
+
+@contextmanager
+def _counting(experts: ServedExperts) -> Iterator[dict[int, list[int]]]:
+    """By the number of rows of a step: to how many experts of each layer they went."""
+    counts: defaultdict[int, list[int]] = defaultdict(list)
+    begin = experts.begin
+
+    def counted(layer: int, x_TD: Tensor, routing: Routing) -> Any:
+        counts[len(x_TD)].append(len(set(routing.expert_ids_TK.flatten().tolist())))
+        return begin(layer, x_TD, routing)
+
+    with mock.patch.object(experts, "begin", counted):
+        yield counts
 
 
 def run(args: argparse.Namespace, report: Report) -> None:
@@ -39,12 +68,13 @@ def run(args: argparse.Namespace, report: Report) -> None:
     config = bench_config(given, max(args.batches), load)
     configure_process(config)
     with tempfile.TemporaryDirectory(prefix="expertmesh-families-") as made, ExitStack() as stack:
-        initialise_checkpoint(Path(made) / OURS, ModelConfig(), dtype=torch.bfloat16)
+        initialise_like(Path(made) / OURS, _Spread(ModelConfig(), dtype=torch.bfloat16))
         checkpoints = {OURS: Checkpoint.open(Path(made) / OURS)}
         checkpoints |= {name: write_model(name, Path(made) / name) for name in MODELS}
-        engines = {}
+        engines, counts = {}, {}
         for name, checkpoint in checkpoints.items():
             experts = stack.enter_context(open_experts(checkpoint, config, WorkersConfig(num_workers=0)))
+            counts[name] = stack.enter_context(_counting(experts))
             engines[name] = build_engine(checkpoint, config, experts)
         rows = []
         for batch in args.batches:
@@ -53,9 +83,11 @@ def run(args: argparse.Namespace, report: Report) -> None:
                 rounds.append({})
                 for name, engine in engines.items():
                     model = checkpoints[name].config
+                    counts[name].clear()
                     steps = measure(engine, model.vocab_size, batch, load).steps
-                    per_byte = statistics.median(steps) / bytes_per_step(model, dtype_of(config), batch)
-                    rounds[-1][name] = per_byte
+                    touched = statistics.mean(counts[name][batch])
+                    num_bytes = bytes_per_step(model, dtype_of(config), batch, touched)
+                    rounds[-1][name] = statistics.median(steps) / num_bytes
             # The first round warms up.
             for name in MODELS:
                 ratios = [each[name] / each[OURS] for each in rounds[1:]]

@@ -64,13 +64,16 @@ def decode_floor_seconds(config: ModelConfig, dtype: torch.dtype, machine: Machi
     )
 
 
-def bytes_per_step(config: ModelConfig, dtype: torch.dtype, batch: int = 1) -> float:
-    """Of all weights that a step is to read. Of E experts, rows that choose K at random touch
-    E (1 - (1 - K/E)^batch)."""
+def bytes_per_step(
+    config: ModelConfig, dtype: torch.dtype, batch: int = 1, touched: float | None = None
+) -> float:
+    """Of all weights that a step is to read. `touched` is how many experts of a layer its rows go to; None:
+    of E experts, rows that choose K at random touch E (1 - (1 - K/E)^batch)."""
     family = family_of(config)
     active = family.num_active_params_per_token(config)
     per_expert = sum(prod(shape) for shape in family.expert_shapes(config).values())
-    touched = config.n_experts * (1 - (1 - config.top_k / config.n_experts) ** batch)
+    if touched is None:
+        touched = config.n_experts * (1 - (1 - config.top_k / config.n_experts) ** batch)
     read = active + len(config.moe_layers) * (touched - config.top_k) * per_expert
     return read * dtype.itemsize
 
