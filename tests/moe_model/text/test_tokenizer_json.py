@@ -125,6 +125,11 @@ def test_a_known_pattern_takes_time_in_proportion(name: str) -> None:
     split = pre_tokenizers.Split(tokenizers.Regex(BY_MODEL[name]), "isolated")
     for unit in LONG:
         text = (unit * (1 << 15))[: 1 << 15] + "東"
-        start = time.process_time()
-        split.pre_tokenize_str(text)
-        assert time.process_time() - start < 0.4, unit
+        # The shortest of three: the first one also pays for what the library sets up.
+        assert min(_seconds(split, text) for _ in range(3)) < 0.4, unit
+
+
+def _seconds(split: pre_tokenizers.PreTokenizer, text: str) -> float:
+    start = time.process_time()
+    split.pre_tokenize_str(text)
+    return time.process_time() - start
