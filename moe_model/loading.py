@@ -77,6 +77,9 @@ def load_local_experts(
 
     def load(module: ExpertModule) -> Expert:
         halt.check()
+        # Between what is kept lies what was read: without this the peak grows with the number of layers.
+        if module.expert == 0 and module.layer:
+            give_back_freed_memory()
         expert, _ = load_module(checkpoint, module, dtype, device, kernels, int8=int8)
         progress.add(1)
         return expert
