@@ -13,6 +13,9 @@ from coordinator.api.grpc.address import check_free, format_address, parse_addre
 from moe_model.errors import ConfigError
 
 MAX_METADATA_BYTES = 8 << 10
+# Calls that wait for the event loop to look at them. Above 1000, unless it is told otherwise, grpc ends some
+# of them at random, as CANCELLED and unseen by us: a burst that is to be refused with a reason and a time.
+MAX_UNSEEN_CALLS = 4096
 OPTIONS = (
     ("grpc.so_reuseport", 0),
     ("grpc.max_receive_message_length", 16 << 20),
@@ -20,6 +23,8 @@ OPTIONS = (
     # Both, for between the two grpc refuses at random.
     ("grpc.max_metadata_size", MAX_METADATA_BYTES),
     ("grpc.absolute_max_metadata_size", MAX_METADATA_BYTES),
+    ("grpc.server.max_pending_requests", MAX_UNSEEN_CALLS),
+    ("grpc.server.max_pending_requests_hard_limit", MAX_UNSEEN_CALLS),
     # For a peer that connects and says nothing; grpc's own limit is two minutes.
     ("grpc.server_handshake_timeout_ms", 10_000),
     ("grpc.keepalive_time_ms", 30_000),

@@ -3,7 +3,9 @@
 import asyncio
 import logging
 import os
+import socket
 import struct
+import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
@@ -112,7 +114,7 @@ async def check(channel: grpc.aio.Channel, name: str = LIVENESS, **options: Any)
 
 
 async def check_soon(channel: grpc.aio.Channel) -> int:
-    """grpc turns new calls away while a thousand wait; a moment after an attack there are none."""
+    """grpc turns new calls away while thousands wait; a moment after an attack there are none."""
     async with asyncio.timeout(RECOVERY_SECONDS):
         while True:
             try:
@@ -277,6 +279,45 @@ async def test_interceptors_see_a_call_in_their_order() -> None:
     ):
         await check(channel)
     assert seen == ["auth", "metrics"]
+
+
+QUESTION = b"\x00\x00\x00\x00\x0a\x0a\x08liveness"
+
+
+async def test_a_burst_that_comes_while_the_loop_is_busy_is_answered_whole() -> None:
+    """More calls than grpc keeps by itself for a loop that does not look at them."""
+    num_calls = 3500
+    async with listening() as port:
+        told = await asyncio.to_thread(_burst, port.address, num_calls, asyncio.get_running_loop())
+    assert told == {HEADERS: 2 * num_calls}
+
+
+def _burst(address: str, num_calls: int, loop: asyncio.AbstractEventLoop) -> dict[int, int]:
+    """How many frames of a kind answer so many calls. The loop is held up until grpc has taken all of them:
+    it answers a ping after the frames before it, on threads of its own."""
+    host, _, port = address.rpartition(":")
+    held, all_there = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        held.set()
+        all_there.wait(PATIENCE)
+
+    loop.call_soon_threadsafe(hold)
+    assert held.wait(PATIENCE)
+    told = {HEADERS: 0}
+    with socket.create_connection((host, int(port)), PATIENCE) as connection:
+        numbers = range(1, 2 * num_calls, 2)
+        calls = (frame(HEADERS, 4, number, CALL) + frame(DATA, 1, number, QUESTION) for number in numbers)
+        connection.sendall(OPENING + b"".join(calls) + frame(PING, 0, 0, b"all sent"))
+        stream = connection.makefile("rb")
+        while told[HEADERS] + told.get(RESET, 0) < 2 * num_calls:
+            header = stream.read(9)
+            kind, payload = header[3], stream.read(int.from_bytes(header[:3]))
+            if kind == PING and payload == b"all sent":
+                all_there.set()
+            if kind in (HEADERS, RESET):
+                told[kind] = told.get(kind, 0) + 1
+    return told
 
 
 def test_silent_connections_are_not_kept() -> None:
