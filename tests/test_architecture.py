@@ -39,6 +39,10 @@ def test_the_workers_know_no_messages() -> None:
     assert importers("expertmesh", "expert_workers") == {}
 
 
+# Of the composition root, what puts workers together.
+OPENERS = ("engine_side", "experts", "open_workers", "open_fleet")
+
+
 def test_coordinator_and_workers_meet_only_in_main() -> None:
     assert importers("coordinator", "expert_workers") == {}
     found = importers("expert_workers", "coordinator")
@@ -46,7 +50,7 @@ def test_coordinator_and_workers_meet_only_in_main() -> None:
     # nothing else of the workers.
     light = ("expert_workers.status.", "expert_workers.transports.table.TRANSPORTS")
     beyond = {path for path, names in found.items() if not all(name.startswith(light) for name in names)}
-    assert beyond <= {f"coordinator/server/{name}.py" for name in ("experts", "open_workers", "open_fleet")}
+    assert beyond <= {f"coordinator/server/{name}.py" for name in OPENERS}
 
 
 HEAVY = (

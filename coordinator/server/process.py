@@ -1,8 +1,11 @@
 """What belongs to the whole process of a command: its threads, and its environment."""
 
+import gc
 import logging
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from coordinator.config.engine import EngineConfig
 from coordinator.server.compute import device_of
@@ -31,3 +34,14 @@ def configure_process(config: EngineConfig) -> None:
 def api_key() -> str | None:
     """The key that the environment may hold."""
     return os.environ.get(API_KEY_VARIABLE) or None
+
+
+@contextmanager
+def without_garbage() -> Iterator[None]:
+    """What is there now stays: looking through all of it for cycles would only hold up every request."""
+    gc.collect()
+    gc.freeze()
+    try:
+        yield
+    finally:
+        gc.unfreeze()

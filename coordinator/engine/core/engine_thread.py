@@ -81,6 +81,9 @@ class EngineThread:
                 result.set_result(function(engine))
             except Exception as error:  # noqa: BLE001 - the caller hears of it
                 result.set_exception(error)
+            except BaseException as error:
+                result.set_exception(error)
+                raise
             return []
 
         self._inbox.put(command)

@@ -1,0 +1,80 @@
+"""The engine's side of a server: weights, experts, workers, the engine's thread over them. Knows no front.
+
+Part of the composition root: the server of one process opens it beside its fronts, an engine process alone.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+from coordinator.config.serve import ServeConfig
+from coordinator.engine.client.handlers import Operated
+from coordinator.engine.core.engine import Engine
+from coordinator.engine.core.engine_thread import EngineThread
+from coordinator.engine.core.observer import EngineObserver
+from coordinator.engine.core.prepared import Preparer
+from coordinator.engine.messages.request import ContextOverflow, Request, StopRules
+from coordinator.server.build_engine import build_engine, expert_exchange
+from coordinator.server.experts import open_experts
+from coordinator.server.phases import UNTOLD, Phases
+from expert_workers.observers import ExpertObserver
+from moe_model.checkpoint.reader import Checkpoint
+from moe_model.halt import Halt
+from moe_model.sampling.params import SamplingParams
+
+_FOREVER = 1e9
+
+
+@dataclass(frozen=True, slots=True)
+class EngineWatchers:
+    """Who is told of steps, and of what goes to workers and comes back."""
+
+    steps: EngineObserver | None = None
+    experts: Sequence[ExpertObserver] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class EngineSide:
+    """An engine's thread, which its owner starts and closes, and what operators may ask of it."""
+
+    thread: EngineThread
+    operated: Operated = field(repr=False)
+
+    def warm_up(self, halt: Halt) -> None:
+        """One token through everything, so that READY means it works: before any request, on the thread that
+        has been started. Raises the request's error; HaltedError soon after `halt` was set."""
+        halt.result(self.thread.call(lambda engine: _warm_up(engine, halt)), _FOREVER)
+
+
+@contextmanager
+def open_engine_side(
+    checkpoint: Checkpoint,
+    config: ServeConfig,
+    preparer: Preparer,
+    watchers: EngineWatchers,
+    over: Callable[[str], None] | None = None,
+    phases: Phases = UNTOLD,
+    halt: Halt | None = None,
+) -> Iterator[EngineSide]:
+    """What it starts ends with the block, but for the engine's thread. `over` is told, on another thread and
+    once, why the workers cannot be looked after any more. Raises ExpertMeshError, of them HaltedError soon
+    after `halt` was set."""
+    halt = halt or Halt()
+    opened = open_experts(checkpoint, config.engine, config.workers, watchers.experts, over, phases, halt)
+    with opened as experts:
+        halt.check()
+        phases("engine")
+        core = build_engine(checkpoint, config.engine, experts, watchers.steps, preparer, phases.progress)
+        thread = EngineThread(core)
+        exchange = expert_exchange(checkpoint, config.engine, experts, core, thread.switch)
+        yield EngineSide(thread, Operated.of(exchange, experts))
+
+
+def _warm_up(engine: Engine, halt: Halt) -> None:
+    rules = StopRules(max_tokens=1, context_overflow=ContextOverflow.SLIDE)
+    engine.submit(Request("warm-up", (0,), SamplingParams(temperature=0), rules))
+    while engine.has_work:
+        halt.check()
+        for output in engine.step():
+            if output.failure is not None:
+                raise output.failure.error()

@@ -1,0 +1,86 @@
+"""The fronts' side of a server: ports, admission, what is known of the model, and who is told of requests.
+Knows of an engine only that it is an EngineClient.
+
+Part of the composition root: the server of one process opens it beside its engine, a front process alone.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field, replace
+from importlib import metadata
+from uuid import uuid4
+
+from coordinator.api.requests.gate import Backend
+from coordinator.api.shared.operations import Operations, ServerFacts
+from coordinator.api.shared.readiness import Sources
+from coordinator.api.shared.served_model import ServedModel
+from coordinator.api.telemetry.metrics import MetricSources
+from coordinator.config.serve import ServeConfig
+from coordinator.engine.client.base import EngineClient
+from coordinator.server.fronts import Fronts
+from coordinator.server.model_texts import ModelTexts
+from coordinator.server.open_model import open_model
+from coordinator.server.watchers import Watchers
+from moe_model.checkpoint.reader import Checkpoint
+
+
+@dataclass(slots=True)
+class FrontSide:
+    """Ports that answer: it has to `read` a checkpoint, and can `open` when there is an engine of it."""
+
+    fronts: Fronts
+    watchers: Watchers
+    _config: ServeConfig
+    _stack: AsyncExitStack = field(repr=False)
+
+    async def read(self, checkpoint: Checkpoint) -> "FrontModel":
+        """What texts need, and what fronts know of the model; its processes end with the block. Raises
+        CheckpointError, ConfigError, TokenizerError."""
+        texts = await asyncio.to_thread(ModelTexts.open, checkpoint)
+        self._stack.callback(texts.close)
+        return FrontModel(await open_model(checkpoint, self._config, texts, self._stack), texts)
+
+    async def open(self, model: ServedModel, engine: EngineClient) -> ServedModel:
+        """Lets callers in; the model as it is with this engine."""
+        model = replace(
+            model,
+            current_experts=lambda: engine.model().experts,
+            kv_capacity_tokens=engine.stats().kv_capacity_tokens,
+        )
+        sources = MetricSources(engine.stats, engine.model, engine.workers, self._config.engine.block_size)
+        self.watchers.metrics.open(model.name, model.max_context, sources)
+        operations = Operations(_facts(model), engine)
+        readiness = Sources(engine.stats, engine.missing_experts)
+        await self.fronts.open(Backend(model, engine), operations, readiness)
+        return model
+
+
+@dataclass(frozen=True, slots=True)
+class FrontModel:
+    """The model as fronts know it before there is an engine, and what an engine in this process shares."""
+
+    served: ServedModel
+    texts: ModelTexts
+
+
+@asynccontextmanager
+async def open_front_side(config: ServeConfig) -> AsyncIterator[FrontSide]:
+    """The ports are taken, and answer health checks; every other call is refused as NOT_READY until `open`.
+    Raises ConfigError."""
+    watchers = Watchers(config.observability)
+    fronts = Fronts(config, watchers.metrics, watchers.requests)
+    fronts.bind()
+    async with AsyncExitStack() as stack:
+        stack.push_async_callback(asyncio.to_thread, watchers.close)
+        await stack.enter_async_context(fronts.serving())
+        yield FrontSide(fronts, watchers, config, stack)
+
+
+def _facts(model: ServedModel) -> ServerFacts:
+    return ServerFacts(
+        version=metadata.version("expertmesh"),
+        instance_id=str(uuid4()),
+        models=(model.name, *model.aliases),
+        kv_capacity_tokens=model.kv_capacity_tokens,
+    )
