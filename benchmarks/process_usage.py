@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
 
+from benchmarks.process_tree import fields
+
 
 @dataclass(frozen=True, slots=True)
 class Usage:
@@ -19,12 +21,12 @@ class Usage:
 
 
 def usage(pid: int) -> Usage:
-    io, status = (_fields(pid, name) for name in ("io", "status"))
+    io, status = (fields(pid, name) for name in ("io", "status"))
     return Usage(
         io["rchar"],
         io["read_bytes"],
         status["VmRSS"] << 10,
-        _fields(pid, "smaps_rollup")["Pss"] << 10,
+        fields(pid, "smaps_rollup")["Pss"] << 10,
         status["VmHWM"] << 10,
     )
 
@@ -50,10 +52,3 @@ def disk_rate(folder: Path) -> float:
             while count := file.readinto(buffer):
                 num_bytes += count
     return num_bytes / (perf_counter() - started)
-
-
-def _fields(pid: int, name: str) -> dict[str, int]:
-    """The lines of a file of /proc that have a number."""
-    lines = Path(f"/proc/{pid}/{name}").read_text(encoding="ascii", errors="replace").splitlines()
-    pairs = ((key, value.split()) for key, _, value in (line.partition(":") for line in lines))
-    return {key: int(words[0]) for key, words in pairs if words and words[0].isdigit()}

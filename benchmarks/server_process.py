@@ -1,6 +1,5 @@
 """A real server in a process of its own, for benchmarks that measure it from outside."""
 
-import os
 import selectors
 import signal
 import subprocess
@@ -10,37 +9,55 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from benchmarks import process_tree
+from benchmarks.process_tree import Memory
+
 START_TIMEOUT = 120.0
+# What the processes of a server run.
+ENGINE_MODULE, FRONT_MODULE = "coordinator.server.engine_process", "coordinator.server.front_process"
 
 
 @dataclass(frozen=True, slots=True)
 class ServerProcess:
-    """`address` is the gRPC one of generations, `control_address` that of operators."""
+    """`pid`: of what was started. `address`: gRPC of generations; `control_address`: of operators."""
 
     pid: int
     address: str
     control_address: str
 
+    def pids(self) -> list[int]:
+        """The process that was started, and all that it has started: engine, fronts, workers, Ray."""
+        return [process.pid for process in process_tree.tree(self.pid)]
+
+    def engine_pid(self) -> int:
+        """Raises RuntimeError where there is not one, as right after its death."""
+        pids = self._running(ENGINE_MODULE)
+        if len(pids) != 1:
+            raise RuntimeError(f"a server with {len(pids)} engines")
+        return pids[0]
+
+    def front_pids(self) -> list[int]:
+        return self._running(FRONT_MODULE)
+
+    def memory(self) -> Memory:
+        """Of all processes together, as everything below."""
+        return process_tree.memory(self.pids())
+
     def rss_bytes(self) -> int:
-        return self._status("VmRSS")
+        return self.memory().rss
 
     def peak_rss_bytes(self) -> int:
-        return self._status("VmHWM")
+        return process_tree.peak_rss(self.pids())
 
     def num_fds(self) -> int:
-        return len(list(Path(f"/proc/{self.pid}/fd").iterdir()))
+        return process_tree.num_fds(self.pids())
 
     def cpu_seconds(self) -> float:
-        """What its process has used so far, without its workers'."""
-        fields = Path(f"/proc/{self.pid}/stat").read_text(encoding="ascii").rpartition(")")[2].split()
-        # utime and stime, the 14th and 15th of all; the name before the bracket may hold spaces.
-        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+        """What they have used so far."""
+        return process_tree.cpu_seconds(self.pids())
 
-    def _status(self, name: str) -> int:
-        for line in Path(f"/proc/{self.pid}/status").read_text(encoding="ascii").splitlines():
-            if line.startswith(f"{name}:"):
-                return int(line.split()[1]) << 10
-        raise ValueError(name)
+    def _running(self, module: str) -> list[int]:
+        return [process.pid for process in process_tree.tree(self.pid) if process.runs(module)]
 
 
 @contextmanager
