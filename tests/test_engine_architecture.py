@@ -31,6 +31,25 @@ def test_fronts_and_messages_need_no_torch() -> None:
         if path.name != "__init__.py" and not path.name.endswith("_main.py")
     ]
     modules.append("coordinator.engine.client.base")
+    assert heavy_of(modules) == ""
+
+
+def test_what_opens_the_fronts_is_light() -> None:
+    """A process of fronts opens no checkpoint: what it must know of a model comes as a message."""
+    assert heavy_of(["coordinator.server.front_side"]) == ""
+
+
+def heavy_of(modules: list[str]) -> str:
+    """The libraries of the engine's side that a process has loaded with these modules."""
     program = f"import importlib, sys\nfor name in {modules}: importlib.import_module(name)\n"
-    program += "sys.exit('torch' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", program], cwd=ROOT, check=False).returncode == 0
+    program += (
+        "print(*sorted({'torch', 'ray', 'safetensors', 'huggingface_hub'} & sys.modules.keys()), end='')"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=ROOT, check=True, capture_output=True, text=True
+    )
+    return done.stdout
+
+
+def test_heavy_libraries_are_found() -> None:
+    assert heavy_of(["moe_model.checkpoint.own_format"]) == "safetensors torch"

@@ -13,8 +13,10 @@ from coordinator.commands.generate_arguments import GenerateArguments
 from coordinator.commands.termination import stop_exits
 from coordinator.config.model import DEFAULT_MAX_OUTPUT_TOKENS, ModelOptions
 from coordinator.engine.core.engine import Engine
+from coordinator.engine.messages.model_facts import ModelFacts
 from coordinator.server.build_engine import build_engine
 from coordinator.server.experts import open_experts
+from coordinator.server.model_facts import read_facts
 from coordinator.server.model_texts import ModelTexts
 from coordinator.server.open_checkpoint import open_checkpoint
 from coordinator.server.open_model import served_model
@@ -24,7 +26,6 @@ from expertmesh import requests as client_requests
 from expertmesh.commands.options import options_of
 from expertmesh.commands.shown import Shown
 from expertmesh.v1 import generation_pb2 as pb
-from moe_model.checkpoint.reader import Checkpoint
 from moe_model.errors import ConfigError
 from moe_model.halt import Halt
 
@@ -35,8 +36,9 @@ def run(args: argparse.Namespace) -> int:
     configure_process(given.engine)
     report = args.report
     checkpoint = open_checkpoint(given.checkpoint, report)
-    texts = ModelTexts.open(checkpoint)
-    valid, writer = _prepare(given, checkpoint, texts)
+    facts = read_facts(checkpoint, given.engine)
+    texts = ModelTexts.open(facts)
+    valid, writer = _prepare(given, facts, texts)
     with (
         stop_exits() as halt,
         open_experts(checkpoint, given.engine, given.workers, phases=report, halt=halt) as experts,
@@ -54,7 +56,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _prepare(
-    given: GenerateArguments, checkpoint: Checkpoint, texts: ModelTexts
+    given: GenerateArguments, facts: ModelFacts, texts: ModelTexts
 ) -> tuple[ValidRequest, EventWriter]:
     """Checks the request before anything is loaded.
 
@@ -65,7 +67,7 @@ def _prepare(
     if most is not None and most < 1:
         raise ConfigError(f"--max-tokens: {most} is less than 1")
     limit = DEFAULT_MAX_OUTPUT_TOKENS if most is None else most
-    served = served_model(checkpoint, ModelOptions(max_output_tokens=limit), given.engine, texts)
+    served = served_model(facts, ModelOptions(max_output_tokens=limit), texts)
     message = client_requests.generate_request(given.prompt.given(), {**options, "return_token_ids": True})
     valid = resolve(message, served, "generate", time.monotonic())
     return valid, EventWriter(valid, served.tokenizer)

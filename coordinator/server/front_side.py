@@ -18,28 +18,28 @@ from coordinator.api.shared.served_model import ServedModel
 from coordinator.api.telemetry.metrics import MetricSources
 from coordinator.config.serve import ServeConfig
 from coordinator.engine.client.base import EngineClient
+from coordinator.engine.messages.model_facts import ModelFacts
 from coordinator.server.fronts import Fronts
 from coordinator.server.model_texts import ModelTexts
 from coordinator.server.open_model import open_model
 from coordinator.server.watchers import Watchers
-from moe_model.checkpoint.reader import Checkpoint
 
 
 @dataclass(slots=True)
 class FrontSide:
-    """Ports that answer: it has to `read` a checkpoint, and can `open` when there is an engine of it."""
+    """Ports that answer: it has to be told of a model, and can `open` when there is an engine of it."""
 
     fronts: Fronts
     watchers: Watchers
     _config: ServeConfig
     _stack: AsyncExitStack = field(repr=False)
 
-    async def read(self, checkpoint: Checkpoint) -> "FrontModel":
+    async def read(self, facts: ModelFacts) -> "FrontModel":
         """What texts need, and what fronts know of the model; its processes end with the block. Raises
         CheckpointError, ConfigError, TokenizerError."""
-        texts = await asyncio.to_thread(ModelTexts.open, checkpoint)
+        texts = await asyncio.to_thread(ModelTexts.open, facts)
         self._stack.callback(texts.close)
-        return FrontModel(await open_model(checkpoint, self._config, texts, self._stack), texts)
+        return FrontModel(await open_model(facts, self._config.model, texts, self._stack), texts)
 
     async def open(self, model: ServedModel, engine: EngineClient) -> ServedModel:
         """Lets callers in; the model as it is with this engine."""

@@ -18,6 +18,7 @@ from coordinator.engine.client.in_process import InProcessEngine
 from coordinator.server.engine_side import EngineWatchers, open_engine_side
 from coordinator.server.front_side import open_front_side
 from coordinator.server.fronts import Fronts
+from coordinator.server.model_facts import read_facts
 from coordinator.server.open_checkpoint import open_checkpoint
 from coordinator.server.phases import UNTOLD, Phases
 from coordinator.server.process import without_garbage
@@ -57,7 +58,7 @@ async def open_server(
         phases("checkpoint")
         checkpoint = await asyncio.to_thread(open_checkpoint, config.checkpoint, phases, halt)
         halt.check()
-        model = await front.read(checkpoint)
+        model = await front.read(await asyncio.to_thread(read_facts, checkpoint, config.engine))
         # The engine builds constraints where the fronts have checked them.
         preparer = model.texts.preparer()
         watchers = EngineWatchers(front.watchers.engine, front.watchers.pools)

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from coordinator.api.shared.served_model import no_tokenizer
 from coordinator.api.text.confined_tokenizer import ConfinedEncoder
 from coordinator.engine.core.prepared import Preparer
+from coordinator.engine.messages.model_facts import ModelFacts
 from coordinator.structured.compiler import ConstraintCompiler
-from moe_model.checkpoint.reader import Checkpoint
 from moe_model.files.strict_json import brief
 from moe_model.text.tokenizer import BOS, Tokenizer
 
@@ -30,16 +30,16 @@ class ModelTexts:
     unread: str
 
     @classmethod
-    def open(cls, checkpoint: Checkpoint) -> "ModelTexts":
-        """Raises CheckpointError, TokenizerError."""
-        data, vocab_size = checkpoint.read_tokenizer(), checkpoint.config.vocab_size
+    def open(cls, facts: ModelFacts) -> "ModelTexts":
+        """Raises TokenizerError."""
+        data, vocab_size = facts.tokenizer, facts.config.vocab_size
         if data is None:
-            unread = checkpoint.read_tokenizer_settings().unread
+            unread = facts.settings.unread
             if unread:
                 logger.warning("%s", no_tokenizer(unread))
             return cls(vocab_size, None, None, unread)
-        tokenizer = _tokenizer(checkpoint, data)
-        eos = checkpoint.generation.eos_token_ids
+        tokenizer = _tokenizer(facts, data)
+        eos = facts.generation.eos_token_ids
         return cls(vocab_size, tokenizer, ConstraintCompiler(tokenizer, vocab_size, eos), "")
 
     def preparer(self) -> Preparer:
@@ -54,9 +54,9 @@ class ModelTexts:
             self.constraints.close()
 
 
-def _tokenizer(checkpoint: Checkpoint, data: bytes) -> Tokenizer:
+def _tokenizer(facts: ModelFacts, data: bytes) -> Tokenizer:
     """BOS is known by its name where special tokens have names; else, in a checkpoint of ours, by its id."""
-    settings, generation = checkpoint.read_tokenizer_settings(), checkpoint.generation
+    settings, generation = facts.settings, facts.generation
     by_id = settings.adds_bos and not settings.special_tokens
     tokenizer = Tokenizer.from_bytes(
         data,
@@ -64,7 +64,7 @@ def _tokenizer(checkpoint: Checkpoint, data: bytes) -> Tokenizer:
         next(iter(generation.eos_token_ids), None),
         bos_token=settings.special_tokens.get("bos_token", BOS if by_id else ""),
         adds_bos=settings.adds_bos,
-        vocab_size=checkpoint.config.vocab_size,
+        vocab_size=facts.config.vocab_size,
         confine=ConfinedEncoder,
     )
     if tokenizer.waits:

@@ -3,54 +3,45 @@
 import asyncio
 from collections.abc import Mapping
 from contextlib import AsyncExitStack
-from dataclasses import replace
 
 from coordinator.api.shared.served_model import ServedModel
 from coordinator.api.text.chat_template import ChatTemplate
-from coordinator.config.engine import EngineConfig
 from coordinator.config.model import ModelOptions
-from coordinator.config.serve import ServeConfig
-from coordinator.server.cache_budget import foreseen_sizes, max_context
+from coordinator.engine.messages.model_facts import ModelFacts
 from coordinator.server.model_texts import ModelTexts
 from moe_model.checkpoint.generation_defaults import GenerationDefaults
-from moe_model.checkpoint.manifest import CHAT_TEMPLATE
-from moe_model.checkpoint.reader import Checkpoint
-from moe_model.families import family_of
 from moe_model.files.whole_file import read_file
 from moe_model.text.tokenizer import Tokenizer
-from moe_model.text.tokenizer_settings import MAX_CHAT_TEMPLATE_BYTES
+from moe_model.text.tokenizer_settings import CHAT_TEMPLATE, MAX_CHAT_TEMPLATE_BYTES
 
 
 async def open_model(
-    checkpoint: Checkpoint, config: ServeConfig, texts: ModelTexts, stack: AsyncExitStack
+    facts: ModelFacts, options: ModelOptions, texts: ModelTexts, stack: AsyncExitStack
 ) -> ServedModel:
     """The process of its chat template ends with the stack."""
-    model = await asyncio.to_thread(served_model, checkpoint, config.model, config.engine, texts)
+    model = await asyncio.to_thread(served_model, facts, options, texts)
     if model.chat_template is not None:
         stack.callback(model.chat_template.close)
         await asyncio.to_thread(model.chat_template.try_out)
     return model
 
 
-def served_model(
-    checkpoint: Checkpoint, options: ModelOptions, config: EngineConfig, texts: ModelTexts
-) -> ServedModel:
+def served_model(facts: ModelFacts, options: ModelOptions, texts: ModelTexts) -> ServedModel:
     """What the fronts know about the model before its weights are loaded: what its cache holds is what it
     would with plenty of memory. Raises CheckpointError, ConfigError."""
     tokenizer = texts.tokenizer
-    context = max_context(checkpoint.config, config)
     return ServedModel(
-        name=options.name or checkpoint.name,
-        config=replace(checkpoint.config, max_seq_len=context),
-        generation_defaults=checkpoint.generation,
+        name=options.name or facts.name,
+        config=facts.config,
+        generation_defaults=facts.generation,
         tokenizer=tokenizer,
         unread_tokenizer=texts.unread,
-        architecture=family_of(checkpoint.config).architecture,
+        architecture=facts.architecture,
         max_output_tokens=options.max_output_tokens,
-        kv_capacity_tokens=foreseen_sizes(checkpoint.config, config).capacity_tokens(context),
+        kv_capacity_tokens=facts.kv_capacity_tokens,
         aliases=options.aliases,
         default_overflow=options.context_overflow,
-        chat_template=_chat_template(checkpoint, options, tokenizer),
+        chat_template=_chat_template(facts, options, tokenizer),
         constraints=texts.constraints,
         max_num_sequences=options.max_num_sequences,
         allow_routed_experts=options.allow_routed_experts,
@@ -59,10 +50,10 @@ def served_model(
 
 
 def _chat_template(
-    checkpoint: Checkpoint, options: ModelOptions, tokenizer: Tokenizer | None
+    facts: ModelFacts, options: ModelOptions, tokenizer: Tokenizer | None
 ) -> ChatTemplate | None:
     """The file that was named, else the checkpoint's own."""
-    settings = checkpoint.read_tokenizer_settings()
+    settings = facts.settings
     if options.chat_template is not None:
         data = read_file(options.chat_template, max_size=MAX_CHAT_TEMPLATE_BYTES, follow_links=True)
         source: str | None = data.decode(errors="replace")
@@ -73,7 +64,7 @@ def _chat_template(
         name = CHAT_TEMPLATE
     if source is None or tokenizer is None:
         return None
-    special = settings.special_tokens or _ends_of_texts(checkpoint.generation, tokenizer)
+    special = settings.special_tokens or _ends_of_texts(facts.generation, tokenizer)
     return ChatTemplate(source, for_tools=for_tools, special_tokens=special, name=name)
 
 

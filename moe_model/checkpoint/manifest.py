@@ -21,6 +21,7 @@ from moe_model.families import read_model_config
 from moe_model.files import strict_json
 from moe_model.files.strict_json import brief
 from moe_model.names import DTYPE_NAMES
+from moe_model.text.tokenizer_settings import CHAT_TEMPLATE as CHAT_TEMPLATE
 
 FORMAT = "expertmesh"
 # What is written. Version 1 is version 2 without the keys that came later.
@@ -28,7 +29,6 @@ FORMAT_VERSION = 2
 READABLE_VERSIONS = (1, 2)
 SHARED = "shared.safetensors"
 TOKENIZER = "tokenizer.json"
-CHAT_TEMPLATE = "chat_template.jinja"
 TOKENIZER_CONFIG = "tokenizer_config.json"
 DTYPES: Mapping[str, torch.dtype] = MappingProxyType({name: getattr(torch, name) for name in DTYPE_NAMES})
 MAX_MANIFEST_BYTES = 64 << 20

@@ -14,6 +14,8 @@ from moe_model.errors import CheckpointError, ConfigError
 from moe_model.files import strict_json
 from moe_model.files.strict_json import brief
 
+# Where the default template may be a file of its own.
+CHAT_TEMPLATE = "chat_template.jinja"
 DEFAULT = "default"
 TOOL_USE = "tool_use"
 MAX_TEMPLATES = 64

@@ -24,6 +24,7 @@ from coordinator.engine.messages.request import (
     StopRules,
 )
 from coordinator.server.build_engine import build_engine
+from coordinator.server.model_facts import read_facts
 from coordinator.server.model_texts import ModelTexts
 from moe_model import AssembledModel
 from moe_model.assembled import dense_attention
@@ -120,7 +121,7 @@ def log_probabilities(row: Row, _folder: Path) -> None:
 
 def structured_output(row: Row, _folder: Path) -> None:
     """Ids that the tokenizer has no token for are not drawn, though the model has logits for them."""
-    texts = ModelTexts.open(row.checkpoint)
+    texts = ModelTexts.open(read_facts(row.checkpoint, row.config))
     assert texts.tokenizer is not None
     try:
         constraint = ConstraintSource("regex", ("[a-f]{5}(and|or) [0-9]+",))

@@ -16,6 +16,7 @@ from coordinator.api.shared.served_model import ServedModel
 from coordinator.api.text import chat_template
 from coordinator.api.validation.request import resolve
 from coordinator.config.model import ModelOptions
+from coordinator.server.model_facts import read_facts
 from coordinator.server.model_texts import ModelTexts
 from coordinator.server.open_model import served_model
 from expertmesh.v1 import generation_pb2 as pb
@@ -74,10 +75,11 @@ def both(
     as_it_is = request.param == "as it is"
     checkpoint = Checkpoint.open(folder) if as_it_is else imported(folder, tmp_path_factory.mktemp("import"))
     library = transformers.AutoTokenizer.from_pretrained(folder)
-    with pytest.MonkeyPatch.context() as patch, closing(ModelTexts.open(checkpoint)) as texts:
+    facts = read_facts(checkpoint, CONFIG)
+    with pytest.MonkeyPatch.context() as patch, closing(ModelTexts.open(facts)) as texts:
         # However busy the machine is: what counts is time on a processor.
         patch.setattr(chat_template, "RENDER_SECONDS", 60.0)
-        model = served_model(checkpoint, ModelOptions(), CONFIG, texts)
+        model = served_model(facts, ModelOptions(), texts)
         assert model.chat_template is not None
         with closing(model.chat_template):
             yield Both(library, model)

@@ -22,6 +22,7 @@ from coordinator.engine.messages.commands import (
 )
 from coordinator.engine.messages.errors import MessageError
 from coordinator.engine.messages.failure import Failure
+from coordinator.engine.messages.model_facts import ModelFacts
 from coordinator.engine.messages.output import Output
 from coordinator.engine.messages.records import StepRecord
 from coordinator.engine.messages.request import Abort, Request
@@ -32,7 +33,7 @@ from moe_model.errors import ExpertMeshError
 REQUESTS = (Request, Abort)
 COMMANDS = (CheckIntegrity, ScaleWorkers, ListExperts, ReplaceExpert, AddExpert, RemoveExpert)
 RESULTS = (Done, Scaled, ExpertList, Changed)
-NEWS = (Output, Failure, EngineStats, ModelStatus, WorkersStatus, StepRecord)
+NEWS = (Output, Failure, EngineStats, ModelStatus, WorkersStatus, StepRecord, ModelFacts)
 # All that crosses the seam, in either direction.
 MESSAGES: tuple[type, ...] = (*REQUESTS, *COMMANDS, *RESULTS, *NEWS)
 

@@ -15,6 +15,7 @@ from coordinator.server import cache_budget
 from coordinator.server.build_engine import build_engine
 from coordinator.server.cache_budget import cache_sizes, foreseen_sizes, max_context, share_of_memory
 from coordinator.server.experts import open_experts
+from coordinator.server.model_facts import read_facts
 from coordinator.server.model_texts import ModelTexts
 from coordinator.server.open_model import served_model
 from moe_model.checkpoint.reader import Checkpoint
@@ -74,11 +75,11 @@ def test_a_context_may_be_shorter_than_the_models_and_not_longer() -> None:
 def test_a_shorter_context_is_what_clients_and_the_engine_know(tmp_path: Path) -> None:
     checkpoint = Checkpoint.open(write_checkpoint(tmp_path / "tiny"))
     config = EngineConfig(max_context=8, block_size=4, max_num_seqs=3, kernels="torch", device="cpu")
-    texts = ModelTexts.open(checkpoint)
-    served = served_model(checkpoint, ModelOptions(), config, texts)
+    facts = read_facts(checkpoint, config)
+    served = served_model(facts, ModelOptions(), ModelTexts.open(facts))
     assert (served.max_context, served.kv_capacity_tokens) == (8, 3 * 8)
     with pytest.raises(ConfigError, match="--max-context: 99 is more"):
-        served_model(checkpoint, ModelOptions(), replace(config, max_context=99), texts)
+        read_facts(checkpoint, replace(config, max_context=99))
     with open_experts(checkpoint, config, WorkersConfig(num_workers=0)) as experts:
         engine = build_engine(checkpoint, config, experts)
         engine.submit(make_request("stops", (1, 2, 3), 20, overflow=ContextOverflow.STOP))

@@ -10,6 +10,9 @@ import pytest
 import transformers
 from tokenizers import processors
 
+from coordinator.config.engine import EngineConfig
+from coordinator.engine.messages.model_facts import ModelFacts
+from coordinator.server.model_facts import read_facts
 from coordinator.server.model_texts import ModelTexts
 from moe_model.checkpoint.generation_defaults import GenerationDefaults
 from moe_model.checkpoint.hugging_face.texts import read_settings, read_tokenizer
@@ -34,11 +37,15 @@ def folder_with(tmp_path: Path, config: dict[str, Any], single: str | None) -> P
     return tmp_path
 
 
+def facts_of(folder: Path) -> ModelFacts:
+    return read_facts(Checkpoint.open(folder), EngineConfig())
+
+
 def opened(folder: Path, dest: Path) -> ModelTexts:
     """As an import leaves it."""
     tokenizer, settings = read_tokenizer(folder), read_settings(folder)
     write_checkpoint(dest, CONFIG, generation=GENERATION, tokenizer=tokenizer, settings=settings)
-    return ModelTexts.open(Checkpoint.open(dest))
+    return ModelTexts.open(facts_of(dest))
 
 
 @pytest.mark.parametrize("single", [None, "$A", "<bos> $A", "<unk> $A <eos>"])
@@ -85,7 +92,7 @@ def test_a_model_of_its_own_says_bos_by_number(tmp_path: Path) -> None:
     folder = write_checkpoint(
         tmp_path / "ours", CONFIG, generation=GENERATION, tokenizer=byte_level().to_str().encode()
     )
-    tokenizer = ModelTexts.open(Checkpoint.open(folder)).tokenizer
+    tokenizer = ModelTexts.open(facts_of(folder)).tokenizer
     assert tokenizer is not None
     assert tokenizer.encode("h")[0] == 7
 
@@ -101,13 +108,12 @@ def test_a_special_token_that_is_none_is_named(tmp_path: Path, caplog: pytest.Lo
 
 
 def test_a_tokenizer_in_another_form_is_named_at_the_start(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    checkpoint = Checkpoint.open(write_checkpoint(tmp_path / "ours", CONFIG))
-    settings = TokenizerSettings(unread="tiktoken.model")
-    monkeypatch.setattr(type(checkpoint), "read_tokenizer_settings", lambda _: settings)
+    facts = facts_of(write_checkpoint(tmp_path / "ours", CONFIG))
+    unread = replace(facts, settings=TokenizerSettings(unread="tiktoken.model"))
     with caplog.at_level(logging.WARNING):
-        texts = ModelTexts.open(checkpoint)
+        texts = ModelTexts.open(unread)
     assert (texts.tokenizer, texts.constraints, texts.unread) == (None, None, "tiktoken.model")
     assert caplog.messages == [
         "this model has tiktoken.model and no tokenizer.json; use token ids, or convert it to tokenizer.json"

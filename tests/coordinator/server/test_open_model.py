@@ -8,6 +8,7 @@ from pathlib import Path
 from coordinator.api.text.chat_template import ChatMessage, ChatTemplate
 from coordinator.config.engine import EngineConfig
 from coordinator.config.model import ModelOptions
+from coordinator.server.model_facts import read_facts
 from coordinator.server.model_texts import ModelTexts
 from coordinator.server.open_model import served_model
 from moe_model.checkpoint.generation_defaults import GenerationDefaults
@@ -33,9 +34,9 @@ def template_of(
         tokenizer=byte_level().to_str().encode(),
         settings=settings,
     )
-    checkpoint = Checkpoint.open(folder)
-    with closing(ModelTexts.open(checkpoint)) as texts:
-        found = served_model(checkpoint, options, EngineConfig(), texts).chat_template
+    facts = read_facts(Checkpoint.open(folder), EngineConfig())
+    with closing(ModelTexts.open(facts)) as texts:
+        found = served_model(facts, options, texts).chat_template
         assert found is not None
         with closing(found):
             yield found

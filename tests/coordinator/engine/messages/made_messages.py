@@ -10,11 +10,25 @@ import numpy as np
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
+from moe_model.config import FamilyConfig, ModelConfig
 from moe_model.sampling.params import SamplingParams
 
 FINITE = st.floats(allow_nan=False)
+_COUNT = st.integers(1, 99)
 # Those that check themselves.
 _BOUNDED: dict[type, st.SearchStrategy[Any]] = {
+    ModelConfig: st.builds(
+        ModelConfig,
+        family=st.text(max_size=9),
+        n_layers=_COUNT,
+        n_experts=st.integers(2, 99),
+        vocab_size=_COUNT,
+        max_seq_len=_COUNT,
+        tie_embedding=st.booleans(),
+        n_kv_heads=st.sampled_from([0, 1, 4]),
+        dense_layers=st.sampled_from([(), (0,)]),
+        own=st.just(FamilyConfig()),
+    ),
     SamplingParams: st.builds(
         SamplingParams,
         st.floats(0, 2),
