@@ -1,7 +1,8 @@
 """OutputStream: what one request's reader has not read yet, merged, in bounded memory."""
 
 import asyncio
-from dataclasses import replace
+
+from msgspec.structs import replace
 
 from coordinator.engine.messages.output import Output, PromptDetails, RoutedExperts, TokenLogprobs
 
@@ -11,14 +12,14 @@ _TOKEN_BYTES, _LOGPROB_BYTES, _TOP_BYTES = 32, 160, 120
 
 
 class OutputStream:
-    """At most one output per sequence: what has not been read is merged with what comes."""
+    """At most one output per sequence: what has not been read is merged with what comes. One reader."""
 
     def __init__(self, max_bytes: int = MAX_UNREAD_BYTES) -> None:
         self._pending: dict[int, Output] = {}
         self._failed: Output | None = None
         self._max_bytes = max_bytes
         self._num_bytes = 0
-        self._ready = asyncio.Event()
+        self._reader: asyncio.Future[None] | None = None
 
     def put(self, output: Output) -> bool:
         """False, and nothing is taken, when too much is unread. A failure is always taken, the first wins."""
@@ -30,15 +31,19 @@ class OutputStream:
             self._num_bytes += _size(output)
             before = self._pending.get(output.index)
             self._pending[output.index] = output if before is None else _merged(before, output)
-        self._ready.set()
+        if self._reader is not None and not self._reader.done():
+            self._reader.set_result(None)
         return True
 
     async def get(self) -> list[Output]:
-        """Waits for news and returns all of it, a failure last."""
-        await self._ready.wait()
-        self._ready.clear()
-        outputs = [*self._pending.values(), *([] if self._failed is None else [self._failed])]
-        self._pending = {}
+        """Waits for news and returns all of it, a failure last, and again if it is asked again."""
+        if not self._pending and self._failed is None:
+            self._reader = asyncio.get_running_loop().create_future()
+            await self._reader
+        outputs = list(self._pending.values())
+        if self._failed is not None:
+            outputs.append(self._failed)
+        self._pending.clear()
         self._num_bytes = 0
         return outputs
 
@@ -67,6 +72,8 @@ def _merged_prompt(first: PromptDetails | None, second: PromptDetails | None) ->
 def _size(output: Output) -> int:
     """Roughly, from above."""
     num_bytes = _TOKEN_BYTES * len(output.token_ids)
+    if not output.logprobs and not output.routed_experts and output.prompt is None:
+        return num_bytes
     num_bytes += sum(map(_logprob_size, output.logprobs)) + sum(map(_trace_size, output.routed_experts))
     if output.prompt is not None:
         num_bytes += sum(map(_logprob_size, output.prompt.logprobs))

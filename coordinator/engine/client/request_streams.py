@@ -5,6 +5,8 @@ import itertools
 from collections.abc import AsyncGenerator, Callable, Iterable
 from dataclasses import replace
 
+import msgspec
+
 from coordinator.engine.client.base import NO_LIMIT, PART
 from coordinator.engine.client.output_stream import OutputStream
 from coordinator.engine.messages.errors import (
@@ -54,7 +56,7 @@ class RequestStreams:
                         num_open = num_open if output is expired else 0
                         raise output.failure.error()
                     num_open -= output.is_last
-                    yield replace(output, request_id=request.request_id)
+                    yield msgspec.structs.replace(output, request_id=request.request_id)
         finally:
             timer.cancel()
             del self._streams[key], self._keys[request.request_id]

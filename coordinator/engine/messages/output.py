@@ -6,6 +6,7 @@ Shapes: T tokens, L layers, K experts per token.
 from dataclasses import dataclass
 from enum import StrEnum
 
+import msgspec
 import numpy as np
 
 from coordinator.engine.messages.failure import Failure
@@ -89,10 +90,9 @@ class Stop:
     text: TextMatch | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Output:
+class Output(msgspec.Struct, frozen=True, gc=False):
     """News of one sequence of a request. Its last one carries a finish reason, or a failure of the whole
-    request, and the timings.
+    request, and the timings. Every token makes one, and a dataclass takes 16 times as long to be made.
 
     The EOS or stop token that ended a sequence is its last token here. `logprobs` has one entry per token
     where they were asked for. `prompt` comes with sequence 0 only, in as many pieces as there are.

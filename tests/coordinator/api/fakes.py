@@ -13,6 +13,7 @@ import grpc
 from google.protobuf import text_format
 from google.protobuf.message import Message
 from google.rpc import error_details_pb2, status_pb2
+from msgspec import structs
 
 from coordinator.api.grpc.server import GrpcServer
 from coordinator.api.requests.gate import Gate
@@ -101,7 +102,7 @@ class FakeEngine:
                     raise step
                 else:
                     done = step.is_last
-                    yield replace(step, request_id=request.request_id)
+                    yield structs.replace(step, request_id=request.request_id)
         finally:
             self.num_running -= 1
             if not done:
@@ -119,7 +120,11 @@ async def _wait(step: asyncio.Event, max_seconds: float) -> None:
 
 def ends_at_once() -> FakeEngine:
     """Answers any request with one token for each of its sequences."""
-    return FakeEngine(play=lambda request: [replace(last(42), index=i) for i in range(request.num_sequences)])
+
+    def play(request: Request) -> list[Output]:
+        return [structs.replace(last(42), index=i) for i in range(request.num_sequences)]
+
+    return FakeEngine(play=play)
 
 
 @dataclass

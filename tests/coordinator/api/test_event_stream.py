@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec import structs
 
 from coordinator.api.requests.event_details import MAX_MESSAGE_BYTES
 from coordinator.api.requests.event_join import join
@@ -76,7 +77,7 @@ def interleaved(draw: st.DrawFn) -> tuple[int, list[Output], dict[int, list[int]
         for i, ids in tokens.items()
     }
     details = PromptDetails(1, scores(6), trace(0, 2))
-    queues[0][0] = replace(queues[0][0], prompt=details)
+    queues[0][0] = structs.replace(queues[0][0], prompt=details)
     order: list[Output] = []
     while any(queues.values()):
         index = draw(st.sampled_from([i for i, queue in queues.items() if queue]))
@@ -121,7 +122,7 @@ def test_any_order_of_any_sequences(
 def test_long_details_are_cut_into_messages_that_fit() -> None:
     count = 30_000
     details = PromptDetails(0, scores(*[7] * count, num_top=20), trace(0, count, 64))
-    outputs = [replace(output(0, 2, 9, last=True), prompt=details)]
+    outputs = [structs.replace(output(0, 2, 9, last=True), prompt=details)]
     events = written(outputs, WANTS, 1)
     prompts = [event.prompt for event in events if event.HasField("prompt")]
     assert len(prompts) > 10
@@ -134,7 +135,7 @@ def test_long_details_are_cut_into_messages_that_fit() -> None:
 def test_a_long_delta_is_cut_too() -> None:
     found = scores(*[9] * 9000, num_top=20)
     many = Output("", (9,) * 9000, FinishReason.LENGTH, logprobs=found, timings=TIMINGS)
-    many = replace(many, prompt=PromptDetails(0, scores(6), trace(0, 2)))
+    many = structs.replace(many, prompt=PromptDetails(0, scores(6), trace(0, 2)))
     response = join(written([many], WANTS, 1))
     assert len(response.outputs[0].logprobs) == len(response.outputs[0].token_ids) == 9000
 

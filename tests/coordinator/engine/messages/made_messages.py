@@ -1,11 +1,12 @@
 """Any value of any message, from the types of its fields alone: a new message needs nothing here."""
 
 from collections.abc import Iterator, Mapping
-from dataclasses import fields, is_dataclass
+from dataclasses import is_dataclass
 from enum import Enum
 from types import NoneType, UnionType
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
+import msgspec
 import numpy as np
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
@@ -55,10 +56,15 @@ _PLAIN: dict[type, st.SearchStrategy[Any]] = {
 }
 
 
+def has_fields(hint: Any) -> bool:
+    """Whether it is a class of plain data with named fields."""
+    return isinstance(hint, type) and (is_dataclass(hint) or issubclass(hint, msgspec.Struct))
+
+
 def parts(hint: Any) -> Iterator[Any]:
     """A type, and every type in it."""
     yield hint
-    inner = get_type_hints(hint).values() if is_dataclass(hint) else get_args(hint)
+    inner = get_type_hints(hint).values() if has_fields(hint) else get_args(hint)
     for each in inner:
         if each is not Ellipsis:
             yield from parts(each)
@@ -72,9 +78,8 @@ def values(hint: Any) -> st.SearchStrategy[Any]:
         return _PLAIN[hint]
     if isinstance(hint, type) and issubclass(hint, Enum):
         return st.sampled_from(hint)
-    if is_dataclass(hint) and isinstance(hint, type):
-        hints = get_type_hints(hint)
-        return st.builds(hint, **{field.name: values(hints[field.name]) for field in fields(hint)})
+    if has_fields(hint):
+        return st.builds(hint, **{name: values(each) for name, each in get_type_hints(hint).items()})
     return _container(get_origin(hint), get_args(hint), hint)
 
 

@@ -4,7 +4,6 @@ import importlib
 import pkgutil
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import is_dataclass
 
 import msgspec
 import numpy as np
@@ -18,7 +17,7 @@ from coordinator.engine.messages.commands import Command
 from coordinator.engine.messages.errors import MessageError
 from coordinator.engine.messages.output import Output, RoutedExperts
 from coordinator.engine.messages.stats import EngineStats
-from tests.coordinator.engine.messages.made_messages import parts, values
+from tests.coordinator.engine.messages.made_messages import has_fields, parts, values
 
 MESSAGE = st.one_of(*map(values, MESSAGES))
 
@@ -45,7 +44,7 @@ def test_a_message_survives(kind: type) -> None:
 
 def test_no_message_is_forgotten() -> None:
     reached = {part for message in MESSAGES for part in parts(message)}
-    assert {each.__name__ for each in defined() if is_dataclass(each) and each not in reached} == set()
+    assert {each.__name__ for each in defined() if has_fields(each) and each not in reached} == set()
     commands = {each for each in defined() if issubclass(each, Command) and each is not Command}
     assert commands == set(COMMANDS)
 
