@@ -5,7 +5,7 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from benchmarks.load import Trace
+from benchmarks.light_clients import Trace
 from expertmesh.v1 import generation_pb2 as pb
 
 

@@ -1,7 +1,6 @@
 """Clients for the service benchmarks: one request and what became of it, many at once.
 
-`Clients` read what they are sent; `LightClients` only note when it came, where the clients' own work would
-be missing at the server.
+`Clients` read what they are sent; `LightClients` only note when it came (light_clients.py).
 """
 
 import asyncio
@@ -13,19 +12,18 @@ from typing import TYPE_CHECKING
 
 import grpc
 
+from benchmarks.light_clients import LightClients, Trace
 from expertmesh.v1 import generation_pb2 as pb
 from expertmesh.v1 import generation_pb2_grpc
 
 if TYPE_CHECKING:
     Call = grpc.aio.UnaryStreamCall[pb.GenerateRequest, pb.GenerateStreamResponse]
-    RawMethod = grpc.aio.UnaryStreamMultiCallable[bytes, bytes]
 
 # More streams on one connection would measure HTTP/2's fairness, not the server's.
 STREAMS_PER_CHANNEL = 100
 
 # The servers are on this machine, where no proxy leads.
 OPTIONS = (("grpc.use_local_subchannel_pool", 1), ("grpc.enable_http_proxy", 0))
-STREAM = "/expertmesh.v1.GenerationService/GenerateStream"
 TIMEOUT = 600.0
 CONNECT_TIMEOUT = 60.0
 
@@ -102,43 +100,6 @@ class Clients:
         result.total = time.perf_counter() - started
         result.decided = result.decided or result.total
         return result
-
-
-@dataclass(slots=True)
-class Trace:
-    """A request that was due at `due`; its messages as bytes, each with its time of `perf_counter`."""
-
-    due: float
-    code: str = "OK"
-    messages: list[tuple[float, bytes]] = field(default_factory=list)
-    ended: float = 0.0
-
-
-class LightClients:
-    """Each has a connection of its own, sends bytes and reads bytes."""
-
-    def __init__(self, address: str, num_clients: int) -> None:
-        self._channels = [grpc.aio.insecure_channel(address, options=OPTIONS) for _ in range(num_clients)]
-        self._methods: list[RawMethod] = [channel.unary_stream(STREAM) for channel in self._channels]
-
-    async def connect(self) -> None:
-        async with asyncio.timeout(CONNECT_TIMEOUT):
-            await asyncio.gather(*(channel.channel_ready() for channel in self._channels))
-
-    async def close(self) -> None:
-        await asyncio.gather(*(channel.close() for channel in self._channels))
-
-    async def send(self, client: int, message: bytes, due: float | None = None) -> Trace:
-        """Reads to the end, never raises for a status. Without `due` it is due now."""
-        trace = Trace(time.perf_counter() if due is None else due)
-        call = self._methods[client % len(self._methods)](message, timeout=TIMEOUT)
-        try:
-            while isinstance(data := await call.read(), bytes):
-                trace.messages.append((time.perf_counter(), data))
-        except grpc.aio.AioRpcError as error:
-            trace.code = error.code().name
-        trace.ended = time.perf_counter()
-        return trace
 
 
 async def closed_loop(

@@ -14,9 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.latency import Timing, timing
+from benchmarks.light_clients import LightClients, Trace
 from benchmarks.load import (
-    LightClients,
-    Trace,
     closed_loop,
     open_loop,
     poisson_arrivals,

@@ -3,7 +3,7 @@
 import pytest
 
 from benchmarks.latency import Spread, percentile, spread, timing
-from benchmarks.load import Trace
+from benchmarks.light_clients import Trace
 from expertmesh.v1 import generation_pb2 as pb
 
 

@@ -10,7 +10,8 @@ from typing import Any
 import grpc
 import pytest
 
-from benchmarks.load import STREAM, LightClients, closed_loop, open_loop, poisson_arrivals
+from benchmarks.light_clients import STREAM, LightClients
+from benchmarks.load import closed_loop, open_loop, poisson_arrivals
 
 
 def test_arrivals_are_those_of_the_seed() -> None:
@@ -30,9 +31,11 @@ def test_arrivals_are_a_poisson_process() -> None:
 
 
 class Echo:
-    """Answers a request with its bytes, one by one; refuses one that says so. Counts who is there."""
+    """Answers a request with its bytes, one by one or three times whole; refuses one that says so. Counts who
+    is there."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, whole: bool = False) -> None:
+        self.whole = whole
         self.running = self.most = 0
         self.peers: set[str] = set()
 
@@ -43,15 +46,15 @@ class Echo:
         try:
             if message == b"refuse":
                 await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, "full")
-            for byte in message:
-                yield bytes([byte])
+            for answer in [message] * 3 if self.whole else [bytes([byte]) for byte in message]:
+                yield answer
         finally:
             self.running -= 1
 
 
 @asynccontextmanager
-async def echoing(num_clients: int) -> AsyncIterator[tuple[Echo, LightClients]]:
-    echo, server = Echo(), grpc.aio.server()
+async def echoing(num_clients: int, *, whole: bool = False) -> AsyncIterator[tuple[Echo, LightClients]]:
+    echo, server = Echo(whole=whole), grpc.aio.server()
     _, service, method = STREAM.split("/")
     handler: grpc.RpcMethodHandler[bytes, bytes] = grpc.unary_stream_rpc_method_handler(echo.stream)
     server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service, {method: handler}),))
@@ -109,3 +112,31 @@ async def test_being_late_counts_as_waiting() -> None:
         due = asyncio.get_running_loop().time() - 100.0
         trace = await clients.send(0, b"a", due)
     assert trace.due == due
+
+
+async def test_a_server_that_leaves_ends_its_streams() -> None:
+    async def hear(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """An HTTP/2 server that says nothing but its settings, and leaves once it has read a request."""
+        writer.write(bytes((0, 0, 0, 4, 0, 0, 0, 0, 0)))
+        await reader.readuntil(b"\0\0\0\0\1a")
+        writer.close()
+
+    server = await asyncio.start_server(hear, "127.0.0.1", 0)
+    clients = LightClients(f"127.0.0.1:{server.sockets[0].getsockname()[1]}", 1)
+    async with server:
+        await clients.connect()
+        assert (await clients.send(0, b"a")).code == "UNAVAILABLE"
+        await clients.close()
+
+
+async def test_a_message_in_pieces_came_with_its_last_one() -> None:
+    long = bytes(range(256)) * 40
+    async with echoing(1, whole=True) as (_, clients):
+        trace = await clients.send(0, long)
+    assert [data for _, data in trace.messages] == [long] * 3
+
+
+async def test_a_long_request_is_refused_by_name() -> None:
+    async with echoing(1) as (_, clients):
+        with pytest.raises(ValueError, match="too long for a light client"):
+            await clients.send(0, bytes(1 << 14))
