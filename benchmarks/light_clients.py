@@ -7,7 +7,6 @@ as the server does. These know short requests, and of HTTP/2 what our server sen
 import asyncio
 import time
 from dataclasses import dataclass, field
-from typing import Self
 
 import grpc
 
@@ -81,7 +80,7 @@ class _Connection(asyncio.BufferedProtocol):
 
     def __init__(self) -> None:
         loop = asyncio.get_running_loop()
-        self.is_open: asyncio.Future[Self] = loop.create_future()
+        self.is_open: asyncio.Future[None] = loop.create_future()
         self.is_closed: asyncio.Future[None] = loop.create_future()
         self._loop = loop
         self._streams: dict[int, _Stream] = {}
@@ -149,7 +148,7 @@ class _Connection(asyncio.BufferedProtocol):
         elif kind == _SETTINGS and not flags & _ACK:
             self._transport.write(_frame(_SETTINGS, _ACK, 0, b""))
             if not self.is_open.done():
-                self.is_open.set_result(self)
+                self.is_open.set_result(None)
         elif kind == _PING and not flags & _ACK:
             self._transport.write(_frame(_PING, _ACK, 0, payload))
 
