@@ -20,7 +20,14 @@ def test_messages_know_nothing_of_the_engine_that_runs_them() -> None:
         ours = [name for name, _ in imports(path) if name.startswith("coordinator.")]
         assert [name for name in ours if not name.startswith(seam)] == [], path
     core = [path for path in importers("coordinator.engine.client", "coordinator") if "/engine/" in path]
-    assert [path for path in core if not path.startswith("coordinator/engine/client/")] == []
+    seam_s_own = ("coordinator/engine/client/", "coordinator/engine/process/")
+    assert [path for path in core if not path.startswith(seam_s_own)] == []
+
+
+def test_only_the_server_s_folder_puts_an_engine_into_a_process() -> None:
+    users = importers("coordinator.engine.process", "coordinator")
+    rooms = ("coordinator/engine/process/", "coordinator/server/")
+    assert [path for path in users if not path.startswith(rooms)] == []
 
 
 def test_fronts_and_messages_need_no_torch() -> None:
@@ -30,7 +37,7 @@ def test_fronts_and_messages_need_no_torch() -> None:
         for path in files("coordinator/api", "coordinator/engine/messages")
         if path.name != "__init__.py" and not path.name.endswith("_main.py")
     ]
-    modules.append("coordinator.engine.client.base")
+    modules += ["coordinator.engine.client.base", "coordinator.engine.process.client"]
     assert heavy_of(modules) == ""
 
 

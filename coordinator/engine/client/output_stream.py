@@ -2,8 +2,6 @@
 
 import asyncio
 
-from msgspec.structs import replace
-
 from coordinator.engine.messages.output import Output, PromptDetails, RoutedExperts, TokenLogprobs
 
 MAX_UNREAD_BYTES = 8 << 20
@@ -11,55 +9,124 @@ MAX_UNREAD_BYTES = 8 << 20
 _TOKEN_BYTES, _LOGPROB_BYTES, _TOP_BYTES = 32, 160, 120
 
 
-class OutputStream:
-    """At most one output per sequence: what has not been read is merged with what comes. One reader."""
+class Unread:
+    """At most one output per sequence: what has not been taken is merged with what comes."""
 
-    def __init__(self, max_bytes: int = MAX_UNREAD_BYTES) -> None:
-        self._pending: dict[int, Output] = {}
-        self._failed: Output | None = None
+    def __init__(self, request_id: str, max_bytes: int = MAX_UNREAD_BYTES) -> None:
+        """Outputs that are taken have this id."""
+        self.request_id = request_id
         self._max_bytes = max_bytes
-        self._num_bytes = 0
+        self._news: dict[int, _News] = {}
+        self._failed: Output | None = None
+        self.num_bytes = 0
+
+    def __bool__(self) -> bool:
+        """Whether there is something to take."""
+        return bool(self._news) or self._failed is not None
+
+    def put(self, output: Output) -> bool:
+        """False when too much is unread to take more in. A failure is always taken in; the first wins."""
+        if output.failure is not None:
+            self._failed = self._failed or output
+        elif self.num_bytes > self._max_bytes:
+            return False
+        elif self._failed is None:
+            self.num_bytes += _size(output)
+            self._of(output.index).add(output)
+        return True
+
+    def put_token(self, index: int, token_id: int) -> bool:
+        """As an output of a sequence that is this token and nothing else."""
+        if self.num_bytes > self._max_bytes:
+            return False
+        if self._failed is None:
+            self.num_bytes += _TOKEN_BYTES
+            self._of(index).token_ids.append(token_id)
+        return True
+
+    def take(self) -> list[Output]:
+        """All of it, a failure last."""
+        outputs = [news.output(self.request_id, index) for index, news in self._news.items()]
+        if self._failed is not None:
+            outputs.append(self._failed)
+        self._news.clear()
+        self.num_bytes = 0
+        return outputs
+
+    def _of(self, index: int) -> "_News":
+        news = self._news.get(index)
+        if news is None:
+            news = self._news[index] = _News()
+        return news
+
+
+class OutputStream(Unread):
+    """Belongs to one event loop, and has one reader."""
+
+    def __init__(self, request_id: str, max_bytes: int = MAX_UNREAD_BYTES) -> None:
+        super().__init__(request_id, max_bytes)
         self._reader: asyncio.Future[None] | None = None
 
     def put(self, output: Output) -> bool:
-        """False, and nothing is taken, when too much is unread. A failure is always taken, the first wins."""
-        if output.failure is not None:
-            self._failed = self._failed or output
-        elif self._num_bytes > self._max_bytes:
-            return False
-        elif self._failed is None:
-            self._num_bytes += _size(output)
-            before = self._pending.get(output.index)
-            self._pending[output.index] = output if before is None else _merged(before, output)
-        if self._reader is not None and not self._reader.done():
-            self._reader.set_result(None)
-        return True
+        is_taken = super().put(output)
+        self._wake()
+        return is_taken
+
+    def put_token(self, index: int, token_id: int) -> bool:
+        is_taken = super().put_token(index, token_id)
+        self._wake()
+        return is_taken
 
     async def get(self) -> list[Output]:
         """Waits for news and returns all of it, a failure last, and again if it is asked again."""
-        if not self._pending and self._failed is None:
+        if not self:
             self._reader = asyncio.get_running_loop().create_future()
             await self._reader
-        outputs = list(self._pending.values())
-        if self._failed is not None:
-            outputs.append(self._failed)
-        self._pending.clear()
-        self._num_bytes = 0
-        return outputs
+        return self.take()
+
+    def _wake(self) -> None:
+        if self._reader is not None and not self._reader.done():
+            self._reader.set_result(None)
 
 
-def _merged(first: Output, second: Output) -> Output:
-    assert not first.is_last, "an output after the last one of its sequence"
-    return replace(
-        second,
-        token_ids=(*first.token_ids, *second.token_ids),
-        logprobs=(*first.logprobs, *second.logprobs),
-        routed_experts=(*first.routed_experts, *second.routed_experts),
-        prompt=_merged_prompt(first.prompt, second.prompt),
-    )
+class _News:
+    """Of one sequence."""
+
+    __slots__ = ("last", "logprobs", "prompt", "routed_experts", "token_ids")
+
+    def __init__(self) -> None:
+        self.token_ids: list[int] = []
+        self.logprobs: list[TokenLogprobs] = []
+        self.routed_experts: list[RoutedExperts] = []
+        self.prompt: PromptDetails | None = None
+        self.last: Output | None = None
+
+    def add(self, output: Output) -> None:
+        assert self.last is None, "an output after the last one of its sequence"
+        self.token_ids += output.token_ids
+        self.logprobs += output.logprobs
+        self.routed_experts += output.routed_experts
+        self.prompt = _merged(self.prompt, output.prompt)
+        if output.is_last:
+            self.last = output
+
+    def output(self, request_id: str, index: int) -> Output:
+        last = self.last
+        return Output(
+            request_id,
+            tuple(self.token_ids),
+            None if last is None else last.finish_reason,
+            None if last is None else last.stop,
+            None,
+            None if last is None else last.timings,
+            index,
+            tuple(self.logprobs),
+            tuple(self.routed_experts),
+            self.prompt,
+        )
 
 
-def _merged_prompt(first: PromptDetails | None, second: PromptDetails | None) -> PromptDetails | None:
+def _merged(first: PromptDetails | None, second: PromptDetails | None) -> PromptDetails | None:
     if first is None or second is None:
         return first or second
     return PromptDetails(

@@ -5,8 +5,6 @@ import itertools
 from collections.abc import AsyncGenerator, Callable, Iterable
 from dataclasses import replace
 
-import msgspec
-
 from coordinator.engine.client.base import NO_LIMIT, PART
 from coordinator.engine.client.output_stream import OutputStream
 from coordinator.engine.messages.errors import (
@@ -21,9 +19,15 @@ from coordinator.engine.messages.request import Abort, Request
 from moe_model.errors import ExpertMeshError
 
 
+def number_of(key: str) -> int:
+    """The number in an engine's key of a request. Raises ValueError where there is none."""
+    return int(key.rpartition(PART)[2])
+
+
 class RequestStreams:
-    """Made and used on one event loop. An engine knows a request by a key of its own: an output of an ended
-    request that is still on its way can then never reach a new request with the same id."""
+    """Made and used on one event loop. An engine knows a request by a key, its id and a number that no other
+    has: an output of an ended request that is still on its way can then never reach a new request with the
+    same id."""
 
     def __init__(self, send: Callable[[Request | Abort], None]) -> None:
         """`send` tells the engine, and never waits; the engine's answers go to `deliver`."""
@@ -31,7 +35,7 @@ class RequestStreams:
         self._loop = asyncio.get_running_loop()
         self._serial = itertools.count()
         self._keys: dict[str, str] = {}
-        self._streams: dict[str, OutputStream] = {}
+        self._streams: dict[int, OutputStream] = {}
         self._closed = False
 
     async def stream(self, request: Request, max_seconds: float = NO_LIMIT) -> AsyncGenerator[Output, None]:
@@ -40,10 +44,11 @@ class RequestStreams:
             raise EngineClosedError("the engine is closed")
         if request.request_id in self._keys:
             raise DuplicateRequestError(f"request_id: {request.request_id} is already running")
-        key = self._keys[request.request_id] = f"{request.request_id}/{next(self._serial)}"
-        stream = self._streams[key] = OutputStream()
+        number = next(self._serial)
+        key = self._keys[request.request_id] = f"{request.request_id}{PART}{number}"
+        stream = self._streams[number] = OutputStream(request.request_id)
         num_open = request.num_sequences
-        expired = _failed(key, RequestExpiredError(f"more than {max_seconds:g} s old"))
+        expired = _failed(request.request_id, RequestExpiredError(f"more than {max_seconds:g} s old"))
         timer = self._loop.call_later(max_seconds, stream.put, expired)
         try:
             self._send(replace(request, request_id=key))
@@ -56,10 +61,10 @@ class RequestStreams:
                         num_open = num_open if output is expired else 0
                         raise output.failure.error()
                     num_open -= output.is_last
-                    yield msgspec.structs.replace(output, request_id=request.request_id)
+                    yield output
         finally:
             timer.cancel()
-            del self._streams[key], self._keys[request.request_id]
+            del self._streams[number], self._keys[request.request_id]
             if num_open:
                 self._send(Abort(key))
 
@@ -78,24 +83,39 @@ class RequestStreams:
     def deliver(self, outputs: Iterable[Output]) -> None:
         """What the engine says, by its keys; what no stream waits for is dropped."""
         for output in outputs:
-            stream = self._streams.get(output.request_id)
-            if stream is not None and not stream.put(output):
-                error = SlowConsumerError("more output waits to be read than one request may hold")
-                stream.put(_failed(output.request_id, error))
-                self._send(Abort(output.request_id))
+            self.deliver_one(number_of(output.request_id), output)
+
+    def deliver_one(self, number: int, output: Output) -> None:
+        """News of the request with this number, whatever id is in them."""
+        stream = self._streams.get(number)
+        if stream is not None and not stream.put(output):
+            self._end_slow(stream)
+
+    def deliver_tokens(self, tokens: Iterable[tuple[int, int, int]]) -> None:
+        """Outputs that are one token each: number of the request, index of the sequence, token id."""
+        streams = self._streams
+        for number, index, token_id in tokens:
+            stream = streams.get(number)
+            if stream is not None and not stream.put_token(index, token_id):
+                self._end_slow(stream)
 
     def end_all(self, error: ExpertMeshError) -> None:
         """Each open stream raises the error, after what was there by then."""
-        for key, stream in self._streams.items():
-            stream.put(_failed(key, error))
+        for stream in self._streams.values():
+            stream.put(_failed(stream.request_id, error))
 
     def close(self) -> None:
         """Ends each open stream, and lets none begin."""
         self._closed = True
-        for key in self._streams:
+        for key in self._keys.values():
             self._send(Abort(key))
         self.end_all(EngineClosedError("the engine was closed"))
 
+    def _end_slow(self, stream: OutputStream) -> None:
+        error = SlowConsumerError("more output waits to be read than one request may hold")
+        stream.put(_failed(stream.request_id, error))
+        self._send(Abort(self._keys[stream.request_id]))
 
-def _failed(key: str, error: ExpertMeshError) -> Output:
-    return Output(key, failure=Failure.of(error))
+
+def _failed(request_id: str, error: ExpertMeshError) -> Output:
+    return Output(request_id, failure=Failure.of(error))

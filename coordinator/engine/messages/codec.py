@@ -24,6 +24,7 @@ from coordinator.engine.messages.errors import MessageError
 from coordinator.engine.messages.failure import Failure
 from coordinator.engine.messages.model_facts import ModelFacts
 from coordinator.engine.messages.output import Output
+from coordinator.engine.messages.process import Answer, Beat, Call, Hello, MissingExperts, StepOutputs
 from coordinator.engine.messages.records import StepRecord
 from coordinator.engine.messages.request import Abort, Request
 from coordinator.engine.messages.stats import EngineStats, ModelStatus, WorkersStatus
@@ -34,8 +35,10 @@ REQUESTS = (Request, Abort)
 COMMANDS = (CheckIntegrity, ScaleWorkers, ListExperts, ReplaceExpert, AddExpert, RemoveExpert)
 RESULTS = (Done, Scaled, ExpertList, Changed)
 NEWS = (Output, Failure, EngineStats, ModelStatus, WorkersStatus, StepRecord, ModelFacts)
+# What carries the others between two processes.
+CARRIERS = (Hello, Call, Answer, StepOutputs, MissingExperts, Beat)
 # All that crosses the seam, in either direction.
-MESSAGES: tuple[type, ...] = (*REQUESTS, *COMMANDS, *RESULTS, *NEWS)
+MESSAGES: tuple[type, ...] = (*REQUESTS, *COMMANDS, *RESULTS, *NEWS, *CARRIERS)
 
 # Of the arrays that messages have: expert ids.
 _DTYPES = ("u1", "u2")

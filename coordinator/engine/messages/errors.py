@@ -59,6 +59,10 @@ class EngineClosedError(WorldError):
     """The engine has been closed."""
 
 
+class EngineLostError(WorldError):
+    """The engine's process is gone; it is started again."""
+
+
 class NoCommandError(UserError):
     """This engine has no such command, as one without workers cannot be scaled."""
 

@@ -115,6 +115,13 @@ class Output(msgspec.Struct, frozen=True, gc=False):
         return None if self.failure is None else self.failure.error()
 
     @property
+    def only_token(self) -> int | None:
+        """The token, where one token is all that there is to tell; nearly all outputs are so."""
+        if len(self.token_ids) != 1 or self.is_last or self.logprobs or self.routed_experts or self.prompt:
+            return None
+        return self.token_ids[0]
+
+    @property
     def is_last(self) -> bool:
         """Whether this is the last output of its sequence; with a failure, of its request."""
         return self.finish_reason is not None or self.failure is not None

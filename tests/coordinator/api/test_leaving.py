@@ -19,7 +19,7 @@ from expertmesh.v1 import generation_pb2 as pb
 from tests.cache_sizes import whole_sizes
 from tests.coordinator.api.both_fronts import Fronts, both_fronts
 from tests.coordinator.api.fakes import PATIENCE, generate_request
-from tests.coordinator.engine.client.bytes_engine import CLIENTS
+from tests.coordinator.engine.client.clients import CLIENTS, heard
 from tests.coordinator.engine.fakes import CountingRunner, GatedRunner
 
 MAX_STEPS = 2
@@ -51,7 +51,7 @@ async def served(runner: CountingRunner, client: str) -> AsyncIterator[Served]:
     """One sequence runs at a time; the others wait."""
     core = Watched(Scheduler(whole_sizes(16), max_num_seqs=1, max_step_tokens=64), runner, 32)
     core.aborted = []
-    engine = CLIENTS[client](EngineThread(core))
+    engine = await CLIENTS[client](EngineThread(core))
     async with both_fronts(engine) as fronts:
         yield Served(fronts, engine, core, runner)
     if isinstance(runner, GatedRunner):
@@ -134,6 +134,7 @@ async def test_a_caller_that_leaves_is_gone_within_two_steps(
         assert (stats.num_running, stats.num_blocks - stats.num_free_blocks) == (1, 2)
         await caller.leave()
         await until(lambda: len(engine.request_ids) == 0)
+        await heard(engine)
         num_steps = len(runner.steps)
         runner.permit(100)
         await until(lambda: not engine.stats().num_running + engine.stats().num_waiting)

@@ -25,7 +25,7 @@ from tests.coordinator.api.answers import chunks_of, joined, joined_chunks
 from tests.coordinator.api.both_fronts import Fronts, both_fronts
 from tests.coordinator.api.fakes import served_model
 from tests.coordinator.api.grammar import check_grammar
-from tests.coordinator.engine.client.bytes_engine import CLIENTS
+from tests.coordinator.engine.client.clients import CLIENTS
 from tests.examples import examples
 from tests.models import make_cache, random_model
 
@@ -124,7 +124,7 @@ def served(request: pytest.FixtureRequest) -> Iterator[Served]:
         runner = ModelRunner(random_model(model.config), make_cache(model.config, 48, 4))
         preparer = Preparer(model.config.vocab_size, model.tokenizer)
         core = Engine(scheduler, runner, model.max_context, preparer=preparer)
-        engine = CLIENTS[request.param](EngineThread(core))
+        engine = await CLIENTS[request.param](EngineThread(core))
         stack.push_async_callback(engine.close)
         return await stack.enter_async_context(both_fronts(engine, replace(model, kv_capacity_tokens=192)))
 

@@ -19,7 +19,7 @@ from tests.coordinator.api.answers import chunks_of, joined, joined_chunks
 from tests.coordinator.api.both_fronts import Fronts, SaysRunner, both_fronts
 from tests.coordinator.api.fakes import BOS, served_model, tiny_tokenizer
 from tests.coordinator.api.grammar import check_grammar
-from tests.coordinator.engine.client.bytes_engine import CLIENTS
+from tests.coordinator.engine.client.clients import CLIENTS
 from tests.coordinator.engine.fakes import engine_over
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -37,7 +37,7 @@ async def saying(text: str, client: str) -> AsyncIterator[Fronts]:
         num_blocks=128,
         preparer=Preparer(320, tiny_tokenizer()),
     )
-    engine = CLIENTS[client](EngineThread(core))
+    engine = await CLIENTS[client](EngineThread(core))
     model = served_model(max_output_tokens=200, chat_template=ChatTemplate("{{ messages[0].content }}"))
     model = replace(model, config=replace(model.config, max_seq_len=256))
     async with both_fronts(engine, model) as fronts:

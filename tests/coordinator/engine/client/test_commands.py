@@ -26,7 +26,7 @@ from moe_model.checkpoint.reader import Checkpoint
 from moe_model.errors import HaltedError, NoWorkersError
 from moe_model.kernels.choice import choose_kernels
 from moe_model.loading import load_local_experts
-from tests.coordinator.engine.client.bytes_engine import CLIENTS
+from tests.coordinator.engine.client.clients import CLIENTS
 from tests.coordinator.engine.fakes import CountingRunner, engine_over
 from tests.coordinator.exchanges import CONFIG, engine_config, module_of
 from tests.models import make_request, write_checkpoint
@@ -47,7 +47,7 @@ async def engine(request: pytest.FixtureRequest, source: Path) -> AsyncIterator[
     thread = EngineThread(core)
     exchange = expert_exchange(checkpoint, config, experts, core, thread.switch)
     make = CLIENTS[request.param]
-    client = make(thread, Operated.of(exchange, experts))
+    client = await make(thread, Operated.of(exchange, experts))
     yield client
     assert await client.close()
 
@@ -89,7 +89,7 @@ async def test_a_refusal_names_the_field(engine: EngineClient, source: Path) -> 
 
 @pytest.mark.parametrize("client", CLIENTS)
 async def test_an_engine_says_which_commands_it_lacks(client: str) -> None:
-    engine = CLIENTS[client](EngineThread(engine_over(CountingRunner())))
+    engine = await CLIENTS[client](EngineThread(engine_over(CountingRunner())))
     with pytest.raises(NoCommandError, match="ListExperts"):
         await asyncio.to_thread(engine.call, ListExperts())
     assert await engine.close()
@@ -103,7 +103,7 @@ async def test_lost_blocks_are_an_error(client: str, monkeypatch: pytest.MonkeyP
         raise AssertionError("a block is lost")
 
     monkeypatch.setattr(Engine, "check_integrity", broken)
-    engine = CLIENTS[client](EngineThread(engine_over(CountingRunner())))
+    engine = await CLIENTS[client](EngineThread(engine_over(CountingRunner())))
     with pytest.raises(IntegrityError, match="a block is lost"):
         await asyncio.to_thread(engine.call, CheckIntegrity())
     assert await engine.close()

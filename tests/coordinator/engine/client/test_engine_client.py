@@ -8,6 +8,7 @@ from contextlib import aclosing, suppress
 import pytest
 
 from coordinator.engine.client.base import EngineClient
+from coordinator.engine.client.in_process import InProcessEngine
 from coordinator.engine.core.engine import Engine
 from coordinator.engine.core.engine_thread import EngineThread
 from coordinator.engine.core.scheduler import Step
@@ -22,7 +23,7 @@ from coordinator.engine.messages.output import FinishReason, Output
 from coordinator.engine.messages.request import Request
 from moe_model.errors import ExpertsLostError
 from moe_model.sampling.params import SamplingParams
-from tests.coordinator.engine.client.bytes_engine import CLIENTS, MakeClient
+from tests.coordinator.engine.client.clients import CLIENTS, MakeClient, heard
 from tests.coordinator.engine.fakes import CountingRunner, GatedRunner, ScriptedRunner, engine_over
 from tests.models import expected_tokens, make_request, random_reference, tiny_engine
 
@@ -47,6 +48,7 @@ async def entered(runner: GatedRunner) -> None:
 
 async def flush(engine: EngineClient, runner: GatedRunner | None = None) -> None:
     """Returns when the engine has carried out every command given so far."""
+    await heard(engine)
     if runner is not None:
         runner.permit(2)
     await read(engine, make_request("flush", (1,), 1))
@@ -59,7 +61,7 @@ def make_client(request: pytest.FixtureRequest) -> MakeClient:
 
 @pytest.fixture
 async def free(make_client: MakeClient) -> AsyncIterator[EngineClient]:
-    engine = make_client(EngineThread(engine_over(CountingRunner())))
+    engine = await make_client(EngineThread(engine_over(CountingRunner())))
     yield engine
     assert await engine.close()
 
@@ -71,7 +73,7 @@ def runner() -> GatedRunner:
 
 @pytest.fixture
 async def gated(runner: GatedRunner, make_client: MakeClient) -> AsyncIterator[EngineClient]:
-    engine = make_client(EngineThread(engine_over(runner)))
+    engine = await make_client(EngineThread(engine_over(runner)))
     yield engine
     runner.permit(10_000)
     assert await engine.close()
@@ -85,7 +87,7 @@ def check_idle(engine: EngineClient) -> None:
 
 async def test_many_streams_at_once_equal_the_oracle(make_client: MakeClient) -> None:
     reference = random_reference()
-    engine = make_client(EngineThread(tiny_engine(reference.model, num_blocks=7)))
+    engine = await make_client(EngineThread(tiny_engine(reference.model, num_blocks=7)))
     requests = [
         make_request(f"r{n}", (n, 2 * n, 5), 4 + n, SamplingParams(temperature=n % 3, seed=n))
         for n in range(12)
@@ -124,7 +126,7 @@ async def test_tokens_merged_with_an_error_come_before_it(make_client: MakeClien
         if number >= 3 and any(len(chunk.sequence.request.prompt_ids) == 3 for chunk in step.chunks):
             raise ExpertsLostError("experts are lost")
 
-    engine = make_client(EngineThread(engine_over(ScriptedRunner(fail_third))))
+    engine = await make_client(EngineThread(engine_over(ScriptedRunner(fail_third))))
     async with aclosing(engine.stream(make_request("a", (1, 2, 3), 6))) as stream:
         assert list((await anext(stream)).token_ids) == [3]
         gate.set()
@@ -170,6 +172,7 @@ async def test_abort_ends_a_stream_with_its_reason(gated: EngineClient, runner: 
     await entered(runner)
     gated.abort("unknown")
     gated.abort("a")
+    await heard(gated)
     runner.permit()
     tokens, last = await reader
     assert (tokens, last.finish_reason) == ([3], FinishReason.ABORT)
@@ -194,6 +197,7 @@ async def test_an_id_used_again_at_once_gets_its_own_tokens(gated: EngineClient,
             first.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await first
+        await heard(gated)
         runner.permit(3)
         tokens, _ = await read(gated, make_request("a", (1,) * length, 2))
         assert tokens == [length, length + 1]
@@ -203,7 +207,7 @@ async def test_an_id_used_again_at_once_gets_its_own_tokens(gated: EngineClient,
 
 
 async def test_a_request_that_cannot_be_taken_raises(free: EngineClient, make_client: MakeClient) -> None:
-    engine = make_client(EngineThread(engine_over(CountingRunner(), num_blocks=1)))
+    engine = await make_client(EngineThread(engine_over(CountingRunner(), num_blocks=1)))
     with pytest.raises(CapacityError):
         await read(engine, make_request("a", (1,) * 9, 3))
     assert (await read(engine, make_request("a", (1,), 2)))[0] == [1, 2]
@@ -233,14 +237,14 @@ async def test_close_says_when_a_step_outlasts_it(gated: EngineClient, runner: G
         await reader
 
 
-def test_a_loop_that_ends_first_harms_no_thread(make_client: MakeClient) -> None:
+def test_a_loop_that_ends_first_harms_no_thread() -> None:
     """The engine finds no reader to tell; its thread goes on and can be closed."""
     runner = GatedRunner()
     engine: Engine = engine_over(runner)
 
     async def leave() -> EngineThread:
         thread = EngineThread(engine)
-        front = make_client(thread)
+        front = InProcessEngine(thread)
         stream = front.stream(make_request("a", max_tokens=2))
         pending = asyncio.ensure_future(anext(stream))
         await entered(runner)
@@ -259,7 +263,7 @@ async def test_an_engine_that_loses_its_bookkeeping_ends_every_stream(make_clien
         def forget(self, key: int) -> None:
             raise RuntimeError("boom")
 
-    engine = make_client(EngineThread(engine_over(Forgetful())))
+    engine = await make_client(EngineThread(engine_over(Forgetful())))
     try:
         readers = [
             asyncio.ensure_future(anext_until_the_end(engine, make_request(name, max_tokens=n)))

@@ -26,7 +26,7 @@ def trace(first: int) -> tuple[RoutedExperts, ...]:
 
 
 async def test_each_sequence_is_merged_by_itself() -> None:
-    stream = OutputStream()
+    stream = OutputStream("r")
     stream.put(Output("r", (1,), logprobs=scores(1), prompt=PromptDetails(4, scores(7), trace(0))))
     stream.put(Output("r", (5,), index=1))
     stream.put(Output("r", (2,), logprobs=scores(2), routed_experts=trace(1), prompt=PromptDetails(0)))
@@ -41,7 +41,7 @@ async def test_each_sequence_is_merged_by_itself() -> None:
 
 
 async def test_an_error_comes_after_what_was_generated_and_ends_it() -> None:
-    stream, broken = OutputStream(), Failure.of(NumericError("broken"))
+    stream, broken = OutputStream("r"), Failure.of(NumericError("broken"))
     stream.put(Output("r", (1,)))
     stream.put(Output("r", failure=broken))
     stream.put(Output("r", (2,)))
@@ -52,7 +52,7 @@ async def test_an_error_comes_after_what_was_generated_and_ends_it() -> None:
 
 
 async def test_reading_waits_for_news() -> None:
-    stream = OutputStream()
+    stream = OutputStream("r")
     reader = asyncio.ensure_future(stream.get())
     with pytest.raises(TimeoutError):
         await asyncio.wait_for(asyncio.shield(reader), 0.01)
@@ -62,7 +62,7 @@ async def test_reading_waits_for_news() -> None:
 
 @pytest.mark.parametrize("num_top", [0, 20])
 async def test_what_nobody_reads_is_bounded(num_top: int) -> None:
-    stream = OutputStream(max_bytes=100_000)
+    stream = OutputStream("r", max_bytes=100_000)
     taken = 0
     while stream.put(Output("r", (1,), logprobs=scores(1, num_top=num_top))):
         taken += 1
@@ -75,6 +75,6 @@ async def test_what_nobody_reads_is_bounded(num_top: int) -> None:
 
 
 async def test_one_large_output_is_taken_whatever_its_size() -> None:
-    stream = OutputStream(max_bytes=10)
+    stream = OutputStream("r", max_bytes=10)
     assert stream.put(Output("r", prompt=PromptDetails(0, scores(*range(1000), num_top=20))))
     assert not stream.put(Output("r", (1,)))

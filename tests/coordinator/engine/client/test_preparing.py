@@ -12,7 +12,7 @@ from coordinator.engine.core.prepared import Preparer
 from coordinator.engine.messages.errors import ConstraintError, EngineClosedError, EngineError
 from coordinator.engine.messages.output import FinishReason, Output
 from coordinator.engine.messages.request import ConstraintSource, Request, TokenRules
-from tests.coordinator.engine.client.bytes_engine import CLIENTS
+from tests.coordinator.engine.client.clients import CLIENTS
 from tests.coordinator.engine.constraints import WaitingBuilder
 from tests.coordinator.engine.fakes import CountingRunner, engine_over
 from tests.models import make_request
@@ -28,7 +28,7 @@ def builder() -> WaitingBuilder:
 @pytest.fixture(params=list(CLIENTS))
 async def engine(request: pytest.FixtureRequest, builder: WaitingBuilder) -> AsyncIterator[EngineClient]:
     core = engine_over(CountingRunner(), preparer=Preparer(32, constraints=builder))
-    client = CLIENTS[request.param](EngineThread(core))
+    client = await CLIENTS[request.param](EngineThread(core))
     yield client
     builder.go_on.set()
     assert await client.close()

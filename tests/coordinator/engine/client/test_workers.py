@@ -16,7 +16,7 @@ from coordinator.server.experts import open_experts
 from expert_workers.status import WorkerState
 from moe_model.checkpoint.reader import Checkpoint
 from moe_model.versions.expert_versions import ExpertModule
-from tests.coordinator.engine.client.bytes_engine import CLIENTS
+from tests.coordinator.engine.client.clients import CLIENTS
 from tests.models import make_request
 
 CONFIG = EngineConfig(kernels="torch", num_threads=1, block_size=4, kv_cache_bytes=1 << 20)
@@ -34,7 +34,7 @@ async def test_workers_are_seen_and_scaled(
         thread = EngineThread(core)
         monkeypatch.setattr(experts, "missing_experts", lambda: MISSING)
         exchange = expert_exchange(checkpoint, CONFIG, experts, core, thread.switch)
-        engine = CLIENTS[client](thread, Operated.of(exchange, experts))
+        engine = await CLIENTS[client](thread, Operated.of(exchange, experts))
         before = engine.workers()
         assert before.workers == tuple(experts.topology())
         assert before.num_replicas == 2

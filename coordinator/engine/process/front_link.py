@@ -1,0 +1,104 @@
+"""FrontLink: the engine's end of its connection to one front, and what it says of the front's requests."""
+
+import threading
+from collections.abc import Callable, Iterable
+
+from coordinator.engine.client.receiver import Receiver
+from coordinator.engine.messages.output import Output
+from coordinator.engine.messages.process import StepOutputs
+from coordinator.engine.messages.stats import EngineStats
+from coordinator.engine.process.backlog import Backlog
+from coordinator.engine.process.channel import Channel
+from coordinator.engine.process.frames import frame_of
+
+# As much of a backlog as is sent in one frame, roughly: no thread is held up for long by its encoding.
+_PART_BYTES = 256 << 10
+
+
+class Said:
+    """What one step says to one front."""
+
+    __slots__ = ("_told", "others", "tokens")
+
+    def __init__(self) -> None:
+        self.tokens: list[tuple[int, int, int]] = []
+        self.others: list[tuple[int, Output]] = []
+        # Requests of which `others` has something: what follows stays behind it.
+        self._told: set[int] = set()
+
+    def add(self, number: int, output: Output) -> None:
+        token = output.only_token
+        if token is None or number in self._told:
+            self._told.add(number)
+            self.others.append((number, output))
+        else:
+            self.tokens.append((number, output.index, token))
+
+
+class FrontLink:
+    """What is said is sent at once, or merged with what the front has not taken. Never waits for the front.
+
+    `number` is this front's alone for as long as the engine lives.
+    """
+
+    channel: Channel
+    receiver: Receiver
+
+    def __init__(self, number: int, stats: Callable[[], EngineStats]) -> None:
+        """`stats` are the engine's."""
+        self.number = number
+        # Whether the front has said who it is.
+        self.is_known = False
+        self._stats = stats
+        self._told: EngineStats | None = None
+        self._lock = threading.Lock()
+        self._backlog = Backlog()
+        # While a part of the backlog is encoded, what comes goes behind it.
+        self._is_catching_up = False
+        self._has_missed_news = False
+
+    def say(self, said: Said) -> list[int]:
+        """On any thread. Returns the requests of which too much waits already: no more of them is kept."""
+        with self._lock:
+            if not self._lags:
+                self._send(said.tokens, said.others)
+                return []
+            slow = [n for n, index, token in said.tokens if not self._backlog.put_token(n, index, token)]
+            return slow + [n for n, output in said.others if not self._backlog.put(n, output)]
+
+    def tell(self, frames: Iterable[bytes]) -> None:
+        """News that are replaced by newer ones: a front that lags hears of them when it does not any more."""
+        with self._lock:
+            if self._lags:
+                self._has_missed_news = True
+                return
+            for frame in frames:
+                self.channel.send(frame)
+            if self._stats() is not self._told:
+                self._send([], [])
+
+    def catch_up(self) -> bool:
+        """Sends what waits, when the socket has room again; on the loop. True when the front has to be told
+        all news again."""
+        while True:
+            with self._lock:
+                self._is_catching_up = False
+                if self.channel.num_unsent:
+                    return False
+                if not self._backlog:
+                    missed, self._has_missed_news = self._has_missed_news, False
+                    return missed
+                others = self._backlog.take(_PART_BYTES)
+                self._is_catching_up = True
+            self.channel.send(frame_of(StepOutputs(others=tuple(others))))
+
+    @property
+    def _lags(self) -> bool:
+        return bool(self._backlog) or self._is_catching_up or self.channel.num_unsent > 0
+
+    def _send(self, tokens: list[tuple[int, int, int]], others: list[tuple[int, Output]]) -> None:
+        stats = self._stats()
+        news = None if stats is self._told else stats
+        self._told = stats
+        if tokens or others or news is not None:
+            self.channel.send(frame_of(StepOutputs(tuple(tokens), tuple(others), news)))
