@@ -7,7 +7,8 @@ import time
 from dataclasses import replace
 
 from coordinator.api.requests.event_join import join
-from coordinator.api.requests.events import EventWriter
+from coordinator.api.requests.events import Event, EventWriter
+from coordinator.api.requests.plain_delta import plain_event
 from coordinator.api.validation.request import ValidRequest, resolve
 from coordinator.commands.generate_arguments import GenerateArguments
 from coordinator.commands.termination import stop_exits
@@ -57,7 +58,7 @@ def run(args: argparse.Namespace) -> int:
 
 def _prepare(
     given: GenerateArguments, facts: ModelFacts, texts: ModelTexts
-) -> tuple[ValidRequest, EventWriter]:
+) -> tuple[ValidRequest, EventWriter[Event]]:
     """Checks the request before anything is loaded.
 
     `--max-tokens` is a limit here and not a promise: under STOP the end of the context may come first.
@@ -70,11 +71,11 @@ def _prepare(
     served = served_model(facts, ModelOptions(max_output_tokens=limit), texts)
     message = client_requests.generate_request(given.prompt.given(), {**options, "return_token_ids": True})
     valid = resolve(message, served, "generate", time.monotonic())
-    return valid, EventWriter(valid, served.tokenizer)
+    return valid, EventWriter(valid, served.tokenizer, plain_event)
 
 
 def _generate(
-    engine: Engine, valid: ValidRequest, writer: EventWriter, halt: Halt, *, show: bool
+    engine: Engine, valid: ValidRequest, writer: EventWriter[Event], halt: Halt, *, show: bool
 ) -> list[pb.GenerateStreamResponse]:
     """All events of the generation; text goes to the terminal as it comes. Raises the engine's error, and
     HaltedError."""

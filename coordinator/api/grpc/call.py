@@ -54,7 +54,7 @@ class Call:
         self.reason = ""
         # Facts of the method's own for the log line; never a caller's text.
         self.facts: dict[str, object] = {}
-        self._accepted = False
+        self.is_accepted = False
         self._error: ApiError | None = None
         self._on_end: OnEnd | None = None
         self._ended = False
@@ -79,8 +79,8 @@ class Call:
 
     async def accept(self) -> None:
         """Tells the caller the call's ids, and every proxy on the way that the call is alive."""
-        if not self._accepted:
-            self._accepted = True
+        if not self.is_accepted:
+            self.is_accepted = True
             await self.context.send_initial_metadata(
                 tuple(id_headers(self.request_id, self.given_ids).items())
             )

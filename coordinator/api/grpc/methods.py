@@ -31,8 +31,9 @@ def method_handlers(
     return grpc.method_handlers_generic_handler(service.full_name, handlers)
 
 
-def _serialize(message: Message) -> bytes:
-    return message.SerializeToString()
+def _serialize(message: Message | bytes) -> bytes:
+    """Of a message that its method may have serialised itself."""
+    return message if isinstance(message, bytes) else message.SerializeToString()
 
 
 def _parser(

@@ -10,7 +10,7 @@ from google.protobuf.message import Message
 from coordinator.api.grpc.call import Call, Context, rpc, trace_parent
 from coordinator.api.grpc.methods import Behaviours
 from coordinator.api.requests.event_join import join
-from coordinator.api.requests.responses import Caller, Facts, Front, admitted, off_loop
+from coordinator.api.requests.responses import Caller, Facts, Front, Work, admitted, off_loop
 from coordinator.api.requests.stall_guard import StallGuard
 from coordinator.api.security.auth import current_identity
 from coordinator.api.shared import tokenization
@@ -24,6 +24,7 @@ WRITE_STALL_TIMEOUT = 60.0
 
 M = TypeVar("M", bound=Message)
 R = TypeVar("R")
+E = TypeVar("E")
 
 
 class GenerationService:
@@ -35,7 +36,7 @@ class GenerationService:
         self._write_stall_timeout = write_stall_timeout
 
     async def generate(self, message: pb.GenerateRequest, context: Context) -> pb.GenerateResponse:
-        async with _generation("Generate", message, context, self._front) as (call, events):
+        async with _generation(Work.events, message, context, self._front) as (call, events):
             collected = []
             async for event in events:
                 await call.accept()
@@ -45,12 +46,14 @@ class GenerationService:
     async def generate_stream(self, message: pb.GenerateRequest, context: Context) -> None:
         # Written here and not yielded: a failing write ends this body at once, and with it the request.
         async with (
-            _generation("GenerateStream", message, context, self._front) as (call, events),
+            _generation(Work.encoded, message, context, self._front) as (call, events),
             StallGuard(self._write_stall_timeout) as guard,
         ):
             async for event in events:
                 try:
-                    await guard.wait(_send(call, event))
+                    if not call.is_accepted:
+                        await guard.wait(call.accept())
+                    await guard.wait(context.write(event))
                 except TimeoutError:
                     raise self._stalled() from None
 
@@ -79,22 +82,24 @@ class GenerationService:
                 return response
 
 
-async def _send(call: Call, event: pb.GenerateStreamResponse) -> None:
-    await call.accept()
-    await call.context.write(event)
-
-
 @asynccontextmanager
 async def _generation(
-    name: str, message: pb.GenerateRequest, context: Context, front: Front
-) -> AsyncIterator[tuple[Call, AsyncGenerator[pb.GenerateStreamResponse, None]]]:
+    events_of: Callable[[Work], AsyncGenerator[E, None]],
+    message: pb.GenerateRequest,
+    context: Context,
+    front: Front,
+) -> AsyncIterator[tuple[Call, AsyncGenerator[E, None]]]:
     """A call with its events. However it ends, its observer is told once."""
     facts = Facts()
     started = time.monotonic()
-    async with rpc(name, message, context, front.gate) as call:
-        caller = _caller(call, context, streams=name == "GenerateStream")
+    streams = events_of is Work.encoded
+    async with rpc("GenerateStream" if streams else "Generate", message, context, front.gate) as call:
+        caller = _caller(call, context, streams=streams)
         call.on_end(lambda error, cancelled: _tell(front, caller, facts, started, error, cancelled))
-        async with admitted([message], caller, front, [facts]) as (work,), aclosing(work.events()) as events:
+        async with (
+            admitted([message], caller, front, [facts]) as (work,),
+            aclosing(events_of(work)) as events,
+        ):
             yield call, events
 
 

@@ -3,8 +3,9 @@
 Knows no transport, so every front shares it. The unary answer is the same events, joined (event_join.py).
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from datetime import timedelta
+from typing import Generic, TypeVar
 
 from coordinator.api.requests.event_details import LogprobWriter, in_pieces, routed_pieces
 from coordinator.api.text.text_stream import TextStream
@@ -24,6 +25,9 @@ from moe_model.text.tokenizer import Tokenizer
 from moe_model.text.visible_bytes import VisibleBytes
 
 Event = pb.GenerateStreamResponse
+E = TypeVar("E")
+# Makes an event of a sequence's index, new text, number of tokens and token ids.
+MakeDelta = Callable[[int, str, int, Sequence[int]], E]
 
 FINISH_REASONS = {
     FinishReason.STOP: pb.FINISH_REASON_STOP,
@@ -33,14 +37,17 @@ FINISH_REASONS = {
 }
 
 
-class EventWriter:
-    """Turns the outputs of one generation into events. `done` once the summary is out."""
+class EventWriter(Generic[E]):
+    """Turns the outputs of one generation into events. `done` once the summary is out.
 
-    def __init__(self, valid: ValidRequest, tokenizer: Tokenizer | None) -> None:
+    A delta of tokens and text alone becomes what `plain` makes of it: see plain_delta.py.
+    """
+
+    def __init__(self, valid: ValidRequest, tokenizer: Tokenizer | None, plain: MakeDelta[E]) -> None:
         self._valid = valid
         request = valid.request
         self._logprobs = LogprobWriter(tokenizer.token_bytes if tokenizer else _no_bytes)
-        self._sequences = [_SequenceWriter(valid, tokenizer, i) for i in range(request.num_sequences)]
+        self._sequences = [_SequenceWriter(valid, tokenizer, i, plain) for i in range(request.num_sequences)]
         self._open = set(range(request.num_sequences))
         self._timings: list[RequestTimings] = []
         # Deltas of the others wait here while sequence 0 still has to tell of the prompt.
@@ -67,10 +74,10 @@ class EventWriter:
             info.logprobs.append(self._logprobs.first(request.prompt_ids[0]))
         return list(_split_ids(info))
 
-    def events(self, output: Output) -> list[Event]:
+    def events(self, output: Output) -> list[Event | E]:
         """What one output says; the last one also ends the request."""
         assert not self.done, "an output after the last one"
-        found: list[Event] = []
+        found: list[Event | E] = []
         if output.prompt is not None:
             found += self._prompt_events(output.prompt)
         if self._details_due and output.index != 0:
@@ -88,7 +95,7 @@ class EventWriter:
             found.append(Event(summary=self._summary()))
         return found
 
-    def _told(self, output: Output) -> list[Event]:
+    def _told(self, output: Output) -> list[Event | E]:
         self.num_tokens += len(output.token_ids)
         found = self._sequences[output.index].events(output)
         if output.finish_reason is not None:
@@ -115,11 +122,14 @@ class EventWriter:
         return pb.StreamSummary(usage=usage, timings=timings_message(self._timings))
 
 
-class _SequenceWriter:
+class _SequenceWriter(Generic[E]):
     """Deltas and the end of one sequence."""
 
-    def __init__(self, valid: ValidRequest, tokenizer: Tokenizer | None, index: int) -> None:
+    def __init__(
+        self, valid: ValidRequest, tokenizer: Tokenizer | None, index: int, plain: MakeDelta[E]
+    ) -> None:
         self._valid = valid
+        self._plain = plain
         self._index = index
         self._logprobs = LogprobWriter(tokenizer.token_bytes if tokenizer else _no_bytes)
         self._text = _text_stream(valid, tokenizer)
@@ -127,7 +137,7 @@ class _SequenceWriter:
         self._unsent_logprobs: list[TokenLogprobs] = []
         self._unsent_traces: list[RoutedExperts] = []
 
-    def events(self, output: Output) -> list[Event]:
+    def events(self, output: Output) -> list[Event | E]:
         self._unsent += output.token_ids
         self._unsent_logprobs += output.logprobs
         self._unsent_traces += output.routed_experts
@@ -152,13 +162,16 @@ class _SequenceWriter:
             shown = shown[:-1]
         return self._text.finish(shown, None if stop is None else stop.text)
 
-    def _deltas(self, text: str) -> list[Event]:
+    def _deltas(self, text: str) -> list[Event | E]:
         """All that is unsent, in as many deltas as its size takes."""
         token_ids, self._unsent = self._unsent, []
         logprobs, self._unsent_logprobs = self._unsent_logprobs, []
         traces, self._unsent_traces = self._unsent_traces, []
         if not (token_ids or text or traces):
             return []
+        if not (logprobs or traces):
+            shown = token_ids if self._valid.return_token_ids else ()
+            return [self._plain(self._index, text, len(token_ids), shown)]
         deltas = list(self._token_deltas(token_ids, logprobs))
         deltas[-1].text = text
         for piece in routed_pieces(traces):

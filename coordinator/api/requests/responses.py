@@ -9,9 +9,10 @@ from typing import Protocol, TypeVar
 from google.protobuf.message import Message
 
 from coordinator.api.requests.admission import Ticket
-from coordinator.api.requests.events import EventWriter
+from coordinator.api.requests.events import E, Event, EventWriter
 from coordinator.api.requests.gate import Backend, Gate
 from coordinator.api.requests.lanes import is_quick, lane_of
+from coordinator.api.requests.plain_delta import plain_bytes, plain_event
 from coordinator.api.security.quotas import NoQuotas, Quotas
 from coordinator.api.shared.errors import ApiError, Reason
 from coordinator.api.shared.request_ids import id_headers
@@ -150,22 +151,29 @@ class Work:
     valid: ValidRequest
     facts: Facts
 
-    async def events(self) -> AsyncGenerator[pb.GenerateStreamResponse, None]:
+    def events(self) -> AsyncGenerator[Event, None]:
         """The events of its response; closing it aborts what still runs. Raises what the engine raises.
 
         The first event comes at once, before any work is done.
         """
+        return self._told(EventWriter(self.valid, self.backend.model.tokenizer, plain_event))
+
+    def encoded(self) -> AsyncGenerator[Event | bytes, None]:
+        """The same, where most are bytes already."""
+        return self._told(EventWriter(self.valid, self.backend.model.tokenizer, plain_bytes))
+
+    async def _told(self, writer: EventWriter[E]) -> AsyncGenerator[Event | E, None]:
         front, facts, waiting = self.front, self.facts, self.facts.prompt_tokens
         request = replace(self.valid.request, trace=front.observer.started(self.caller, facts))
-        writer = EventWriter(self.valid, self.backend.model.tokenizer)
-        for event in writer.prompt():
-            yield event
+        for first in writer.prompt():
+            yield first
         clock = _Clock(facts, request.arrival_time)
         try:
             async with aclosing(self.backend.engine.stream(request, front.max_seconds)) as outputs:
                 async for output in outputs:
-                    self.ticket.started(waiting)
-                    waiting = 0
+                    if waiting:
+                        self.ticket.started(waiting)
+                        waiting = 0
                     clock.saw(output)
                     for event in writer.events(output):
                         yield event

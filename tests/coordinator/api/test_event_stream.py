@@ -11,6 +11,7 @@ from msgspec import structs
 from coordinator.api.requests.event_details import MAX_MESSAGE_BYTES
 from coordinator.api.requests.event_join import join
 from coordinator.api.requests.events import EventWriter
+from coordinator.api.requests.plain_delta import plain_event
 from coordinator.engine.messages.output import (
     FinishReason,
     Output,
@@ -57,7 +58,7 @@ def written(outputs: list[Output], text: str, num_sequences: int) -> list[pb.Gen
     model = served_model(allow_routed_experts=True)
     valid = resolved(f"token_ids {{ ids: [5, 6] }} sampling {{ seed: 1 }} {text}", model)
     request = replace(valid.request, num_sequences=num_sequences)
-    writer = EventWriter(replace(valid, request=request), model.tokenizer)
+    writer = EventWriter(replace(valid, request=request), model.tokenizer, plain_event)
     events = writer.prompt()
     for each in outputs:
         events += writer.events(each)

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from coordinator.api.requests.event_join import join
 from coordinator.api.requests.events import EventWriter
+from coordinator.api.requests.plain_delta import plain_event
 from coordinator.api.validation.request import resolve
 from coordinator.engine.messages.output import FinishReason, Output
 from expertmesh.v1 import generation_pb2 as pb
@@ -23,7 +24,7 @@ def written(
 ) -> list[pb.GenerateStreamResponse]:
     message = text_format.Parse("token_ids { ids: [5, 6] } " + request, pb.GenerateRequest())
     model = served_model() if has_tokenizer else served_model(tokenizer=None)
-    writer = EventWriter(resolve(message, model, "id", 0.0), model.tokenizer)
+    writer = EventWriter(resolve(message, model, "id", 0.0), model.tokenizer, plain_event)
     events = writer.prompt()
     for output in outputs:
         assert not writer.done
