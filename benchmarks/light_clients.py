@@ -58,20 +58,32 @@ class LightClients:
 
     async def send(self, client: int, message: bytes, due: float | None = None) -> Trace:
         """Reads to the end, never raises for a status. Without `due` it is due now."""
-        started = time.perf_counter() if due is None else due
-        connection = self._connections[client % self._num_clients]
-        stream = connection.begin(self._headers, message)
-        code = await stream.ended
-        ended = time.perf_counter()
-        return Trace(started, code, _messages(stream.pieces), ended)
+        trace = Trace(time.perf_counter() if due is None else due)
+        await self.follow(client, message, trace)
+        return trace
+
+    async def follow(self, client: int, message: bytes, trace: Trace) -> None:
+        """As `send`, into a trace that others may look at meanwhile."""
+        stream = self._connections[client % self._num_clients].begin(self._headers, message, trace)
+        trace.code = await stream.code
+        trace.ended = time.perf_counter()
 
 
 class _Stream:
-    """What came of one request: its bytes, each piece with its time, and its code at the end."""
+    """One request whose messages go into its trace."""
 
-    def __init__(self, ended: "asyncio.Future[str]") -> None:
-        self.ended = ended
-        self.pieces: list[tuple[float, bytes]] = []
+    def __init__(self, trace: Trace, code: "asyncio.Future[str]") -> None:
+        self.code = code
+        self._trace = trace
+        self._unread = b""
+
+    def take(self, now: float, data: bytes) -> None:
+        """Cut where gRPC's prefixes say; a message came when its last byte did."""
+        data = self._unread + data
+        while len(data) >= 5 and len(data) >= (end := 5 + int.from_bytes(data[1:5], "big")):
+            self._trace.messages.append((now, data[5:end]))
+            data = data[end:]
+        self._unread = data
 
 
 class _Connection(asyncio.BufferedProtocol):
@@ -88,13 +100,13 @@ class _Connection(asyncio.BufferedProtocol):
         self._rest = b""
         self._buffer = memoryview(bytearray(_BUFFER_BYTES))
 
-    def begin(self, headers: bytes, message: bytes) -> _Stream:
+    def begin(self, headers: bytes, message: bytes, trace: Trace) -> _Stream:
         """Raises ValueError for a message that may not fit what a server takes at once."""
         framed = bytes(1) + len(message).to_bytes(4, "big") + message
         if len(framed) > _MAX_FRAME:
             raise ValueError(f"a request of {len(message)} bytes is too long for a light client")
         number, self._next = self._next, self._next + 2
-        stream = self._streams[number] = _Stream(self._loop.create_future())
+        stream = self._streams[number] = _Stream(trace, self._loop.create_future())
         self._transport.write(
             _frame(_HEADERS, _END_HEADERS, number, headers) + _frame(_DATA, _END_STREAM, number, framed)
         )
@@ -139,7 +151,7 @@ class _Connection(asyncio.BufferedProtocol):
         stream = self._streams.get(number)
         if kind == _DATA:
             if stream is not None:
-                stream.pieces.append((now, payload))
+                stream.take(now, payload)
         elif kind == _HEADERS:
             if flags & _END_STREAM:
                 self._end(number, _code(payload))
@@ -154,8 +166,8 @@ class _Connection(asyncio.BufferedProtocol):
 
     def _end(self, number: int, code: str) -> None:
         stream = self._streams.pop(number, None)
-        if stream is not None and not stream.ended.done():
-            stream.ended.set_result(code)
+        if stream is not None and not stream.code.done():
+            stream.code.set_result(code)
 
 
 def _frame(kind: int, flags: int, number: int, payload: bytes) -> bytes:
@@ -191,14 +203,3 @@ def _code(headers: bytes) -> str:
     if code not in _CODES:
         raise ValueError("trailers that a light client cannot read")
     return _CODES[code]
-
-
-def _messages(pieces: list[tuple[float, bytes]]) -> list[tuple[float, bytes]]:
-    """Cut where gRPC's prefixes say; a message came when its last byte did."""
-    found, unread = list[tuple[float, bytes]](), b""
-    for now, piece in pieces:
-        unread += piece
-        while len(unread) >= 5 and len(unread) >= (end := 5 + int.from_bytes(unread[1:5], "big")):
-            found.append((now, unread[5:end]))
-            unread = unread[end:]
-    return found

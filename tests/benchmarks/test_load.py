@@ -10,7 +10,7 @@ from typing import Any
 import grpc
 import pytest
 
-from benchmarks.light_clients import STREAM, LightClients
+from benchmarks.light_clients import STREAM, LightClients, Trace
 from benchmarks.load import closed_loop, open_loop, poisson_arrivals
 
 
@@ -36,6 +36,8 @@ class Echo:
 
     def __init__(self, *, whole: bool = False) -> None:
         self.whole = whole
+        # What it waits for after each answer, if anything.
+        self.pause: asyncio.Event | None = None
         self.running = self.most = 0
         self.peers: set[str] = set()
 
@@ -48,6 +50,8 @@ class Echo:
                 await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, "full")
             for answer in [message] * 3 if self.whole else [bytes([byte]) for byte in message]:
                 yield answer
+                if self.pause is not None:
+                    await self.pause.wait()
         finally:
             self.running -= 1
 
@@ -140,3 +144,28 @@ async def test_a_long_request_is_refused_by_name() -> None:
     async with echoing(1) as (_, clients):
         with pytest.raises(ValueError, match="too long for a light client"):
             await clients.send(0, bytes(1 << 14))
+
+
+class Noted(list[tuple[float, bytes]]):
+    """Says when its first one is there."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.begun = asyncio.Event()
+
+    def append(self, message: tuple[float, bytes]) -> None:
+        super().append(message)
+        self.begun.set()
+
+
+async def test_a_trace_can_be_looked_at_while_it_grows() -> None:
+    async with echoing(1) as (echo, clients):
+        echo.pause = asyncio.Event()
+        messages = Noted()
+        trace = Trace(0.0, messages=messages)
+        following = asyncio.ensure_future(clients.follow(0, b"ab", trace))
+        await asyncio.wait_for(messages.begun.wait(), 10)
+        assert (len(trace.messages), trace.ended) == (1, 0.0)
+        echo.pause.set()
+        await following
+    assert (len(trace.messages), trace.code) == (2, "OK")
