@@ -11,9 +11,10 @@ from coordinator.config.serve import ServeConfig
 from coordinator.engine.client.handlers import Operated
 from coordinator.engine.core.engine import Engine
 from coordinator.engine.core.engine_thread import EngineThread
-from coordinator.engine.core.observer import EngineObserver
+from coordinator.engine.core.observer import EngineObserver, EngineObservers
 from coordinator.engine.core.prepared import Preparer
 from coordinator.engine.messages.request import ContextOverflow, Request, StopRules
+from coordinator.engine.telemetry.counts import EngineCounts
 from coordinator.server.build_engine import build_engine, expert_exchange
 from coordinator.server.experts import open_experts
 from coordinator.server.phases import UNTOLD, Phases
@@ -29,7 +30,7 @@ _FOREVER = 1e9
 class EngineWatchers:
     """Who is told of steps, and of what goes to workers and comes back."""
 
-    steps: EngineObserver | None = None
+    steps: Sequence[EngineObserver] = ()
     experts: Sequence[ExpertObserver] = ()
 
 
@@ -39,11 +40,13 @@ class EngineSide:
 
     thread: EngineThread
     operated: Operated = field(repr=False)
+    counts: EngineCounts = field(repr=False)
 
     def warm_up(self, halt: Halt) -> None:
         """One token through everything, so that READY means it works: before any request, on the thread that
         has been started. Raises the request's error; HaltedError soon after `halt` was set."""
         halt.result(self.thread.call(lambda engine: _warm_up(engine, halt)), _FOREVER)
+        self.counts.open([worker.rank for worker in self.operated.workers().workers])
 
 
 @contextmanager
@@ -59,15 +62,16 @@ def open_engine_side(
     """What it starts ends with the block, but for the engine's thread. `over` is told, on another thread and
     once, why the workers cannot be looked after any more. Raises ExpertMeshError, of them HaltedError soon
     after `halt` was set."""
-    halt = halt or Halt()
-    opened = open_experts(checkpoint, config.engine, config.workers, watchers.experts, over, phases, halt)
-    with opened as experts:
+    halt, counts = halt or Halt(), EngineCounts()
+    told: Sequence[ExpertObserver] = (*watchers.experts, counts)
+    with open_experts(checkpoint, config.engine, config.workers, told, over, phases, halt) as experts:
         halt.check()
         phases("engine")
-        core = build_engine(checkpoint, config.engine, experts, watchers.steps, preparer, phases.progress)
+        steps = EngineObservers([*watchers.steps, counts])
+        core = build_engine(checkpoint, config.engine, experts, steps, preparer, phases.progress)
         thread = EngineThread(core)
         exchange = expert_exchange(checkpoint, config.engine, experts, core, thread.switch)
-        yield EngineSide(thread, Operated.of(exchange, experts))
+        yield EngineSide(thread, Operated.of(exchange, experts, counts.snapshot), counts)
 
 
 def _warm_up(engine: Engine, halt: Halt) -> None:

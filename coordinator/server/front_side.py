@@ -48,7 +48,8 @@ class FrontSide:
             current_experts=lambda: engine.model().experts,
             kv_capacity_tokens=engine.stats().kv_capacity_tokens,
         )
-        sources = MetricSources(engine.stats, engine.model, engine.workers, self._config.engine.block_size)
+        block_size = self._config.engine.block_size
+        sources = MetricSources(engine.stats, engine.model, engine.workers, block_size, engine.counts)
         self.watchers.metrics.open(model.name, model.max_context, sources)
         operations = Operations(_facts(model), engine)
         readiness = Sources(engine.stats, engine.missing_experts)

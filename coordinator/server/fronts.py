@@ -71,7 +71,7 @@ class Fronts:
             front=self._front,
             authenticator=security.authenticator,
             readiness=lambda: self.readiness.reasons,
-            metrics=self._metrics.render,
+            metrics=self._metrics.answer,
             observed=self._metrics.fronts.http_observed,
             write_stall_timeout=self._config.calls.write_stall_timeout,
             strict_fields=self._config.calls.strict_fields,

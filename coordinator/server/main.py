@@ -61,7 +61,7 @@ async def open_server(
         model = await front.read(await asyncio.to_thread(read_facts, checkpoint, config.engine))
         # The engine builds constraints where the fronts have checked them.
         preparer = model.texts.preparer()
-        watchers = EngineWatchers(front.watchers.engine, front.watchers.pools)
+        watchers = EngineWatchers(front.watchers.engine, front.watchers.engine)
         opened = open_engine_side(checkpoint, config, preparer, watchers, over, phases, halt)
         side = await _entered(opened, stack)
         engine = InProcessEngine(side.thread, side.operated)

@@ -1,11 +1,10 @@
-"""Watchers: all that is told of requests, steps and dispatches."""
+"""Watchers: all that is told of requests, and of the steps and dispatches of those that are traced."""
 
 from coordinator.api.shared.observers import RequestObservers
 from coordinator.api.shared.request_log import RequestLog
 from coordinator.api.telemetry.metrics import Metrics
 from coordinator.api.telemetry.tracing import Tracing
 from coordinator.config.observability import ObservabilityConfig
-from coordinator.engine.core.observer import EngineObservers
 
 
 class Watchers:
@@ -18,8 +17,7 @@ class Watchers:
         self._tracing = None if endpoint is None else Tracing.to_endpoint(endpoint)
         tracing = () if self._tracing is None else (self._tracing,)
         self.requests = RequestObservers([*tracing, self.metrics.requests, RequestLog()])
-        self.engine = EngineObservers([*tracing, self.metrics.requests, self.metrics.experts])
-        self.pools = [*tracing, self.metrics.experts]
+        self.engine = tracing
 
     def close(self) -> None:
         if self._tracing is not None:

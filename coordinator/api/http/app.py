@@ -54,7 +54,7 @@ class HttpServices:
     front: Front
     authenticator: Authenticator
     readiness: Callable[[], Sequence[str]]
-    metrics: Callable[[str], tuple[bytes, str]]
+    metrics: Callable[[str], Awaitable[tuple[bytes, str]]]
     observed: Callable[[str, str, int, float], None]
     write_stall_timeout: float = 60.0
     strict_fields: bool = False
@@ -314,7 +314,7 @@ class HttpApi:
         )
 
     async def _metrics(self, request: Request, call: _Call) -> Response:
-        text, content_type = self._services.metrics(request.headers.get("accept", ""))
+        text, content_type = await self._services.metrics(request.headers.get("accept", ""))
         return Response(text, headers={"content-type": content_type})
 
     async def _version(self, request: Request, call: _Call) -> Response:

@@ -1,68 +1,83 @@
-"""Metrics: one registry, fed by the engine, the pool and the fronts, and read by /metrics.
+"""Metrics: what the fronts and the engine count, and how things are now, read when /metrics is asked.
 
-Labels have few values and never come from a caller. What is known elsewhere is read when it is asked for.
+Labels have few values and never come from a caller.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass
 
-from prometheus_client import CollectorRegistry, Metric
+from prometheus_client import Metric
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
-from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, generate_latest
-from prometheus_client.openmetrics import exposition as openmetrics
 
-from coordinator.api.telemetry.accept import wants_openmetrics
-from coordinator.api.telemetry.experts import ExpertMetrics
+from coordinator.api.telemetry import fronts
+from coordinator.api.telemetry.exposition import metrics_of, rendered
 from coordinator.api.telemetry.fronts import FrontMetrics
-from coordinator.api.telemetry.names import COMPATIBLE, PREFIX
+from coordinator.api.telemetry.names import PREFIX
 from coordinator.api.telemetry.requests import RequestMetrics
+from coordinator.engine.messages.metrics import MetricsSnapshot
 from coordinator.engine.messages.stats import EngineStats, ModelStatus, WorkersStatus
+from coordinator.metrics import of_engine
+from coordinator.metrics.store import Series, Store, summed
 from expert_workers.status import WorkerState
 
 
 @dataclass(frozen=True, slots=True)
 class MetricSources:
-    """What is read when metrics are asked for."""
+    """What is read when metrics are asked for. `counts` are the engine's, which may be another process."""
 
     stats: Callable[[], EngineStats]
     model: Callable[[], ModelStatus]
     workers: Callable[[], WorkersStatus]
     block_size: int
+    counts: Callable[[], Awaitable[MetricsSnapshot]]
 
 
 class Metrics:
-    """All metrics of one server."""
+    """All metrics of one server. `store` has this front's counts, `others` tells those of the other fronts:
+    each front's metrics are the server's."""
 
-    def __init__(self, *, vllm_names: bool = False) -> None:
-        self._registry = CollectorRegistry(auto_describe=False)
+    def __init__(
+        self,
+        *,
+        vllm_names: bool = False,
+        store: Store | None = None,
+        others: Callable[[], Sequence[Series]] = tuple,
+    ) -> None:
+        self._store = store or Store()
+        self._others = others
         self._vllm_names = vllm_names
         self._model = ""
         self._sources: MetricSources | None = None
-        self.requests = RequestMetrics(self._registry)
-        self.experts = ExpertMetrics(self._registry)
-        self.fronts = FrontMetrics(self._registry)
-        self._registry.register(_Reader(self._read))
+        self._counts = MetricsSnapshot()
+        self.requests = RequestMetrics(self._store)
+        self.fronts = FrontMetrics(self._store)
 
     def open(self, model: str, max_context: int, sources: MetricSources) -> None:
         """The server is up."""
         self._model = model
         self._sources = sources
-        self.requests.open(model, max_context)
-        self.experts.open(model, [worker.rank for worker in sources.workers().workers])
+        self.requests.open(max_context)
+
+    async def answer(self, accept: str = "") -> tuple[bytes, str]:
+        """As `render`, with what the engine has counted by now."""
+        if self._sources is not None:
+            self._counts = await self._sources.counts()
+        return self.render(accept)
 
     def render(self, accept: str = "") -> tuple[bytes, str]:
-        """The text, and its content type: OpenMetrics for those whose Accept header prefers it."""
-        view = _View(self._registry, self._vllm_names)
-        if wants_openmetrics(accept):
-            # Our names need no escaping, and the default one would take the colon out of vLLM's.
-            text: bytes = openmetrics.generate_latest(view, openmetrics.ALLOWUTF8)  # type: ignore[no-untyped-call]
-            return text, openmetrics.CONTENT_TYPE_LATEST
-        return generate_latest(view), CONTENT_TYPE_PLAIN_0_0_4
+        """The text, and its content type."""
+        return rendered(self._collect(), accept, vllm_names=self._vllm_names)
 
-    def _read(self) -> Iterator[Metric]:
+    def _collect(self) -> Iterator[Metric]:
+        counted = summed([*self._store.series(), *self._others()])
+        yield from metrics_of((*self.requests.families, *fronts.FAMILIES), counted, self._model)
         if self._sources is None:
             return
-        stats, label = self._sources.stats(), [self._model]
+        yield from metrics_of(of_engine.FAMILIES, summed(self._counts.series), self._model)
+        yield from self._read(self._sources)
+
+    def _read(self, sources: MetricSources) -> Iterator[Metric]:
+        stats, label = sources.stats(), [self._model]
         yield _gauge("num_requests_running", "Sequences being generated.", label, stats.num_running)
         yield _gauge("num_requests_waiting", "Sequences waiting.", label, stats.num_waiting)
         yield _gauge("kv_cache_usage_perc", "Part of the KV cache in use, 0 to 1.", label, stats.kv_usage)
@@ -71,13 +86,13 @@ class Metrics:
             "Sizes of the KV cache.",
             labels=["model_name", "block_size", "num_blocks"],
         )
-        info.add_metric([self._model, str(self._sources.block_size), str(stats.num_blocks)], 1)
+        info.add_metric([self._model, str(sources.block_size), str(stats.num_blocks)], 1)
         yield info
         yield _counter("prefix_cache_queries", "Prompt tokens looked up.", label, stats.prefix_queries)
         yield _counter("prefix_cache_hits", "Prompt tokens found.", label, stats.prefix_hits)
         yield _counter("num_preemptions", "Sequences that gave way.", label, stats.num_preemptions)
-        yield from self._read_workers(self._sources.workers())
-        yield from self._read_model(self._sources.model())
+        yield from self._read_workers(sources.workers())
+        yield from self._read_model(sources.model())
 
     def _read_workers(self, status: WorkersStatus) -> Iterator[Metric]:
         workers = status.workers
@@ -113,40 +128,6 @@ class Metrics:
         for module in model.exchanged:
             versions.add_metric([self._model, str(module.layer), str(module.expert)], module.version)
         yield versions
-
-
-class _Reader:
-    """A collector over a function."""
-
-    def __init__(self, read: Callable[[], Iterator[Metric]]) -> None:
-        self._read = read
-
-    def collect(self) -> Iterable[Metric]:
-        return self._read()
-
-
-class _View:
-    """A registry's metrics without the times at which they were made, which double the series and are
-    not read; and on request the compatible ones a second time under vLLM's names."""
-
-    def __init__(self, registry: CollectorRegistry, vllm_names: bool) -> None:
-        self._registry = registry
-        self._vllm_names = vllm_names
-
-    def collect(self) -> Iterator[Metric]:
-        for metric in self._registry.collect():
-            metric.samples = [sample for sample in metric.samples if not sample.name.endswith("_created")]
-            yield metric
-            stem = metric.name.removeprefix(PREFIX)
-            if self._vllm_names and metric.name.startswith(PREFIX) and stem in COMPATIBLE:
-                yield _renamed(metric, f"vllm:{COMPATIBLE[stem]}")
-
-
-def _renamed(metric: Metric, name: str) -> Metric:
-    twin = Metric(name, metric.documentation, metric.type, metric.unit)
-    for sample in metric.samples:
-        twin.samples.append(sample._replace(name=name + sample.name[len(metric.name) :]))
-    return twin
 
 
 def _gauge(stem: str, text: str, label: Sequence[str], value: float) -> Metric:

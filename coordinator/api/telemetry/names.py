@@ -1,11 +1,11 @@
-"""The prefix of our metrics' names, and the bucket edges of all: vLLM's, so that its panels fit.
+"""The prefix of our metrics' names, and the bucket edges of requests': vLLM's, so that its panels fit.
 
 `COMPATIBLE` are those that are also told under vLLM's names on request.
 """
 
 from collections.abc import Sequence
 
-PREFIX = "expertmesh_"
+from coordinator.metrics.families import PREFIX as PREFIX
 
 TIME_TO_FIRST_TOKEN = (
     *(0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0, 20.0),
@@ -20,27 +20,6 @@ REQUEST_SECONDS = (
     *(480.0, 960.0, 1920.0, 7680.0),
 )
 NUM_SEQUENCES = (1.0, 2.0, 5.0, 10.0, 20.0)
-ITERATION_TOKENS = (1.0, *(float(1 << power) for power in range(3, 15)))
-SHORT_SECONDS = (
-    1e-5,
-    2.5e-5,
-    5e-5,
-    1e-4,
-    2.5e-4,
-    5e-4,
-    1e-3,
-    2.5e-3,
-    5e-3,
-    0.01,
-    0.025,
-    0.05,
-    0.1,
-    0.25,
-    0.5,
-    1.0,
-)
-BALANCEDNESS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
-
 _SAME = (
     *("num_requests_running", "num_requests_waiting", "kv_cache_usage_perc", "cache_config_info"),
     *("prompt_tokens", "generation_tokens", "prefix_cache_queries", "prefix_cache_hits"),

@@ -1,86 +1,71 @@
-"""Metrics of requests and of the engine's steps."""
-
-from collections.abc import Sequence
-
-from prometheus_client import CollectorRegistry, Counter, Histogram
+"""Metrics of requests."""
 
 from coordinator.api.requests.responses import Caller, Facts
 from coordinator.api.shared.errors import ApiError, Reason
 from coordinator.api.telemetry import names
-from coordinator.api.telemetry.names import PREFIX
 from coordinator.engine.messages.output import FinishReason
-from coordinator.engine.messages.records import StepRecord
+from coordinator.metrics.families import Family, ours
+from coordinator.metrics.store import Histogram, Store
 
 # What turns a request away that might have been served at another time.
 REFUSALS = frozenset({Reason.QUEUE_FULL, Reason.QUOTA_EXCEEDED, Reason.NOT_READY, Reason.DRAINING})
 # vLLM's gauge of concurrency has no more.
 MAX_EDGE_CONTEXT = 1 << 20
 
+_PROMPT_TOKENS = ours("prompt_tokens", "Prompt tokens of requests.")
+_GENERATION_TOKENS = ours("generation_tokens", "Tokens generated.")
+_SUCCESS = ours("request_success", "Sequences that ended, by why.", "finished_reason")
+_ERRORS = ours("request_errors", "Requests that failed.", "code", "reason")
+_REJECTED = ours("requests_rejected", "Requests that were refused for now.", "reason")
+_COUNTERS = (_PROMPT_TOKENS, _GENERATION_TOKENS, _SUCCESS, _ERRORS, _REJECTED)
+
 
 class RequestMetrics:
-    """Told of every request on the event loop, and of every step on the engine's thread."""
+    """Told of every request, on the event loop. Nothing is counted before `open`."""
 
-    def __init__(self, registry: CollectorRegistry) -> None:
-        self._registry = registry
-        self._model = ""
+    def __init__(self, store: Store) -> None:
+        self._store = store
         self._histograms: dict[str, Histogram] = {}
-        self._counters: dict[str, Counter] = {}
+        self.families: tuple[Family, ...] = ()
 
-    def open(self, model: str, max_context: int) -> None:
-        self._model = model
-        for stem, text, edges in _histograms(max_context):
-            self._histograms[stem] = Histogram(
-                f"{PREFIX}{stem}", text, ["model_name"], registry=self._registry, buckets=tuple(edges)
-            ).labels(model)
-        for stem, text, label in _COUNTERS:
-            labels = ["model_name", *label]
-            counter = Counter(f"{PREFIX}{stem}", text, labels, registry=self._registry)
-            self._counters[stem] = counter if label else counter.labels(model)
+    def open(self, max_context: int) -> None:
+        """The model is known, and with it the edges of what counts tokens."""
+        histograms = _histograms(max_context)
+        self._histograms = {stem: self._store.histogram(family) for stem, family in histograms.items()}
+        self._prompt_tokens = self._store.counter(_PROMPT_TOKENS)
+        self._generation_tokens = self._store.counter(_GENERATION_TOKENS)
         for reason in FinishReason:
-            self._counters["request_success"].labels(model, reason.value)
-        step = Histogram(
-            f"{PREFIX}step_seconds",
-            "One step of the engine.",
-            ["model_name", "phase"],
-            registry=self._registry,
-            buckets=names.SHORT_SECONDS,
-        )
-        self._steps = {phase: step.labels(model, phase) for phase in ("prefill", "decode")}
+            self._store.counter(_SUCCESS, reason.value)
+        self.families = (*histograms.values(), *_COUNTERS)
 
     def started(self, caller: Caller, facts: Facts) -> int | None:
         return None
 
-    def step(self, record: StepRecord) -> None:
-        if not self._model:
-            return
-        self._steps[record.phase].observe(record.seconds)
-        self._histograms["iteration_tokens"].observe(record.num_tokens)
-
     def finished(self, caller: Caller, facts: Facts, error: ApiError | None, *, cancelled: bool) -> None:
-        if not self._model:
+        if not self.families:
             return
         if error is not None:
             self._failed(error)
         elif cancelled:
-            self._counters["request_errors"].labels(self._model, "CANCELLED", "CANCELLED").inc()
+            self._store.counter(_ERRORS, "CANCELLED", "CANCELLED").add()
         for reason in facts.finish_reasons.values():
-            self._counters["request_success"].labels(self._model, reason).inc()
+            self._store.counter(_SUCCESS, reason).add()
         self._count(facts)
         if facts.time_to_first_token is not None:
             self._time(facts, facts.time_to_first_token)
 
     def _failed(self, error: ApiError) -> None:
-        self._counters["request_errors"].labels(self._model, error.code.value, error.reason.value).inc()
+        self._store.counter(_ERRORS, error.code.value, error.reason.value).add()
         if error.reason in REFUSALS:
-            self._counters["requests_rejected"].labels(self._model, error.reason.value).inc()
+            self._store.counter(_REJECTED, error.reason.value).add()
 
     def _count(self, facts: Facts) -> None:
         valid, seen = facts.valid, self._histograms
         if valid is None:
             return
         request = valid.request
-        self._counters["prompt_tokens"].inc(facts.prompt_tokens)
-        self._counters["generation_tokens"].inc(facts.completion_tokens)
+        self._prompt_tokens.add(facts.prompt_tokens)
+        self._generation_tokens.add(facts.completion_tokens)
         seen["request_prompt_tokens"].observe(facts.prompt_tokens)
         seen["request_generation_tokens"].observe(facts.completion_tokens)
         seen["request_params_max_tokens"].observe(request.stop.max_tokens)
@@ -100,24 +85,16 @@ class RequestMetrics:
         if num_gaps:
             mean = sum(gap * count for gap, count in facts.gaps) / num_gaps
             seen["request_time_per_output_token_seconds"].observe(mean)
+        observe = seen["inter_token_latency_seconds"].observe
         for gap, count in facts.gaps:
-            for _ in range(count):
-                seen["inter_token_latency_seconds"].observe(gap)
+            observe(gap, count)
 
 
-_COUNTERS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
-    ("prompt_tokens", "Prompt tokens of requests.", ()),
-    ("generation_tokens", "Tokens generated.", ()),
-    ("request_success", "Sequences that ended, by why.", ("finished_reason",)),
-    ("request_errors", "Requests that failed.", ("code", "reason")),
-    ("requests_rejected", "Requests that were refused for now.", ("reason",)),
-)
-
-
-def _histograms(max_context: int) -> Sequence[tuple[str, str, Sequence[float]]]:
+def _histograms(max_context: int) -> dict[str, Family]:
+    """By their stems."""
     tokens = names.one_two_five(min(max_context, MAX_EDGE_CONTEXT))
     seconds = names.REQUEST_SECONDS
-    return (
+    table = (
         ("time_to_first_token_seconds", "From arrival to the first token.", names.TIME_TO_FIRST_TOKEN),
         ("inter_token_latency_seconds", "Between two tokens of a sequence.", names.INTER_TOKEN),
         ("request_time_per_output_token_seconds", "Mean time per token after the first.", names.INTER_TOKEN),
@@ -130,5 +107,5 @@ def _histograms(max_context: int) -> Sequence[tuple[str, str, Sequence[float]]]:
         ("request_generation_tokens", "Tokens generated for a request.", tokens),
         ("request_params_max_tokens", "max_tokens of a request.", tokens),
         ("request_params_n", "Sequences of a request.", names.NUM_SEQUENCES),
-        ("iteration_tokens", "Tokens of one step.", names.ITERATION_TOKENS),
     )
+    return {stem: ours(stem, text, edges=tuple(edges)) for stem, text, edges in table}

@@ -4,6 +4,7 @@ from collections.abc import AsyncGenerator
 from typing import Protocol, TypeVar
 
 from coordinator.engine.messages.commands import Command
+from coordinator.engine.messages.metrics import MetricsSnapshot
 from coordinator.engine.messages.output import Output
 from coordinator.engine.messages.request import Request
 from coordinator.engine.messages.stats import EngineStats, ModelStatus, WorkersStatus
@@ -54,6 +55,10 @@ class EngineClient(RequestEngine, Protocol):
 
     def missing_experts(self) -> tuple[ExpertModule, ...]:
         """`workers().missing` without the rest, which is much of a large model: for looks that come often."""
+
+    async def counts(self) -> MetricsSnapshot:
+        """What it has counted for metrics; what was last known where it does not answer within a second.
+        Raises nothing."""
 
     def call(self, command: Command[R]) -> R:
         """Blocks until the command is carried out. Raises what it raises, all of them ExpertMeshErrors;

@@ -19,6 +19,7 @@ from coordinator.engine.messages.commands import (
     ScaleWorkers,
 )
 from coordinator.engine.messages.errors import IntegrityError, NoCommandError
+from coordinator.engine.messages.metrics import MetricsSnapshot, ReadMetrics
 from coordinator.engine.messages.stats import ModelStatus, WorkersStatus
 from coordinator.engine.versions.exchange import ExpertExchange
 from expert_workers.status import Scaled, WorkerStatus
@@ -31,7 +32,7 @@ Handlers = Mapping[type[Command[Any]], Callable[[Any], object]]
 
 
 def engine_handlers(thread: EngineThread) -> Handlers:
-    """What every engine can do."""
+    """What every engine can do; one of a server counts besides."""
 
     def check_integrity(_: CheckIntegrity) -> Done:
         try:
@@ -42,7 +43,7 @@ def engine_handlers(thread: EngineThread) -> Handlers:
             raise HaltedError("the engine has been closed") from None
         return Done()
 
-    return {CheckIntegrity: check_integrity}
+    return {CheckIntegrity: check_integrity, ReadMetrics: lambda _: MetricsSnapshot()}
 
 
 def carry_out(handlers: Handlers, command: Command[R]) -> R:
@@ -74,9 +75,15 @@ class Operated:
     missing: Callable[[], Sequence[ExpertModule]] = tuple
 
     @classmethod
-    def of(cls, exchange: ExpertExchange, experts: OperatedExperts) -> "Operated":
-        """Of an engine of `exchange` over `experts`."""
-        handlers = {**exchange_handlers(exchange), **worker_handlers(experts)}
+    def of(
+        cls,
+        exchange: ExpertExchange,
+        experts: OperatedExperts,
+        counts: Callable[[], MetricsSnapshot] = MetricsSnapshot,
+    ) -> "Operated":
+        """Of an engine of `exchange` over `experts`; `counts` tells what it counts."""
+        told: Handlers = {ReadMetrics: lambda _: counts()}
+        handlers = {**exchange_handlers(exchange), **worker_handlers(experts), **told}
         return cls(handlers, exchange.status, lambda: workers_status(experts), experts.missing_experts)
 
 

@@ -12,6 +12,7 @@ from coordinator.engine.client.request_streams import RequestStreams
 from coordinator.engine.core.engine_thread import EngineThread
 from coordinator.engine.messages.commands import Command
 from coordinator.engine.messages.errors import EngineError
+from coordinator.engine.messages.metrics import MetricsSnapshot, ReadMetrics
 from coordinator.engine.messages.output import Output
 from coordinator.engine.messages.request import Request
 from coordinator.engine.messages.stats import EngineStats, ModelStatus, WorkersStatus
@@ -53,6 +54,9 @@ class InProcessEngine:
 
     def missing_experts(self) -> tuple[ExpertModule, ...]:
         return tuple(self._operated.missing())
+
+    async def counts(self) -> MetricsSnapshot:
+        return self.call(ReadMetrics())
 
     def call(self, command: Command[R]) -> R:
         return carry_out(self._handlers, command)

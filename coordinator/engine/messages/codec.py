@@ -22,6 +22,7 @@ from coordinator.engine.messages.commands import (
 )
 from coordinator.engine.messages.errors import MessageError
 from coordinator.engine.messages.failure import Failure
+from coordinator.engine.messages.metrics import MetricsSnapshot, ReadMetrics
 from coordinator.engine.messages.model_facts import ModelFacts
 from coordinator.engine.messages.output import Output
 from coordinator.engine.messages.process import Answer, Beat, Call, Hello, MissingExperts, StepOutputs
@@ -32,8 +33,10 @@ from expert_workers.status import Scaled
 from moe_model.errors import ExpertMeshError
 
 REQUESTS = (Request, Abort)
-COMMANDS = (CheckIntegrity, ScaleWorkers, ListExperts, ReplaceExpert, AddExpert, RemoveExpert)
-RESULTS = (Done, Scaled, ExpertList, Changed)
+COMMANDS = (
+    *(CheckIntegrity, ScaleWorkers, ListExperts, ReplaceExpert, AddExpert, RemoveExpert, ReadMetrics),
+)
+RESULTS = (Done, Scaled, ExpertList, Changed, MetricsSnapshot)
 NEWS = (Output, Failure, EngineStats, ModelStatus, WorkersStatus, StepRecord, ModelFacts)
 # What carries the others between two processes.
 CARRIERS = (Hello, Call, Answer, StepOutputs, MissingExperts, Beat)

@@ -19,6 +19,7 @@ from coordinator.engine.messages.codec import decode, encode
 from coordinator.engine.messages.commands import Command
 from coordinator.engine.messages.errors import EngineLostError, MessageError
 from coordinator.engine.messages.failure import Failure
+from coordinator.engine.messages.metrics import MetricsSnapshot, ReadMetrics
 from coordinator.engine.messages.output import Output
 from coordinator.engine.messages.process import Answer, Beat, Call, Hello, MissingExperts, StepOutputs
 from coordinator.engine.messages.request import Abort, Request
@@ -37,6 +38,8 @@ R = TypeVar("R")
 FIRST_PAUSE, LONGEST_PAUSE = 0.02, 0.5
 # Bytes of requests that an engine has not taken: with more of them it is given no new ones.
 MAX_QUEUED_BYTES = 64 << 20
+# That a scrape waits for an engine that does not answer.
+COUNTS_SECONDS = 1.0
 
 
 class ProcessEngine:
@@ -52,6 +55,7 @@ class ProcessEngine:
         self._model = ModelStatus(())
         self._workers = WorkersStatus()
         self._missing: tuple[ExpertModule, ...] = ()
+        self._counts = MetricsSnapshot()
         # The connection, and the same once the engine has told of itself.
         self._socket: Channel | None = None
         self._channel: Channel | None = None
@@ -102,6 +106,11 @@ class ProcessEngine:
     def missing_experts(self) -> tuple[ExpertModule, ...]:
         return self._missing
 
+    async def counts(self) -> MetricsSnapshot:
+        with suppress(ExpertMeshError):
+            self._counts = await self.ask(ReadMetrics(), COUNTS_SECONDS)
+        return self._counts
+
     def call(self, command: Command[R]) -> R:
         return cast(R, _result(self._begin(command).result()))
 
@@ -138,6 +147,8 @@ class ProcessEngine:
         channel = self._channel
         number, answer = next(self._numbers), Future[bytes]()
         self._calls[number] = answer
+        # One that is not waited for any longer, or has its answer, expects none.
+        answer.add_done_callback(lambda _: self._calls.pop(number, None))
         if channel is not None:
             channel.send(frame_of(Call(number, encode(command))))
         # One that was lost meanwhile has ended all calls that it saw.

@@ -76,12 +76,16 @@ async def both_fronts(
         yield Fronts(gate, channel, stub, http, observed)
 
 
+async def _no_metrics(accept: str) -> tuple[bytes, str]:
+    return b"# none\n", "text/plain"
+
+
 def _services(setup: Setup, front: Front, observed: list[tuple[str, int]]) -> HttpServices:
     return HttpServices(
         front=front,
         authenticator=setup.authenticator,
         readiness=tuple,
-        metrics=lambda accept: (b"# none\n", "text/plain"),
+        metrics=_no_metrics,
         observed=lambda path, method, status, seconds: observed.append((path, status)),
     )
 

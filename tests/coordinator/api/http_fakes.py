@@ -28,6 +28,11 @@ class Ended(NullObserver):
         self.seen.append((caller.request_id, how))
 
 
+async def shown_accept(accept: str) -> tuple[bytes, str]:
+    """In place of metrics."""
+    return f"# {accept}\n".encode(), "text/plain"
+
+
 class Http:
     """A client of the API, and what is behind it."""
 
@@ -54,7 +59,7 @@ class Http:
             front=Front(self.gate, self.ended, max_seconds=max_seconds),
             authenticator=authenticator or NoAuthenticator(),
             readiness=lambda: self.reasons,
-            metrics=lambda accept: (f"# {accept}\n".encode(), "text/plain"),
+            metrics=shown_accept,
             observed=lambda path, method, status, _: self.observed.append((path, method, status)),
             strict_fields=strict_fields,
             allowed_origins=allowed_origins,

@@ -10,6 +10,7 @@ import httpx
 from coordinator.api.requests.responses import Caller, Facts
 from coordinator.api.telemetry.metrics import Metrics, MetricSources
 from coordinator.api.validation.request import ValidRequest
+from coordinator.engine.messages.metrics import MetricsSnapshot
 from coordinator.engine.messages.stats import EngineStats, ModelStatus, WorkersStatus
 from expertmesh.v1 import generation_pb2 as pb
 from expertmesh.v1 import generation_pb2_grpc
@@ -25,8 +26,14 @@ def series(text: str) -> set[str]:
 
 def opened() -> Metrics:
     metrics = Metrics()
-    metrics.open("tiny", 32, MetricSources(EngineStats, lambda: ModelStatus(()), WorkersStatus, 16))
+    metrics.open(
+        "tiny", 32, MetricSources(EngineStats, lambda: ModelStatus(()), WorkersStatus, 16, no_counts)
+    )
     return metrics
+
+
+async def no_counts() -> MetricsSnapshot:
+    return MetricsSnapshot()
 
 
 def of_a_random_caller(metrics: Metrics, valid: ValidRequest, rng: random.Random) -> None:

@@ -73,10 +73,9 @@ def complaints(family: Metric) -> Iterator[str]:
 
 
 def rendered(*, accept: str = "", vllm_names: bool = False) -> tuple[str, str]:
-    metrics = opened(vllm_names=vllm_names)
-    fed(metrics)
-    text, content_type = metrics.render(accept)
-    return text.decode(), content_type
+    server = opened(vllm_names=vllm_names)
+    fed(server)
+    return server.text(accept)
 
 
 def ours(families: Iterable[Metric]) -> list[Metric]:

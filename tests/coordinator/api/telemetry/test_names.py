@@ -1,5 +1,7 @@
 """Every metric of the interface by name, type and labels; nobody's input makes a new one."""
 
+import asyncio
+from dataclasses import dataclass
 from types import SimpleNamespace
 
 import pytest
@@ -8,8 +10,10 @@ from prometheus_client.parser import text_string_to_metric_families
 from coordinator.api.requests.responses import Caller, Facts
 from coordinator.api.shared.errors import ApiError, Reason
 from coordinator.api.telemetry.metrics import Metrics, MetricSources
+from coordinator.engine.messages.metrics import MetricsSnapshot
 from coordinator.engine.messages.records import StepRecord
 from coordinator.engine.messages.stats import EngineStats, ModelStatus, WorkersStatus
+from coordinator.engine.telemetry.counts import EngineCounts
 from expert_workers.status import WorkerState, WorkerStatus
 from expert_workers.transports.base import FailureReason
 from moe_model.versions.expert_versions import ExpertModule
@@ -75,16 +79,36 @@ EXPECTED = {
 STATUS = ModelStatus(((0,),), 2, (ExpertModule(1, 1001, 7, 2),), {"replace": 2, "add": 0, "remove": 0})
 
 
-def opened(*, vllm_names: bool = False) -> Metrics:
+@dataclass(frozen=True)
+class Opened:
+    """Metrics of a server, and what its engine counts."""
+
+    metrics: Metrics
+    engine: EngineCounts
+
+    def text(self, accept: str = "") -> tuple[str, str]:
+        """What a scraper gets, and its content type."""
+        text, content_type = asyncio.run(self.metrics.answer(accept))
+        return text.decode(), content_type
+
+
+def opened(*, vllm_names: bool = False) -> Opened:
     metrics = Metrics(vllm_names=vllm_names)
     ready = [WorkerStatus(rank, WorkerState.READY, experts={0: (rank,)}) for rank in range(2)]
     workers = WorkersStatus(tuple(ready))
     stats = EngineStats(num_running=3, num_blocks=8, kv_usage=0.25, prefix_queries=10, prefix_hits=4)
-    metrics.open("tiny", 512, MetricSources(lambda: stats, lambda: STATUS, lambda: workers, 16))
-    return metrics
+    counts = EngineCounts()
+    counts.open(range(2))
+
+    async def counted() -> MetricsSnapshot:
+        return counts.snapshot()
+
+    metrics.open("tiny", 512, MetricSources(lambda: stats, lambda: STATUS, lambda: workers, 16, counted))
+    return Opened(metrics, counts)
 
 
-def fed(metrics: Metrics, request_id: str = "a") -> None:
+def fed(server: Opened, request_id: str = "a") -> None:
+    metrics, engine = server.metrics, server.engine
     caller = Caller(request_id)
     facts = Facts(resolved(""), "tiny", 0, 3, {0: "length"}, 0.1, 0.2, 0.5, [(0.05, 2)])
     metrics.requests.finished(caller, facts, None, cancelled=False)
@@ -101,26 +125,25 @@ def fed(metrics: Metrics, request_id: str = "a") -> None:
         retries={},
         num_hedged=0,
     )
-    metrics.experts.dispatched(dispatch)
-    metrics.experts.dispatched(dispatch)
-    for watcher in (metrics.requests, metrics.experts):
-        watcher.step(StepRecord(0, 1, 0.01, 5, 2, 5, 5))
-    metrics.experts.restarted(1, FailureReason.DIED)
+    engine.dispatched(dispatch)
+    engine.dispatched(dispatch)
+    engine.step(StepRecord(0, 1, 0.01, 5, 2, 5, 5))
+    engine.restarted(1, FailureReason.DIED)
     metrics.fronts.unknown_fields("expertmesh.v1.GenerationService", "Generate")
     metrics.fronts.call_started("unary", "s", "m")
     metrics.fronts.call_ended("unary", "s", "m", "OK", 0.1)
     metrics.fronts.http_observed("/v1/completions", "POST", 200, 0.1)
 
 
-def families(metrics: Metrics) -> dict[str, object]:
-    return {family.name: family for family in text_string_to_metric_families(metrics.render()[0].decode())}
+def families(server: Opened) -> dict[str, object]:
+    return {family.name: family for family in text_string_to_metric_families(server.text()[0])}
 
 
 @pytest.mark.parametrize("name", EXPECTED)
 def test_each_metric(name: str) -> None:
-    metrics = opened()
-    fed(metrics)
-    family = families(metrics)[name]
+    server = opened()
+    fed(server)
+    family = families(server)[name]
     kind, labels = EXPECTED[name]
     assert family.type == kind  # type: ignore[attr-defined]
     found = {label for sample in family.samples for label in sample.labels} - {"le"}  # type: ignore[attr-defined]
@@ -128,16 +151,16 @@ def test_each_metric(name: str) -> None:
 
 
 def test_there_are_no_others() -> None:
-    metrics = opened()
-    fed(metrics)
-    assert set(families(metrics)) == set(EXPECTED)
-    assert "_created" not in metrics.render()[0].decode()
+    server = opened()
+    fed(server)
+    assert set(families(server)) == set(EXPECTED)
+    assert "_created" not in server.text()[0]
 
 
 def test_values() -> None:
-    metrics = opened()
-    fed(metrics)
-    text = metrics.render()[0].decode()
+    server = opened()
+    fed(server)
+    text, _ = server.text()
     for line in (
         'expertmesh_expert_exchanges_total{kind="replace",model_name="tiny"} 2.0',
         'expertmesh_expert_version{expert="7",layer="1",model_name="tiny"} 2.0',
@@ -156,27 +179,27 @@ def test_values() -> None:
 
 
 def test_what_ended_while_it_ran_was_not_rejected() -> None:
-    metrics = opened()
+    server = opened()
     for reason in (Reason.EXPERT_WORKER_LOST, Reason.SLOW_CONSUMER, Reason.OUT_OF_MEMORY):
-        metrics.requests.finished(Caller("a"), Facts(), ApiError.of(reason, "x"), cancelled=False)
-    text = metrics.render()[0].decode()
+        server.metrics.requests.finished(Caller("a"), Facts(), ApiError.of(reason, "x"), cancelled=False)
+    text, _ = server.text()
     assert "expertmesh_requests_rejected_total{" not in text
     assert text.count("expertmesh_request_errors_total{") == 3
 
 
 def test_a_request_that_was_left_has_no_queue_time() -> None:
-    metrics = opened()
+    server = opened()
     facts = Facts(resolved(""), "tiny", time_to_first_token=0.2, total_time=0.5)
-    metrics.requests.finished(Caller("a"), facts, None, cancelled=True)
-    text = metrics.render()[0].decode()
+    server.metrics.requests.finished(Caller("a"), facts, None, cancelled=True)
+    text, _ = server.text()
     assert 'expertmesh_time_to_first_token_seconds_count{model_name="tiny"} 1.0' in text
     assert 'expertmesh_request_queue_time_seconds_count{model_name="tiny"} 0.0' in text
 
 
 def test_vllms_names_have_the_same_values() -> None:
-    metrics = opened(vllm_names=True)
-    fed(metrics)
-    text = metrics.render()[0].decode()
+    server = opened(vllm_names=True)
+    fed(server)
+    text, _ = server.text()
     assert 'vllm:num_requests_running{model_name="tiny"} 3.0' in text
     assert 'vllm:time_to_first_token_seconds_count{model_name="tiny"} 1.0' in text
     assert 'vllm:generation_tokens_total{model_name="tiny"} 3.0' in text
@@ -184,11 +207,12 @@ def test_vllms_names_have_the_same_values() -> None:
 
 
 def test_nobody_can_make_series() -> None:
-    metrics = opened()
-    fed(metrics)
-    before = metrics.render()[0].count(b"\n")
+    server = opened()
+    metrics = server.metrics
+    fed(server)
+    before = server.text()[0].count("\n")
     for number in range(10_000):
         caller = Caller(f"id-{number}", peer=f"1.2.3.{number}:1")
         metrics.requests.finished(caller, Facts(), None, cancelled=False)
         metrics.fronts.http_observed("unknown", f"M{number}", 404, 0.0)
-    assert metrics.render()[0].count(b"\n") <= before + 40
+    assert server.text()[0].count("\n") <= before + 40
