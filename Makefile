@@ -69,9 +69,8 @@ pages: install  ## write docs/options.md and the tables of docs/models.md and do
 	$(BIN)/python scripts/model_page.py
 	$(BIN)/python -m tests.coordinator.api.field_page
 
-bench: install  ## the data plane, then decode and prefill rates of the default 54.6 M model
-	$(BIN)/expertmesh bench dispatch $(ARGS)
-	$(BIN)/expertmesh bench engine $(ARGS)
+bench: install  ## every bar in one table, kept in benchmarks/results: a quarter of an hour; ARGS="--only grpc"
+	$(BIN)/expertmesh bench bars --out benchmarks/results $(ARGS)
 
 bench-serve: install  ## through gRPC: rates, waits, and the share of the engine's rate
 	$(BIN)/expertmesh bench serve $(ARGS)

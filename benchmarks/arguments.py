@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
 
+from benchmarks.bars.rows import ROWS
 from benchmarks.peers import verdict
 from coordinator.config.engine import EngineConfig
 from coordinator.config.workers import WorkersConfig
@@ -18,6 +19,8 @@ ALL_LLAMA_TYPES = ("f32", "f16", "bf16", "q8_0")
 PEER_MODELS = ("mixtral", "qwen3_moe")
 # As in published/.
 LOADED_MODELS = ("qwen3-30b-a3b", "gpt-oss-20b", "olmoe-1b-7b", "mixtral-8x7b", "deepseek-v2-lite")
+# Of one worker's rows in `bench dispatch`, in bytes.
+SIZES = {"2 KiB": 1 << 11, "64 KiB": 1 << 16, "1 MiB": 1 << 20}
 SYSTEMS = (
     verdict.OURS,
     verdict.LLAMA,
@@ -56,8 +59,8 @@ def engine() -> argparse.ArgumentParser:
     )
     parser.add_argument("--checkpoint", type=Path, help="default: a random 54.6 M model, made for the run")
     add_options(parser, EngineBenchmark)
-    parser.add_argument("--batches", type=_numbers, default=[1, 8, 32, 64])
-    parser.add_argument("--workers", type=_numbers, default=[0, 2], help="0: in this process")
+    parser.add_argument("--batches", type=numbers, default=[1, 8, 32, 64])
+    parser.add_argument("--workers", type=numbers, default=[0, 2], help="0: in this process")
     parser.add_argument("--prompt-tokens", type=int, default=32)
     parser.add_argument("--new-tokens", type=int, default=64)
     parser.add_argument("--repeats", type=int, default=3, help="rounds")
@@ -74,8 +77,8 @@ def serve() -> argparse.ArgumentParser:
     )
     made.add_argument("--checkpoint", type=Path, help="default: a random 54.6 M model, made for the run")
     add_options(made, ServeBenchmark)
-    made.add_argument("--workers", type=_numbers, default=[0, 2], help="expert workers; 0: none (0,2)")
-    made.add_argument("--clients", type=_numbers, default=[1, 8, 32], help="closed-loop clients (1,8,32)")
+    made.add_argument("--workers", type=numbers, default=[0, 2], help="expert workers; 0: none (0,2)")
+    made.add_argument("--clients", type=numbers, default=[1, 8, 32], help="closed-loop clients (1,8,32)")
     made.add_argument(
         "--rates", type=_rates, default=[2.0, 8.0], help="requests a second; '' for no open loop (2,8)"
     )
@@ -94,7 +97,10 @@ def dispatch() -> argparse.ArgumentParser:
         prog="expertmesh bench dispatch",
         description="One dispatch to expert workers and back, per transport.",
     )
-    parser.add_argument("--workers", type=_numbers, default=[1, 2])
+    parser.add_argument("--workers", type=numbers, default=[1, 2])
+    parser.add_argument(
+        "--sizes", type=_choices(*SIZES), default=list(SIZES), help=f"some of {','.join(SIZES)} (all)"
+    )
     parser.add_argument("--seconds", type=float, default=1.0, help="per figure and round")
     parser.add_argument("--rounds", type=int, default=3)
     add_out_argument(parser)
@@ -127,10 +133,30 @@ def peers() -> argparse.ArgumentParser:
     parser.add_argument("--threads", type=int, default=2, help="of every system, workers included (2)")
     parser.add_argument("--workers", type=int, default=2, help="of ours-workers (2)")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--batches", type=_numbers, default=[1, 8, 32])
+    parser.add_argument("--batches", type=numbers, default=[1, 8, 32])
     parser.add_argument("--prompt-tokens", type=int, default=32)
     parser.add_argument("--new-tokens", type=int, default=64)
     parser.add_argument("--prefill-tokens", type=int, default=512, help="one long prompt; 0: none (512)")
+    add_out_argument(parser)
+    return parser
+
+
+def bars() -> argparse.ArgumentParser:
+    parser = OneLineParser(
+        prog="expertmesh bench bars",
+        description="Every bar that was set for the engine and its fronts, what is measured now, and whether "
+        "it is met. Takes a quarter of an hour on a machine that does nothing else.",
+    )
+    parser.add_argument(
+        "--only", type=_choices(*ROWS), default=list(ROWS), help=f"some of {','.join(ROWS)} (all)"
+    )
+    parser.add_argument(
+        "--beside",
+        metavar="TREE",
+        type=lambda text: str(Path(text).resolve()),
+        help="a built tree of an older commit: what start and memory are compared with",
+    )
+    parser.add_argument("--quick", action="store_true", help="seconds a row: tries the benchmarks themselves")
     add_out_argument(parser)
     return parser
 
@@ -142,7 +168,7 @@ def families() -> argparse.ArgumentParser:
     )
     parser.add_argument("--dtype", choices=DTYPE_NAMES, default="bfloat16", help="(%(default)s)")
     parser.add_argument("--threads", type=int, default=2, help="(2)")
-    parser.add_argument("--batches", type=_numbers, default=[1, 8, 32], help="(1,8,32)")
+    parser.add_argument("--batches", type=numbers, default=[1, 8, 32], help="(1,8,32)")
     parser.add_argument("--prompt-tokens", type=int, default=32)
     parser.add_argument("--new-tokens", type=int, default=64)
     parser.add_argument("--rounds", type=int, default=7, help="of all models in turns (7)")
@@ -161,7 +187,7 @@ def loading() -> argparse.ArgumentParser:
         default=list(LOADED_MODELS),
         help=f"some of {','.join(LOADED_MODELS)} (all)",
     )
-    parser.add_argument("--workers", type=_numbers, default=[2, 3], help="beside none (2,3)")
+    parser.add_argument("--workers", type=numbers, default=[2, 3], help="beside none (2,3)")
     parser.add_argument(
         "--gigabytes",
         type=float,
@@ -181,7 +207,7 @@ def add_out_argument(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _numbers(text: str) -> list[int]:
+def numbers(text: str) -> list[int]:
     return [int(part) for part in text.split(",")]
 
 
@@ -201,6 +227,7 @@ def _choices(*known: str) -> Callable[[str], list[str]]:
 
 
 PARSERS = {
+    "bars": bars,
     "engine": engine,
     "serve": serve,
     "dispatch": dispatch,

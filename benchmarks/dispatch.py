@@ -46,8 +46,7 @@ N_EXPERTS = 8
 SMALLEST = ModelConfig(d_model=WIDTH, n_layers=1, d_ff=1, n_experts=N_EXPERTS, top_k=1, vocab_size=8)
 BARE = "bare tcp"
 STREAM_UNIX, STREAM_TCP, RAY = "stream unix", "stream tcp", "ray"
-SIZES = {"2 KiB": 1 << 11, "64 KiB": 1 << 16, "1 MiB": 1 << 20}
-
+POOL = f"pool, {STREAM_UNIX}"
 
 START_TIMEOUT = 60.0
 
@@ -63,13 +62,15 @@ class Way:
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """Microseconds of one dispatch to all workers; `num_bytes` go to each, and come back from each."""
+    """Microseconds of one dispatch to all workers; `num_bytes` go to each, and come back from each.
+    `rounds` are the rounds' medians."""
 
     way: str
     workers: int
     num_bytes: int
     median_us: float
     p99_us: float
+    rounds: tuple[float, ...]
 
 
 def measure(work: Callable[[], object], seconds: float) -> tuple[float, float]:
@@ -213,14 +214,16 @@ def make_pool(way: Way, placement: Placement) -> ExpertPool:
     return pool
 
 
-def run(checkpoint: Path, num_workers: int, seconds: float, rounds: int) -> list[Result]:
+def run(
+    checkpoint: Path, num_workers: int, sizes: Sequence[int], seconds: float, rounds: int
+) -> list[Result]:
     """The ways take turns, as the machine's mood changes; a way's figure is the median of its rounds."""
     results = []
     with workers(checkpoint, num_workers) as (placement, ways), ExitStack() as stack:
         pools = {name: make_pool(way, placement) for name, way in ways.items()}
         for pool in pools.values():
             stack.callback(pool.close)
-        for num_bytes in SIZES.values():
+        for num_bytes in sizes:
             with bare_peers(num_workers, num_bytes) as bare:
                 work = {BARE: bare}
                 work |= {name: link_dispatch(way, placement, num_bytes) for name, way in ways.items()}
@@ -228,15 +231,16 @@ def run(checkpoint: Path, num_workers: int, seconds: float, rounds: int) -> list
                     work[f"pool, {name}"] = pool_dispatch(pool, num_workers, num_bytes)
                 turns = [{name: measure(each, seconds) for name, each in work.items()} for _ in range(rounds)]
             for name in work:
-                median, p99 = (statistics.median(turn[name][i] for turn in turns) for i in (0, 1))
-                results.append(Result(name, num_workers, num_bytes, median, p99))
+                medians, p99s = zip(*(turn[name] for turn in turns), strict=True)
+                median, p99 = statistics.median(medians), statistics.median(p99s)
+                results.append(Result(name, num_workers, num_bytes, median, p99, medians))
                 _print_result(results[-1], results)
     return results
 
 
 def _print_result(result: Result, results: Sequence[Result]) -> None:
-    size = next(name for name, num_bytes in SIZES.items() if num_bytes == result.num_bytes)
-    bare = _median(results, BARE, result)
+    size = next(name for name, num_bytes in arguments.SIZES.items() if num_bytes == result.num_bytes)
+    bare = _of(results, BARE, result).median_us
     print(
         f"{result.workers:>8} {size:>8}  {result.way:<18} {result.median_us:>10.0f} {result.p99_us:>10.0f}"
         f" {result.median_us / bare:>8.2f}",
@@ -244,23 +248,27 @@ def _print_result(result: Result, results: Sequence[Result]) -> None:
     )
 
 
-def _median(results: Sequence[Result], way: str, like: Result) -> float:
+def _of(results: Sequence[Result], way: str, like: Result) -> Result:
     sizes = (like.workers, like.num_bytes)
-    return next(r.median_us for r in results if r.way == way and (r.workers, r.num_bytes) == sizes)
+    return next(r for r in results if r.way == way and (r.workers, r.num_bytes) == sizes)
 
 
-def _ratios(results: Sequence[Result]) -> list[dict[str, float | int]]:
-    return [
-        {
-            "workers": bare.workers,
-            "num_bytes": bare.num_bytes,
-            "stream_unix_over_bare": _median(results, STREAM_UNIX, bare) / bare.median_us,
-            "stream_tcp_over_bare": _median(results, STREAM_TCP, bare) / bare.median_us,
-            "ray_over_stream": _median(results, RAY, bare) / _median(results, STREAM_UNIX, bare),
-        }
-        for bare in results
-        if bare.way == BARE
-    ]
+def ratios(results: Sequence[Result]) -> list[dict[str, object]]:
+    """Of medians; of the whole pool also round by round, each ratio of two figures of one round."""
+    found: list[dict[str, object]] = []
+    for bare in (result for result in results if result.way == BARE):
+        unix, tcp, ray, pool = (_of(results, way, bare) for way in (STREAM_UNIX, STREAM_TCP, RAY, POOL))
+        found.append(
+            {
+                "workers": bare.workers,
+                "num_bytes": bare.num_bytes,
+                "stream_unix_over_bare": unix.median_us / bare.median_us,
+                "stream_tcp_over_bare": tcp.median_us / bare.median_us,
+                "ray_over_stream": ray.median_us / unix.median_us,
+                "pool_over_bare_rounds": [a / b for a, b in zip(pool.rounds, bare.rounds, strict=True)],
+            }
+        )
+    return found
 
 
 def run_all(args: argparse.Namespace) -> dict[str, object]:
@@ -277,14 +285,15 @@ def run_all(args: argparse.Namespace) -> dict[str, object]:
         with tempfile.TemporaryDirectory(prefix="expertmesh-bench-") as folder:
             checkpoint = Path(folder) / "smallest"
             initialise_checkpoint(checkpoint, SMALLEST)
-            results = [r for n in args.workers for r in run(checkpoint, n, args.seconds, args.rounds)]
+            sizes = [arguments.SIZES[name] for name in args.sizes]
+            results = [r for n in args.workers for r in run(checkpoint, n, sizes, args.seconds, args.rounds)]
     finally:
         cluster.close()
     return {
         "compute": f"experts of {SMALLEST.d_ff} hidden unit",
         "machine": asdict(machine),
         "results": [asdict(result) for result in results],
-        "ratios": _ratios(results),
+        "ratios": ratios(results),
     }
 
 

@@ -18,7 +18,7 @@ from benchmarks import arguments
 from benchmarks.checkpoints import opened
 from benchmarks.physics import Machine, decode_floor_seconds, measure_machine
 from benchmarks.report import Report, reporting
-from benchmarks.step_split import PARTS, Split, timed_engine
+from benchmarks.step_split import OUTSIDE, PARTS, Split, timed_engine
 from coordinator.config.engine import EngineConfig
 from coordinator.config.workers import WorkersConfig
 from coordinator.engine.core.engine import Engine
@@ -45,7 +45,8 @@ class Load:
 @dataclass(frozen=True, slots=True)
 class Rate:
     """Medians over the rounds. `prefill` and `decode` are tokens per second of all sequences together; `step`
-    is the median decode step in seconds, `of_floor` how many times the roofline it takes."""
+    is the median decode step in seconds, `of_floor` how many times the roofline it takes. `decode_rounds`:
+    of each round."""
 
     workers: int
     batch: int
@@ -53,6 +54,7 @@ class Rate:
     decode: float
     step: float
     of_floor: float
+    decode_rounds: tuple[float, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,16 +143,36 @@ def measure_rates(
 
 
 def _rate(workers: int, batch: int, runs: Sequence[Run], load: Load, floor: float) -> Rate:
-    decode = statistics.median(len(run.steps) / sum(run.steps) for run in runs)
+    decode = tuple(batch * len(run.steps) / sum(run.steps) for run in runs)
     step_seconds = statistics.median(seconds for run in runs for seconds in run.steps)
     return Rate(
         workers,
         batch,
         batch * load.prompt_tokens / statistics.median(run.prefill for run in runs),
-        batch * decode,
+        statistics.median(decode),
         step_seconds,
         step_seconds / floor,
+        decode,
     )
+
+
+def worker_shares(rates: Sequence[Rate]) -> list[dict[str, object]]:
+    """Of the decode rate in this process, what is left with workers on the same cores: round by round."""
+    alone = {rate.batch: rate for rate in rates if rate.workers == 0}
+    return [
+        {
+            "workers": rate.workers,
+            "batch": rate.batch,
+            "rounds": [
+                with_workers / without
+                for with_workers, without in zip(
+                    rate.decode_rounds, alone[rate.batch].decode_rounds, strict=True
+                )
+            ],
+        }
+        for rate in rates
+        if rate.workers and rate.batch in alone
+    ]
 
 
 def measure_splits(
@@ -165,7 +187,9 @@ def measure_splits(
             for batch in args.batches:
                 measure(engine, checkpoint.config.vocab_size, batch, load)
                 parts = _split_steps(engine, split, checkpoint.config.vocab_size, batch, load)
-                rows.append({"workers": workers, "batch": batch, "microseconds": parts})
+                outside = sum(parts[part] for part in OUTSIDE)
+                row = {"workers": workers, "batch": batch, "microseconds": parts}
+                rows.append({**row, "outside_microseconds": outside})
     return rows
 
 
@@ -205,6 +229,7 @@ def run(checkpoint: Checkpoint, config: EngineConfig, args: argparse.Namespace, 
             "load": asdict(load),
             "origin_tokens_per_second": origin,
             "rates": [asdict(rate) for rate in rates],
+            "worker_shares": worker_shares(rates),
             "splits": splits,
         }
     )

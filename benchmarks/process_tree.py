@@ -82,6 +82,21 @@ def num_fds(pids: Sequence[int]) -> int:
     return total
 
 
+def num_connections(pid: int, port: int) -> int:
+    """How many established ones it has at a TCP port of its own, over IPv4."""
+    established = {
+        fields[9]
+        for fields in map(str.split, (PROC / "net" / "tcp").read_text(encoding="ascii").splitlines()[1:])
+        if fields[3] == "01" and int(fields[1].partition(":")[2], 16) == port
+    }
+    folder, found = PROC / str(pid) / "fd", 0
+    with suppress(*_GONE):
+        for name in os.listdir(folder):
+            with suppress(*_GONE):
+                found += os.readlink(folder / name).removeprefix("socket:[").rstrip("]") in established
+    return found
+
+
 def fields(pid: int, name: str) -> dict[str, int]:
     """The lines of one of its files of /proc that have a number; of memory, in KiB."""
     lines = (PROC / str(pid) / name).read_text(encoding="ascii", errors="replace").splitlines()

@@ -1,5 +1,6 @@
 """A real server in a process of its own, for benchmarks that measure it from outside."""
 
+import os
 import selectors
 import signal
 import subprocess
@@ -12,6 +13,7 @@ from pathlib import Path
 from benchmarks import process_tree
 from benchmarks.process_tree import Memory
 
+ROOT = Path(__file__).parents[1]
 START_TIMEOUT = 120.0
 # What the processes of a server run.
 ENGINE_MODULE, FRONT_MODULE = "coordinator.server.engine_process", "coordinator.server.front_process"
@@ -60,16 +62,33 @@ class ServerProcess:
         return [process.pid for process in process_tree.tree(self.pid) if process.runs(module)]
 
 
+def environment_of(tree: Path) -> dict[str, str]:
+    """In which a tree's modules are found before those that are installed; an older one has no client/."""
+    return {**os.environ, "PYTHONPATH": os.pathsep.join([str(tree), str(tree / "client")])}
+
+
+def cli_module(tree: Path) -> str:
+    """Where a tree has the command; 0.1.0 and older without a package for clients."""
+    return "expertmesh.cli" if (tree / "client").is_dir() else "coordinator.cli"
+
+
 @contextmanager
 def serving(
-    checkpoint: Path, arguments: Sequence[str], log: Path, timeout: float = START_TIMEOUT
+    checkpoint: Path,
+    arguments: Sequence[str],
+    log: Path,
+    timeout: float = START_TIMEOUT,
+    tree: Path = ROOT,
 ) -> Iterator[ServerProcess]:
-    """`expertmesh serve` until the block ends; RuntimeError with its log's end when it does not start."""
-    command = [sys.executable, "-P", "-m", "expertmesh.cli", "serve", str(checkpoint)]
+    """`expertmesh serve` of a tree until the block ends; RuntimeError with its log's end when it does not
+    start."""
+    command = [sys.executable, "-P", "-m", cli_module(tree), "serve", str(checkpoint)]
     command += [f"--{name}-address=127.0.0.1:0" for name in ("grpc", "http", "control")]
     command += ["--withdrawal-grace=0", *arguments]
     with log.open("wb") as stderr:
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=stderr)
+        process = subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=stderr, env=environment_of(tree), cwd=tree
+        )
         try:
             ready = _ready_line(process, timeout)
             if not ready.startswith("READY "):

@@ -29,45 +29,58 @@ async def streams(server: ServerProcess, args: argparse.Namespace) -> dict[str, 
     kinds = [prompt_of(i, 16) for i in range(16)]
     expected = [(await alone.run(request(prompt, args.new_tokens))).token_ids for prompt in kinds]
     idle = server.rss_bytes()
-    clients = Clients(server.address, args.streams)
-    await clients.connect()
-    results = await asyncio.gather(
-        *(clients.run(request(kinds[i % 16], args.new_tokens)) for i in range(args.streams))
-    )
-    peak, num_fds = server.peak_rss_bytes(), server.num_fds()
+    rounds = [await _at_once(server.address, kinds, args) for _ in range(args.rounds)]
     after = await alone.run(request(kinds[0], args.new_tokens))
-    await clients.close()
     await alone.close()
-    complete = [r for r in results if r.is_complete]
-    wrong = sum(r.token_ids != expected[i % 16] for i, r in enumerate(results) if r.is_complete)
+    results = [result for found in rounds for result in found]
+    decisions = [max(result.decided for result in found) for found in rounds]
+    complete = [result for result in results if result.is_complete]
     return {
         "streams": args.streams,
+        "rounds": args.rounds,
         "complete": len(complete),
         "refused": sum(r.code == "RESOURCE_EXHAUSTED" and r.has_retry_info for r in results),
         "other": sorted({r.code for r in results} - {"OK", "RESOURCE_EXHAUSTED"}),
-        "wrong": wrong,
-        "slowest_decision_seconds": max(r.decided for r in results),
+        "wrong": sum(
+            result.is_complete and result.token_ids != expected[i % 16]
+            for found in rounds
+            for i, result in enumerate(found)
+        ),
+        "decision_seconds": decisions,
+        "slowest_decision_seconds": statistics.median(decisions),
         "slowest_refusal_seconds": max((r.decided for r in results if not r.is_complete), default=0.0),
         "slowest_total_seconds": max(r.total for r in results),
         "idle_rss_mib": idle >> 20,
-        "peak_rss_mib": peak >> 20,
-        "open_files": num_fds,
+        "peak_rss_mib": server.peak_rss_bytes() >> 20,
+        "open_files": server.num_fds(),
         "correct_afterwards": after.token_ids == expected[0],
     }
 
 
+async def _at_once(address: str, kinds: Sequence[list[int]], args: argparse.Namespace) -> list[Result]:
+    clients = Clients(address, args.streams)
+    await clients.connect()
+    try:
+        sent = (request(kinds[i % len(kinds)], args.new_tokens) for i in range(args.streams))
+        return await asyncio.gather(*(clients.run(each) for each in sent))
+    finally:
+        await clients.close()
+
+
 async def readers(server: ServerProcess, args: argparse.Namespace) -> dict[str, object]:
-    """The same load twice: its background reads what it is sent, and then it never does."""
-    rates = {}
+    """The same load twice a round: its background reads what it is sent, and then it never does."""
+    rates: dict[str, list[float]] = {"reading": [], "never_reading": []}
     memory = {}
-    for name in ("reading", "never_reading"):
-        reading = name == "reading"
-        rates[name] = await _beside(server, args, reading=reading)
-        memory[name] = server.peak_rss_bytes() >> 20
+    for _ in range(args.rounds):
+        for name, found in rates.items():
+            found.append(await _beside(server, args, reading=name == "reading"))
+            memory[name] = server.peak_rss_bytes() >> 20
+    lost = [1 - never / reads for reads, never in zip(*rates.values(), strict=True)]
     return {
         "background": args.readers,
-        "tokens_per_second": rates,
-        "slowdown": 1 - rates["never_reading"] / rates["reading"],
+        "tokens_per_second": {name: statistics.median(found) for name, found in rates.items()},
+        "slowdown": statistics.median(lost),
+        "slowdown_rounds": lost,
         "peak_rss_mib": memory,
     }
 
@@ -223,7 +236,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--new-tokens", type=int, default=20)
     parser.add_argument("--seconds", type=float, default=60.0)
     parser.add_argument("--warm-up", type=float, default=3.0)
-    parser.add_argument("--repeats", type=int, default=15)
+    parser.add_argument("--rounds", type=int, default=1, help="of streams and readers")
+    parser.add_argument("--repeats", type=int, default=15, help="of prefix")
     add_out_argument(parser)
     args = parser.parse_args(argv)
     chosen = BENCHMARKS[args.scenario]

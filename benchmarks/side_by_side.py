@@ -10,7 +10,6 @@ is too old to tell the prefill's time as well, copy this tree's and change what 
 
 import argparse
 import json
-import os
 import statistics
 import subprocess
 import sys
@@ -20,13 +19,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from benchmarks.server_process import environment_of
+
 _HERE = Path(__file__).parents[1]
 _PROMPT_TOKENS, _NEW_TOKENS = 128, 48
-
-
-def environment_of(tree: Path) -> dict[str, str]:
-    """In which a tree's modules are found before those that are installed; an older one has no client/."""
-    return {**os.environ, "PYTHONPATH": os.pathsep.join([str(tree), str(tree / "client")])}
 
 
 class Tree:

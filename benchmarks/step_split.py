@@ -48,6 +48,8 @@ PARTS = (
     "sampling",
     "scheduler",
 )
+# What neither the kernels nor the way to workers take.
+OUTSIDE = ("serialisation", "combine", "sampling", "scheduler")
 
 
 class Split:

@@ -11,6 +11,7 @@ from pathlib import Path
 from moe_model.errors import ConfigError
 
 BENCHMARKS = {
+    "bars": "every bar in one table: each figure, what was promised, met or missed; by row or all",
     "engine": "prefill and decode rates, alone and with expert workers, beside the origin without a cache",
     "serve": "what gRPC leaves of the engine's rate, and what clients wait for: closed loop and open loop",
     "dispatch": "one batch of rows to the expert workers and back, by size and by transport",

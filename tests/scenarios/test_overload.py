@@ -173,5 +173,5 @@ async def in_full_size(scenario: service.Scenario, tmp_path: Path, *options: str
 
 
 def arguments(**changes: Any) -> argparse.Namespace:
-    full: dict[str, Any] = {"new_tokens": NEW_TOKENS, "streams": 1000, "readers": 200}
+    full: dict[str, Any] = {"new_tokens": NEW_TOKENS, "streams": 1000, "readers": 200, "rounds": 1}
     return argparse.Namespace(**(full | {"seconds": 60.0, "warm_up": 3.0} | changes))
