@@ -31,8 +31,9 @@ def rate(timings: Sequence[Timing], load: Load, phase: Phase) -> float | None:
 
 
 def ratios(ours: Sequence[Timing], theirs: Sequence[Timing], phase: Phase) -> list[float]:
-    """How many times as fast as theirs ours is, round by round: what slows a round slows both."""
-    return [seconds(b, phase) / seconds(a, phase) for a, b in zip(ours, theirs, strict=True)]
+    """How many times as fast as theirs ours is, round by round: what slows a round slows both. A system that
+    has failed has its first rounds only."""
+    return [seconds(b, phase) / seconds(a, phase) for a, b in zip(ours, theirs, strict=False)]
 
 
 def median_ratio(ours: Sequence[Timing], theirs: Sequence[Timing], phase: Phase) -> float:

@@ -85,6 +85,26 @@ def test_ratios_are_of_the_same_round() -> None:
     assert ratios(ours, theirs, "decode") == [3.0, 1.0]
 
 
+def test_a_system_that_fails_in_a_later_round_is_compared_until_then() -> None:
+    """llama.cpp's Q8_0 ends itself on some processors, with a load in the middle."""
+    calls = iter(range(10))
+
+    def fails(load: Load) -> tuple[Timing, str]:
+        if next(calls) == 3:
+            raise PeerError("llama.cpp-q8_0 has ended by SIGABRT: ggml: tile")
+        return Timing(2.0, 3.0), "a way"
+
+    systems = {"ours": lambda load: (Timing(1.0, 1.0), "a way"), "llama.cpp-q8_0": fails}
+    measured = measure_rounds(systems, [DECODE, LONG], 3)
+    assert [len(measured.timings["llama.cpp-q8_0", load]) for load in (DECODE, LONG)] == [2, 1]
+    (found,) = verdicts(measured.timings, [Bar("decode", 2, "ours", "llama.cpp", 1.5, 2.5)])
+    assert (found.median, found.greatest) == (3.0, 3.0)
+    assert any("llama.cpp-q8_0" in line and " 3.00 " in line for line in table.lines(measured))
+    assert list(table.failure_lines(measured)) == [
+        "llama.cpp-q8_0  failed: llama.cpp-q8_0 has ended by SIGABRT: ggml: tile"
+    ]
+
+
 @pytest.mark.parametrize(("theirs", "word"), [(1.0, "MISSED"), (1.5, "met"), (2.4, "met"), (2.5, "beyond")])
 def test_a_bar(theirs: float, word: str) -> None:
     bar = Bar("decode", 2, "ours", "llama.cpp", 1.5, 2.5)
