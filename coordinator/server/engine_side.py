@@ -11,10 +11,11 @@ from coordinator.config.serve import ServeConfig
 from coordinator.engine.client.handlers import Operated
 from coordinator.engine.core.engine import Engine
 from coordinator.engine.core.engine_thread import EngineThread
-from coordinator.engine.core.observer import EngineObserver, EngineObservers
+from coordinator.engine.core.observer import EngineObservers
 from coordinator.engine.core.prepared import Preparer
 from coordinator.engine.messages.request import ContextOverflow, Request, StopRules
 from coordinator.engine.telemetry.counts import EngineCounts
+from coordinator.engine.telemetry.traces import StepTraces
 from coordinator.server.build_engine import build_engine, expert_exchange
 from coordinator.server.experts import open_experts
 from coordinator.server.phases import UNTOLD, Phases
@@ -24,14 +25,6 @@ from moe_model.halt import Halt
 from moe_model.sampling.params import SamplingParams
 
 _FOREVER = 1e9
-
-
-@dataclass(frozen=True, slots=True)
-class EngineWatchers:
-    """Who is told of steps, and of what goes to workers and comes back."""
-
-    steps: Sequence[EngineObserver] = ()
-    experts: Sequence[ExpertObserver] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +47,6 @@ def open_engine_side(
     checkpoint: Checkpoint,
     config: ServeConfig,
     preparer: Preparer,
-    watchers: EngineWatchers,
     over: Callable[[str], None] | None = None,
     phases: Phases = UNTOLD,
     halt: Halt | None = None,
@@ -62,16 +54,16 @@ def open_engine_side(
     """What it starts ends with the block, but for the engine's thread. `over` is told, on another thread and
     once, why the workers cannot be looked after any more. Raises ExpertMeshError, of them HaltedError soon
     after `halt` was set."""
-    halt, counts = halt or Halt(), EngineCounts()
-    told: Sequence[ExpertObserver] = (*watchers.experts, counts)
+    halt, counts, traces = halt or Halt(), EngineCounts(), StepTraces()
+    told: Sequence[ExpertObserver] = (counts, traces)
     with open_experts(checkpoint, config.engine, config.workers, told, over, phases, halt) as experts:
         halt.check()
         phases("engine")
-        steps = EngineObservers([*watchers.steps, counts])
+        steps = EngineObservers([counts, traces])
         core = build_engine(checkpoint, config.engine, experts, steps, preparer, phases.progress)
         thread = EngineThread(core)
         exchange = expert_exchange(checkpoint, config.engine, experts, core, thread.switch)
-        yield EngineSide(thread, Operated.of(exchange, experts, counts.snapshot), counts)
+        yield EngineSide(thread, Operated.of(exchange, experts, counts.snapshot, traces), counts)
 
 
 def _warm_up(engine: Engine, halt: Halt) -> None:

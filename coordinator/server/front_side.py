@@ -51,6 +51,8 @@ class FrontSide:
         block_size = self._config.engine.block_size
         sources = MetricSources(engine.stats, engine.model, engine.workers, block_size, engine.counts)
         self.watchers.metrics.open(model.name, model.max_context, sources)
+        if self.watchers.tracing is not None:
+            engine.follow(self.watchers.tracing.told)
         operations = Operations(_facts(model), engine)
         readiness = Sources(engine.stats, engine.missing_experts)
         await self.fronts.open(Backend(model, engine), operations, readiness)

@@ -15,7 +15,7 @@ from coordinator.api.shared.served_model import ServedModel
 from coordinator.config.serve import ServeConfig
 from coordinator.engine.client.base import EngineClient
 from coordinator.engine.client.in_process import InProcessEngine
-from coordinator.server.engine_side import EngineWatchers, open_engine_side
+from coordinator.server.engine_side import open_engine_side
 from coordinator.server.front_side import open_front_side
 from coordinator.server.fronts import Fronts
 from coordinator.server.model_facts import read_facts
@@ -61,8 +61,7 @@ async def open_server(
         model = await front.read(await asyncio.to_thread(read_facts, checkpoint, config.engine))
         # The engine builds constraints where the fronts have checked them.
         preparer = model.texts.preparer()
-        watchers = EngineWatchers(front.watchers.engine, front.watchers.engine)
-        opened = open_engine_side(checkpoint, config, preparer, watchers, over, phases, halt)
+        opened = open_engine_side(checkpoint, config, preparer, over, phases, halt)
         side = await _entered(opened, stack)
         engine = InProcessEngine(side.thread, side.operated)
         stack.push_async_callback(engine.close)

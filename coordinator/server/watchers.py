@@ -1,4 +1,4 @@
-"""Watchers: all that is told of requests, and of the steps and dispatches of those that are traced."""
+"""Watchers: all that is told of requests, and what is told of their steps."""
 
 from coordinator.api.shared.observers import RequestObservers
 from coordinator.api.shared.request_log import RequestLog
@@ -14,11 +14,10 @@ class Watchers:
         """Raises ConfigError when traces are asked for and cannot be had."""
         self.metrics = Metrics(vllm_names=config.metrics_compat == "vllm")
         endpoint = config.otlp_endpoint
-        self._tracing = None if endpoint is None else Tracing.to_endpoint(endpoint)
-        tracing = () if self._tracing is None else (self._tracing,)
+        self.tracing = None if endpoint is None else Tracing.to_endpoint(endpoint)
+        tracing = () if self.tracing is None else (self.tracing,)
         self.requests = RequestObservers([*tracing, self.metrics.requests, RequestLog()])
-        self.engine = tracing
 
     def close(self) -> None:
-        if self._tracing is not None:
-            self._tracing.close()
+        if self.tracing is not None:
+            self.tracing.close()

@@ -5,16 +5,15 @@ An optional extra. Without the packages nothing here does anything, and asking f
 
 import itertools
 import threading
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from enum import StrEnum
-from typing import Any, Protocol
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
 
 from coordinator.api.requests.responses import Caller, Facts
 from coordinator.api.shared.errors import ApiError
 from coordinator.api.telemetry.tracing_names import finished_attributes, span_name, started_attributes
 from coordinator.api.telemetry.tracing_otlp import Endpoint, Sender
-from coordinator.engine.messages.records import StepRecord, TracedRequest
+from coordinator.engine.messages.records import TracedRequest, TracedStep
 from expertmesh.address import proxy_options
 from moe_model.errors import ConfigError
 
@@ -35,19 +34,6 @@ else:
 MAX_STEP_SPANS = 256
 
 
-class Dispatched(Protocol):
-    """What is read of a dispatch; a pool's DispatchRecord has it."""
-
-    @property
-    def layer(self) -> int: ...
-    @property
-    def start_ns(self) -> int: ...
-    @property
-    def end_ns(self) -> int: ...
-    @property
-    def rows(self) -> Mapping[int, int]: ...
-
-
 @dataclass(slots=True, eq=False)
 class RequestSpan:
     """The span of a request. `number` travels with the request in its place; `num_steps` counts all steps,
@@ -59,15 +45,8 @@ class RequestSpan:
     is_open: bool = True
 
 
-@dataclass(slots=True)
-class _Pending:
-    """Dispatches of the step that runs."""
-
-    dispatches: list[Dispatched] = field(default_factory=list)
-
-
 class Tracing:
-    """A RequestObserver, an EngineObserver and an ExpertObserver in one."""
+    """A RequestObserver that is told of the steps of its requests."""
 
     def __init__(self, processor: "SpanProcessor", sender: Sender | None = None) -> None:
         if not IS_INSTALLED:
@@ -84,7 +63,6 @@ class Tracing:
         # The same ones by the numbers that steps name them by.
         self._recording: dict[int, RequestSpan] = {}
         self._numbers = itertools.count()
-        self._pending = _Pending()
         # Steps end on the engine's thread, requests on the event loop.
         self._lock = threading.Lock()
 
@@ -137,57 +115,43 @@ class Tracing:
             handle.span.set_status(Status(StatusCode.ERROR, error.reason.value))
         handle.span.end()
 
-    def dispatched(self, record: Dispatched) -> None:
-        self._pending.dispatches.append(record)
-
-    def lost(self, rank: int, reason: StrEnum) -> None:
-        """Part of no request."""
-
-    def restarted(self, rank: int, reason: StrEnum) -> None:
-        """Part of no request."""
-
-    def rebalanced(self, num_moved: int, seconds: float) -> None:
-        """Part of no request."""
-
-    def step(self, record: StepRecord) -> None:
-        dispatches, self._pending.dispatches = self._pending.dispatches, []
-        for traced in record.traces:
+    def told(self, traced: TracedStep) -> None:
+        """A step of traced requests, on any thread."""
+        for request in traced.step.traces:
             # A request that has ended since then has no span any more.
-            handle = self._recording.get(traced.trace)
+            handle = self._recording.get(request.trace)
             if handle is not None:
-                self._step_span(handle, traced, record, dispatches)
+                self._step_span(handle, request, traced)
 
-    def _step_span(
-        self, handle: RequestSpan, traced: TracedRequest, record: StepRecord, dispatches: list[Dispatched]
-    ) -> None:
+    def _step_span(self, handle: RequestSpan, request: TracedRequest, traced: TracedStep) -> None:
         with self._lock:
             handle.num_steps += 1
             if not handle.is_open or handle.num_steps > MAX_STEP_SPANS:
                 return
         context = trace.set_span_in_context(handle.span)
         attributes: dict[str, int | Sequence[str]] = {
-            "expertmesh.step.tokens": record.num_tokens,
-            "expertmesh.step.sequences": record.num_sequences,
-            "expertmesh.model.generation": traced.version,
-            "expertmesh.expert_versions": traced.expert_versions,
+            "expertmesh.step.tokens": traced.step.num_tokens,
+            "expertmesh.step.sequences": traced.step.num_sequences,
+            "expertmesh.model.generation": request.version,
+            "expertmesh.expert_versions": request.expert_versions,
         }
         step = self._tracer.start_span(
-            "engine.step", context, start_time=record.start_ns, attributes=attributes
+            "engine.step", context, start_time=traced.step.start_ns, attributes=attributes
         )
         inside = trace.set_span_in_context(step)
-        for dispatch in dispatches:
+        for dispatch in traced.dispatches:
             span = self._tracer.start_span(
                 "experts.dispatch",
                 inside,
                 start_time=dispatch.start_ns,
                 attributes={
                     "expertmesh.layer": dispatch.layer,
-                    "expertmesh.workers": len(dispatch.rows),
-                    "expertmesh.pairs": sum(dispatch.rows.values()),
+                    "expertmesh.workers": dispatch.num_workers,
+                    "expertmesh.pairs": dispatch.num_pairs,
                 },
             )
             span.end(dispatch.end_ns)
-        step.end(record.end_ns)
+        step.end(traced.step.end_ns)
 
     def close(self) -> None:
         """Sends what is left, for at most a few seconds."""

@@ -1,11 +1,12 @@
 """EngineClient: an engine as its callers see it. Plain data goes in and comes out, wherever it runs."""
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from typing import Protocol, TypeVar
 
 from coordinator.engine.messages.commands import Command
 from coordinator.engine.messages.metrics import MetricsSnapshot
 from coordinator.engine.messages.output import Output
+from coordinator.engine.messages.records import TracedStep
 from coordinator.engine.messages.request import Request
 from coordinator.engine.messages.stats import EngineStats, ModelStatus, WorkersStatus
 from moe_model.versions.expert_versions import ExpertModule
@@ -59,6 +60,10 @@ class EngineClient(RequestEngine, Protocol):
     async def counts(self) -> MetricsSnapshot:
         """What it has counted for metrics; what was last known where it does not answer within a second.
         Raises nothing."""
+
+    def follow(self, told: Callable[[TracedStep], None]) -> None:
+        """`told` hears of each step of requests that have a `trace`, before their outputs do, on any thread;
+        it must be quick and must not raise. A front that lags misses some."""
 
     def call(self, command: Command[R]) -> R:
         """Blocks until the command is carried out. Raises what it raises, all of them ExpertMeshErrors;

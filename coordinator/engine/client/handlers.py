@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import CancelledError
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Protocol, TypeVar, cast
 
 from coordinator.engine.core.engine import Engine
@@ -21,6 +22,7 @@ from coordinator.engine.messages.commands import (
 from coordinator.engine.messages.errors import IntegrityError, NoCommandError
 from coordinator.engine.messages.metrics import MetricsSnapshot, ReadMetrics
 from coordinator.engine.messages.stats import ModelStatus, WorkersStatus
+from coordinator.engine.telemetry.traces import StepTraces
 from coordinator.engine.versions.exchange import ExpertExchange
 from expert_workers.status import Scaled, WorkerStatus
 from moe_model.errors import HaltedError
@@ -73,6 +75,7 @@ class Operated:
     model: Callable[[], ModelStatus] = lambda: ModelStatus(())
     workers: Callable[[], WorkersStatus] = WorkersStatus
     missing: Callable[[], Sequence[ExpertModule]] = tuple
+    traces: StepTraces = field(default_factory=StepTraces)
 
     @classmethod
     def of(
@@ -80,11 +83,13 @@ class Operated:
         exchange: ExpertExchange,
         experts: OperatedExperts,
         counts: Callable[[], MetricsSnapshot] = MetricsSnapshot,
+        traces: StepTraces | None = None,
     ) -> "Operated":
-        """Of an engine of `exchange` over `experts`; `counts` tells what it counts."""
+        """Of an engine of `exchange` over `experts`, which `counts` and `traces` observe."""
         told: Handlers = {ReadMetrics: lambda _: counts()}
         handlers = {**exchange_handlers(exchange), **worker_handlers(experts), **told}
-        return cls(handlers, exchange.status, lambda: workers_status(experts), experts.missing_experts)
+        workers = partial(workers_status, experts)
+        return cls(handlers, exchange.status, workers, experts.missing_experts, traces or StepTraces())
 
 
 def workers_status(experts: OperatedExperts) -> WorkersStatus:

@@ -2,7 +2,7 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from typing import TypeVar
 
 from coordinator.engine.client.base import NO_LIMIT
@@ -14,6 +14,7 @@ from coordinator.engine.messages.commands import Command
 from coordinator.engine.messages.errors import EngineError
 from coordinator.engine.messages.metrics import MetricsSnapshot, ReadMetrics
 from coordinator.engine.messages.output import Output
+from coordinator.engine.messages.records import TracedStep
 from coordinator.engine.messages.request import Request
 from coordinator.engine.messages.stats import EngineStats, ModelStatus, WorkersStatus
 from moe_model.versions.expert_versions import ExpertModule
@@ -57,6 +58,9 @@ class InProcessEngine:
 
     async def counts(self) -> MetricsSnapshot:
         return self.call(ReadMetrics())
+
+    def follow(self, told: Callable[[TracedStep], None]) -> None:
+        self._operated.traces.follow(told)
 
     def call(self, command: Command[R]) -> R:
         return carry_out(self._handlers, command)

@@ -26,7 +26,7 @@ from coordinator.engine.messages.metrics import MetricsSnapshot, ReadMetrics
 from coordinator.engine.messages.model_facts import ModelFacts
 from coordinator.engine.messages.output import Output
 from coordinator.engine.messages.process import Answer, Beat, Call, Hello, MissingExperts, StepOutputs
-from coordinator.engine.messages.records import StepRecord
+from coordinator.engine.messages.records import TracedStep
 from coordinator.engine.messages.request import Abort, Request
 from coordinator.engine.messages.stats import EngineStats, ModelStatus, WorkersStatus
 from expert_workers.status import Scaled
@@ -37,7 +37,7 @@ COMMANDS = (
     *(CheckIntegrity, ScaleWorkers, ListExperts, ReplaceExpert, AddExpert, RemoveExpert, ReadMetrics),
 )
 RESULTS = (Done, Scaled, ExpertList, Changed, MetricsSnapshot)
-NEWS = (Output, Failure, EngineStats, ModelStatus, WorkersStatus, StepRecord, ModelFacts)
+NEWS = (Output, Failure, EngineStats, ModelStatus, WorkersStatus, ModelFacts, TracedStep)
 # What carries the others between two processes.
 CARRIERS = (Hello, Call, Answer, StepOutputs, MissingExperts, Beat)
 # All that crosses the seam, in either direction.

@@ -1,4 +1,4 @@
-"""What an engine tells its observer of each step."""
+"""What an engine tells its observers of each step."""
 
 from dataclasses import dataclass
 
@@ -11,6 +11,17 @@ class TracedRequest:
     trace: int
     version: int = 0
     expert_versions: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class DispatchSpan:
+    """One layer's dispatch to workers. Times are `time.time_ns()`; `num_pairs` are (token, expert) pairs."""
+
+    layer: int
+    start_ns: int
+    end_ns: int
+    num_workers: int
+    num_pairs: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,3 +45,11 @@ class StepRecord:
     def phase(self) -> str:
         """A step with prompt tokens in it counts as prefill."""
         return "prefill" if self.num_prefill_tokens else "decode"
+
+
+@dataclass(frozen=True, slots=True)
+class TracedStep:
+    """A step of requests that have a trace, and its dispatches in order."""
+
+    step: StepRecord
+    dispatches: tuple[DispatchSpan, ...] = ()

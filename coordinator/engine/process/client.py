@@ -6,7 +6,7 @@ import logging
 import os
 import socket
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import replace
@@ -22,6 +22,7 @@ from coordinator.engine.messages.failure import Failure
 from coordinator.engine.messages.metrics import MetricsSnapshot, ReadMetrics
 from coordinator.engine.messages.output import Output
 from coordinator.engine.messages.process import Answer, Beat, Call, Hello, MissingExperts, StepOutputs
+from coordinator.engine.messages.records import TracedStep
 from coordinator.engine.messages.request import Abort, Request
 from coordinator.engine.messages.stats import EngineStats, ModelStatus, WorkersStatus
 from coordinator.engine.process.channel import Channel
@@ -56,6 +57,7 @@ class ProcessEngine:
         self._workers = WorkersStatus()
         self._missing: tuple[ExpertModule, ...] = ()
         self._counts = MetricsSnapshot()
+        self._told: Callable[[TracedStep], None] = lambda _: None
         # The connection, and the same once the engine has told of itself.
         self._socket: Channel | None = None
         self._channel: Channel | None = None
@@ -110,6 +112,9 @@ class ProcessEngine:
         with suppress(ExpertMeshError):
             self._counts = await self.ask(ReadMetrics(), COUNTS_SECONDS)
         return self._counts
+
+    def follow(self, told: Callable[[TracedStep], None]) -> None:
+        self._told = told
 
     def call(self, command: Command[R]) -> R:
         return cast(R, _result(self._begin(command).result()))
@@ -183,6 +188,8 @@ class ProcessEngine:
                 self._workers = message
             case MissingExperts():
                 self._missing = message.modules
+            case TracedStep():
+                self._told(message)
             case Beat():
                 pass
             case _:

@@ -2,10 +2,12 @@
 
 import threading
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 
 from coordinator.engine.client.receiver import Receiver
 from coordinator.engine.messages.output import Output
 from coordinator.engine.messages.process import StepOutputs
+from coordinator.engine.messages.records import TracedStep
 from coordinator.engine.messages.stats import EngineStats
 from coordinator.engine.process.backlog import Backlog
 from coordinator.engine.process.channel import Channel
@@ -13,6 +15,9 @@ from coordinator.engine.process.frames import frame_of
 
 # As much of a backlog as is sent in one frame, roughly: no thread is held up for long by its encoding.
 _PART_BYTES = 256 << 10
+# Of a trace's number those that are its front's own; the front's number is above them.
+_TRACE_BITS = 40
+_TRACE_MASK = (1 << _TRACE_BITS) - 1
 
 
 class Said:
@@ -76,6 +81,22 @@ class FrontLink:
                 self.channel.send(frame)
             if self._stats() is not self._told:
                 self._send([], [])
+
+    def marked(self, trace: int | None) -> int | None:
+        """A trace's number as the engine knows it: no other front's is the same."""
+        return None if trace is None else self.number << _TRACE_BITS | trace & _TRACE_MASK
+
+    def trace(self, step: TracedStep) -> None:
+        """A step, where this front's requests are in it. A front that lags is not told, and its spans
+        lack the step."""
+        own = [each for each in step.step.traces if each.trace >> _TRACE_BITS == self.number]
+        if not own:
+            return
+        traces = tuple(replace(each, trace=each.trace & _TRACE_MASK) for each in own)
+        frame = frame_of(replace(step, step=replace(step.step, traces=traces)))
+        with self._lock:
+            if not self._lags:
+                self.channel.send(frame)
 
     def catch_up(self) -> bool:
         """Sends what waits, when the socket has room again; on the loop. True when the front has to be told

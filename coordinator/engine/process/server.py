@@ -26,6 +26,7 @@ from coordinator.engine.messages.errors import EngineError, MessageError, SlowCo
 from coordinator.engine.messages.failure import Failure
 from coordinator.engine.messages.output import Output
 from coordinator.engine.messages.process import Answer, Beat, Call, Hello
+from coordinator.engine.messages.records import TracedStep
 from coordinator.engine.messages.request import Abort, Request
 from coordinator.engine.process.channel import Channel
 from coordinator.engine.process.frames import frame_of
@@ -61,6 +62,7 @@ class EngineServer:
         self._thread = thread
         self._handlers = {**engine_handlers(thread), **operated.handlers}
         self._news = EngineNews(operated)
+        operated.traces.follow(self._trace)
         self._executor = ThreadPoolExecutor(MAX_COMMANDS, "command")
         self._tasks: set[asyncio.Task[None]] = set()
         self._numbers = itertools.count()
@@ -156,7 +158,7 @@ class EngineServer:
         if key in self._routes:
             raise MessageError("it sends one request twice")
         self._routes[key] = _Route(link, number, request.num_sequences)
-        link.receiver.receive(replace(request, request_id=key))
+        link.receiver.receive(replace(request, request_id=key, trace=link.marked(request.trace)))
 
     async def _carry_out(self, link: FrontLink, call: Call) -> None:
         loop = asyncio.get_running_loop()
@@ -196,6 +198,11 @@ class EngineServer:
             slow = link.say(each)
             if slow:
                 self._end_slow(link, slow)
+
+    def _trace(self, step: TracedStep) -> None:
+        """On the engine's thread, before the step's outputs."""
+        for link in self._links:
+            link.trace(step)
 
     def _end_slow(self, link: FrontLink, numbers: list[int]) -> None:
         """The front hears of it when it reads again."""

@@ -4,6 +4,7 @@ import threading
 from collections.abc import Callable
 
 from coordinator.engine.core.engine import Engine, Runner
+from coordinator.engine.core.observer import EngineObserver
 from coordinator.engine.core.prepared import NO_VOCABULARY, Preparer
 from coordinator.engine.core.scheduler import Scheduler, Step
 from coordinator.engine.core.sequence import Sequence
@@ -83,7 +84,8 @@ def engine_over(
     *,
     prefix_caching: bool = True,
     preparer: Preparer = NO_VOCABULARY,
+    observer: EngineObserver | None = None,
 ) -> Engine:
     sizes = whole_sizes(num_blocks, block_size)
     scheduler = Scheduler(sizes, max_num_seqs, max_step_tokens, prefix_caching=prefix_caching)
-    return Engine(scheduler, runner, max_seq_len, preparer=preparer)
+    return Engine(scheduler, runner, max_seq_len, observer=observer, preparer=preparer)

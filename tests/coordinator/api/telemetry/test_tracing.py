@@ -8,7 +8,7 @@ from coordinator.api.requests.responses import Caller, Facts
 from coordinator.api.telemetry import tracing
 from coordinator.api.telemetry.tracing import Tracing
 from coordinator.api.telemetry.tracing_names import started_attributes
-from coordinator.engine.messages.records import StepRecord, TracedRequest
+from coordinator.engine.messages.records import StepRecord, TracedRequest, TracedStep
 from tests.coordinator.api.made_requests import resolved
 
 
@@ -21,7 +21,7 @@ def test_a_step_s_span_says_which_experts_the_request_uses() -> None:
     assert ended is not None
     found.finished(caller, other, None, cancelled=False)
     traces = (TracedRequest(number, 4, ("1/0:2", "1/3:1")), TracedRequest(ended, 4))
-    found.step(StepRecord(1, 2, 0.1, 5, 2, 3, 3, traces=traces))
+    found.told(TracedStep(StepRecord(1, 2, 0.1, 5, 2, 3, 3, traces=traces)))
     found.finished(caller, facts, None, cancelled=False)
     found.close()
     _, span, request = exporter.get_finished_spans()
