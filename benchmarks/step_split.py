@@ -110,6 +110,13 @@ class _TimedExperts:
     split: Split
     is_remote: bool
 
+    @property
+    def in_c(self) -> None:
+        """They are timed in Python."""
+
+    def take_over(self, layer: int, x_TD: Tensor, routing: Routing) -> Any:
+        return self.inner.take_over(layer, x_TD, routing)
+
     def forward(self, layer: int, x_TD: Tensor, routing: Routing) -> Tensor:
         return self.finish(self.begin(layer, x_TD, routing))
 

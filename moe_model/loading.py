@@ -10,6 +10,7 @@ from moe_model.errors import CheckpointError
 from moe_model.families import family_of
 from moe_model.halt import Halt
 from moe_model.kernels.base import Kernels
+from moe_model.kernels.choice import step_program
 from moe_model.kernels.torch_kernels import TorchKernels
 from moe_model.layers.dispatch import Expert
 from moe_model.layers.experts import ExpertBackend
@@ -28,12 +29,12 @@ def load_model(
     on_bytes: OnBytes | None = None,
 ) -> Model:
     """Reads the shared part; `kernels` None: torch's. Raises CheckpointError naming file and tensor."""
-    config = checkpoint.config
+    config, kernels = checkpoint.config, kernels or TorchKernels()
     tensors = checkpoint.take_shared(dtype, device, on_bytes)
-    shared = family_of(config).build_shared(config, tensors, kernels or TorchKernels())
+    shared = family_of(config).build_shared(config, tensors, kernels)
     assert not tensors, f"a family that has no use for {sorted(tensors)}"
     give_back_freed_memory()
-    return Model(config, shared, experts)
+    return Model(config, shared, experts, step_program(kernels, shared))
 
 
 def load_module(

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from moe_model.config import ModelConfig
+from moe_model.kernels.step_program import PagedAttend, StepProgram
 from moe_model.layers.attention import Attend
 from moe_model.layers.dense import Gate, SharedModel
 from moe_model.layers.experts import ExpertBackend
@@ -35,8 +36,16 @@ class Part:
 class Model:
     """A decoder whose attention and whose experts are passed in, and whose routing may be."""
 
-    def __init__(self, config: ModelConfig, shared: SharedModel, experts: ExpertBackend) -> None:
+    def __init__(
+        self,
+        config: ModelConfig,
+        shared: SharedModel,
+        experts: ExpertBackend,
+        program: StepProgram | None = None,
+    ) -> None:
+        """`program`: all layers of `shared` in one call; None: there is none."""
         self.config = config
+        self.program = program
         self._shared = shared
         self._experts = experts
 
@@ -71,14 +80,52 @@ class Model:
         Source: the ping-pong pipeline of MegaScale-Infer (Zhu et al., 2025).
         """
         h_parts: list[Tensor] = []
-        runs = [self._layers(part, h_parts) for part in parts]
+        # Experts in C are waited for in C: not while other parts could go on.
+        in_c = self._experts.in_c if len(parts) == 1 else None
+        runs = [self._run(part, in_c, h_parts) for part in parts]
         for _ in range(self.config.n_layers + 1):
             for run in runs:
                 next(run, None)
         return h_parts[0] if len(h_parts) == 1 else torch.cat(h_parts)
 
+    def _run(self, part: Part, in_c: object | None, h_parts: list[Tensor]) -> Iterator[None]:
+        """Layer by layer, or all in one call where kernels attend over their cache: the same numbers.
+
+        Stops whenever its rows are at the experts; ends by handing in its hidden states.
+        """
+        if self.program is not None and isinstance(part.attend, PagedAttend):
+            return self._program(self.program, part, part.attend, in_c, h_parts)
+        return self._layers(part, h_parts)
+
+    def _program(
+        self,
+        program: StepProgram,
+        part: Part,
+        attend: PagedAttend,
+        in_c: object | None,
+        h_parts: list[Tensor],
+    ) -> Iterator[None]:
+        """What the program leaves to others: routes that are not the model's own, and experts that are not
+        its kernels'."""
+        is_watched = part.observe is not None or part.route is not None
+        run = program.start(part.token_ids_T, part.positions_T, attend, in_c, stops_at_routers=is_watched)
+        while (stop := run.to_experts()) is not None:
+            layer, n_TD, routing = stop.layer, stop.x_TD, stop.routing
+            if routing is None:
+                gate = self._shared.blocks[layer].gate
+                assert gate is not None
+                routing = _route(part, layer, gate, n_TD)
+            if stop.is_begun:
+                begun = self._experts.take_over(layer, n_TD, routing)
+            else:
+                begun = self._experts.begin(layer, n_TD, routing)
+                run.to_answer()
+            yield
+            run.answer(self._experts.finish(begun))
+        h_parts.append(run.result())
+
     def _layers(self, part: Part, h_parts: list[Tensor]) -> Iterator[None]:
-        """Stops whenever its rows are at the experts; ends by handing in its hidden states.
+        """One part of the model after the other: what a program must equal, bit by bit.
 
         A part that comes first stays ahead in dense layers too, where it does not stop.
         """

@@ -19,6 +19,7 @@ from moe_model import AssembledModel, ModelConfig
 from moe_model.checkpoint.reader import CheckpointWriter, GenerationDefaults
 from moe_model.families import family_of
 from moe_model.kernels.base import Kernels
+from moe_model.kernels.choice import step_program
 from moe_model.kernels.torch_kernels import TorchKernels
 from moe_model.layers.dispatch import Expert, ExpertKey
 from moe_model.model import Model
@@ -88,7 +89,8 @@ def local_experts(
 
 def build_model(config: ModelConfig, weights: Weights, kernels: Kernels = TORCH) -> Model:
     shared = family_of(config).build_shared(config, weights.shared, kernels)
-    return Model(config, shared, local_experts(config, build_experts(config, weights, kernels), kernels))
+    experts = local_experts(config, build_experts(config, weights, kernels), kernels)
+    return Model(config, shared, experts, step_program(kernels, shared))
 
 
 def random_model(config: ModelConfig = TINY, seed: int = 0, kernels: Kernels = TORCH) -> Model:

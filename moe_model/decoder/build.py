@@ -79,8 +79,7 @@ class DecoderBuilder:
         network = self._network(f"{prefix}.shared")
         if not self._spec.is_shared_gated:
             return network
-        gate = self._kernels.linear(self._tensors[f"{prefix}.shared.router.weight"])
-        return GatedNetwork(network, gate)
+        return GatedNetwork(network, self._kernels.row_gate(self._tensors[f"{prefix}.shared.router.weight"]))
 
     def _network(self, prefix: str) -> Callable[[Tensor], Tensor]:
         names = (f"{part}.weight" for part in ("gate", "up", "down"))

@@ -55,6 +55,13 @@ class Rotary(Protocol):
         """Returns the turned heads; x_THd itself may be turned. Rows may lie apart, a row's heads not."""
 
 
+class RowGate(Protocol):
+    """y · sigmoid(w x), row by row."""
+
+    def __call__(self, y_TD: Tensor, x_TD: Tensor) -> Tensor:
+        """y_TD itself may be changed."""
+
+
 class Router(Protocol):
     """Which experts each row goes to."""
 
@@ -68,6 +75,10 @@ class ExpertBank(Protocol):
     Each layer has the modules of some slots, in an order. Pair p is of row `row_index_P[p]`, or of row p
     where there is no index; `segments` are (slot, number of pairs), in the order of the pairs.
     """
+
+    @property
+    def in_c(self) -> object | None:
+        """As ExpertBackend has it."""
 
     def run_pairs(self, layer: int, x_RD: Tensor, row_index_P: Tensor | None, segments: Segments) -> Tensor:
         """What each expert said: y_PD, float32."""
@@ -162,6 +173,9 @@ class Kernels(Protocol):
 
     def router(self, rule: RouterRule, weights: RouterWeights, top_k: int) -> Router:
         """The rule over the logits of the weights, both in float32."""
+
+    def row_gate(self, weight_1D: Tensor) -> RowGate:
+        """Of the rows that `weight_1D` is multiplied with."""
 
     def expert(self, spec: ExpertSpec, tensors: Mapping[str, Tensor], *, int8: bool = False) -> Expert:
         """One module from tensors of canonical names, for banks of these kernels; `int8` rounds its matrices

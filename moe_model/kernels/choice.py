@@ -4,7 +4,9 @@ import torch
 
 from moe_model.errors import ConfigError
 from moe_model.kernels.base import Kernels
+from moe_model.kernels.step_program import StepProgram
 from moe_model.kernels.torch_kernels import TorchKernels
+from moe_model.layers.dense import SharedModel
 from moe_model.machine import usable_cores
 from moe_model.names import KernelChoice as KernelChoice
 
@@ -32,6 +34,12 @@ def choose_kernels(
     if not HAS_NATIVE:
         raise ConfigError("kernels: native ones were not built; install again with a C compiler")
     return NativeKernels(num_threads=num_threads)
+
+
+def step_program(kernels: Kernels, shared: SharedModel) -> StepProgram | None:
+    """All layers of a model in one call; None where these kernels have no program for its parts: Python runs
+    them one by one."""
+    return kernels.program(shared) if HAS_NATIVE and isinstance(kernels, NativeKernels) else None
 
 
 def uses_native(choice: KernelChoice, device: torch.device | str) -> bool:

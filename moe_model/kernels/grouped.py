@@ -35,6 +35,8 @@ class _Layer:
 class GroupedBank:
     """An ExpertBank over stacked weights, which are copies: the modules may go."""
 
+    in_c = None
+
     def __init__(self, layers: Mapping[int, _Layer]) -> None:
         self._layers = layers
         self._places = {layer: _places(stacked) for layer, stacked in layers.items()}

@@ -84,6 +84,16 @@ class TorchHeadLinear:
         return torch.bmm(x_THI.transpose(0, 1), self._weight_HIO).transpose(0, 1)
 
 
+class TorchRowGate:
+    """As `kernels.base.RowGate`."""
+
+    def __init__(self, linear: TorchLinear) -> None:
+        self._linear = linear
+
+    def __call__(self, y_TD: Tensor, x_TD: Tensor) -> Tensor:
+        return y_TD * torch.sigmoid(self._linear(x_TD))
+
+
 def has_fast_bfloat16() -> bool:
     """Whether this processor's bfloat16 products are fast; they work on any."""
     return torch._C._has_mkldnn and torch.ops.mkldnn._is_mkldnn_bf16_supported()

@@ -8,10 +8,20 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from moe_model.kernels.base import ExpertBank, HeadLinear, HeadNorm, Linear, Norm, Rotary, Router, Segments
+from moe_model.kernels.base import (
+    ExpertBank,
+    HeadLinear,
+    HeadNorm,
+    Linear,
+    Norm,
+    Rotary,
+    Router,
+    RowGate,
+    Segments,
+)
 from moe_model.kernels.cache_layout import CacheLayoutName
 from moe_model.kernels.grouped import GroupedBank
-from moe_model.kernels.linear import TorchHeadLinear, TorchLinear
+from moe_model.kernels.linear import TorchHeadLinear, TorchLinear, TorchRowGate
 from moe_model.kernels.quantise import dequantise_int8, quantise_int8
 from moe_model.layers.dispatch import (
     Expert,
@@ -71,6 +81,9 @@ class TorchKernels:
         gate = TorchLinear(weights.weight_ED.float(), bias_E)
         return RuledRouter(gate, rule, top_k, weights.correction_E)
 
+    def row_gate(self, weight_1D: Tensor) -> RowGate:
+        return TorchRowGate(TorchLinear(weight_1D))
+
     def expert(self, spec: ExpertSpec, tensors: Mapping[str, Tensor], *, int8: bool = False) -> Expert:
         check_expert(spec, tensors)
         norm, gate = None, None
@@ -99,6 +112,8 @@ class TorchKernels:
 
 class TorchBank:
     """One expert after the other; `layers` is layer -> slot -> module."""
+
+    in_c = None
 
     def __init__(self, layers: Mapping[int, Mapping[int, Expert]]) -> None:
         self._layers = layers

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from moe_model.errors import ConfigError
-from moe_model.kernels.base import HeadNorm, Linear, Norm, Rotary, Router
+from moe_model.kernels.base import HeadNorm, Linear, Norm, Rotary, Router, RowGate
 from moe_model.layers.attention import AttentionForm, Kept
 from moe_model.layers.router import RouterWeights
 
@@ -165,10 +165,10 @@ class GatedNetwork:
     """sigmoid(w x) · network(x): a shared expert that counts as each row says. Source: Qwen1.5-MoE."""
 
     network: Callable[[Tensor], Tensor]
-    gate: Linear
+    gate: RowGate
 
     def __call__(self, x_TD: Tensor) -> Tensor:
-        return self.network(x_TD) * torch.sigmoid(self.gate(x_TD))
+        return self.gate(self.network(x_TD), x_TD)
 
 
 @dataclass(frozen=True, slots=True)

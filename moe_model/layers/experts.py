@@ -14,6 +14,14 @@ class ExpertBackend(Protocol):
     is begun is finished in the same order, or never.
     """
 
+    @property
+    def in_c(self) -> object | None:
+        """What C runs these experts by, without the interpreter: a capsule. None: they are begun and finished
+        from Python."""
+
+    def take_over(self, layer: int, x_TD: Tensor, routing: Routing) -> Any:
+        """Of rows that C has begun and could not finish: what `finish` takes."""
+
     def forward(self, layer: int, x_TD: Tensor, routing: Routing) -> Tensor:
         """Returns y_TD = Σ_k weight_k · expert_k(x), in x's dtype and on x's device: `finish` of `begin`."""
 

@@ -29,6 +29,13 @@ class LocalExperts:
         # Loaded, and not in the bank: a bank may have its own copy of what it was given.
         self._prepared: dict[ExpertKey, Expert] = {}
 
+    @property
+    def in_c(self) -> object | None:
+        return self._bank.in_c
+
+    def take_over(self, layer: int, x_TD: Tensor, routing: Routing) -> NoReturn:
+        raise AssertionError("experts in this process are done when they are begun")
+
     def forward(self, layer: int, x_TD: Tensor, routing: Routing) -> Tensor:
         return self._bank.run_tokens(layer, x_TD, routing)
 

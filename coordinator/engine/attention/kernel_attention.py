@@ -5,14 +5,14 @@ Shapes: T tokens, N chunks, B blocks of the longest context, H heads, G key/valu
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from coordinator.engine.attention.attention_rows import block_table
 from coordinator.engine.attention.torch_attention import AttentionPlan, paged_attention
 from coordinator.engine.cache.kv_cache import KVCache
 from coordinator.engine.core.batch import Batch
 from moe_model.kernels.base import Contexts, Kernels, PagedAttention
-from moe_model.layers.attention import Attend, AttentionForm, Kept
+from moe_model.kernels.step_program import PagedAttend
+from moe_model.layers.attention import Attend
 
 
 def attention_plan(kernels: Kernels) -> AttentionPlan:
@@ -25,12 +25,7 @@ def kernel_attention(attend_paged: PagedAttention) -> AttentionPlan:
 
     def plan(cache: KVCache, batch: Batch) -> Attend:
         contexts = [kernel_contexts(batch, cache, group) for group in range(len(batch.slots))]
-
-        def attend(layer: int, form: AttentionForm, q_THd: Tensor, kept: Kept) -> Tensor:
-            of_group = contexts[cache.group_of(layer)]
-            return attend_paged(form, q_THd, kept, cache.layer(layer), of_group)
-
-        return attend
+        return PagedAttend(attend_paged, cache, contexts)
 
     return plan
 

@@ -1,6 +1,8 @@
 """The C functions of src/module*.c. Addresses are `Tensor.data_ptr()`, 0 for none; what they
 hold is not checked. Norms, matrices and experts that do not fit each other raise ValueError."""
 
+from typing import Any
+
 def kernels(name: str | None, /) -> object: ...
 def name(kernels: object, /) -> str: ...
 def matrix(
@@ -32,9 +34,23 @@ def linear(
     /,
 ) -> None: ...
 def normalise(kernels: object, norm: object, x: int, num_rows: int, y: int, /) -> None: ...
+def rule(
+    scoring: int,
+    scale: float,
+    sum_more: float,
+    sum_least: float,
+    correction: int,
+    num_groups: int,
+    num_kept: int,
+    size: int,
+    num_counted: int,
+    /,
+) -> object: ...
+def gate_rows(kernels: object, y: int, num_rows: int, width: int, gate: int, /) -> None: ...
 def route(
     kernels: object,
     gate: object,
+    rule: object,
     x: int,
     num_tokens: int,
     num_places: int,
@@ -43,10 +59,12 @@ def route(
     top_k: int,
     weights: int,
     ids: int,
+    scratch: int,
     num_threads: int,
     /,
 ) -> None: ...
 def experts_scratch_bytes(experts: object, num_pairs: int, /) -> int: ...
+def tokens_scratch_bytes(experts: object, num_tokens: int, top_k: int, /) -> int: ...
 def run_tokens(
     kernels: object,
     experts: object,
@@ -151,3 +169,28 @@ def normalise_heads(
     num_threads: int,
     /,
 ) -> None: ...
+def program(
+    kernels: object, num_layers: int, widths: tuple[int, ...], instructions: tuple[tuple[Any, ...], ...], /
+) -> object: ...
+def program_times(program: object, is_timed: bool, /) -> tuple[tuple[float, int], ...]: ...
+def paged_cache(
+    block_size: int, num_blocks: tuple[int, ...], layers: tuple[tuple[int, ...], ...], /
+) -> object: ...
+def layer_tables(*experts: object | None) -> object: ...
+def program_step(
+    program: object,
+    cache: object,
+    experts: object | None,
+    stops_at_routers: bool,
+    num_threads: int,
+    num_tokens: int,
+    ids: int,
+    positions: int,
+    /,
+    *groups: int,
+) -> object: ...
+def program_bytes(program: object, step: object, /) -> tuple[int, int]: ...
+def buffer_offset(program: object, num_tokens: int, buffer: int, /) -> int: ...
+def run_program(
+    program: object, step: object, arena: int, scratch: int, stream: int, first: int, /
+) -> int: ...

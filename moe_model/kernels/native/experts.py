@@ -49,6 +49,9 @@ class NativeBank:
     def __init__(self, runtime: Runtime, tables: "Mapping[int, NativeTable]") -> None:
         self.runtime = runtime
         self._tables = tables
+        num_layers = 1 + max(tables, default=-1)
+        handles = (tables[layer].handle if layer in tables else None for layer in range(num_layers))
+        self.in_c = _kernels.layer_tables(*handles)
 
     def table(self, layer: int) -> "NativeTable | None":
         """For other C that runs it, as long as its caller keeps the table."""
@@ -94,7 +97,7 @@ class NativeBank:
             address_of(weights_TK),
             0,
             y_TD.data_ptr(),
-            self.runtime.scratch.address(table.scratch_bytes(ids_TK.numel())),
+            self.runtime.scratch.address(_kernels.tokens_scratch_bytes(table.handle, *ids_TK.shape)),
             self.runtime.num_threads,
         )
         return y_TD

@@ -15,13 +15,13 @@ class NativeHeadLinear:
 
     def __init__(self, runtime: Runtime, weight_HOI: Tensor) -> None:
         self._runtime = runtime
-        self._shape = weight_HOI.shape
+        self.num_heads, self.num_out, self.num_in = weight_HOI.shape
         # Each head begins with a panel of its own.
         in_panels = F.pad(weight_HOI, (0, 0, 0, -weight_HOI.shape[1] % PANEL))
-        self._matrix = NativeMatrix(in_panels.flatten(0, 1))
+        self.matrix = NativeMatrix(in_panels.flatten(0, 1))
 
     def __call__(self, x_THI: Tensor) -> Tensor:
-        num_heads, num_out, num_in = self._shape
+        num_heads, num_out, num_in = self.num_heads, self.num_out, self.num_in
         num_tokens = len(x_THI)
         assert x_THI.dtype == torch.float32
         assert x_THI.shape == (num_tokens, num_heads, num_in)
@@ -29,7 +29,7 @@ class NativeHeadLinear:
         y_THO = torch.empty(num_tokens, num_heads, num_out)
         _kernels.head_linear(
             self._runtime.kernels,
-            self._matrix.handle,
+            self.matrix.handle,
             num_heads,
             num_out,
             x_THI.data_ptr(),

@@ -120,8 +120,8 @@ class NativeLinear:
         self.matrix = matrix
         self.norm = norm
         self._runtime = runtime
-        self._norm_handle = None if norm is None else norm.handle
-        self._activation = ACTIVATIONS[activation]
+        self.norm_handle = None if norm is None else norm.handle
+        self.activation_code = ACTIVATIONS[activation]
 
     def __call__(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
         num_in, num_out = self.matrix.num_in, self.matrix.num_out
@@ -136,8 +136,8 @@ class NativeLinear:
             x.data_ptr(),
             num_rows,
             num_in,
-            self._norm_handle,
-            self._activation,
+            self.norm_handle,
+            self.activation_code,
             address_of(residual),
             y.data_ptr(),
             self._runtime.scratch.address(4 * num_rows * (num_in + 1)),

@@ -19,19 +19,23 @@ from moe_model.kernels.base import (
     PagedAttention,
     Rotary,
     Router,
+    RowGate,
 )
 from moe_model.kernels.native import _kernels
 from moe_model.kernels.native.experts import NativeBank, NativeExpert, NativeTable
 from moe_model.kernels.native.head_linear import NativeHeadLinear
 from moe_model.kernels.native.linear import NativeLinear, NativeMatrix, NativeNorm
 from moe_model.kernels.native.paged import CACHE_LAYOUT, attend_paged
+from moe_model.kernels.native.plan import InexpressibleError, plan_of
+from moe_model.kernels.native.program import NativeProgram
 from moe_model.kernels.native.rotary import NativeRotary
-from moe_model.kernels.native.router import NativeRouter
+from moe_model.kernels.native.router import NativeRouter, NativeRowGate, has_code
 from moe_model.kernels.native.runtime import Runtime, Scratch
+from moe_model.layers.dense import SharedModel
 from moe_model.layers.dispatch import Expert, ExpertKey, by_layer
 from moe_model.layers.expert_ffn import check_expert
 from moe_model.layers.router import RouterWeights, RuledRouter
-from moe_model.layers.router_rules import RouterRule, SoftmaxOfTopK
+from moe_model.layers.router_rules import RouterRule
 from moe_model.layers.specs import Activation, ExpertSpec, NormSpec, RotarySpec
 from moe_model.machine import usable_cores
 
@@ -84,12 +88,15 @@ class NativeKernels:
         return NativeRotary(self._runtime, spec)
 
     def router(self, rule: RouterRule, weights: RouterWeights, top_k: int) -> Router:
-        """C for SoftmaxOfTopK; another rule is applied as it is, to the logits of C."""
+        """A rule that is not in C is applied as it is, to the logits of C."""
         bias_E = None if weights.bias_E is None else weights.bias_E.float()
         gate = NativeMatrix(weights.weight_ED.float(), bias_E)
-        if rule == SoftmaxOfTopK():
-            return NativeRouter(self._runtime, gate, top_k)
+        if has_code(rule):
+            return NativeRouter(self._runtime, gate, rule, top_k, weights.correction_E)
         return RuledRouter(NativeLinear(self._runtime, gate), rule, top_k, weights.correction_E)
+
+    def row_gate(self, weight_1D: Tensor) -> RowGate:
+        return NativeRowGate(self._runtime, NativeLinear(self._runtime, NativeMatrix(weight_1D)))
 
     def expert(self, spec: ExpertSpec, tensors: Mapping[str, Tensor], *, int8: bool = False) -> Expert:
         check_expert(spec, tensors)
@@ -98,6 +105,15 @@ class NativeKernels:
     def bank(self, experts: Mapping[ExpertKey, Expert]) -> ExpertBank:
         tables = {layer: NativeTable(found) for layer, found in by_layer(experts).items()}
         return NativeBank(self._runtime, tables)
+
+    def program(self, shared: SharedModel) -> NativeProgram | None:
+        """All layers in one call; None for a model that has a part which is not in C."""
+        try:
+            plan = plan_of(shared)
+        except InexpressibleError as part:
+            _log.info("steps run part by part: %s", part)
+            return None
+        return NativeProgram(self._runtime, shared, plan)
 
 
 def _best_that_is_right() -> object:

@@ -33,7 +33,7 @@ def attend_paged(
 
     Float32 rows over a float32 or bfloat16 cache. A row's numbers depend on what it sees alone.
     """
-    _check_cache(stored, contexts.layout)
+    check_stored(stored, contexts.layout)
     _check_rows(form, q_THd, kept, stored)
     num_tokens, num_heads, head_dim = q_THd.shape
     keys, values = stored[0], stored[-1]
@@ -73,7 +73,8 @@ def attend_paged(
     return o_THv
 
 
-def _check_cache(stored: tuple[Tensor, ...], layout: CacheLayoutName) -> None:
+def check_stored(stored: tuple[Tensor, ...], layout: CacheLayoutName) -> None:
+    """Raises ConfigError for a cache in another layout than that of these kernels."""
     if layout != CACHE_LAYOUT:
         raise ConfigError(f"attention: the cache is {layout}, these kernels read {CACHE_LAYOUT}")
     first = stored[0]

@@ -14,9 +14,10 @@ class NativeRotary:
 
     def __init__(self, runtime: Runtime, spec: RotarySpec) -> None:
         self._runtime = runtime
-        self._spec = spec
         self._rates_P = rotary_rates(spec).contiguous()
-        self._factor = attention_factor(spec)
+        is_interleaved = spec.pairing == "interleaved"
+        # What C calls a rotation.
+        self.in_c = self._rates_P.data_ptr(), attention_factor(spec), spec.dim, is_interleaved
 
     def __call__(self, x_THd: Tensor, positions_T: Tensor) -> Tensor:
         num_rows, num_heads, head_dim = x_THd.shape
@@ -27,10 +28,7 @@ class NativeRotary:
         assert x_THd.stride()[1:] == (head_dim, 1), "a row's heads in one piece"
         _kernels.rotate(
             self._runtime.kernels,
-            self._rates_P.data_ptr(),
-            self._factor,
-            self._spec.dim,
-            self._spec.pairing == "interleaved",
+            *self.in_c,
             x_THd.data_ptr(),
             num_rows,
             x_THd.stride(0),

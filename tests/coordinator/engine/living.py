@@ -118,6 +118,8 @@ class Living:
 class Layers:
     """Experts of layers that may have different numbers of them."""
 
+    in_c = None
+
     def __init__(self, experts: Sequence[Sequence[dict[str, Tensor]]], kernels: Kernels) -> None:
         family = family_of(CONFIG)
         self._banks = [
@@ -132,6 +134,9 @@ class Layers:
 
     def finish(self, begun: Tensor) -> Tensor:
         return begun
+
+    def take_over(self, layer: int, x_TD: Tensor, routing: Routing) -> Tensor:
+        raise AssertionError("C runs no experts of these")
 
 
 class Alone:

@@ -9,7 +9,8 @@
 
 #define KERNELS KERNELS_CAPSULE
 #define MATRIX MATRIX_CAPSULE
-#define NORM "expertmesh.norm"
+#define NORM_CAPSULE "expertmesh.norm"
+#define RULE "expertmesh.router_rule"
 #define TABLE EXPERTS_CAPSULE
 /* Multiplications below which letting go of the interpreter costs more than it gives. */
 #define WORTH_RELEASING 200000L
@@ -76,7 +77,7 @@ static inline norm read_norm(reader *r) {
         read_object(r);
         return (norm){0};
     }
-    const norm *found = read_capsule(r, NORM);
+    const norm *found = read_capsule(r, NORM_CAPSULE);
     return found == NULL ? (norm){0} : *found;
 }
 
@@ -87,14 +88,28 @@ static inline int norm_fits(const norm *n, long width) {
     return 0;
 }
 
+/* Whether a rule chooses from so many experts: groups are ranges of their numbers. */
+static inline int rule_fits(const router_rule *rule, long num_experts) {
+    const expert_groups *g = &rule->groups;
+    if (g->num_groups == 0) return 1;
+    if (g->num_groups < 0 || g->num_groups > MAX_GROUPS || g->num_counted < 1 || g->num_counted > MAX_COUNTED) return 0;
+    return g->size >= 1 && g->num_groups * g->size == num_experts;
+}
+
 /* A copy of the value, freed with the capsule. */
 PyObject *to_capsule(const void *value, size_t size, const char *name);
+void free_capsule(PyObject *capsule);
 
 typedef PyObject *python_function(PyObject *self, PyObject *const *args, Py_ssize_t num_args);
 
-python_function py_experts, py_experts_scratch_bytes, py_run_tokens, py_run_segments; /* module_experts.c */
+/* module_experts.c */
+python_function py_experts, py_experts_scratch_bytes, py_tokens_scratch_bytes, py_run_tokens, py_run_segments;
+python_function py_rule, py_route, py_gate_rows; /* module_router.c */
 python_function py_rotate, py_attention; /* module_attention.c */
 python_function py_head_linear, py_normalise_heads; /* module_heads.c */
 python_function py_pack; /* module_pack.c */
+/* module_program.c */
+python_function py_program, py_program_times, py_paged_cache, py_layer_tables, py_program_step, py_program_bytes,
+    py_buffer_offset, py_run_program;
 
 #endif

@@ -3,7 +3,7 @@
  * no bit. No include guard, as there. */
 
 /* From scores to weights that still want to be divided by their sum, which is returned. */
-INLINE float NAME(soften)(float *scores, long length, float largest) {
+static float NAME(soften)(float *scores, long length, float largest) {
     f32x8 sums = SPLAT8(0.0f);
     long i = 0;
     for (; i + 8 <= length; i += 8) {

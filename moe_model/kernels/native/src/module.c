@@ -4,7 +4,7 @@
 
 #include <string.h>
 
-static void free_capsule(PyObject *capsule) { PyMem_RawFree(PyCapsule_GetPointer(capsule, PyCapsule_GetName(capsule))); }
+void free_capsule(PyObject *capsule) { PyMem_RawFree(PyCapsule_GetPointer(capsule, PyCapsule_GetName(capsule))); }
 
 PyObject *to_capsule(const void *value, size_t size, const char *name) {
     void *copy = PyMem_RawMalloc(size);
@@ -55,7 +55,7 @@ static PyObject *py_norm(PyObject *self, PyObject *const *args, Py_ssize_t num_a
     n.bias_D = read_address(&r);
     n.eps = read_float(&r);
     n.width = read_long(&r);
-    return is_done(&r) ? to_capsule(&n, sizeof n, NORM) : NULL;
+    return is_done(&r) ? to_capsule(&n, sizeof n, NORM_CAPSULE) : NULL;
 }
 
 static PyObject *py_linear(PyObject *self, PyObject *const *args, Py_ssize_t num_args) {
@@ -101,31 +101,6 @@ static PyObject *py_normalise(PyObject *self, PyObject *const *args, Py_ssize_t 
     Py_RETURN_NONE;
 }
 
-static PyObject *py_route(PyObject *self, PyObject *const *args, Py_ssize_t num_args) {
-    (void)self;
-    reader r = {args, num_args, 0};
-    const kernel_set *set = read_capsule(&r, KERNELS);
-    const matrix *gate = read_capsule(&r, MATRIX);
-    const float *x = read_address(&r);
-    const long num_tokens = read_long(&r), num_places = read_long(&r);
-    float *logits_TE = read_address(&r);
-    const uint8_t *allowed_TE = read_address(&r);
-    const int64_t *top_k_T = read_address(&r);
-    float *weights_TK = read_address(&r);
-    int64_t *ids_TK = read_address(&r);
-    const int num_threads = (int)read_long(&r);
-    if (!is_done(&r)) return NULL;
-    route_op op = {*set, *gate, x, num_tokens, num_places, logits_TE, allowed_TE, top_k_T, weights_TK, ids_TK};
-    if (num_tokens * gate->num_in * gate->num_out < WORTH_RELEASING) {
-        run_route(&op, 1);
-    } else {
-        Py_BEGIN_ALLOW_THREADS;
-        run_route(&op, num_threads);
-        Py_END_ALLOW_THREADS;
-    }
-    Py_RETURN_NONE;
-}
-
 #define FAST(name, fn) {name, (PyCFunction)(void (*)(void))fn, METH_FASTCALL, NULL}
 
 static PyMethodDef methods[] = {
@@ -136,8 +111,11 @@ static PyMethodDef methods[] = {
     FAST("linear", py_linear),
     FAST("norm", py_norm),
     FAST("normalise", py_normalise),
+    FAST("rule", py_rule),
     FAST("route", py_route),
+    FAST("gate_rows", py_gate_rows),
     FAST("experts_scratch_bytes", py_experts_scratch_bytes),
+    FAST("tokens_scratch_bytes", py_tokens_scratch_bytes),
     FAST("run_tokens", py_run_tokens),
     FAST("run_segments", py_run_segments),
     FAST("rotate", py_rotate),
@@ -145,6 +123,14 @@ static PyMethodDef methods[] = {
     FAST("head_linear", py_head_linear),
     FAST("normalise_heads", py_normalise_heads),
     FAST("pack", py_pack),
+    FAST("program", py_program),
+    FAST("program_times", py_program_times),
+    FAST("paged_cache", py_paged_cache),
+    FAST("layer_tables", py_layer_tables),
+    FAST("program_step", py_program_step),
+    FAST("program_bytes", py_program_bytes),
+    FAST("buffer_offset", py_buffer_offset),
+    FAST("run_program", py_run_program),
     {NULL, NULL, 0, NULL},
 };
 

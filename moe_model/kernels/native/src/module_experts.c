@@ -63,63 +63,38 @@ static void run_released(experts_op *op, int num_threads) {
     Py_END_ALLOW_THREADS;
 }
 
-/* Sorts the [T, K] places by expert; a token keeps its order within one. An id that is no expert is absent. */
-static long group(const int64_t *ids_TK, long num_places, long top_k, long num_experts, segment *segments,
-                  int32_t *row_P, int32_t *pair_TK, long *num_pairs) {
-    long *start_E = PyMem_RawCalloc(num_experts + 1, sizeof(long));
-    if (start_E == NULL) return -1;
-    for (long i = 0; i < num_places; i++)
-        if (ids_TK[i] >= 0 && ids_TK[i] < num_experts) start_E[ids_TK[i] + 1]++;
-    long num_segments = 0;
-    for (long e = 0; e < num_experts; e++) {
-        if (start_E[e + 1] > 0) segments[num_segments++] = (segment){e, start_E[e + 1]};
-        start_E[e + 1] += start_E[e];
-    }
-    *num_pairs = start_E[num_experts];
-    for (long i = 0; i < num_places; i++) {
-        pair_TK[i] = -1;
-        if (ids_TK[i] < 0 || ids_TK[i] >= num_experts) continue;
-        const long pair = start_E[ids_TK[i]]++;
-        pair_TK[i] = (int32_t)pair;
-        row_P[pair] = (int32_t)(i / top_k);
-    }
-    PyMem_RawFree(start_E);
-    return num_segments;
+PyObject *py_tokens_scratch_bytes(PyObject *self, PyObject *const *args, Py_ssize_t num_args) {
+    (void)self;
+    reader r = {args, num_args, 0};
+    const expert_table *table = read_capsule(&r, TABLE);
+    const long num_tokens = read_long(&r), top_k = read_long(&r);
+    if (!is_done(&r)) return NULL;
+    return PyLong_FromLong(tokens_scratch_bytes(table, num_tokens, top_k));
 }
 
 PyObject *py_run_tokens(PyObject *self, PyObject *const *args, Py_ssize_t num_args) {
     (void)self;
     reader r = {args, num_args, 0};
     const kernel_set *set = read_capsule(&r, KERNELS);
-    const expert_table *table = read_capsule(&r, TABLE);
-    if (r.failed) return NULL;
-    experts_op op = {.kernels = *set, .table = table};
+    tokens_op op = {.table = read_capsule(&r, TABLE)};
     op.x = read_address(&r);
-    op.num_rows = read_long(&r);
+    op.num_tokens = read_long(&r);
     op.top_k = read_long(&r);
-    const int64_t *ids_TK = read_address(&r);
-    op.weight_P = read_address(&r);
+    op.ids_TK = read_address(&r);
+    op.weights_TK = read_address(&r);
     op.residual = read_address(&r);
     op.out = read_address(&r);
     op.scratch = read_address(&r);
     const int num_threads = (int)read_long(&r);
     if (!is_done(&r)) return NULL;
-    const long num_places = op.num_rows * op.top_k;
-    segment *segments = PyMem_RawMalloc(sizeof(segment) * (table->num_experts + 1));
-    int32_t *places = PyMem_RawMalloc(sizeof(int32_t) * (2 * num_places + 1));
-    if (segments != NULL && places != NULL) {
-        op.row_P = places;
-        op.pair_TK = places + num_places;
-        op.segments = segments;
-        op.combination = COMBINE_TOKENS;
-        op.num_segments = group(ids_TK, num_places, op.top_k, table->num_experts, segments, places,
-                                places + num_places, &op.num_pairs);
-        if (op.num_segments >= 0) run_released(&op, num_threads);
+    op.kernels = *set;
+    if (op.num_tokens * op.top_k * op.table->width * op.table->hidden_width < WORTH_RELEASING) {
+        run_tokens(&op, 1);
+    } else {
+        Py_BEGIN_ALLOW_THREADS;
+        run_tokens(&op, num_threads);
+        Py_END_ALLOW_THREADS;
     }
-    const int failed = segments == NULL || places == NULL || op.num_segments < 0;
-    PyMem_RawFree(segments);
-    PyMem_RawFree(places);
-    if (failed) return PyErr_NoMemory();
     Py_RETURN_NONE;
 }
 

@@ -82,23 +82,6 @@ void run_linear(linear_op *op, int num_threads) {
     run_parallel(linear_work, &job, num_threads);
 }
 
-void run_route(route_op *op, int num_threads) {
-    linear_op logits = {
-        .kernels = op->kernels,
-        .w = op->gate,
-        .x = op->x,
-        .num_rows = op->num_tokens,
-        .stride = op->gate.num_in,
-        .y = op->logits_TE,
-    };
-    run_linear(&logits, num_threads);
-    const long num_experts = op->gate.num_out, num_places = op->num_places;
-    for (long t = 0; t < op->num_tokens; t++)
-        route_row(op->logits_TE + t * num_experts, op->allowed_TE == NULL ? NULL : op->allowed_TE + t * num_experts,
-                  num_experts, op->top_k_T == NULL ? num_places : op->top_k_T[t], num_places,
-                  op->weights_TK + t * num_places, op->ids_TK + t * num_places);
-}
-
 typedef struct {
     const head_linear_op *op;
     int rows_are_bf16;

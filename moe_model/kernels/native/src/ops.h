@@ -5,6 +5,7 @@
 
 #include <stdint.h>
 
+#include "choose.h"
 #include "matrix.h"
 #include "rows.h"
 
@@ -29,10 +30,12 @@ typedef struct {
 
 void run_linear(linear_op *op, int num_threads);
 
-/* Logits of all rows, then each row's experts, as `route_row` has them. */
+/* Logits of all rows, then each row's experts, as `choose_experts` has them. `scratch` has room for CHOICE_FLOATS of each
+ * thread. */
 typedef struct {
     kernel_set kernels;
     matrix gate;
+    router_rule rule;
     const float *x; /* rows of as many values as the gate has inputs */
     long num_tokens, num_places;
     float *logits_TE;
@@ -40,6 +43,7 @@ typedef struct {
     const int64_t *top_k_T;    /* NULL: as many as there are places */
     float *weights_TK;
     int64_t *ids_TK;
+    float *scratch;
 } route_op;
 
 void run_route(route_op *op, int num_threads);
@@ -111,6 +115,23 @@ typedef struct {
 
 long experts_scratch_bytes(const expert_table *table, long num_pairs);
 void run_experts(experts_op *op, int num_threads);
+
+/* Experts over the tokens of a router's [T, K] choice; an id that is no expert is absent. `scratch` is of
+ * tokens_scratch_bytes(). */
+typedef struct {
+    kernel_set kernels;
+    const expert_table *table;
+    const float *x;
+    long num_tokens, top_k;
+    const int64_t *ids_TK;
+    const float *weights_TK;
+    const float *residual; /* or NULL */
+    float *out;
+    void *scratch;
+} tokens_op;
+
+long tokens_scratch_bytes(const expert_table *table, long num_tokens, long top_k);
+void run_tokens(const tokens_op *op, int num_threads);
 
 /* Turns rows of heads by their positions, in place. */
 typedef struct {

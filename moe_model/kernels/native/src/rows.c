@@ -1,4 +1,4 @@
-/* Row operations for each instruction set, and the routing of a row. */
+/* Row operations for each instruction set. */
 #include "rows.h"
 
 #include <math.h>
@@ -58,34 +58,3 @@ const row_kernels *find_row_kernels(const char *name) {
     return &rows_generic;
 }
 #endif
-
-/* Whether a logit comes before another one, of a lower expert: a NaN comes last. */
-static int comes_before(float logit, float other) { return logit > other || (other != other && logit == logit); }
-
-/* The best K of the allowed experts, in their order; returns how many there are. */
-static long best_experts(const float *logits_E, const uint8_t *allowed_E, long num_experts, long top_k, int64_t *ids_K) {
-    long num_chosen = 0;
-    for (long e = 0; e < num_experts && top_k > 0; e++) {
-        if (allowed_E != NULL && !allowed_E[e]) continue;
-        if (num_chosen == top_k && !comes_before(logits_E[e], logits_E[ids_K[top_k - 1]])) continue;
-        long k = num_chosen < top_k ? num_chosen++ : top_k - 1;
-        for (; k > 0 && comes_before(logits_E[e], logits_E[ids_K[k - 1]]); k--) ids_K[k] = ids_K[k - 1];
-        ids_K[k] = e;
-    }
-    return num_chosen;
-}
-
-void route_row(const float *logits_E, const uint8_t *allowed_E, long num_experts, long top_k, long num_places,
-               float *weights_K, int64_t *ids_K) {
-    const long num_chosen = best_experts(logits_E, allowed_E, num_experts, top_k, ids_K);
-    float sum = 0.0f;
-    for (long k = 0; k < num_chosen; k++) {
-        weights_K[k] = expf(logits_E[ids_K[k]] - logits_E[ids_K[0]]);
-        sum += weights_K[k];
-    }
-    for (long k = 0; k < num_chosen; k++) weights_K[k] /= sum;
-    for (long k = num_chosen; k < num_places; k++) {
-        ids_K[k] = num_experts;
-        weights_K[k] = 0.0f;
-    }
-}

@@ -1,4 +1,4 @@
-/* Everything that is done to rows beside the products. Shapes: D d_model, H heads, d head size, E experts. */
+/* Everything that is done to rows beside the products. Shapes: D d_model, H heads, d head size. */
 #ifndef EXPERTMESH_ROWS_H
 #define EXPERTMESH_ROWS_H
 
@@ -80,13 +80,11 @@ typedef struct {
     void (*add)(const float *x, long n, float *y);
     /* The heads of one row, in place. */
     void (*turn)(const rotation *how, int64_t position, long num_heads, long head_dim, float *x);
+    /* x becomes e^(x - largest), in place; returns their sum. */
+    float (*soften)(float *x, long n, float largest);
+    void (*sigmoid)(const float *x, long n, float *y); /* NaN stays NaN */
 } row_kernels;
 
 const row_kernels *find_row_kernels(const char *name);
-
-/* The K largest of the allowed logits, the largest first, the lower expert first among equals, and softmax
- * over them. Places beyond a row's K get expert id E and weight 0. */
-void route_row(const float *logits_E, const uint8_t *allowed_E, long num_experts, long top_k, long num_places,
-               float *weights_K, int64_t *ids_K);
 
 #endif

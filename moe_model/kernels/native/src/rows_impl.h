@@ -83,13 +83,27 @@ static void NAME(store_row)(const float *x, long n, void *y, long at, int y_is_b
     else memcpy((float *)y + at, x, sizeof(float) * n);
 }
 
-/* x silu'd: x / (1 + e^-x), by e^-|x|, which cannot overflow. */
-INLINE f32x8 NAME(silu8)(f32x8 x) {
+/* 1 / (1 + e^-x), by e^-|x|, which cannot overflow; of NaN any number. */
+INLINE f32x8 NAME(sigmoid8)(f32x8 x) {
     const i32x8 sign = SPLAT8I((int32_t)0x80000000);
     f32x8 e = NAME(exp8)((f32x8)((i32x8)x | sign));
     i32x8 is_negative = x < SPLAT8(0.0f);
     f32x8 part = (f32x8)(((i32x8)e & is_negative) | ((i32x8)SPLAT8(1.0f) & ~is_negative));
-    return x * (part / (SPLAT8(1.0f) + e));
+    return part / (SPLAT8(1.0f) + e);
+}
+
+INLINE f32x8 NAME(silu8)(f32x8 x) { return x * NAME(sigmoid8)(x); }
+
+static void NAME(sigmoid)(const float *x, long n, float *y) {
+    for (long i = 0; i < n; i += 8) {
+        const long count = n - i < 8 ? n - i : 8;
+        float part[8] = {0};
+        memcpy(part, x + i, sizeof(float) * count);
+        const f32x8 v = NAME(load8)(part);
+        const i32x8 is_nan = v != v;
+        NAME(store8)(part, (f32x8)(((i32x8)v & is_nan) | ((i32x8)NAME(sigmoid8)(v) & ~is_nan)));
+        memcpy(y + i, part, sizeof(float) * count);
+    }
 }
 
 /* Over whole vectors: `row` has room for them. */
@@ -279,7 +293,7 @@ static void NAME(turn)(const rotation *how, int64_t position, long num_heads, lo
 
 static const row_kernels NAME(rows) = {
     NAME(normalise), NAME(finish), NAME(attend), NAME(to_bf16), NAME(scale), NAME(add_scaled), NAME(add),
-    NAME(turn),
+    NAME(turn), NAME(soften), NAME(sigmoid),
 };
 
 #undef INLINE

@@ -1,0 +1,98 @@
+/* Between a layer's norm and its experts: which rows go to which. */
+#include <stdatomic.h>
+#include <string.h>
+
+#include "ops.h"
+#include "threads.h"
+
+/* Fewer rows are chosen for sooner than another thread wakes. */
+#define MANY_ROWS 16
+
+typedef struct {
+    const route_op *op;
+    atomic_long next_row;
+} route_job;
+
+static void choose_work(void *arg, int thread, int num_threads) {
+    (void)num_threads;
+    route_job *job = arg;
+    const route_op *op = job->op;
+    const long num_experts = op->gate.num_out, num_places = op->num_places;
+    float *scratch = op->scratch + thread * CHOICE_FLOATS(num_experts);
+    for (long t; (t = atomic_fetch_add_explicit(&job->next_row, 1, memory_order_relaxed)) < op->num_tokens;)
+        choose_experts(&op->rule, op->kernels.rows, op->logits_TE + t * num_experts,
+                       op->allowed_TE == NULL ? NULL : op->allowed_TE + t * num_experts, num_experts,
+                       op->top_k_T == NULL ? num_places : op->top_k_T[t], num_places, scratch,
+                       op->weights_TK + t * num_places, op->ids_TK + t * num_places);
+}
+
+void run_route(route_op *op, int num_threads) {
+    linear_op logits = {
+        .kernels = op->kernels,
+        .w = op->gate,
+        .x = op->x,
+        .num_rows = op->num_tokens,
+        .stride = op->gate.num_in,
+        .y = op->logits_TE,
+    };
+    run_linear(&logits, num_threads);
+    route_job job = {.op = op};
+    run_parallel(choose_work, &job, op->num_tokens < MANY_ROWS ? 1 : num_threads);
+}
+
+/* Of what `group` fills: where each expert's pairs begin, segments, the row of a pair, the pair of a place. */
+static long group_bytes(const expert_table *table, long num_places) {
+    const long bytes = (long)(sizeof(long) + sizeof(segment)) * (table->num_experts + 1) + 8 * num_places;
+    return (bytes + 63) & ~63L;
+}
+
+long tokens_scratch_bytes(const expert_table *table, long num_tokens, long top_k) {
+    return group_bytes(table, num_tokens * top_k) + experts_scratch_bytes(table, num_tokens * top_k);
+}
+
+/* Sorts the [T, K] places by expert; a token keeps its order within one. Returns how many experts there are. */
+static long group(const tokens_op *op, long *start_E, segment *segments, int32_t *row_P, int32_t *pair_TK,
+                  long *num_pairs) {
+    const long num_experts = op->table->num_experts, num_places = op->num_tokens * op->top_k;
+    memset(start_E, 0, sizeof(long) * (num_experts + 1));
+    for (long i = 0; i < num_places; i++)
+        if (op->ids_TK[i] >= 0 && op->ids_TK[i] < num_experts) start_E[op->ids_TK[i] + 1]++;
+    long num_segments = 0;
+    for (long e = 0; e < num_experts; e++) {
+        if (start_E[e + 1] > 0) segments[num_segments++] = (segment){e, start_E[e + 1]};
+        start_E[e + 1] += start_E[e];
+    }
+    *num_pairs = start_E[num_experts];
+    for (long i = 0; i < num_places; i++) {
+        pair_TK[i] = -1;
+        if (op->ids_TK[i] < 0 || op->ids_TK[i] >= num_experts) continue;
+        const long pair = start_E[op->ids_TK[i]]++;
+        pair_TK[i] = (int32_t)pair;
+        row_P[pair] = (int32_t)(i / op->top_k);
+    }
+    return num_segments;
+}
+
+void run_tokens(const tokens_op *op, int num_threads) {
+    const long num_experts = op->table->num_experts, num_places = op->num_tokens * op->top_k;
+    long *start_E = op->scratch;
+    segment *segments = (segment *)(start_E + num_experts + 1);
+    int32_t *row_P = (int32_t *)(segments + num_experts + 1), *pair_TK = row_P + num_places;
+    experts_op all = {
+        .kernels = op->kernels,
+        .table = op->table,
+        .x = op->x,
+        .num_rows = op->num_tokens,
+        .segments = segments,
+        .row_P = row_P,
+        .combination = COMBINE_TOKENS,
+        .weight_P = op->weights_TK,
+        .pair_TK = pair_TK,
+        .top_k = op->top_k,
+        .residual = op->residual,
+        .out = op->out,
+        .scratch = (char *)op->scratch + group_bytes(op->table, num_places),
+    };
+    all.num_segments = group(op, start_E, segments, row_P, pair_TK, &all.num_pairs);
+    run_experts(&all, num_threads);
+}
