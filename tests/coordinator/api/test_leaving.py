@@ -128,6 +128,7 @@ async def test_a_caller_that_leaves_is_gone_within_two_steps(
         for _ in range(3):
             await caller.call()
         await until(lambda: len(engine.request_ids) == 3)
+        await heard(engine)
         runner.permit(3)
         await until(lambda: len(runner.steps) == 3 and engine.stats().num_waiting == 2)
         stats = engine.stats()
