@@ -14,7 +14,9 @@ from coordinator.engine.messages.errors import (
     CapacityError,
     ConstraintError,
     DuplicateRequestError,
+    EngineBusyError,
     EngineClosedError,
+    EngineLostError,
     NoTokenLeftError,
     SlowConsumerError,
     StepMemoryError,
@@ -72,6 +74,7 @@ class Reason(StrEnum):
     NOT_READY = "NOT_READY"
     DRAINING = "DRAINING"
     NO_PROCESS = "NO_PROCESS"
+    ENGINE_LOST = "ENGINE_LOST"
     EXPERT_WORKER_LOST = "EXPERT_WORKER_LOST"
     OUT_OF_MEMORY = "OUT_OF_MEMORY"
     DEADLINE_EXCEEDED = "DEADLINE_EXCEEDED"
@@ -123,6 +126,7 @@ TABLE: Mapping[Reason, Row] = {
     Reason.NOT_READY: Row(Code.UNAVAILABLE, 503, _SERVER, "not_ready", retry_after=1.0),
     Reason.DRAINING: Row(Code.UNAVAILABLE, 503, _SERVER, "not_ready", retry_after=1.0),
     Reason.NO_PROCESS: Row(Code.UNAVAILABLE, 503, _SERVER, "no_process", retry_after=1.0),
+    Reason.ENGINE_LOST: Row(Code.UNAVAILABLE, 503, _SERVER, "engine_lost", retry_after=2.0),
     Reason.EXPERT_WORKER_LOST: Row(Code.UNAVAILABLE, 503, _SERVER, "expert_worker_lost", retry_after=5.0),
     Reason.OUT_OF_MEMORY: Row(Code.RESOURCE_EXHAUSTED, 503, _SERVER, "out_of_memory"),
     Reason.DEADLINE_EXCEEDED: Row(Code.DEADLINE_EXCEEDED, 504, _SERVER, "timeout", should_retry=False),
@@ -147,6 +151,8 @@ _EXCEPTIONS: tuple[tuple[type[BaseException], Reason, str], ...] = (
     (BusyError, Reason.QUEUE_FULL, "the server is busy with what other requests have to be prepared for"),
     (NoProcessError, Reason.NO_PROCESS, "no process can be started for what this request needs"),
     (CapacityError, Reason.KV_CAPACITY_TOO_SMALL, "the request does not fit the server's KV cache"),
+    (EngineBusyError, Reason.QUEUE_FULL, "the engine has not taken yet what was sent to it before"),
+    (EngineLostError, Reason.ENGINE_LOST, "the server's engine has died, and is started again"),
     (EngineClosedError, Reason.DRAINING, "the server is shutting down"),
     (HaltedError, Reason.DRAINING, "the server is shutting down"),
     (SlowConsumerError, Reason.SLOW_CONSUMER, "more output waits to be read than one request may hold"),

@@ -76,8 +76,12 @@ class Readiness:
     def _problems(self, sources: Sources, now: float) -> tuple[str, ...]:
         stats, missing = sources.stats(), sources.missing_experts()
         problems = []
-        if stats.stopped:
+        if stats.lost:
+            problems.append("the engine has died; it is started again")
+        elif stats.stopped:
             problems.append("the engine has stopped")
+        elif stats.silent_seconds >= self._config.stall_timeout:
+            problems.append(f"nothing heard of the engine for {self._config.stall_timeout:g} s")
         if missing:
             problems.append(f"{len(missing)} experts have no live worker: {_named(missing)}")
         if self._stall.lasts(stats, now):

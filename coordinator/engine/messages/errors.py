@@ -63,6 +63,10 @@ class EngineLostError(WorldError):
     """The engine's process is gone; it is started again."""
 
 
+class EngineBusyError(WorldError):
+    """The engine's process has not taken what was sent to it before."""
+
+
 class NoCommandError(UserError):
     """This engine has no such command, as one without workers cannot be scaled."""
 

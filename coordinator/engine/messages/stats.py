@@ -10,7 +10,10 @@ from moe_model.versions.expert_versions import ExpertModule
 class EngineStats:
     """A snapshot between two steps. Running and waiting are sequences; `prefix_*` count prompt tokens. Blocks
     are those of all groups of the KV cache, `kv_usage` is the part in use of the fullest one, in [0, 1];
-    `kv_capacity_tokens` are what one sequence can have at most."""
+    `kv_capacity_tokens` are what one sequence can have at most.
+
+    `lost`: the engine's process is gone; it is `stopped` until it is started again. `silent_seconds`: for so
+    long nothing was heard of that process."""
 
     num_running: int = 0
     num_waiting: int = 0
@@ -23,6 +26,8 @@ class EngineStats:
     prefix_queries: int = 0
     prefix_hits: int = 0
     stopped: bool = False
+    lost: bool = False
+    silent_seconds: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from coordinator.engine.messages.errors import MessageError
 from coordinator.engine.process.frames import FrameReader
 
-_READ_BYTES = 256 << 10
+_READ_BYTES = 64 << 10
 
 
 class Channel:
@@ -31,6 +31,7 @@ class Channel:
         self._receive, self._ended, self._drained = receive, ended, drained
         self._loop = asyncio.get_running_loop()
         self._reader = FrameReader()
+        self._buffer = memoryview(bytearray(_READ_BYTES))
         self._lock = threading.Lock()
         # What the socket has not taken yet.
         self._unsent: deque[memoryview] = deque()
@@ -105,17 +106,17 @@ class Channel:
 
     def _read(self) -> None:
         try:
-            data = self._sock.recv(_READ_BYTES)
+            num_bytes = self._sock.recv_into(self._buffer)
         except (BlockingIOError, InterruptedError):
             return
         except OSError as error:
             self.end(f"the connection failed: {error}")
             return
-        if not data:
+        if not num_bytes:
             self.end("the other side has gone")
             return
         try:
-            for message in self._reader.feed(data):
+            for message in self._reader.feed(self._buffer[:num_bytes]):
                 self._receive(message)
                 if self._closed:
                     return

@@ -17,7 +17,7 @@ from coordinator.engine.client.base import NO_LIMIT
 from coordinator.engine.client.request_streams import RequestStreams
 from coordinator.engine.messages.codec import decode, encode
 from coordinator.engine.messages.commands import Command
-from coordinator.engine.messages.errors import EngineLostError, MessageError
+from coordinator.engine.messages.errors import EngineBusyError, EngineLostError, MessageError
 from coordinator.engine.messages.failure import Failure
 from coordinator.engine.messages.metrics import MetricsSnapshot, ReadMetrics
 from coordinator.engine.messages.output import Output
@@ -37,6 +37,10 @@ R = TypeVar("R")
 
 # Seconds between two tries to connect.
 FIRST_PAUSE, LONGEST_PAUSE = 0.02, 0.5
+# Seconds without a word that are nothing special: an engine says something each half second.
+QUIET = 2.0
+# Seconds after which a call waits no longer for an engine of which nothing is heard.
+CALL_SILENCE = 60.0
 # Bytes of requests that an engine has not taken: with more of them it is given no new ones.
 MAX_QUEUED_BYTES = 64 << 20
 # That a scrape waits for an engine that does not answer.
@@ -96,8 +100,9 @@ class ProcessEngine:
 
     def stats(self) -> EngineStats:
         if self._channel is None:
-            return replace(self._stats, stopped=True, num_running=0, num_waiting=0, kv_usage=0.0)
-        return self._stats
+            return replace(self._stats, stopped=True, lost=True, num_running=0, num_waiting=0, kv_usage=0.0)
+        silent = time.monotonic() - self._heard
+        return self._stats if silent < QUIET else replace(self._stats, silent_seconds=silent)
 
     def model(self) -> ModelStatus:
         return self._model
@@ -117,7 +122,13 @@ class ProcessEngine:
         self._told = told
 
     def call(self, command: Command[R]) -> R:
-        return cast(R, _result(self._begin(command).result()))
+        answer = self._begin(command)
+        while True:
+            try:
+                return cast(R, _result(answer.result(QUIET)))
+            except TimeoutError:
+                if time.monotonic() - self._heard > CALL_SILENCE:
+                    raise EngineLostError(f"nothing heard of the engine for {CALL_SILENCE:g} s") from None
 
     async def ask(self, command: Command[R], timeout: float) -> R:
         """As `call`, for a loop, with a deadline: EngineLostError after `timeout` seconds."""
@@ -145,6 +156,8 @@ class ProcessEngine:
             if isinstance(message, Request):
                 raise self._no_engine()
             return
+        if isinstance(message, Request) and channel.num_unsent > MAX_QUEUED_BYTES:
+            raise EngineBusyError("the engine has not taken yet what was sent to it before")
         channel.send(frame_of(message))
 
     def _begin(self, command: Command[Any]) -> "Future[bytes]":

@@ -23,23 +23,31 @@ class FrameReader:
     """Cuts what comes of a stream into messages."""
 
     def __init__(self) -> None:
-        self._unread = bytearray()
+        # The beginning of a frame, and how long it will be, as far as that is known.
+        self._begun = bytearray()
+        self._needed = 0
 
-    def feed(self, data: bytes) -> Iterator[object]:
+    def feed(self, data: memoryview) -> Iterator[object]:
         """The messages that are complete with `data`. Raises MessageError for what is none of ours."""
-        unread = self._unread
-        unread += data
+        if self._begun:
+            self._begun += data
+            if len(self._begun) < self._needed:
+                return
+            data = memoryview(bytes(self._begun))
+            self._begun.clear()
         start = 0
-        try:
-            while len(unread) - start >= _LENGTH.size:
-                (length,) = _LENGTH.unpack_from(unread, start)
-                if length > MAX_FRAME_BYTES:
-                    raise MessageError(f"a message of {length} bytes is longer than {MAX_FRAME_BYTES}")
-                end = start + _LENGTH.size + length
-                if len(unread) < end:
-                    return
-                body = bytes(unread[start + _LENGTH.size : end])
-                start = end
-                yield decode(body)
-        finally:
-            del unread[:start]
+        while len(data) - start >= (length := _frame_length(data[start:])):
+            yield decode(data[start + _LENGTH.size : start + length])
+            start += length
+        self._begun += data[start:]
+        self._needed = length
+
+
+def _frame_length(data: memoryview) -> int:
+    """Of the frame that begins there; as much as tells it, where that is not there yet."""
+    if len(data) < _LENGTH.size:
+        return _LENGTH.size
+    (length,) = _LENGTH.unpack_from(data)
+    if length > MAX_FRAME_BYTES:
+        raise MessageError(f"a message of {length} bytes is longer than {MAX_FRAME_BYTES}")
+    return _LENGTH.size + int(length)

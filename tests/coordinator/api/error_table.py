@@ -12,6 +12,7 @@ from coordinator.confined.errors import NoProcessError
 from coordinator.engine.messages.errors import (
     CapacityError,
     ConstraintError,
+    EngineLostError,
     SlowConsumerError,
     StepMemoryError,
 )
@@ -300,6 +301,15 @@ CASES = (
         details=RETRY,
         metadata={"rank": "1,3"},
         headers={"retry-after": "5"},
+    ),
+    raised(
+        "an engine that has died",
+        EngineLostError("/secret/path"),
+        "UNAVAILABLE",
+        Reason.ENGINE_LOST,
+        (503, SERVER, "engine_lost"),
+        details=RETRY,
+        headers={"retry-after": "2"},
     ),
     raised(
         "no process",

@@ -114,6 +114,32 @@ async def test_an_engine_that_stopped_is_not_ready() -> None:
     assert reasons(readiness) == ["the engine has stopped"]
 
 
+async def test_an_engine_that_is_gone_is_not_ready_until_it_is_back() -> None:
+    world = World()
+    readiness = await opened(world)
+    world.stats = EngineStats(stopped=True, lost=True)
+    for now in (1.0, 2.0):
+        await readiness.look(now)
+    assert reasons(readiness) == ["the engine has died; it is started again"]
+    world.stats = EngineStats()
+    await readiness.look(3.0)
+    assert reasons(readiness) == []
+
+
+async def test_an_engine_that_says_nothing_is_not_ready() -> None:
+    """One that hangs, also while nothing runs: its process beats in any case."""
+    world = World()
+    readiness = await opened(world)
+    for now, silent in enumerate((59.0, 59.9)):
+        world.stats = EngineStats(silent_seconds=silent)
+        await readiness.look(now)
+    assert reasons(readiness) == []
+    for now, silent in enumerate((60.0, 60.5), 2):
+        world.stats = EngineStats(silent_seconds=silent)
+        await readiness.look(now)
+    assert reasons(readiness) == ["nothing heard of the engine for 60 s"]
+
+
 async def test_draining_is_final() -> None:
     world = World()
     readiness = await opened(world)
