@@ -13,7 +13,7 @@ from google.protobuf.message import Message
 
 from coordinator.api.grpc.errors import status_code, status_metadata
 from coordinator.api.requests.gate import Gate, draining
-from coordinator.api.shared.errors import ApiError, Code, Reason, translate
+from coordinator.api.shared.errors import ApiError, Reason, translate
 from coordinator.api.shared.request_ids import given_ids, id_headers
 from coordinator.api.shared.request_log import log_details, log_fields
 from coordinator.api.validation.violations import REQUEST_ID, Violations
@@ -89,14 +89,15 @@ class Call:
         """Ends the call with the error's status; raises AbortError, or CancelledError where the caller does
         not take it.
 
-        UNAVAILABLE goes out without initial metadata, for clients retry only while they have seen none.
+        What may be sent again goes out without initial metadata: clients do so by themselves only while they
+        have seen none.
         """
         self.code, self.reason, self._error = error.code, error.reason, error
         self.end()
         metadata = status_metadata(error, self.request_id, self.given_ids)
         try:
             async with asyncio.timeout(STATUS_SECONDS):
-                if error.code is not Code.UNAVAILABLE:
+                if error.retry_after is None:
                     await self.accept()
                 await self.context.abort(status_code(error), error.message, metadata)
         except (TimeoutError, grpc.aio.InternalError):

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import re
 from collections.abc import Mapping
 
 from coordinator.api.requests.responses import Caller, Facts
@@ -9,6 +10,9 @@ from coordinator.api.shared.errors import ApiError, Code, translate
 from moe_model.errors import WorldError
 
 logger = logging.getLogger(__name__)
+
+# Most values: all that is printable in ASCII but a space, a quote and a backslash.
+_COMMON = re.compile(r"[!#-\[\]-~]*")
 
 
 class RequestLog:
@@ -66,6 +70,8 @@ def request_fields(
 
 def _plain(text: str) -> str:
     """As it is, or quoted where it would be taken for more than one value."""
+    if _COMMON.fullmatch(text):
+        return text
     return json.dumps(text) if any(char in ' "\\' or not char.isprintable() for char in text) else text
 
 

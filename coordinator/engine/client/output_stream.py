@@ -66,27 +66,26 @@ class OutputStream(Unread):
     def __init__(self, request_id: str, max_bytes: int = MAX_UNREAD_BYTES) -> None:
         super().__init__(request_id, max_bytes)
         self._reader: asyncio.Future[None] | None = None
+        self._is_due = False
 
     def put(self, output: Output) -> bool:
         is_taken = super().put(output)
-        self._wake()
+        self.wake()
         return is_taken
 
-    def put_token(self, index: int, token_id: int) -> bool:
-        is_taken = super().put_token(index, token_id)
-        self._wake()
-        return is_taken
+    def wake(self) -> None:
+        """The reader gets what there is. It is not told of what `put_token` takes in."""
+        self._is_due = bool(self)
+        if self._is_due and self._reader is not None and not self._reader.done():
+            self._reader.set_result(None)
 
     async def get(self) -> list[Output]:
         """Waits for news and returns all of it, a failure last, and again if it is asked again."""
-        if not self:
+        if not self._is_due:
             self._reader = asyncio.get_running_loop().create_future()
             await self._reader
+        self._is_due = self._failed is not None
         return self.take()
-
-    def _wake(self) -> None:
-        if self._reader is not None and not self._reader.done():
-            self._reader.set_result(None)
 
 
 class _News:

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from coordinator.engine.client.base import NO_LIMIT, PART
 from coordinator.engine.client.output_stream import OutputStream
+from coordinator.engine.client.pace import Pace
 from coordinator.engine.messages.errors import (
     DuplicateRequestError,
     EngineClosedError,
@@ -36,6 +37,9 @@ class RequestStreams:
         self._serial = itertools.count()
         self._keys: dict[str, str] = {}
         self._streams: dict[int, OutputStream] = {}
+        # Those whose readers have not been told of their last tokens, by their numbers.
+        self._untold: dict[int, OutputStream] = {}
+        self._pace = Pace(self._tell, self._loop)
         self._closed = False
 
     async def stream(self, request: Request, max_seconds: float = NO_LIMIT) -> AsyncGenerator[Output, None]:
@@ -92,12 +96,24 @@ class RequestStreams:
             self._end_slow(stream)
 
     def deliver_tokens(self, tokens: Iterable[tuple[int, int, int]]) -> None:
-        """Outputs that are one token each: number of the request, index of the sequence, token id."""
-        streams = self._streams
+        """Outputs that are one token each, and neither the first nor the last of a request: number of the
+        request, index of the sequence, token id. Readers are told of them as `Pace` says."""
+        streams, untold = self._streams, self._untold
         for number, index, token_id in tokens:
             stream = streams.get(number)
-            if stream is not None and not stream.put_token(index, token_id):
+            if stream is None:
+                continue
+            if stream.put_token(index, token_id):
+                untold[number] = stream
+            else:
                 self._end_slow(stream)
+        if untold:
+            self._pace.due()
+
+    def _tell(self) -> None:
+        told, self._untold = self._untold, {}
+        for stream in told.values():
+            stream.wake()
 
     def end_all(self, error: ExpertMeshError) -> None:
         """Each open stream raises the error, after what was there by then."""
@@ -107,6 +123,7 @@ class RequestStreams:
     def close(self) -> None:
         """Ends each open stream, and lets none begin."""
         self._closed = True
+        self._pace.close()
         for key in self._keys.values():
             self._send(Abort(key))
         self.end_all(EngineClosedError("the engine was closed"))

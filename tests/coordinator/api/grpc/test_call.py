@@ -129,7 +129,9 @@ async def test_the_log_tells_a_deadline_from_a_cancel(
     assert f"code={code}" in caplog.text
 
 
-@pytest.mark.parametrize(("reason", "initial"), [(Reason.NOT_READY, 0), (Reason.INVALID_FIELD, 1)])
+@pytest.mark.parametrize(
+    ("reason", "initial"), [(Reason.NOT_READY, 0), (Reason.QUEUE_FULL, 0), (Reason.INVALID_FIELD, 1)]
+)
 async def test_only_what_can_be_retried_goes_out_without_initial_metadata(
     reason: Reason, initial: int
 ) -> None:
