@@ -3,6 +3,7 @@
 import os
 import socket
 import stat
+import struct
 from pathlib import Path
 
 from moe_model.errors import ConfigError
@@ -10,6 +11,8 @@ from moe_model.errors import ConfigError
 # What fits into a socket's address on Linux.
 MAX_PATH_BYTES = 107
 _BACKLOG = 128
+# Process, user and group.
+_CREDENTIALS = struct.Struct("iII")
 
 
 def listen_at(path: Path) -> socket.socket:
@@ -25,6 +28,12 @@ def listen_at(path: Path) -> socket.socket:
         return _listening(path)
     except OSError as error:
         raise ConfigError(f"{path}: cannot be listened at: {error.strerror or error}") from None
+
+
+def user_of(sock: socket.socket) -> int:
+    """The user whose process is at the other end."""
+    credentials = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
+    return int(_CREDENTIALS.unpack(credentials)[1])
 
 
 def _check_folder(folder: Path) -> None:

@@ -14,7 +14,7 @@ WORKERS_INTERVAL = 1.0
 
 @dataclass(slots=True)
 class _Fact:
-    """`interval`: seconds between two looks that nobody asked for."""
+    """`interval`: seconds between two looks that no command asks for."""
 
     look: Callable[[], Any]
     interval: float = 0.0
