@@ -3,9 +3,10 @@
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
+from coordinator.config.service import OFF
 from coordinator.engine.options import DEFAULT_BLOCK_SIZE
 from expertmesh.commands.options import Option
-from expertmesh.commands.values import mebibytes, number_of_threads, positive
+from expertmesh.commands.values import mebibytes, number_of_threads, positive, positive_number
 from moe_model.errors import ConfigError
 from moe_model.names import DtypeName, KernelChoice
 
@@ -16,10 +17,15 @@ def _micro_batches(text: str) -> int | None:
     return None if text == AUTO else int(text)
 
 
+def _number_or_off(text: str) -> float | None:
+    return None if text == OFF else positive_number(text)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EngineConfig:
     """num_threads: None for all cores that the process may use.
     block_size: positions of one block of the KV cache.
+    max_gap_ms: milliseconds that prefill may make running streams wait; None for any.
     max_context: positions of the longest sequence; None for the model's own.
     kv_cache_bytes: the most; None for half of the memory that is left when the weights are loaded.
     micro_batches: parts of a step in flight where experts run in workers; None for what was measured.
@@ -72,6 +78,17 @@ class EngineConfig:
             help="token budget of one step; longer prompts are computed in chunks (%(default)s)",
         ),
     ] = 512
+    max_gap_ms: Annotated[
+        float | None,
+        Option(
+            "--max-gap",
+            parse=_number_or_off,
+            metavar="MS",
+            help="most milliseconds between two tokens of a stream while prompts of others are computed, as "
+            "far as the size of their chunks decides it; `off` for chunks as large as the budget "
+            "(%(default)s)",
+        ),
+    ] = 50
     max_context: Annotated[
         int | None,
         Option(
@@ -110,3 +127,5 @@ class EngineConfig:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ConfigError(f"{name}: {value} is less than 1")
+        if self.max_gap_ms is not None and not self.max_gap_ms > 0:
+            raise ConfigError(f"max_gap_ms: {self.max_gap_ms} is not a number > 0")

@@ -10,6 +10,7 @@ from coordinator.engine.core.engine import Engine
 from coordinator.engine.core.model_runner import ModelRunner
 from coordinator.engine.core.observer import EngineObserver
 from coordinator.engine.core.overlap import Overlap
+from coordinator.engine.core.pacing import Pace
 from coordinator.engine.core.prepared import NO_VOCABULARY, Preparer
 from coordinator.engine.core.scheduler import Scheduler
 from coordinator.engine.versions.exchange import ExchangedExperts, ExpertExchange, SwitchEngine
@@ -44,8 +45,9 @@ def build_engine(
     sizes = cache_sizes(checkpoint.config, config)
     cache = KVCache(spec, sizes, dtype_of(config), device, layout=kernels.cache_layout)
     _log_sizes(sizes, longest, cache_bytes(spec, sizes, dtype_of(config)))
+    pace = None if config.max_gap_ms is None else Pace(config.max_gap_ms / 1000, sizes.block_size)
     scheduler = Scheduler(
-        sizes, config.max_num_seqs, config.max_step_tokens, prefix_caching=config.prefix_caching
+        sizes, config.max_num_seqs, config.max_step_tokens, prefix_caching=config.prefix_caching, pace=pace
     )
     overlap = Overlap(config.micro_batches) if experts.answers_travel else None
     versions = ModelVersions(model, experts)

@@ -146,6 +146,7 @@ class Engine:
         self._settle()
         if not self._requests:
             return outputs
+        started = time.perf_counter()
         step = self._scheduler.schedule()
         self._mark_scheduled(step)
         self._num_steps += 1
@@ -166,7 +167,9 @@ class Engine:
             return outputs + self._fail(step.chunks, self._foreseen(error))
         if self._experts is not None:
             self._experts.found()
-        return outputs + self._move(step, result)
+        outputs += self._move(step, result)
+        self._scheduler.took(step, time.perf_counter() - started)
+        return outputs
 
     def idle(self) -> None:
         """For when there is nothing to do: looks after the experts."""

@@ -11,15 +11,18 @@ has consumed nothing and can be run again.
 from collections import deque
 from collections.abc import Sequence as Seq
 from dataclasses import dataclass
+from functools import cached_property
+from typing import NamedTuple
 
 from coordinator.engine.cache.block_pools import BlockPools
 from coordinator.engine.cache.cache_sizes import CacheSizes
 from coordinator.engine.cache.prefix_cache import PrefixCache
+from coordinator.engine.core.pacing import Pace
 from coordinator.engine.core.sequence import Sequence
+from coordinator.engine.core.step_costs import StepLoad
 
 
-@dataclass(frozen=True, slots=True)
-class Chunk:
+class Chunk(NamedTuple):
     """`num_tokens` tokens of a sequence's window, from position `start`.
 
     `completes`: the sequence has caught up after this chunk; `samples`: its next token is then drawn.
@@ -35,19 +38,23 @@ class Chunk:
         return self.completes and self.sequence.draws
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Step:
     """One pass through the model. Chunks of one token come first."""
 
     chunks: tuple[Chunk, ...]
 
-    @property
+    @cached_property
     def sampling(self) -> list[Chunk]:
         return [chunk for chunk in self.chunks if chunk.samples]
 
-    @property
+    @cached_property
     def num_tokens(self) -> int:
         return sum(chunk.num_tokens for chunk in self.chunks)
+
+    @property
+    def load(self) -> StepLoad:
+        return StepLoad.of((chunk.start, chunk.num_tokens) for chunk in self.chunks)
 
 
 class Scheduler:
@@ -60,7 +67,9 @@ class Scheduler:
         max_step_tokens: int,
         *,
         prefix_caching: bool = True,
+        pace: Pace | None = None,
     ) -> None:
+        """`pace` says how much prefill running streams can bear; None: as much as fits the budget."""
         self.pools = BlockPools(sizes, max_step_tokens)
         self.prefix_cache = PrefixCache(self.pools, enabled=prefix_caching)
         self.waiting: deque[Sequence] = deque()
@@ -69,6 +78,7 @@ class Scheduler:
         # Single tokens go first, so they must never fill the budget: a longer chunk would wait for ever.
         self._max_num_seqs = max(1, min(max_num_seqs, max_step_tokens - 1))
         self._max_step_tokens = max_step_tokens
+        self._pace = pace
         self._num_steps = 0
 
     def add(self, sequence: Sequence) -> None:
@@ -97,13 +107,21 @@ class Scheduler:
 
     def update(self, step: Step, token_ids: Seq[int | None]) -> None:
         """Moves progress: `token_ids` are the drawn tokens of `step.sampling`, None where none was drawn."""
+        block_size = self.pools.block_size
         for chunk in step.chunks:
-            chunk.sequence.num_computed += chunk.num_tokens
-            self.prefix_cache.remember(chunk.sequence)
+            sequence, before = chunk.sequence, chunk.sequence.num_computed
+            sequence.num_computed = before + chunk.num_tokens
+            if sequence.num_computed // block_size > before // block_size:
+                self.prefix_cache.remember(sequence)
         for chunk, token_id in zip(step.sampling, token_ids, strict=True):
             if token_id is not None and chunk.sequence.append(token_id):
                 # Shared blocks must not be written again: the next window gets blocks of its own.
                 self._release(chunk.sequence)
+
+    def took(self, step: Step, seconds: float) -> None:
+        """A step that was run as a whole lasted so long."""
+        if self._pace is not None:
+            self._pace.observe(step.load, seconds)
 
     def check_integrity(self) -> None:
         """Raises AssertionError when blocks are lost, shared, or owned by a sequence that waits."""
@@ -118,7 +136,8 @@ class Scheduler:
         """
         num_before, index = len(self.running), 0
         while index < len(self.running):
-            if self.pools.grow(self.running[index]):
+            sequence = self.running[index]
+            if sequence.context_len <= sequence.num_reserved or self.pools.grow(sequence):
                 index += 1
             else:
                 self._preempt(self.running[-1])
@@ -136,23 +155,39 @@ class Scheduler:
             if not self.prefix_cache.attach(sequence):
                 self.waiting.appendleft(sequence)
                 break
+            # From now on it waits, as those do that were in the step before.
+            sequence.last_step = self._num_steps - 1
             self.running.append(sequence)
         self.waiting.extendleft(reversed(held))
 
     def _pick_chunks(self) -> list[Chunk]:
         """Single tokens first, then what waited longest: a long window cannot starve the others."""
-        budget = self._max_step_tokens
-        chunks: list[Chunk] = []
-        for sequence in sorted(self.running, key=lambda s: (s.num_remaining > 1, s.last_step)):
-            if budget == 0:
+        chunks, longer = [], []
+        for sequence in self.running:
+            if sequence.num_remaining == 1:
+                chunks.append(self._chunk(sequence, 1))
+            else:
+                longer.append(sequence)
+        budget = self._max_step_tokens - len(chunks)
+        share = None
+        if longer and chunks and self._pace is not None:
+            share = self._pace.share(Step(tuple(chunks)).load)
+        for sequence in sorted(longer, key=lambda s: s.last_step):
+            num_tokens = min(sequence.num_remaining, budget)
+            if share is not None and num_tokens:
+                num_tokens = share.take(sequence.num_computed, num_tokens)
+            if not num_tokens:
                 break
-            num_remaining = sequence.num_remaining
-            num_tokens = min(num_remaining, budget)
-            chunks.append(Chunk(sequence, sequence.num_computed, num_tokens, num_tokens == num_remaining))
-            self.pools.place(sequence, sequence.num_computed + num_tokens)
-            sequence.last_step = self._num_steps
+            chunks.append(self._chunk(sequence, num_tokens))
             budget -= num_tokens
         return chunks
+
+    def _chunk(self, sequence: Sequence, num_tokens: int) -> Chunk:
+        """The next tokens of a sequence, and places for them."""
+        start = sequence.num_computed
+        self.pools.place(sequence, start + num_tokens)
+        sequence.last_step = self._num_steps
+        return Chunk(sequence, start, num_tokens, num_tokens == sequence.num_remaining)
 
     def _preempt(self, sequence: Sequence) -> None:
         """Back to the head of the queue; what has been evicted till then is computed again."""

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from coordinator.engine.core.pacing import Pace
 from coordinator.engine.core.scheduler import Scheduler, Step
 from coordinator.engine.core.sequence import Sequence
 from coordinator.engine.messages.request import ContextOverflow, Request, StopRules
@@ -17,6 +18,8 @@ from tests.cache_sizes import whole_sizes, window_sizes
 WINDOW = 12
 # Of groups of layers.
 WINDOWS = st.lists(st.sampled_from([None, 1, 2, 5, 8, 30]), min_size=1, max_size=3, unique=True)
+# Seconds, where a token takes a millisecond: from one that nothing fits to one that all fits.
+MAX_GAP = st.sampled_from([None, 1e-6, 5e-3, 1.0])
 # Different prompts, so that nothing is shared; what sharing does is test_prefix_cache.py's.
 KEYS = count()
 
@@ -28,12 +31,28 @@ def scheduler(
 
 
 def windowed(
-    windows: Seq[int | None], num_blocks: int, block_size: int, max_num_seqs: int, max_step_tokens: int
+    windows: Seq[int | None],
+    num_blocks: int,
+    block_size: int,
+    max_num_seqs: int,
+    max_step_tokens: int,
+    max_gap: float | None = None,
 ) -> Scheduler:
     """Windows get what fewer sequences need than may run, so that they are full as well."""
     few = max(1, max_num_seqs - 2)
     sizes = window_sizes(windows, num_blocks, block_size, few, max_step_tokens, WINDOW)
-    return Scheduler(sizes, max_num_seqs, max_step_tokens)
+    pace = None if max_gap is None else Pace(max_gap, block_size)
+    return Scheduler(sizes, max_num_seqs, max_step_tokens, pace=pace)
+
+
+def paced(max_gap: float, max_num_seqs: int = 64) -> Scheduler:
+    return Scheduler(whole_sizes(4096, 16), max_num_seqs, 512, pace=Pace(max_gap, 16))
+
+
+def long_sequence(name: str, prompt_len: int, prompt: tuple[int, ...] | None = None) -> Sequence:
+    first = 100_000 * next(KEYS)
+    ids = prompt or tuple(range(first, first + prompt_len))
+    return Sequence(Request(name, ids, SamplingParams(), StopRules(max_tokens=1000)), 50_000, 16, key=first)
 
 
 def sequence(name: str, prompt_len: int = 3) -> Sequence:
@@ -49,10 +68,11 @@ def added(target: Scheduler, *sequences: Sequence) -> None:
 
 
 def run_step(target: Scheduler) -> Step:
-    """One step in which every sequence that can draws token 1."""
+    """One step in which every sequence that can draws token 1. A token takes 1 ms."""
     step = target.schedule()
     check(target, step)
     target.update(step, [1] * len(step.sampling))
+    target.took(step, 1e-3 * step.num_tokens)
     return step
 
 
@@ -190,6 +210,57 @@ def test_sliding_sequences_starve_neither_others_nor_each_other(num_sliders: int
     assert max(counts) <= 2 * min(counts)
 
 
+def test_chunks_beside_streams_are_as_long_as_the_bound_allows() -> None:
+    target = paced(max_gap=0.05)
+    added(target, *(long_sequence(f"s{n}", 20) for n in range(10)))
+    for _ in range(5):
+        run_step(target)
+    added(target, long_sequence("long", 5000))
+    sizes = [run_step(target).num_tokens for _ in range(100)]
+    assert max(sizes) <= 51
+    assert sum(sizes[20:]) / len(sizes[20:]) >= 45
+
+
+def test_without_streams_a_prompt_has_the_whole_budget() -> None:
+    target = paced(max_gap=0.05)
+    added(target, long_sequence("a", 2000))
+    assert [run_step(target).num_tokens for _ in range(3)] == [512] * 3
+
+
+def test_what_comes_out_of_the_prefix_cache_takes_no_time_of_a_step() -> None:
+    target = paced(max_gap=0.05)
+    first = long_sequence("first", 1600)
+    added(target, first)
+    while first.num_output_tokens < 3:
+        run_step(target)
+    prompt = first.token_ids[:1600]
+    again = long_sequence("again", 0, (*prompt, *range(30)))
+    added(target, again)
+    assert shape(run_step(target)) == [("first", 1602, 1, True), ("again", 1600, 30, True)]
+
+
+def test_short_prompts_that_keep_coming_do_not_starve_a_long_one() -> None:
+    """Each of them takes all that there is time for; the long one has its turn like each that runs."""
+    target = paced(max_gap=0.05, max_num_seqs=8)
+    stream, long = long_sequence("stream", 20), long_sequence("long", 1000)
+    added(target, stream)
+    for _ in range(5):
+        run_step(target)
+    added(target, long)
+    waits = 0
+    for number in range(400):
+        added(target, long_sequence(f"short{number}", 48))
+        step = run_step(target)
+        for chunk in step.sampling:
+            if chunk.sequence not in (stream, long):
+                target.remove(chunk.sequence)
+        waits = 0 if any(chunk.sequence is long for chunk in step.chunks) else waits + 1
+        assert waits < 8
+        if long.num_output_tokens:
+            return
+    raise AssertionError("it has not been computed")
+
+
 @dataclass
 class History:
     """What a hypothesis run has done so far."""
@@ -205,6 +276,7 @@ class History:
     max_num_seqs=st.integers(1, 6),
     max_step_tokens=st.integers(1, 20),
     windows=WINDOWS,
+    max_gap=MAX_GAP,
     moves=st.lists(
         st.one_of(
             st.tuples(st.just("add"), st.integers(1, 20)),
@@ -221,9 +293,10 @@ def test_any_history_loses_nothing_and_makes_progress(
     max_num_seqs: int,
     max_step_tokens: int,
     windows: list[int | None],
+    max_gap: float | None,
     moves: list[tuple[str, int]],
 ) -> None:
-    history = History(windowed(windows, num_blocks, block_size, max_num_seqs, max_step_tokens))
+    history = History(windowed(windows, num_blocks, block_size, max_num_seqs, max_step_tokens, max_gap))
     for kind, number in moves:
         _move(history, kind, number)
         history.target.check_integrity()
@@ -252,11 +325,21 @@ def _move(history: History, kind: str, number: int) -> None:
             assert run_step(target).chunks, "there is work and none was scheduled"
 
 
-@given(st.integers(3, 9), st.integers(1, 14), WINDOWS, st.lists(st.integers(1, 20), min_size=1, max_size=8))
+@given(
+    st.integers(3, 9),
+    st.integers(1, 14),
+    WINDOWS,
+    MAX_GAP,
+    st.lists(st.integers(1, 20), min_size=1, max_size=8),
+)
 def test_everyone_finishes(
-    num_blocks: int, max_step_tokens: int, windows: list[int | None], prompt_lens: list[int]
+    num_blocks: int,
+    max_step_tokens: int,
+    windows: list[int | None],
+    max_gap: float | None,
+    prompt_lens: list[int],
 ) -> None:
-    target = windowed(windows, num_blocks, 4, 8, max_step_tokens)
+    target = windowed(windows, num_blocks, 4, 8, max_step_tokens, max_gap)
     left = [sequence(str(n), length) for n, length in enumerate(prompt_lens)]
     added(target, *left)
     for _ in range(3000):
