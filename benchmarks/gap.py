@@ -1,7 +1,10 @@
 """What a long prompt costs the streams beside it: the longest time between two of their tokens.
 
-16 streams decode; a prompt of 8,192 tokens comes, of which the prefix cache knows nothing. Bounds (`--max-gap`)
-take turns, so that a slow minute falls on all. The origin is `off`: chunks as large as the budget of a step.
+    python -m benchmarks.gap
+
+16 streams decode, and a prompt of 8,192 tokens comes, of which the prefix cache knows nothing. Bounds
+(`--max-gap`) take turns, so that a slow minute falls on all of them. The origin is `off`: chunks as large as
+the budget of a step.
 """
 
 import argparse
@@ -138,27 +141,34 @@ def measure_bounds(
 
 def run(checkpoint: Checkpoint, config: EngineConfig, args: argparse.Namespace, report: Report) -> None:
     load = GapLoad(args.streams, args.prompt_tokens)
-    found = measure_bounds(
-        checkpoint, config, WorkersConfig(num_workers=args.workers), args.bounds, load, args.rounds
-    )
+    workers = WorkersConfig(num_workers=args.workers)
+    found = measure_bounds(checkpoint, config, workers, args.bounds, load, args.rounds)
     print(
         f"{'bound':>8} {'alone ms':>9} {'beside ms':>10} {'added ms':>9} {'first token s':>14} {'steps':>6}"
     )
-    rows = []
     for bound, gaps in found.items():
-        name = "off" if bound is None else f"{bound:g}"
-        columns = [
-            statistics.median(column)
-            for column in zip(
-                *((g.alone, g.beside, g.added, g.first_token, g.num_steps) for g in gaps), strict=True
-            )
-        ]
-        alone, beside, added, first, steps = columns
-        print(
-            f"{name:>8} {1e3 * alone:>9.1f} {1e3 * beside:>10.1f} {1e3 * added:>9.1f} {first:>14.2f} {steps:>6.0f}"
+        alone, beside, added = (
+            1e3 * statistics.median(column)
+            for column in zip(*((gap.alone, gap.beside, gap.added) for gap in gaps), strict=True)
         )
-        rows.append({"bound_ms": bound, "rounds": [asdict(gap) for gap in gaps]})
-    report.finish({"load": asdict(load), "dtype": config.dtype, "workers": args.workers, "bounds": rows})
+        first = statistics.median(gap.first_token for gap in gaps)
+        steps = statistics.median(gap.num_steps for gap in gaps)
+        print(f"{_name(bound):>8} {alone:>9.1f} {beside:>10.1f} {added:>9.1f} {first:>14.2f} {steps:>6.0f}")
+    report.finish(
+        {
+            "load": asdict(load),
+            "dtype": config.dtype,
+            "workers": args.workers,
+            "bounds": [
+                {
+                    "bound_ms": bound,
+                    "added_seconds": [gap.added for gap in gaps],
+                    "rounds": [asdict(gap) for gap in gaps],
+                }
+                for bound, gaps in found.items()
+            ],
+        }
+    )
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -172,7 +182,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--prompt-tokens", type=int, default=GapLoad().prompt_tokens)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument(
-        "--bounds", type=_bound, nargs="+", default=[None, 50.0], help="milliseconds, or off (off 50)"
+        "--bounds",
+        type=_bound,
+        nargs="+",
+        default=[None, EngineConfig().max_gap_ms],
+        help="milliseconds, `off`, or `default` for what a server has (off default)",
     )
     add_out_argument(parser)
     args = parser.parse_args(argv)
@@ -184,7 +198,13 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def _bound(text: str) -> float | None:
+    if text == "default":
+        return EngineConfig().max_gap_ms
     return None if text == "off" else float(text)
+
+
+def _name(bound: float | None) -> str:
+    return "off" if bound is None else f"{bound:g}"
 
 
 if __name__ == "__main__":

@@ -65,6 +65,14 @@ def _step(found: Found) -> Iterator[Figure]:
     yield Figure(bar, (1e-3 * row["outside_microseconds"],))
 
 
+def _gap(found: Found) -> Iterator[Figure]:
+    load = found["load"]
+    what = f"{load['prompt_tokens']:,} tokens beside {load['streams']} streams, {_workers(found['workers'])}"
+    (row,) = found["bounds"]
+    bar = Bar(f"a prompt of {what}: longest gap added", "at most", 50.0, 20.0, " ms")
+    yield Figure(bar, tuple(1e3 * seconds for seconds in row["added_seconds"]))
+
+
 def _streams(found: Found) -> Iterator[Figure]:
     what = f"{found['streams']:,} streams at once: the last decision"
     yield Figure(Bar(what, "at most", 0.5, unit=" s"), tuple(found["decision_seconds"]))
@@ -127,6 +135,12 @@ ROWS: Mapping[str, Row] = {
         _of_in_process,
     ),
     "step": Row(("benchmarks", "engine", "--workers=0", "--batches=1", "--repeats=1"), (), _TINY, _step),
+    "gap": Row(
+        ("benchmarks.gap", "--bounds=default"),
+        ("--rounds=5",),
+        ("--like=demo/checkpoint", "--prompt-tokens=200", "--rounds=1"),
+        _gap,
+    ),
     "streams": Row(("benchmarks.service", "streams"), ("--rounds=3",), ("--streams=100",), _streams),
     "readers": Row(
         ("benchmarks.service", "readers"),

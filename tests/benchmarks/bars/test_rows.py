@@ -19,6 +19,11 @@ FOUND: dict[str, dict[str, Any]] = {
     "dispatch": {"ratios": [{"workers": number, "pool_over_bare_rounds": [1.5]} for number in (1, 2)]},
     "workers": {"worker_shares": [{"workers": 2, "batch": batch, "rounds": [0.8, 0.9]} for batch in (1, 32)]},
     "step": {"splits": [{"workers": 0, "batch": 1, "outside_microseconds": 300.0}]},
+    "gap": {
+        "load": {"streams": 16, "prompt_tokens": 8192},
+        "workers": 0,
+        "bounds": [{"bound_ms": 50, "added_seconds": [0.04, 0.03, 0.06]}],
+    },
     "streams": {"streams": 1000, "decision_seconds": [0.4, 0.6, 0.45]},
     "readers": {"background": 200, "slowdown_rounds": [0.04, 0.01, 0.06]},
     "engine-death": {
@@ -43,6 +48,7 @@ BARS: dict[str, list[tuple[str, float, float | None]]] = {
     "dispatch": [("at most", 1.6, 1.3)] * 2,
     "workers": [("at least", 0.75, 0.85), ("at least", 0.85, 0.92)],
     "step": [("at most", 0.5, 0.2)],
+    "gap": [("at most", 50.0, 20.0)],
     "streams": [("at most", 0.5, None)],
     "readers": [("at most", 5.0, None)],
     "engine-death": [("at most", 1.0, None), ("at most", 5.0, 2.0)] * 2,
@@ -55,6 +61,7 @@ MEDIANS = {
     "dispatch": [1.5, 1.5],
     "workers": [0.85, 0.85],
     "step": [0.3],
+    "gap": [40.0],
     "streams": [0.45],
     "readers": [4.0],
     "engine-death": [0.2, 2.0, 0.2, 2.0],
