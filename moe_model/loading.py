@@ -12,6 +12,7 @@ from moe_model.halt import Halt
 from moe_model.kernels.base import Kernels
 from moe_model.kernels.choice import step_program
 from moe_model.kernels.torch_kernels import TorchKernels
+from moe_model.layers.dense import SharedModel
 from moe_model.layers.dispatch import Expert
 from moe_model.layers.experts import ExpertBackend
 from moe_model.machine import give_back_freed_memory
@@ -28,13 +29,31 @@ def load_model(
     kernels: Kernels | None = None,
     on_bytes: OnBytes | None = None,
 ) -> Model:
-    """Reads the shared part; `kernels` None: torch's. Raises CheckpointError naming file and tensor."""
-    config, kernels = checkpoint.config, kernels or TorchKernels()
+    """As `load_shared`, and the model of it; `kernels` None: torch's."""
+    kernels = kernels or TorchKernels()
+    shared = load_shared(checkpoint, dtype, device, kernels, on_bytes)
+    return model_of(checkpoint, shared, experts, kernels)
+
+
+def load_shared(
+    checkpoint: Checkpoint,
+    dtype: torch.dtype,
+    device: str | torch.device,
+    kernels: Kernels,
+    on_bytes: OnBytes | None = None,
+) -> SharedModel:
+    """Reads the shared part. Raises CheckpointError naming file and tensor, and what `on_bytes` does."""
+    config = checkpoint.config
     tensors = checkpoint.take_shared(dtype, device, on_bytes)
     shared = family_of(config).build_shared(config, tensors, kernels)
     assert not tensors, f"a family that has no use for {sorted(tensors)}"
     give_back_freed_memory()
-    return Model(config, shared, experts, step_program(kernels, shared))
+    return shared
+
+
+def model_of(checkpoint: Checkpoint, shared: SharedModel, experts: ExpertBackend, kernels: Kernels) -> Model:
+    """Of a shared part that these kernels have packed."""
+    return Model(checkpoint.config, shared, experts, step_program(kernels, shared))
 
 
 def load_module(
@@ -78,9 +97,6 @@ def load_local_experts(
 
     def load(module: ExpertModule) -> Expert:
         halt.check()
-        # Between what is kept lies what was read: without this the peak grows with the number of layers.
-        if module.expert == 0 and module.layer:
-            give_back_freed_memory()
         expert, _ = load_module(checkpoint, module, dtype, device, kernels, int8=int8)
         progress.add(1)
         return expert

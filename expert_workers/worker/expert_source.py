@@ -50,13 +50,14 @@ class Opened:
 
 
 class ModuleSource(Protocol):
-    """Used by one thread at a time. Both raise ExpertMeshError naming the file and the reason."""
+    """Opened by one thread at a time, before any module is read. Both raise ExpertMeshError naming the file
+    and the reason."""
 
     def open(self) -> Opened:
         """The same every time."""
 
     def read(self, module: ExpertModule) -> tuple[Expert, int]:
-        """The module, and how many bytes its tensors have in memory."""
+        """The module, and how many bytes its tensors have in memory. Any thread."""
 
 
 class CheckpointSource:

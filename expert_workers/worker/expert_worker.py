@@ -31,6 +31,7 @@ from moe_model.kernels.base import ExpertBank
 from moe_model.layers.dispatch import Expert, ExpertKey
 from moe_model.machine import available_bytes, give_back_freed_memory, rss_bytes
 from moe_model.versions.expert_versions import ExpertModule
+from moe_model.versions.load_modules import load_modules
 
 __all__ = ["ExpertWorker", "WorkerInfo", "WorkerSpec"]
 
@@ -136,13 +137,14 @@ class ExpertWorker:
             started = time.perf_counter()
             try:
                 opened = self._source.open()
-                read = [(module, *self._source.read(module)) for module in self._missing(modules)]
+                missing = self._missing(modules)
+                read = list(zip(missing, load_modules(self._source.read, missing), strict=True))
             except (ExpertMeshError, OSError) as error:
                 raise WorkerStartError(f"{self._name}: {error}") from None
             self._exchange(
                 opened,
-                {module.key: _Module(module, num_bytes) for module, _, num_bytes in read},
-                {module.key: expert for module, expert, _ in read},
+                {module.key: _Module(module, num_bytes) for module, (_, num_bytes) in read},
+                {module.key: expert for module, (expert, _) in read},
             )
             del read
             give_back_freed_memory()

@@ -10,6 +10,7 @@ from moe_model.kernels.base import Kernels
 from moe_model.layers.dispatch import Expert, ExpertKey
 from moe_model.layers.router import Routing
 from moe_model.versions.expert_versions import Catalog, ExpertModule
+from moe_model.versions.load_modules import load_modules
 
 
 class LocalExperts:
@@ -22,10 +23,12 @@ class LocalExperts:
     num_replicas = 0
 
     def __init__(self, catalog: Catalog, kernels: Kernels, load: Callable[[ExpertModule], Expert]) -> None:
-        """Loads all modules of the catalog. Raises what `load` raises."""
+        """Loads all modules of the catalog, by `load`, which is called on other threads. Raises what it
+        raises."""
         self._load = load
         self._catalog = catalog
-        self._bank = kernels.bank({module.key: load(module) for module in catalog.modules})
+        experts = load_modules(load, tuple(catalog.modules))
+        self._bank = kernels.bank(dict(zip(catalog.keys, experts, strict=True)))
         # Loaded, and not in the bank: a bank may have its own copy of what it was given.
         self._prepared: dict[ExpertKey, Expert] = {}
 
