@@ -4,7 +4,7 @@ Timing costs some microseconds a part, so rates are measured without it; shares 
 """
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, ParamSpec, TypeVar
@@ -26,13 +26,13 @@ from expert_workers.dispatch.pool_stats import DispatchRecord
 from expert_workers.transports.base import FailureReason
 from moe_model.checkpoint.reader import Checkpoint
 from moe_model.families import family_of
-from moe_model.kernels.base import Kernels
-from moe_model.kernels.choice import choose_kernels
+from moe_model.kernels.choice import choose_kernels, step_program
+from moe_model.kernels.step_program import ProgramPart, StepProgram
 from moe_model.layers.attention import Attend, AttentionForm, Kept
 from moe_model.layers.dense import Gate, SharedModel
 from moe_model.layers.experts import ExpertBackend
 from moe_model.layers.router import Routing
-from moe_model.model import Model
+from moe_model.model import Model, Part
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -43,6 +43,7 @@ PARTS = (
     "serialisation",
     "wire",
     "experts",
+    "shared",
     "combine",
     "head",
     "sampling",
@@ -111,8 +112,8 @@ class _TimedExperts:
     is_remote: bool
 
     @property
-    def in_c(self) -> None:
-        """They are timed in Python."""
+    def in_c(self) -> object | None:
+        return self.inner.in_c
 
     def take_over(self, layer: int, x_TD: Tensor, routing: Routing) -> Any:
         return self.inner.take_over(layer, x_TD, routing)
@@ -132,9 +133,36 @@ class _TimedExperts:
 
 
 class _TimedModel(Model):
-    def __init__(self, model_config: Any, shared: SharedModel, experts: ExpertBackend, split: Split) -> None:
-        super().__init__(model_config, shared, experts)
-        self._split = split
+    """Its program is timed in C, instruction by instruction; without one, its parts are timed."""
+
+    def __init__(
+        self,
+        model_config: Any,
+        shared: SharedModel,
+        experts: ExpertBackend,
+        program: StepProgram | None,
+        split: Split,
+        *,
+        is_remote: bool,
+    ) -> None:
+        super().__init__(model_config, shared, experts, program)
+        self._split, self._is_remote = split, is_remote
+        if program is not None:
+            program.times(go_on=True)
+
+    def forward_parts(self, parts: Sequence[Part]) -> Tensor:
+        h_TD = super().forward_parts(parts)
+        if self.program is not None:
+            self._add(self.program.times(go_on=True))
+        return h_TD
+
+    def _add(self, times: Mapping[ProgramPart, float]) -> None:
+        """Experts of workers are begun, and their answers waited for."""
+        experts = "serialisation" if self._is_remote else "experts"
+        names: dict[ProgramPart, str] = {"experts": experts, "for all": "shared", "answers": "waiting"}
+        for part, seconds in times.items():
+            if part != "answers" or self._is_remote:
+                self._split.seconds[names.get(part, part)] += seconds
 
     def logits(self, h_RD: Tensor) -> Tensor:
         with self._split.timing("head"):
@@ -182,9 +210,13 @@ def timed_engine(
     sizes = cache_sizes(checkpoint.config, config)
     spec = family_of(checkpoint.config).cache_spec(checkpoint.config)
     cache = KVCache(spec, sizes, dtype_of(config), layout=kernels.cache_layout)
-    shared = _timed_shared(checkpoint, config, kernels, split)
-    model = _TimedModel(checkpoint.config, shared, _TimedExperts(experts, split, is_remote), split)
-    plan = _timed_plan(attention_plan(kernels), split)
+    tensors = checkpoint.read_shared(dtype_of(config), "cpu")
+    shared = family_of(checkpoint.config).build_shared(checkpoint.config, tensors, kernels)
+    program = step_program(kernels, shared)
+    timed = _timed_shared(shared, split)
+    timed_experts = _TimedExperts(experts, split, is_remote)
+    model = _TimedModel(checkpoint.config, timed, timed_experts, program, split, is_remote=is_remote)
+    plan = attention_plan(kernels) if program is not None else _timed_plan(attention_plan(kernels), split)
     sampler = _TimedSampler(checkpoint.config.vocab_size, split)
     scheduler = Scheduler(
         sizes,
@@ -195,17 +227,14 @@ def timed_engine(
     return Engine(scheduler, ModelRunner(model, cache, plan, sampler=sampler), checkpoint.config.max_seq_len)
 
 
-def _timed_shared(
-    checkpoint: Checkpoint, config: EngineConfig, kernels: Kernels, split: Split
-) -> SharedModel:
-    tensors = checkpoint.read_shared(dtype_of(config), "cpu")
-    shared = family_of(checkpoint.config).build_shared(checkpoint.config, tensors, kernels)
+def _timed_shared(shared: SharedModel, split: Split) -> SharedModel:
     blocks = [
         replace(
             block,
             attention=_TimedAttention(block.attention, split),
             ffn_norm=None if block.ffn_norm is None else split.timed("routing", block.ffn_norm),
             gate=None if block.gate is None else _timed_gate(block.gate, split),
+            for_all=None if block.for_all is None else split.timed("shared", block.for_all),
         )
         for block in shared.blocks
     ]

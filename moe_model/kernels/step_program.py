@@ -5,15 +5,19 @@ experts that its kernels do not have. Its numbers are those of the layers, calle
 Shapes: T tokens, D d_model, E experts, K experts per token.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Literal, Protocol
 
 from torch import Tensor
 
 from moe_model.kernels.base import Contexts, PagedAttention
 from moe_model.layers.attention import AttentionForm, Kept
 from moe_model.layers.router import Routing
+
+# What an instruction belongs to: a feed-forward network of all rows, and joining what it says, is "for all";
+# "experts" is where rows go to them, or are computed, "answers" where they come back.
+ProgramPart = Literal["attention", "routing", "experts", "for all", "answers"]
 
 
 class PagedCache(Protocol):
@@ -87,3 +91,7 @@ class StepProgram(Protocol):
     ) -> ProgramRun:
         """`experts`: what runs them without the interpreter, ExpertBackend.in_c. Several runs may be under
         way."""
+
+    def times(self, *, go_on: bool) -> Mapping[ProgramPart, float]:
+        """Seconds by part since this was last asked, as far as steps were timed; whether they are from now on
+        is `go_on`."""

@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+import pytest
+
 from benchmarks.engine import Load, measure
 from benchmarks.step_split import PARTS, Split, timed_engine
 from coordinator.config.engine import EngineConfig
@@ -9,13 +11,16 @@ from coordinator.config.workers import WorkersConfig
 from coordinator.server.experts import open_experts
 from moe_model import AssembledModel
 from moe_model.checkpoint.reader import Checkpoint
+from moe_model.names import KernelChoice
 from tests.models import drain, expected_tokens, make_request, write_checkpoint
+from tests.native import needs_native
 
 
-def test_parts_make_up_the_step_and_tokens_are_the_oracles(tmp_path: Path) -> None:
+@pytest.mark.parametrize("kernels", ["torch", pytest.param("native", marks=needs_native)])
+def test_parts_make_up_the_step_and_tokens_are_the_oracles(kernels: KernelChoice, tmp_path: Path) -> None:
     checkpoint = Checkpoint.open(write_checkpoint(tmp_path / "tiny"))
     reference = AssembledModel.from_checkpoint(checkpoint.path)
-    config = EngineConfig(block_size=4, kv_cache_bytes=1 << 20)
+    config = EngineConfig(block_size=4, kv_cache_bytes=1 << 20, kernels=kernels)
     for num_workers in (0, 2):
         split = Split()
         workers = WorkersConfig(num_workers=num_workers, transport="in-process")

@@ -1,7 +1,7 @@
 """A step as one program of C has the bits of the model's parts, called one after the other: of every family,
 in every dtype, with experts here and on workers, watched and not."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from torch import Tensor
 from coordinator.config.engine import EngineConfig
 from moe_model.checkpoint.reader import Checkpoint
 from moe_model.families import REGISTRY
-from moe_model.kernels.step_program import StepProgram
+from moe_model.kernels.step_program import ProgramPart, StepProgram
 from moe_model.model import Model, Part
 from tests.families.cases import CASES
 from tests.families.ours import CONFIG, PROMPTS, generate
@@ -58,6 +58,9 @@ class _Counted:
     def start(self, *arguments: Any, **options: Any) -> Any:
         self._compared.num_calls += 1
         return self._program.start(*arguments, **options)
+
+    def times(self, *, go_on: bool) -> Mapping[ProgramPart, float]:
+        return self._program.times(go_on=go_on)
 
 
 @pytest.fixture

@@ -19,6 +19,7 @@ from moe_model.kernels.native.linear import NativeLinear, NativeNorm
 from moe_model.kernels.native.rotary import NativeRotary
 from moe_model.kernels.native.router import NativeRouter, NativeRowGate
 from moe_model.kernels.native.runtime import address_of
+from moe_model.kernels.step_program import ProgramPart
 from moe_model.layers.attention import AttentionForm
 from moe_model.layers.dense import (
     Attention,
@@ -77,12 +78,13 @@ class ExpertBuffers:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """`widths` are of the buffers, in values of 4 bytes; `stops` has each instruction at which a program may
-    stop, by its number."""
+    """`widths` are of the buffers, in values of 4 bytes; `parts` are of the instructions. `stops` has each
+    instruction at which a program may stop, by its number."""
 
     n_layers: int
     widths: tuple[int, ...]
     instructions: tuple[tuple[Any, ...], ...]
+    parts: tuple[ProgramPart, ...]
     stops: dict[int, ExpertBuffers]
 
 
@@ -91,7 +93,8 @@ def plan_of(shared: SharedModel) -> Plan:
     planner = _Planner(shared.embed)
     for layer, block in enumerate(shared.blocks):
         planner.add_block(layer, block)
-    return Plan(len(shared.blocks), tuple(planner.widths), tuple(planner.instructions), planner.stops)
+    instructions, parts = tuple(planner.instructions), tuple(planner.parts)
+    return Plan(len(shared.blocks), tuple(planner.widths), instructions, parts, planner.stops)
 
 
 class _Planner:
@@ -106,6 +109,8 @@ class _Planner:
         self.widths = [width]
         self.instructions: list[tuple[Any, ...]] = []
         self.stops: dict[int, ExpertBuffers] = {}
+        self.parts: list[ProgramPart] = []
+        self._part: ProgramPart = "attention"
         self._buffers: dict[tuple[str, int], int] = {}
         self._add(
             Kind.EMBED,
@@ -114,22 +119,27 @@ class _Planner:
         )
 
     def add_block(self, layer: int, block: Block) -> None:
+        self._part = "attention"
         self._attention(layer, block.attention)
-        rows = STREAM
+        self._part, rows = "routing", STREAM
         if block.ffn_norm is not None:
             rows = self._buffer("rows", self._width)
             self._norm(_is(NativeNorm, block.ffn_norm), (STREAM, 0), (rows, 0))
         answer, always = self._buffer("answer", self._width), None
         if block.gate is None:
             assert block.for_all is not None
+            self._part = "for all"
             self._network(block.for_all, rows, answer)
         else:
             router = _is(NativeRouter, block.gate.router)
             buffers = self._route(layer, router, rows, answer)
             if block.for_all is not None:
+                self._part = "for all"
                 always = self._buffer("always", self._width)
                 self._network(block.for_all, rows, always)
+            self._part = "answers"
             self._stop(Kind.ANSWER, buffers)
+        self._part = "for all"
         self._join(answer, always, block.join)
 
     def _attention(self, layer: int, attention: Attention) -> None:
@@ -229,6 +239,7 @@ class _Planner:
         self.stops[len(self.instructions)] = buffers
         places = rows, 0, logits, 0, weights, 0, ids, 0
         self._add(Kind.ROUTE, layer, router.gate.handle, router.rule, top_k, *places)
+        self._part = "experts"
         self._stop(Kind.EXPERTS, buffers)
         return buffers
 
@@ -289,6 +300,7 @@ class _Planner:
 
     def _add(self, kind: Kind, *operands: Any) -> None:
         self.instructions.append((int(kind), *operands))
+        self.parts.append(self._part)
 
     @property
     def _width(self) -> int:

@@ -1,6 +1,7 @@
 """A model's layers as one program of C. Shapes: as in moe_model/kernels/step_program.py."""
 
 from collections.abc import Iterator
+from typing import get_args
 
 import torch
 from torch import Tensor
@@ -10,7 +11,7 @@ from moe_model.kernels.native import _kernels
 from moe_model.kernels.native.paged import check_stored
 from moe_model.kernels.native.plan import STREAM, Kind, Plan
 from moe_model.kernels.native.runtime import Runtime
-from moe_model.kernels.step_program import PagedAttend, PagedCache, Stop
+from moe_model.kernels.step_program import PagedAttend, PagedCache, ProgramPart, Stop
 from moe_model.layers.dense import SharedModel
 from moe_model.layers.router import Routing
 
@@ -70,11 +71,12 @@ class NativeProgram:
         if num_tokens <= KEPT_TOKENS:
             self._arenas.append(arena)
 
-    def times(self, *, go_on: bool) -> dict[str, tuple[float, int]]:
-        """Seconds and numbers of instructions by kind since this was last asked, as far as they were timed;
-        whether they are from now on is `go_on`."""
-        found = _kernels.program_times(self.handle, go_on)
-        return {kind.name.lower(): times for kind, times in zip(Kind, found, strict=True)}
+    def times(self, *, go_on: bool) -> dict[ProgramPart, float]:
+        seconds = dict.fromkeys(get_args(ProgramPart), 0.0)
+        times = _kernels.program_times(self.handle, go_on)
+        for part, of_instruction in zip(self.plan.parts, times, strict=True):
+            seconds[part] += of_instruction
+        return seconds
 
     def _cache_in_c(self, attend: PagedAttend) -> object:
         cache = attend.cache

@@ -11,11 +11,16 @@
 #define TABLES "expertmesh.layer_tables"
 #define STEP "expertmesh.program_step"
 
-static void free_program(PyObject *capsule) {
-    program *p = PyCapsule_GetPointer(capsule, PROGRAM);
+static void release(program *p) {
     PyMem_RawFree(p->width_B);
     PyMem_RawFree(p->instructions);
+    PyMem_RawFree(p->seconds_I);
     PyMem_RawFree(p);
+}
+
+static void free_program(PyObject *capsule) {
+    program *p = PyCapsule_GetPointer(capsule, PROGRAM);
+    release(p);
 }
 
 /* A place with room for `width` values in each row; else a Python error is set. */
@@ -231,7 +236,8 @@ static int read_program(program *p, PyObject *widths, PyObject *instructions) {
     p->num_instructions = PyTuple_GET_SIZE(instructions);
     p->width_B = PyMem_RawCalloc(p->num_buffers + 1, sizeof(long));
     p->instructions = PyMem_RawCalloc(p->num_instructions + 1, sizeof(instruction));
-    if (p->width_B == NULL || p->instructions == NULL) {
+    p->seconds_I = PyMem_RawCalloc(p->num_instructions + 1, sizeof(double));
+    if (p->width_B == NULL || p->instructions == NULL || p->seconds_I == NULL) {
         PyErr_NoMemory();
         return 0;
     }
@@ -262,30 +268,25 @@ PyObject *py_program(PyObject *self, PyObject *const *args, Py_ssize_t num_args)
     p->kernels = *set;
     p->num_layers = num_layers;
     PyObject *capsule = read_program(p, widths, instructions) ? PyCapsule_New(p, PROGRAM, free_program) : NULL;
-    if (capsule == NULL) {
-        PyMem_RawFree(p->width_B);
-        PyMem_RawFree(p->instructions);
-        PyMem_RawFree(p);
-    }
+    if (capsule == NULL) release(p);
     return capsule;
 }
 
-/* (program, whether its instructions are timed): seconds and counts by kind so far, which begin anew. */
+/* (program, whether its instructions are timed): seconds of each so far, which begin anew. */
 PyObject *py_program_times(PyObject *self, PyObject *const *args, Py_ssize_t num_args) {
     (void)self;
     reader r = {args, num_args, 0};
     program *p = read_capsule(&r, PROGRAM);
     const int is_timed = (int)read_long(&r);
     if (!is_done(&r)) return NULL;
-    PyObject *times = PyTuple_New(NUM_KINDS);
-    for (int kind = 0; times != NULL && kind < NUM_KINDS; kind++) {
-        PyObject *pair = Py_BuildValue("(dl)", p->seconds[kind], p->counts[kind]);
-        if (pair == NULL) Py_CLEAR(times);
-        else PyTuple_SET_ITEM(times, kind, pair);
+    PyObject *times = PyTuple_New(p->num_instructions);
+    for (long n = 0; times != NULL && n < p->num_instructions; n++) {
+        PyObject *seconds = PyFloat_FromDouble(p->seconds_I[n]);
+        if (seconds == NULL) Py_CLEAR(times);
+        else PyTuple_SET_ITEM(times, n, seconds);
     }
     p->is_timed = is_timed;
-    memset(p->seconds, 0, sizeof p->seconds);
-    memset(p->counts, 0, sizeof p->counts);
+    memset(p->seconds_I, 0, sizeof(double) * p->num_instructions);
     return times;
 }
 

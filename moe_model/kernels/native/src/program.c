@@ -246,8 +246,7 @@ long run_program(program *p, const program_step *s, long first) {
         if (!do_instruction(p, s, i, &is_away)) return n;
         if (p->is_timed) {
             const double after = now();
-            p->seconds[i->kind] += after - before;
-            p->counts[i->kind]++;
+            p->seconds_I[n] += after - before;
             before = after;
         }
     }

@@ -33,7 +33,6 @@ enum instruction_kind {
     ANSWER,  /* what the experts say is there */
     GATE,    /* y times the sigmoid of its gate */
     JOIN,    /* the stream plus scale · norm(y + also) */
-    NUM_KINDS,
 };
 
 typedef struct {
@@ -120,15 +119,14 @@ typedef struct {
     };
 } instruction;
 
-/* `width_B`: values of a row of each buffer. `seconds` and `counts` by kind, where they are wanted. */
+/* `width_B`: values of a row of each buffer. `seconds_I`: of each instruction, where they are wanted. */
 typedef struct {
     kernel_set kernels;
     long num_buffers, num_layers, num_instructions;
     long *width_B;
     instruction *instructions;
+    double *seconds_I;
     int is_timed;
-    double seconds[NUM_KINDS];
-    long counts[NUM_KINDS];
 } program;
 
 /* What a layer keeps of tokens, and which group of layers shares its blocks. */
