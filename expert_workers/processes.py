@@ -16,10 +16,15 @@ class Process:
     started: int
 
 
-def descendants(root: int, through: str) -> frozenset[Process]:
-    """All processes below those children of `root` whose name is `through`, they included."""
-    stats = [stat for stat in map(_read_stat, _pids()) if stat is not None]
-    found = {stat for stat in stats if stat.parent == root and stat.name == through}
+def children(root: int, name: str | None = None) -> frozenset[Process]:
+    """The children of `root`, or those of a name."""
+    return frozenset(stat.process for stat in _children(_stats(), root, name))
+
+
+def descendants(root: int, through: str | None = None) -> frozenset[Process]:
+    """All processes below `root`, or below those children of it whose name is `through`, they included."""
+    stats = _stats()
+    found = _children(stats, root, through)
     while True:
         pids = {stat.process.pid for stat in found}
         below = {stat for stat in stats if stat.parent in pids} - found
@@ -65,6 +70,14 @@ class _Stat:
     name: str
     state: str
     parent: int
+
+
+def _stats() -> "list[_Stat]":
+    return [stat for stat in map(_read_stat, _pids()) if stat is not None]
+
+
+def _children(stats: "list[_Stat]", root: int, name: str | None) -> "set[_Stat]":
+    return {stat for stat in stats if stat.parent == root and name in (None, stat.name)}
 
 
 def _pids() -> list[int]:

@@ -40,15 +40,18 @@ def test_the_workers_know_no_messages() -> None:
 
 
 # Of the composition root, what puts workers together.
-OPENERS = ("engine_side", "experts", "open_workers", "open_fleet")
+OPENERS = ("engine_side", "experts", "open_workers", "open_fleet", "ray_process")
 
 
 def test_coordinator_and_workers_meet_only_in_main() -> None:
     assert importers("coordinator", "expert_workers") == {}
     found = importers("expert_workers", "coordinator")
-    # The description of a worker and the transports' names are for everyone; both are light, and lead to
-    # nothing else of the workers.
-    light = ("expert_workers.status.", "expert_workers.transports.table.TRANSPORTS")
+    # The description of a worker, the transports' names, and where a Ray and a server's files are, are for
+    # everyone; they are light, and lead to nothing else of the workers.
+    light = tuple(
+        f"expert_workers.{name}"
+        for name in ("status.", "transports.table.TRANSPORTS", "cluster.place.", "cluster.own_folder.")
+    )
     beyond = {path for path, names in found.items() if not all(name.startswith(light) for name in names)}
     assert beyond <= {f"coordinator/server/{name}.py" for name in OPENERS}
 
@@ -126,7 +129,14 @@ def test_grpc_itself_is_in_the_grpc_files() -> None:
         ("llguidance", "coordinator/structured/"),
         (
             "msgspec",
-            ("coordinator/engine/messages/", "coordinator/engine/client/", "coordinator/engine/process/"),
+            (
+                *(
+                    "coordinator/engine/messages/",
+                    "coordinator/engine/client/",
+                    "coordinator/engine/process/",
+                ),
+                "coordinator/server/launcher/messages.py",
+            ),
         ),
         ("huggingface_hub", "moe_model/checkpoint/hub.py"),
         ("rich", ("client/expertmesh/commands/", "coordinator/commands/")),

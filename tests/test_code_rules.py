@@ -55,6 +55,9 @@ def test_lazy_loading_is_where_it_is_known() -> None:
         "client/expertmesh/cli.py",
         "client/expertmesh/command_line.py",
         "expert_workers/transports/table.py",
+        # What one process, or workers, need, and is large.
+        "coordinator/commands/serve.py",
+        "coordinator/server/experts.py",
         *(
             path
             for path, found in importers("importlib", *PRODUCT).items()
@@ -71,7 +74,7 @@ def test_the_environment_is_read_in_few_files() -> None:
     readers = {path.as_posix() for path in files(*PRODUCT) if any(n in ENVIRONMENT for n, _ in names(path))}
     # Ray takes its settings from there only, and its processes with it.
     assert readers <= {
-        "coordinator/server/process.py",
+        "coordinator/server/environment.py",
         "client/expertmesh/command_line.py",
         "expert_workers/cluster/ray_environment.py",
     }

@@ -3,15 +3,20 @@
 import argparse
 import asyncio
 from dataclasses import replace
+from importlib import import_module
 
 from coordinator.config.serve import ServeConfig
-from coordinator.server.process import api_key, configure_process
-from coordinator.server.serving import serve
+from coordinator.server.environment import api_key
+from coordinator.server.launcher.launch import launch
 from expertmesh.commands.options import options_of
 
 
 def run(args: argparse.Namespace) -> int:
     """Raises ExpertMeshError when the server cannot begin."""
     config = replace(options_of(args, ServeConfig), api_key=api_key())
-    configure_process(config.engine)
-    return asyncio.run(serve(config, args.report))
+    if config.processes.with_engine:
+        return asyncio.run(launch(config, args.report))
+    # What computes is large, and this process is the one that does it.
+    import_module("coordinator.server.process").configure_process(config.engine)
+    served: int = asyncio.run(import_module("coordinator.server.serving").serve(config, args.report))
+    return served

@@ -8,7 +8,13 @@ from coordinator.config.engine import EngineConfig
 from coordinator.config.model import ModelOptions
 from coordinator.config.observability import ObservabilityConfig
 from coordinator.config.security import SecurityConfig
-from coordinator.config.service import Addresses, AdmissionConfig, CallsConfig, ReadinessConfig
+from coordinator.config.service import (
+    Addresses,
+    AdmissionConfig,
+    CallsConfig,
+    ProcessesConfig,
+    ReadinessConfig,
+)
 from coordinator.config.workers import WorkersConfig
 from expertmesh.commands.options import Group, Option
 
@@ -30,6 +36,7 @@ class ServeConfig:
 
     checkpoint: Annotated[Path, CHECKPOINT]
     addresses: Annotated[Addresses, _SERVICE] = field(default_factory=Addresses)
+    processes: Annotated[ProcessesConfig, _SERVICE] = field(default_factory=ProcessesConfig)
     admission: Annotated[AdmissionConfig, _SERVICE] = field(default_factory=AdmissionConfig)
     calls: Annotated[CallsConfig, _SERVICE] = field(default_factory=CallsConfig)
     readiness: Annotated[ReadinessConfig, _SERVICE] = field(default_factory=ReadinessConfig)

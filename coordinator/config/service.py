@@ -5,7 +5,7 @@ from typing import Annotated
 
 from coordinator.config.origins import origins_of
 from expertmesh.commands.options import Option
-from expertmesh.commands.values import positive, positive_seconds, seconds
+from expertmesh.commands.values import number_of_fronts, positive, positive_seconds, seconds
 from moe_model.errors import ConfigError
 
 OFF = "off"
@@ -60,8 +60,36 @@ class Addresses:
 
     def all(self) -> dict[str, str]:
         """By what listens there."""
-        found = {"grpc": self.grpc, "control": self.control, "http": self.http, "metrics": self.metrics}
+        found = {"grpc": self.grpc, "http": self.http, "control": self.control, "metrics": self.metrics}
         return {name: address for name, address in found.items() if address is not None}
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessesConfig:
+    """Which parts of a server are processes of their own."""
+
+    with_engine: Annotated[
+        bool,
+        Option(
+            "--engine-process",
+            negatable=True,
+            help="run the engine in a process of its own, which is started again when it dies; otherwise all "
+            "but workers is one process (on)",
+        ),
+    ] = True
+    num_fronts: Annotated[
+        int,
+        Option(
+            "--fronts",
+            parse=number_of_fronts,
+            metavar="N",
+            help="processes that take requests, all of them at the same ports (%(default)s)",
+        ),
+    ] = 1
+
+    def __post_init__(self) -> None:
+        if self.num_fronts > 1 and not self.with_engine:
+            raise ConfigError(f"--fronts: {self.num_fronts} need --engine-process")
 
 
 @dataclass(frozen=True, slots=True)

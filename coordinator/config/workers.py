@@ -197,3 +197,8 @@ class WorkersConfig:
     insecure: Annotated[
         bool, Option("--insecure", is_shared=True, help="use --ray-address also where Ray asks for no token")
     ] = False
+
+    @property
+    def needs_own_ray(self) -> bool:
+        """Whether a Ray of the server's own has to be started."""
+        return self.num_workers > 0 and self.ray_address is None and TRANSPORTS[self.transport].needs_ray

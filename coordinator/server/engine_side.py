@@ -4,6 +4,7 @@ Part of the composition root: the server of one process opens it beside its fron
 """
 
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -19,6 +20,7 @@ from coordinator.engine.telemetry.traces import StepTraces
 from coordinator.server.build_engine import build_engine, expert_exchange
 from coordinator.server.experts import open_experts
 from coordinator.server.phases import UNTOLD, Phases
+from expert_workers.cluster.place import OwnRay
 from expert_workers.observers import ExpertObserver
 from moe_model.checkpoint.reader import Checkpoint
 from moe_model.halt import Halt
@@ -34,11 +36,14 @@ class EngineSide:
     thread: EngineThread
     operated: Operated = field(repr=False)
     counts: EngineCounts = field(repr=False)
+    _halt: Halt
+    _warm: "Future[None]"
 
-    def warm_up(self, halt: Halt) -> None:
-        """One token through everything, so that READY means it works: before any request, on the thread that
-        has been started. Raises the request's error; HaltedError soon after `halt` was set."""
-        halt.result(self.thread.call(lambda engine: _warm_up(engine, halt)), _FOREVER)
+    def warm_up(self) -> None:
+        """Returns when one token has come through everything, so that READY means it works: the first thing
+        that the thread does when it is started, before any request. Raises the request's error; HaltedError
+        soon after the start was halted."""
+        self._halt.result(self._warm, _FOREVER)
         self.counts.open([worker.rank for worker in self.operated.workers().workers])
 
 
@@ -50,20 +55,24 @@ def open_engine_side(
     over: Callable[[str], None] | None = None,
     phases: Phases = UNTOLD,
     halt: Halt | None = None,
+    own_ray: OwnRay | None = None,
 ) -> Iterator[EngineSide]:
     """What it starts ends with the block, but for the engine's thread. `over` is told, on another thread and
-    once, why the workers cannot be looked after any more. Raises ExpertMeshError, of them HaltedError soon
-    after `halt` was set."""
+    once, why the workers cannot be looked after any more; `own_ray` as open_experts has it. Raises
+    ExpertMeshError, of them HaltedError soon after `halt` was set."""
     halt, counts, traces = halt or Halt(), EngineCounts(), StepTraces()
     told: Sequence[ExpertObserver] = (counts, traces)
-    with open_experts(checkpoint, config.engine, config.workers, told, over, phases, halt) as experts:
+    opened = open_experts(checkpoint, config.engine, config.workers, told, over, phases, halt, own_ray)
+    with opened as experts:
         halt.check()
         phases("engine")
         steps = EngineObservers([counts, traces])
         core = build_engine(checkpoint, config.engine, experts, steps, preparer, phases.progress)
         thread = EngineThread(core)
         exchange = expert_exchange(checkpoint, config.engine, experts, core, thread.switch)
-        yield EngineSide(thread, Operated.of(exchange, experts, counts.snapshot, traces), counts)
+        warm = thread.call(lambda engine: _warm_up(engine, halt))
+        operated = Operated.of(exchange, experts, counts.snapshot, traces)
+        yield EngineSide(thread, operated, counts, halt, warm)
 
 
 def _warm_up(engine: Engine, halt: Halt) -> None:

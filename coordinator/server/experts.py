@@ -1,14 +1,15 @@
 """A model's experts for a server: in this process or on workers, and the same kind of thing to the rest."""
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
+from importlib import import_module
 from typing import Protocol
 
 from coordinator.config.engine import EngineConfig
 from coordinator.config.workers import WorkersConfig
 from coordinator.server.compute import device_of, dtype_of
-from coordinator.server.open_workers import open_workers
 from coordinator.server.phases import UNTOLD, Phases
+from expert_workers.cluster.place import OwnRay
 from expert_workers.observers import ExpertObserver
 from expert_workers.status import Workers, WorkerStatus
 from moe_model.checkpoint.reader import Checkpoint
@@ -31,9 +32,11 @@ def open_experts(
     over: Callable[[str], None] | None = None,
     phases: Phases = UNTOLD,
     halt: Halt | None = None,
+    own_ray: OwnRay | None = None,
 ) -> Iterator[ServedExperts]:
     """The experts, in this process or in workers that end with the block; `over` is told why these cannot be
-    looked after any more. Raises HaltedError when `halt` is set before they are ready."""
+    looked after any more, `own_ray` says where a Ray is that another process has started for this one.
+    Raises HaltedError when `halt` is set before they are ready."""
     halt = halt or Halt()
     halt.check()
     if workers.num_workers == 0:
@@ -43,7 +46,12 @@ def open_experts(
         dtype, on_bytes = dtype_of(engine), phases.progress
         yield load_local_experts(checkpoint, dtype, device, kernels, int8=int8, halt=halt, on_bytes=on_bytes)
         return
-    with open_workers(checkpoint, engine, workers, observers, over, phases, halt) as experts:
+    # With it comes Ray, which is large.
+    opener = import_module("coordinator.server.open_workers")
+    opened: AbstractContextManager[ServedExperts] = opener.open_workers(
+        checkpoint, engine, workers, observers, over, phases, halt, own_ray
+    )
+    with opened as experts:
         yield experts
 
 

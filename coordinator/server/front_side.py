@@ -68,11 +68,11 @@ class FrontModel:
 
 
 @asynccontextmanager
-async def open_front_side(config: ServeConfig) -> AsyncIterator[FrontSide]:
+async def open_front_side(config: ServeConfig, *, has_held_ports: bool = False) -> AsyncIterator[FrontSide]:
     """The ports are taken, and answer health checks; every other call is refused as NOT_READY until `open`.
-    Raises ConfigError."""
+    `has_held_ports`: the launcher has made sure of them. Raises ConfigError."""
     watchers = Watchers(config.observability)
-    fronts = Fronts(config, watchers.metrics, watchers.requests)
+    fronts = Fronts(config, watchers.metrics, watchers.requests, has_held_ports=has_held_ports)
     fronts.bind()
     async with AsyncExitStack() as stack:
         stack.push_async_callback(asyncio.to_thread, watchers.close)

@@ -36,13 +36,22 @@ logger = logging.getLogger(__name__)
 class Fronts:
     """gRPC and HTTP, the control port, and the metrics' own."""
 
-    def __init__(self, config: ServeConfig, metrics: Metrics, observer: RequestObserver) -> None:
-        """Raises ConfigError for what must not or cannot be listened to."""
+    def __init__(
+        self,
+        config: ServeConfig,
+        metrics: Metrics,
+        observer: RequestObserver,
+        *,
+        has_held_ports: bool = False,
+    ) -> None:
+        """`has_held_ports`: the launcher holds them for all fronts of a server, which listen there. Raises
+        ConfigError for what must not or cannot be listened to."""
         security = Security.open(config.security, config.api_key)
         security.check_addresses(config.addresses.all())
         self.gate = Gate(Admission(config.admission))
         self.readiness = Readiness(config.readiness)
         self._config = config
+        self._has_held_ports = has_held_ports
         self._metrics = metrics
         self._front = Front(
             self.gate,
@@ -57,6 +66,7 @@ class Fronts:
             credentials=None if security.tls is None else server_credentials(security.tls),
             interceptors=[MetricsInterceptor(metrics.fronts), AuthInterceptor(security.authenticator)],
             with_reflection=security.with_reflection,
+            is_held=has_held_ports,
             write_stall_timeout=config.calls.write_stall_timeout,
             unknown=self._unknown,
         )
@@ -83,7 +93,12 @@ class Fronts:
         if address is None:
             return None
         tls = None if security.tls is None else server_context(security.tls)
-        return HttpServer(address, app, tls, name=name, keep_alive=self._config.calls.keep_alive_timeout)
+        return HttpServer(
+            *(address, app, tls),
+            name=name,
+            keep_alive=self._config.calls.keep_alive_timeout,
+            is_held=self._has_held_ports,
+        )
 
     def _control_port(self, security: Security) -> GrpcPort | None:
         address = self._config.addresses.control
@@ -100,6 +115,7 @@ class Fronts:
                 AuthInterceptor(security.authenticator, needs_admin=True),
             ],
             with_reflection=security.with_reflection,
+            is_held=self._has_held_ports,
         )
 
     def bind(self) -> None:

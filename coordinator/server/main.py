@@ -18,10 +18,10 @@ from coordinator.engine.client.in_process import InProcessEngine
 from coordinator.server.engine_side import open_engine_side
 from coordinator.server.front_side import open_front_side
 from coordinator.server.fronts import Fronts
+from coordinator.server.garbage import without_garbage
 from coordinator.server.model_facts import read_facts
 from coordinator.server.open_checkpoint import open_checkpoint
 from coordinator.server.phases import UNTOLD, Phases
-from coordinator.server.process import without_garbage
 from moe_model.halt import Halt
 
 T = TypeVar("T")
@@ -62,18 +62,18 @@ async def open_server(
         # The engine builds constraints where the fronts have checked them.
         preparer = model.texts.preparer()
         opened = open_engine_side(checkpoint, config, preparer, over, phases, halt)
-        side = await _entered(opened, stack)
+        side = await entered(opened, stack)
         engine = InProcessEngine(side.thread, side.operated)
         stack.push_async_callback(engine.close)
         phases("warm-up")
-        await asyncio.to_thread(side.warm_up, halt)
+        await asyncio.to_thread(side.warm_up)
         stack.enter_context(without_garbage())
         halt.check()
         served = await front.open(model.served, engine)
         yield RunningServer(served, front.fronts, engine, time.monotonic() - started, failed)
 
 
-async def _entered(opened: AbstractContextManager[T], stack: AsyncExitStack) -> T:
+async def entered(opened: AbstractContextManager[T], stack: AsyncExitStack) -> T:
     """Enters a block on another thread; it ends with the stack."""
     entered = await asyncio.to_thread(opened.__enter__)
     stack.push_async_callback(asyncio.to_thread, opened.__exit__, None, None, None)

@@ -9,7 +9,8 @@ from contextlib import contextmanager
 from coordinator.config.engine import EngineConfig
 from coordinator.config.workers import WorkersConfig
 from coordinator.server.compute import dtype_of
-from coordinator.server.process import API_KEY_VARIABLE
+from coordinator.server.environment import API_KEY_VARIABLE
+from expert_workers.cluster.place import OwnRay
 from expert_workers.cluster.ray_cluster import RayCluster
 from expert_workers.tls import TlsPaths
 from expert_workers.transports.base import AnyTransport, WorkerFailureError
@@ -24,7 +25,9 @@ from moe_model.machine import usable_cores
 
 
 @contextmanager
-def open_fleet(spec: WorkerSpec, transport: AnyTransport, config: WorkersConfig) -> Iterator[Fleet]:
+def open_fleet(
+    spec: WorkerSpec, transport: AnyTransport, config: WorkersConfig, own_ray: OwnRay | None = None
+) -> Iterator[Fleet]:
     """The way to start workers; what was started on the way to it ends with the block."""
     if not transport.spans_processes:
         local = LocalFleet(spec, transport)
@@ -34,11 +37,7 @@ def open_fleet(spec: WorkerSpec, transport: AnyTransport, config: WorkersConfig)
             local.close()
         return
     address = config.ray_address
-    cluster = (
-        RayCluster.start_local(hidden=[API_KEY_VARIABLE])
-        if address is None
-        else RayCluster.connect(address, insecure=config.insecure)
-    )
+    cluster = _open_cluster(config, own_ray)
     try:
         # A cluster of our own is on this machine alone, and so is its data plane.
         host = "127.0.0.1" if address is None else None
@@ -49,6 +48,14 @@ def open_fleet(spec: WorkerSpec, transport: AnyTransport, config: WorkersConfig)
             fleet.close()
     finally:
         cluster.close()
+
+
+def _open_cluster(config: WorkersConfig, own_ray: OwnRay | None) -> RayCluster:
+    if config.ray_address is not None:
+        return RayCluster.connect(config.ray_address, insecure=config.insecure)
+    if own_ray is not None:
+        return RayCluster.join(own_ray())
+    return RayCluster.start_local(hidden=[API_KEY_VARIABLE])
 
 
 def data_tls(config: WorkersConfig) -> TlsPaths | None:

@@ -12,6 +12,7 @@ from coordinator.config.engine import EngineConfig
 from coordinator.config.workers import WorkersConfig
 from coordinator.server.open_fleet import data_tls, next_epoch, open_fleet, worker_spec
 from coordinator.server.phases import UNTOLD, Phases
+from expert_workers.cluster.place import OwnRay
 from expert_workers.dispatch.combine import Combine
 from expert_workers.dispatch.options import OnLoss, PoolOptions
 from expert_workers.dispatch.pool import ExpertPool
@@ -45,16 +46,17 @@ def open_workers(
     over: Callable[[str], None] | None = None,
     phases: Phases = UNTOLD,
     halt: Halt | None = None,
+    own_ray: OwnRay | None = None,
 ) -> Iterator[RemoteExperts]:
-    """Workers with all their experts; they end with the block, unless they shall stay. Raises HaltedError."""
+    """Workers with all their experts; they end with the block, unless they shall stay. `own_ray`: a Ray that
+    another process has started for this one. Raises HaltedError."""
     client = f"coordinator {platform.node()}:{os.getpid()} ({uuid4().hex[:8]})"
-    spec = worker_spec(checkpoint, engine, workers)
-    halt = halt or Halt()
+    spec, halt = worker_spec(checkpoint, engine, workers), halt or Halt()
     transport = make_transport(workers.transport, TransportOptions(data_tls(workers)))
     with ExitStack() as stack:
         if transport.spans_processes:
             phases("Ray")
-        fleet = stack.enter_context(open_fleet(spec, transport, workers))
+        fleet = stack.enter_context(open_fleet(spec, transport, workers, own_ray))
         halt.check()
         existing = fleet.find()
         if workers.replace_workers:
@@ -68,8 +70,7 @@ def open_workers(
         modules, options = list(catalog.modules), _supervisor_options(workers)
         progress = _progress(checkpoint, workers, phases)
         jobs = Jobs(fleet, expected, _timeouts(workers), pool, progress.add)
-        own_spec = replace(spec, rank=HERE, num_threads=engine.num_threads)
-        load = _loader(own_spec, expected, here, pool)
+        load = _loader(replace(spec, rank=HERE, num_threads=engine.num_threads), expected, here, pool)
         supervisor = Supervisor(ControlLoop(jobs, modules, pool, options, watchers, load, over))
         pool.set_rescuer(supervisor)
         halt.then(supervisor.halt)

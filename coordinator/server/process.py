@@ -1,11 +1,7 @@
-"""What belongs to the whole process of a command: its threads, and its environment."""
+"""What belongs to the whole process of a command or of an engine: its threads."""
 
-import gc
 import logging
-import os
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 from coordinator.config.engine import EngineConfig
 from coordinator.server.compute import device_of
@@ -14,7 +10,6 @@ from moe_model.machine import usable_cores
 
 logger = logging.getLogger(__name__)
 
-API_KEY_VARIABLE = "EXPERTMESH_API_KEY"
 # Seconds.
 SWITCH_INTERVAL = 0.0005
 
@@ -29,19 +24,3 @@ def configure_process(config: EngineConfig) -> None:
     asked = config.num_threads is not None
     count, why = (config.num_threads, "as asked for") if asked else (cores.number, cores.why)
     logger.info("threads: %d (%s)", count, why)
-
-
-def api_key() -> str | None:
-    """The key that the environment may hold."""
-    return os.environ.get(API_KEY_VARIABLE) or None
-
-
-@contextmanager
-def without_garbage() -> Iterator[None]:
-    """What is there now stays: looking through all of it for cycles would only hold up every request."""
-    gc.collect()
-    gc.freeze()
-    try:
-        yield
-    finally:
-        gc.unfreeze()

@@ -42,7 +42,7 @@ class OwnFolder:
                 _remove(path)
             self.path = Path(tempfile.mkdtemp(prefix=PREFIX, dir=parent))
             self._lock = _locked(self.path)
-            self.ray = self.path / _RAY
+            self.ray = ray_folder(self.path)
             self.ray.mkdir(0o700)
         except OSError as error:
             longest = _MAX_PATH - _NUM_BELOW
@@ -56,6 +56,11 @@ class OwnFolder:
         _remove(self.path)
         with suppress(OSError):
             os.close(self._lock)
+
+
+def ray_folder(folder: Path) -> Path:
+    """What Ray uses of an OwnFolder."""
+    return folder / _RAY
 
 
 def _remove(folder: Path) -> None:

@@ -6,22 +6,18 @@ Knows no experts. What `start_local` started, `close` ends: processes, temporary
 import atexit
 import logging
 import os
-import signal
 import socket
-import threading
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from functools import partial
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Self
 
 import ray
 from ray._private import services as ray_services
 from ray._private import worker as ray_private_worker
-from ray._private.utils import detect_fate_sharing_support
 from ray.job_config import JobConfig
 
 from expert_workers.cluster.own_folder import OwnFolder
+from expert_workers.cluster.place import RayPlace
 from expert_workers.cluster.ray_environment import (
     TOKEN,
     OwnToken,
@@ -33,17 +29,21 @@ from expert_workers.cluster.ray_environment import (
 )
 from expert_workers.cluster.ray_errors import first_line
 from expert_workers.cluster.ray_preflight import preflight
+from expert_workers.cluster.ray_start import (
+    OBJECT_STORE_BYTES,
+    SYSTEM_CONFIG,
+    own_environment,
+    own_process_groups,
+    private_files,
+    signals_kept,
+)
 from expert_workers.cluster.ray_tls import check_own
 from expert_workers.processes import descendants, kill_and_wait
 from moe_model.errors import ClusterError
 
 NAMESPACE = "expertmesh"
-_OBJECT_STORE_BYTES = 256 << 20
 _CONNECT_TIMEOUT = 3.0
 _END_TIMEOUT = 10.0
-# The name by which Ray's launcher of processes is known in its module.
-_POPEN = "ConsolePopen"
-_STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 _log = logging.getLogger(__name__)
 
@@ -51,10 +51,19 @@ _log = logging.getLogger(__name__)
 class RayCluster:
     """A process has at most one. Make it with `start_local` or `connect`."""
 
-    def __init__(self, address: str, own: OwnFolder | None = None, token: OwnToken | None = None) -> None:
+    def __init__(
+        self,
+        address: str,
+        own: OwnFolder | None = None,
+        token: OwnToken | None = None,
+        *,
+        is_ours: bool = False,
+    ) -> None:
+        """`is_ours`: it let this process in with what is not this process's own environment."""
         self.address = address
         self._own = own
         self._token = token
+        self._is_ours = is_ours or own is not None
         self._is_open = True
 
     @property
@@ -72,7 +81,7 @@ class RayCluster:
         cls,
         *,
         num_cpus: int | None = None,
-        object_store_bytes: int = _OBJECT_STORE_BYTES,
+        object_store_bytes: int = OBJECT_STORE_BYTES,
         hidden: Sequence[str] = (),
     ) -> Self:
         """Starts a Ray of our own on this machine, which ends with us. Raises ClusterError, ConfigError.
@@ -88,24 +97,27 @@ class RayCluster:
         own = OwnFolder()
         try:
             token = OwnToken(own.path)
-            values: dict[str, str | None] = {**token.environment, TOKEN: None, "RAY_USAGE_STATS_ENABLED": "0"}
-            # Ray's own processes do not start without the texts that this takes out of them.
-            values["PYTHONOPTIMIZE"] = None
-            with changed_environment(values | dict.fromkeys(hidden)):
+            with changed_environment(own_environment(token) | dict.fromkeys(hidden)):
                 address = _init(
                     address="local",
                     _temp_dir=str(own.ray),
                     num_cpus=num_cpus,
                     object_store_memory=object_store_bytes,
                     include_dashboard=False,
-                    # Ray's default of 15 lets any other process on the machine starve the workers.
-                    _system_config={"worker_niceness": 0},
+                    _system_config=SYSTEM_CONFIG,
                 )
         except BaseException:
             own.remove()
             read_again()
             raise
         return cls(address, own, token)
+
+    @classmethod
+    def join(cls, place: RayPlace) -> Self:
+        """Joins a Ray of our own that another process of ours keeps. Raises ClusterError."""
+        _require_none()
+        with changed_environment({**place.environment, TOKEN: None}):
+            return cls(_init(address=place.address), is_ours=True)
 
     @classmethod
     def connect(cls, address: str, *, insecure: bool = False) -> Self:
@@ -133,13 +145,14 @@ class RayCluster:
             # Without its head, Ray's shutdown waits for a minute and then aborts the process.
             _log.error("Ray at %s is gone: leaving without saying goodbye", self.address)
             atexit.unregister(ray_private_worker.shutdown)
+        if self._is_ours:
+            read_again()
         if self._own is None:
             return
         left = kill_and_wait(ours, _END_TIMEOUT)
         if left:
             _log.error("still running after SIGKILL: %s", ", ".join(str(process.pid) for process in left))
         self._own.remove()
-        read_again()
 
 
 def is_reachable() -> bool:
@@ -173,7 +186,7 @@ def _init(**options: Any) -> str:
     ray_private_worker._worker_logs_enabled = False
     logging.getLogger("ray").setLevel(logging.ERROR)
     try:
-        with _signals_kept(), _private_files(), _own_process_groups():
+        with signals_kept(), private_files(), own_process_groups():
             ray.init(
                 namespace=NAMESPACE,
                 job_config=_OwnPaths(),
@@ -185,54 +198,6 @@ def _init(**options: Any) -> str:
         ray.shutdown()
         raise ClusterError(f"Ray at {options['address']} cannot be used: {first_line(error)}") from None
     return str(ray.get_runtime_context().gcs_address)
-
-
-@contextmanager
-def _signals_kept() -> Iterator[None]:
-    """Gives SIGTERM back to its handler: ray.init puts its own in the way, and Ray's nodes one more."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    handler = signal.getsignal(signal.SIGTERM)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, handler)
-
-
-@contextmanager
-def _own_process_groups() -> Iterator[None]:
-    """Keeps a signal that is meant for us and sent to our process group from ending Ray under our feet.
-
-    Only where the kernel ends Ray's processes with us; elsewhere Ray finds them by our group.
-    """
-    popen = ray_services.ConsolePopen
-    group: Any = {"process_group": 0} if detect_fate_sharing_support() else {}  # type: ignore[no-untyped-call]
-    setattr(ray_services, _POPEN, partial(_launched, popen, **group))
-    try:
-        yield
-    finally:
-        setattr(ray_services, _POPEN, popen)
-
-
-def _launched(popen: Any, *args: Any, preexec_fn: Callable[[], None], **options: Any) -> Any:
-    """A process that hears the signals which this one may have blocked."""
-
-    def begin() -> None:
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, _STOP_SIGNALS)
-        preexec_fn()
-
-    return popen(*args, preexec_fn=begin, **options)
-
-
-@contextmanager
-def _private_files() -> Iterator[None]:
-    """Ray makes its logs and sockets for all to read."""
-    old = os.umask(0o077)
-    try:
-        yield
-    finally:
-        os.umask(old)
 
 
 def _resolve(address: str) -> tuple[str, int]:

@@ -13,10 +13,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """What the help says of a transport, and its class as MODULE:CLASS, made of TransportOptions."""
+    """What the help says of a transport, and its class as MODULE:CLASS, made of TransportOptions.
+
+    `needs_ray`: its workers are processes.
+    """
 
     help: str
     place: str
+    needs_ray: bool = True
 
 
 TRANSPORTS = {
@@ -25,6 +29,7 @@ TRANSPORTS = {
     "in-process": Row(
         "workers in this process, for tests",
         "expert_workers.transports.in_process.transport:InProcessTransport",
+        needs_ray=False,
     ),
 }
 

@@ -8,6 +8,7 @@ from expertmesh.shown_text import MAX_QUOTED
 # More would not be slow but end the process, or the machine.
 MAX_THREADS = 1024
 MAX_WORKERS = 1024
+MAX_FRONTS = 64
 _MAX_INT = (1 << 31) - 1
 
 
@@ -32,6 +33,7 @@ positive = whole_number(1, _MAX_INT)
 index = whole_number(0, _MAX_INT)
 number_of_threads = whole_number(1, MAX_THREADS)
 number_of_workers = whole_number(0, MAX_WORKERS)
+number_of_fronts = whole_number(1, MAX_FRONTS)
 
 
 def mebibytes(text: str) -> int:

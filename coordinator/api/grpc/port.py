@@ -17,7 +17,6 @@ MAX_METADATA_BYTES = 8 << 10
 # of them at random, as CANCELLED and unseen by us: a burst that is to be refused with a reason and a time.
 MAX_UNSEEN_CALLS = 4096
 OPTIONS = (
-    ("grpc.so_reuseport", 0),
     ("grpc.max_receive_message_length", 16 << 20),
     ("grpc.max_send_message_length", 64 << 20),
     # Both, for between the two grpc refuses at random.
@@ -46,7 +45,8 @@ class GrpcPort:
     """bind, start, set_serving, withdraw, close; in this order, on one event loop. close may come any time.
 
     `services` are handlers by their service's full name. The first interceptor sees a call first. Without
-    credentials the port speaks plain text. `name` is what errors call the address.
+    credentials the port speaks plain text. `name` is what errors call the address. `is_held`: another process
+    of ours holds the port, for several that listen there.
     """
 
     def __init__(
@@ -58,16 +58,20 @@ class GrpcPort:
         credentials: grpc.ServerCredentials | None = None,
         interceptors: Sequence[grpc.aio.ServerInterceptor] = (),
         with_reflection: bool = True,
+        is_held: bool = False,
     ) -> None:
         self._name = name
         self._host, self._port = parse_address(address, name)
         self._credentials = credentials
         self._readiness = ("", *services)
+        self._is_held = is_held
         self._withdrawn = False
         self._closing = asyncio.Event()
         logging.getLogger("grpc._cython.cygrpc").addFilter(is_of_the_server)
         self._health = health.aio.HealthServicer()
-        self._server = grpc.aio.server(interceptors=tuple(interceptors), options=OPTIONS)
+        self._server = grpc.aio.server(
+            interceptors=tuple(interceptors), options=[("grpc.so_reuseport", int(is_held)), *OPTIONS]
+        )
         self._server.add_generic_rpc_handlers(tuple(services.values()))
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         if with_reflection:
@@ -81,7 +85,8 @@ class GrpcPort:
 
     def bind(self) -> str:
         """Takes the port, so that a taken one shows before anything costly begins. Raises ConfigError."""
-        check_free(self._host, self._port, self._name)
+        if not self._is_held:
+            check_free(self._host, self._port, self._name)
         try:
             if self._credentials is None:
                 self._port = self._server.add_insecure_port(self.address)

@@ -31,6 +31,7 @@ class GrpcServer(GrpcPort):
         credentials: grpc.ServerCredentials | None = None,
         interceptors: Sequence[grpc.aio.ServerInterceptor] = (),
         with_reflection: bool = True,
+        is_held: bool = False,
         write_stall_timeout: float = WRITE_STALL_TIMEOUT,
         unknown: UnknownFields | None = None,
     ) -> None:
@@ -43,6 +44,7 @@ class GrpcServer(GrpcPort):
             credentials=credentials,
             interceptors=interceptors,
             with_reflection=with_reflection,
+            is_held=is_held,
         )
 
     @property

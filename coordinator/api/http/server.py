@@ -46,9 +46,12 @@ class HttpServer:
         *,
         name: str = "http",
         keep_alive: float = CallsConfig().keep_alive_timeout,
+        is_held: bool = False,
     ) -> None:
-        """`name` is what errors call the address; a quiet connection is kept for `keep_alive` seconds."""
+        """`name` is what errors call the address; a quiet connection is kept for `keep_alive` seconds.
+        `is_held`: another process of ours holds the port, for several that listen there."""
         self._name = name
+        self._is_held = is_held
         self._host, self._port = parse_address(address, name)
         config = uvicorn.Config(
             Proxied(app),
@@ -78,11 +81,13 @@ class HttpServer:
 
     def bind(self) -> str:
         """Takes the port. Raises ConfigError."""
-        check_free(self._host, self._port, self._name)
+        if not self._is_held:
+            check_free(self._host, self._port, self._name)
         family = socket.AF_INET6 if ":" in self._host else socket.AF_INET
         # Named as TCP, or asyncio leaves Nagle's algorithm on and each small write waits 40 ms.
         self._socket = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
         self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, int(self._is_held))
         try:
             self._socket.bind((self._host, self._port))
         except OSError as error:

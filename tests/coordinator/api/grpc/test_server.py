@@ -54,7 +54,6 @@ async def statuses(service: Running) -> list[int]:
 
 def test_the_options_that_others_got_wrong() -> None:
     options = dict(OPTIONS)
-    assert options["grpc.so_reuseport"] == 0
     assert options["grpc.http2.min_ping_interval_without_data_ms"] == 5000
     assert options["grpc.max_receive_message_length"] == 16 << 20
 
