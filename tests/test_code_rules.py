@@ -116,6 +116,7 @@ POLLERS = (
     "expert_workers/transports/ray/fleet.py",
     "tests/chaos/",
     "tests/coordinator/api/test_leaving.py",
+    "tests/coordinator/engine/process/linked.py",
     "tests/integration/",
     "tests/scenarios/",
 )

@@ -48,6 +48,8 @@ def _check_folder(folder: Path) -> None:
 def _remove_dead(path: Path) -> None:
     if not path.exists():
         return
+    if not path.is_socket():
+        raise ConfigError(f"{path}: is there and is no socket; an engine listens at no other file")
     with socket.socket(socket.AF_UNIX) as probe:
         # An engine that lives takes it at once, or its queue is full.
         probe.setblocking(False)
