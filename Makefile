@@ -12,7 +12,7 @@ JOBS ?= 2
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 # Each has its C sources in src/, and the module that is built of them beside it.
-NATIVE := moe_model/kernels/native expert_workers/transports/stream/native
+NATIVE := moe_model/kernels/native expert_workers/transports/stream/native expert_workers/dispatch/native
 
 .PHONY: help install demo serve test test-long test-slow chaos check format protos pages bench bench-serve bench-peers bench-service \
   fuzz examples clean

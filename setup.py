@@ -5,7 +5,8 @@ from pathlib import Path
 
 from setuptools import Extension, setup
 
-KERNELS, SERVING = "moe_model/kernels/native/src", "expert_workers/transports/stream/native/src"
+KERNELS, FRAMES = "moe_model/kernels/native/src", "expert_workers/transports"
+SERVING, DISPATCH = "expert_workers/transports/stream/native/src", "expert_workers/dispatch/native/src"
 
 
 def extension(name: str, folder: str, *include: str) -> Extension:
@@ -25,6 +26,7 @@ def extension(name: str, folder: str, *include: str) -> Extension:
 setup(
     ext_modules=[
         extension("moe_model.kernels.native._kernels", KERNELS),
-        extension("expert_workers.transports.stream.native._serve", SERVING, KERNELS),
+        extension("expert_workers.transports.stream.native._serve", SERVING, KERNELS, FRAMES),
+        extension("expert_workers.dispatch.native._dispatch", DISPATCH, KERNELS, FRAMES),
     ]
 )

@@ -33,6 +33,7 @@ from moe_model.layers.dense import Gate, SharedModel
 from moe_model.layers.experts import ExpertBackend
 from moe_model.layers.router import Routing
 from moe_model.model import Model, Part
+from moe_model.versions.running_experts import RunningExperts
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -76,10 +77,11 @@ class Split:
         yield
         self.seconds[part] += time.perf_counter() - started
 
-    def dispatched(self, record: DispatchRecord) -> None:
+    def dispatched(self, records: Sequence[DispatchRecord]) -> None:
         """As ExpertObserver. Of the workers, the slowest is what the step waits for."""
-        self.seconds["experts"] += max(record.compute_seconds.values(), default=0.0)
-        self.seconds["combine"] += record.combine_seconds
+        for record in records:
+            self.seconds["experts"] += max(record.compute_seconds.values(), default=0.0)
+            self.seconds["combine"] += record.combine_seconds
 
     def lost(self, rank: int, reason: FailureReason) -> None:
         raise AssertionError(f"worker {rank} was lost in a benchmark: {reason}")
@@ -203,7 +205,7 @@ class _TimedAttention:
 
 
 def timed_engine(
-    checkpoint: Checkpoint, config: EngineConfig, experts: ExpertBackend, split: Split, *, is_remote: bool
+    checkpoint: Checkpoint, config: EngineConfig, experts: RunningExperts, split: Split, *, is_remote: bool
 ) -> Engine:
     """An engine like build_engine's, without overlap: what runs at once has no times of its own."""
     kernels = choose_kernels(config.kernels, "cpu", config.num_threads)
@@ -224,7 +226,8 @@ def timed_engine(
         config.max_step_tokens,
         prefix_caching=config.prefix_caching,
     )
-    return Engine(scheduler, ModelRunner(model, cache, plan, sampler=sampler), checkpoint.config.max_seq_len)
+    runner = ModelRunner(model, cache, plan, sampler=sampler)
+    return Engine(scheduler, runner, checkpoint.config.max_seq_len, experts)
 
 
 def _timed_shared(shared: SharedModel, split: Split) -> SharedModel:

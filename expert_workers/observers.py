@@ -18,9 +18,9 @@ class ExpertObservers:
     def __init__(self, observers: Sequence[ExpertObserver]) -> None:
         self._observers = tuple(observers)
 
-    def dispatched(self, record: DispatchRecord) -> None:
+    def dispatched(self, records: Sequence[DispatchRecord]) -> None:
         for observer in self._observers:
-            observer.dispatched(record)
+            observer.dispatched(records)
 
     def lost(self, rank: int, reason: FailureReason) -> None:
         for observer in self._observers:

@@ -2,15 +2,11 @@
 
 from collections import Counter
 from collections.abc import Callable
-from typing import NoReturn
-
-from torch import Tensor
 
 from expert_workers.dispatch.pool import ExpertPool
 from expert_workers.status import WorkerStatus
 from expert_workers.supervision.supervisor import Supervisor
 from moe_model.layers.dispatch import ExpertKey
-from moe_model.layers.router import Routing
 
 # Seconds.
 CLOSE_MOMENT = 1.0
@@ -21,21 +17,17 @@ class RemoteExperts:
     what."""
 
     answers_travel = True
-    in_c = None
 
     def __init__(self, pool: ExpertPool, supervisor: Supervisor, close: Callable[[], None]) -> None:
         """`close` ends the workers, or leaves them; it is called last."""
         self._pool, self._supervisor, self._close = pool, supervisor, close
         # The pool's own methods: a step calls these for every layer, and nothing lies between.
         self.forward, self.begin, self.finish = pool.forward, pool.begin, pool.finish
-        self.switch, self.idle = pool.switch, pool.idle
+        self.in_c, self.take_over = pool.in_c, pool.take_over
+        self.switch, self.idle, self.tell_dispatches = pool.switch, pool.idle, pool.tell_dispatches
         self.wait_for_lost, self.found = pool.wait_for_lost, pool.found
         self.missing_experts, self.stats = pool.missing_experts, pool.stats
         self.prepare, self.release, self.scale = supervisor.prepare, supervisor.release, supervisor.scale
-
-    def take_over(self, layer: int, x_TD: Tensor, routing: Routing) -> NoReturn:
-        """As ExpertBackend."""
-        raise AssertionError("C begins no rows of workers")
 
     def holders(self, key: ExpertKey) -> tuple[int, ...]:
         """The ranks of the workers that hold a module. Any thread may ask."""

@@ -10,9 +10,11 @@ from itertools import count
 from expert_workers.dispatch.assign import Segments, assign
 from expert_workers.dispatch.current_routes import CurrentRoutes
 from expert_workers.dispatch.dispatch import Dispatch, Sent
+from expert_workers.dispatch.native_way import Flight
 from expert_workers.dispatch.options import PoolOptions
-from expert_workers.dispatch.split import cut
+from expert_workers.dispatch.split import RowSlice, cut
 from expert_workers.dispatch.worker_speeds import TOO_SLOW, WorkerSpeeds
+from expert_workers.transports.base import Pending
 from expert_workers.wire import ExpertCall, ReplyForm
 
 
@@ -81,14 +83,33 @@ class Calls:
         alive = {rank: TOO_SLOW for rank, link in links.items() if link.failure is None}
         return alive | self._speeds.costs(links)
 
+    def resume(self, dispatch: Dispatch, flight: Flight, pendings: Sequence[Pending]) -> None:
+        """Takes over what C has sent of a dispatch; each pending is of a call, in their order."""
+        for call, pending in zip(flight.calls, pendings, strict=True):
+            part, made = self._call(dispatch, call.columns, call.lent.call_id)
+            link = self._routes.linked.links[call.rank]
+            dispatch.sent.append(Sent(link, part, made, pending, call.started, call.deadline))
+            for column, _ in call.columns:
+                dispatch.todo_C[column] = 0
+        dispatch.hedge_at = flight.hedge_at
+
     def _send_one(self, dispatch: Dispatch, rank: int, columns: Sequence[tuple[int, int]]) -> None:
+        part, call = self._call(dispatch, columns, next(self._call_ids))
+        link = self._routes.linked.links[rank]
+        deadline = time.monotonic() + self._speeds.timeout(len(part.weights_P))
+        started = time.perf_counter()
+        dispatch.sent.append(Sent(link, part, call, link.send(call), started, deadline))
+
+    def _call(
+        self, dispatch: Dispatch, columns: Sequence[tuple[int, int]], call_id: int
+    ) -> tuple[RowSlice, ExpertCall]:
         part = cut(dispatch.x_TD, dispatch.pairs, columns)
         table = self._routes.tables[dispatch.layer]
         segments = part.segments
         if not table.is_plain:
             segments = tuple([(table.slots_C[column], rows) for column, rows in segments])
         call = ExpertCall(
-            next(self._call_ids),
+            call_id,
             self._options.epoch,
             dispatch.layer,
             segments,
@@ -98,7 +119,4 @@ class Calls:
             dispatch.wire_dtype,
             dispatch.form,
         )
-        link = self._routes.linked.links[rank]
-        deadline = time.monotonic() + self._speeds.timeout(len(part.weights_P))
-        started = time.perf_counter()
-        dispatch.sent.append(Sent(link, part, call, link.send(call), started, deadline))
+        return part, call

@@ -6,7 +6,7 @@ Shapes: C columns of a layer's router.
 
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from expert_workers.dispatch.links import LinkedRoutes, Links
@@ -40,6 +40,8 @@ class CurrentRoutes:
         self.linked = LinkedRoutes()
         self.tables: list[LayerTable] = tables(catalog, self.linked.routes)
         self.rescuer: Rescuer | None = None
+        # Told, on any thread, that what is in use is no longer all that there is.
+        self.on_change: Callable[[], None] = _nothing
         self.patience = Patience(options)
         self._changed = threading.Condition()
         self._next: LinkedRoutes | None = None
@@ -57,6 +59,7 @@ class CurrentRoutes:
             if self._next is not None:
                 self._links.retire(self._next.routes, routes, time.monotonic())
             self._next = linked
+            self.on_change()
             self._changed.notify_all()
 
     def await_news(self, timeout: float) -> None:
@@ -87,6 +90,7 @@ class CurrentRoutes:
         """What the routers' columns stand for from now on."""
         self._catalog = catalog
         self.tables = tables(catalog, self.linked.routes)
+        self.on_change()
 
     def drop(self, link: Link) -> Address | None:
         """Does without a link from now on; None where it is no longer in use."""
@@ -94,6 +98,7 @@ class CurrentRoutes:
             return None
         address = self.linked.routes.addresses[link.rank]
         self.linked = self.linked.without(link.rank)
+        self.on_change()
         return address
 
     def missing_experts(self) -> tuple[ExpertModule, ...]:
@@ -122,3 +127,7 @@ class CurrentRoutes:
         ranks = sorted({rank for column in columns for rank in self.tables[layer].ranks_C[column]})
         lost = f" (lost: worker {', '.join(map(str, ranks))})" if ranks else ""
         return ExpertsLostError(f"layer {layer}: no live worker holds expert {shown}{lost}", tuple(ranks))
+
+
+def _nothing() -> None:
+    pass

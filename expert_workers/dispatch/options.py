@@ -44,3 +44,5 @@ class PoolOptions:
     combine: Combine = Combine.EXACT
     on_loss: OnLoss = OnLoss.AUTO
     epoch: int = 0
+    # False: Python does what C could.
+    native: bool = True

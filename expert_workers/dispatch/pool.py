@@ -8,7 +8,7 @@ Shapes: T tokens, D d_model.
 
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from torch import Tensor
 
@@ -17,11 +17,18 @@ from expert_workers.dispatch.combine import PairRows, Sums
 from expert_workers.dispatch.current_routes import CurrentRoutes, Rescuer
 from expert_workers.dispatch.dispatch import Dispatch, Sent
 from expert_workers.dispatch.links import Links
+from expert_workers.dispatch.native_way import HAS_NATIVE, Flight, NativeDispatch, NativeWay
 from expert_workers.dispatch.options import OnLoss, PoolOptions
-from expert_workers.dispatch.pool_stats import DispatchObserver, Exchange, PoolStats, StatsRecorder
+from expert_workers.dispatch.pool_stats import (
+    DispatchObserver,
+    DispatchRecord,
+    Exchange,
+    PoolStats,
+    StatsRecorder,
+)
 from expert_workers.dispatch.routes import Address, Routes
 from expert_workers.dispatch.worker_speeds import TOO_SLOW, WorkerSpeeds
-from expert_workers.transports.base import AnyTransport, Failure, FailureReason, Link, never
+from expert_workers.transports.base import AnyTransport, Failure, FailureReason, Link, Pending, never
 from expert_workers.wire import ExpertReply
 from moe_model.errors import ExpertsLostError, WorldError
 from moe_model.layers.dispatch import ExpertKey
@@ -54,6 +61,16 @@ class ExpertPool:
         self._speeds = WorkerSpeeds(self._options)
         self._calls = Calls(self._routes, self._speeds, self._options, self._adopt)
         self._stats = StatsRecorder()
+        self._records: list[DispatchRecord] = []
+        self._native: NativeWay | None = None
+        if HAS_NATIVE and self._options.native:
+            self._native = NativeWay(self._options, self._stats.add, wants_records=observer is not None)
+            self._routes.on_change = self._native.stop
+
+    @property
+    def in_c(self) -> object | None:
+        """As ExpertBackend: of moe_model/kernels/native/src/layer_experts.h."""
+        return None if self._native is None else self._native.in_c
 
     def set_rescuer(self, rescuer: Rescuer) -> None:
         """Before the first dispatch."""
@@ -63,21 +80,43 @@ class ExpertPool:
         """As ExpertBackend. Raises ExpertsLostError when no worker holds an expert the rows need."""
         return self.finish(self.begin(layer, x_TD, routing))
 
-    def begin(self, layer: int, x_TD: Tensor, routing: Routing) -> Dispatch:
+    def begin(self, layer: int, x_TD: Tensor, routing: Routing) -> Dispatch | NativeDispatch:
         """As ExpertBackend. Raises ExpertsLostError."""
+        native = self._native
+        if native is not None and (begun := native.begin(layer, x_TD, routing)) is not None:
+            return begun
         start_ns, started = time.time_ns(), time.perf_counter()
         if self._routes.has_news:
             self._adopt()
         self._links.close_retired(time.monotonic())
         if self._speeds.is_owed:
             self._settle_owed()
+        if native is not None:
+            if self._is_native_ready(native) and (begun := native.begin(layer, x_TD, routing)) is not None:
+                return begun
+            self._take_back()
         num_columns = len(self._routes.tables[layer].slots_C)
         dispatch = Dispatch(layer, x_TD, routing, num_columns, self._options, start_ns, started)
         self._calls.send(dispatch)
         return dispatch
 
-    def finish(self, begun: Dispatch) -> Tensor:
+    def finish(self, begun: Dispatch | NativeDispatch) -> Tensor:
         """As ExpertBackend; what a worker does not answer, others are asked for. Raises ExpertsLostError."""
+        if isinstance(begun, NativeDispatch):
+            assert self._native is not None
+            if (y_TD := self._native.finish(begun)) is not None:
+                return y_TD
+            self._take_back()
+            assert begun.taken_over is not None, "it was on its way"
+            begun = begun.taken_over
+        return self._finish(begun)
+
+    def take_over(self, layer: int, x_TD: Tensor, routing: Routing) -> Dispatch:
+        """For `finish`: what `in_c` has begun last, with these rows, and could not finish."""
+        *_, flight_pendings = self._take_back()
+        return self._resumed(layer, x_TD, routing, *flight_pendings)
+
+    def _finish(self, begun: Dispatch) -> Tensor:
         exchange, combiner = Exchange(), begun.combiner()
         while begun.num_open:
             self._wait(begun, combiner, exchange)
@@ -92,19 +131,31 @@ class ExpertPool:
         self._stats.dispatched(begun.layer, slots_C, counts_C, ended - begun.started, exchange)
         if self._observer is not None:
             record = exchange.record(begun.layer, begun.start_ns, ended - begun.started, ended - computed)
-            self._observer.dispatched(record)
+            self._collect_records()
+            self._records.append(record)
         return y_TD
+
+    def tell_dispatches(self) -> None:
+        """A step is over: the observer is told of its dispatches."""
+        if self._observer is not None:
+            self._collect_records()
+            records, self._records = self._records, []
+            if records:
+                self._observer.dispatched(records)
 
     def idle(self) -> None:
         """For when nothing is dispatched: takes in news, and finds out which links are closed."""
         if self._routes.has_news:
             self._adopt()
+        self._take_back()
         self._links.close_retired()
         self._settle_owed()
         for link in self._routes.linked.links.values():
             link.look()
             if link.failure is not None:
                 self._tell(link)
+        if self._native is not None:
+            self._native.pause_if_noisy()
 
     def connect(self, address: Address, timeout: float) -> None:
         """Before routes name the address. Blocks for at most `timeout` seconds; any thread but the one that
@@ -132,6 +183,7 @@ class ExpertPool:
         """What the routers' columns stand for from now on. Between two steps."""
         if self._routes.has_news:
             self._adopt()
+        self._take_back()
         self._routes.switch(catalog)
 
     def missing_experts(self) -> tuple[ExpertModule, ...]:
@@ -155,11 +207,12 @@ class ExpertPool:
         return self._routes.linked.routes.version
 
     def stats(self) -> PoolStats:
+        self._count_native()
         return self._stats.snapshot()
 
     def loads(self) -> Mapping[ExpertKey, int]:
         """Rows by module, since the beginning."""
-        return self._stats.snapshot().loads
+        return self.stats().loads
 
     def costs(self) -> Mapping[int, float]:
         """How many times longer than the quickest each worker takes for a row."""
@@ -167,6 +220,9 @@ class ExpertPool:
 
     def close(self) -> None:
         """Ends all links. Idempotent. The workers stay; they belong to the fleet that started them."""
+        self._take_back()
+        if self._native is not None:
+            self._native.stop()
         self._links.close()
 
     def _wait(self, begun: Dispatch, combiner: Sums | PairRows, exchange: Exchange) -> None:
@@ -260,7 +316,49 @@ class ExpertPool:
         else:
             self._routes.rescuer.lost(address, failure)
 
+    def _is_native_ready(self, native: NativeWay) -> bool:
+        is_ready = native.is_ready(self._routes.linked, self._routes.tables, self._speeds)
+        if self._routes.has_news:
+            # Published meanwhile, and perhaps before C was told that it may begin.
+            native.stop()
+        return is_ready
+
+    def _take_back(self) -> list[tuple[Flight, list[Pending]]]:
+        """What C has on its way is Python's from now on; so are the links, until nothing is."""
+        if self._native is None or not self._native.num_flights:
+            return []
+        flights = self._native.hand_over()
+        links = self._routes.linked.links
+        pendings: dict[int, Iterator[Pending]] = {}
+        for rank in {call.rank for flight in flights for call in flight.calls}:
+            frames = links[rank].frames
+            assert frames is not None, "it was lent"
+            lent = [call.lent for flight in flights for call in flight.calls if call.rank == rank]
+            pendings[rank] = iter(frames.take_back(lent))
+        taken = [(flight, [next(pendings[call.rank]) for call in flight.calls]) for flight in flights]
+        for flight, its_pendings in taken:
+            if (begun := flight.begun) is not None:
+                begun.taken_over = self._resumed(begun.layer, begun.x_TD, begun.routing, flight, its_pendings)
+        return taken
+
+    def _resumed(
+        self, layer: int, x_TD: Tensor, routing: Routing, flight: Flight, pendings: Sequence[Pending]
+    ) -> Dispatch:
+        num_columns = len(self._routes.tables[layer].slots_C)
+        dispatch = Dispatch(layer, x_TD, routing, num_columns, self._options, flight.start_ns, flight.started)
+        self._calls.resume(dispatch, flight, pendings)
+        return dispatch
+
+    def _count_native(self) -> None:
+        if self._native is not None:
+            self._stats.add(self._native.take_counts())
+
+    def _collect_records(self) -> None:
+        if self._native is not None:
+            self._records += self._native.take_records()
+
     def _adopt(self) -> None:
+        self._take_back()
         for link in self._routes.adopt():
             self._tell(link)
         self._speeds.refresh()

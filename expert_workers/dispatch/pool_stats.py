@@ -56,7 +56,19 @@ class DispatchRecord:
 class DispatchObserver(Protocol):
     """Called on the thread that dispatches; must be quick and must not raise."""
 
-    def dispatched(self, record: DispatchRecord) -> None: ...
+    def dispatched(self, records: Sequence[DispatchRecord]) -> None:
+        """Of the dispatches of one step, in their order."""
+
+
+@dataclass(frozen=True, slots=True)
+class Counts:
+    """What was counted of dispatches elsewhere: (rank, calls, rows, compute seconds) of workers, and (layer,
+    slot, rows) of modules."""
+
+    num_dispatches: int
+    seconds: float
+    workers: Sequence[tuple[int, int, int, float]]
+    loads: Sequence[tuple[int, int, int]]
 
 
 class Exchange:
@@ -137,6 +149,18 @@ class StatsRecorder:
                 counts.calls += num_calls
                 counts.rows += exchange.rows[rank]
                 counts.seconds += exchange.compute_seconds[rank]
+
+    def add(self, counted: Counts) -> None:
+        with self._lock:
+            self._dispatches += counted.num_dispatches
+            self._dispatch_seconds += counted.seconds
+            for rank, num_calls, rows, seconds in counted.workers:
+                counts = self._of(rank)
+                counts.calls += num_calls
+                counts.rows += rows
+                counts.seconds += seconds
+            for layer, slot, rows in counted.loads:
+                self._loads[layer, slot] = self._loads.get((layer, slot), 0) + rows
 
     def hedged(self, num_calls: int) -> None:
         with self._lock:

@@ -55,6 +55,11 @@ class WorkerSpeeds:
             self._timeouts.clear()
         return self._costs
 
+    @property
+    def until(self) -> float:
+        """How long the last costs, and the times, may be used; by time.monotonic()."""
+        return self._until
+
     def refresh(self) -> None:
         """The links have changed."""
         self._until = 0.0
@@ -78,8 +83,11 @@ class WorkerSpeeds:
         return None if usual is None else max(self._options.hedge_floor, _HEDGE_FACTOR * usual)
 
     def replied(self, sent: Sent) -> None:
-        seconds = sent.pending.arrived - sent.started
-        self._latency.add(sent.link.rank, sent.num_pairs, seconds, time.monotonic())
+        self.took(sent.link.rank, sent.num_pairs, sent.pending.arrived - sent.started)
+
+    def took(self, rank: int, num_pairs: int, seconds: float) -> None:
+        """A worker's call of this size took so long."""
+        self._latency.add(rank, num_pairs, seconds, time.monotonic())
 
     def forget(self, rank: int) -> None:
         """Its process is another one from now on."""

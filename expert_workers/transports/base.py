@@ -8,7 +8,7 @@ raises for no failure of its worker: each call ends as its answer or as a `Failu
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any, Protocol, TypeVar
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 from expert_workers.tls import TlsPaths
 from expert_workers.wire import ExpertCall, ExpertReply, Pong
@@ -61,11 +61,39 @@ class Pending(Protocol):
     def arrived(self) -> float: ...
 
 
+class LentCall(NamedTuple):
+    """A call whose frame, or a part of it, another has sent through a lent socket. `num_bytes` are those of
+    its reply's rows, `received` is what has been read of the reply."""
+
+    call_id: int
+    num_bytes: int
+    unsent: bytes
+    received: bytes
+
+
+class FrameSocket(Protocol):
+    """A link's socket. While all is quiet it may be lent: the borrower sends frames and reads replies in the
+    link's place, until it gives back what is on its way."""
+
+    def fileno(self) -> int: ...
+
+    @property
+    def is_quiet(self) -> bool:
+        """Whether it works, and nothing is on its way."""
+
+    def take_back(self, calls: Sequence[LentCall]) -> Sequence[Pending]:
+        """The calls are the link's from now on, in the order in which they were sent."""
+
+
 class Link(Protocol):
     """The way to one worker's process. Belongs to one thread, once it has been handed over."""
 
     @property
     def rank(self) -> int: ...
+
+    @property
+    def frames(self) -> FrameSocket | None:
+        """Its socket, where frames travel through one as they are."""
 
     @property
     def failure(self) -> Failure | None:

@@ -76,6 +76,9 @@ class LocalExperts:
     def idle(self) -> None:
         """Experts in this process need no looking after."""
 
+    def tell_dispatches(self) -> None:
+        """Nothing is dispatched."""
+
     def found(self) -> None:
         """No expert was lost."""
 

@@ -42,5 +42,8 @@ class RunningExperts(ExpertBackend, Protocol):
     def found(self) -> None:
         """A step has lacked no expert: the next loss is waited for anew."""
 
+    def tell_dispatches(self) -> None:
+        """A step is over, or has failed: who watches the experts is told what it has dispatched."""
+
     def missing_experts(self) -> Sequence[ExpertModule]:
         """Those of the catalog that cannot be computed at the moment. Any thread."""

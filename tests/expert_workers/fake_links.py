@@ -91,6 +91,8 @@ class FakePlane:
 class FakeLink:
     """A Link. Each call uses up its next fault; where there is none, `usual` is what happens."""
 
+    frames = None
+
     def __init__(self, rank: int, worker: ExpertWorker, plane: FakePlane) -> None:
         self.rank = rank
         self.worker = worker

@@ -73,7 +73,7 @@ class Notes:
         self.restarts: list[tuple[int, FailureReason]] = []
         self.moves: list[int] = []
 
-    def dispatched(self, record: DispatchRecord) -> None:
+    def dispatched(self, records: Sequence[DispatchRecord]) -> None:
         pass
 
     def lost(self, rank: int, reason: FailureReason) -> None:

@@ -44,6 +44,7 @@ class WatchedExperts(Protocol):
 
     def wait_for_lost(self, timeout: float) -> bool: ...
     def found(self) -> None: ...
+    def tell_dispatches(self) -> None: ...
     def idle(self) -> None: ...
 
 
@@ -210,7 +211,11 @@ class Engine:
     def _run(self, step: Step) -> StepResult:
         """Moves nothing, so that a step that raises can be run again."""
         start_ns, started = time.time_ns(), time.perf_counter()
-        result = self._runner.run(step)
+        try:
+            result = self._runner.run(step)
+        finally:
+            if self._experts is not None:
+                self._experts.tell_dispatches()
         seconds = time.perf_counter() - started
         if self._observer is not None:
             live = () if self.versions is None else self.versions.live

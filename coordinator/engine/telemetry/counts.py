@@ -81,10 +81,13 @@ class EngineCounts:
         if rows:
             self._balance[phase].observe(rows.total() / len(rows) / max(rows.values()))
 
-    def dispatched(self, record: Dispatch) -> None:
+    def dispatched(self, records: Sequence[Dispatch]) -> None:
         """On the engine's thread."""
-        if not self._is_open:
-            return
+        if self._is_open:
+            for record in records:
+                self._count(record)
+
+    def _count(self, record: Dispatch) -> None:
         self._seconds.observe(record.seconds)
         self._combine.observe(record.combine_seconds)
         self._sent.add(record.bytes_sent)

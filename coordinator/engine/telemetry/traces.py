@@ -1,6 +1,6 @@
 """Steps of requests that have a trace, told with their dispatches to those that keep the traces."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from enum import StrEnum
 from typing import Protocol
 
@@ -31,8 +31,8 @@ class StepTraces:
         """`tell` is called on the engine's thread; it must be quick and must not raise."""
         self._tell = (*self._tell, tell)
 
-    def dispatched(self, record: Dispatched) -> None:
-        self._dispatches.append(record)
+    def dispatched(self, records: Sequence[Dispatched]) -> None:
+        self._dispatches += records
 
     def step(self, record: StepRecord) -> None:
         """What was dispatched since the last one was this step's."""

@@ -24,6 +24,8 @@ class LocalCall:
 class LocalLink:
     """A Link to an object."""
 
+    frames = None
+
     def __init__(self, rank: int, worker: Answerer) -> None:
         self.rank = rank
         self.failure: Failure | None = None

@@ -51,6 +51,8 @@ class RayCall:
 class RayLink:
     """A Link: an actor's handle, for one process of the actor's. The actor belongs to its fleet."""
 
+    frames = None
+
     def __init__(self, rank: int, actor: Any) -> None:
         self.rank = rank
         self.failure: Failure | None = None

@@ -13,7 +13,7 @@ from itertools import islice
 
 import numpy as np
 
-from expert_workers.transports.base import Failure, FailureReason
+from expert_workers.transports.base import Failure, FailureReason, LentCall
 from expert_workers.transports.frame import (
     CALL,
     ERROR,
@@ -96,6 +96,34 @@ class StreamConnection:
     def is_idle(self) -> bool:
         """Whether everything that was asked has been answered."""
         return not self._waiting and not self._outbox
+
+    @property
+    def frames(self) -> "StreamConnection | None":
+        """Itself; None where what travels is enciphered."""
+        return self if self._tls is None else None
+
+    @property
+    def is_quiet(self) -> bool:
+        """As FrameSocket: idle, and nothing is half read."""
+        is_between = not self._end and self._rest is None and not self._num_skip
+        return self.failure is None and self.is_idle and is_between
+
+    def take_back(self, calls: Sequence[LentCall]) -> list[StreamCall]:
+        """As FrameSocket."""
+        pendings = [StreamCall(self.rank, call.call_id, call.num_bytes, self) for call in calls]
+        if self.failure is not None:
+            for pending in pendings:
+                pending.settle(self.failure)
+            return pendings
+        self._waiting |= {pending.call_id: pending for pending in pendings}
+        try:
+            for call in calls:
+                self._take_in(memoryview(call.received))
+        except ReplyError as error:
+            self.fail(FailureReason.INVALID, str(error))
+        if self.failure is None:
+            self._outbox.extend([memoryview(call.unsent) for call in calls if call.unsent])
+        return pendings
 
     def send(self, call: ExpertCall) -> StreamCall:
         """Starts a call; a Failure is in it at once when the stream is broken."""
@@ -214,13 +242,32 @@ class StreamConnection:
         num_read = self._stream.recv_into(rest, 0, flags)
         if num_read == 0:
             self.fail(FailureReason.DIED, "its stream is closed")
-        elif num_read < rest.nbytes:
+        else:
+            self._took(rest, num_read)
+        return True
+
+    def _took(self, rest: memoryview, num_read: int) -> None:
+        """So much more of a body is where it goes."""
+        if num_read < rest.nbytes:
             self._rest = rest[num_read:]
         else:
             assert self._rest_of is not None
             self._rest_of[0].settle(self._rest_of[1])
             self._rest = self._rest_of = None
-        return True
+
+    def _take_in(self, data: memoryview) -> None:
+        """What another has read from the socket. Raises ReplyError."""
+        while data:
+            if self._rest is not None:
+                num_read = min(self._rest.nbytes, data.nbytes)
+                self._rest[:num_read] = data[:num_read]
+                self._took(self._rest, num_read)
+            else:
+                num_read = min(len(self._buffer) - self._end, data.nbytes)
+                self._buffer[self._end : self._end + num_read] = data[:num_read]
+                self._end += num_read
+                self._take_frames()
+            data = data[num_read:]
 
     def _take_one(self, num_read: int) -> bool:
         """Takes what most often comes: one reply, all of it and nothing else; False when it is not that."""

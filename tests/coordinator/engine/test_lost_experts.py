@@ -32,6 +32,9 @@ class Lossy:
     def found(self) -> None:
         self.finds += 1
 
+    def tell_dispatches(self) -> None:
+        """Nothing is dispatched."""
+
     def idle(self) -> None:
         """Lost or not, there is nothing to look after."""
 

@@ -69,6 +69,8 @@ class QueueServer:
 class QueueLink:
     """A Link."""
 
+    frames = None
+
     def __init__(self, rank: int, server: QueueServer) -> None:
         self.rank = rank
         self.failure: Failure | None = None

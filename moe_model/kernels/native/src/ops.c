@@ -263,9 +263,13 @@ static void experts_work(void *arg, int thread, int num_threads) {
     combine(job);
 }
 
+/* Products so few that another thread would be woken for longer than it could help. */
+#define FEW_PRODUCTS (1L << 15)
+
 void run_experts(experts_op *op, int num_threads) {
     experts_job job = {.op = op};
     const expert_table *table = op->table;
+    if (op->num_pairs * table->width * table->hidden_width < FEW_PRODUCTS) num_threads = 1;
     job.rows_are_bf16 = op->num_segments > 0 && wants_bf16_rows(&op->kernels, &table->experts[op->segments[0].expert].up);
     job.normed = op->scratch;
     job.hidden = job.normed + op->num_pairs * 4 * even(table->width);

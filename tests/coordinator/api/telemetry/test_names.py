@@ -125,8 +125,7 @@ def fed(server: Opened, request_id: str = "a") -> None:
         retries={},
         num_hedged=0,
     )
-    engine.dispatched(dispatch)
-    engine.dispatched(dispatch)
+    engine.dispatched([dispatch, dispatch])
     engine.step(StepRecord(0, 1, 0.01, 5, 2, 5, 5))
     engine.restarted(1, FailureReason.DIED)
     metrics.fronts.unknown_fields("expertmesh.v1.GenerationService", "Generate")

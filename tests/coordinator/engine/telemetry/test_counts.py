@@ -47,7 +47,7 @@ def count_and_sum(numbers: tuple[float, ...]) -> tuple[float, float]:
 
 def test_warming_up_does_not_count() -> None:
     engine = EngineCounts()
-    engine.dispatched(dispatch({0: 3}, {0: 0.1}, retries={FailureReason.LATE: 1}, num_hedged=1))
+    engine.dispatched([dispatch({0: 3}, {0: 0.1}, retries={FailureReason.LATE: 1}, num_hedged=1)])
     engine.step(STEP)
     engine.lost(0, FailureReason.DIED)
     engine.restarted(0, FailureReason.DIED)
@@ -61,8 +61,8 @@ def test_warming_up_does_not_count() -> None:
 
 def test_a_step_and_its_dispatches() -> None:
     engine = opened(0, 1)
-    engine.dispatched(dispatch({0: 3, 1: 1}, {0: 0.004, 1: 0.002}))
-    engine.dispatched(dispatch({0: 1, 1: 1}, {0: 0.004, 1: 0.002}))
+    engine.dispatched([dispatch({0: 3, 1: 1}, {0: 0.004, 1: 0.002})])
+    engine.dispatched([dispatch({0: 1, 1: 1}, {0: 0.004, 1: 0.002})])
     engine.step(DECODE)
     engine.step(STEP)
     assert count_and_sum(values(engine, "iteration_tokens")) == (2, 10)
@@ -79,7 +79,7 @@ def test_a_step_and_its_dispatches() -> None:
 
 def test_calls_that_went_wrong() -> None:
     engine = opened(0)
-    engine.dispatched(dispatch({0: 1}, {0: 0.1}, retries={FailureReason.LATE: 2}, num_hedged=3))
+    engine.dispatched([dispatch({0: 1}, {0: 0.1}, retries={FailureReason.LATE: 2}, num_hedged=3)])
     engine.lost(0, FailureReason.DIED)
     engine.restarted(0, FailureReason.DIED)
     engine.rebalanced(5, 0.25)
@@ -98,7 +98,7 @@ def test_every_reason_has_a_series_at_once() -> None:
 
 def test_a_worker_that_comes_later_gets_series_of_its_own() -> None:
     engine = opened(0)
-    engine.dispatched(dispatch({7: 2}, {7: 0.1}))
+    engine.dispatched([dispatch({7: 2}, {7: 0.1})])
     assert values(engine, "expert_tokens", "7") == (2.0,)
 
 

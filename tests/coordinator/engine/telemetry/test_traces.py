@@ -17,8 +17,7 @@ def test_a_traced_step_is_told_to_each_follower() -> None:
     traces, told = StepTraces(), list[TracedStep]()
     traces.follow(told.append)
     traces.follow(told.append)
-    traces.dispatched(dispatch(0))
-    traces.dispatched(dispatch(1))
+    traces.dispatched([dispatch(0), dispatch(1)])
     traces.step(TRACED)
     assert told == 2 * [TracedStep(TRACED, (DispatchSpan(0, 2, 3, 2, 5), DispatchSpan(1, 3, 4, 2, 5)))]
 
@@ -26,7 +25,7 @@ def test_a_traced_step_is_told_to_each_follower() -> None:
 def test_other_steps_are_not_told_and_leave_nothing_behind() -> None:
     traces, told = StepTraces(), list[TracedStep]()
     traces.follow(told.append)
-    traces.dispatched(dispatch(0))
+    traces.dispatched([dispatch(0)])
     traces.step(UNTRACED)
     assert told == []
     traces.step(TRACED)

@@ -12,9 +12,9 @@
 #include <time.h>
 
 #include "api.h"
+#include "frame.h"
 
 #define SERVER "expertmesh.server"
-#define VERSION 3
 #define MAX_BODY_BYTES ((size_t)1 << 30)
 /* A call of more is Python's, and so is one of a layer beyond. */
 #define MAX_SEGMENTS 1024
@@ -23,9 +23,6 @@
 #define FEW_SLOTS 8
 /* Clients that are answered at the same time. */
 #define MAX_EPOCHS 64
-enum { CALL = 1, REPLY = 2 };
-enum { ROWS_F32 = 0, ROWS_BF16 = 1 };
-enum { FORM_PAIRS = 0, FORM_SUM = 1 };
 
 /* Why the loop gave back the stream. */
 enum status {
@@ -35,16 +32,6 @@ enum status {
     STATUS_ERROR = 3, /* errno */
     STATUS_STALLED = 4, /* the peer does not read its answers */
 };
-
-typedef struct {
-    char magic[2];
-    uint8_t version, kind, dtype, form, has_index, unused;
-    uint64_t body_bytes, call_id, epoch;
-    uint32_t layer, num_segments, num_rows, num_pairs, width, unused4; /* num_pairs of a reply: the weights' tag */
-    double seconds;
-} frame_header;
-
-_Static_assert(sizeof(frame_header) == 64, "frame.py packs a header into 64 bytes");
 
 /* A layer's modules, and the slot of each place in the table, ascending. Without modules the table is NULL. */
 typedef struct {
@@ -96,7 +83,7 @@ static size_t element_size(const frame_header *h) { return h->dtype == ROWS_BF16
 /* Where the parts of a body are; 0 when the sizes in the header do not fit together. */
 static int find_parts(const frame_header *h, const char *body, call_body *parts) {
     const size_t rows = (size_t)h->num_rows * h->width * element_size(h), segments = (size_t)h->num_segments * 8;
-    const size_t at_segments = rows + (-(rows + segments) & 7);
+    const size_t at_segments = rows + frame_padding(rows, segments);
     const size_t at_index = at_segments + segments;
     const size_t at_weights = at_index + (h->has_index ? (size_t)h->num_pairs * 4 : 0);
     if (h->body_bytes != at_weights + (h->form == FORM_SUM ? (size_t)h->num_pairs * 4 : 0)) return 0;
@@ -109,7 +96,7 @@ static int find_parts(const frame_header *h, const char *body, call_body *parts)
 
 /* Whether this is a call that a server may answer as it is, whatever it holds. */
 static int is_plain(const frame_header *h) {
-    return memcmp(h->magic, "EM", 2) == 0 && h->version == VERSION && h->kind == CALL && h->dtype <= ROWS_BF16 &&
+    return memcmp(h->magic, "EM", 2) == 0 && h->version == FRAME_VERSION && h->kind == FRAME_CALL && h->dtype <= ROWS_BF16 &&
            h->form <= FORM_SUM && h->has_index <= 1 && h->num_segments > 0 && h->num_segments <= MAX_SEGMENTS &&
            h->num_rows > 0;
 }
@@ -210,8 +197,8 @@ static size_t compute(server *s, const frame_header *h, const char *body, memory
     atomic_fetch_add(&s->num_pairs, h->num_pairs);
     *(frame_header *)reply->at = (frame_header){
         .magic = {'E', 'M'},
-        .version = VERSION,
-        .kind = REPLY,
+        .version = FRAME_VERSION,
+        .kind = FRAME_REPLY,
         .body_bytes = num_out * h->width * 4,
         .call_id = h->call_id,
         .epoch = h->epoch,

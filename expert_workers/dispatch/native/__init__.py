@@ -1,0 +1,1 @@
+"""A pool's dispatch in C: src/."""

@@ -1,0 +1,68 @@
+/* Frames out, replies in. A frame that a socket does not take at once, and whatever is not the reply to it, are
+ * Python's. */
+#define _GNU_SOURCE
+#include "dispatcher.h"
+
+#include <errno.h>
+#include <poll.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <sys/uio.h>
+
+void send_call(call *c, int fd) {
+    struct iovec parts[3] = {
+        {c->header, sizeof(frame_header)},
+        {(void *)c->rows, c->rows_bytes},
+        {c->tail, c->tail_bytes},
+    };
+    const struct msghdr message = {.msg_iov = parts, .msg_iovlen = 3};
+    ssize_t sent;
+    do sent = sendmsg(fd, &message, MSG_DONTWAIT | MSG_NOSIGNAL);
+    while (sent < 0 && errno == EINTR);
+    c->num_sent = sent < 0 ? 0 : (size_t)sent;
+}
+
+/* But for the worker's own seconds a reply's header is known before it comes. */
+static int is_expected(const dispatcher *d, const flight *f, const call *c) {
+    const frame_header *const got = (const frame_header *)c->reply.at;
+    const size_t row_bytes = (size_t)f->rows.width * 4, out_bytes = c->reply_bytes - sizeof(frame_header);
+    const frame_header expected = {
+        .magic = {'E', 'M'},
+        .version = FRAME_VERSION,
+        .kind = FRAME_REPLY,
+        .body_bytes = out_bytes,
+        .call_id = c->id,
+        .epoch = d->epoch,
+        .layer = (uint32_t)f->rows.layer,
+        .num_rows = (uint32_t)(out_bytes / row_bytes),
+        .num_pairs = c->tag,
+        .width = (uint32_t)f->rows.width,
+    };
+    return memcmp(got, &expected, offsetof(frame_header, seconds)) == 0;
+}
+
+static int wait_readable(int fd, double seconds) {
+    struct pollfd one = {.fd = fd, .events = POLLIN};
+    const struct timespec left = {(time_t)seconds, (long)(1e9 * (seconds - (double)(time_t)seconds))};
+    return ppoll(&one, 1, &left, NULL) >= 0 || errno == EINTR;
+}
+
+int receive_reply(const dispatcher *d, const flight *f, call *c, int fd, double until) {
+    while (c->num_got < c->reply_bytes) {
+        const double left = until - monotonic();
+        /* A blocking read is one system call less, and ends no later than its tick. */
+        const int flags = left < SOCKET_TICK ? MSG_DONTWAIT : 0, had_header = c->num_got >= sizeof(frame_header);
+        const ssize_t got = recv(fd, c->reply.at + c->num_got, c->reply_bytes - c->num_got, flags);
+        if (got > 0) {
+            c->num_got += (size_t)got;
+            if (!had_header && c->num_got >= sizeof(frame_header) && !is_expected(d, f, c)) return 0;
+            continue;
+        }
+        if (got == 0) return 0;
+        if (errno == EINTR) continue;
+        if ((errno != EAGAIN && errno != EWOULDBLOCK) || left <= 0) return 0;
+        if (flags && !wait_readable(fd, left)) return 0;
+    }
+    c->arrived = monotonic();
+    return 1;
+}
