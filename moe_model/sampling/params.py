@@ -28,6 +28,11 @@ class SamplingParams:
     repetition_penalty: float = 1.0
     logit_bias: tuple[tuple[int, float], ...] = ()
 
+    @property
+    def is_penalized(self) -> bool:
+        """Whether the tokens so far matter to the next one."""
+        return bool(self.presence_penalty or self.frequency_penalty) or self.repetition_penalty != 1
+
     def __post_init__(self) -> None:
         if not 0 <= self.temperature < float("inf"):
             raise ConfigError(f"temperature: {self.temperature} is not a number >= 0")

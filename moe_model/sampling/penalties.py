@@ -13,11 +13,6 @@ from torch import Tensor
 from moe_model.sampling.params import SamplingParams
 
 
-def is_penalized(p: SamplingParams) -> bool:
-    """Whether the tokens so far matter to the next one."""
-    return bool(p.presence_penalty or p.frequency_penalty) or p.repetition_penalty != 1
-
-
 def add_bias(logits_RV: Tensor, rows: Sequence[int], params: Sequence[SamplingParams]) -> None:
     """Adds each row's own biases, in place. `rows` are the rows of `params`."""
     counts = torch.tensor([len(p.logit_bias) for p in params])

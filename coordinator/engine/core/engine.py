@@ -260,7 +260,7 @@ class Engine:
     def _outputs(self, step: Step, result: StepResult) -> list[Output]:
         now = time.monotonic()
         outputs: list[Output] = []
-        for chunk in step.chunks:
+        for chunk in step.chunks if result.failures else ():
             error = result.failures.get(chunk.sequence.key)
             if error is None or chunk.sequence.request.request_id not in self._requests:
                 continue
@@ -289,10 +289,10 @@ class Engine:
             logger.warning("old experts are kept for now: %s", error)
 
     def _mark_scheduled(self, step: Step) -> None:
-        now = time.monotonic()
-        for chunk in step.chunks:
-            if chunk.sequence.first_scheduled is None:
-                chunk.sequence.first_scheduled = now
+        new = [chunk.sequence for chunk in step.chunks if chunk.sequence.first_scheduled is None]
+        now = time.monotonic() if new else 0.0
+        for sequence in new:
+            sequence.first_scheduled = now
 
     def _end_timed(self) -> list[Output]:
         """Ends the requests whose time is over, waiting or running."""

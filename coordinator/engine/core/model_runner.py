@@ -18,7 +18,7 @@ from coordinator.engine.core.step_result import StepResult
 from coordinator.engine.messages.output import TokenLogprobs
 from coordinator.engine.sampling.logprobs import token_logprobs
 from coordinator.engine.sampling.prompt_scores import score_prompts
-from coordinator.engine.sampling.sampler import Drawn, Sampler, SamplingRow
+from coordinator.engine.sampling.sampler import Drawn, Sampler
 from coordinator.engine.versions.model_versions import ModelVersions
 from moe_model.errors import ExpertMeshError, NumericError
 from moe_model.model import Model, Part
@@ -97,7 +97,7 @@ class ModelRunner:
         if not chunks:
             return Drawn([], {}), []
         logits_RV = self._model.logits(h_TD[batch.sample_rows])
-        drawn = self._sampler.draw(logits_RV, [_sampling_row(chunk) for chunk in chunks])
+        drawn = self._sampler.draw(logits_RV, [chunk.sequence.row for chunk in chunks])
         wanted = [chunk.sequence.request.returns.logprobs for chunk in chunks]
         if all(num_top is None for num_top in wanted):
             return drawn, []
@@ -126,16 +126,3 @@ def _broken_numbers(h_TD: Tensor, batch: Batch, *, last_tells: bool) -> dict[int
     finite_T = h_TD.sum(dim=-1).isfinite()
     message = "the model's numbers are not finite"
     return {key: NumericError(message) for key, rows in found.items() if not finite_T[rows].all()}
-
-
-def _sampling_row(chunk: Chunk) -> SamplingRow:
-    sequence = chunk.sequence
-    return SamplingRow(
-        key=sequence.key,
-        params=sequence.request.sampling,
-        sequence_index=sequence.index,
-        token_ids=sequence.token_ids,
-        num_prompt=len(sequence.request.prompt_ids),
-        matcher=sequence.matcher,
-        token_mask=sequence.token_mask,
-    )

@@ -1,6 +1,7 @@
 """From the result of a step to what its requests are told. Moves only what a sequence has told already."""
 
 from collections.abc import Iterator
+from itertools import repeat
 
 from coordinator.engine.core.scheduler import Chunk, Step
 from coordinator.engine.core.sequence import Sequence
@@ -21,15 +22,22 @@ class OutputWriter:
 
     def write(self, step: Step, result: StepResult, now: float) -> Iterator[tuple[Output, Sequence]]:
         """Outputs of the step's chunks, those without news left out. Tokens have been appended."""
-        drawn = dict(zip((c.sequence.key for c in step.sampling), result.token_ids, strict=True))
-        scored = dict(zip(drawn, result.logprobs, strict=False))
+        has_more = bool(result.logprobs or result.prompt_logprobs or result.traces)
+        token_ids = iter(result.token_ids)
+        logprobs = iter(result.logprobs or repeat(None))
         for chunk in step.chunks:
-            key = chunk.sequence.key
-            token_id = drawn.get(key)
-            logprobs = scored.get(key)
-            output = _output(chunk, result, token_id, logprobs, now)
-            if output is not None:
-                yield output, chunk.sequence
+            sequence = chunk.sequence
+            token_id, scores = (next(token_ids), next(logprobs)) if chunk.samples else (None, None)
+            if token_id is None or has_more or sequence.first_token is None:
+                output = _output(chunk, result, token_id, scores, now)
+                if output is not None:
+                    yield output, sequence
+            else:
+                # Nearly always: there is a token, not the first one, and nothing else was asked for.
+                reason, stop = sequence.finish_reason()
+                timings = None if reason is None else sequence.timings(now)
+                request_id = sequence.request.request_id
+                yield Output(request_id, (token_id,), reason, stop, None, timings, sequence.index), sequence
 
     def ended(self, sequence: Sequence, reason: FinishReason, now: float) -> Output:
         """The last output of a sequence that nothing was drawn for."""

@@ -164,8 +164,9 @@ class Scheduler:
         """Single tokens first, then what waited longest: a long window cannot starve the others."""
         chunks, longer = [], []
         for sequence in self.running:
-            if sequence.num_remaining == 1:
-                chunks.append(self._chunk(sequence, 1))
+            num_remaining = sequence.num_remaining
+            if num_remaining == 1:
+                chunks.append(self._chunk(sequence, 1, num_remaining))
             else:
                 longer.append(sequence)
         budget = self._max_step_tokens - len(chunks)
@@ -173,21 +174,22 @@ class Scheduler:
         if longer and chunks and self._pace is not None:
             share = self._pace.share(Step(tuple(chunks)).load)
         for sequence in sorted(longer, key=lambda s: s.last_step):
-            num_tokens = min(sequence.num_remaining, budget)
+            num_remaining = sequence.num_remaining
+            num_tokens = min(num_remaining, budget)
             if share is not None and num_tokens:
                 num_tokens = share.take(sequence.num_computed, num_tokens)
             if not num_tokens:
                 break
-            chunks.append(self._chunk(sequence, num_tokens))
+            chunks.append(self._chunk(sequence, num_tokens, num_remaining))
             budget -= num_tokens
         return chunks
 
-    def _chunk(self, sequence: Sequence, num_tokens: int) -> Chunk:
+    def _chunk(self, sequence: Sequence, num_tokens: int, num_remaining: int) -> Chunk:
         """The next tokens of a sequence, and places for them."""
         start = sequence.num_computed
         self.pools.place(sequence, start + num_tokens)
         sequence.last_step = self._num_steps
-        return Chunk(sequence, start, num_tokens, num_tokens == sequence.num_remaining)
+        return Chunk(sequence, start, num_tokens, num_tokens == num_remaining)
 
     def _preempt(self, sequence: Sequence) -> None:
         """Back to the head of the queue; what has been evicted till then is computed again."""

@@ -13,7 +13,8 @@ from coordinator.engine.cache.block_keys import BlockKeys
 from coordinator.engine.cache.block_table import BlockTable
 from coordinator.engine.core.prepared import NOTHING, Prepared
 from coordinator.engine.messages.output import FinishReason, RequestTimings, Stop
-from coordinator.engine.messages.request import Request
+from coordinator.engine.messages.request import Request, StopRules
+from coordinator.engine.sampling.sampling_row import SamplingRow
 
 
 class Sequence:
@@ -49,11 +50,25 @@ class Sequence:
         self.num_scored = 1 if index == 0 else len(request.prompt_ids)
         self.num_traced = 0 if index == 0 else len(request.prompt_ids)
         self.matcher = prepared.matcher()
-        self.token_mask = prepared.token_mask
+        # Whether it generates at all, or only scores its prompt.
+        self.draws = request.stop.max_tokens > 0
+        self.row = SamplingRow(
+            key,
+            request.sampling,
+            index,
+            self.token_ids,
+            len(request.prompt_ids),
+            self.matcher,
+            prepared.token_mask,
+        )
         self._text = prepared.text()
         self._text_match: Stop | None = None
         self._keys = BlockKeys(request, block_size, version)
         self._max_seq_len = max_seq_len
+        self._num_prompt = len(request.prompt_ids)
+        self._min_tokens = request.stop.min_tokens
+        self._max_tokens = max_output_tokens(request, max_seq_len)
+        self._ends = _ends(request.stop)
         self.window_start = max(0, len(self.token_ids) - max_seq_len)
 
     @property
@@ -64,16 +79,11 @@ class Sequence:
     @property
     def num_remaining(self) -> int:
         """Tokens to run through the model before the next one can be drawn."""
-        return self.context_len - self.num_computed
+        return len(self.token_ids) - self.window_start - self.num_computed
 
     @property
     def num_output_tokens(self) -> int:
-        return len(self.token_ids) - len(self.request.prompt_ids)
-
-    @property
-    def draws(self) -> bool:
-        """Whether it generates at all, or only scores its prompt."""
-        return self.request.stop.max_tokens > 0
+        return len(self.token_ids) - self._num_prompt
 
     @property
     def reads_cache(self) -> bool:
@@ -97,23 +107,23 @@ class Sequence:
         if self._text is not None:
             match = self._text.push(token_id)
             self._text_match = None if match is None else Stop(text=match)
-        if self.context_len <= self._max_seq_len:
+        if len(self.token_ids) - self.window_start <= self._max_seq_len:
             return False
         self.window_start = len(self.token_ids) - self._max_seq_len
         return True
 
     def finish_reason(self) -> tuple[FinishReason | None, Stop | None]:
         """Why the sequence ends with its last token, and what it stopped at if that is why."""
-        rules, last = self.request.stop, self.token_ids[-1]
-        if self.num_output_tokens >= rules.min_tokens:
-            ends = rules.stop_token_ids if rules.ignore_eos else rules.stop_token_ids | rules.eos_token_ids
-            if last in ends:
+        num_output = len(self.token_ids) - self._num_prompt
+        if num_output >= self._min_tokens:
+            last = self.token_ids[-1]
+            if last in self._ends:
                 return FinishReason.STOP, Stop(token_id=last)
             if self._text_match is not None:
                 return FinishReason.STOP, self._text_match
-        if self.matcher is not None and self.matcher.must_end and not rules.eos_token_ids:
+        if self.matcher is not None and self.matcher.must_end and not self.request.stop.eos_token_ids:
             return FinishReason.STOP, None
-        if self.num_output_tokens >= max_output_tokens(self.request, self._max_seq_len):
+        if num_output >= self._max_tokens:
             return FinishReason.LENGTH, None
         return None, None
 
@@ -125,6 +135,11 @@ class Sequence:
             time_to_first_token=(self.first_token or now) - arrival,
             total_time=now - arrival,
         )
+
+
+def _ends(rules: StopRules) -> frozenset[int]:
+    """The tokens that end an output."""
+    return rules.stop_token_ids if rules.ignore_eos else rules.stop_token_ids | rules.eos_token_ids
 
 
 def max_output_tokens(request: Request, max_seq_len: int) -> int:

@@ -12,31 +12,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from coordinator.engine.sampling.constraint import Matcher
+from coordinator.engine.sampling.sampling_row import SamplingRow
 from coordinator.engine.sampling.token_counts import TokenCounts
-from coordinator.engine.sampling.token_mask import TokenMask
 from moe_model.errors import ExpertMeshError, NumericError
-from moe_model.sampling.draw import sample, uniforms
-from moe_model.sampling.params import SamplingParams
-from moe_model.sampling.penalties import add_bias, is_penalized, penalize
-
-
-@dataclass(frozen=True, slots=True)
-class SamplingRow:
-    """What a row is drawn from. `token_ids` are prompt and output so far; `key` is the sequence's own."""
-
-    key: int
-    params: SamplingParams
-    sequence_index: int
-    token_ids: list[int]
-    num_prompt: int
-    matcher: Matcher | None
-    token_mask: TokenMask | None = None
-
-    @property
-    def is_restricted(self) -> bool:
-        """Whether not every token may be drawn."""
-        return self.matcher is not None or self.token_mask is not None
+from moe_model.sampling.draw import best_columns, sample, uniforms
+from moe_model.sampling.penalties import add_bias, penalize
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,17 +36,21 @@ class Sampler:
 
     def draw(self, logits_RV: Tensor, rows: Sequence[SamplingRow]) -> Drawn:
         """Leaves `logits_RV` as they are."""
+        if all(row.takes_best for row in rows):
+            best_R = best_columns(logits_RV)
+            # NaN and +inf are the largest of any row that they are in, so the best shows them.
+            if bool(logits_RV.gather(1, best_R.unsqueeze(1)).isfinite().all()):
+                return Drawn(best_R.tolist(), {})
         # The maximum is not finite as soon as one entry is NaN or +inf, and costs one pass over the row.
         finite_R = logits_RV.amax(dim=-1).isfinite()
-        all_finite = bool(finite_R.all())
-        safe_RV = logits_RV if all_finite else logits_RV.nan_to_num()
-        numbers = _numbers(rows)
-        failures: dict[int, ExpertMeshError] = {}
-        if not all_finite:
+        if bool(finite_R.all()):
+            safe_RV, failures = logits_RV, dict[int, ExpertMeshError]()
+        else:
+            safe_RV = logits_RV.nan_to_num()
             broken = (~finite_R).nonzero().squeeze(1).tolist()
             failures = {row: NumericError("the model's logits are not finite") for row in broken}
         changed_RV = self._changed(safe_RV, rows, failures)
-        ids = sample(changed_RV, [row.params for row in rows], numbers)
+        ids = sample(changed_RV, [row.params for row in rows], _numbers(rows))
         if not failures:
             return Drawn(list(ids), failures)
         return Drawn([None if row in failures else i for row, i in enumerate(ids)], failures)
@@ -83,7 +67,7 @@ class Sampler:
         Adds the rows that have no token left to draw to `failures`.
         """
         biased = [i for i, row in enumerate(rows) if row.params.logit_bias]
-        penalized = [i for i, row in enumerate(rows) if is_penalized(row.params)]
+        penalized = [i for i, row in enumerate(rows) if row.is_penalized]
         restricted = [i for i, row in enumerate(rows) if row.is_restricted]
         if not (biased or penalized or restricted):
             return logits_RV

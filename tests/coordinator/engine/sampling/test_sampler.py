@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from coordinator.engine.messages.errors import ConstraintError
 from coordinator.engine.sampling.constraint import Matcher
-from coordinator.engine.sampling.sampler import Sampler, SamplingRow
+from coordinator.engine.sampling.sampler import Sampler
+from coordinator.engine.sampling.sampling_row import SamplingRow
 from moe_model.sampling.params import SamplingParams
 
 VOCAB = 40

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from coordinator.engine.messages.errors import NoTokenLeftError
 from coordinator.engine.messages.request import TokenRules
-from coordinator.engine.sampling.sampler import Sampler, SamplingRow
+from coordinator.engine.sampling.sampler import Sampler
+from coordinator.engine.sampling.sampling_row import SamplingRow
 from coordinator.engine.sampling.token_mask import TokenMask
 from moe_model.sampling.params import SamplingParams
 from tests.coordinator.engine.sampling.test_sampler import Only

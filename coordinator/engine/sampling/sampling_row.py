@@ -1,0 +1,35 @@
+"""What the next token of a sequence is drawn from, whichever step it is."""
+
+from dataclasses import dataclass, field
+
+from coordinator.engine.sampling.constraint import Matcher
+from coordinator.engine.sampling.token_mask import TokenMask
+from moe_model.sampling.params import SamplingParams
+
+
+@dataclass(frozen=True, slots=True)
+class SamplingRow:
+    """`token_ids` are prompt and output so far, a list that grows; `key` is the sequence's own.
+
+    Made once per sequence, so what does not change is worked out here: `is_restricted`, whether not every
+    token may be drawn; `is_penalized`, whether the tokens so far matter; `takes_best`, whether the token is
+    that of the largest logit as it is.
+    """
+
+    key: int
+    params: SamplingParams
+    sequence_index: int
+    token_ids: list[int]
+    num_prompt: int
+    matcher: Matcher | None
+    token_mask: TokenMask | None = None
+    is_restricted: bool = field(init=False)
+    is_penalized: bool = field(init=False)
+    takes_best: bool = field(init=False)
+
+    def __post_init__(self) -> None:
+        p, restricted = self.params, self.matcher is not None or self.token_mask is not None
+        is_changed = restricted or p.is_penalized or bool(p.logit_bias)
+        object.__setattr__(self, "is_restricted", restricted)
+        object.__setattr__(self, "is_penalized", p.is_penalized)
+        object.__setattr__(self, "takes_best", p.temperature == 0 and not is_changed)
