@@ -49,11 +49,16 @@ class Histogram:
         values[-1] += value * times
 
 
+def zeros(key: Key, count: int) -> Values:
+    """Numbers that only this process knows."""
+    return [0.0] * count
+
+
 class Store:
     """All series of one process. `allocate` gives a new series its numbers, all of them 0 or what they were
     before."""
 
-    def __init__(self, allocate: Callable[[Key, int], Values] = lambda _, count: [0.0] * count) -> None:
+    def __init__(self, allocate: Callable[[Key, int], Values] = zeros) -> None:
         self._allocate = allocate
         self._values: dict[Key, Values] = {}
 

@@ -11,12 +11,14 @@ from contextlib import AsyncExitStack, suppress
 from coordinator.engine.messages.codec import decode
 from coordinator.engine.messages.model_facts import ModelFacts
 from coordinator.engine.process.client import ProcessEngine
+from coordinator.metrics.ledger import Ledger
 from coordinator.server.front_side import open_front_side
 from coordinator.server.fronts import Fronts
 from coordinator.server.garbage import without_garbage
 from coordinator.server.launcher.control import Control, run
 from coordinator.server.launcher.folder import engine_socket, facts_file
 from coordinator.server.launcher.messages import Begin, Drain, Drained, EngineReady, FrontReady, ModelKnown
+from moe_model.errors import ConfigError
 
 logger = logging.getLogger(__name__)
 
@@ -28,7 +30,8 @@ async def front(control: Control, begin: Begin) -> None:
     """Until it is told to stop. Raises ExpertMeshError, of them HaltedError when that comes before it could
     serve."""
     async with AsyncExitStack() as stack:
-        side = await stack.enter_async_context(open_front_side(begin.config, has_held_ports=True))
+        opened = open_front_side(begin.config, _ledger(begin), begin.instance_id, has_held_ports=True)
+        side = await stack.enter_async_context(opened)
         await control.first(ModelKnown)
         facts = decode(await asyncio.to_thread(facts_file(begin.folder).read_bytes))
         assert isinstance(facts, ModelFacts)
@@ -44,6 +47,14 @@ async def front(control: Control, begin: Begin) -> None:
         control.listen(Drain, drains.begin)
         control.tell(FrontReady(served.max_context))
         await control.stopped.wait()
+
+
+def _ledger(begin: Begin) -> Ledger:
+    """What this front counts with the others of its server, from where one before it ended."""
+    try:
+        return Ledger.shared(begin.folder, begin.number, begin.config.processes.num_fronts)
+    except OSError as error:
+        raise ConfigError(f"{begin.folder}: fronts cannot count there: {error.strerror or error}") from None
 
 
 class Drains:

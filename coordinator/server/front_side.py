@@ -19,6 +19,7 @@ from coordinator.api.telemetry.metrics import MetricSources
 from coordinator.config.serve import ServeConfig
 from coordinator.engine.client.base import EngineClient
 from coordinator.engine.messages.model_facts import ModelFacts
+from coordinator.metrics.ledger import Ledger
 from coordinator.server.fronts import Fronts
 from coordinator.server.model_texts import ModelTexts
 from coordinator.server.open_model import open_model
@@ -32,6 +33,7 @@ class FrontSide:
     fronts: Fronts
     watchers: Watchers
     _config: ServeConfig
+    _instance_id: str
     _stack: AsyncExitStack = field(repr=False)
 
     async def read(self, facts: ModelFacts) -> "FrontModel":
@@ -53,7 +55,7 @@ class FrontSide:
         self.watchers.metrics.open(model.name, model.max_context, sources)
         if self.watchers.tracing is not None:
             engine.follow(self.watchers.tracing.told)
-        operations = Operations(_facts(model), engine)
+        operations = Operations(_facts(model, self._instance_id), engine)
         readiness = Sources(engine.stats, engine.missing_experts)
         await self.fronts.open(Backend(model, engine), operations, readiness)
         return model
@@ -68,22 +70,30 @@ class FrontModel:
 
 
 @asynccontextmanager
-async def open_front_side(config: ServeConfig, *, has_held_ports: bool = False) -> AsyncIterator[FrontSide]:
+async def open_front_side(
+    config: ServeConfig,
+    ledger: Ledger | None = None,
+    instance_id: str = "",
+    *,
+    has_held_ports: bool = False,
+) -> AsyncIterator[FrontSide]:
     """The ports are taken, and answer health checks; every other call is refused as NOT_READY until `open`.
-    `has_held_ports`: the launcher has made sure of them. Raises ConfigError."""
-    watchers = Watchers(config.observability)
-    fronts = Fronts(config, watchers.metrics, watchers.requests, has_held_ports=has_held_ports)
+    `ledger`: what is counted together with other fronts of the server; `instance_id`: its name, by default
+    a new one; `has_held_ports`: the launcher has made sure of them. Raises ConfigError."""
+    ledger = ledger or Ledger()
+    watchers = Watchers(config.observability, ledger)
+    fronts = Fronts(config, watchers.metrics, watchers.requests, ledger, has_held_ports=has_held_ports)
     fronts.bind()
     async with AsyncExitStack() as stack:
         stack.push_async_callback(asyncio.to_thread, watchers.close)
         await stack.enter_async_context(fronts.serving())
-        yield FrontSide(fronts, watchers, config, stack)
+        yield FrontSide(fronts, watchers, config, instance_id or str(uuid4()), stack)
 
 
-def _facts(model: ServedModel) -> ServerFacts:
+def _facts(model: ServedModel, instance_id: str) -> ServerFacts:
     return ServerFacts(
         version=metadata.version("expertmesh"),
-        instance_id=str(uuid4()),
+        instance_id=instance_id,
         models=(model.name, *model.aliases),
         kv_capacity_tokens=model.kv_capacity_tokens,
     )

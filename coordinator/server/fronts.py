@@ -29,6 +29,7 @@ from coordinator.api.shared.operations import Operations
 from coordinator.api.shared.readiness import Readiness, Sources
 from coordinator.api.telemetry.metrics import Metrics
 from coordinator.config.serve import ServeConfig
+from coordinator.metrics.ledger import Ledger
 
 logger = logging.getLogger(__name__)
 
@@ -41,14 +42,15 @@ class Fronts:
         config: ServeConfig,
         metrics: Metrics,
         observer: RequestObserver,
+        ledger: Ledger | None = None,
         *,
         has_held_ports: bool = False,
     ) -> None:
-        """`has_held_ports`: the launcher holds them for all fronts of a server, which listen there. Raises
-        ConfigError for what must not or cannot be listened to."""
-        security = Security.open(config.security, config.api_key)
+        """`ledger` has what counts for limits; `has_held_ports`: the launcher holds them for all fronts of a
+        server, which listen there. Raises ConfigError for what must not or cannot be listened to."""
+        security = Security.open(config.security, config.api_key, ledger)
         security.check_addresses(config.addresses.all())
-        self.gate = Gate(Admission(config.admission))
+        self.gate = Gate(Admission(config.admission, ledger))
         self.readiness = Readiness(config.readiness)
         self._config = config
         self._has_held_ports = has_held_ports

@@ -5,14 +5,15 @@ from coordinator.api.shared.request_log import RequestLog
 from coordinator.api.telemetry.metrics import Metrics
 from coordinator.api.telemetry.tracing import Tracing
 from coordinator.config.observability import ObservabilityConfig
+from coordinator.metrics.ledger import Ledger
 
 
 class Watchers:
     """Metrics and the requests' log, and traces if they are asked for."""
 
-    def __init__(self, config: ObservabilityConfig) -> None:
+    def __init__(self, config: ObservabilityConfig, ledger: Ledger) -> None:
         """Raises ConfigError when traces are asked for and cannot be had."""
-        self.metrics = Metrics(vllm_names=config.metrics_compat == "vllm")
+        self.metrics = Metrics(vllm_names=config.metrics_compat == "vllm", ledger=ledger)
         endpoint = config.otlp_endpoint
         self.tracing = None if endpoint is None else Tracing.to_endpoint(endpoint)
         tracing = () if self.tracing is None else (self.tracing,)

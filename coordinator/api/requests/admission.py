@@ -1,6 +1,6 @@
 """Admission: how much may run and wait; a request that does not fit is refused at once.
 
-Lives on one event loop.
+Lives on one event loop. The limits are a server's: what its other fronts have admitted counts as well.
 """
 
 from collections.abc import Iterator
@@ -8,6 +8,7 @@ from contextlib import contextmanager
 
 from coordinator.api.shared.errors import ApiError, Quota, Reason
 from coordinator.config.service import AdmissionConfig
+from coordinator.metrics.ledger import Ledger
 
 
 class Ticket:
@@ -40,12 +41,24 @@ class Ticket:
 
 
 class Admission:
-    """Counts what runs and waits."""
+    """Counts what runs and waits. Adds first and looks then: of two fronts that ask for the last place at
+    once both may be refused, and never both be admitted."""
 
-    def __init__(self, config: AdmissionConfig | None = None) -> None:
+    def __init__(self, config: AdmissionConfig | None = None, ledger: Ledger | None = None) -> None:
         self._config = config or AdmissionConfig()
-        self.num_sequences = 0
-        self.num_waiting_tokens = 0
+        ledger = ledger or Ledger()
+        self._sequences = ledger.held("sequences")
+        self._waiting_tokens = ledger.held("waiting_tokens")
+
+    @property
+    def num_sequences(self) -> int:
+        """Of all fronts."""
+        return int(self._sequences.total())
+
+    @property
+    def num_waiting_tokens(self) -> int:
+        """Of all fronts."""
+        return int(self._waiting_tokens.total())
 
     @contextmanager
     def ticket(self) -> Iterator[Ticket]:
@@ -60,9 +73,10 @@ class Admission:
         if count > most:
             message = f"{count} sequences are more than this server ever takes, {most}"
             raise ApiError.of(Reason.INVALID_FIELD, message, field="sampling.num_sequences")
-        if count > 0 and self.num_sequences + count > most:
-            raise _full("requests", f"{self.num_sequences} of {most} sequences run or wait")
-        self.num_sequences += count
+        others = int(self._sequences.add(count)) - count
+        if count > 0 and others + count > most:
+            self._sequences.add(-count)
+            raise _full("requests", f"{others} of {most} sequences run or wait")
 
     def check_room(self) -> None:
         """Raises QUEUE_FULL where not even one more sequence fits: for before anything costs anything."""
@@ -72,9 +86,10 @@ class Admission:
     def add_tokens(self, count: int) -> None:
         """A prompt longer than the limit is taken when no other waits: it can never become shorter."""
         most = self._config.max_tokens
-        if count > 0 and self.num_waiting_tokens and self.num_waiting_tokens + count > most:
-            raise _full("tokens", f"{self.num_waiting_tokens} of {most} prompt tokens wait")
-        self.num_waiting_tokens += count
+        others = int(self._waiting_tokens.add(count)) - count
+        if count > 0 and others and others + count > most:
+            self._waiting_tokens.add(-count)
+            raise _full("tokens", f"{others} of {most} prompt tokens wait")
 
 
 def _full(subject: str, description: str) -> ApiError:

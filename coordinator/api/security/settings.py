@@ -14,6 +14,7 @@ from coordinator.api.security.quotas import KeyQuotas, NoQuotas, Quotas
 from coordinator.api.security.tls import TlsFiles
 from coordinator.config.key_limits import Limits
 from coordinator.config.security import SecurityConfig
+from coordinator.metrics.ledger import Ledger
 from moe_model.errors import ConfigError
 
 logger = logging.getLogger(__name__)
@@ -30,8 +31,11 @@ class Security:
     tls: TlsFiles | None
 
     @classmethod
-    def open(cls, config: SecurityConfig, secret: str | None = None) -> "Security":
-        """`secret` is one more key, from the environment. Raises ConfigError, naming the file at fault."""
+    def open(
+        cls, config: SecurityConfig, secret: str | None = None, ledger: Ledger | None = None
+    ) -> "Security":
+        """`secret` is one more key, from the environment; `ledger` has what keys take. Raises ConfigError,
+        naming the file at fault."""
         tls = None if config.tls is None else TlsFiles(config.tls)
         if config.api_key_file is None and secret is None:
             return cls(config, NoAuthenticator(), NoQuotas(), None, tls)
@@ -40,7 +44,7 @@ class Security:
         def limits_of(name: str) -> Limits:
             return with_defaults(keys.limits_of(name) or Limits(), config.key_limits)
 
-        return cls(config, KeyAuthenticator(keys), KeyQuotas(limits_of), keys, tls)
+        return cls(config, KeyAuthenticator(keys), KeyQuotas(limits_of, ledger=ledger), keys, tls)
 
     @property
     def with_reflection(self) -> bool:

@@ -17,7 +17,8 @@ from coordinator.api.telemetry.requests import RequestMetrics
 from coordinator.engine.messages.metrics import MetricsSnapshot
 from coordinator.engine.messages.stats import EngineStats, ModelStatus, WorkersStatus
 from coordinator.metrics import of_engine
-from coordinator.metrics.store import Series, Store, summed
+from coordinator.metrics.ledger import Ledger
+from coordinator.metrics.store import summed
 from expert_workers.status import WorkerState
 
 
@@ -33,24 +34,16 @@ class MetricSources:
 
 
 class Metrics:
-    """All metrics of one server. `store` has this front's counts, `others` tells those of the other fronts:
-    each front's metrics are the server's."""
+    """All metrics of one server, whichever of its fronts is asked: `ledger` has the counts of all."""
 
-    def __init__(
-        self,
-        *,
-        vllm_names: bool = False,
-        store: Store | None = None,
-        others: Callable[[], Sequence[Series]] = tuple,
-    ) -> None:
-        self._store = store or Store()
-        self._others = others
+    def __init__(self, *, vllm_names: bool = False, ledger: Ledger | None = None) -> None:
+        self._ledger = ledger or Ledger()
         self._vllm_names = vllm_names
         self._model = ""
         self._sources: MetricSources | None = None
         self._counts = MetricsSnapshot()
-        self.requests = RequestMetrics(self._store)
-        self.fronts = FrontMetrics(self._store)
+        self.requests = RequestMetrics(self._ledger.store)
+        self.fronts = FrontMetrics(self._ledger.store)
 
     def open(self, model: str, max_context: int, sources: MetricSources) -> None:
         """The server is up."""
@@ -69,7 +62,7 @@ class Metrics:
         return rendered(self._collect(), accept, vllm_names=self._vllm_names)
 
     def _collect(self) -> Iterator[Metric]:
-        counted = summed([*self._store.series(), *self._others()])
+        counted = summed(self._ledger.series())
         yield from metrics_of((*self.requests.families, *fronts.FAMILIES), counted, self._model)
         if self._sources is None:
             return

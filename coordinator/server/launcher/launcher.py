@@ -9,12 +9,14 @@ import asyncio
 import logging
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from uuid import uuid4
 
 from coordinator.config.serve import ServeConfig
+from coordinator.metrics.ledger import release
 from coordinator.server.launcher.messages import (
     Begin,
     Drain,
@@ -118,7 +120,7 @@ class Launcher:
             FRONT,
             partial(self._greet_front, number),
             partial(self._hear_front, number),
-            self._changed.set,
+            partial(self._front_died, number),
         )
 
     def _greet_engine(self, is_again: bool) -> Iterator[Message]:
@@ -176,6 +178,12 @@ class Launcher:
                 self._max_context = max_context
             case Drained():
                 self._drained.add(front.name)
+        self._changed.set()
+
+    def _front_died(self, number: int) -> None:
+        # Its requests hold no place any more, though none may come in its stead for a while.
+        with suppress(OSError):
+            release(self._folder, number)
         self._changed.set()
 
     def _hear_ray(self, message: Message) -> None:

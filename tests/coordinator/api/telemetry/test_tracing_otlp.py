@@ -17,6 +17,7 @@ from coordinator.api.telemetry import tracing_otlp
 from coordinator.api.telemetry.tracing import Tracing
 from coordinator.api.telemetry.tracing_otlp import CLOSE_SECONDS, Endpoint, Sender
 from coordinator.config.observability import ObservabilityConfig
+from coordinator.metrics.ledger import Ledger
 from coordinator.server.watchers import Watchers
 from moe_model.errors import ConfigError
 from tests.coordinator.api.fakes import PATIENCE
@@ -59,7 +60,7 @@ def test_endpoints(text: str, shown: str) -> None:
 )
 def test_what_is_no_endpoint_ends_the_start_at_once(text: str, what: str) -> None:
     with pytest.raises(ConfigError, match=f"^--otlp-endpoint: it {what}.*; say a URL such as") as caught:
-        Watchers(ObservabilityConfig(otlp_endpoint=text))
+        Watchers(ObservabilityConfig(otlp_endpoint=text), Ledger())
     assert "secret" not in str(caught.value)
     assert "\n" not in str(caught.value)
 

@@ -1,0 +1,106 @@
+"""Numbers of one process in a file that others read while it counts: no lock, and nothing to be asked.
+
+One process owns a file and writes; what it has counted stays when it dies. Each series is appended once and
+never moves; its numbers are doubles, which a processor writes whole.
+
+16 bytes: a mark, and where the next series begins; then series: the lengths of key and numbers, the key as
+JSON, the numbers, all aligned to 8 bytes.
+"""
+
+import json
+import logging
+import mmap
+import os
+import struct
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import cast
+
+from coordinator.metrics.store import Key, Values, zeros
+
+logger = logging.getLogger(__name__)
+
+FILE_BYTES = 4 << 20
+# What is given back when its process dies; all else is kept.
+HELD = "held_"
+
+_MARK = b"numbers1"
+_HEAD = struct.Struct("<8sQ")
+_LENGTHS = struct.Struct("<II")
+
+
+class NumberFile:
+    """A file of numbers, which is made if it is not there. Used on one thread; only its owner allocates."""
+
+    def __init__(self, path: Path) -> None:
+        """Raises OSError."""
+        self._path = path
+        flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+        file = os.open(path, flags, 0o600)
+        try:
+            # A page that the disk has no room for would end the process where it is written.
+            os.posix_fallocate(file, 0, FILE_BYTES)
+            self._bytes = mmap.mmap(file, FILE_BYTES)
+        finally:
+            os.close(file)
+        self._view = memoryview(self._bytes)
+        self._places: dict[Key, memoryview[float]] = {}
+        self._seen = _HEAD.size
+
+    def allocate(self, key: Key, count: int) -> Values:
+        """The numbers that are there under the key, else new ones, all 0. No other process sees those that a
+        full file has no room for."""
+        found = self.find(key)
+        if found is not None and len(found) == count:
+            return cast(Values, found)
+        name = json.dumps(key).encode()
+        start = self._seen + _LENGTHS.size
+        numbers = start + -(-len(name) // 8) * 8
+        end = numbers + 8 * count
+        if end > FILE_BYTES:
+            logger.warning(
+                "%s is full: %s of this process is not counted with the others'", self._path, key[0]
+            )
+            return zeros(key, count)
+        # What a writer that died has left behind the last series.
+        self._view[start:end] = bytes(end - start)
+        _LENGTHS.pack_into(self._bytes, self._seen, len(name), count)
+        self._view[start : start + len(name)] = name
+        _HEAD.pack_into(self._bytes, 0, _MARK, end)
+        return cast(Values, self.find(key))
+
+    def find(self, key: Key) -> "memoryview[float] | None":
+        """The numbers under a key, if there are some by now."""
+        if key not in self._places:
+            self._look()
+        return self._places.get(key)
+
+    def items(self) -> list[tuple[Key, Sequence[float]]]:
+        """All series, with their numbers as they are now."""
+        self._look()
+        return [(key, numbers.tolist()) for key, numbers in self._places.items()]
+
+    def release(self) -> None:
+        """Sets to 0 what its process held."""
+        self._look()
+        for (name, _), numbers in self._places.items():
+            if name.startswith(HELD):
+                for place in range(len(numbers)):
+                    numbers[place] = 0.0
+
+    def _look(self) -> None:
+        """Finds the series that have been appended since the last look."""
+        mark, end = _HEAD.unpack_from(self._bytes)
+        if mark != _MARK:
+            return
+        for key, numbers in self._series(min(end, FILE_BYTES)):
+            self._places[key] = numbers
+
+    def _series(self, end: int) -> Iterator[tuple[Key, "memoryview[float]"]]:
+        while self._seen < end:
+            length, count = _LENGTHS.unpack_from(self._bytes, self._seen)
+            start = self._seen + _LENGTHS.size
+            numbers = start + -(-length // 8) * 8
+            name, labels = json.loads(self._bytes[start : start + length])
+            self._seen = numbers + 8 * count
+            yield (name, tuple(labels)), self._view[numbers : self._seen].cast("d")
