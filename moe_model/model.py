@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from moe_model.config import ModelConfig
-from moe_model.kernels.step_program import PagedAttend, StepProgram
+from moe_model.kernels.base import Router
+from moe_model.kernels.step_program import PagedAttend, ProgramRun, StepProgram
 from moe_model.layers.attention import Attend
 from moe_model.layers.dense import Gate, SharedModel
 from moe_model.layers.experts import ExpertBackend
@@ -20,6 +21,18 @@ from moe_model.layers.router import Routing
 Observe = Callable[[int, Routing], None]
 # (layer, x_TD) -> where a layer's rows go.
 Route = Callable[[int, Tensor], Routing]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class LayerRouters:
+    """A Route by one router for each layer, whatever the rows; None for a dense one."""
+
+    routers: tuple[Router | None, ...]
+
+    def __call__(self, layer: int, x_TD: Tensor) -> Routing:
+        router = self.routers[layer]
+        assert router is not None, "a dense layer routes nothing"
+        return router(x_TD)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -93,22 +106,20 @@ class Model:
 
         Stops whenever its rows are at the experts; ends by handing in its hidden states.
         """
-        if self.program is not None and isinstance(part.attend, PagedAttend):
-            return self._program(self.program, part, part.attend, in_c, h_parts)
-        return self._layers(part, h_parts)
+        program, route = self.program, part.route
+        if program is None or not isinstance(part.attend, PagedAttend):
+            return self._layers(part, h_parts)
+        if isinstance(route, LayerRouters) and (other := program.with_routers(route.routers)) is not None:
+            program, route = other, None
+        is_watched = part.observe is not None or route is not None
+        run = program.start(
+            part.token_ids_T, part.positions_T, part.attend, in_c, stops_at_routers=is_watched
+        )
+        return self._stops(run, part, h_parts)
 
-    def _program(
-        self,
-        program: StepProgram,
-        part: Part,
-        attend: PagedAttend,
-        in_c: object | None,
-        h_parts: list[Tensor],
-    ) -> Iterator[None]:
-        """What the program leaves to others: routes that are not the model's own, and experts that are not
-        its kernels'."""
-        is_watched = part.observe is not None or part.route is not None
-        run = program.start(part.token_ids_T, part.positions_T, attend, in_c, stops_at_routers=is_watched)
+    def _stops(self, run: ProgramRun, part: Part, h_parts: list[Tensor]) -> Iterator[None]:
+        """What a program leaves to its caller: routes that are watched or not its own, and experts that are
+        not its kernels'."""
         while (stop := run.to_experts()) is not None:
             layer, n_TD, routing = stop.layer, stop.x_TD, stop.routing
             if routing is None:

@@ -11,7 +11,7 @@ from typing import Literal, Protocol
 
 from torch import Tensor
 
-from moe_model.kernels.base import Contexts, PagedAttention
+from moe_model.kernels.base import Contexts, PagedAttention, Router
 from moe_model.layers.attention import AttentionForm, Kept
 from moe_model.layers.router import Routing
 
@@ -91,6 +91,10 @@ class StepProgram(Protocol):
     ) -> ProgramRun:
         """`experts`: what runs them without the interpreter, ExpertBackend.in_c. Several runs may be under
         way."""
+
+    def with_routers(self, routers: tuple[Router | None, ...]) -> "StepProgram | None":
+        """The same but for the routers, None of a dense layer; made once for a tuple. None: not all of them
+        are in C."""
 
     def times(self, *, go_on: bool) -> Mapping[ProgramPart, float]:
         """Seconds by part since this was last asked, as far as steps were timed; whether they are from now on

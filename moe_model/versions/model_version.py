@@ -1,6 +1,6 @@
 """ModelVersion: what a model consists of from one exchange of its experts to the next.
 
-Shapes: D d_model, E outputs of a router.
+Shapes: E outputs of a router.
 """
 
 from collections.abc import Iterable
@@ -8,13 +8,11 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Self
 
-from torch import Tensor
-
 from moe_model.kernels.base import Router
 from moe_model.layers.dense import Gate
 from moe_model.layers.expert_selection import ExpertSelection
-from moe_model.layers.router import RouterWeights, Routing
-from moe_model.model import Model
+from moe_model.layers.router import RouterWeights
+from moe_model.model import LayerRouters, Model
 from moe_model.versions.expert_versions import Catalog, ExpertModule
 
 
@@ -84,9 +82,10 @@ class ModelVersion:
         """Each expert that is not the checkpoint's, as layer/expert:version."""
         return tuple(f"{m.layer}/{m.expert}:{m.version}" for m in self.modules if m.version or m.file)
 
-    def route(self, layer: int, x_TD: Tensor) -> Routing:
-        """As `model.Route`, in columns of this version."""
-        return self.layers[layer].router(x_TD)
+    @cached_property
+    def route(self) -> LayerRouters:
+        """A `model.Route`, in columns of this version."""
+        return LayerRouters(tuple(None if layer.gate is None else layer.gate.router for layer in self.layers))
 
 
 def in_columns(selection: ExpertSelection | None, experts: tuple[int, ...]) -> ExpertSelection | None:

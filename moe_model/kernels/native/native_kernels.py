@@ -26,7 +26,7 @@ from moe_model.kernels.native.experts import NativeBank, NativeExpert, NativeTab
 from moe_model.kernels.native.head_linear import NativeHeadLinear
 from moe_model.kernels.native.linear import NativeLinear, NativeMatrix, NativeNorm
 from moe_model.kernels.native.paged import CACHE_LAYOUT, attend_paged
-from moe_model.kernels.native.plan import InexpressibleError, plan_of
+from moe_model.kernels.native.plan import InexpressibleError
 from moe_model.kernels.native.program import NativeProgram
 from moe_model.kernels.native.rotary import NativeRotary
 from moe_model.kernels.native.router import NativeRouter, NativeRowGate, has_code
@@ -109,11 +109,10 @@ class NativeKernels:
     def program(self, shared: SharedModel) -> NativeProgram | None:
         """All layers in one call; None for a model that has a part which is not in C."""
         try:
-            plan = plan_of(shared)
+            return NativeProgram(self._runtime, shared)
         except InexpressibleError as part:
             _log.info("steps run part by part: %s", part)
             return None
-        return NativeProgram(self._runtime, shared, plan)
 
 
 def _best_that_is_right() -> object:

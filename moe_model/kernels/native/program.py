@@ -1,18 +1,19 @@
 """A model's layers as one program of C. Shapes: as in moe_model/kernels/step_program.py."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import get_args
 
 import torch
 from torch import Tensor
 
-from moe_model.kernels.base import Contexts
+from moe_model.kernels.base import Contexts, Router
 from moe_model.kernels.native import _kernels
 from moe_model.kernels.native.paged import check_stored
-from moe_model.kernels.native.plan import STREAM, Kind, Plan
+from moe_model.kernels.native.plan import STREAM, InexpressibleError, Kind, plan_of
 from moe_model.kernels.native.runtime import Runtime
 from moe_model.kernels.step_program import PagedAttend, PagedCache, ProgramPart, Stop
-from moe_model.layers.dense import SharedModel
+from moe_model.layers.dense import Block, Gate, SharedModel
 from moe_model.layers.router import Routing
 
 # Memory for a step of so many tokens is kept; larger steps are few, and what they need is large.
@@ -22,8 +23,11 @@ KEPT_TOKENS = 256
 class NativeProgram:
     """As StepProgram. Keeps the parts alive that C points into."""
 
-    def __init__(self, runtime: Runtime, shared: SharedModel, plan: Plan) -> None:
-        self.runtime, self.plan, self._shared = runtime, plan, shared
+    def __init__(self, runtime: Runtime, shared: SharedModel) -> None:
+        """Raises InexpressibleError for a part that is not in C."""
+        self.runtime, self.plan, self._shared = runtime, plan_of(shared), shared
+        plan = self.plan
+        self._rerouted: tuple[tuple[Router | None, ...], NativeProgram | None] | None = None
         self.handle = _kernels.program(runtime.kernels, plan.n_layers, plan.widths, plan.instructions)
         self._arenas: list[Arena] = []
         self._cache: tuple[PagedCache, object] | None = None
@@ -55,6 +59,21 @@ class NativeProgram:
             *(value for contexts in attend.contexts for value in _context_in_c(contexts, num_tokens)),
         )
         return NativeRun(self, step, num_tokens, (token_ids_T, positions_T, attend, experts, cache))
+
+    def with_routers(self, routers: tuple[Router | None, ...]) -> "NativeProgram | None":
+        if self._rerouted is None or self._rerouted[0] is not routers:
+            self._rerouted = routers, self._with(routers)
+        return self._rerouted[1]
+
+    def _with(self, routers: tuple[Router | None, ...]) -> "NativeProgram | None":
+        blocks = [
+            block if router is None else replace(block, gate=Gate(router, _gate_of(block).weights))
+            for block, router in zip(self._shared.blocks, routers, strict=True)
+        ]
+        try:
+            return NativeProgram(self.runtime, replace(self._shared, blocks=blocks))
+        except InexpressibleError:
+            return None
 
     def take_arena(self, num_tokens: int, num_bytes: int) -> "Arena":
         """Memory that no other run has, until it is given back."""
@@ -160,6 +179,11 @@ class NativeRun:
         if buffer == STREAM:
             return self._stream_TD
         return self._arena.view(self._program, self._num_tokens, buffer, dtype)
+
+
+def _gate_of(block: Block) -> Gate:
+    assert block.gate is not None, "a dense layer has no router"
+    return block.gate
 
 
 def _context_in_c(contexts: Contexts, num_tokens: int) -> tuple[int, ...]:
