@@ -67,7 +67,7 @@ class ControlService:
 
     async def abort(self, message: pb.AbortRequest, context: Context) -> pb.AbortResponse:
         async with rpc("Abort", message, context, self._gate) as call:
-            aborted, unknown = self._opened().abort(message.request_ids, everything=message.all)
+            aborted, unknown = await self._opened().abort(message.request_ids, everything=message.all)
             call.facts["aborted"] = len(aborted)
             await call.accept()
             return pb.AbortResponse(aborted_request_ids=aborted, unknown_request_ids=unknown)

@@ -104,8 +104,9 @@ class Operations:
             reason = Reason.EXPERTS_NOT_CHANGED if error.field is None else Reason.INVALID_FIELD
             raise ApiError.of(reason, shown, field=error.field) from None
 
-    def abort(self, request_ids: Sequence[str], *, everything: bool) -> tuple[list[str], list[str]]:
-        """Ends requests; returns those that ran and those that did not. Raises ApiError."""
+    async def abort(self, request_ids: Sequence[str], *, everything: bool) -> tuple[list[str], list[str]]:
+        """Ends requests of any front; returns those that ran and those that did not. Raises ApiError,
+        EngineLostError."""
         if everything == bool(request_ids):
             raise ApiError.of(Reason.INVALID_FIELD, "either this or all is required", field="request_ids")
         if len(request_ids) > MAX_ABORTS:
@@ -115,6 +116,8 @@ class Operations:
             if not REQUEST_ID.fullmatch(request_id):
                 message = "is not 1 to 128 of the characters A-Z a-z 0-9 . _ : -"
                 raise ApiError.of(Reason.INVALID_FIELD, message, field=f"request_ids[{index}]")
-        wanted = self.engine.request_ids if everything else list(dict.fromkeys(request_ids))
-        aborted = [request_id for request_id in wanted if self.engine.abort(request_id)]
-        return aborted, [request_id for request_id in wanted if request_id not in set(aborted)]
+        if everything:
+            return await self.engine.abort(), []
+        wanted = list(dict.fromkeys(request_ids))
+        ended = set(await self.engine.abort(wanted))
+        return [each for each in wanted if each in ended], [each for each in wanted if each not in ended]

@@ -1,6 +1,6 @@
 """EngineClient: an engine as its callers see it. Plain data goes in and comes out, wherever it runs."""
 
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Sequence
 from typing import Protocol, TypeVar
 
 from coordinator.engine.messages.commands import Command
@@ -42,8 +42,9 @@ class EngineClient(RequestEngine, Protocol):
     def request_ids(self) -> list[str]:
         """The requests whose streams are open."""
 
-    def abort(self, request_id: str) -> bool:
-        """Ends a request, with all its prompts, with FinishReason.ABORT; False when it is not running."""
+    async def abort(self, request_ids: Sequence[str] | None = None) -> list[str]:
+        """Ends requests of all the engine's fronts with FinishReason.ABORT, each with all its prompts; None:
+        all there are. Returns those that ran. Raises EngineLostError."""
 
     def stats(self) -> EngineStats:
         """The state after the last step; never waits. `stopped`: every stream has ended, and none begins."""

@@ -37,8 +37,9 @@ class InProcessEngine:
     def stream(self, request: Request, max_seconds: float = NO_LIMIT) -> AsyncGenerator[Output, None]:
         return self._streams.stream(request, max_seconds)
 
-    def abort(self, request_id: str) -> bool:
-        return self._streams.abort(request_id)
+    async def abort(self, request_ids: Sequence[str] | None = None) -> list[str]:
+        wanted = self.request_ids if request_ids is None else dict.fromkeys(request_ids)
+        return [request_id for request_id in wanted if self._streams.abort(request_id)]
 
     @property
     def request_ids(self) -> list[str]:

@@ -25,6 +25,11 @@ def number_of(key: str) -> int:
     return int(key.rpartition(PART)[2])
 
 
+def id_of(key: str) -> str:
+    """The id of the request that a key, or the id of one prompt of several, is of."""
+    return key.partition(PART)[0]
+
+
 class RequestStreams:
     """Made and used on one event loop. An engine knows a request by a key, its id and a number that no other
     has: an output of an ended request that is still on its way can then never reach a new request with the
@@ -74,7 +79,7 @@ class RequestStreams:
 
     def abort(self, request_id: str) -> bool:
         """Ends a request, with all its prompts; False when it is not running."""
-        keys = [key for name, key in self._keys.items() if name.partition(PART)[0] == request_id]
+        keys = [key for name, key in self._keys.items() if id_of(name) == request_id]
         for key in keys:
             self._send(Abort(key))
         return bool(keys)
@@ -82,7 +87,7 @@ class RequestStreams:
     @property
     def request_ids(self) -> list[str]:
         """The requests whose streams are open."""
-        return list(dict.fromkeys(name.partition(PART)[0] for name in self._keys))
+        return list(dict.fromkeys(map(id_of, self._keys)))
 
     def deliver(self, outputs: Iterable[Output]) -> None:
         """What the engine says, by its keys; what no stream waits for is dropped."""

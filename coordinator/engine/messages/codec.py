@@ -14,6 +14,8 @@ from coordinator.engine.messages.commands import (
     Changed,
     CheckIntegrity,
     Done,
+    Ended,
+    EndRequests,
     ExpertList,
     ListExperts,
     RemoveExpert,
@@ -34,9 +36,18 @@ from moe_model.errors import ExpertMeshError
 
 REQUESTS = (Request, Abort)
 COMMANDS = (
-    *(CheckIntegrity, ScaleWorkers, ListExperts, ReplaceExpert, AddExpert, RemoveExpert, ReadMetrics),
+    *(
+        CheckIntegrity,
+        ScaleWorkers,
+        ListExperts,
+        ReplaceExpert,
+        AddExpert,
+        RemoveExpert,
+        ReadMetrics,
+        EndRequests,
+    ),
 )
-RESULTS = (Done, Scaled, ExpertList, Changed, MetricsSnapshot)
+RESULTS = (Done, Scaled, ExpertList, Changed, MetricsSnapshot, Ended)
 NEWS = (Output, Failure, EngineStats, ModelStatus, WorkersStatus, ModelFacts, TracedStep)
 # What carries the others between two processes.
 CARRIERS = (Hello, Call, Answer, StepOutputs, MissingExperts, Beat)

@@ -94,3 +94,17 @@ class RemoveExpert(Command[Changed]):
 
     layer: int
     expert: int
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """The requests that ran."""
+
+    request_ids: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class EndRequests(Command[Ended]):
+    """Ends requests of all fronts with FinishReason.ABORT, each with all its prompts; None: all there are."""
+
+    request_ids: tuple[str, ...] | None

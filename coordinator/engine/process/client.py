@@ -1,7 +1,7 @@
 """ProcessEngine: an engine in another process, as its fronts see it. Knows no engine, only its socket."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import replace
@@ -10,7 +10,7 @@ from typing import Any, Self, TypeVar, cast
 
 from coordinator.engine.client.base import NO_LIMIT
 from coordinator.engine.client.request_streams import RequestStreams
-from coordinator.engine.messages.commands import Command
+from coordinator.engine.messages.commands import Command, EndRequests
 from coordinator.engine.messages.errors import EngineBusyError, EngineLostError, MessageError
 from coordinator.engine.messages.metrics import MetricsSnapshot, ReadMetrics
 from coordinator.engine.messages.output import Output
@@ -34,6 +34,8 @@ CALL_SILENCE = 60.0
 MAX_QUEUED_BYTES = 64 << 20
 # That a scrape waits for an engine that does not answer.
 COUNTS_SECONDS = 1.0
+# That an operator waits for requests to be ended.
+ABORT_SECONDS = 5.0
 
 
 class ProcessEngine:
@@ -69,8 +71,9 @@ class ProcessEngine:
     def stream(self, request: Request, max_seconds: float = NO_LIMIT) -> AsyncGenerator[Output, None]:
         return self._streams.stream(request, max_seconds)
 
-    def abort(self, request_id: str) -> bool:
-        return self._streams.abort(request_id)
+    async def abort(self, request_ids: Sequence[str] | None = None) -> list[str]:
+        wanted = None if request_ids is None else tuple(request_ids)
+        return list((await self.ask(EndRequests(wanted), ABORT_SECONDS)).request_ids)
 
     @property
     def request_ids(self) -> list[str]:

@@ -3,6 +3,7 @@
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
+from coordinator.engine.client.request_streams import id_of
 from coordinator.engine.messages.output import Output
 from coordinator.engine.process.front_link import FrontLink, Said
 
@@ -52,6 +53,15 @@ class Routes:
             for key, route in tuple(self._routes.items())
             if route.link is link and (numbers is None or route.number in numbers)
         ]
+
+    def named(self, request_ids: Collection[str] | None) -> dict[str, list[tuple[FrontLink, str]]]:
+        """By their ids, the requests of all fronts, or those of them: front and key, one for each prompt."""
+        found: dict[str, list[tuple[FrontLink, str]]] = {}
+        for key, route in tuple(self._routes.items()):
+            request_id = id_of(key)
+            if request_ids is None or request_id in request_ids:
+                found.setdefault(request_id, []).append((route.link, key))
+        return found
 
     def all_keys(self) -> list[str]:
         return list(self._routes)

@@ -16,10 +16,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from coordinator.engine.client.handlers import Operated, engine_handlers
+from coordinator.engine.client.handlers import Handlers, Operated, engine_handlers
 from coordinator.engine.client.receiver import Receiver
 from coordinator.engine.client.request_streams import number_of
 from coordinator.engine.core.engine_thread import EngineThread
+from coordinator.engine.messages.commands import Ended, EndRequests
 from coordinator.engine.messages.errors import EngineError, MessageError, SlowConsumerError
 from coordinator.engine.messages.failure import Failure
 from coordinator.engine.messages.output import Output
@@ -48,7 +49,9 @@ class EngineServer:
     def __init__(self, thread: EngineThread, operated: Operated | None = None) -> None:
         operated = operated or Operated()
         self._thread = thread
-        self._commands = Commands({**engine_handlers(thread), **operated.handlers})
+        own: Handlers = {EndRequests: self._end_requests}
+        self._commands = Commands({**engine_handlers(thread), **operated.handlers, **own})
+        self._loop = asyncio.get_running_loop()
         self._news = EngineNews(operated)
         operated.traces.follow(self._trace)
         self._routes = Routes()
@@ -181,6 +184,14 @@ class EngineServer:
         # A caller that gets the answer knows already what has changed.
         self._tell_all(self._news.changed(time.monotonic(), everything=True))
         link.channel.send(frame_of(Answer(call.number, result)))
+
+    def _end_requests(self, command: EndRequests) -> Ended:
+        """On a command's thread."""
+        wanted = None if command.request_ids is None else frozenset(command.request_ids)
+        found = self._routes.named(wanted)
+        for link, key in (each for parts in found.values() for each in parts):
+            self._loop.call_soon_threadsafe(link.receiver.receive, Abort(key))
+        return Ended(tuple(found))
 
     # What fronts are told.
 

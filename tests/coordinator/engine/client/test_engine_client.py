@@ -7,7 +7,7 @@ from contextlib import aclosing, suppress
 
 import pytest
 
-from coordinator.engine.client.base import EngineClient
+from coordinator.engine.client.base import PART, EngineClient
 from coordinator.engine.client.in_process import InProcessEngine
 from coordinator.engine.core.engine import Engine
 from coordinator.engine.core.engine_thread import EngineThread
@@ -170,12 +170,30 @@ async def test_a_cancelled_reader_frees_everything(gated: EngineClient, runner: 
 async def test_abort_ends_a_stream_with_its_reason(gated: EngineClient, runner: GatedRunner) -> None:
     reader = asyncio.create_task(read(gated, make_request("a", (1, 2, 3), 9)))
     await entered(runner)
-    gated.abort("unknown")
-    gated.abort("a")
+    assert await gated.abort(["unknown"]) == []
+    assert await gated.abort(["unknown", "a"]) == ["a"]
     await heard(gated)
     runner.permit()
     tokens, last = await reader
     assert (tokens, last.finish_reason) == ([3], FinishReason.ABORT)
+    check_idle(gated)
+
+
+async def test_abort_ends_all_prompts_of_a_request_or_everything(
+    gated: EngineClient, runner: GatedRunner
+) -> None:
+    names = [f"a{PART}0", f"a{PART}1", "b"]
+    readers = [asyncio.create_task(read(gated, make_request(name, (1, 2, 3), 9))) for name in names]
+    await entered(runner)
+    assert await gated.abort(["a"]) == ["a"]
+    await heard(gated)
+    runner.permit()
+    for reader in readers[:2]:
+        assert (await reader)[1].finish_reason is FinishReason.ABORT
+    assert await gated.abort() == ["b"]
+    await heard(gated)
+    await flush(gated, runner)
+    assert (await readers[2])[1].finish_reason is FinishReason.ABORT
     check_idle(gated)
 
 

@@ -84,7 +84,7 @@ async def test_a_library_s_panic_ends_its_request_and_no_other(
 async def test_abort_while_it_is_built(engine: EngineClient, builder: WaitingBuilder) -> None:
     slow = asyncio.create_task(read(engine, wants(REGEX)))
     await begun(builder)
-    assert engine.abort("slow")
+    assert await engine.abort(["slow", "other"]) == ["slow"]
     builder.go_on.set()
     (last,) = await slow
     assert (last.finish_reason, last.token_ids) == (FinishReason.ABORT, ())

@@ -167,8 +167,9 @@ async def test_equal_ids_of_two_fronts_are_two_requests() -> None:
         one, one_key = await begun(thread, first, "a")
         two, two_key = await begun(thread, second, "a")
         assert one_key != two_key
-        assert first.abort("a")
-        await until(lambda: thread.aborted == [one_key])
+        assert await first.abort(["a"]) == ["a"]
+        # An operator reaches those of all fronts through any of them.
+        await until(lambda: thread.aborted == [one_key, two_key])
         thread.say([Output(one_key, (1,), FinishReason.ABORT), Output(two_key, (2,), FinishReason.STOP)])
         assert [output.token_ids for output in await one + await two] == [(1,), (2,)]
 
