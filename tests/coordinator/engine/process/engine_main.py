@@ -1,4 +1,4 @@
-"""A process with an engine at a path: it counts, a step at a time, until it is killed.
+"""A process with an engine at a path, as soon as a line comes in: it counts until it is killed.
 
 python -m tests.coordinator.engine.process.engine_main PATH
 """
@@ -21,4 +21,5 @@ async def serve(path: Path) -> None:
 
 
 if __name__ == "__main__":
+    sys.stdin.readline()
     asyncio.run(serve(Path(sys.argv[1])))

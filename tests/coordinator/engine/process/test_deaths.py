@@ -29,15 +29,25 @@ class Processes(ExitStack):
 
     def start(self, module: str, *arguments: object) -> "subprocess.Popen[str]":
         command = [sys.executable, "-m", f"{MAINS}.{module}", *map(str, arguments)]
-        process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
+        process = subprocess.Popen(
+            command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
         self.callback(self._end, process)
         return process
 
     def _end(self, process: "subprocess.Popen[str]") -> None:
         process.kill()
         process.wait()
-        assert process.stdout is not None
-        process.stdout.close()
+        for pipe in (process.stdin, process.stdout):
+            assert pipe is not None
+            pipe.close()
+
+
+def begin(engine: "subprocess.Popen[str]") -> None:
+    """It was started before, to be quick."""
+    assert engine.stdin is not None
+    engine.stdin.write("\n")
+    engine.stdin.flush()
 
 
 @pytest.fixture
@@ -56,7 +66,8 @@ async def test_an_engine_that_is_killed_ends_all_streams_and_the_next_is_found(
     processes: Processes, path: Path
 ) -> None:
     """The next listens at the same path, where the dead one's socket still lies."""
-    first = processes.start("engine_main", path)
+    first, second = (processes.start("engine_main", path) for _ in range(2))
+    begin(first)
     front = await ProcessEngine.connect(path, PATIENCE)
     streams = [front.stream(make_request(f"r{n}", max_tokens=1 << 19)) for n in range(16)]
     for stream in streams:
@@ -72,7 +83,7 @@ async def test_an_engine_that_is_killed_ends_all_streams_and_the_next_is_found(
     with pytest.raises(EngineLostError):
         await asyncio.to_thread(front.call, CheckIntegrity())
     assert path.is_socket()
-    processes.start("engine_main", path)
+    begin(second)
     await until(lambda: not front.stats().lost)
     outputs = await read(front, make_request("r0", (1, 2, 3), 4))
     assert [token for output in outputs for token in output.token_ids] == [3, 4, 5, 6]
