@@ -14,6 +14,8 @@
         ├── FencedError          another coordinator has taken over the expert workers
         ├── ReplyError           an expert worker answered with something that is no result
         ├── HaltedError          it was told to stop before it was done
+        ├── BusyError            what it needs is busy with others, and did not come free in time
+        ├── NoProcessError       the machine starts no process for it
         └── ExpertsLostError     experts that a step needs have no live holder
 
 Messages are one line and name the thing. The command line prints them as they are.
@@ -22,6 +24,7 @@ Messages are one line and name the thing. The command line prints them as they a
 from expertmesh.errors import ConfigError, ExpertMeshError, UserError
 
 __all__ = [
+    "BusyError",
     "CheckpointError",
     "ClusterError",
     "ConfigError",
@@ -29,6 +32,7 @@ __all__ = [
     "ExpertsLostError",
     "FencedError",
     "HaltedError",
+    "NoProcessError",
     "NoWorkersError",
     "NumericError",
     "ReplyError",
@@ -82,6 +86,14 @@ class ReplyError(WorldError):
 
 class HaltedError(WorldError):
     """What was under way ends, for it was told to stop."""
+
+
+class NoProcessError(WorldError):
+    """A process cannot be started."""
+
+
+class BusyError(WorldError):
+    """All processes or threads for it are at work for others, and none came free in time."""
 
 
 class ExpertsLostError(WorldError):

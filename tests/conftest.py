@@ -22,7 +22,12 @@ from tests.native import KERNELS
 
 Measured = Callable[..., None]
 
-pytest_plugins = ["tests.in_parallel", "tests.integration.shared_cluster", "tests.time_per_folder"]
+pytest_plugins = [
+    "tests.coordinator.api.engine_kinds",
+    "tests.in_parallel",
+    "tests.integration.shared_cluster",
+    "tests.time_per_folder",
+]
 
 # Small products gain nothing from more threads, and on a busy machine each waits for the slowest. Set before
 # any test module computes what it expects: the number of threads shows in a float32 product's last bit.

@@ -17,7 +17,8 @@ from pathlib import Path
 
 import expertmesh
 from coordinator.confined.child import OUT_OF_TIME, frame
-from coordinator.confined.errors import CrashedError, NoProcessError, OutOfTimeError
+from coordinator.confined.errors import CrashedError, OutOfTimeError
+from moe_model.errors import NoProcessError
 
 log = logging.getLogger(__name__)
 

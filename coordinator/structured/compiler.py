@@ -10,7 +10,6 @@ import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from coordinator.confined.errors import BusyError
 from coordinator.engine.messages.errors import ConstraintError
 from coordinator.engine.messages.request import ConstraintSource
 from coordinator.structured.cache import LruCache
@@ -19,6 +18,7 @@ from coordinator.structured.library import build, make_tokenizer
 from coordinator.structured.matcher import GrammarConstraint, MaskRows
 from coordinator.structured.probe import Probe
 from coordinator.structured.ready import ReadyConstraints
+from moe_model.errors import BusyError
 from moe_model.text.tokenizer import Tokenizer
 
 # Constraints that wait for their requests, which come a moment after the check.

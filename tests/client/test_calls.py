@@ -17,7 +17,10 @@ from expertmesh.retries import MAX_ATTEMPTS, Attempts, pushback
 from expertmesh.v1 import generation_pb2 as pb
 from tests.client.odd_servers import BEHAVIOURS, odd_server
 from tests.coordinator.api.background import serving
+from tests.coordinator.api.engine_kinds import BOTH_ENGINES
 from tests.coordinator.api.fakes import PATIENCE, FakeEngine, running, tokens
+
+pytestmark = BOTH_ENGINES
 
 TIMEOUT = 0.5
 

@@ -25,6 +25,7 @@ from expertmesh.v1 import generation_pb2 as pb
 from expertmesh.v1 import generation_pb2_grpc
 from moe_model.errors import ExpertsLostError
 from tests.coordinator.api.background import serving
+from tests.coordinator.api.engine_kinds import BOTH_ENGINES, IN_PROCESS_ONLY
 from tests.coordinator.api.fakes import (
     EOS,
     PATIENCE,
@@ -36,6 +37,8 @@ from tests.coordinator.api.fakes import (
     tiny_tokenizer,
     tokens,
 )
+
+pytestmark = BOTH_ENGINES
 
 OPTIONS: GenerateOptions = {
     "request_id": "mine",
@@ -156,6 +159,7 @@ async def test_generate(flavour: Any) -> None:
     assert result.to_dict()["usage"]["completion_tokens"] == 3
 
 
+@IN_PROCESS_ONLY
 async def test_stream(flavour: Any) -> None:
     async with running() as service, flavour(service.server.address) as client:
         events: list[Event] = [

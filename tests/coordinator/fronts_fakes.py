@@ -14,7 +14,6 @@ from coordinator.config.serve import ServeConfig
 from coordinator.config.service import Addresses, CallsConfig, ReadinessConfig
 from coordinator.engine.client.base import EngineClient
 from coordinator.engine.client.handlers import Operated, worker_handlers, workers_status
-from coordinator.engine.client.in_process import InProcessEngine
 from coordinator.engine.core.engine import Runner
 from coordinator.engine.core.engine_thread import EngineThread
 from coordinator.engine.messages.stats import EngineStats
@@ -23,7 +22,9 @@ from expert_workers.status import Scaled, WorkerStatus
 from moe_model.config import ModelConfig
 from moe_model.errors import NoWorkersError
 from moe_model.versions.expert_versions import Catalog, ExpertModule
+from tests.coordinator.api import engine_kinds
 from tests.coordinator.api.fakes import served_model
+from tests.coordinator.engine.client.clients import CLIENTS
 from tests.coordinator.engine.fakes import CountingRunner, engine_over
 
 ANY = "127.0.0.1:0"
@@ -86,7 +87,7 @@ async def opening(
     experts = workers or FakeWorkers()
     operated = Operated(worker_handlers(experts), workers=lambda: workers_status(experts))
     core = engine_over(runner or CountingRunner(), max_seq_len=32)
-    engine = InProcessEngine(EngineThread(core), operated)
+    engine = await CLIENTS[engine_kinds.SIDES.kind](EngineThread(core), operated)
     fronts.bind()
     async with fronts.serving():
         yield engine

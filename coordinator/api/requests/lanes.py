@@ -14,8 +14,8 @@ from typing import TypeVar
 
 from google.protobuf.message import Message
 
-from coordinator.confined.errors import BusyError
 from expertmesh.v1 import generation_pb2 as pb
+from moe_model.errors import BusyError
 
 # Of each lane. They start when they are needed; most of what they do lets others run meanwhile.
 NUM_THREADS = 6

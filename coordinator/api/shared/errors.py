@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import TypedDict, Unpack
 
-from coordinator.confined.errors import BusyError, NoProcessError
 from coordinator.engine.messages.errors import (
     CapacityError,
     ConstraintError,
@@ -23,11 +22,13 @@ from coordinator.engine.messages.errors import (
     UnknownExpertError,
 )
 from moe_model.errors import (
+    BusyError,
     ClusterError,
     ExpertMeshError,
     ExpertsLostError,
     FencedError,
     HaltedError,
+    NoProcessError,
     NoWorkersError,
     ReplyError,
     WorkerStartError,

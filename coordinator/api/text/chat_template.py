@@ -13,9 +13,9 @@ from types import MappingProxyType
 from typing import TypedDict
 
 from coordinator.api.text.chat_template_main import LIMITS, MAX_RENDERED_CHARS, Outcome
-from coordinator.confined.errors import BusyError, CrashedError, OutOfTimeError
+from coordinator.confined.errors import CrashedError, OutOfTimeError
 from coordinator.confined.process import ConfinedProcess
-from moe_model.errors import ConfigError, UserError
+from moe_model.errors import BusyError, ConfigError, UserError
 
 logger = logging.getLogger(__name__)
 

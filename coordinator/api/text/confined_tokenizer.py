@@ -4,9 +4,9 @@ import threading
 from array import array
 
 from coordinator.api.text.tokenizer_main import DONE, LIMITS
-from coordinator.confined.errors import BusyError, CrashedError, NoProcessError, OutOfTimeError
+from coordinator.confined.errors import CrashedError, OutOfTimeError
 from coordinator.confined.process import ConfinedProcess
-from moe_model.errors import TokenizerError, TokenizerLimitError
+from moe_model.errors import BusyError, NoProcessError, TokenizerError, TokenizerLimitError
 
 MODULE = "coordinator.api.text.tokenizer_main"
 # By the clock, of one text; its time on a processor has a limit of its own, which is met first unless the

@@ -12,7 +12,10 @@ import pytest
 from coordinator.engine.messages.request import ContextOverflow
 from expertmesh import cli
 from tests.coordinator.api.background import Background, serving
+from tests.coordinator.api.engine_kinds import BOTH_ENGINES
 from tests.coordinator.api.fakes import PATIENCE, FakeEngine, last, tiny_tokenizer, tokens
+
+pytestmark = BOTH_ENGINES
 
 TEXT = tiny_tokenizer().decode([40, 41, 42])
 

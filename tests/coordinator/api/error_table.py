@@ -8,7 +8,6 @@ from coordinator.api.security.api_keys import ApiKeys, key_of
 from coordinator.api.security.auth import KeyAuthenticator
 from coordinator.api.shared.errors import Reason
 from coordinator.api.shared.served_model import ServedModel
-from coordinator.confined.errors import NoProcessError
 from coordinator.engine.messages.errors import (
     CapacityError,
     ConstraintError,
@@ -17,7 +16,7 @@ from coordinator.engine.messages.errors import (
     StepMemoryError,
 )
 from coordinator.engine.messages.request import ConstraintSource
-from moe_model.errors import ExpertsLostError
+from moe_model.errors import ExpertsLostError, NoProcessError
 from tests.coordinator.api.both_fronts import Setup
 from tests.coordinator.api.fakes import Step, served_model
 

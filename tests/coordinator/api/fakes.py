@@ -28,6 +28,7 @@ from expertmesh.v1 import generation_pb2_grpc
 from moe_model.checkpoint.reader import GenerationDefaults
 from moe_model.config import ModelConfig
 from moe_model.text.tokenizer import Tokenizer
+from tests.coordinator.api import engine_kinds
 
 TOKENIZER_FILE = Path(__file__).parents[2] / "data" / "modularforge-tiny" / "tokenizer.json"
 TIMINGS = RequestTimings(queue_time=0.25, time_to_first_token=0.5, total_time=1.5)
@@ -83,12 +84,19 @@ class FakeEngine:
         self.abort_seen = asyncio.Event()
         # Kept, so that only whoever closes a stream ends it, and never the garbage collector.
         self._streams: list[AsyncGenerator[Output, None]] = []
+        self._far = engine_kinds.SIDES.of(self)
 
     def stream(self, request: Request, max_seconds: float) -> AsyncGenerator[Output, None]:
-        self._streams.append(self._stream(request, max_seconds))
+        source = self.play if self._far is None else self._far.stream
+        self._streams.append(source(request, max_seconds))
         return self._streams[-1]
 
-    async def _stream(self, request: Request, max_seconds: float) -> AsyncGenerator[Output, None]:
+    async def close(self) -> None:
+        """Ends what is between it and its callers, if anything."""
+        if self._far is not None:
+            await self._far.close()
+
+    async def play(self, request: Request, max_seconds: float) -> AsyncGenerator[Output, None]:
         self.requests.append(request)
         self.num_running += 1
         self.started.set()
@@ -153,6 +161,7 @@ async def running(
             yield Running(server, engine, channel, stub)
     finally:
         await server.close()
+        await engine.close()
 
 
 @dataclass

@@ -19,6 +19,7 @@ from coordinator.engine.messages.output import FinishReason
 from expertmesh.v1 import generation_pb2 as pb
 from tests.coordinator.api.both_fronts import Fronts, Setup, both_fronts
 from tests.coordinator.api.clock import Clock
+from tests.coordinator.api.engine_kinds import KINDS, scripted
 from tests.coordinator.api.error_table import BAD, CASES, FULL, KEY, LONG, RATE, Case, guarded
 from tests.coordinator.api.fakes import (
     PATIENCE,
@@ -64,8 +65,14 @@ async def refusing(case: Case) -> AsyncIterator[Fronts]:
             running.cancel()
 
 
+@pytest_asyncio.fixture(scope="module", loop_scope="module", params=KINDS)
+async def engine_kind(request: pytest.FixtureRequest) -> AsyncIterator[str]:
+    async with scripted(request.param):
+        yield request.param
+
+
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def plain() -> AsyncIterator[Fronts]:
+async def plain(engine_kind: str) -> AsyncIterator[Fronts]:
     """For the cases that need no server of their own."""
     async with both_fronts(FakeEngine()) as fronts:
         yield fronts

@@ -7,8 +7,11 @@ import grpc
 import pytest
 
 from expertmesh.v1 import generation_pb2_grpc
+from tests.coordinator.api.engine_kinds import BOTH_ENGINES
 from tests.coordinator.api.fakes import PATIENCE, FakeEngine, generate_request, last, running, tokens
 from tests.coordinator.api.grammar import check_grammar
+
+pytestmark = BOTH_ENGINES
 
 QUIET_SECONDS = 60.0
 PINGS = [

@@ -18,9 +18,12 @@ from coordinator.engine.messages.output import Output
 from expertmesh.v1 import generation_pb2 as pb
 from tests.cache_sizes import whole_sizes
 from tests.coordinator.api.both_fronts import Fronts, both_fronts
+from tests.coordinator.api.engine_kinds import BOTH_ENGINES
 from tests.coordinator.api.fakes import PATIENCE, generate_request
 from tests.coordinator.engine.client.clients import CLIENTS, heard
 from tests.coordinator.engine.fakes import CountingRunner, GatedRunner
+
+pytestmark = BOTH_ENGINES
 
 MAX_STEPS = 2
 BODY = {"prompt": [5, 6, 7], "max_tokens": 20, "ignore_eos": True}

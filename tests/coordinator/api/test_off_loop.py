@@ -10,8 +10,11 @@ from coordinator.api.requests import responses as generations
 from coordinator.api.requests.responses import MAX_INLINE_BYTES
 from coordinator.api.validation import prompt as validate_prompt
 from moe_model.text.tokenizer import Tokenizer
+from tests.coordinator.api.engine_kinds import BOTH_ENGINES
 from tests.coordinator.api.fakes import ends_at_once
 from tests.coordinator.api.http_fakes import Http
+
+pytestmark = BOTH_ENGINES
 
 LONG = "one two " * (MAX_INLINE_BYTES // 8 + 1)
 

@@ -5,7 +5,10 @@ import statistics
 import time
 
 from tests.coordinator.api.both_fronts import Setup, both_fronts
+from tests.coordinator.api.engine_kinds import BOTH_ENGINES
 from tests.coordinator.api.fakes import PATIENCE, FakeEngine, failure_of, generate_request
+
+pytestmark = BOTH_ENGINES
 
 MAX_SECONDS = 0.010
 

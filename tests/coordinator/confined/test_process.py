@@ -13,8 +13,9 @@ from pathlib import Path
 import pytest
 
 from coordinator.confined import process as module
-from coordinator.confined.errors import CrashedError, NoProcessError, OutOfTimeError
+from coordinator.confined.errors import CrashedError, OutOfTimeError
 from coordinator.confined.process import ConfinedProcess
+from moe_model.errors import NoProcessError
 from tests.coordinator.confined.children import children
 
 ODD = "tests.coordinator.confined.odd_child"

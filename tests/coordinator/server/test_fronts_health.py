@@ -12,8 +12,11 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from coordinator.config.service import ReadinessConfig
 from coordinator.engine.messages.stats import EngineStats
 from coordinator.server.fronts import Fronts
+from tests.coordinator.api.engine_kinds import BOTH_ENGINES
 from tests.coordinator.api.fakes import PATIENCE
 from tests.coordinator.fronts_fakes import World, make_fronts, open_fronts, opening
+
+pytestmark = BOTH_ENGINES
 
 SERVING = health_pb2.HealthCheckResponse.SERVING
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING

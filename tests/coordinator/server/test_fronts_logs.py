@@ -19,8 +19,11 @@ from expertmesh.v1 import generation_pb2 as pb
 from expertmesh.v1 import generation_pb2_grpc
 from tests.coordinator.api.both_fronts import SaysRunner
 from tests.coordinator.api.certificates import write_private
+from tests.coordinator.api.engine_kinds import BOTH_ENGINES
 from tests.coordinator.api.fakes import tiny_tokenizer
 from tests.coordinator.fronts_fakes import World, make_fronts, open_fronts, opening
+
+pytestmark = BOTH_ENGINES
 
 KEY = "em-alice-alice-alice"
 MARKER = "MARKER"

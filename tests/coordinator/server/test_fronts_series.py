@@ -14,8 +14,11 @@ from coordinator.engine.messages.metrics import MetricsSnapshot
 from coordinator.engine.messages.stats import EngineStats, ModelStatus, WorkersStatus
 from expertmesh.v1 import generation_pb2 as pb
 from expertmesh.v1 import generation_pb2_grpc
+from tests.coordinator.api.engine_kinds import BOTH_ENGINES
 from tests.coordinator.api.made_requests import resolved
 from tests.coordinator.fronts_fakes import World, make_fronts, open_fronts, opening
+
+pytestmark = BOTH_ENGINES
 
 NUM_CALLERS, NUM_CALLS = 10_000, 50
 

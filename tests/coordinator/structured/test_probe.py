@@ -9,10 +9,10 @@ import time
 
 import pytest
 
-from coordinator.confined.errors import BusyError
 from coordinator.engine.messages.errors import ConstraintError
 from coordinator.structured.compiler import CompilerLimits, ConstraintCompiler
 from coordinator.structured.probe import Probe
+from moe_model.errors import BusyError
 from tests.coordinator.confined.children import children
 from tests.coordinator.structured.walks import EOS, TINY, compiled, load_tokenizer
 

@@ -24,7 +24,10 @@ from coordinator.config.key_limits import Limits
 from expertmesh.v1 import control_pb2, generation_pb2_grpc
 from expertmesh.v1 import generation_pb2 as pb
 from tests.coordinator.api.clock import Clock
+from tests.coordinator.api.engine_kinds import BOTH_ENGINES
 from tests.coordinator.api.fakes import PATIENCE, Failure, FakeEngine, failure_of, served_model
+
+pytestmark = BOTH_ENGINES
 
 ALICE, ROOT = "em-alice-alice-alice", "em-root-root-root-root"
 KINDS = ("unary_unary", "unary_stream", "stream_unary", "stream_stream")

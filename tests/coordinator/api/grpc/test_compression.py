@@ -8,7 +8,10 @@ import pytest
 
 from expertmesh.v1 import generation_pb2 as pb
 from tests.coordinator.api.both_fronts import both_fronts
+from tests.coordinator.api.engine_kinds import BOTH_ENGINES
 from tests.coordinator.api.fakes import ends_at_once, generate_request
+
+pytestmark = BOTH_ENGINES
 
 MAX_BYTES = 16 << 20
 

@@ -12,8 +12,11 @@ from coordinator.api.shared.operations import SCALE_TIMEOUT, Operations, ServerF
 from expert_workers.status import Scaled, WorkerState, WorkerStatus
 from expertmesh.v1 import control_pb2 as pb
 from expertmesh.v1 import control_pb2_grpc
+from tests.coordinator.api.engine_kinds import BOTH_ENGINES
 from tests.coordinator.api.fakes import served_model
 from tests.coordinator.fronts_fakes import FakeWorkers, World, make_fronts, opening
+
+pytestmark = BOTH_ENGINES
 
 WORKERS = (
     WorkerStatus(0, WorkerState.READY, "node", experts={0: (0, 1)}, routed_rows=7),

@@ -6,6 +6,7 @@ from typing import Any
 import grpc
 import pytest
 
+from tests.coordinator.api.engine_kinds import BOTH_ENGINES, IN_PROCESS_ONLY
 from tests.coordinator.api.fakes import (
     PATIENCE,
     FakeEngine,
@@ -15,6 +16,8 @@ from tests.coordinator.api.fakes import (
     running,
     tokens,
 )
+
+pytestmark = BOTH_ENGINES
 
 
 async def eventually_idle(running: Running) -> None:
@@ -44,6 +47,7 @@ async def test_whoever_leaves_aborts_the_request(streaming: bool, how: str) -> N
         assert not service.server._gate._request_ids
 
 
+@IN_PROCESS_ONLY
 async def test_a_client_that_leaves_during_a_write_aborts_the_request() -> None:
     """The server writes as fast as it can to a reader that reads nothing and then goes."""
 

@@ -20,6 +20,7 @@ from coordinator.api.shared.errors import ApiError
 from expertmesh.v1 import generation_pb2 as pb
 from expertmesh.v1 import generation_pb2_grpc
 from moe_model.errors import ConfigError
+from tests.coordinator.api.engine_kinds import BOTH_ENGINES
 from tests.coordinator.api.fakes import (
     PATIENCE,
     Failure,
@@ -33,6 +34,8 @@ from tests.coordinator.api.fakes import (
     tokens,
 )
 from tests.coordinator.api.grammar import check_grammar
+
+pytestmark = BOTH_ENGINES
 
 SERVICE = "expertmesh.v1.GenerationService"
 SERVING = health_pb2.HealthCheckResponse.SERVING

@@ -16,6 +16,7 @@ from coordinator.engine.messages.errors import (
 from coordinator.engine.messages.output import FinishReason
 from expertmesh.v1 import generation_pb2 as pb
 from moe_model.errors import ExpertsLostError
+from tests.coordinator.api.engine_kinds import BOTH_ENGINES, IN_PROCESS_ONLY
 from tests.coordinator.api.fakes import (
     EOS,
     PATIENCE,
@@ -29,6 +30,8 @@ from tests.coordinator.api.fakes import (
     tokens,
 )
 from tests.coordinator.api.grammar import check_grammar
+
+pytestmark = BOTH_ENGINES
 
 EMOJI = "東京 🙂"
 
@@ -211,6 +214,7 @@ async def test_errors_of_the_engine(error: Exception, code: str, reason: str) ->
                 assert failed.metadata == {"rank": "1"}
 
 
+@IN_PROCESS_ONLY
 async def test_deltas_before_an_error_arrive() -> None:
     async with running(FakeEngine(tokens(40), tokens(41), ExpertsLostError("lost"))) as service:
         call = service.stub.GenerateStream(generate_request())
@@ -221,11 +225,13 @@ async def test_deltas_before_an_error_arrive() -> None:
             await anext(reader)
 
 
+@IN_PROCESS_ONLY
 async def test_an_engine_that_ends_without_a_last_output_is_our_bug() -> None:
     async with running(FakeEngine(tokens(40))) as service:
         assert (await failure_of(service.stub.Generate(generate_request()))).code == "INTERNAL"
 
 
+@IN_PROCESS_ONLY
 async def test_details_of_a_bug_are_in_the_log_only(caplog: pytest.LogCaptureFixture) -> None:
     async with running(FakeEngine(ValueError("the detail"))) as service:
         await failure_of(service.stub.Generate(generate_request('request_id: "a"')))

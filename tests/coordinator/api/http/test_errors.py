@@ -11,8 +11,11 @@ from coordinator.api.security.auth import KeyAuthenticator
 from coordinator.api.shared.errors import TABLE, ApiError, Reason
 from coordinator.engine.messages.errors import CapacityError, EngineError, StepMemoryError
 from moe_model.errors import ExpertsLostError
+from tests.coordinator.api.engine_kinds import BOTH_ENGINES
 from tests.coordinator.api.fakes import FakeEngine, served_model
 from tests.coordinator.api.http_fakes import Http
+
+pytestmark = BOTH_ENGINES
 
 SECRET = "k" * 32
 

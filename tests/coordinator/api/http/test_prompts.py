@@ -6,8 +6,11 @@ import pytest
 
 from coordinator.engine.messages.request import Request
 from moe_model.errors import ExpertsLostError
+from tests.coordinator.api.engine_kinds import BOTH_ENGINES
 from tests.coordinator.api.fakes import PATIENCE, FakeEngine, Script, ends_at_once, last, tokens
 from tests.coordinator.api.http_fakes import Http
+
+pytestmark = BOTH_ENGINES
 
 OWN = {"request_id": "mine"}
 

@@ -8,8 +8,11 @@ import httpx
 import pytest
 
 from moe_model.errors import ExpertsLostError
+from tests.coordinator.api.engine_kinds import BOTH_ENGINES, IN_PROCESS_ONLY
 from tests.coordinator.api.fakes import PATIENCE, FakeEngine, last, served_model, tokens
 from tests.coordinator.api.http_fakes import Http
+
+pytestmark = BOTH_ENGINES
 
 
 def chunks_of(response: httpx.Response) -> list[dict[str, Any]]:
@@ -19,6 +22,7 @@ def chunks_of(response: httpx.Response) -> list[dict[str, Any]]:
     return [json.loads(line[6:]) for line in lines[:-1]]
 
 
+@IN_PROCESS_ONLY
 async def test_the_shape_of_a_stream() -> None:
     response = await Http().complete(stream=True)
     assert response.headers["content-type"].startswith("text/event-stream")
@@ -31,6 +35,7 @@ async def test_the_shape_of_a_stream() -> None:
     assert len({chunk["id"] for chunk in chunks}) == 1
 
 
+@IN_PROCESS_ONLY
 async def test_usage_at_the_end_or_all_along() -> None:
     chunks = chunks_of(await Http().complete(stream=True, stream_options={"include_usage": True}))
     assert all(chunk["usage"] is None for chunk in chunks[:-1])

@@ -9,8 +9,8 @@ import pytest
 from coordinator.api.requests import lanes
 from coordinator.api.requests.lanes import NUM_THREADS, Lane, Lanes, lane_of
 from coordinator.api.shared.errors import Reason, translate
-from coordinator.confined.errors import BusyError
 from expertmesh.v1 import generation_pb2 as pb
+from moe_model.errors import BusyError
 from tests.coordinator.api.fakes import PATIENCE
 
 

@@ -3,7 +3,6 @@
 import pytest
 
 from coordinator.api.shared.errors import TABLE, ApiError, Code, Reason, translate
-from coordinator.confined.errors import BusyError, NoProcessError
 from coordinator.engine.messages.errors import (
     CapacityError,
     DuplicateRequestError,
@@ -16,11 +15,13 @@ from coordinator.engine.messages.errors import (
     UnknownExpertError,
 )
 from moe_model.errors import (
+    BusyError,
     CheckpointError,
     ClusterError,
     ConfigError,
     ExpertsLostError,
     HaltedError,
+    NoProcessError,
     NumericError,
     ReplyError,
     WorkerStartError,

@@ -10,6 +10,7 @@ from coordinator.api.shared.request_ids import GIVEN_IDS, MAX_GIVEN_CHARS, OWN_I
 from coordinator.api.shared.request_log import RequestLog
 from expertmesh.v1 import generation_pb2 as pb
 from tests.coordinator.api.both_fronts import Setup, both_fronts
+from tests.coordinator.api.engine_kinds import BOTH_ENGINES
 from tests.coordinator.api.fakes import (
     PATIENCE,
     FakeEngine,
@@ -20,6 +21,8 @@ from tests.coordinator.api.fakes import (
     last,
 )
 from tests.coordinator.api.http_fakes import Http
+
+pytestmark = BOTH_ENGINES
 
 # As load balancers, tracers and frameworks write them.
 ODD = (

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from expertmesh.v1 import generation_pb2 as pb
+from tests.coordinator.api.engine_kinds import BOTH_ENGINES
 from tests.coordinator.api.fakes import (
     EOS,
     FakeEngine,
@@ -17,6 +18,8 @@ from tests.coordinator.api.fakes import (
     tiny_tokenizer,
     tokens,
 )
+
+pytestmark = BOTH_ENGINES
 
 EMOJI = "東京 🙂"
 

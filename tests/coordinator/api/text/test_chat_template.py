@@ -16,8 +16,7 @@ from coordinator.api.text.chat_template import (
     ChatTemplateError,
     ChatTemplateLimitError,
 )
-from coordinator.confined.errors import BusyError
-from moe_model.errors import ConfigError
+from moe_model.errors import BusyError, ConfigError
 from tests.coordinator.api.hostile_templates import HOSTILE, QUICK, switch
 from tests.coordinator.confined.children import children
 

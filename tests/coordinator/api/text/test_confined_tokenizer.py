@@ -19,9 +19,8 @@ from coordinator.api.shared.errors import ApiError
 from coordinator.api.text import confined_tokenizer
 from coordinator.api.text.confined_tokenizer import ConfinedEncoder
 from coordinator.api.text.tokenizer_main import FAILED, Encoder
-from coordinator.confined.errors import BusyError
 from expertmesh.v1 import generation_pb2 as pb
-from moe_model.errors import TokenizerError
+from moe_model.errors import BusyError, TokenizerError
 from moe_model.text.tokenizer import Tokenizer
 from tests.coordinator.api.fakes import served_model
 from tests.coordinator.api.hostile_tokenizers import GOLDEN, HOSTILE, TEXT, with_normalizer, with_pattern
