@@ -83,11 +83,14 @@ def num_fds(pids: Sequence[int]) -> int:
 
 
 def num_connections(pid: int, port: int) -> int:
-    """How many established ones it has at a TCP port of its own, over IPv4."""
+    """How many established ones it has at a TCP port of its own. gRPC's sockets are of IPv6, also where the
+    address is of IPv4."""
+    tables = ((PROC / "net" / name).read_text(encoding="ascii").splitlines()[1:] for name in ("tcp", "tcp6"))
     established = {
         fields[9]
-        for fields in map(str.split, (PROC / "net" / "tcp").read_text(encoding="ascii").splitlines()[1:])
-        if fields[3] == "01" and int(fields[1].partition(":")[2], 16) == port
+        for table in tables
+        for fields in map(str.split, table)
+        if fields[3] == "01" and int(fields[1].rpartition(":")[2], 16) == port
     }
     folder, found = PROC / str(pid) / "fd", 0
     with suppress(*_GONE):

@@ -22,6 +22,7 @@ from coordinator.server.model_texts import ModelTexts
 from coordinator.server.open_checkpoint import open_checkpoint
 from coordinator.server.open_model import served_model
 from coordinator.server.process import configure_process
+from coordinator.server.shared_part import loading_shared
 from expertmesh import replies
 from expertmesh import requests as client_requests
 from expertmesh.commands.options import options_of
@@ -42,11 +43,13 @@ def run(args: argparse.Namespace) -> int:
     valid, writer = _prepare(given, facts, texts)
     with (
         stop_exits() as halt,
+        loading_shared(checkpoint, given.engine, halt) as part,
         open_experts(checkpoint, given.engine, given.workers, phases=report, halt=halt) as experts,
     ):
         report("engine")
+        preparer, on_bytes = texts.preparer(), report.progress
         engine = build_engine(
-            checkpoint, given.engine, experts, preparer=texts.preparer(), on_bytes=report.progress
+            checkpoint, given.engine, experts, preparer=preparer, on_bytes=on_bytes, part=part
         )
         report.done()
         events = _generate(engine, valid, writer, halt, show=not given.json)

@@ -17,12 +17,13 @@ from coordinator.engine.versions.exchange import ExchangedExperts, ExpertExchang
 from coordinator.engine.versions.model_versions import ModelVersions
 from coordinator.server.cache_budget import cache_sizes, max_context
 from coordinator.server.compute import device_of, dtype_of
+from coordinator.server.shared_part import SharedPart
 from moe_model.checkpoint.reader import Checkpoint, OnBytes
 from moe_model.families import family_of
 from moe_model.kernels.base import Router
 from moe_model.kernels.choice import choose_kernels
 from moe_model.layers.router import RouterWeights
-from moe_model.loading import load_model
+from moe_model.loading import load_model, model_of
 from moe_model.versions.running_experts import RunningExperts
 
 logger = logging.getLogger(__name__)
@@ -35,11 +36,17 @@ def build_engine(
     observer: EngineObserver | None = None,
     preparer: Preparer = NO_VOCABULARY,
     on_bytes: OnBytes | None = None,
+    part: SharedPart | None = None,
 ) -> Engine:
-    """Loads the shared part and puts an engine around it. Raises CheckpointError, ConfigError."""
+    """Puts an engine around the shared part, which it loads where there is none that is being loaded already.
+    Raises CheckpointError, ConfigError."""
     longest, device = max_context(checkpoint.config, config), device_of(config)
-    kernels = choose_kernels(config.kernels, device, config.num_threads)
-    model = load_model(checkpoint, experts, dtype_of(config), device, kernels, on_bytes)
+    if part is None:
+        kernels = choose_kernels(config.kernels, device, config.num_threads)
+        model = load_model(checkpoint, experts, dtype_of(config), device, kernels, on_bytes)
+    else:
+        kernels = part.kernels
+        model = model_of(checkpoint, part.result(on_bytes), experts, kernels)
     spec = family_of(checkpoint.config).cache_spec(checkpoint.config)
     # What is left of the memory is known now that the weights are there.
     sizes = cache_sizes(checkpoint.config, config)

@@ -20,6 +20,7 @@ from coordinator.engine.telemetry.traces import StepTraces
 from coordinator.server.build_engine import build_engine, expert_exchange
 from coordinator.server.experts import open_experts
 from coordinator.server.phases import UNTOLD, Phases
+from coordinator.server.shared_part import loading_shared
 from expert_workers.cluster.place import OwnRay
 from expert_workers.observers import ExpertObserver
 from moe_model.checkpoint.reader import Checkpoint
@@ -63,11 +64,11 @@ def open_engine_side(
     halt, counts, traces = halt or Halt(), EngineCounts(), StepTraces()
     told: Sequence[ExpertObserver] = (counts, traces)
     opened = open_experts(checkpoint, config.engine, config.workers, told, over, phases, halt, own_ray)
-    with opened as experts:
+    with loading_shared(checkpoint, config.engine, halt) as part, opened as experts:
         halt.check()
         phases("engine")
         steps = EngineObservers([counts, traces])
-        core = build_engine(checkpoint, config.engine, experts, steps, preparer, phases.progress)
+        core = build_engine(checkpoint, config.engine, experts, steps, preparer, phases.progress, part)
         thread = EngineThread(core)
         exchange = expert_exchange(checkpoint, config.engine, experts, core, thread.switch)
         warm = thread.call(lambda engine: _warm_up(engine, halt))

@@ -39,10 +39,12 @@ def test_a_front_whose_streams_go_on_was_not_killed() -> None:
         judged([trace("UNAVAILABLE"), trace("OK", 1)], [[1], [1]], num_killed=2)
 
 
-def test_established_connections_of_a_port_are_counted() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
+@pytest.mark.parametrize("family", [socket.AF_INET, socket.AF_INET6])
+def test_established_connections_of_a_port_are_counted(family: socket.AddressFamily) -> None:
+    """Of IPv6 as gRPC has them, which IPv4 reaches."""
+    with socket.create_server(("", 0), family=family, dualstack_ipv6=family == socket.AF_INET6) as listener:
         port = listener.getsockname()[1]
         assert process_tree.num_connections(os.getpid(), port) == 0
-        with socket.create_connection(listener.getsockname()), listener.accept()[0]:
+        with socket.create_connection(("127.0.0.1", port)), listener.accept()[0]:
             # The other end is ours as well, at a port of its own.
             assert process_tree.num_connections(os.getpid(), port) == 1

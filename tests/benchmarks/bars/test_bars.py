@@ -69,7 +69,7 @@ def test_who_computes_is_seen() -> None:
 
 @pytest.mark.long
 @pytest.mark.timeout(180)
-@pytest.mark.parametrize("name", [name for name in ROWS if not name.endswith("-death")])
+@pytest.mark.parametrize("name", ROWS)
 def test_a_row_in_miniature(name: str, tmp_path: Path) -> None:
     """The real benchmark in seconds, whose result has all figures of its row."""
     command = ["benchmarks", "bars", "--quick", "--only", name, "--out", str(tmp_path)]

@@ -22,7 +22,7 @@ def test_help_says_what_each_measures(capsys: pytest.CaptureFixture[str]) -> Non
         parse("--help")
     assert end.value.code == 0
     shown = capsys.readouterr().out
-    assert {"engine", "serve", "dispatch", "families", "loading", "peers"} == set(bench.BENCHMARKS)
+    assert {"bars", "engine", "serve", "dispatch", "families", "loading", "peers"} == set(bench.BENCHMARKS)
     for name, what in bench.BENCHMARKS.items():
         assert f"  {name} " in shown
         assert what in shown
