@@ -127,7 +127,8 @@ async def test_an_engine_that_is_lost_ends_all_and_the_next_serves_as_if_new(pat
         # What is known stays known: an engine that is started again is most likely the same.
         assert front.stats() == EngineStats(kv_capacity_tokens=7, num_blocks=9, stopped=True, lost=True)
         assert front.model() == ModelStatus(((1,),))
-        assert not front.abort("a")
+        with pytest.raises(EngineLostError):
+            await front.abort(["a"])
         again = SpokenThread()
         async with serving(again, path=path):
             await until(lambda: not front.stats().lost)

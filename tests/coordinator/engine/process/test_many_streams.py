@@ -76,7 +76,7 @@ async def _caller(front: ProcessEngine, number: int, draw: random.Random) -> Non
             if way == "close" and len(tokens) >= num_wanted:
                 break
             if way == "abort" and len(tokens) >= num_wanted:
-                front.abort(request.request_id)
+                await front.abort([request.request_id])
     first = len(request.prompt_ids)
     assert tokens == list(range(first, first + len(tokens)))
     assert way != "read" or len(tokens) == 10
