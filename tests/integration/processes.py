@@ -13,6 +13,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from benchmarks import process_tree
+
+# What the processes of a server run.
+ENGINE_MODULE, FRONT_MODULE = "coordinator.server.engine_process", "coordinator.server.front_process"
 # Ports of their own, and no balancer that would have to hear of the end.
 PORTS = [*(f"--{name}-address=127.0.0.1:0" for name in ("grpc", "http", "control")), "--withdrawal-grace=0"]
 COMMAND = [sys.executable, "-m", "expertmesh.cli"]
@@ -96,6 +100,33 @@ class Server:
         self.ready_line = self.process.stdout.readline().decode()
         assert self.ready_line.startswith("READY "), f"{self.ready_line!r}\n{self.log}"
         return self.ready_line
+
+    def engine_pid(self) -> int:
+        """Of the engine that runs; waits for one."""
+        (pid,) = self._pids_of(ENGINE_MODULE, 1)
+        return pid
+
+    def front_pids(self, number: int = 1) -> list[int]:
+        """Of the fronts that run; waits for so many."""
+        return self._pids_of(FRONT_MODULE, number)
+
+    def kill_whole(self) -> None:
+        """SIGKILL to launcher, engine and fronts at once, as a machine's end: none of them tidies up."""
+        pids = [self.process.pid, *self._running(ENGINE_MODULE), *self._running(FRONT_MODULE)]
+        for number in (signal.SIGSTOP, signal.SIGKILL):
+            for pid in pids:
+                os.kill(pid, number)
+        self.process.wait(30)
+
+    def _pids_of(self, module: str, number: int, timeout: float = 60.0) -> list[int]:
+        deadline = time.monotonic() + timeout
+        while len(pids := self._running(module)) != number:
+            assert time.monotonic() < deadline, f"{len(pids)} processes run {module}:\n{self.log}"
+            time.sleep(0.01)
+        return pids
+
+    def _running(self, module: str) -> list[int]:
+        return [each.pid for each in process_tree.tree(self.process.pid) if each.runs(module)]
 
     def stop(self, timeout: float = 60.0) -> int:
         """SIGTERM, and the exit code."""

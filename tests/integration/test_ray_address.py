@@ -45,8 +45,7 @@ def test_workers_left_by_a_killed_coordinator_are_used_or_replaced_when_asked(
     with serve(running, tmp_path / "first") as server:
         server.wait_ready()
         expected, pids = generate(server), worker_pids(server)
-        server.process.kill()
-        server.process.wait(30)
+        server.kill_whole()
     with serve(running, tmp_path / "second", "--keep-workers") as server:
         server.wait_ready()
         assert generate(server) == expected

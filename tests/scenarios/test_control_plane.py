@@ -47,7 +47,7 @@ async def test_c1_a_new_coordinator_uses_the_workers_that_run(
             before = {worker.rank: worker.pid for worker in control.topology()}
         async with load.running(num_tokens=8) as tasks:
             killed = time.perf_counter()
-            first.process.kill()
+            first.kill_whole()
             histories = [await task for task in tasks]
             told = time.perf_counter() - killed
         load.check(histories, allowed=["UNAVAILABLE"])

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from pathlib import Path
 
 from coordinator.server.launcher.deaths import why_it_ended
 from coordinator.server.launcher.messages import ControlError, Message, decode, encode
@@ -39,17 +40,17 @@ class Child:
 
     @classmethod
     async def start(
-        cls, name: str, module: str, environment: Mapping[str, str], hear: Hear, *arguments: str
+        cls, name: str, module: str, folder: Path, environment: Mapping[str, str], hear: Hear, *arguments: str
     ) -> "Child":
-        """`module` is run with our interpreter; its first two arguments are descriptors: of the control
-        channel, and of a file for its last words. `hear` gets what it says."""
+        """`module` is run with our interpreter; its arguments are the descriptors of the control channel and
+        of a file for its last words, the server's folder, and `arguments`. `hear` gets what it says."""
         ours, its = socket.socketpair()
         last_words = os.memfd_create(name)
         try:
             with its:
                 # It hears no stop signal, as its mask is ours; nothing it starts has the channel.
                 process = await asyncio.create_subprocess_exec(
-                    *command(module, str(its.fileno()), str(last_words), *arguments),
+                    *command(module, str(its.fileno()), str(last_words), str(folder), *arguments),
                     stdin=subprocess.DEVNULL,
                     # READY is all that is on standard output, and the launcher's to say.
                     stdout=_STDERR,

@@ -151,26 +151,24 @@ def run(role: Role) -> int:
     Child gives it."""
     # Before there are threads: a stop is the launcher's to hear, also one for the whole group.
     signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
-    control, last_words = int(sys.argv[1]), int(sys.argv[2])
+    control, last_words, folder = int(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3])
     for descriptor in (control, last_words):
         os.set_inheritable(descriptor, False)
     faulthandler.enable(last_words)
-    code, error = asyncio.run(_run(role, socket.socket(fileno=control)))
+    code, error = asyncio.run(_run(role, socket.socket(fileno=control), folder))
     if error:
         os.write(last_words, error.encode(errors="replace"))
     logging.shutdown()
     return code
 
 
-async def _run(role: Role, channel: socket.socket) -> tuple[int, str]:
+async def _run(role: Role, channel: socket.socket, folder: Path) -> tuple[int, str]:
     """The exit code, and the last words of what was not foreseen."""
     reader, writer = await asyncio.open_connection(sock=channel, limit=_MAX_LINE)
     control = Control(reader, writer)
     hearing = asyncio.ensure_future(control.hear())
-    folder: Path | None = None
     try:
         begin = await control.first(Begin)
-        folder = begin.folder
         configure_log(begin.config.observability)
         control.tell(Begun())
         await role(control, begin)
@@ -186,7 +184,7 @@ async def _run(role: Role, channel: socket.socket) -> tuple[int, str]:
     finally:
         hearing.cancel()
         await control.close()
-        if folder is not None and control.is_orphan:
+        if control.is_orphan:
             # The launcher would have; the last process to end finds what the others still had.
             shutil.rmtree(folder, ignore_errors=True)
     return 0, ""

@@ -59,13 +59,14 @@ class Launcher:
         self._since = time.monotonic()
         self._changed = asyncio.Event()
         self._drained: set[str] = set()
-        self.engine = Place("engine", ENGINE, self._greet_engine, self._hear_engine, self._engine_died)
+        self.engine = Place(
+            "engine", ENGINE, folder, self._greet_engine, self._hear_engine, self._engine_died
+        )
         self.fronts = [self._front(number) for number in range(config.processes.num_fronts)]
         self.keeper = None
         if config.workers.needs_own_ray:
             self.keeper = Place(
-                *("keeper of Ray", RAY, lambda _: (), self._hear_ray),
-                arguments=(str(folder),),
+                *("keeper of Ray", RAY, folder, lambda _: (), self._hear_ray),
                 is_refilled=False,
             )
 
@@ -118,6 +119,7 @@ class Launcher:
         return Place(
             name,
             FRONT,
+            self._folder,
             partial(self._greet_front, number),
             partial(self._hear_front, number),
             partial(self._front_died, number),

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from coordinator.server.environment import for_processes
 from coordinator.server.launcher.child import Child
@@ -30,6 +31,7 @@ class Place:
 
     name: str
     module: str
+    folder: Path
     greet: Callable[[bool], Iterable[Message]]
     hear: Callable[[Message], None]
     on_death: Callable[[], None] = lambda: None
@@ -95,7 +97,9 @@ class Place:
     async def _one(self, is_again: bool) -> str:
         """From its start to its end: why it ended, with its name."""
         self._failure, self.is_serving, self._has_begun = None, False, False
-        child = await Child.start(self.name, self.module, for_processes(), self._heard, *self.arguments)
+        child = await Child.start(
+            self.name, self.module, self.folder, for_processes(), self._heard, *self.arguments
+        )
         self.child = child
         for message in self.greet(is_again):
             child.tell(message)
