@@ -44,7 +44,7 @@ class Calls:
                 dispatch.todo_C[column] = 0
         dispatch.hedge_at = None
         if table.has_choice:
-            hedge_after = self._speeds.hedge_after(max([sent.num_pairs for sent in dispatch.sent]))
+            hedge_after = self._speeds.hedge_after(max([sent.num_pairs for sent in dispatch.sent], default=0))
             dispatch.hedge_at = None if hedge_after is None else time.monotonic() + hedge_after
 
     def hedge(self, dispatch: Dispatch) -> int:

@@ -68,5 +68,5 @@ class PairRows:
             start = stop
 
     def result(self) -> Tensor:
-        y_TKD = self._y_PD.reshape(self._pairs.num_tokens, self._pairs.top_k, -1)
+        y_TKD = self._y_PD.reshape(self._pairs.num_tokens, self._pairs.top_k, self._y_PD.shape[1])
         return combine(self._weights_TK, torch.from_numpy(y_TKD))

@@ -67,11 +67,19 @@ def cases(draw: st.DrawFn) -> Case:
     absent_TK = generator.random((num_tokens, top_k)) < draw(st.sampled_from([0.0, 0.3, 1.0]))
     ids_TK[absent_TK], weights_TK[absent_TK] = num_columns, 0.0
     dtype = draw(st.sampled_from([torch.float32, torch.bfloat16]))
-    x_TD = torch.from_numpy(generator.standard_normal((num_tokens, draw(st.integers(1, 9)))))
+    x_TD = torch.from_numpy(with_ties(generator, num_tokens, draw(st.integers(1, 9))))
     routing = Routing(torch.from_numpy(weights_TK), torch.from_numpy(ids_TK), torch.empty(0))
     wire_dtype, combine = draw(st.sampled_from(["float32", "bfloat16"])), draw(st.sampled_from(Combine))
     options = PoolOptions(wire_dtype=wire_dtype, combine=combine, epoch=EPOCH)
     return Case(x_TD.to(dtype), routing, slots_C, tuple(holders), costs, ranks, options)
+
+
+def with_ties(generator: np.random.Generator, num_rows: int, width: int) -> Array:
+    """Half of the values are just between two of bfloat16."""
+    x_RD = generator.standard_normal((num_rows, width), np.float32)
+    bits_RD, is_tie_RD = x_RD.view(np.uint32), generator.random(x_RD.shape) < 0.5
+    bits_RD[is_tie_RD] = (bits_RD[is_tie_RD] & np.uint32(0xFFFF_0000)) | np.uint32(0x8000)
+    return x_RD
 
 
 class Lines:
@@ -151,7 +159,7 @@ def expected_calls(case: Case) -> dict[int, tuple[RowSlice, ExpertCall]]:
 
 def reply_to(part: RowSlice, call: ExpertCall, seed: int) -> ExpertReply:
     num_rows = len(call.x_RD) if call.form is ReplyForm.SUM else len(part.weights_P)
-    y_ND: Array = np.random.default_rng(seed).standard_normal((num_rows, call.x_RD.shape[1]), np.float32)
+    y_ND = with_ties(np.random.default_rng(seed), num_rows, call.x_RD.shape[1])
     # Both zeros, so that one that changes its sign shows.
     y_ND[np.abs(y_ND) < 0.2] = -0.0
     return ExpertReply(call.call_id, EPOCH, LAYER, call.tag, y_ND, 0.25)
