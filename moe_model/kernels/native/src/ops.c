@@ -79,7 +79,8 @@ static void linear_work(void *arg, int thread, int num_threads) {
 
 void run_linear(linear_op *op, int num_threads) {
     linear_job job = {.op = op, .rows_are_bf16 = wants_bf16_rows(&op->kernels, &op->w)};
-    run_parallel(linear_work, &job, num_threads);
+    /* A thread without a task would only be waited for. */
+    run_parallel(linear_work, &job, (int)at_most(num_threads, num_product_tasks(&op->w, op->num_rows)));
 }
 
 typedef struct {
