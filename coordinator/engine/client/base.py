@@ -28,7 +28,8 @@ class RequestEngine(Protocol):
 
         A reader that lags gets several steps merged into one output.
         Raises DuplicateRequestError, EngineClosedError; RequestExpiredError `max_seconds` from now, after
-        what was there by then; SlowConsumerError for a reader that lags too far.
+        what was there by then; SlowConsumerError for a reader that lags too far. Of an engine in another
+        process: EngineLostError when that has died, EngineBusyError when it takes nothing.
         """
 
 
@@ -47,7 +48,8 @@ class EngineClient(RequestEngine, Protocol):
         all there are. Returns those that ran. Raises EngineLostError."""
 
     def stats(self) -> EngineStats:
-        """The state after the last step; never waits. `stopped`: every stream has ended, and none begins."""
+        """The state after the last step; never waits. `stopped`: every stream has ended, and none begins
+        before it is started again."""
 
     def model(self) -> ModelStatus:
         """What the model consists of now; never waits."""
@@ -68,7 +70,9 @@ class EngineClient(RequestEngine, Protocol):
 
     def call(self, command: Command[R]) -> R:
         """Blocks until the command is carried out. Raises what it raises, all of them ExpertMeshErrors;
-        NoCommandError for one that this engine does not have, HaltedError when it ends first."""
+        NoCommandError for one that this engine does not have, HaltedError when it ends first, EngineLostError
+        when it dies."""
 
     async def close(self, timeout: float = 10.0) -> bool:
-        """Ends every stream with EngineClosedError, and the engine; False when a step outlasts `timeout`."""
+        """Ends every stream with EngineClosedError, and the engine where it is this client's alone; False
+        when a step outlasts `timeout`."""

@@ -174,15 +174,15 @@ class EngineServer:
             number = number_of(request.request_id)
         except ValueError:
             raise MessageError("it sends a request without a number") from None
-        if key in self._routes or request.num_sequences < 1:
-            raise MessageError("it sends a request twice, or one without sequences")
+        if key in self._routes or request.num_sequences < 1 or not 0 <= number < 1 << 63:
+            raise MessageError("it sends a request twice, or one without sequences, or with a wild number")
         self._routes.add(key, link, number, request.num_sequences)
         link.receiver.receive(replace(request, request_id=key, trace=link.marked(request.trace)))
 
     async def _carry_out(self, link: FrontLink, call: Call) -> None:
         result = await self._commands.result_of(call)
         # A caller that gets the answer knows already what has changed.
-        self._tell_all(self._news.changed(time.monotonic(), everything=True))
+        self._tell_changes(everything=True)
         link.channel.send(frame_of(Answer(call.number, result)))
 
     def _end_requests(self, command: EndRequests) -> Ended:
@@ -225,12 +225,14 @@ class EngineServer:
         while not self._closed.is_set():
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._closed.wait(), TICK)
-            try:
-                self._tell_all([*self._news.changed(time.monotonic()), _BEAT])
-            except Exception:
-                logger.exception("the engine's news cannot be told")
+            self._tell_changes()
 
-    def _tell_all(self, frames: list[bytes]) -> None:
+    def _tell_changes(self, *, everything: bool = False) -> None:
+        frames = [_BEAT]
+        try:
+            frames += self._news.changed(time.monotonic(), everything=everything)
+        except Exception:
+            logger.exception("the engine's side cannot be looked at")
         for link in self._links:
             link.tell(frames)
 

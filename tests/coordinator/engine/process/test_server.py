@@ -77,11 +77,12 @@ def said_until_the_end(sock: socket.socket) -> bytes:
         (frames(HELLO, request_of("a")), "it sends a request without a number"),
         (frames(HELLO, request_of("a/1"), request_of("a/1")), "it sends a request twice"),
         (frames(HELLO, request_of("a/1", 0)), "or one without sequences"),
+        (frames(HELLO, request_of(f"a/{1 << 64}")), "or with a wild number"),
         (b"\x05\0\0\0hello", "bytes that are no message"),
         (b"\xff\xff\xff\xff", "a message of 4294967295 bytes is longer than"),
         (b"GET / HTTP/1.1\r\n\r\n", "is longer than"),
     ],
-    ids=range(10),
+    ids=range(11),
 )
 async def test_what_no_front_says_ends_its_connection_with_one_line(
     data: bytes, why: str, caplog: pytest.LogCaptureFixture
@@ -245,6 +246,18 @@ async def test_a_caller_of_a_command_finds_what_has_changed() -> None:
         for num in (3, 2):
             scaled = await asyncio.to_thread(front.call, ScaleWorkers(num, 1.0))
             assert scaled.num_workers == len(front.workers().workers) == num
+
+
+async def test_an_engine_s_side_that_cannot_be_looked_at_answers_and_is_alive(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    told = Told()
+    async with linked(SpokenThread(), operated=told.operated) as (front,):
+        del told.missing
+        assert (await front.ask(ScaleWorkers(2, 1.0), PATIENCE)).num_workers == 2
+        assert "the engine's side cannot be looked at" in caplog.text
+        before = front._connection.silent_seconds
+        await until(lambda: front._connection.silent_seconds < before)
 
 
 async def test_a_command_that_breaks_is_one_error_and_the_log_has_the_rest(
