@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from collections.abc import Collection
 
 from tests.sources import ROOT, files, importers, imports
 
@@ -43,15 +44,30 @@ def test_fronts_and_messages_need_no_torch() -> None:
 
 def test_what_opens_the_fronts_is_light() -> None:
     """A process of fronts opens no checkpoint: what it must know of a model comes as a message."""
-    assert heavy_of(["coordinator.server.front_side"]) == ""
+    assert heavy_of(["coordinator.server.front_side", "coordinator.server.front_process"]) == ""
 
 
-def heavy_of(modules: list[str]) -> str:
-    """The libraries of the engine's side that a process has loaded with these modules."""
+def test_an_engine_s_process_loads_nothing_of_fronts_nor_ray_before_it_has_workers() -> None:
+    """It is started again when it has died, and callers wait for it."""
+    assert heavy_of(["coordinator.server.engine_process"], {*FRONTS, "ray"}) == ""
+
+
+def test_the_launcher_loads_nothing_of_the_others() -> None:
+    assert heavy_of(["coordinator.commands.serve"], {*ENGINE, *FRONTS, "numpy"}) == ""
+
+
+def test_the_keeper_of_ray_is_as_small_as_python() -> None:
+    assert heavy_of(["expert_workers.cluster.keeper"], {*ENGINE, *FRONTS, "numpy", "asyncio"}) == ""
+
+
+ENGINE = {"torch", "ray", "safetensors", "huggingface_hub"}
+FRONTS = {"grpc", "starlette", "uvicorn", "opentelemetry", "prometheus_client"}
+
+
+def heavy_of(modules: list[str], libraries: Collection[str] = frozenset(ENGINE)) -> str:
+    """Those of the libraries that a process has loaded with these modules."""
     program = f"import importlib, sys\nfor name in {modules}: importlib.import_module(name)\n"
-    program += (
-        "print(*sorted({'torch', 'ray', 'safetensors', 'huggingface_hub'} & sys.modules.keys()), end='')"
-    )
+    program += f"print(*sorted({set(libraries)} & sys.modules.keys()), end='')"
     done = subprocess.run(
         [sys.executable, "-c", program], cwd=ROOT, check=True, capture_output=True, text=True
     )

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from coordinator.engine.messages.codec import encode
 from coordinator.engine.process.server import EngineServer
+from coordinator.server.blocks import entered
 from coordinator.server.compute import device_of
 from coordinator.server.engine_side import open_engine_side
 from coordinator.server.experts import describe_workers
@@ -18,7 +19,6 @@ from coordinator.server.garbage import without_garbage
 from coordinator.server.launcher.control import Control, run
 from coordinator.server.launcher.folder import engine_socket, facts_file
 from coordinator.server.launcher.messages import Begin, EngineReady, Failed, ModelKnown, UseRay
-from coordinator.server.main import entered
 from coordinator.server.model_facts import read_facts
 from coordinator.server.model_texts import ModelTexts
 from coordinator.server.open_checkpoint import open_checkpoint

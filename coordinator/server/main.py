@@ -7,14 +7,14 @@ threads, so that health checks are answered and a signal is heard meanwhile.
 import asyncio
 import time
 from collections.abc import AsyncIterator
-from contextlib import AbstractContextManager, AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
-from typing import TypeVar
 
 from coordinator.api.shared.served_model import ServedModel
 from coordinator.config.serve import ServeConfig
 from coordinator.engine.client.base import EngineClient
 from coordinator.engine.client.in_process import InProcessEngine
+from coordinator.server.blocks import entered
 from coordinator.server.engine_side import open_engine_side
 from coordinator.server.front_side import open_front_side
 from coordinator.server.fronts import Fronts
@@ -23,8 +23,6 @@ from coordinator.server.model_facts import read_facts
 from coordinator.server.open_checkpoint import open_checkpoint
 from coordinator.server.phases import UNTOLD, Phases
 from moe_model.halt import Halt
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,10 +69,3 @@ async def open_server(
         halt.check()
         served = await front.open(model.served, engine)
         yield RunningServer(served, front.fronts, engine, time.monotonic() - started, failed)
-
-
-async def entered(opened: AbstractContextManager[T], stack: AsyncExitStack) -> T:
-    """Enters a block on another thread; it ends with the stack."""
-    entered = await asyncio.to_thread(opened.__enter__)
-    stack.push_async_callback(asyncio.to_thread, opened.__exit__, None, None, None)
-    return entered
