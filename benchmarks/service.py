@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.latency import percentile
-from benchmarks.load import Clients, Result, prompt_of, request
+from benchmarks.load import Clients, LightRuns, Result, prompt_of, request
 from benchmarks.report import add_out_argument, reporting
 from benchmarks.server_process import ServerProcess, serving
 
@@ -107,7 +107,9 @@ async def _beside(server: ServerProcess, args: argparse.Namespace, *, reading: b
     return rate
 
 
-async def _closed_loop(clients: Clients, num_clients: int, seconds: float, new_tokens: int) -> float:
+async def _closed_loop(
+    clients: Clients | LightRuns, num_clients: int, seconds: float, new_tokens: int
+) -> float:
     """Tokens per second of complete requests, while each client sends one after the other."""
     end = time.perf_counter() + seconds
     started = time.perf_counter()
@@ -128,7 +130,7 @@ async def _closed_loop(clients: Clients, num_clients: int, seconds: float, new_t
 
 async def overload(server: ServerProcess, args: argparse.Namespace) -> dict[str, object]:
     """Finds the peak with closed-loop clients, then sends three times as much, whatever comes back."""
-    clients = Clients(server.address, 400)
+    clients = LightRuns(server.address, 400)
     await clients.connect()
     await _closed_loop(clients, 64, args.warm_up, args.new_tokens)
     quiet = await _first_tokens(clients, args.new_tokens)
@@ -162,7 +164,7 @@ async def overload(server: ServerProcess, args: argparse.Namespace) -> dict[str,
 
 
 async def _open_loop(
-    clients: Clients, requests_per_second: float, seconds: float, new_tokens: int
+    clients: LightRuns, requests_per_second: float, seconds: float, new_tokens: int
 ) -> list[Result]:
     started = time.perf_counter()
     tasks: list[asyncio.Task[Result]] = []
@@ -174,13 +176,13 @@ async def _open_loop(
     return await asyncio.gather(*tasks)
 
 
-async def _first_tokens(clients: Clients, new_tokens: int) -> float:
+async def _first_tokens(clients: LightRuns, new_tokens: int) -> float:
     """The median time to the first token of a request that is alone."""
     runs = [await clients.run(request(prompt_of(i, 16), new_tokens)) for i in range(9)]
     return statistics.median(r.first_token for r in runs)
 
 
-async def _recovery(clients: Clients, quiet: float, ended: float, new_tokens: int) -> float:
+async def _recovery(clients: LightRuns, quiet: float, ended: float, new_tokens: int) -> float:
     """Seconds after the load's end until a first token comes as fast as before, twice over at most."""
     turn = 0
     while time.perf_counter() - ended < 60:

@@ -11,7 +11,8 @@ import grpc
 import pytest
 
 from benchmarks.light_clients import STREAM, LightClients, Trace
-from benchmarks.load import closed_loop, open_loop, poisson_arrivals
+from benchmarks.load import Clients, LightRuns, closed_loop, open_loop, poisson_arrivals, request
+from tests.coordinator.api.fakes import running
 
 
 def test_arrivals_are_those_of_the_seed() -> None:
@@ -169,3 +170,16 @@ async def test_a_trace_can_be_looked_at_while_it_grows() -> None:
         echo.pause.set()
         await following
     assert (len(trace.messages), trace.code) == (2, "OK")
+
+
+async def test_a_light_run_says_what_a_client_would() -> None:
+    async with running() as service:
+        message = request([5, 6], 3)
+        light, full = LightRuns(service.server.address, 1), Clients(service.server.address, 1)
+        for clients in (light, full):
+            await clients.connect()
+        found, expected = await light.run(message), await full.run(message)
+        for clients in (light, full):
+            await clients.close()
+    assert (found.code, found.token_ids) == (expected.code, expected.token_ids) == ("OK", [40, 41, 42])
+    assert 0 < found.decided <= found.first_token <= found.total
