@@ -1,14 +1,17 @@
 """ApiError -> gRPC status with google.rpc details. Bounded, for grpc replaces a status that is too large."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from datetime import timedelta
+from functools import lru_cache
+from typing import Self
 
 import grpc
 from google.protobuf import any_pb2
 from google.protobuf.message import Message
 from google.rpc import error_details_pb2, status_pb2
 
-from coordinator.api.shared.errors import ApiError, Code, Quota
+from coordinator.api.shared.errors import ApiError, Code, Quota, Reason, Resource, Violation
 from coordinator.api.shared.request_ids import id_headers
 from coordinator.api.validation.violations import MAX_VIOLATIONS
 
@@ -35,23 +38,57 @@ def status_metadata(
 
 def status_details(error: ApiError, request_id: str) -> bytes:
     """A serialised google.rpc.Status; violations are left out from the end until it fits."""
-    for num_violations in range(min(len(error.violations), MAX_VIOLATIONS), -1, -1):
-        status: Message = status_pb2.Status(
-            code=status_code(error).value[0],
-            message=error.message[:MAX_MESSAGE],
-            details=[_packed(detail) for detail in _details(error, request_id, num_violations)],
-        )
-        data = status.SerializeToString()
-        if len(data) <= MAX_DETAILS_BYTES:
-            break
+    own: Message = status_pb2.Status(details=[_packed(error_details_pb2.RequestInfo(request_id=request_id))])
+    # Messages one after the other are one with the fields of both.
+    data = _common(_Told.of(error), MAX_DETAILS_BYTES - own.ByteSize()) + own.SerializeToString()
     assert len(data) <= MAX_DETAILS_BYTES, f"status details of {len(data)} bytes"
     return data
 
 
-def _details(error: ApiError, request_id: str, num_violations: int) -> list[Message]:
+@dataclass(frozen=True, slots=True)
+class _Told:
+    """What callers are told of an error. Not the error, which has frames with whole requests behind it."""
+
+    code: Code
+    reason: Reason
+    message: str
+    metadata: tuple[tuple[str, str], ...]
+    violations: tuple[Violation, ...]
+    retry_after: float | None
+    resource: Resource | None
+    quota: Quota | None
+
+    @classmethod
+    def of(cls, error: ApiError) -> Self:
+        return cls(
+            error.code,
+            error.reason,
+            error.message,
+            tuple(error.metadata.items()),
+            error.violations,
+            error.retry_after,
+            error.resource,
+            error.quota,
+        )
+
+
+@lru_cache(maxsize=64)
+def _common(error: _Told, max_bytes: int) -> bytes:
+    """What is the same for all requests with this error: under overload nearly all get one."""
+    for num_violations in range(min(len(error.violations), MAX_VIOLATIONS), -1, -1):
+        status: Message = status_pb2.Status(
+            code=grpc.StatusCode[error.code.name].value[0],
+            message=error.message[:MAX_MESSAGE],
+            details=[_packed(detail) for detail in _details(error, num_violations)],
+        )
+        if status.ByteSize() <= max_bytes:
+            break
+    return status.SerializeToString()
+
+
+def _details(error: _Told, num_violations: int) -> list[Message]:
     details: list[Message] = [
-        error_details_pb2.ErrorInfo(reason=error.reason, domain=DOMAIN, metadata=error.metadata),
-        error_details_pb2.RequestInfo(request_id=request_id),
+        error_details_pb2.ErrorInfo(reason=error.reason, domain=DOMAIN, metadata=dict(error.metadata))
     ]
     if num_violations:
         details.append(_bad_request(error, num_violations))
@@ -69,7 +106,7 @@ def _details(error: ApiError, request_id: str, num_violations: int) -> list[Mess
     return details
 
 
-def _bad_request(error: ApiError, num_violations: int) -> Message:
+def _bad_request(error: _Told, num_violations: int) -> Message:
     violations = [
         error_details_pb2.BadRequest.FieldViolation(
             field=violation.field[:MAX_FIELD], description=violation.description[:MAX_DESCRIPTION]
@@ -88,7 +125,7 @@ def _quota_failure(quota: Quota) -> Message:
     return detail
 
 
-def _precondition_failure(error: ApiError) -> Message:
+def _precondition_failure(error: _Told) -> Message:
     violation = error_details_pb2.PreconditionFailure.Violation(
         type=error.reason, subject="model", description=error.message[:MAX_DESCRIPTION]
     )

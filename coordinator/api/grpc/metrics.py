@@ -8,6 +8,8 @@ import grpc
 
 from coordinator.api.telemetry.fronts import UNKNOWN, FrontMetrics
 
+_NAMES = {status.value[0]: status.name for status in grpc.StatusCode}
+
 Continuation = Callable[[grpc.HandlerCallDetails], Awaitable[Any]]
 
 
@@ -16,6 +18,8 @@ class MetricsInterceptor(grpc.aio.ServerInterceptor):
 
     def __init__(self, metrics: FrontMetrics) -> None:
         self._metrics = metrics
+        # By method, a handler and the same one counted: those of open services are the same for each call.
+        self._counted: dict[str, tuple[Any, Any]] = {}
 
     async def intercept_service(self, continuation: Continuation, details: grpc.HandlerCallDetails) -> Any:
         handler = await continuation(details)
@@ -23,11 +27,16 @@ class MetricsInterceptor(grpc.aio.ServerInterceptor):
             self._metrics.call_started("unary", UNKNOWN, UNKNOWN)
             self._metrics.call_ended("unary", UNKNOWN, UNKNOWN, "UNIMPLEMENTED", 0.0)
             return None
-        _, service, method = f"{details.method}//".split("/")[:3]
+        before, counted = self._counted.get(details.method, (None, None))
+        if before is handler:
+            return counted
         # A handler for what does not exist is the key check's: its name is the caller's invention.
-        known = handler.request_deserializer is not None
-        names = (_kind(handler), service, method) if known else ("unary", UNKNOWN, UNKNOWN)
-        return _counted(handler, names, self._metrics)
+        if handler.request_deserializer is None:
+            return _counted(handler, ("unary", UNKNOWN, UNKNOWN), self._metrics)
+        _, service, method = f"{details.method}//".split("/")[:3]
+        counted = _counted(handler, (_kind(handler), service, method), self._metrics)
+        self._counted[details.method] = handler, counted
+        return counted
 
 
 def _counted(handler: Any, names: tuple[str, str, str], metrics: FrontMetrics) -> Any:
@@ -61,8 +70,7 @@ def _code(context: Any) -> str:
     code = context.code()
     if isinstance(code, grpc.StatusCode):
         return code.name
-    found = {status.value[0]: status.name for status in grpc.StatusCode}
-    return found.get(code, "OK") if code else "OK"
+    return _NAMES.get(code, "OK") if code else "OK"
 
 
 def _kind(handler: Any) -> str:

@@ -36,6 +36,7 @@ class GenerationService:
         self._write_stall_timeout = write_stall_timeout
 
     async def generate(self, message: pb.GenerateRequest, context: Context) -> pb.GenerateResponse:
+        await self._check_room("Generate", message, context)
         async with _generation(Work.events, message, context, self._front) as (call, events):
             collected = []
             async for event in events:
@@ -44,6 +45,7 @@ class GenerationService:
             return join(collected)
 
     async def generate_stream(self, message: pb.GenerateRequest, context: Context) -> None:
+        await self._check_room("GenerateStream", message, context)
         # Written here and not yielded: a failing write ends this body at once, and with it the request.
         async with (
             _generation(Work.encoded, message, context, self._front) as (call, events),
@@ -56,6 +58,19 @@ class GenerationService:
                     await guard.wait(context.write(event))
                 except TimeoutError:
                     raise self._stalled() from None
+
+    async def _check_room(self, name: str, message: pb.GenerateRequest, context: Context) -> None:
+        """Refuses what cannot be let in now before it costs anything: under overload most calls are refused,
+        and what they cost is missing at those that are not. Raises as Call.fail."""
+        try:
+            self._gate.check_room()
+        except ApiError as error:
+            call = Call(name, message, context)
+            caller = _caller(call, context, streams=name == "GenerateStream")
+            call.on_end(
+                lambda error, _: self._front.observer.finished(caller, Facts(), error, cancelled=False)
+            )
+            await call.fail(error)
 
     def _stalled(self) -> ApiError:
         message = f"the client has read nothing for {self._write_stall_timeout:.0f} s"

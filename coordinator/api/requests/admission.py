@@ -80,8 +80,9 @@ class Admission:
 
     def check_room(self) -> None:
         """Raises QUEUE_FULL where not even one more sequence fits: for before anything costs anything."""
-        self.add_sequences(1)
-        self.add_sequences(-1)
+        most = self._config.max_requests
+        if self.num_sequences >= most:
+            raise _full("requests", f"{self.num_sequences} of {most} sequences run or wait")
 
     def add_tokens(self, count: int) -> None:
         """A prompt longer than the limit is taken when no other waits: it can never become shorter."""

@@ -77,23 +77,32 @@ class Gate:
     def was_evicted(self) -> bool:
         return asyncio.current_task() in self._evicted
 
+    def check_room(self) -> None:
+        """Raises NOT_READY, DRAINING, QUEUE_FULL where not even one more sequence is let in."""
+        self._opened()
+        self.admission.check_room()
+
     @contextmanager
     def call(self) -> Iterator[Backend]:
         """Holds a place for the current task. Raises NOT_READY or DRAINING."""
-        if self._draining:
-            raise draining()
-        if self._backend is None:
-            raise ApiError.of(Reason.NOT_READY, "the server is starting")
+        backend = self._opened()
         task = asyncio.current_task()
         assert task is not None
         self._calls.add(task)
         self._idle.clear()
         try:
-            yield self._backend
+            yield backend
         finally:
             self._calls.discard(task)
             if not self._calls:
                 self._idle.set()
+
+    def _opened(self) -> Backend:
+        if self._draining:
+            raise draining()
+        if self._backend is None:
+            raise ApiError.of(Reason.NOT_READY, "the server is starting")
+        return self._backend
 
     @contextmanager
     def claim(self, request_id: str) -> Iterator[None]:

@@ -3,10 +3,11 @@
 import json
 import logging
 import re
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 
 from coordinator.api.requests.responses import Caller, Facts
-from coordinator.api.shared.errors import ApiError, Code, translate
+from coordinator.api.shared.errors import ApiError, Code, Reason, translate
 from moe_model.errors import WorldError
 
 logger = logging.getLogger(__name__)
@@ -15,14 +16,41 @@ logger = logging.getLogger(__name__)
 _COMMON = re.compile(r"[!#-\[\]-~]*")
 
 
+# Of refusals, in a second; the next line after it says how many others there were.
+MAX_REFUSALS = 10
+
+
 class RequestLog:
-    """A RequestObserver. The fields are also on the record, for logs that are JSON."""
+    """A RequestObserver. The fields are also on the record, for logs that are JSON.
+
+    Under overload refusals are many, say the same, and a line of each costs as much as all else of it.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._second = 0
+        self._num_refusals = self._num_left_out = 0
 
     def started(self, caller: Caller, facts: Facts) -> int | None:
         return None
 
     def finished(self, caller: Caller, facts: Facts, error: ApiError | None, *, cancelled: bool) -> None:
-        log_fields(logger, "request", request_fields(caller, facts, error, cancelled=cancelled))
+        refused = error is not None and error.reason is Reason.QUEUE_FULL
+        if refused and self._is_left_out():
+            return
+        fields = request_fields(caller, facts, error, cancelled=cancelled)
+        if refused:
+            fields["refusals_left_out"] = self._num_left_out or None
+            self._num_left_out = 0
+        log_fields(logger, "request", fields)
+
+    def _is_left_out(self) -> bool:
+        second = int(self._clock())
+        if second != self._second:
+            self._second, self._num_refusals = second, 0
+        self._num_refusals += 1
+        self._num_left_out += self._num_refusals > MAX_REFUSALS
+        return self._num_refusals > MAX_REFUSALS
 
 
 def log_fields(

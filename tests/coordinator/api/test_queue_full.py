@@ -4,6 +4,8 @@ import asyncio
 import statistics
 import time
 
+import pytest
+
 from tests.coordinator.api.both_fronts import Setup, both_fronts
 from tests.coordinator.api.engine_kinds import BOTH_ENGINES
 from tests.coordinator.api.fakes import PATIENCE, FakeEngine, failure_of, generate_request
@@ -33,3 +35,18 @@ async def test_within_ten_milliseconds() -> None:
         assert len(engine.requests) == 1, "the engine hears nothing of them"
         running.cancel()
     assert min(medians) < MAX_SECONDS
+
+
+@pytest.mark.parametrize("name", ["Generate", "GenerateStream"])
+async def test_a_full_server_looks_at_no_message(name: str) -> None:
+    """What a refused call asks for, right or wrong, costs nothing; it keeps its id."""
+    engine = FakeEngine(asyncio.Event())
+    async with both_fronts(engine, setup=Setup(max_requests=1)) as fronts:
+        held = fronts.stub.Generate(generate_request())
+        await asyncio.wait_for(engine.started.wait(), PATIENCE)
+        wrong = generate_request('request_id: "mine" sampling { temperature: 99 }')
+        failed = await failure_of(getattr(fronts.stub, name)(wrong))
+        held.cancel()
+    assert (failed.code, failed.reason) == ("RESOURCE_EXHAUSTED", "QUEUE_FULL")
+    assert failed.details["RequestInfo"].request_id == failed.trailing_metadata["x-request-id"] == "mine"
+    assert "RetryInfo" in failed.details

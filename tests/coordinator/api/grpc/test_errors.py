@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from coordinator.api.grpc.errors import MAX_DETAILS_BYTES, status_code, status_details
-from coordinator.api.shared.errors import TABLE, ApiError, Reason, Resource, Violation
+from coordinator.api.shared.errors import TABLE, ApiError, Quota, Reason, Resource, Violation
 from tests.coordinator.api.fakes import unpack
 
 
@@ -58,3 +58,33 @@ def test_details_stay_bounded(found: list[Violation], message: str) -> None:
     if named:
         assert 1 <= len(named.field_violations) <= 16
         assert all(len(violation.description) <= 200 for violation in named.field_violations)
+
+
+FULL = Quota("requests", "4 of 4")
+
+
+def test_errors_that_say_the_same_differ_in_their_request_only() -> None:
+    same = [ApiError.of(Reason.QUEUE_FULL, "full", quota=FULL) for _ in range(2)]
+    first, second = (unpack(status_details(error, name)) for error, name in zip(same, "ab", strict=True))
+    assert (first.pop("RequestInfo").request_id, second.pop("RequestInfo").request_id) == ("a", "b")
+    assert first == second
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        ApiError.of(Reason.QUEUE_FULL, "fuller", quota=Quota("requests", "4 of 4")),
+        ApiError.of(Reason.QUOTA_EXCEEDED, "full", quota=Quota("requests", "4 of 4")),
+        ApiError.of(Reason.QUEUE_FULL, "full", quota=Quota("requests", "5 of 5")),
+        ApiError.of(Reason.QUEUE_FULL, "full", quota=Quota("requests", "4 of 4"), retry_after=9.0),
+        ApiError.of(Reason.QUEUE_FULL, "full", quota=Quota("requests", "4 of 4"), metadata={"a": "b"}),
+        ApiError.of(
+            Reason.QUEUE_FULL, "full", quota=Quota("requests", "4 of 4"), resource=Resource("a", "b")
+        ),
+        ApiError.of(Reason.QUEUE_FULL, "full", quota=Quota("requests", "4 of 4"), field="a"),
+    ],
+)
+def test_another_error_is_told_as_another(other: ApiError) -> None:
+    error = ApiError.of(Reason.QUEUE_FULL, "full", quota=FULL)
+    assert status_details(error, "a") != status_details(other, "a")
+    assert status_details(error, "a") == status_details(error, "a")
