@@ -54,13 +54,14 @@ CARRIERS = (Hello, Call, Answer, StepOutputs, MissingExperts, Beat)
 # All that crosses the seam, in either direction.
 MESSAGES: tuple[type, ...] = (*REQUESTS, *COMMANDS, *RESULTS, *NEWS, *CARRIERS)
 
+_KINDS = frozenset(MESSAGES)
 # Of the arrays that messages have: expert ids.
 _DTYPES = ("u1", "u2")
 
 
 def encode(message: object) -> bytes:
     """The bytes of one of MESSAGES."""
-    assert type(message) in MESSAGES, f"{type(message).__name__} is no message"
+    assert type(message) in _KINDS, f"{type(message).__name__} is no message"
     return _ENCODER.encode((type(message).__name__, message))
 
 

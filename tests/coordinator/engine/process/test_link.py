@@ -135,6 +135,27 @@ async def test_a_request_of_which_too_much_waits_ends_and_its_neighbours_do_not(
         assert [token for output in await small for token in output.token_ids] == [1, 2]
 
 
+async def test_a_stream_that_is_not_read_ends_and_its_neighbours_do_not() -> None:
+    """Its front reads the socket, its caller reads nothing."""
+    thread = SpokenThread()
+    async with linked(thread) as (front,):
+        unread, other = front.stream(request_of("unread")), front.stream(request_of("other"))
+        tokens = [asyncio.ensure_future(anext(stream)) for stream in (unread, other)]
+        await until(lambda: len(thread.requests) == 2)
+        key, other_key = (request.request_id for request in thread.requests)
+        thread.say([Output(key, (0,)), Output(other_key, (0,))])
+        await asyncio.gather(*tokens)
+        for token in range(3):
+            assert thread.aborted == []
+            thread.say([flood(key, MAX_UNREAD_BYTES // 2 + 1), Output(other_key, (token,))])
+            assert (await anext(other)).token_ids == (token,)
+        await until(lambda: thread.aborted == [key])
+        assert (await anext(unread)).prompt is not None
+        with pytest.raises(SlowConsumerError, match="more output waits"):
+            await anext(unread)
+        await other.aclose()
+
+
 async def test_a_failure_comes_after_what_was_said() -> None:
     thread = SpokenThread()
     async with linked(thread) as (front,):
