@@ -54,7 +54,7 @@ class Part:
 
 @dataclass(frozen=True, slots=True)
 class Start:
-    """`tokens`: greedy ones, of each prompt. `processes`: the coordinator first, then the workers."""
+    """`tokens`: greedy ones, of each prompt. `processes`: the engine's first, then the workers."""
 
     seconds: float
     processes: list[tuple[Part, Usage]]
@@ -98,8 +98,8 @@ def _processes(server: ServerProcess, config: ModelConfig, num_workers: int) -> 
     sizes = footprint(config, _DTYPE)
     held = 0 if num_workers else sizes.num_modules
     own = held * sizes.expert_bytes
-    part = Part("coordinator", held, shared_bytes(config) + own, sizes.shared_bytes + own)
-    yield part, usage(server.pid)
+    part = Part("engine", held, shared_bytes(config) + own, sizes.shared_bytes + own)
+    yield part, usage(server.engine_pid())
     with ControlClient(server.control_address) as control:
         for worker in control.topology(include_experts=True) if num_workers else ():
             held = sum(len(layer.expert_ids) for layer in worker.layers)

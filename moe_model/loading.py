@@ -15,7 +15,7 @@ from moe_model.kernels.torch_kernels import TorchKernels
 from moe_model.layers.dense import SharedModel
 from moe_model.layers.dispatch import Expert
 from moe_model.layers.experts import ExpertBackend
-from moe_model.machine import give_back_freed_memory
+from moe_model.machine import FreedMemory, give_back_freed_memory
 from moe_model.model import Model
 from moe_model.versions.expert_versions import Catalog, ExpertModule
 from moe_model.versions.local_experts import LocalExperts
@@ -94,10 +94,12 @@ def load_local_experts(
     `halt` is set HaltedError, also of a later load."""
     config, kernels, halt = checkpoint.config, kernels or TorchKernels(), halt or Halt()
     progress = ModuleProgress(checkpoint.experts_bytes, config.num_expert_modules, on_bytes)
+    freed = FreedMemory()
 
     def load(module: ExpertModule) -> Expert:
         halt.check()
-        expert, _ = load_module(checkpoint, module, dtype, device, kernels, int8=int8)
+        expert, num_bytes = load_module(checkpoint, module, dtype, device, kernels, int8=int8)
+        freed.add(num_bytes)
         progress.add(1)
         return expert
 

@@ -6,6 +6,7 @@ counts: a container sees the whole machine in /proc, and may have half a core of
 
 import ctypes
 import os
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -27,6 +28,27 @@ def give_back_freed_memory() -> None:
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
     if trim is not None:
         trim(0)
+
+
+class FreedMemory:
+    """Of a load: gives it back whenever so much has been read. Between what is kept lies what was read, in
+    pieces too small for the C library to return by itself: the peak would grow by a layer's bytes."""
+
+    LIMIT_BYTES = 128 << 20
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._num_bytes = 0
+
+    def add(self, num_bytes: int) -> None:
+        """So much more was read. Any thread."""
+        with self._lock:
+            self._num_bytes += num_bytes
+            is_much = self._num_bytes >= self.LIMIT_BYTES
+            if is_much:
+                self._num_bytes = 0
+        if is_much:
+            give_back_freed_memory()
 
 
 def usable_cores(root: Path = _ROOT) -> Cores:

@@ -13,6 +13,7 @@ from moe_model.kernels.base import Kernels
 from moe_model.kernels.choice import KernelChoice, choose_kernels
 from moe_model.layers.dispatch import Expert
 from moe_model.loading import load_module
+from moe_model.machine import FreedMemory
 from moe_model.versions.expert_versions import ExpertModule
 
 
@@ -66,6 +67,7 @@ class CheckpointSource:
     def __init__(self, spec: WorkerSpec) -> None:
         self._spec = spec
         self._opened: tuple[Checkpoint, Opened] | None = None
+        self._freed = FreedMemory()
 
     def open(self) -> Opened:
         return self._open()[1]
@@ -73,13 +75,15 @@ class CheckpointSource:
     def read(self, module: ExpertModule) -> tuple[Expert, int]:
         spec, (checkpoint, opened) = self._spec, self._open()
         try:
-            return load_module(checkpoint, module, spec.dtype, spec.device, opened.kernels, int8=spec.int8)
+            loaded = load_module(checkpoint, module, spec.dtype, spec.device, opened.kernels, int8=spec.int8)
         except (MemoryError, RuntimeError) as error:
             # torch's own, where a device has no more memory, is the second.
             name = expert_file(module.layer, module.expert)
             path = str(checkpoint.path / name) if module.file is None else module.file.path
             reason = (str(error).splitlines() or [type(error).__name__])[0]
             raise CheckpointError(f"{path}: cannot be put into memory: {reason}") from None
+        self._freed.add(loaded[1])
+        return loaded
 
     def _open(self) -> tuple[Checkpoint, Opened]:
         if self._opened is None:

@@ -5,10 +5,18 @@ from pathlib import Path
 import pytest
 import torch
 
+from moe_model import machine
 from moe_model.kernels import choice as choice_module
 from moe_model.kernels.choice import choose_kernels, set_torch_threads
 from moe_model.kernels.native import native_kernels
-from moe_model.machine import Cores, available_bytes, memory_bytes, rss_bytes, usable_cores
+from moe_model.machine import (
+    Cores,
+    FreedMemory,
+    available_bytes,
+    memory_bytes,
+    rss_bytes,
+    usable_cores,
+)
 from moe_model.names import KernelChoice
 
 GB = 1 << 30
@@ -202,3 +210,14 @@ def test_the_machine_is_asked_in_one_place() -> None:
         if asking.search(path.read_text(encoding="utf-8"))
     ]
     assert found == ["moe_model/machine.py"]
+
+
+def test_freed_memory_is_given_back_when_much_was_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    given_back = list[int]()
+    monkeypatch.setattr(machine, "give_back_freed_memory", lambda: given_back.append(1))
+    freed, half = FreedMemory(), FreedMemory.LIMIT_BYTES // 2
+    counts = []
+    for _ in range(5):
+        freed.add(half)
+        counts.append(len(given_back))
+    assert counts == [0, 1, 1, 2, 2]

@@ -6,7 +6,6 @@ from concurrent.futures import Future
 
 import pytest
 
-from moe_model.versions import load_modules as loading
 from moe_model.versions.expert_versions import ExpertModule
 from moe_model.versions.load_modules import AT_ONCE, load_modules
 
@@ -113,12 +112,3 @@ def test_who_wants_no_more_waits_for_those_that_are_begun_only() -> None:
     disk.free(1, 2)
     found.close()  # type: ignore[attr-defined]
     assert sorted(disk.asked) == [0, 1, 2]
-
-
-def test_freed_memory_is_given_back_between_layers(monkeypatch: pytest.MonkeyPatch) -> None:
-    given_back = list[int]()
-    monkeypatch.setattr(loading, "give_back_freed_memory", lambda: given_back.append(1))
-    disk = Disk()
-    disk.free(*range(len(MODULES)))
-    counts = [len(given_back) for _ in load_modules(disk.load, MODULES)]
-    assert counts == [0, 0, 0, 0, 1, 1, 1, 1]
