@@ -16,9 +16,16 @@ from torch import Tensor
 
 from moe_model.errors import ConfigError
 from moe_model.sampling.draw import (
+    BLOCK,
+    FROM_BLOCKS,
+    FROM_VECTORS,
     MIN_DIVISOR,
+    UNSURE,
     _among_all,
+    best_columns,
     draw,
+    draw_by_blocks,
+    draw_by_columns,
     filter_min_p,
     filter_top_k,
     filter_top_p,
@@ -261,7 +268,7 @@ def test_golden_top_k_filter(golden: dict[str, Tensor]) -> None:
     assert torch.equal(filtered_RV, golden["filter.top_k_7"])
 
 
-@given(st.lists(st.tuples(*[st.integers(0, 2**64 - 1)] * 3), max_size=20))
+@given(st.lists(st.tuples(*[st.integers(0, 2**64 - 1)] * 3), max_size=2 * FROM_VECTORS))
 def test_many_numbers_are_the_same_as_one_by_one(parts: list[tuple[int, int, int]]) -> None:
     columns = list(zip(*parts, strict=True)) if parts else [(), (), ()]
     assert uniforms(*columns) == [uniform(*part) for part in parts]
@@ -288,3 +295,68 @@ def test_looking_at_the_best_columns_changes_nothing(
     numbers = torch.rand(4, generator=generator).tolist()
     expected = _among_all(logits_RV, params, numbers).tolist()
     assert sample(logits_RV, params, numbers) == expected
+
+
+# Masses that are far apart, and many without any.
+WEIGHTS = st.builds(
+    lambda *values: random_weights(*values),
+    st.integers(0, 10**6),
+    st.integers(1, 5),
+    st.sampled_from([1, 5, BLOCK - 1, BLOCK, BLOCK + 1, 3 * BLOCK, 1000]),
+    st.sampled_from([0.0, 1.0, 10.0, 30.0]),
+    st.sampled_from([0.01, 0.5, 1.0]),
+)
+
+
+def random_weights(seed: int, rows: int, vocab: int, spread: float, kept: float) -> Tensor:
+    """As after filters: 1 for the best, and some are 0."""
+    generator = torch.Generator().manual_seed(seed)
+    logits_RV = spread * torch.randn(rows, vocab, generator=generator)
+    weights_RV = (logits_RV - logits_RV.amax(dim=-1, keepdim=True)).exp()
+    return weights_RV * ((torch.rand(rows, vocab, generator=generator) < kept) | (weights_RV == 1))
+
+
+@given(WEIGHTS, st.integers(0, 10**6))
+def test_sums_by_blocks_draw_the_same_where_they_are_sure(weights_RV: Tensor, seed: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    numbers_R = torch.rand(len(weights_RV), generator=generator, dtype=torch.float64)
+    column_R, is_unsure_R = draw_by_blocks(weights_RV, numbers_R)
+    expected_R = draw_by_columns(weights_RV, numbers_R)
+    assert torch.equal(column_R[~is_unsure_R], expected_R[~is_unsure_R])
+    assert not is_unsure_R.any(), "one in a hundred million"
+
+
+@pytest.mark.parametrize("vocab", [BLOCK, 5 * BLOCK + 7])
+def test_a_number_on_a_border_is_left_to_the_sums_by_columns(vocab: int) -> None:
+    """On it and beside it as far as rounding reaches; not a thousandth of a column away from it."""
+    weights_RV = torch.full((vocab, vocab), 0.1)
+    border_R = torch.arange(vocab, dtype=torch.float64) / vocab
+    for shift in (0.0, UNSURE / 3, -UNSURE / 3):
+        near_R = (border_R + shift).clamp(0, LAST_UNIFORM)
+        column_R, is_unsure_R = draw_by_blocks(weights_RV, near_R)
+        assert is_unsure_R.all()
+        assert ((column_R >= 0) & (column_R < vocab + BLOCK)).all()
+    column_R, is_unsure_R = draw_by_blocks(weights_RV, border_R + 1e-3 / vocab)
+    assert not is_unsure_R.any()
+    assert column_R.tolist() == list(range(vocab))
+
+
+def test_many_rows_are_drawn_as_each_alone_on_borders_as_well() -> None:
+    """Together they are summed up by blocks, alone by columns."""
+    vocab = 1000
+    weights_RV = random_weights(3, 2 * FROM_BLOCKS // vocab, vocab, 10.0, 1.0)
+    ends_RV = weights_RV.cumsum(dim=-1, dtype=torch.float64)
+    numbers_R = (ends_RV / ends_RV[:, -1:]).diagonal().clamp(max=LAST_UNIFORM)
+    numbers_R[0] = 0.0
+    together = draw(weights_RV, numbers_R)
+    alone = [draw(weights_RV[row : row + 1], numbers_R[row : row + 1]) for row in range(len(weights_RV))]
+    assert together.tolist() == torch.cat(alone).tolist()
+
+
+@given(st.lists(st.lists(LOGIT, min_size=6, max_size=6), min_size=1, max_size=4))
+def test_the_best_column_is_the_first_of_equals_and_shows_what_is_no_number(rows: list[list[float]]) -> None:
+    assert best_columns(torch.tensor(rows)).tolist() == [row.index(max(row)) for row in rows]
+    rows[0][3], rows[-1][-1] = math.nan, math.inf
+    best_R = best_columns(torch.tensor(rows)).tolist()
+    assert best_R[0] == 3
+    assert len(rows) == 1 or best_R[-1] == 5

@@ -188,3 +188,52 @@ def test_counts_follow_sequences_of_any_length() -> None:
         changed_RV = sampler._changed(logits_RV, rows, {})
         for row, changed_V, logits_V in zip(rows, changed_RV, logits_RV, strict=True):
             torch.testing.assert_close(changed_V, naive(logits_V, row))
+
+
+KINDS = (
+    SamplingParams(temperature=0),
+    SamplingParams(temperature=1.0),
+    SamplingParams(temperature=0.8, top_k=50, top_p=0.9),
+    SamplingParams(temperature=0.7, top_k=20, min_p=0.05),
+    SamplingParams(temperature=1.0, top_p=0.95),
+    SamplingParams(temperature=0.9, top_p=0.9, presence_penalty=0.5, frequency_penalty=0.3),
+    SamplingParams(temperature=0.0, repetition_penalty=1.1),
+    SamplingParams(temperature=1.5, logit_bias=((3, 5.0), (7, -100.0))),
+)
+# fmt: off
+DRAWN = [
+    223, 143, 167, 941, 873, 869, 853, 544, 460, 639, 635, 151, 527, 501, 261, 591,
+    822, 136, 211, 30, 941, 230, 516, 422, 861, 381, 993, 599, 199, 231, 217, 206,
+    290, 692, 277, 309, 94, 866, 4, 796,
+]
+# fmt: on
+
+
+def test_the_tokens_are_those_of_version_0_1_0() -> None:
+    """Of logits that are the same on every machine, together and, for their number, each alone."""
+    vocab = 1000
+    row_R1, column_V = torch.arange(len(DRAWN)).unsqueeze(1), torch.arange(vocab)
+    mixed_RV = row_R1 * 7919 + column_V * 104729 + (column_V * column_V) % 8191 * (row_R1 + 3)
+    logits_RV = (mixed_RV % 10007).float() / 1500
+    rows = [
+        SamplingRow(i, replace(KINDS[i % len(KINDS)], seed=i), i % 3, [5, 9, 9, 300 + i], 2, None)
+        for i in range(len(DRAWN))
+    ]
+    assert Sampler(vocab).draw(logits_RV, rows).token_ids == DRAWN
+    for number, row in enumerate(rows):
+        alone = Sampler(vocab).draw(logits_RV[number : number + 1], [row])
+        assert alone.token_ids == [DRAWN[number]]
+    best = [number for number, row in enumerate(rows) if row.takes_best]
+    together = Sampler(vocab).draw(logits_RV[best], [rows[number] for number in best])
+    assert together.token_ids == [DRAWN[number] for number in best]
+
+
+def test_rows_that_take_the_best_are_told_of_numbers_that_are_none() -> None:
+    rows = [SamplingRow(key, SamplingParams(temperature=0), 0, [1], 1, None) for key in range(4)]
+    logits_RV = torch.randn(4, VOCAB, generator=torch.Generator().manual_seed(1))
+    best = logits_RV.argmax(dim=-1).tolist()
+    logits_RV[0, 3], logits_RV[2, 9] = float("nan"), float("inf")
+    logits_RV[3] = float("-inf")
+    drawn = Sampler(VOCAB).draw(logits_RV, rows)
+    assert drawn.token_ids == [None, best[1], None, None]
+    assert sorted(drawn.failures) == [0, 2, 3]
