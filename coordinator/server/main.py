@@ -6,14 +6,16 @@ threads, so that health checks are answered and a signal is heard meanwhile.
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 
 from coordinator.api.shared.served_model import ServedModel
 from coordinator.config.serve import ServeConfig
 from coordinator.engine.client.base import EngineClient
+from coordinator.engine.client.handlers import Operated
 from coordinator.engine.client.in_process import InProcessEngine
+from coordinator.engine.core.engine_thread import EngineThread
 from coordinator.server.blocks import entered
 from coordinator.server.engine_side import open_engine_side
 from coordinator.server.front_side import open_front_side
@@ -36,9 +38,20 @@ class RunningServer:
     failed: "asyncio.Future[str]"
 
 
+# Makes a client over an engine that is not started yet; closing it ends both.
+MakeClient = Callable[[EngineThread, Operated], Awaitable[EngineClient]]
+
+
+async def in_process(thread: EngineThread, operated: Operated) -> EngineClient:
+    return InProcessEngine(thread, operated)
+
+
 @asynccontextmanager
 async def open_server(
-    config: ServeConfig, phases: Phases = UNTOLD, halt: Halt | None = None
+    config: ServeConfig,
+    phases: Phases = UNTOLD,
+    halt: Halt | None = None,
+    make_client: MakeClient = in_process,
 ) -> AsyncIterator[RunningServer]:
     """A whole server, ready; everything it started ends with the block. Raises ExpertMeshError, of them
     HaltedError soon after `halt` was set; it has not served then."""
@@ -61,7 +74,7 @@ async def open_server(
         preparer = model.texts.preparer()
         opened = open_engine_side(checkpoint, config, preparer, over, phases, halt)
         side = await entered(opened, stack)
-        engine = InProcessEngine(side.thread, side.operated)
+        engine = await make_client(side.thread, side.operated)
         stack.push_async_callback(engine.close)
         phases("warm-up")
         await asyncio.to_thread(side.warm_up)

@@ -7,8 +7,10 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,12 +28,14 @@ from expertmesh.v1 import generation_pb2 as pb
 from expertmesh.v1 import generation_pb2_grpc
 from tests.coordinator.api.fakes import failure_of
 from tests.coordinator.api.test_limit_edges import HOSTILE
+from tests.coordinator.engine.client.clients import CLIENTS
 from tests.integration.processes import COMMAND, stop
 from tests.scenarios.starting import PATIENCE, assert_all_free, config_of, num_fds, until
 
 # Few blocks, so that requests preempt each other.
 SMALL_CACHE = EngineConfig(block_size=4, kv_cache_bytes=30 * 4 * 1536, max_num_seqs=6, max_step_tokens=24)
 STALL = 1.0
+Opened = Callable[[ServeConfig], AbstractAsyncContextManager[RunningServer]]
 
 
 @pytest.fixture
@@ -39,9 +43,15 @@ def config(tiny_checkpoint: Path) -> ServeConfig:
     return replace(config_of(tiny_checkpoint), calls=CallsConfig(write_stall_timeout=STALL))
 
 
+@pytest.fixture(params=list(CLIENTS))
+def opened(request: pytest.FixtureRequest) -> Opened:
+    """Opens a server whose fronts have the engine in their process, or behind a socket."""
+    return partial(open_server, make_client=CLIENTS[request.param])
+
+
 @pytest.fixture
-async def server(config: ServeConfig) -> AsyncIterator[RunningServer]:
-    async with open_server(config) as server:
+async def server(config: ServeConfig, opened: Opened) -> AsyncIterator[RunningServer]:
+    async with opened(config) as server:
         yield server
 
 
@@ -71,9 +81,9 @@ async def test_d1_a_killed_client_stops_its_work(server: RunningServer) -> None:
 WAYS = ("before the first token", "after the first token", "at random")
 
 
-async def test_d2_a_thousand_cancelled_requests_leave_nothing(config: ServeConfig) -> None:
+async def test_d2_a_thousand_cancelled_requests_leave_nothing(config: ServeConfig, opened: Opened) -> None:
     async with (
-        open_server(replace(config, engine=SMALL_CACHE)) as server,
+        opened(replace(config, engine=SMALL_CACHE)) as server,
         AsyncClient(server.fronts.grpc.address) as client,
     ):
         await cancel_many(client, 60)
@@ -157,10 +167,12 @@ async def test_d7_deadlines_end_the_work_with_the_answer(server: RunningServer) 
             )
 
 
-async def test_d7_a_server_has_a_deadline_for_those_who_have_none(config: ServeConfig) -> None:
+async def test_d7_a_server_has_a_deadline_for_those_who_have_none(
+    config: ServeConfig, opened: Opened
+) -> None:
     limited = replace(config, security=SecurityConfig(max_request_seconds=0.3))
     async with (
-        open_server(limited) as server,
+        opened(limited) as server,
         grpc.aio.insecure_channel(server.fronts.grpc.address) as channel,
     ):
         stub: Any = generation_pb2_grpc.GenerationServiceStub(channel)  # type: ignore[no-untyped-call]

@@ -4,7 +4,7 @@ import asyncio
 import logging
 import time
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext
 from typing import Any
 from uuid import uuid4
 
@@ -95,8 +95,10 @@ class Call:
         self.code, self.reason, self._error = error.code, error.reason, error
         self.end()
         metadata = status_metadata(error, self.request_id, self.given_ids)
+        # Before a first message there is nothing that its caller has not read.
+        limit = STATUS_SECONDS if self.is_accepted or error.retry_after is None else None
         try:
-            async with asyncio.timeout(STATUS_SECONDS):
+            async with nullcontext() if limit is None else asyncio.timeout(limit):
                 if error.retry_after is None:
                     await self.accept()
                 await self.context.abort(status_code(error), error.message, metadata)
