@@ -11,9 +11,9 @@ from coordinator.engine.core.step_costs import StepCosts, StepLoad, positions_se
 # A step with prefill may always take so many times as long as its streams alone: else prompts would hardly
 # get on where these take as long as the bound.
 TIMES_STREAMS = 2.0
-# A step looks at no more than so many times the positions of any step before: what they cost may be hidden in
-# what the tokens of short prompts cost.
-TIMES_SEEN = 4
+# A step's prefill looks at no more than so many times the positions that any did before: what they cost may
+# not have shown yet.
+TIMES_SEEN = 2
 # How fast the mean of actual to expected time follows, and its deviation, and how many deviations are kept as
 # room: TCP's way with its timeouts (Jacobson, "Congestion avoidance and control", 1988).
 MEAN_GAIN, DEVIATION_GAIN, ROOM = 1 / 8, 1 / 4, 2.0
