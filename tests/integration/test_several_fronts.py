@@ -150,6 +150,15 @@ def test_a_front_that_is_killed_has_counted_and_holds_nothing(server: Server) ->
         assert min(metric(server, "expertmesh_generation_tokens_total") for _ in range(10)) >= told
 
 
+def test_an_end_does_not_wait_for_a_front_that_was_starting(server: Server) -> None:
+    """It ends without ever having had a call."""
+    victim = front_pids(server)[0]
+    os.kill(victim, signal.SIGKILL)
+    until(lambda: len(set(front_pids(server)) - {victim}) == 2)
+    assert server.stop(PATIENCE / 2) == 0
+    assert "is not waited for" not in server.log
+
+
 def _is_idle(server: Server) -> bool:
     with ControlClient(server.address_of("control")) as control:
         try:

@@ -26,7 +26,7 @@ class Place:
     """Belongs to one event loop.
 
     `greet` has what each process there is told first, whether or not it is the first; `hear` gets what they
-    say; `on_death` is called when one has died that another will follow.
+    say; `on_death` is called when one has ended, also where none is to follow.
     """
 
     name: str
@@ -107,6 +107,7 @@ class Place:
             child.kill()
         why = await child.ended()
         self.child = None
+        self.on_death()
         if self._failure is not None:
             return self._failure
         return f"the {self.name} (pid {child.pid}) has died: {why or 'it has ended by itself'}"
@@ -119,7 +120,6 @@ class Place:
         if not self.is_refilled or (self._failure and self.is_serving):
             raise LostError(why)
         self.is_serving = False
-        self.on_death()
         wait = self.policy.died(time.monotonic())
         if wait is None:
             raise LostError(f"{why}; {self.policy.most} times in {self.policy.window:g} s are too often")
