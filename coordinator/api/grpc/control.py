@@ -61,7 +61,7 @@ class ControlService:
 
     async def get_topology(self, message: pb.GetTopologyRequest, context: Context) -> pb.GetTopologyResponse:
         async with rpc("GetTopology", message, context, self._gate) as call:
-            workers = self._opened().topology()
+            workers = await self._opened().topology()
             await call.accept()
             return pb.GetTopologyResponse(workers=[_worker(w, message.include_experts) for w in workers])
 

@@ -60,11 +60,11 @@ class Operations:
     @property
     def num_workers(self) -> int:
         """As many as there shall be at the moment."""
-        return sum(worker.state is not WorkerState.DRAINING for worker in self.topology())
+        return sum(worker.state is not WorkerState.DRAINING for worker in self.engine.workers().workers)
 
-    def topology(self) -> Sequence[WorkerStatus]:
+    async def topology(self) -> Sequence[WorkerStatus]:
         """The expert workers, by rank."""
-        return self.engine.workers().workers
+        return (await self.engine.current_workers()).workers
 
     def load(self) -> Load:
         stats = self.engine.stats()

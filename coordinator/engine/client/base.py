@@ -55,7 +55,11 @@ class EngineClient(RequestEngine, Protocol):
         """What the model consists of now; never waits."""
 
     def workers(self) -> WorkersStatus:
-        """The expert workers as they are now; never waits."""
+        """The expert workers as they are now, or were a second ago; never waits."""
+
+    async def current_workers(self) -> WorkersStatus:
+        """As `workers`, not older than the question; what was last known where the engine does not answer
+        within a second. Raises nothing."""
 
     def missing_experts(self) -> tuple[ExpertModule, ...]:
         """`workers().missing` without the rest, which is much of a large model: for looks that come often."""

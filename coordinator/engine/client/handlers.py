@@ -15,6 +15,7 @@ from coordinator.engine.messages.commands import (
     Done,
     ExpertList,
     ListExperts,
+    ReadWorkers,
     RemoveExpert,
     ReplaceExpert,
     ScaleWorkers,
@@ -98,7 +99,10 @@ def workers_status(experts: OperatedExperts) -> WorkersStatus:
 
 def worker_handlers(experts: OperatedExperts) -> Handlers:
     """What an engine can do whose experts may be on workers."""
-    return {ScaleWorkers: lambda command: experts.scale(command.num_workers, command.timeout)}
+    return {
+        ReadWorkers: lambda _: workers_status(experts),
+        ScaleWorkers: lambda command: experts.scale(command.num_workers, command.timeout),
+    }
 
 
 def exchange_handlers(exchange: ExpertExchange) -> Handlers:

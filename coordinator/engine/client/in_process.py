@@ -54,6 +54,9 @@ class InProcessEngine:
     def workers(self) -> WorkersStatus:
         return self._operated.workers()
 
+    async def current_workers(self) -> WorkersStatus:
+        return self.workers()
+
     def missing_experts(self) -> tuple[ExpertModule, ...]:
         return tuple(self._operated.missing())
 

@@ -18,6 +18,7 @@ from coordinator.engine.messages.commands import (
     EndRequests,
     ExpertList,
     ListExperts,
+    ReadWorkers,
     RemoveExpert,
     ReplaceExpert,
     ScaleWorkers,
@@ -39,6 +40,7 @@ COMMANDS = (
     *(
         CheckIntegrity,
         ScaleWorkers,
+        ReadWorkers,
         ListExperts,
         ReplaceExpert,
         AddExpert,

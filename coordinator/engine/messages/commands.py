@@ -6,6 +6,7 @@ A command may take long, as loading an expert does; none holds up a step. It rai
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
+from coordinator.engine.messages.stats import WorkersStatus
 from expert_workers.status import Scaled
 from moe_model.versions.expert_versions import ExpertModule
 
@@ -33,6 +34,11 @@ class ExpertView:
     ranks: tuple[int, ...]
     is_retiring: bool
     is_missing: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class ReadWorkers(Command[WorkersStatus]):
+    """How the expert workers are at this moment."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ from typing import Any, Self, TypeVar, cast
 
 from coordinator.engine.client.base import NO_LIMIT
 from coordinator.engine.client.request_streams import RequestStreams
-from coordinator.engine.messages.commands import Command, EndRequests
+from coordinator.engine.messages.commands import Command, EndRequests, ReadWorkers
 from coordinator.engine.messages.errors import EngineBusyError, EngineLostError, MessageError
 from coordinator.engine.messages.metrics import MetricsSnapshot, ReadMetrics
 from coordinator.engine.messages.output import Output
@@ -89,6 +89,11 @@ class ProcessEngine:
         return self._model
 
     def workers(self) -> WorkersStatus:
+        return self._workers
+
+    async def current_workers(self) -> WorkersStatus:
+        with suppress(ExpertMeshError):
+            self._workers = await self.ask(ReadWorkers(), COUNTS_SECONDS)
         return self._workers
 
     def missing_experts(self) -> tuple[ExpertModule, ...]:

@@ -35,10 +35,13 @@ async def test_workers_are_seen_and_scaled(
         monkeypatch.setattr(experts, "missing_experts", lambda: MISSING)
         exchange = expert_exchange(checkpoint, CONFIG, experts, core, thread.switch)
         engine = await CLIENTS[client](thread, Operated.of(exchange, experts))
-        before = engine.workers()
+        before = await engine.current_workers()
+        assert before == engine.workers()
         assert before.workers == tuple(experts.topology())
         assert before.num_replicas == 2
         assert engine.missing_experts() == before.missing == MISSING
+        monkeypatch.setattr(experts, "missing_experts", lambda: ())
+        assert (await engine.current_workers()).missing == ()
         scaled = await asyncio.to_thread(engine.call, ScaleWorkers(3, 60.0))
         assert (scaled.num_before, scaled.num_workers) == (2, 3)
         assert [worker.state for worker in engine.workers().workers] == [WorkerState.READY] * 3
