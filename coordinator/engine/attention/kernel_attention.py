@@ -24,23 +24,30 @@ def kernel_attention(attend_paged: PagedAttention) -> AttentionPlan:
     """Writes the step's keys and values, then attends."""
 
     def plan(cache: KVCache, batch: Batch) -> Attend:
-        contexts = [kernel_contexts(batch, cache, group) for group in range(len(batch.slots))]
-        return PagedAttend(attend_paged, cache, contexts)
+        return PagedAttend(attend_paged, cache, kernel_contexts(batch, cache))
 
     return plan
 
 
-def kernel_contexts(batch: Batch, cache: KVCache, group: int) -> Contexts:
-    """In one group of the cache: a row sees its sequence up to and including itself. Of a group with a window
-    the blocks are there that the window reaches, and 0 stands for those behind it."""
+def kernel_contexts(batch: Batch, cache: KVCache) -> list[Contexts]:
+    """By group of the cache: a row sees its sequence up to and including itself. Of a group with a window the
+    blocks are there that the window reaches, and 0 stands for those behind it."""
     chunks = batch.chunks
     longest = max(chunk.start + chunk.num_tokens for chunk in chunks)
-    counts = [chunk.num_tokens for chunk in chunks]
-    return Contexts(
-        slots_T=batch.slots[group],
-        sequences_T=torch.from_numpy(np.repeat(np.arange(len(chunks), dtype=np.int32), counts)),
-        lengths_T=(batch.positions_T + 1).int(),
-        block_table_NB=torch.from_numpy(block_table(chunks, -(-longest // cache.block_size), group)),
-        longest=longest,
-        layout=cache.layout.name,
-    )
+    sequences = np.arange(len(chunks), dtype=np.int32)
+    if len(batch.positions_T) > len(chunks):
+        sequences = sequences.repeat([chunk.num_tokens for chunk in chunks])
+    sequences_T = torch.from_numpy(sequences)
+    lengths_T = torch.from_numpy(batch.positions_T.numpy().astype(np.int32) + 1)
+    num_blocks = -(-longest // cache.block_size)
+    return [
+        Contexts(
+            slots_T,
+            sequences_T,
+            lengths_T,
+            torch.from_numpy(block_table(chunks, num_blocks, group)),
+            longest,
+            cache.layout.name,
+        )
+        for group, slots_T in enumerate(batch.slots)
+    ]

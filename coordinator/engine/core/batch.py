@@ -3,9 +3,9 @@
 Shapes: T tokens of the step. Everything is built from Python lists, then moved once.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import accumulate
+from itertools import accumulate, chain
 
 import torch
 from torch import Tensor
@@ -80,14 +80,8 @@ def build_batch(step: Step, block_size: int, device: torch.device) -> Batch:
         for of_group, table in zip(slots, chunk.sequence.tables, strict=True):
             of_group += [table.ids[p // block_size] * block_size + p % block_size for p in places]
 
-    def to_device(values: Iterable[int]) -> Tensor:
-        return torch.tensor(values, dtype=torch.int64).to(device, non_blocking=True)
-
-    return Batch(
-        chunks=tuple(chunks),
-        first_rows=tuple(first_rows),
-        token_ids_T=to_device(token_ids),
-        positions_T=to_device(positions),
-        slots=tuple(map(to_device, slots)),
-        sample_rows=to_device([last_row_of[id(chunk.sequence)] for chunk in step.sampling]),
-    )
+    sampled = [last_row_of[id(chunk.sequence)] for chunk in step.sampling]
+    columns = token_ids, positions, sampled, *slots
+    moved = torch.tensor(list(chain.from_iterable(columns)), dtype=torch.int64).to(device, non_blocking=True)
+    token_ids_T, positions_T, sample_rows, *slots_T = torch.split(moved, [*map(len, columns)])
+    return Batch(tuple(chunks), tuple(first_rows), token_ids_T, positions_T, tuple(slots_T), sample_rows)

@@ -96,7 +96,9 @@ class ModelRunner:
     ) -> tuple[Drawn, list[TokenLogprobs | None]]:
         if not chunks:
             return Drawn([], {}), []
-        logits_RV = self._model.logits(h_TD[batch.sample_rows])
+        # As many as there are tokens: all are single ones, in their order.
+        is_whole = len(chunks) == len(h_TD)
+        logits_RV = self._model.logits(h_TD if is_whole else h_TD[batch.sample_rows])
         drawn = self._sampler.draw(logits_RV, [chunk.sequence.row for chunk in chunks])
         wanted = [chunk.sequence.request.returns.logprobs for chunk in chunks]
         if all(num_top is None for num_top in wanted):

@@ -121,7 +121,7 @@ def test_kernels_refuse_a_layout_that_they_do_not_read() -> None:
 def test_kernels_refuse_contexts_outside_of_the_cache(part: str, value: int) -> None:
     """Instead of reading memory that is not the cache's."""
     cache, batch = dirty_cache(SMALL, "head_major"), _two()
-    contexts = kernel_contexts(batch, cache, 0)
+    [contexts] = kernel_contexts(batch, cache)
     getattr(contexts, part).view(-1)[3 if part != "block_table_NB" else 1] = value
     attend_paged = NativeKernels().attend_paged
     q_THd, k_TGd, v_TGd = torch.randn(3, 8, 2, 8)
