@@ -7,6 +7,7 @@ import asyncio
 import logging
 import os
 from contextlib import AsyncExitStack, suppress
+from dataclasses import replace
 
 from coordinator.engine.messages.codec import decode
 from coordinator.engine.messages.model_facts import ModelFacts
@@ -42,6 +43,11 @@ async def front(control: Control, begin: Begin) -> None:
         stack.enter_context(without_garbage())
         control.halt.check()
         served = await side.open(model.served, engine)
+
+        def again(ready: EngineReady) -> None:
+            side.serve(replace(served, kv_capacity_tokens=ready.kv_capacity_tokens), engine)
+
+        control.listen(EngineReady, again)
         drains = Drains(side.fronts, control)
         stack.push_async_callback(drains.close)
         control.listen(Drain, drains.begin)

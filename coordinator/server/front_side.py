@@ -55,10 +55,14 @@ class FrontSide:
         self.watchers.metrics.open(model.name, model.max_context, sources)
         if self.watchers.tracing is not None:
             engine.follow(self.watchers.tracing.told)
-        operations = Operations(_facts(model, self._instance_id), engine)
-        readiness = Sources(engine.stats, engine.missing_experts)
-        await self.fronts.open(Backend(model, engine), operations, readiness)
+        self.serve(model, engine)
+        await self.fronts.open(Sources(engine.stats, engine.missing_experts))
         return model
+
+    def serve(self, model: ServedModel, engine: EngineClient) -> None:
+        """What callers and operators meet from now on: another engine may have a cache of another size."""
+        operations = Operations(_facts(model, self._instance_id), engine)
+        self.fronts.serve(Backend(model, engine), operations)
 
 
 @dataclass(frozen=True, slots=True)

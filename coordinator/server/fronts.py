@@ -137,10 +137,13 @@ class Fronts:
             stack.push_async_callback(_ended, watcher)
             yield
 
-    async def open(self, backend: Backend, operations: Operations, sources: Sources) -> None:
-        """Lets callers in."""
+    def serve(self, backend: Backend, operations: Operations) -> None:
+        """Lets callers in, to what there is from now on."""
         self.gate.open(backend)
         self._control_service.open(operations)
+
+    async def open(self, sources: Sources) -> None:
+        """Is ready, as far as the sources say so."""
         await self.readiness.open(sources)
 
     async def drain(self, grace: float, timeout: float) -> bool:

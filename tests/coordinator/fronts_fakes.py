@@ -97,4 +97,5 @@ async def opening(
 async def open_fronts(fronts: Fronts, engine: EngineClient, world: World) -> None:
     facts = ServerFacts("1", "an instance", ("tiny",), 1024)
     operations = Operations(facts, engine)
-    await fronts.open(Backend(served_model(), engine), operations, world.sources)
+    fronts.serve(Backend(served_model(), engine), operations)
+    await fronts.open(world.sources)

@@ -43,7 +43,8 @@ async def control(scaling: FakeWorkers) -> AsyncIterator[Any]:
     async with opening(fronts, workers=scaling) as engine:
         facts = ServerFacts("1", "an instance", ("tiny",), 1024)
         operations = Operations(facts, engine)
-        await fronts.open(Backend(served_model(), engine), operations, World().sources)
+        fronts.serve(Backend(served_model(), engine), operations)
+        await fronts.open(World().sources)
         assert fronts.control is not None
         async with grpc.aio.insecure_channel(fronts.control.address) as channel:
             yield control_pb2_grpc.ControlServiceStub(channel)  # type: ignore[no-untyped-call]
