@@ -53,6 +53,8 @@ async def front(control: Control, begin: Begin) -> None:
         control.listen(Drain, drains.begin)
         control.tell(FrontReady(served.max_context))
         await control.stopped.wait()
+        # It may not have been asked to before; whatever still runs is told why it ends.
+        await side.fronts.drain(0.0, 0.0)
 
 
 def _ledger(begin: Begin) -> Ledger:

@@ -225,13 +225,13 @@ def test_b6_a_narrow_link_holds_back_and_fills_no_memory(golden: Golden, log: Pa
     with service(log) as running:
         first, second = (Bandwidth(worker, 10_000_000) for worker in running.workers)
         with loaded(running) as load:
-            before = resident_bytes(running.server.process.pid)
+            before = resident_bytes(running.server.engine_pid())
             with first, second:
                 load.wait_for_more(PATIENCE)
                 load.wait_for_more(PATIENCE)
         check(load.streams, golden)
         assert running.server.num_losses() == 0
-        assert resident_bytes(running.server.process.pid) - before < 64 << 20
+        assert resident_bytes(running.server.engine_pid()) - before < 64 << 20
 
 
 def resident_bytes(pid: int) -> int:

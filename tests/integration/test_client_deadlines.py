@@ -1,6 +1,7 @@
 """A real server that ends, or stands still, under the calls of real clients: each ends, and soon."""
 
 import asyncio
+import os
 import queue
 import signal
 import subprocess
@@ -101,10 +102,11 @@ def test_calls_end_with_their_server(server: Server, how: signal.Signals) -> Non
 def test_calls_end_while_their_server_stands_still(server: Server) -> None:
     calls = Calls(server.address)
     assert all(begun.wait(PATIENCE) for begun in calls.begun)
-    stop(server.process.pid)
+    (front,) = server.front_pids()
+    stop(front)
     try:
         later = Calls(server.address)
         calls.assert_ended("DEADLINE_EXCEEDED", "UNAVAILABLE")
         later.assert_ended("DEADLINE_EXCEEDED", "UNAVAILABLE")
     finally:
-        server.process.send_signal(signal.SIGCONT)
+        os.kill(front, signal.SIGCONT)

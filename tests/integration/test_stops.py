@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks import process_tree
+from tests.integration.processes import ENGINE_MODULE
 from tests.integration.shared_cluster import Shared
 from tests.integration.stops import GENERATE, SERVE, Run, changes, stop_change
 
@@ -18,13 +20,22 @@ pytestmark = [pytest.mark.long, pytest.mark.timeout(240)]
 def wait_for_handlers_of_ray(run: Run) -> None:
     """Until Ray's library has put its own before ours: nobody else wants SIGTRAP."""
     deadline = time.monotonic() + 120
-    while not _catches(run.process.pid, signal.SIGTRAP):
+    while not any(_catches(pid, signal.SIGTRAP) for pid in _users_of_ray(run)):
         assert run.process.poll() is None, run.log.read_text()
         assert time.monotonic() < deadline, "Ray does not start"
 
 
+def _users_of_ray(run: Run) -> list[int]:
+    """The command itself, or the engine that it has started."""
+    engines = [each.pid for each in process_tree.tree(run.process.pid) if each.runs(ENGINE_MODULE)]
+    return [run.process.pid, *engines]
+
+
 def _catches(pid: int, number: signal.Signals) -> bool:
-    status = Path(f"/proc/{pid}/status").read_text()
+    try:
+        status = Path(f"/proc/{pid}/status").read_text()
+    except OSError:
+        return False
     caught = next((line for line in status.splitlines() if line.startswith("SigCgt:")), "SigCgt: 0")
     return bool(int(caught.split()[1], 16) >> (number - 1) & 1)
 
