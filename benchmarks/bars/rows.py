@@ -114,9 +114,9 @@ def _start(found: Found) -> Iterator[Figure]:
 _TINY = ("--checkpoint=demo/checkpoint", "--new-tokens=8")
 ROWS: Mapping[str, Row] = {
     "grpc": Row(
-        ("benchmarks", "serve", "--workers=0,2", "--clients=32", "--rates="),
-        ("--rounds=3",),
-        (*_TINY, "--requests=1", "--rounds=1"),
+        ("benchmarks", "serve", "--clients=32", "--rates="),
+        ("--workers=0,2", "--rounds=3"),
+        (*_TINY, "--workers=0", "--requests=1", "--rounds=1"),
         _grpc,
     ),
     "overload": Row(

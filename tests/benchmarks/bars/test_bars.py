@@ -68,7 +68,7 @@ def test_who_computes_is_seen() -> None:
 
 
 @pytest.mark.long
-@pytest.mark.timeout(180)
+@pytest.mark.timeout(400)
 @pytest.mark.parametrize("name", ROWS)
 def test_a_row_in_miniature(name: str, tmp_path: Path) -> None:
     """The real benchmark in seconds, whose result has all figures of its row."""
