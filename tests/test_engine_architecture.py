@@ -43,8 +43,10 @@ def test_fronts_and_messages_need_no_torch() -> None:
 
 
 def test_what_opens_the_fronts_is_light() -> None:
-    """A process of fronts opens no checkpoint: what it must know of a model comes as a message."""
-    assert heavy_of(["coordinator.server.front_side", "coordinator.server.front_process"]) == ""
+    """A process of fronts opens no checkpoint: what it must know of a model comes as a message. Traces are
+    for those who ask for them; templates are rendered in processes of their own."""
+    parts = ["coordinator.server.front_side", "coordinator.server.front_process"]
+    assert heavy_of(parts, {*ENGINE, "opentelemetry", "jinja2"}) == ""
 
 
 def test_an_engine_s_process_loads_nothing_of_fronts_nor_ray_before_it_has_workers() -> None:

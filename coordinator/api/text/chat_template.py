@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import TypedDict
 
-from coordinator.api.text.chat_template_main import LIMITS, MAX_RENDERED_CHARS, Outcome
+from coordinator.api.text.rendering import LIMITS, MAX_RENDERED_CHARS, Outcome
 from coordinator.confined.errors import CrashedError, OutOfTimeError
 from coordinator.confined.process import ConfinedProcess
 from moe_model.errors import BusyError, ConfigError, UserError

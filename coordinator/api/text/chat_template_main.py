@@ -7,7 +7,6 @@ a text.
 
 import json
 from datetime import datetime
-from enum import IntEnum
 from typing import Any, NoReturn
 
 import jinja2
@@ -16,23 +15,10 @@ from jinja2.nodes import Node, Scope
 from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-from coordinator.confined.child import Limits, run
+from coordinator.api.text.rendering import LIMITS, MAX_RENDERED_CHARS, Outcome
+from coordinator.confined.child import run
 
-MAX_RENDERED_CHARS = 4 << 20
 MAX_WORDS = 200
-
-LIMITS = Limits(address_space=224 << 20, cpu_seconds=0.4)
-
-
-class Outcome(IntEnum):
-    """What became of a question; the text is the rendering, or says what went wrong."""
-
-    DONE = 0
-    FAILED = 1
-    NO_TEMPLATE = 2
-    OUT_OF_MEMORY = 3
-    TOO_LONG = 4
-    TOO_DEEP = 5
 
 
 def reply(outcome: Outcome, text: str = "") -> bytes:
