@@ -117,6 +117,9 @@ def _broken_numbers(h_TD: Tensor, batch: Batch, *, last_tells: bool) -> dict[int
     """
     found = {}
     for chunk, first_row in zip(batch.chunks, batch.first_rows, strict=True):
+        if chunk.num_tokens == 1 and chunk.samples:
+            # Nearly always. Its only row has logits.
+            continue
         rows = range(first_row, first_row + chunk.num_tokens)
         looked_at = rows[-1:] if last_tells else rows
         if chunk.samples:

@@ -25,6 +25,8 @@ def score_prompts(model: Model, h_TD: Tensor, batch: Batch) -> dict[int, list[To
     """
     scores = {}
     for chunk, first_row in zip(batch.chunks, batch.first_rows, strict=True):
+        if chunk.sequence.request.returns.prompt_logprobs is None:
+            continue
         tokens = scored_tokens(chunk)
         if tokens:
             scores[chunk.sequence.key] = _score(model, h_TD, chunk, first_row, tokens)
