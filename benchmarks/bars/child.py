@@ -39,6 +39,8 @@ def run(
     try:
         last = _last_of(process, say)
         code = process.wait(END_TIMEOUT)
+    except subprocess.TimeoutExpired:
+        raise RowError("it has closed its output and does not end") from None
     finally:
         is_late = interrupts.finished.is_set()
         interrupts.cancel()

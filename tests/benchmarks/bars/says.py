@@ -1,15 +1,19 @@
 """A benchmark that says what it is told to, and ends with a code; "error: " goes to its log, and "clean=FILE"
-makes it hang until it is interrupted, which it then writes there. A negative code is a signal."""
+makes it hang until it is interrupted, which it then writes there; before that "mute" closes its output. A
+negative code is a signal."""
 
 import os
 import signal
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 
 def say(line: str) -> None:
     if line.startswith("error: "):
         print(line.removeprefix("error: "), file=sys.stderr)
+    elif line == "mute":
+        os.close(sys.stdout.fileno())
     elif line.startswith("clean="):
         hang(Path(line.removeprefix("clean=")))
     else:
@@ -18,7 +22,8 @@ def say(line: str) -> None:
 
 def hang(file: Path) -> None:
     try:
-        print("hanging", flush=True)
+        with suppress(OSError):
+            print("hanging", flush=True)
         signal.pause()
     except KeyboardInterrupt:
         file.write_text("interrupted", encoding="utf-8")

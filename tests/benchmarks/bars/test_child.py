@@ -45,6 +45,15 @@ def test_a_benchmark_that_hangs_is_interrupted_and_may_clean_up(tmp_path: Path) 
     assert (tmp_path / "cleaned").read_text(encoding="utf-8") == "interrupted"
 
 
+def test_a_benchmark_that_only_closes_its_output_is_ended(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(child, "END_TIMEOUT", 2.0)
+    with pytest.raises(child.RowError, match="it has closed its output and does not end"):
+        run(tmp_path, "mute", f"clean={tmp_path / 'cleaned'}")
+    assert (tmp_path / "cleaned").read_text(encoding="utf-8") == "interrupted"
+
+
 def test_our_own_interruption_reaches_it(tmp_path: Path) -> None:
     """As Ctrl-C of only the table would: what it has started must not stay behind."""
     command = [MODULE, "0", "begun", f"clean={tmp_path / 'cleaned'}"]
