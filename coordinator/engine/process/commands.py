@@ -8,7 +8,7 @@ from typing import Any
 from coordinator.engine.client.handlers import Handlers, carry_out
 from coordinator.engine.messages.codec import decode, encode
 from coordinator.engine.messages.commands import Command
-from coordinator.engine.messages.errors import EngineError
+from coordinator.engine.messages.errors import EngineError, MessageError
 from coordinator.engine.messages.failure import Failure
 from coordinator.engine.messages.process import Call
 from moe_model.errors import ExpertMeshError
@@ -27,10 +27,13 @@ class Commands:
         self._executor = ThreadPoolExecutor(MAX_COMMANDS, "command")
 
     async def result_of(self, call: Call) -> bytes:
-        """The result or the Failure, encoded. Raises MessageError for what is no command."""
-        command = decode(call.command)
-        if not isinstance(command, Command):
-            return encode(Failure.of(EngineError(f"{type(command).__name__} is no command")))
+        """The result or the Failure, encoded."""
+        try:
+            command = decode(call.command)
+            if not isinstance(command, Command):
+                raise MessageError(f"{type(command).__name__} is no command")
+        except MessageError as error:
+            return encode(Failure.of(error))
         return await asyncio.get_running_loop().run_in_executor(self._executor, self._carry_out, command)
 
     def close(self) -> None:

@@ -291,15 +291,20 @@ async def test_a_command_that_takes_long_holds_up_nothing() -> None:
         await asyncio.gather(*slow)
 
 
-async def test_what_is_asked_and_is_no_command_is_an_error() -> None:
+@pytest.mark.parametrize(
+    ("command", "why"),
+    [(encode(EngineStats()), "EngineStats is no command"), (b"junk", "bytes that are no message")],
+    ids=["message", "junk"],
+)
+async def test_what_is_asked_and_is_no_command_is_an_error(command: bytes, why: str) -> None:
     async with serving(SpokenThread()) as path:
         with raw_front(path) as sock:
-            sock.sendall(frames(HELLO, Call(7, encode(EngineStats()))))
+            sock.sendall(frames(HELLO, Call(7, command)))
             answers = [each async for each in messages(sock) if isinstance(each, Answer)]
     assert [each.number for each in answers] == [7]
     failure = decode(answers[0].result)
     assert isinstance(failure, Failure)
-    assert "EngineStats is no command" in failure.text
+    assert why in failure.text
 
 
 async def messages(sock: socket.socket) -> AsyncIterator[object]:
