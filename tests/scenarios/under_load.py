@@ -154,14 +154,18 @@ class Operator:
                     held.setdefault((layer.layer, expert), set()).add(rank)
         return held
 
-    async def until_replicated(self, num_workers: int, replicas: int, num_modules: int = 20) -> float:
-        """Seconds until that many workers are ready and each expert is there so often."""
+    async def until_replicated(
+        self, num_workers: int, replicas: int, num_modules: int = 20, num_losses: int = 0
+    ) -> float:
+        """Seconds until that many workers are ready and each expert is there so often, after so many losses:
+        what a front tells of workers may be from before one, and streams may end sooner than it hears."""
 
         async def is_replicated() -> bool:
             workers = await asyncio.to_thread(self.workers)
             held = await asyncio.to_thread(self.holders)
             return (
                 len(workers) == num_workers
+                and sum(worker.losses for worker in workers.values()) >= num_losses
                 and all(worker.state == READY for worker in workers.values())
                 and len(held) == num_modules
                 and all(len(ranks) >= replicas for ranks in held.values())
