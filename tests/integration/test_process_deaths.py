@@ -7,7 +7,7 @@ import re
 import shutil
 import signal
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
@@ -40,8 +40,10 @@ NUM_STREAMS = 16
 SLOW_MACHINE = 10.0
 
 
-def serving(log: Path, *arguments: str, env: dict[str, str] | None = None) -> Server:
-    return Server(str(DEMO_CHECKPOINT), *arguments, log=log, env=env)
+def serving(
+    log: Path, *arguments: str, env: dict[str, str] | None = None, prefix: Sequence[str] = ()
+) -> Server:
+    return Server(str(DEMO_CHECKPOINT), *arguments, log=log, env=env, prefix=prefix)
 
 
 async def until_it_serves(server: Server) -> float:
@@ -257,20 +259,34 @@ def test_a_signal_while_an_engine_is_started_again_ends_the_server(tmp_path: Pat
     assert "Traceback" not in server.log
 
 
-def test_signals_to_the_whole_group_are_the_launcher_s(tmp_path: Path) -> None:
-    """As Ctrl-C on a terminal, or systemd at a stop: what runs may finish."""
-    with serving(tmp_path / "log", *NO_WORKERS) as server:
+@pytest.mark.parametrize(
+    "workers", [pytest.param(0), pytest.param(2, marks=pytest.mark.long)], ids=["alone", "workers"]
+)
+def test_signals_to_the_whole_group_are_the_launcher_s(tmp_path: Path, workers: int) -> None:
+    """As Ctrl-C on a terminal, `timeout`, or systemd at a stop: what runs may finish, with its workers."""
+    with serving(tmp_path / "log", f"--workers={workers}", prefix=["setsid"]) as server:
         server.wait_ready()
         with Client(server.address) as client:
-            stream = client.stream([5, 6, 7], max_tokens=200, ignore_eos=True)
+            stream = client.stream([5, 6, 7], max_tokens=400, ignore_eos=True)
             first = [next(stream), next(stream)]
-            for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-                for pid in children(server.process.pid):
-                    os.kill(pid, number)
-            server.process.send_signal(signal.SIGTERM)
+            os.killpg(server.process.pid, signal.SIGTERM)
             events = [*first, *stream]
-        assert sum(event.num_tokens for event in events if isinstance(event, Delta)) == 200
+        assert sum(event.num_tokens for event in events if isinstance(event, Delta)) == 400
         assert server.process.wait(60) == 0
+    assert " ERROR " not in server.log
+    assert "lost" not in server.log
+
+
+def test_processes_leave_signals_to_the_launcher(tmp_path: Path) -> None:
+    """Those that are sent to each of them."""
+    with serving(tmp_path / "log", *NO_WORKERS) as server:
+        server.wait_ready()
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            for pid in (server.engine_pid(), *server.front_pids()):
+                os.kill(pid, number)
+        with Client(server.address) as client:
+            assert client.generate([5, 6, 7], max_tokens=4).usage.completion_tokens == 4
+        assert server.stop() == 0
     assert "has died" not in server.log
 
 

@@ -86,9 +86,8 @@ class Launcher:
         return self._max_context
 
     def halt(self) -> None:
-        """A start ends, as does every change of experts or workers."""
-        for place in self._places:
-            place.tell(Halt())
+        """Every change of experts or workers ends; requests go on."""
+        self.engine.tell(Halt())
 
     async def drain(self, grace: float, timeout: float) -> None:
         """Waits until no front has a call, as each front's drain. None of the processes is started again."""

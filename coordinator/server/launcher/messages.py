@@ -86,7 +86,7 @@ class Progress:
 
 @dataclass(frozen=True, slots=True)
 class Halt:
-    """A signal was heard: a start ends, as does every change of experts or workers."""
+    """To an engine: a signal was heard, so every change of experts or workers ends."""
 
 
 @dataclass(frozen=True, slots=True)
