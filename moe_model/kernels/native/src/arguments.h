@@ -108,8 +108,8 @@ python_function py_rule, py_route, py_gate_rows; /* module_router.c */
 python_function py_rotate, py_attention; /* module_attention.c */
 python_function py_head_linear, py_normalise_heads; /* module_heads.c */
 python_function py_pack; /* module_pack.c */
-/* module_program.c */
-python_function py_program, py_program_times, py_paged_cache, py_layer_tables, py_program_step, py_program_bytes,
-    py_buffer_offset, py_run_program;
+python_function py_program, py_program_times; /* module_program.c */
+/* module_step.c */
+python_function py_paged_cache, py_layer_tables, py_program_step, py_program_bytes, py_buffer_offset, py_run_program;
 
 #endif
