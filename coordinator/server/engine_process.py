@@ -24,9 +24,10 @@ from coordinator.server.model_texts import ModelTexts
 from coordinator.server.open_checkpoint import open_checkpoint
 from coordinator.server.process import configure_process
 from expert_workers.cluster.place import OwnRay, RayPlace
-from moe_model.errors import CheckpointError
+from moe_model.errors import CheckpointError, ClusterError
 
-logger = logging.getLogger(__name__)
+# As a program its name is another.
+logger = logging.getLogger("coordinator.server.engine_process")
 
 
 async def engine(control: Control, begin: Begin) -> None:
@@ -76,8 +77,12 @@ def _own_ray(control: Control, loop: asyncio.AbstractEventLoop, timeout: float) 
     """For another thread: waits for the launcher to say where it is."""
 
     def wait() -> RayPlace:
-        said = asyncio.run_coroutine_threadsafe(control.first(UseRay), loop).result(timeout)
-        return RayPlace(said.address, said.environment)
+        said = asyncio.run_coroutine_threadsafe(control.first(UseRay), loop)
+        try:
+            place = said.result(timeout)
+        except TimeoutError:
+            raise ClusterError(f"Ray has not started within {timeout:g} s (--start-timeout)") from None
+        return RayPlace(place.address, place.environment)
 
     return wait
 

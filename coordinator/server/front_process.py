@@ -21,7 +21,8 @@ from coordinator.server.launcher.folder import engine_socket, facts_file
 from coordinator.server.launcher.messages import Begin, Drain, Drained, EngineReady, FrontReady, ModelKnown
 from moe_model.errors import ConfigError
 
-logger = logging.getLogger(__name__)
+# As a program its name is another.
+logger = logging.getLogger("coordinator.server.front_process")
 
 # Seconds in which an engine that is ready lets a front in.
 _CONNECT_TIMEOUT = 30.0

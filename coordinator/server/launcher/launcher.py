@@ -56,6 +56,7 @@ class Launcher:
         self._model: ModelKnown | None = None
         self._max_context = 0
         self._engine_ready: EngineReady | None = None
+        self._last_ready: EngineReady | None = None
         self._since = time.monotonic()
         self._changed = asyncio.Event()
         self._drained: set[str] = set()
@@ -159,7 +160,7 @@ class Launcher:
         self._changed.set()
 
     def _engine_is_ready(self, message: EngineReady) -> None:
-        before, self._engine_ready = self._engine_ready, message
+        before, self._last_ready, self._engine_ready = self._last_ready, message, message
         if self.engine.has_served:
             logger.info("the engine serves again after %.2f s", time.monotonic() - self._since)
         if before is not None and before.kv_capacity_tokens != message.kv_capacity_tokens:
@@ -169,7 +170,8 @@ class Launcher:
         self._tell_fronts(message)
 
     def _engine_died(self) -> None:
-        self._since = time.monotonic()
+        # A front that starts now waits for the next one.
+        self._since, self._engine_ready = time.monotonic(), None
 
     def _hear_front(self, number: int, message: Message) -> None:
         front = self.fronts[number]
