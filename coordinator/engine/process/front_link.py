@@ -109,17 +109,23 @@ class FrontLink:
                 if not self._backlog:
                     missed, self._has_missed_news = self._has_missed_news, False
                     return missed
-                others = self._backlog.take(_PART_BYTES)
+                others, stats = self._backlog.take(_PART_BYTES), self._new_stats()
                 self._is_catching_up = True
-            self.channel.send(frame_of(StepOutputs(others=tuple(others))))
+            self.channel.send(frame_of(StepOutputs((), tuple(others), stats)))
 
     @property
     def _lags(self) -> bool:
         return bool(self._backlog) or self._is_catching_up or self.channel.num_unsent > 0
 
     def _send(self, tokens: list[tuple[int, int, int]], others: list[tuple[int, Output]]) -> None:
+        stats = self._new_stats()
+        if tokens or others or stats is not None:
+            self.channel.send(frame_of(StepOutputs(tuple(tokens), tuple(others), stats)))
+
+    def _new_stats(self) -> EngineStats | None:
+        """They go with the outputs of the step that changed them: who has read those finds them."""
         stats = self._stats()
-        news = None if stats is self._told else stats
+        if stats is self._told:
+            return None
         self._told = stats
-        if tokens or others or news is not None:
-            self.channel.send(frame_of(StepOutputs(tuple(tokens), tuple(others), news)))
+        return stats
