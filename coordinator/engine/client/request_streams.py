@@ -112,7 +112,10 @@ class RequestStreams:
                 untold[number] = stream
             else:
                 self._end_slow(stream)
-        if untold:
+        if untold and len(streams) == 1:
+            # Its latency is worth more than what it costs.
+            self._tell()
+        elif untold:
             self._pace.due()
 
     def _tell(self) -> None:

@@ -108,19 +108,34 @@ async def test_tokens_that_are_held_come_in_order_before_what_follows() -> None:
     streams = RequestStreams(sent.append)
     # As after much work: tokens are held, and what is more than a token is not.
     streams._pace = Pace(streams._tell, asyncio.get_running_loop(), iter([0.0, 1e6, 2e6]).__next__)
+    other = asyncio.ensure_future(anext(streams.stream(make_request("other"))))
+    await turn()
     stream = streams.stream(make_request("r", max_tokens=4))
     first = asyncio.ensure_future(anext(stream))
     await turn()
-    key = sent[0].request_id
+    key = sent[1].request_id
     streams.deliver([Output(key, (1,))])
     assert (await first).token_ids == (1,)
     second = asyncio.ensure_future(anext(stream))
     await turn()
-    streams.deliver_tokens([(0, 0, 2)])
-    streams.deliver_tokens([(0, 0, 3)])
+    streams.deliver_tokens([(1, 0, 2)])
+    streams.deliver_tokens([(1, 0, 3)])
     await turn()
     assert not second.done()
     streams.deliver([Output(key, (4,), FinishReason.LENGTH)])
     last = await second
     assert (last.token_ids, last.finish_reason) == ((2, 3, 4), FinishReason.LENGTH)
+    await stream.aclose()
+    other.cancel()
+
+
+async def test_a_stream_that_is_alone_waits_for_nothing() -> None:
+    streams = RequestStreams(lambda message: None)
+    streams._pace = Pace(streams._tell, asyncio.get_running_loop(), iter([0.0, 1e6, 2e6]).__next__)
+    stream = streams.stream(make_request("r", max_tokens=4))
+    for token_id in (1, 2):
+        reader = asyncio.ensure_future(anext(stream))
+        await turn()
+        streams.deliver_tokens([(0, 0, token_id)])
+        assert (await reader).token_ids == (token_id,)
     await stream.aclose()
