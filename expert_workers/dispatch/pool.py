@@ -117,6 +117,8 @@ class ExpertPool:
         return self._resumed(layer, x_TD, routing, *flight_pendings)
 
     def _finish(self, begun: Dispatch) -> Tensor:
+        # From here on Python may read, send and fail links: nothing that C has begun may be on its way.
+        self._take_back()
         exchange, combiner = Exchange(), begun.combiner()
         while begun.num_open:
             self._wait(begun, combiner, exchange)

@@ -1,6 +1,10 @@
 """What C sends and how it combines, beside what Python would: without workers, over pairs of sockets."""
 
+import gc
 import socket
+import subprocess
+import sys
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -351,3 +355,39 @@ def test_routes_that_make_no_sense_are_refused(links: object, layers: object) ->
     native = _dispatch.dispatcher(0, False, True, False)
     with pytest.raises((ValueError, TypeError, OverflowError)):
         _dispatch.route(native, links, layers)  # type: ignore[arg-type]
+
+
+def test_counts_are_taken_while_the_garbage_collector_has_others_take_them() -> None:
+    # In a process of its own: were anything of Python's made under the lock, it would never end.
+    code = f"from {__name__} import take_counts_amid_garbage as take; take()"
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+
+
+def take_counts_amid_garbage() -> None:
+    num_columns = 16
+    routing = Routing(
+        torch.ones(num_columns, 1), torch.arange(num_columns).reshape(num_columns, 1), torch.empty(0)
+    )
+    slots_C, ranks_C = tuple(range(num_columns)), ((0,),) * num_columns
+    case = Case(
+        torch.ones(num_columns, 4), routing, slots_C, ranks_C, {0: 1.0}, (0,), PoolOptions(epoch=EPOCH)
+    )
+    with lines(case) as world:
+        number = world.begin()
+        ((part, call),) = expected_calls(case).values()
+        frame = received(world.peers[0], len(encode(call_frame(call))))
+        sent = call._replace(call_id=decode_call(frame).call_id)
+        world.peers[0].sendall(encode(reply_frame(reply_to(part, sent, 0))))
+        assert world.finish(number) is not None
+
+        def others_take(phase: str, _: object) -> None:
+            other = threading.Thread(target=_dispatch.take_counts, args=(world.native,))
+            other.start()
+            other.join()
+
+        gc.callbacks.append(others_take)
+        gc.set_threshold(1, 1, 1)
+        found = _dispatch.take_counts(world.native)
+        gc.set_threshold(0)
+        gc.callbacks.clear()
+    assert len(found[3]) == num_columns

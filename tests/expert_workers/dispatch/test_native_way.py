@@ -338,3 +338,50 @@ def test_what_a_step_without_the_interpreter_cannot_finish_the_pool_does() -> No
         assert torch.equal(pool.finish(pool.take_over(1, X_TD, ROUTING)), EXPECTED)
         assert sum(pool.stats().workers[1].failures.values()) == 1
         pool.close()
+
+
+def test_a_step_without_the_interpreter_takes_no_answer_of_one_that_was_never_finished() -> None:
+    with streams(workers()) as (links, _):
+        pool = stream_pool(TWO, links)
+        experts, rows, y_TD = experts_in_c(pool), rows_in_c(X_TD), torch.empty_like(X_TD)
+        assert is_native(pool)
+        # A step that fails between the two leaves it behind.
+        assert isinstance(pool.begin(0, X_TD, ROUTING), NativeDispatch)
+        if experts.begin(experts.self, rows) == 0:
+            assert experts.finish(experts.self, y_TD.data_ptr()) == 0
+            assert torch.equal(y_TD, EXPECTED)
+        assert torch.equal(pool.forward(1, X_TD, ROUTING), EXPECTED)
+        deadline = time.monotonic() + 30
+        while experts.begin(experts.self, rows) != 0:
+            assert time.monotonic() < deadline
+            assert is_native(pool)
+        assert experts.finish(experts.self, y_TD.data_ptr()) == 0
+        assert torch.equal(y_TD, EXPECTED)
+        pool.close()
+
+
+def test_what_c_has_on_its_way_outlives_a_link_that_python_fails() -> None:
+    bad, failing = Gate(make_worker(CONFIG, TWICE, 1)), [True]
+
+    def change(reply: ExpertReply) -> ExpertReply:
+        if failing:
+            failing.pop()
+            raise ReplyError("told to fail")
+        return reply
+
+    bad.change = change
+    with streams({0: make_worker(CONFIG, TWICE, 0), 1: bad}) as (links, _):
+        pool = stream_pool(TWICE, links)
+        by_python = pool.begin(1, X_TD.T.contiguous().T, ROUTING)
+        deadline = time.monotonic() + 30
+        while not all(link.frames is not None and link.frames.is_quiet for link in links.values()):
+            assert time.monotonic() < deadline
+            for link in links.values():
+                link.look()
+        by_c = pool.begin(1, X_TD, ROUTING)
+        assert isinstance(by_c, NativeDispatch)
+        assert torch.equal(pool.finish(by_python), EXPECTED)
+        assert torch.equal(pool.finish(by_c), EXPECTED)
+        assert pool.stats().workers[1].failures == {FailureReason.RAISED: 1}
+        assert is_native(pool)
+        pool.close()

@@ -82,6 +82,10 @@ int begin_flight(void *self, const layer_rows *rows) {
     return 0;
 }
 
+int begin_alone(void *self, const layer_rows *rows) {
+    return ((const dispatcher *)self)->num_flights > 0 || begin_flight(self, rows);
+}
+
 /* Takes each answer in as it comes, by rank. 0: the flight is Python's, from its beginning. */
 static int take_answers(dispatcher *d, flight *f, float *y_TD, const float **row_P, double *combining) {
     const double until = f->hedge_at >= 0 && f->hedge_at < f->deadline ? f->hedge_at : f->deadline;

@@ -178,6 +178,9 @@ void combine_pairs(const flight *f, const float **row_P, float *y_TD);
 
 /* dispatcher.c */
 int begin_flight(void *self, const layer_rows *rows);
+/* As layer_experts has it: Python's where a step that failed has left something on its way, for `finish_first` would
+ * take its answer for that of these rows. */
+int begin_alone(void *self, const layer_rows *rows);
 int finish_first(void *self, void *y_TD);
 void forget_flights(dispatcher *d);
 int make_calls(dispatcher *d, long num_links);

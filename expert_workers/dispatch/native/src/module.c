@@ -20,7 +20,7 @@ static PyObject *py_dispatcher(PyObject *self, PyObject *args) {
     if (!PyArg_ParseTuple(args, "Kppp", &epoch, &wire_is_bf16, &is_exact, &wants_records)) return NULL;
     dispatcher *const d = calloc(1, sizeof *d);
     if (d == NULL) return PyErr_NoMemory();
-    d->experts = (layer_experts){d, begin_flight, finish_first};
+    d->experts = (layer_experts){d, begin_alone, finish_first};
     d->epoch = epoch;
     d->wire_is_bf16 = wire_is_bf16;
     d->is_exact = is_exact;

@@ -190,47 +190,85 @@ PyObject *take_samples(dispatcher *d) {
     return NULL;
 }
 
-static int show_counts(const route_table *table, PyObject *workers, PyObject *loads) {
-    for (long i = 0; i < table->num_links; i++) {
-        worker_link *const link = &table->links[i];
-        if (link->num_calls == 0) continue;
-        if (!append(workers, Py_BuildValue("kKKd", (unsigned long)link->rank, (unsigned long long)link->num_calls,
-                                           (unsigned long long)link->num_pairs, link->compute_seconds)))
-            return 0;
+/* What was counted of a module. */
+typedef struct {
+    long layer;
+    uint32_t slot;
+    uint64_t num_pairs;
+} module_load;
+
+/* What was counted, taken out of a table; its links are as many as the table's. */
+typedef struct {
+    long num_links, num_loads;
+    worker_link *links;
+    module_load *loads;
+} counted;
+
+static long count_loads(const route_table *table) {
+    long num_loads = 0;
+    for (long l = 0; l < table->num_layers; l++)
+        for (long c = 0; c < table->layers[l].num_columns; c++) num_loads += table->layers[l].loads_C[c] > 0;
+    return num_loads;
+}
+
+/* Under the lock. 0 where there is no memory; then nothing is taken. */
+static int take_table(route_table *table, counted *to) {
+    to->links = malloc(sizeof *to->links * ((size_t)table->num_links + 1));
+    to->loads = malloc(sizeof *to->loads * ((size_t)count_loads(table) + 1));
+    if (to->links == NULL || to->loads == NULL) return 0;
+    for (; to->num_links < table->num_links; to->num_links++) {
+        worker_link *const link = &table->links[to->num_links];
+        to->links[to->num_links] = *link;
         link->num_calls = link->num_pairs = 0;
         link->compute_seconds = 0.0;
     }
-    for (long l = 0; l < table->num_layers; l++)
-        for (long c = 0; c < table->layers[l].num_columns; c++) {
-            const layer_table *const layer = &table->layers[l];
+    for (long l = 0; l < table->num_layers; l++) {
+        const layer_table *const layer = &table->layers[l];
+        for (long c = 0; c < layer->num_columns; c++) {
             if (layer->loads_C[c] == 0) continue;
-            if (!append(loads, Py_BuildValue("lkK", l, (unsigned long)layer->slots_C[c],
-                                             (unsigned long long)layer->loads_C[c])))
-                return 0;
+            to->loads[to->num_loads++] = (module_load){l, layer->slots_C[c], layer->loads_C[c]};
             layer->loads_C[c] = 0;
         }
+    }
     return 1;
 }
 
-/* Dispatches, their seconds, (rank, calls, pairs, seconds) of workers, (layer, slot, pairs) of modules, since they were
- * last taken. Any thread. */
-PyObject *take_counts(dispatcher *d) {
-    PyObject *const workers = PyList_New(0), *const loads = PyList_New(0);
-    if (workers == NULL || loads == NULL) {
-        Py_XDECREF(workers);
-        Py_XDECREF(loads);
-        return NULL;
+static int show_counted(const counted *from, PyObject *workers, PyObject *loads) {
+    int is_good = 1;
+    for (long i = 0; is_good && i < from->num_links; i++) {
+        const worker_link *const link = &from->links[i];
+        if (link->num_calls == 0) continue;
+        is_good = append(workers, Py_BuildValue("kKKd", (unsigned long)link->rank, (unsigned long long)link->num_calls,
+                                                (unsigned long long)link->num_pairs, link->compute_seconds));
     }
+    for (long i = 0; is_good && i < from->num_loads; i++)
+        is_good = append(loads, Py_BuildValue("lkK", from->loads[i].layer, (unsigned long)from->loads[i].slot,
+                                              (unsigned long long)from->loads[i].num_pairs));
+    return is_good;
+}
+
+/* Dispatches, their seconds, (rank, calls, pairs, seconds) of workers, (layer, slot, pairs) of modules, since they were
+ * last taken. Any thread. Nothing of Python's is made under the lock: its garbage collector may run then, let others have
+ * the interpreter, and these would wait for the lock with it. */
+PyObject *take_counts(dispatcher *d) {
+    counted found = {0};
     pthread_mutex_lock(&d->lock);
+    const int is_taken = d->table == NULL || take_table(d->table, &found);
     const uint64_t num_dispatches = d->num_dispatches;
     const double seconds = d->dispatch_seconds;
-    d->num_dispatches = 0;
-    d->dispatch_seconds = 0.0;
-    const int is_good = d->table == NULL || show_counts(d->table, workers, loads);
+    if (is_taken) {
+        d->num_dispatches = 0;
+        d->dispatch_seconds = 0.0;
+    }
     pthread_mutex_unlock(&d->lock);
+    PyObject *const workers = PyList_New(0), *const loads = PyList_New(0);
+    if (!is_taken) PyErr_NoMemory();
+    const int is_good = is_taken && workers != NULL && loads != NULL && show_counted(&found, workers, loads);
+    free(found.links);
+    free(found.loads);
     if (is_good) return Py_BuildValue("KdNN", (unsigned long long)num_dispatches, seconds, workers, loads);
-    Py_DECREF(workers);
-    Py_DECREF(loads);
+    Py_XDECREF(workers);
+    Py_XDECREF(loads);
     return NULL;
 }
 
