@@ -76,8 +76,9 @@ class NativeWay:
         # For steps that run without the interpreter.
         self.in_c = _dispatch.layer_experts(self._native)
         self._begun: dict[int, NativeDispatch] = {}
-        # What C has routes of; None while the links are Python's.
+        # What C has routes of. While it is paused the links are Python's.
         self._linked: LinkedRoutes | None = None
+        self._is_paused = False
         self._tables: Sequence[LayerTable] = ()
         self._until = 0.0
 
@@ -134,20 +135,29 @@ class NativeWay:
             if self.num_flights or not _all_quiet(linked.links):
                 return False
             self._route(linked, tables)
+        elif self._is_paused:
+            if not _all_quiet(linked.links):
+                return False
+            self._is_paused = False
+            _dispatch.go(self._native)
         if time.monotonic() >= self._until:
             self._pace(linked, speeds)
         return True
 
     def hand_over(self) -> list[Flight]:
         """What is on its way, in its order; it is Python's from now on, and so are the links."""
-        self._linked = None
+        self.pause()
         flights = [
             Flight(self._begun.get(number), start_ns, started, hedge_at, [_flown(*call) for call in calls])
             for number, start_ns, started, hedge_at, calls in _dispatch.hand_over(self._native)
         ]
-        _dispatch.stop(self._native)
         self._begun.clear()
         return flights
+
+    def pause(self) -> None:
+        """Python may use the links from now on; C does when all are quiet again. Nothing is on its way."""
+        self._is_paused = True
+        self.stop()
 
     def take_counts(self) -> Counts:
         """Of dispatches that C has finished, since they were last taken."""
@@ -183,8 +193,7 @@ class NativeWay:
     def pause_if_noisy(self) -> None:
         """A link that has something on its way, or half of it, is Python's, and so are all."""
         if self._linked is not None and not _all_quiet(self._linked.links):
-            self._linked = None
-            self.stop()
+            self.pause()
 
     def _route(self, linked: LinkedRoutes, tables: Sequence[LayerTable]) -> None:
         self._count(self.take_counts())
@@ -205,6 +214,7 @@ class NativeWay:
         _dispatch.route(self._native, tuple(links), tuple(layers))
         _dispatch.go(self._native)
         self._linked, self._tables, self._until = linked, tables, 0.0
+        self._is_paused = False
 
     def _pace(self, linked: LinkedRoutes, speeds: WorkerSpeeds) -> None:
         """What is decided of workers' speeds now and then holds until the next time."""

@@ -91,10 +91,13 @@ class ExpertPool:
         self._links.close_retired(time.monotonic())
         if self._speeds.is_owed:
             self._settle_owed()
-        if native is not None:
-            if self._is_native_ready(native) and (begun := native.begin(layer, x_TD, routing)) is not None:
-                return begun
-            self._take_back()
+        if (
+            native is not None
+            and self._is_native_ready(native)
+            and (begun := native.begin(layer, x_TD, routing)) is not None
+        ):
+            return begun
+        self._pause_native()
         num_columns = len(self._routes.tables[layer].slots_C)
         dispatch = Dispatch(layer, x_TD, routing, num_columns, self._options, start_ns, started)
         self._calls.send(dispatch)
@@ -117,8 +120,7 @@ class ExpertPool:
         return self._resumed(layer, x_TD, routing, *flight_pendings)
 
     def _finish(self, begun: Dispatch) -> Tensor:
-        # From here on Python may read, send and fail links: nothing that C has begun may be on its way.
-        self._take_back()
+        self._pause_native()
         exchange, combiner = Exchange(), begun.combiner()
         while begun.num_open:
             self._wait(begun, combiner, exchange)
@@ -324,6 +326,12 @@ class ExpertPool:
             # Published meanwhile, and perhaps before C was told that it may begin.
             native.stop()
         return is_ready
+
+    def _pause_native(self) -> None:
+        """From now on Python sends, reads and fails links: C and Python never use one at the same time."""
+        self._take_back()
+        if self._native is not None:
+            self._native.pause()
 
     def _take_back(self) -> list[tuple[Flight, list[Pending]]]:
         """What C has on its way is Python's from now on; so are the links, until nothing is."""

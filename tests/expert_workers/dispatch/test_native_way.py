@@ -385,3 +385,19 @@ def test_what_c_has_on_its_way_outlives_a_link_that_python_fails() -> None:
         assert pool.stats().workers[1].failures == {FailureReason.RAISED: 1}
         assert is_native(pool)
         pool.close()
+
+
+def test_c_begins_nothing_while_python_has_something_on_its_way() -> None:
+    with streams(workers()) as (links, _):
+        pool = stream_pool(TWO, links)
+        experts, rows = experts_in_c(pool), rows_in_c(X_TD)
+        assert is_native(pool)
+        begun = [pool.begin(1, X_TD.T.contiguous().T, ROUTING)]
+        assert experts.begin(experts.self, rows) != 0
+        # Its frame would be sent into the middle of one that a socket has not taken as a whole.
+        begun.append(pool.begin(1, X_TD, ROUTING))
+        assert not any(isinstance(each, NativeDispatch) for each in begun)
+        for each in begun:
+            assert torch.equal(pool.finish(each), EXPECTED)
+        assert is_native(pool)
+        pool.close()
