@@ -34,6 +34,10 @@ async def front(control: Control, begin: Begin) -> None:
     async with AsyncExitStack() as stack:
         opened = open_front_side(begin.config, _ledger(begin), begin.instance_id, has_held_ports=True)
         side = await stack.enter_async_context(opened)
+        # Also one that comes before it serves: the launcher waits for its answer.
+        drains = Drains(side.fronts, control)
+        stack.push_async_callback(drains.close)
+        control.listen(Drain, drains.begin)
         await control.first(ModelKnown)
         facts = decode(await asyncio.to_thread(facts_file(begin.folder).read_bytes))
         assert isinstance(facts, ModelFacts)
@@ -49,9 +53,6 @@ async def front(control: Control, begin: Begin) -> None:
             side.serve(replace(served, kv_capacity_tokens=ready.kv_capacity_tokens), engine)
 
         control.listen(EngineReady, again)
-        drains = Drains(side.fronts, control)
-        stack.push_async_callback(drains.close)
-        control.listen(Drain, drains.begin)
         control.tell(FrontReady(served.max_context))
         await control.stopped.wait()
         # It may not have been asked to before; whatever still runs is told why it ends.

@@ -259,6 +259,19 @@ def test_a_signal_while_an_engine_is_started_again_ends_the_server(tmp_path: Pat
     assert "Traceback" not in server.log
 
 
+def test_a_signal_while_a_front_is_started_again_ends_the_server(tmp_path: Path) -> None:
+    """It is told to drain while it loads its libraries."""
+    with serving(tmp_path / "log", *NO_WORKERS, "--fronts=2") as server:
+        server.wait_ready()
+        os.kill(server.front_pids(2)[0], signal.SIGKILL)
+        while "is started again" not in server.log:
+            time.sleep(0.005)
+        server.front_pids(2)
+        assert server.stop(20) == 0
+    assert "is not waited for" not in server.log
+    assert "Traceback" not in server.log
+
+
 @pytest.mark.parametrize(
     "workers", [pytest.param(0), pytest.param(2, marks=pytest.mark.long)], ids=["alone", "workers"]
 )

@@ -24,6 +24,7 @@ from coordinator.server.launcher import messages
 from coordinator.server.launcher.messages import (
     Begin,
     Begun,
+    Drain,
     Failed,
     Message,
     Phase,
@@ -62,6 +63,7 @@ class Control:
         self._writer = writer
         self._firsts: dict[type[Any], asyncio.Future[Any]] = {}
         self._listeners: dict[type[Any], Callable[[Any], object]] = {}
+        self._last: dict[type[Any], Any] = {}
 
     def tell(self, message: Message) -> None:
         """Never waits. What comes after the end is lost."""
@@ -86,8 +88,12 @@ class Control:
         return result
 
     def listen(self, kind: type[M], listener: Callable[[M], object]) -> None:
-        """`listener` gets every message of a kind from now on, on the event loop."""
+        """`listener` gets every message of a kind from now on, on the event loop; at once the last one that
+        came before, for several may come in one piece."""
         self._listeners[kind] = listener
+        last = self._last.get(kind)
+        if last is not None:
+            listener(last)
 
     async def hear(self) -> None:
         """Hears the launcher until it has gone."""
@@ -112,10 +118,11 @@ class Control:
             await self._writer.wait_closed()
 
     def _heard(self, message: Message) -> None:
-        if isinstance(message, messages.Halt | Stop):
+        if isinstance(message, messages.Halt | Drain | Stop):
             self.halt.set()
         if isinstance(message, Stop):
             self.stopped.set()
+        self._last[type(message)] = message
         first = self._first(type(message))
         if not first.done():
             first.set_result(message)
