@@ -74,12 +74,9 @@ class EngineConnection:
 
     def _open(self) -> bool:
         """False when no engine listens."""
-        sock = socket.socket(socket.AF_UNIX)
-        sock.setblocking(False)
         try:
-            sock.connect(os.fspath(self._path))
+            sock = _connected(self._path)
         except OSError as error:
-            sock.close()
             self.why = f"{self._path}: {error.strerror or error}"
             return False
         self._is_greeted = False
@@ -113,3 +110,15 @@ class EngineConnection:
         self._opened = self.channel = None
         self._lost.set()
         self._on_loss(why)
+
+
+def _connected(path: Path) -> socket.socket:
+    """Raises OSError, also where this process has too many files open."""
+    sock = socket.socket(socket.AF_UNIX)
+    try:
+        sock.setblocking(False)
+        sock.connect(os.fspath(path))
+    except OSError:
+        sock.close()
+        raise
+    return sock

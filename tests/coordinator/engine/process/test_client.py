@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import resource
 import socket
 import tempfile
 import threading
@@ -90,6 +91,20 @@ async def test_before_there_is_an_engine_all_is_lost(path: Path) -> None:
         assert front.request_ids == []
         async with serving(SpokenThread(), path=path):
             await until(lambda: not front.stats().lost)
+
+
+async def test_a_front_with_too_many_open_files_looks_for_an_engine_until_it_can(path: Path) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    async with serving(SpokenThread(), path=path):
+        # No file can be opened any more, whatever is open.
+        resource.setrlimit(resource.RLIMIT_NOFILE, (3, hard))
+        try:
+            front = ProcessEngine(path)
+            await until(lambda: "Too many open files" in front._connection.why)
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        await until(lambda: not front.stats().lost)
+        assert await front.close()
 
 
 async def test_who_waits_for_an_engine_hears_why_there_is_none(path: Path) -> None:
