@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import logging
 import socket
 import threading
 from collections import deque
@@ -9,6 +10,8 @@ from collections.abc import Callable
 
 from coordinator.engine.messages.errors import MessageError
 from coordinator.engine.process.frames import FrameReader
+
+logger = logging.getLogger(__name__)
 
 _READ_BYTES = 64 << 10
 
@@ -122,3 +125,7 @@ class Channel:
                     return
         except MessageError as error:
             self.end(str(error))
+        except Exception:
+            # The rest of what was read is lost, and with it where the next message begins.
+            logger.exception("a message could not be taken")
+            self.end("a message could not be taken; the log says why")

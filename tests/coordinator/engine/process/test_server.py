@@ -16,7 +16,7 @@ import pytest
 
 from coordinator.engine.client.handlers import Handlers, Operated
 from coordinator.engine.core.engine_thread import EngineThread
-from coordinator.engine.core.prepared import Preparer
+from coordinator.engine.core.prepared import Prepared, Preparer
 from coordinator.engine.messages.codec import decode, encode
 from coordinator.engine.messages.commands import (
     CheckIntegrity,
@@ -29,7 +29,7 @@ from coordinator.engine.messages.errors import EngineError, EngineLostError, NoC
 from coordinator.engine.messages.failure import Failure
 from coordinator.engine.messages.output import FinishReason, Output
 from coordinator.engine.messages.process import Answer, Beat, Call, Hello
-from coordinator.engine.messages.request import Abort, ConstraintSource
+from coordinator.engine.messages.request import Abort, ConstraintSource, Request
 from coordinator.engine.messages.stats import EngineStats, ModelStatus, WorkersStatus
 from coordinator.engine.process import server as server_module
 from coordinator.engine.process.client import ProcessEngine
@@ -98,6 +98,25 @@ async def test_what_no_front_says_ends_its_connection_with_one_line(
         assert len(caplog.records) == 1
         # What it had begun is freed, and others are served.
         await until(lambda: set(thread.aborted) == {each.request_id for each in thread.requests})
+
+
+async def test_a_message_that_breaks_the_engine_s_side_ends_its_connection(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """What comes after it could not be told from its rest."""
+
+    class Broken(SpokenThread):
+        def submit(self, request: Request, prepared: Prepared | None = None) -> None:
+            raise RuntimeError("not foreseen")
+
+    async with serving(Broken()) as path:
+        with raw_front(path) as sock:
+            sock.sendall(frames(HELLO, request_of("a/1"), request_of("b/2")))
+            await asyncio.to_thread(said_until_the_end, sock)
+    assert [record.message for record in caplog.records if record.levelno >= logging.WARNING] == [
+        "a message could not be taken",
+        "front 0: a message could not be taken; the log says why; 1 requests of it are ended",
+    ]
 
 
 async def test_half_a_message_holds_up_no_other_front() -> None:
