@@ -12,6 +12,7 @@ import logging
 import mmap
 import os
 import struct
+import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import cast
@@ -24,8 +25,8 @@ FILE_BYTES = 4 << 20
 # What is given back when its process dies; all else is kept.
 HELD = "held_"
 
-_MARK = b"numbers1"
-_HEAD = struct.Struct("<8sQ")
+_MARK = int.from_bytes(b"numbers1", sys.byteorder)
+_HEAD_BYTES = 16
 _LENGTHS = struct.Struct("<II")
 
 
@@ -44,8 +45,11 @@ class NumberFile:
         finally:
             os.close(file)
         self._view = memoryview(self._bytes)
+        # Each of the two is written whole. `struct` puts zeros there first: a process that is killed then
+        # would leave a file without a mark, so without all that was counted.
+        self._head = self._view[:_HEAD_BYTES].cast("Q")
         self._places: dict[Key, memoryview[float]] = {}
-        self._seen = _HEAD.size
+        self._seen = _HEAD_BYTES
 
     def allocate(self, key: Key, count: int) -> Values:
         """The numbers that are there under the key, else new ones, all 0. No other process sees those that a
@@ -66,7 +70,8 @@ class NumberFile:
         self._view[start:end] = bytes(end - start)
         _LENGTHS.pack_into(self._bytes, self._seen, len(name), count)
         self._view[start : start + len(name)] = name
-        _HEAD.pack_into(self._bytes, 0, _MARK, end)
+        self._head[1] = end
+        self._head[0] = _MARK
         return cast(Values, self.find(key))
 
     def find(self, key: Key) -> "memoryview[float] | None":
@@ -90,7 +95,7 @@ class NumberFile:
 
     def _look(self) -> None:
         """Finds the series that have been appended since the last look."""
-        mark, end = _HEAD.unpack_from(self._bytes)
+        mark, end = self._head
         if mark != _MARK:
             return
         for key, numbers in self._series(min(end, FILE_BYTES)):

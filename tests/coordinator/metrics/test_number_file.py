@@ -6,6 +6,7 @@ import signal
 import struct
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -77,6 +78,30 @@ def test_what_a_writer_left_half_written_is_not_there(path: Path) -> None:
     assert own.items() == [(A, [1.0])]
     own.allocate(B, 40)
     assert dict(own.items()) == {A: [1.0], B: [0.0] * 40}
+
+
+def test_a_file_has_its_mark_at_every_moment(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who is killed while a series is added leaves all others."""
+    own = NumberFile(path)
+    own.allocate(A, 1)[0] = 1
+
+    class Killed:
+        """The end of the process where the head is written."""
+
+        def __init__(self, head: "memoryview[int]") -> None:
+            self._head = head
+
+        def __setitem__(self, place: int, value: int) -> None:
+            self._head[place] = value
+            raise KeyboardInterrupt
+
+        def __iter__(self) -> Iterator[int]:
+            return iter(self._head)
+
+    monkeypatch.setattr(own, "_head", Killed(own._head))
+    with pytest.raises(KeyboardInterrupt):
+        own.allocate(B, 1)
+    assert dict(NumberFile(path).items()) == {A: [1.0], B: [0.0]}
 
 
 def test_a_full_file_keeps_new_series_to_its_process(path: Path, caplog: pytest.LogCaptureFixture) -> None:
