@@ -45,9 +45,11 @@ async def test_waits_for_the_last_call(gate: Gate) -> None:
     await inside.wait()
     with gate.call():
         assert gate.num_calls == 2
-    assert not await gate.wait_idle(0.01)
+    for timeout in (0.0, 0.01):
+        assert not await gate.wait_idle(timeout)
     release.set()
     assert await gate.wait_idle(5)
+    assert await gate.wait_idle(0.0), "there is nothing to wait for"
     await task
 
 
