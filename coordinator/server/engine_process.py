@@ -70,7 +70,17 @@ async def engine(control: Control, begin: Begin) -> None:
             kv_capacity_tokens=stats.kv_capacity_tokens,
         )
         control.tell(ready)
-        await control.stopped.wait()
+        await _until_either(control.stopped, server.failed)
+        if server.failed.is_set():
+            # No error of ours: those end the whole server, and another engine may fare better.
+            raise RuntimeError("the engine has stopped; the log says why")
+
+
+async def _until_either(first: asyncio.Event, second: asyncio.Event) -> None:
+    waits = [asyncio.ensure_future(event.wait()) for event in (first, second)]
+    await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+    for wait in waits:
+        wait.cancel()
 
 
 def _own_ray(control: Control, loop: asyncio.AbstractEventLoop, timeout: float) -> OwnRay:

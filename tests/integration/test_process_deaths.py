@@ -87,6 +87,40 @@ async def test_a_killed_engine_ends_its_requests_at_once_and_is_started_again(tm
         assert server.stop() == 0
 
 
+# Python runs it first in each process of the server: the next step after the file is there fails.
+BREAK_A_STEP = """
+import os, sys
+if "coordinator.server.engine_process" in sys.orig_argv:
+    from coordinator.engine.core.engine import Engine
+    step = Engine.step
+    def broken(engine):
+        if os.path.exists(FILE):
+            os.unlink(FILE)
+            raise RuntimeError("bookkeeping")
+        return step(engine)
+    Engine.step = broken
+"""
+
+
+async def test_an_engine_whose_bookkeeping_fails_is_started_again(tmp_path: Path) -> None:
+    broken, hook = tmp_path / "broken", tmp_path / "hook"
+    hook.mkdir()
+    (hook / "sitecustomize.py").write_text(f"FILE = {str(broken)!r}{BREAK_A_STEP}")
+    with serving(tmp_path / "log", *NO_WORKERS, env={"PYTHONPATH": str(hook)}) as server:
+        server.wait_ready()
+        engine = server.engine_pid()
+        broken.touch()
+        async with AsyncClient(server.address) as client:
+            with pytest.raises(ClientError):
+                await client.generate([5], max_tokens=1)
+        async with asyncio.timeout(60):
+            while "the engine serves again after" not in server.log:
+                await asyncio.sleep(0.01)
+        await until_it_serves(server)
+        assert f"the engine (pid {engine}) has died: exit code 1, RuntimeError: the engine has" in server.log
+        assert server.stop() == 0
+
+
 @pytest.mark.long
 async def test_a_new_engine_takes_over_the_workers_of_a_ray_of_our_own(tmp_path: Path) -> None:
     with serving(tmp_path / "log", "--workers=2") as server:

@@ -44,7 +44,10 @@ _BEAT = frame_of(Beat())
 
 
 class EngineServer:
-    """Owns the engine's thread; made, used and closed on one event loop."""
+    """Owns the engine's thread; made, used and closed on one event loop.
+
+    `failed` is set when the engine's own bookkeeping has failed: only another engine serves then.
+    """
 
     def __init__(self, thread: EngineThread, operated: Operated | None = None) -> None:
         operated = operated or Operated()
@@ -60,6 +63,7 @@ class EngineServer:
         self._numbers = itertools.count()
         self._tasks: set[asyncio.Task[None]] = set()
         self._is_started = False
+        self.failed = asyncio.Event()
         self._closed = asyncio.Event()
         self._listener: socket.socket | None = None
         self._path = Path()
@@ -219,6 +223,9 @@ class EngineServer:
         """On the engine's thread: it has lost track of its requests."""
         failure = Failure.of(error)
         self._publish([Output(key, failure=failure) for key in self._routes.all_keys()])
+        # A loop that has ended ends the engine anyway.
+        with suppress(RuntimeError):
+            self._loop.call_soon_threadsafe(self.failed.set)
 
     async def _tell_news(self) -> None:
         """Until it is closed, soon after something has changed."""
