@@ -32,6 +32,8 @@ CLIENT, SERVE = (
     ("client", "h:1", "--prompt", "x"),
     ("serve", str(DEMO_CHECKPOINT), "--workers", "0", "--log-level", "error"),
 )
+# `serve` itself loads no torch.
+GENERATE = ("generate", str(DEMO_CHECKPOINT), "--prompt", "x")
 
 
 def interrupted(at: str, how: str, *arguments: str) -> tuple[int, str]:
@@ -59,7 +61,8 @@ def interrupted(at: str, how: str, *arguments: str) -> tuple[int, str]:
         (SERVE, "coordinator.server.stop_signals"),
         (SERVE, "coordinator.commands.serve_arguments"),
         (SERVE, "coordinator.commands.serve"),
-        (SERVE, "torch"),
+        (SERVE, "coordinator.server.launcher.launch"),
+        (GENERATE, "torch"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )

@@ -51,7 +51,10 @@ def completed(line: str, path: str) -> set[str]:
         ("expertmesh serve x --dtype ", {"float32", "bfloat16"}),
         ("expertmesh experts re", {"replace", "remove"}),
         ("expertmesh experts list h:1 --tls-c", {"--tls-ca", "--tls-cert"}),
-        ("expertmesh bench ", {"engine", "serve", "dispatch", "families", "loading", "peers", "--help"}),
+        (
+            "expertmesh bench ",
+            {"bars", "engine", "serve", "dispatch", "families", "loading", "peers", "--help"},
+        ),
         ("expertmesh completion f", {"fish"}),
         ("expertmesh --ver", {"--version"}),
     ],
