@@ -5,6 +5,8 @@ from collections.abc import Callable, Iterable
 from dataclasses import replace
 
 from coordinator.engine.client.receiver import Receiver
+from coordinator.engine.messages.errors import MessageError, SlowConsumerError
+from coordinator.engine.messages.failure import Failure
 from coordinator.engine.messages.output import Output
 from coordinator.engine.messages.process import StepOutputs
 from coordinator.engine.messages.records import TracedStep
@@ -63,11 +65,11 @@ class FrontLink:
         self._has_missed_news = False
 
     def say(self, said: Said) -> list[int]:
-        """On any thread. Returns the requests of which too much waits already: no more of them is kept."""
+        """On any thread. Returns the requests of which too much waits already, or comes at once: no more of
+        them is kept."""
         with self._lock:
             if not self._lags:
-                self._send(said.tokens, said.others)
-                return []
+                return self._send_or_name(said)
             slow = [n for n, index, token in said.tokens if not self._backlog.put_token(n, index, token)]
             return slow + [n for n, output in said.others if not self._backlog.put(n, output)]
 
@@ -111,7 +113,26 @@ class FrontLink:
                     return missed
                 others, stats = self._backlog.take(_PART_BYTES), self._new_stats()
                 self._is_catching_up = True
-            self.channel.send(frame_of(StepOutputs((), tuple(others), stats)))
+            for frame in _frames_of_backlog(others, stats):
+                self.channel.send(frame)
+
+    def _send_or_name(self, said: Said) -> list[int]:
+        """Returns the requests that have said more than a frame may have."""
+        try:
+            self._send(said.tokens, said.others)
+        except MessageError:
+            # The engine goes on, and with it all other requests.
+            self._told = None
+            self._send(said.tokens, [])
+            return [number for number, outputs in _by_request(said.others) if not self._is_sent(outputs)]
+        return []
+
+    def _is_sent(self, outputs: list[tuple[int, Output]]) -> bool:
+        try:
+            self._send([], outputs)
+        except MessageError:
+            return False
+        return True
 
     @property
     def _lags(self) -> bool:
@@ -129,3 +150,23 @@ class FrontLink:
             return None
         self._told = stats
         return stats
+
+
+def _frames_of_backlog(others: list[tuple[int, Output]], stats: EngineStats | None) -> list[bytes]:
+    """One; where that would be too long, one for each request. One of which even that is too long fails."""
+    try:
+        return [frame_of(StepOutputs((), tuple(others), stats))]
+    except MessageError:
+        requests = _by_request(others)
+    if len(requests) > 1:
+        return [frame for _, outputs in requests for frame in _frames_of_backlog(outputs, stats)]
+    failure = Failure.of(SlowConsumerError("more output waits to be read than one message may have"))
+    ends = tuple((number, Output("", failure=failure)) for number, _ in requests)
+    return [frame_of(StepOutputs((), ends, stats))]
+
+
+def _by_request(others: list[tuple[int, Output]]) -> list[tuple[int, list[tuple[int, Output]]]]:
+    found: dict[int, list[tuple[int, Output]]] = {}
+    for number, output in others:
+        found.setdefault(number, []).append((number, output))
+    return list(found.items())

@@ -12,6 +12,7 @@ from coordinator.engine.messages.errors import EngineError, SlowConsumerError
 from coordinator.engine.messages.failure import Failure
 from coordinator.engine.messages.output import FinishReason, Output
 from coordinator.engine.messages.stats import EngineStats
+from coordinator.engine.process import frames
 from coordinator.engine.process.client import ProcessEngine
 from moe_model.errors import NumericError
 from tests.coordinator.engine.process.linked import (
@@ -132,6 +133,25 @@ async def test_a_request_of_which_too_much_waits_ends_and_its_neighbours_do_not(
         thread.say([Output(large_key, (1,)), Output(small_key, (2,), FinishReason.LENGTH)])
         with pytest.raises(SlowConsumerError, match="more output waits"):
             await asyncio.wait_for(large, 30)
+        assert [token for output in await small for token in output.token_ids] == [1, 2]
+
+
+@pytest.mark.parametrize("lags", [False, True])
+async def test_a_request_that_says_more_than_a_frame_ends_and_the_engine_goes_on(
+    lags: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As the routing of a very long prompt."""
+    monkeypatch.setattr(frames, "MAX_FRAME_BYTES", 3 << 19)
+    thread = SpokenThread()
+    async with linked(thread) as (front,):
+        large, large_key = await begun(thread, front, "large")
+        small, small_key = await begun(thread, front, "small")
+        if lags:
+            thread.say([flood(large_key)])
+        thread.say([flood(large_key, 2 << 20), Output(small_key, (1,))])
+        with pytest.raises(SlowConsumerError, match="more output waits"):
+            await asyncio.wait_for(large, 30)
+        thread.say([Output(small_key, (2,), FinishReason.LENGTH)])
         assert [token for output in await small for token in output.token_ids] == [1, 2]
 
 
