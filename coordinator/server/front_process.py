@@ -32,7 +32,14 @@ async def front(control: Control, begin: Begin) -> None:
     """Until it is told to stop. Raises ExpertMeshError, of them HaltedError when that comes before it could
     serve."""
     async with AsyncExitStack() as stack:
-        opened = open_front_side(begin.config, _ledger(begin), begin.instance_id, has_held_ports=True)
+        opened = open_front_side(
+            begin.config,
+            _ledger(begin),
+            begin.instance_id,
+            has_held_ports=True,
+            # Calls that come meanwhile wait a moment for this one, instead of being refused by it.
+            answers_early=not begin.is_again,
+        )
         side = await stack.enter_async_context(opened)
         # Also one that comes before it serves: the launcher waits for its answer.
         drains = Drains(side.fronts, control)

@@ -35,6 +35,7 @@ class FrontSide:
     _config: ServeConfig
     _instance_id: str
     _stack: AsyncExitStack = field(repr=False)
+    _answers_early: bool
 
     async def read(self, facts: ModelFacts) -> "FrontModel":
         """What texts need, and what fronts know of the model; its processes end with the block. Raises
@@ -56,6 +57,8 @@ class FrontSide:
         if self.watchers.tracing is not None:
             engine.follow(self.watchers.tracing.told)
         self.serve(model, engine)
+        if not self._answers_early:
+            await self._stack.enter_async_context(self.fronts.serving())
         await self.fronts.open(Sources(engine.stats, engine.missing_experts))
         return model
 
@@ -80,18 +83,21 @@ async def open_front_side(
     instance_id: str = "",
     *,
     has_held_ports: bool = False,
+    answers_early: bool = True,
 ) -> AsyncIterator[FrontSide]:
     """The ports are taken, and answer health checks; every other call is refused as NOT_READY until `open`.
     `ledger`: what is counted together with other fronts of the server; `instance_id`: its name, by default
-    a new one; `has_held_ports`: the launcher has made sure of them. Raises ConfigError."""
+    a new one; `has_held_ports`: the launcher has made sure of them; without `answers_early` nothing is
+    answered before `open`, so that whoever calls waits for it. Raises ConfigError."""
     ledger = ledger or Ledger()
     watchers = Watchers(config.observability, ledger)
     fronts = Fronts(config, watchers.metrics, watchers.requests, ledger, has_held_ports=has_held_ports)
     fronts.bind()
     async with AsyncExitStack() as stack:
         stack.push_async_callback(asyncio.to_thread, watchers.close)
-        await stack.enter_async_context(fronts.serving())
-        yield FrontSide(fronts, watchers, config, instance_id or str(uuid4()), stack)
+        if answers_early:
+            await stack.enter_async_context(fronts.serving())
+        yield FrontSide(fronts, watchers, config, instance_id or str(uuid4()), stack, answers_early)
 
 
 def _facts(model: ServedModel, instance_id: str) -> ServerFacts:

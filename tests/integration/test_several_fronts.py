@@ -150,6 +150,19 @@ def test_a_front_that_is_killed_has_counted_and_holds_nothing(server: Server) ->
         assert min(metric(server, "expertmesh_generation_tokens_total") for _ in range(10)) >= told
 
 
+def test_nobody_is_refused_while_a_front_is_started_again(server: Server) -> None:
+    (victim, _), num_ready = front_pids(server), server.log.count(": ready\n")
+
+    def another_serves() -> bool:
+        completed(server)
+        return server.log.count(": ready\n") > num_ready
+
+    os.kill(victim, signal.SIGKILL)
+    # Its sockets are closed before its place in the table of processes is free.
+    until(lambda: not Path(f"/proc/{victim}").exists())
+    until(another_serves)
+
+
 def test_an_end_does_not_wait_for_a_front_that_was_starting(server: Server) -> None:
     """It ends without ever having had a call."""
     victim = front_pids(server)[0]
