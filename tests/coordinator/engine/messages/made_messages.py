@@ -21,7 +21,7 @@ _BOUNDED: dict[type, st.SearchStrategy[Any]] = {
     ModelConfig: st.builds(
         ModelConfig,
         family=st.text(max_size=9),
-        n_layers=_COUNT,
+        n_layers=st.integers(2, 99),
         n_experts=st.integers(2, 99),
         vocab_size=_COUNT,
         max_seq_len=_COUNT,
