@@ -30,7 +30,6 @@ from coordinator.server.launcher.messages import (
     Phase,
     Progress,
     RayReady,
-    Stop,
     UseRay,
 )
 from coordinator.server.launcher.place import LostError, Place
@@ -96,9 +95,7 @@ class Launcher:
         for place in self._places:
             place.retire()
         self._drained.clear()
-        for front in self.fronts:
-            # One that is starting has no calls, and need not begin.
-            front.tell(Drain(grace, timeout) if front.is_serving else Stop())
+        self._tell_fronts(Drain(grace, timeout))
         try:
             async with asyncio.timeout(grace + timeout + FRONT_END):
                 while any(front.child and front.name not in self._drained for front in self.fronts):
