@@ -9,35 +9,30 @@ from typing import Any
 
 from ray._private.node import Node
 from ray._private.parameter import RayParams
-from ray._private.services import get_node_ip_address
 
 from expert_workers.cluster.own_folder import ray_folder
 from expert_workers.cluster.place import RayPlace
 from expert_workers.cluster.ray_environment import (
     OwnToken,
     changed_environment,
-    read_tls,
-    warn_of_open_token,
 )
 from expert_workers.cluster.ray_errors import first_line
 from expert_workers.cluster.ray_start import (
     OBJECT_STORE_BYTES,
     SYSTEM_CONFIG,
+    check_environment,
     own_environment,
     own_process_groups,
     private_files,
     signals_kept,
 )
-from expert_workers.cluster.ray_tls import check_own
 from moe_model.errors import ClusterError
 
 
 def start_own_ray(folder: Path) -> RayPlace:
     """Starts a head without a driver, with all its files in an OwnFolder of another process. Call it on the
     main thread: the kernel ends Ray with it. Raises ClusterError, ConfigError."""
-    warn_of_open_token()
-    if (tls := read_tls()) is not None:
-        check_own(tls, str(get_node_ip_address()))  # type: ignore[no-untyped-call]
+    check_environment()
     token = OwnToken(folder)
     # What its annotations say of some of these is not so.
     settings: dict[str, Any] = {

@@ -24,20 +24,18 @@ from expert_workers.cluster.ray_environment import (
     RayAccess,
     changed_environment,
     read_again,
-    read_tls,
-    warn_of_open_token,
 )
 from expert_workers.cluster.ray_errors import first_line
 from expert_workers.cluster.ray_preflight import preflight
 from expert_workers.cluster.ray_start import (
     OBJECT_STORE_BYTES,
     SYSTEM_CONFIG,
+    check_environment,
     own_environment,
     own_process_groups,
     private_files,
     signals_kept,
 )
-from expert_workers.cluster.ray_tls import check_own
 from expert_workers.processes import descendants, kill_and_wait
 from moe_model.errors import ClusterError
 
@@ -91,9 +89,7 @@ class RayCluster:
         stays.
         """
         _require_none()
-        warn_of_open_token()
-        if (tls := read_tls()) is not None:
-            check_own(tls, str(ray_services.get_node_ip_address()))  # type: ignore[no-untyped-call]
+        check_environment()
         own = OwnFolder()
         try:
             token = OwnToken(own.path)

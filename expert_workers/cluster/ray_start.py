@@ -11,7 +11,8 @@ from typing import Any
 from ray._private import services as ray_services
 from ray._private.utils import detect_fate_sharing_support
 
-from expert_workers.cluster.ray_environment import TOKEN, OwnToken
+from expert_workers.cluster.ray_environment import TOKEN, OwnToken, read_tls, warn_of_open_token
+from expert_workers.cluster.ray_tls import check_own
 
 OBJECT_STORE_BYTES = 256 << 20
 # Ray's default of 15 lets any other process on the machine starve the workers.
@@ -19,6 +20,13 @@ SYSTEM_CONFIG = {"worker_niceness": 0}
 # The name by which Ray's launcher of processes is known in its module.
 _POPEN = "ConsolePopen"
 _STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+
+
+def check_environment() -> None:
+    """What the environment asks of a Ray that is ours can be had. Raises ConfigError."""
+    warn_of_open_token()
+    if (tls := read_tls()) is not None:
+        check_own(tls, str(ray_services.get_node_ip_address()))  # type: ignore[no-untyped-call]
 
 
 def own_environment(token: OwnToken) -> dict[str, str | None]:
