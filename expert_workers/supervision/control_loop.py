@@ -131,7 +131,7 @@ class ControlLoop:
             self._jobs.act(action)
         self._publisher.publish(self._roster.holders, wanted, self._desired.keys)
         if gone := self._health.why_gone(now):
-            self._endings.end(ClusterError(gone))
+            self._end(ClusterError(gone))
         self._watch.look(self._roster.workers, now)
         self._settle(wanted)
 
@@ -158,10 +158,19 @@ class ControlLoop:
         """Looks for experts that no worker holds, once one was lost."""
         if self._pending.is_starting or all(w.lost_at is None for w in self._roster.workers):
             return
-        held = {key for worker in self._roster.holders if worker.is_ready for key in worker.held}
-        missing = self._desired.keys - held
-        if missing:
+        if missing := self._missing():
             self.rescue(tuple(missing))
+
+    def _end(self, why: ClusterError) -> None:
+        """The cluster is gone. What is under way computes on with what there is, and waits for what those
+        that are left are loading."""
+        self._endings.end(why)
+        if self._missing() and not any(w.is_busy and (w.is_ready or w.is_here) for w in self._roster.holders):
+            self._endings.give_up(why)
+
+    def _missing(self) -> Keys:
+        """What is wanted and no worker holds."""
+        return self._desired.keys.difference(*(w.held for w in self._roster.holders if w.is_ready))
 
     def _settle(self, wanted: Mapping[int, Keys]) -> None:
         if not self._desired.is_placed:

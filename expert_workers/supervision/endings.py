@@ -36,7 +36,13 @@ class Endings:
         """Another coordinator has taken over."""
         if not self.is_fenced:
             self.is_fenced = True
-            self.end(FencedError(failure.message))
+            why = FencedError(failure.message)
+            self.give_up(why)
+            self.end(why)
+
+    def give_up(self, why: WorldError) -> None:
+        """What a step lacks from now on will not be there again; the first reason counts."""
+        self._pool.give_up(why)
 
     def end(self, why: WorldError) -> None:
         """The workers can't be looked after any more; the first reason counts."""
@@ -44,7 +50,6 @@ class Endings:
             return
         self._is_over = True
         _log.error("the expert workers are no longer ours to look after: %s", why)
-        self._pool.give_up(why)
         self.has_failed_to_start |= self._pending.fail_start(why)
         if self._tell is not None:
             self._tell(str(why))

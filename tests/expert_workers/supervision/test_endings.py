@@ -59,5 +59,7 @@ def test_a_cluster_that_is_gone_ends_a_start_and_is_told_once(is_starting: bool)
     world.endings.end(why)
     world.endings.end(ClusterError("again"))
     assert world.told == ["the head is gone"]
+    assert world.pool.given_up == [], "what is lacking may yet be loaded elsewhere"
+    world.endings.give_up(why)
     assert world.pool.given_up == list[WorldError]([why])
     assert world.waiting.done() == world.endings.are_left_alone == is_starting

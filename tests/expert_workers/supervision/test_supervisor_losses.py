@@ -302,6 +302,24 @@ def test_once_the_cluster_is_gone_a_step_that_lacks_experts_is_not_kept_waiting(
         assert sum("no longer ours" in line for line in caplog.messages) == 1
 
 
+@pytest.mark.parametrize("on_loss", [OnLoss.LOCAL, OnLoss.RELOAD, OnLoss.AUTO])
+@pytest.mark.parametrize("is_known_first", [True, False], ids=["head first", "worker first"])
+def test_once_the_cluster_is_gone_a_step_waits_for_experts_that_can_still_be_loaded(
+    on_loss: OnLoss, is_known_first: bool
+) -> None:
+    """What is under way then ends as it should, whichever of the two is noticed first."""
+    looking = replace(LOOKING, on_loss=on_loss)
+    with supervised(2, options=looking) as (coordinator, world):
+        world.machine.restarts = False
+        coordinator.told.is_gone = True
+        if is_known_first:
+            coordinator.until(lambda: bool(coordinator.over), coordinator.check_equal)
+        world.machine.kill(1)
+        coordinator.check_equal()
+        coordinator.until(lambda: bool(coordinator.over), coordinator.check_equal)
+        assert coordinator.over == ["the head is gone"]
+
+
 LOOKING = replace(
     OPTIONS,
     health=HealthOptions(beat_interval=0, canary_interval=0, check_interval=0.02, check_timeout=2.0),
