@@ -124,7 +124,7 @@ class WorkersConfig:
             "--worker-threads",
             parse=number_of_threads,
             metavar="N",
-            help="a worker's threads (its share of the cores here; on a running cluster, all)",
+            help="a worker's threads (twice its share of the cores here; on a running cluster, all)",
         ),
     ] = None
     transport: Annotated[

@@ -71,8 +71,9 @@ def worker_spec(checkpoint: Checkpoint, engine: EngineConfig, workers: WorkersCo
     """What every worker is made of, but for its rank."""
     num_threads = workers.num_threads
     if num_threads is None and workers.ray_address is None:
-        # All on this machine: together no more threads than it has cores.
-        num_threads = max(1, usable_cores().number // workers.num_workers)
+        # All on this machine: twice their share of its cores, for what a layer gives them to do is uneven.
+        cores = usable_cores().number
+        num_threads = min(cores, max(1, 2 * cores // workers.num_workers))
     return WorkerSpec(
         0,
         str(checkpoint.path.resolve()),

@@ -69,7 +69,9 @@ class ServeLoop:
         stalled = 0
         while True:
             before = end - start
-            status, start, end, code = _serve.serve(self._server, fd, buffer, start, end, max_ticks)
+            status, start, end, code = _serve.serve(
+                self._server, fd, buffer, start, end, int(1000 * tick), max_ticks
+            )
             match _Status(status):
                 case _Status.FRAME:
                     return True, start, end

@@ -24,8 +24,6 @@
 #define MAX_ROWS_BYTES ((size_t)1 << 20)
 /* Times by a call's size: the bits of its number of pairs. */
 #define NUM_SIZES 22
-/* Seconds after which a socket's own timeout ends a read, as socket.py sets it. */
-#define SOCKET_TICK 0.1
 /* The last answers whose times are told; dispatches that are told of before Python has to take the records. */
 #define MAX_SAMPLES 128
 #define MAX_RECORDS 4096

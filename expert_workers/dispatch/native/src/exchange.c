@@ -41,6 +41,7 @@ static int is_expected(const dispatcher *d, const flight *f, const call *c) {
     return memcmp(got, &expected, offsetof(frame_header, seconds)) == 0;
 }
 
+/* Asleep in a read, one would be woken by each frame that the peer takes from a Unix socket as well. */
 static int wait_readable(int fd, double seconds) {
     struct pollfd one = {.fd = fd, .events = POLLIN};
     const struct timespec left = {(time_t)seconds, (long)(1e9 * (seconds - (double)(time_t)seconds))};
@@ -49,10 +50,8 @@ static int wait_readable(int fd, double seconds) {
 
 int receive_reply(const dispatcher *d, const flight *f, call *c, int fd, double until) {
     while (c->num_got < c->reply_bytes) {
-        const double left = until - monotonic();
-        /* A blocking read is one system call less, and ends no later than its tick. */
-        const int flags = left < SOCKET_TICK ? MSG_DONTWAIT : 0, had_header = c->num_got >= sizeof(frame_header);
-        const ssize_t got = recv(fd, c->reply.at + c->num_got, c->reply_bytes - c->num_got, flags);
+        const int had_header = c->num_got >= sizeof(frame_header);
+        const ssize_t got = recv(fd, c->reply.at + c->num_got, c->reply_bytes - c->num_got, MSG_DONTWAIT);
         if (got > 0) {
             c->num_got += (size_t)got;
             if (!had_header && c->num_got >= sizeof(frame_header) && !is_expected(d, f, c)) return 0;
@@ -60,8 +59,9 @@ int receive_reply(const dispatcher *d, const flight *f, call *c, int fd, double 
         }
         if (got == 0) return 0;
         if (errno == EINTR) continue;
-        if ((errno != EAGAIN && errno != EWOULDBLOCK) || left <= 0) return 0;
-        if (flags && !wait_readable(fd, left)) return 0;
+        if (errno != EAGAIN && errno != EWOULDBLOCK) return 0;
+        const double left = until - monotonic();
+        if (left <= 0 || !wait_readable(fd, left)) return 0;
     }
     c->arrived = monotonic();
     return 1;

@@ -12,8 +12,6 @@ static long ceil_div(long a, long b) { return (a + b - 1) / b; }
 static long even(long n) { return (n + 1) & ~1L; }
 static long at_most(long a, long b) { return a < b ? a : b; }
 
-static long take(atomic_long *next, long count) { return atomic_fetch_add_explicit(next, count, memory_order_relaxed); }
-
 static int wants_bf16_rows(const kernel_set *kernels, const matrix *w) {
     return w->type == WEIGHT_BF16 && kernels->gemm->bf16_wants_bf16_rows;
 }
@@ -47,8 +45,8 @@ static void product_task(const kernel_set *kernels, const epilogue *e, const voi
 typedef struct {
     linear_op *op;
     int rows_are_bf16;
-    atomic_long next_row, next_task;
-    barrier ready;
+    tasks rows;
+    atomic_long next_task;
 } linear_job;
 
 static void prepare_row(const linear_op *op, int rows_are_bf16, long row) {
@@ -61,13 +59,16 @@ static void prepare_row(const linear_op *op, int rows_are_bf16, long row) {
 
 static void linear_work(void *arg, int thread, int num_threads) {
     (void)thread;
+    (void)num_threads;
     linear_job *job = arg;
     linear_op *op = job->op;
     const void *x = op->x;
     long stride = op->stride;
     if (op->norm.kind != NORM_NONE || job->rows_are_bf16) {
-        for (long row; (row = take(&job->next_row, 1)) < op->num_rows;) prepare_row(op, job->rows_are_bf16, row);
-        barrier_wait(&job->ready, num_threads);
+        long done = 0;
+        for (long row; (row = take(&job->rows.next, 1)) < op->num_rows; done++)
+            prepare_row(op, job->rows_are_bf16, row);
+        finish_tasks(&job->rows, done, op->num_rows);
         x = op->scratch;
         stride = even(op->w.num_in);
     }
@@ -79,15 +80,15 @@ static void linear_work(void *arg, int thread, int num_threads) {
 
 void run_linear(linear_op *op, int num_threads) {
     linear_job job = {.op = op, .rows_are_bf16 = wants_bf16_rows(&op->kernels, &op->w)};
-    /* A thread without a task would only be waited for. */
+    /* A thread without a task would be woken for nothing. */
     run_parallel(linear_work, &job, (int)at_most(num_threads, num_product_tasks(&op->w, op->num_rows)));
 }
 
 typedef struct {
     const head_linear_op *op;
     int rows_are_bf16;
-    atomic_long next_row, next_task;
-    barrier ready;
+    tasks rows;
+    atomic_long next_task;
 } head_linear_job;
 
 /* A head's rows follow each other, as bfloat16. */
@@ -102,11 +103,13 @@ static void convert_heads(const head_linear_op *op, long row) {
 
 static void head_linear_work(void *arg, int thread, int num_threads) {
     (void)thread;
+    (void)num_threads;
     head_linear_job *job = arg;
     const head_linear_op *op = job->op;
     if (job->rows_are_bf16) {
-        for (long row; (row = take(&job->next_row, 1)) < op->num_rows;) convert_heads(op, row);
-        barrier_wait(&job->ready, num_threads);
+        long done = 0;
+        for (long row; (row = take(&job->rows.next, 1)) < op->num_rows; done++) convert_heads(op, row);
+        finish_tasks(&job->rows, done, op->num_rows);
     }
     const long num_out = op->w.num_out, per_head = num_product_tasks(&op->w, op->num_rows);
     const long converted = op->num_rows * even(op->w.num_in) * 2;
@@ -155,12 +158,17 @@ typedef struct {
     int rows_are_bf16;
     char *normed, *hidden;
     float *said;
-    atomic_long next_pair, next_up, next_down, next_combined;
-    barrier normed_ready, hidden_ready, said_ready;
+    tasks pairs, up, down;
+    atomic_long next_combined;
 } experts_job;
 
 long experts_scratch_bytes(const expert_table *table, long num_pairs) {
     return num_pairs * 4 * (2 * even(table->width) + even(table->hidden_width));
+}
+
+/* Pads its row to pairs of bfloat16, where a value is odd. */
+static void pad(experts_job *job, char *rows, long pair, long width) {
+    if (job->rows_are_bf16 && width & 1) ((uint16_t *)rows)[pair * even(width) + width] = 0;
 }
 
 static void normalise_pairs(experts_job *job) {
@@ -168,24 +176,26 @@ static void normalise_pairs(experts_job *job) {
     const long width = op->table->width;
     const long size = even(width) * (job->rows_are_bf16 ? 2 : 4);
     const segment *s = op->segments;
-    long end = s->num_pairs;
-    for (long pair; (pair = take(&job->next_pair, 1)) < op->num_pairs;) {
+    long end = s->num_pairs, done = 0;
+    for (long pair; (pair = take(&job->pairs.next, 1)) < op->num_pairs; done++) {
         while (pair >= end) end += (++s)->num_pairs;
         const expert *e = &op->table->experts[s->expert];
         const float *x = op->x + (op->row_P == NULL ? pair : op->row_P[pair]) * width;
-        char *to = job->normed + pair * size;
-        op->kernels.rows->normalise(&e->norm, x, width, to, job->rows_are_bf16);
-        if (job->rows_are_bf16 && width & 1) ((uint16_t *)to)[width] = 0;
+        op->kernels.rows->normalise(&e->norm, x, width, job->normed + pair * size, job->rows_are_bf16);
+        pad(job, job->normed, pair, width);
+        pad(job, job->hidden, pair, op->table->hidden_width);
     }
+    finish_tasks(&job->pairs, done, op->num_pairs);
 }
 
 /* The tasks of all segments in a row; `is_up` picks the matrix, and with it what is read and written. */
-static void expert_products(experts_job *job, int is_up, atomic_long *next) {
+static void expert_products(experts_job *job, int is_up) {
     const experts_op *op = job->op;
     const expert_table *table = op->table;
     const segment *s = op->segments, *end = s + op->num_segments;
-    long first_pair = 0, first_task = 0;
-    for (long task = take(next, 1); s < end;) {
+    tasks *products = is_up ? &job->up : &job->down;
+    long first_pair = 0, first_task = 0, done = 0;
+    for (long task = take(&products->next, 1); s < end;) {
         const matrix *w = is_up ? &table->experts[s->expert].up : &table->experts[s->expert].down;
         const long num_tasks = num_product_tasks(w, s->num_pairs);
         if (task >= first_task + num_tasks) {
@@ -199,16 +209,10 @@ static void expert_products(experts_job *job, int is_up, atomic_long *next) {
         product_task(&op->kernels, is_up ? &up : &down, is_up ? job->normed : job->hidden,
                      is_up ? even(table->width) : hidden_stride, job->rows_are_bf16, first_pair, s->num_pairs,
                      task - first_task);
-        task = take(next, 1);
+        task = take(&products->next, 1);
+        done++;
     }
-}
-
-/* The odd value that pads a row to pairs of bfloat16. */
-static void pad_hidden(experts_job *job) {
-    const long hidden_width = job->op->table->hidden_width;
-    if (job->rows_are_bf16 && hidden_width & 1)
-        for (long pair = 0; pair < job->op->num_pairs; pair++)
-            ((uint16_t *)job->hidden)[(pair + 1) * even(hidden_width) - 1] = 0;
+    finish_tasks(products, done, first_task);
 }
 
 static void combine_token(const experts_op *op, const float *said, long token) {
@@ -251,15 +255,13 @@ static void combine(experts_job *job) {
 }
 
 static void experts_work(void *arg, int thread, int num_threads) {
+    (void)thread;
+    (void)num_threads;
     experts_job *job = arg;
     if (job->op->num_pairs > 0) {
-        if (thread == 0) pad_hidden(job);
         normalise_pairs(job);
-        barrier_wait(&job->normed_ready, num_threads);
-        expert_products(job, 1, &job->next_up);
-        barrier_wait(&job->hidden_ready, num_threads);
-        expert_products(job, 0, &job->next_down);
-        barrier_wait(&job->said_ready, num_threads);
+        expert_products(job, 1);
+        expert_products(job, 0);
     }
     combine(job);
 }
@@ -301,8 +303,8 @@ void run_rotary(rotary_op *op, int num_threads) {
 typedef struct {
     attention_op *op;
     long heads_at_once, rows_at_once;
-    atomic_long next_row, next_task;
-    barrier written;
+    tasks rows;
+    atomic_long next_task;
 } attention_job;
 
 static void write_slot(const attention_op *op, const float *heads, long width, void *cache, long row) {
@@ -355,8 +357,9 @@ static void attend_rows(const attention_op *op, long first, long end, long head,
 static void attention_work(void *arg, int thread, int num_threads) {
     attention_job *job = arg;
     const attention_op *op = job->op;
-    for (long row; (row = take(&job->next_row, 1)) < op->num_tokens;) write_row(op, row);
-    barrier_wait(&job->written, num_threads);
+    long done = 0;
+    for (long row; (row = take(&job->rows.next, 1)) < op->num_tokens; done++) write_row(op, row);
+    finish_tasks(&job->rows, done, op->num_tokens);
     /* Head by head, so that the rows of one sequence find its keys in the cache of the core. */
     const long group = op->source.num_heads / op->source.num_kv_heads;
     const long heads = job->heads_at_once, rows = job->rows_at_once;

@@ -1,5 +1,4 @@
 /* Between a layer's norm and its experts: which rows go to which. */
-#include <stdatomic.h>
 #include <string.h>
 
 #include "ops.h"
@@ -19,7 +18,7 @@ static void choose_work(void *arg, int thread, int num_threads) {
     const route_op *op = job->op;
     const long num_experts = op->gate.num_out, num_places = op->num_places;
     float *scratch = op->scratch + thread * CHOICE_FLOATS(num_experts);
-    for (long t; (t = atomic_fetch_add_explicit(&job->next_row, 1, memory_order_relaxed)) < op->num_tokens;)
+    for (long t; (t = take(&job->next_row, 1)) < op->num_tokens;)
         choose_experts(&op->rule, op->kernels.rows, op->logits_TE + t * num_experts,
                        op->allowed_TE == NULL ? NULL : op->allowed_TE + t * num_experts, num_experts,
                        op->top_k_T == NULL ? num_places : op->top_k_T[t], num_places, scratch,

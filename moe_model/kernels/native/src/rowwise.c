@@ -17,7 +17,7 @@ static void row_work(void *arg, int thread, int num_threads) {
     (void)thread;
     (void)num_threads;
     row_job *job = arg;
-    for (long row; (row = atomic_fetch_add_explicit(&job->next_row, 1, memory_order_relaxed)) < job->num_rows;)
+    for (long row; (row = take(&job->next_row, 1)) < job->num_rows;)
         job->fn(job->op, row);
 }
 

@@ -1,5 +1,6 @@
-/* Threads spin for a short time between jobs, as the next job of a decode step follows within microseconds,
- * and sleep on a futex after that, as other processes want the cores too. */
+/* Threads spin between jobs, as the next job of a decode step follows within microseconds: first for themselves, then
+ * leaving the core to whatever else can run there (workers and fronts of this machine), and sleep on a futex in the end.
+ * A core that is never left idle meanwhile is a core of a virtual machine that need not be woken through its host. */
 #define _GNU_SOURCE
 #include "threads.h"
 
@@ -15,16 +16,22 @@
 #include <unistd.h>
 #endif
 
-#define SPINS_BEFORE_SLEEP 4000
-#define SPINS_BEFORE_YIELD 2000
+#define SPINS_BEFORE_YIELD 100
+#define SPINS_BEFORE_SLEEP 600
+
+/* Of the state: how many others are inside the job, how many may come (none: it is closed), and the job's number. */
+#define INSIDE 0xffu
+#define WANTED 0xff00u
+#define WANTED_SHIFT 8
+#define NUMBER_SHIFT 16
 
 static struct {
     pthread_mutex_t owner;
-    /* Number of the job in the upper bits, its number of threads in the lower 8: read in one piece. */
-    _Atomic uint32_t ticket;
+    /* Read, and changed, in one piece: who comes in, comes into a job that is open. */
+    _Atomic uint32_t state;
     atomic_int num_sleeping;
-    atomic_int num_left;
     int num_started;
+    int num_threads;
     job_fn fn;
     void *job;
 } pool = {.owner = PTHREAD_MUTEX_INITIALIZER};
@@ -53,17 +60,34 @@ static void sleep_while(_Atomic uint32_t *word, uint32_t value) {
 static void wake_all(_Atomic uint32_t *word) { (void)word; }
 #endif
 
-static uint32_t next_ticket(uint32_t seen) {
-    uint32_t ticket;
+static void wait_a_little(int spin) {
+    if (spin < SPINS_BEFORE_YIELD) relax();
+    else sched_yield();
+}
+
+static uint32_t number_of(uint32_t state) { return state >> NUMBER_SHIFT; }
+
+/* Waits for a job of another number; returns its number. */
+static uint32_t next_job(uint32_t seen) {
+    uint32_t state;
     for (int spin = 0; spin < SPINS_BEFORE_SLEEP; spin++) {
-        ticket = atomic_load_explicit(&pool.ticket, memory_order_acquire);
-        if (ticket != seen) return ticket;
-        relax();
+        state = atomic_load_explicit(&pool.state, memory_order_acquire);
+        if (number_of(state) != seen) return number_of(state);
+        wait_a_little(spin);
     }
     atomic_fetch_add(&pool.num_sleeping, 1);
-    while ((ticket = atomic_load(&pool.ticket)) == seen) sleep_while(&pool.ticket, seen);
+    while (number_of(state = atomic_load(&pool.state)) == seen) sleep_while(&pool.state, state);
     atomic_fetch_sub(&pool.num_sleeping, 1);
-    return ticket;
+    return number_of(state);
+}
+
+/* Comes into job `number`, unless it is closed or wants fewer threads. */
+static bool enter(uint32_t number, uint32_t thread) {
+    uint32_t state = atomic_load(&pool.state);
+    do {
+        if (number_of(state) != number || thread > (state & WANTED) >> WANTED_SHIFT) return false;
+    } while (!atomic_compare_exchange_weak(&pool.state, &state, state + 1));
+    return true;
 }
 
 typedef struct {
@@ -77,11 +101,10 @@ static void *work(void *arg) {
     worker_start *start = arg;
     uint32_t seen = start->seen;
     for (;;) {
-        seen = next_ticket(seen);
-        int num_threads = (int)(seen & 0xff) + 1;
-        if (start->thread >= num_threads) continue;
-        pool.fn(pool.job, start->thread, num_threads);
-        atomic_fetch_sub_explicit(&pool.num_left, 1, memory_order_release);
+        seen = next_job(seen);
+        if (!enter(seen, (uint32_t)start->thread)) continue;
+        pool.fn(pool.job, start->thread, pool.num_threads);
+        atomic_fetch_sub_explicit(&pool.state, 1, memory_order_release);
     }
     return NULL;
 }
@@ -89,6 +112,7 @@ static void *work(void *arg) {
 /* A forked child has none of its parent's threads. */
 static void forget_threads(void) {
     pool.num_started = 0;
+    atomic_store(&pool.state, 0);
     atomic_store(&pool.num_sleeping, 0);
     pthread_mutex_init(&pool.owner, NULL);
 }
@@ -101,7 +125,7 @@ static int start_threads(int num_wanted) {
     }
     while (pool.num_started < num_wanted) {
         worker_start *start = &starts[pool.num_started];
-        *start = (worker_start){.thread = pool.num_started + 1, .seen = atomic_load(&pool.ticket)};
+        *start = (worker_start){.thread = pool.num_started + 1, .seen = number_of(atomic_load(&pool.state))};
         pthread_t thread;
         if (pthread_create(&thread, NULL, work, start) != 0) break;
         pthread_detach(thread);
@@ -116,31 +140,20 @@ void run_parallel(job_fn fn, void *job, int num_threads) {
         fn(job, 0, 1);
         return;
     }
-    int num_helpers = start_threads(num_threads - 1);
+    const uint32_t num_others = (uint32_t)start_threads(num_threads - 1);
     pool.fn = fn;
     pool.job = job;
-    atomic_store(&pool.num_left, num_helpers);
-    uint32_t number = (atomic_load(&pool.ticket) >> 8) + 1;
-    atomic_store(&pool.ticket, number << 8 | (uint32_t)num_helpers);
-    if (atomic_load(&pool.num_sleeping) > 0) wake_all(&pool.ticket);
-    fn(job, 0, num_helpers + 1);
-    for (int spin = 0; atomic_load_explicit(&pool.num_left, memory_order_acquire) > 0; spin++) {
-        if (spin < SPINS_BEFORE_YIELD) relax();
-        else sched_yield();
-    }
+    pool.num_threads = (int)num_others + 1;
+    const uint32_t number = number_of(atomic_load(&pool.state)) + 1;
+    atomic_store(&pool.state, number << NUMBER_SHIFT | num_others << WANTED_SHIFT);
+    if (atomic_load(&pool.num_sleeping) > 0) wake_all(&pool.state);
+    fn(job, 0, pool.num_threads);
+    atomic_fetch_and(&pool.state, ~WANTED);
+    for (int spin = 0; atomic_load_explicit(&pool.state, memory_order_acquire) & INSIDE; spin++) wait_a_little(spin);
     pthread_mutex_unlock(&pool.owner);
 }
 
-void barrier_wait(barrier *b, int num_threads) {
-    if (num_threads < 2) return;
-    unsigned phase = atomic_load_explicit(&b->phase, memory_order_relaxed);
-    if (atomic_fetch_add(&b->num_waiting, 1) == num_threads - 1) {
-        atomic_store_explicit(&b->num_waiting, 0, memory_order_relaxed);
-        atomic_fetch_add_explicit(&b->phase, 1, memory_order_release);
-        return;
-    }
-    for (int spin = 0; atomic_load_explicit(&b->phase, memory_order_acquire) == phase; spin++) {
-        if (spin < SPINS_BEFORE_YIELD) relax();
-        else sched_yield();
-    }
+void finish_tasks(tasks *t, long count, long total) {
+    if (count > 0) atomic_fetch_add_explicit(&t->num_done, count, memory_order_release);
+    for (int spin = 0; atomic_load_explicit(&t->num_done, memory_order_acquire) < total; spin++) wait_a_little(spin);
 }

@@ -3,10 +3,13 @@
 Shapes: R rows, P (row, expert) pairs, D d_model.
 """
 
+import select
 import socket
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -95,7 +98,7 @@ def in_the_loop(worker: ExpertWorker, size: int = 1 << 16) -> Iterator[tuple[soc
             found.append(error)
         theirs.close()
 
-    thread = threading.Thread(target=run)
+    thread = threading.Thread(target=run, name="loop")
     thread.start()
     try:
         yield ours, found
@@ -163,6 +166,35 @@ def test_byte_by_byte_and_many_at_once() -> None:
             stream.sendall(frames[place_ : place_ + 1])
         stream.sendall(frames[300:])
         assert [read_reply(stream).call_id for _ in range(20)] == list(range(20))
+
+
+def status_of(thread: int) -> dict[str, str]:
+    lines = Path(f"/proc/self/task/{thread}/status").read_text().splitlines()
+    return dict(line.split(":\t", 1) for line in lines)
+
+
+def test_a_worker_sleeps_on_while_its_answers_are_read() -> None:
+    """Each waking is a trip to another core, and on a Unix socket taking a frame wakes who reads there."""
+    with in_the_loop(WORKER) as (stream, _):
+        [thread] = [thread.native_id for thread in threading.enumerate() if thread.name == "loop"]
+        assert thread is not None
+        frame, num_calls = encode(call_frame(call_of(2))), 100
+
+        def answer() -> None:
+            stream.sendall(frame)
+            select.select([stream], [], [])
+            while not status_of(thread)["State"].startswith("S"):
+                pass
+            read_reply(stream)
+            # For a waking to be one of its own.
+            time.sleep(0.001)
+
+        answer()
+        before = int(status_of(thread)["voluntary_ctxt_switches"])
+        for _ in range(num_calls):
+            answer()
+        slept = int(status_of(thread)["voluntary_ctxt_switches"]) - before
+    assert num_calls <= slept < 1.5 * num_calls
 
 
 def test_a_call_that_does_not_fit_is_left_to_python() -> None:

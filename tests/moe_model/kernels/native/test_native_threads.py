@@ -1,6 +1,14 @@
 """Four threads give the bits that one gives, for work that is large enough to be shared out."""
 
 import math
+import os
+import statistics
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 
 import pytest
 import torch
@@ -8,7 +16,7 @@ import torch
 from tests.native import needs_native
 
 pytest.importorskip("moe_model.kernels.native._kernels", reason="the C kernels are not built")
-from moe_model.kernels.base import Contexts
+from moe_model.kernels.base import Contexts, Linear
 from moe_model.kernels.native.native_kernels import NativeKernels
 from moe_model.kernels.native.runtime import Scratch
 from moe_model.kernels.torch_kernels import TorchKernels
@@ -68,6 +76,54 @@ def test_attention(dtype: torch.dtype) -> None:
     assert expected.isfinite().all()
     for _ in range(50):
         assert torch.equal(expected, run(FOUR))
+
+
+CORES = sorted(os.sched_getaffinity(0))
+
+
+@contextmanager
+def busy(core: int, num_processes: int) -> Iterator[None]:
+    """Other processes share this core."""
+    program = f"import os\nos.sched_setaffinity(0, {{{core}}})\nprint(flush=True)\nwhile True: pass"
+    with ExitStack() as stack:
+        for _ in range(num_processes):
+            process = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE)
+            stack.callback(process.communicate)
+            stack.callback(process.kill)
+            assert process.stdout is not None
+            assert process.stdout.readline() == b"\n"
+        yield
+
+
+@pytest.mark.skipif(len(CORES) < 2, reason="one core")
+def test_a_thread_whose_core_others_have_is_not_waited_for() -> None:
+    """The pool's other threads have a tenth of one core, and not when it is needed."""
+    weight_OI, x_RI = torch.randn(700, 300), torch.randn(16, 300)
+    norm = ONE.norm(NormSpec("layer_norm", 1e-5), torch.ones(300))
+    one, four = (kernels.linear(weight_OI, None, "gelu", norm) for kernels in (ONE, FOUR))
+    four(x_RI)
+    this = threading.get_native_id()
+    others = [int(name) for name in os.listdir("/proc/self/task") if int(name) != this]
+    with busy(CORES[1], num_processes=8):
+        try:
+            os.sched_setaffinity(this, {CORES[0]})
+            for thread in others:
+                os.sched_setaffinity(thread, {CORES[1]})
+            alone, beside = (seconds_of(product, x_RI) for product in (one, four))
+        finally:
+            for thread in (this, *others):
+                os.sched_setaffinity(thread, set(CORES))
+    assert beside < 5 * alone
+
+
+def seconds_of(product: Linear, x_RI: torch.Tensor) -> float:
+    """The median of a hundred."""
+    seconds = []
+    for _ in range(100):
+        started = time.perf_counter()
+        product(x_RI)
+        seconds.append(time.perf_counter() - started)
+    return statistics.median(seconds)
 
 
 def test_memory_that_could_not_be_had_is_not_believed_in() -> None:

@@ -4,6 +4,7 @@
 #include <Python.h>
 
 #include <errno.h>
+#include <poll.h>
 #include <pthread.h>
 #include <stdatomic.h>
 #include <stdlib.h>
@@ -229,24 +230,27 @@ static enum status send_all(int fd, const char *from, size_t size, int max_ticks
 }
 
 typedef struct {
-    int fd, max_ticks;
+    int fd, tick_ms, max_ticks;
     char *buffer;
     size_t size, start, end;
     memory reply;
 } conversation;
 
-/* One read; STATUS_FRAME when something came. */
+/* One read; STATUS_FRAME when something came. Asleep in it, a thread would be woken by each answer that the peer takes
+ * from a Unix socket as well. */
 static enum status fill(conversation *c) {
     if (c->start == c->end) c->start = c->end = 0;
+    struct pollfd one = {.fd = c->fd, .events = POLLIN};
     for (;;) {
-        const ssize_t got = recv(c->fd, c->buffer + c->end, c->size - c->end, 0);
+        const int num_ready = poll(&one, 1, c->tick_ms);
+        if (num_ready == 0) return STATUS_TICK;
+        const ssize_t got = num_ready < 0 ? -1 : recv(c->fd, c->buffer + c->end, c->size - c->end, MSG_DONTWAIT);
         if (got > 0) {
             c->end += (size_t)got;
             return STATUS_FRAME;
         }
         if (got == 0) return STATUS_END;
-        if (errno == EINTR) continue;
-        return errno == EAGAIN || errno == EWOULDBLOCK ? STATUS_TICK : STATUS_ERROR;
+        if (errno != EINTR && errno != EAGAIN && errno != EWOULDBLOCK) return STATUS_ERROR;
     }
 }
 
@@ -408,7 +412,7 @@ static PyObject *py_serve(PyObject *self, PyObject *args) {
     Py_buffer buffer;
     conversation c = {0};
     Py_ssize_t start, end;
-    if (!PyArg_ParseTuple(args, "Oiw*nni", &capsule, &c.fd, &buffer, &start, &end, &c.max_ticks)) return NULL;
+    if (!PyArg_ParseTuple(args, "Oiw*nnii", &capsule, &c.fd, &buffer, &start, &end, &c.tick_ms, &c.max_ticks)) return NULL;
     server *s = PyCapsule_GetPointer(capsule, SERVER);
     if (s == NULL || start < 0 || end < start || end > buffer.len) {
         PyBuffer_Release(&buffer);
