@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable
 
 # Of the time of the loop's thread, at most, while tokens come faster than they can be told of within it.
-SHARE = 0.1
+SHARE = 0.05
 # Seconds that a token waits at most, however much there is to do.
 LONGEST_WAIT = 0.04
 

@@ -18,6 +18,8 @@ MAX_KINDS, HALF_LIFE = 64, 48
 # How far a step moves what is known of its kind, and how many times as slow as that it may count: a
 # machine pauses, and what lasts comes again.
 MOVES, MOST_SLOW = 1 / 8, 2.0
+# Steps between two times that the coefficients are worked out, unless one was of a new kind.
+STEPS_PER_FIT = 16
 # The coefficients begin with those found before, so few sweeps do; the ridge keeps those that the steps
 # cannot tell apart from growing.
 NUM_SWEEPS, RIDGE = 20, 1e-6
@@ -89,19 +91,19 @@ class _Kind:
 
 
 class StepCosts:
-    """Learns with every step; what it has learned is worked out when it is asked."""
+    """Learns with every step; what it has learned is worked out when it is asked, every few steps."""
 
     def __init__(self) -> None:
         self._kinds: dict[tuple[int, int, int, int], _Kind] = {}
         self._num_prefills = 0
         self._coefficients = [0.0] * len(StepLoad().terms)
-        self._is_fitted = True
+        self._steps_to_fit = STEPS_PER_FIT
 
     def observe(self, load: StepLoad, seconds: float) -> None:
         """A step of this load took so long, which is more than nothing."""
         self._num_prefills += load.prefill > 0
+        self._steps_to_fit -= 1
         self._remember(load, seconds)
-        self._is_fitted = False
 
     def seconds(self, load: StepLoad) -> float:
         """What a step of this load would take; 0 when nothing is known."""
@@ -124,6 +126,7 @@ class StepCosts:
         kind = self._kinds.pop(load.kind, None)
         if kind is None:
             kind = _Kind(load.terms, seconds, self._num_prefills)
+            self._steps_to_fit = 0
             if len(self._kinds) == MAX_KINDS:
                 del self._kinds[next(iter(self._kinds))]
         else:
@@ -133,7 +136,7 @@ class StepCosts:
 
     def _fit(self) -> None:
         """The least squares of the relative errors, by coordinate descent."""
-        if self._is_fitted:
+        if self._steps_to_fit > 0:
             return
         kinds = self._kinds.values()
         terms_KF = np.array([kind.terms for kind in kinds])
@@ -151,7 +154,7 @@ class StepCosts:
         begun_F = np.array(self._coefficients) * np.where(np.isfinite(norms_F), norms_F, 0)
         found_F = np.array(_not_negative(products, wanted, begun_F.tolist()))
         self._coefficients = (found_F / norms_F).tolist()
-        self._is_fitted = True
+        self._steps_to_fit = STEPS_PER_FIT
 
 
 def _not_negative(products: list[list[float]], wanted: list[float], begun: list[float]) -> list[float]:
