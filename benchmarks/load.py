@@ -4,9 +4,11 @@
 """
 
 import asyncio
+import gc
 import random
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -103,8 +105,8 @@ class Clients:
 
 
 class LightRuns:
-    """As `Clients`, where their own work would be missing at the server: what came of a request is looked
-    at when all of it is there, and a refusal's details are not."""
+    """As `Clients`, where their own work would be missing at the server: messages are bytes before it begins,
+    and what came of them is looked at, with `result_of`, when it is over."""
 
     def __init__(self, address: str, num_streams: int) -> None:
         self._clients = LightClients(address, max(1, -(-num_streams // STREAMS_PER_CHANNEL)))
@@ -116,18 +118,33 @@ class LightRuns:
     async def close(self) -> None:
         await self._clients.close()
 
-    async def run(self, request: pb.GenerateRequest) -> Result:
+    async def run(self, message: bytes) -> Trace:
         self._turn += 1
-        trace = await self._clients.send(self._turn, request.SerializeToString())
-        result = Result(trace.code, total=trace.ended - trace.due, sent_at=trace.due)
-        for at, data in trace.messages:
-            event = pb.GenerateStreamResponse.FromString(data)
-            result.decided = result.decided or at - trace.due
-            if event.HasField("delta"):
-                result.first_token = result.first_token or at - trace.due
-                result.token_ids += event.delta.token_ids
-        result.decided = result.decided or result.total
-        return result
+        return await self._clients.send(self._turn, message)
+
+
+def result_of(trace: Trace) -> Result:
+    """Without the details of a refusal."""
+    result = Result(trace.code, total=trace.ended - trace.due, sent_at=trace.due)
+    for at, data in trace.messages:
+        event = pb.GenerateStreamResponse.FromString(data)
+        result.decided = result.decided or at - trace.due
+        if event.HasField("delta"):
+            result.first_token = result.first_token or at - trace.due
+            result.token_ids += event.delta.token_ids
+    result.decided = result.decided or result.total
+    return result
+
+
+@contextmanager
+def without_collections() -> Iterator[None]:
+    """Python does not look for garbage meanwhile: a client that stands still makes its server look slow."""
+    gc.collect()
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
 
 
 async def closed_loop(
@@ -174,6 +191,11 @@ def request(prompt: Sequence[int], new_tokens: int) -> pb.GenerateRequest:
         stopping=pb.StoppingParams(max_tokens=new_tokens, ignore_eos=True),
         response=pb.ResponseOptions(return_token_ids=True, return_text=False),
     )
+
+
+def message_of(index: int, new_tokens: int, length: int = 16) -> bytes:
+    """The bytes of a request with a prompt of its own."""
+    return request(prompt_of(index, length), new_tokens).SerializeToString()
 
 
 def prompt_of(index: int, length: int, vocab_size: int = 4096) -> list[int]:

@@ -10,16 +10,30 @@ import asyncio
 import statistics
 import tempfile
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 from benchmarks.latency import percentile
-from benchmarks.load import Clients, LightRuns, Result, prompt_of, request
+from benchmarks.light_clients import Trace
+from benchmarks.load import (
+    Clients,
+    LightRuns,
+    Result,
+    message_of,
+    prompt_of,
+    request,
+    result_of,
+    without_collections,
+)
 from benchmarks.report import add_out_argument, reporting
 from benchmarks.server_process import ServerProcess, serving
 
 DEMO = Path(__file__).parents[1] / "demo" / "checkpoint"
+R = TypeVar("R")
+# Prompts of a closed loop: so many that none is cached when it comes again.
+NUM_MESSAGES = 1 << 15
 Scenario = Callable[[ServerProcess, argparse.Namespace], Awaitable[dict[str, object]]]
 
 
@@ -29,7 +43,8 @@ async def streams(server: ServerProcess, args: argparse.Namespace) -> dict[str, 
     kinds = [prompt_of(i, 16) for i in range(16)]
     expected = [(await alone.run(request(prompt, args.new_tokens))).token_ids for prompt in kinds]
     idle = server.rss_bytes()
-    rounds = [await _at_once(server.address, kinds, args) for _ in range(args.rounds)]
+    messages = [request(kinds[i % 16], args.new_tokens).SerializeToString() for i in range(args.streams)]
+    rounds = [await _at_once(server.address, messages) for _ in range(args.rounds)]
     after = await alone.run(request(kinds[0], args.new_tokens))
     await alone.close()
     results = [result for found in rounds for result in found]
@@ -39,7 +54,7 @@ async def streams(server: ServerProcess, args: argparse.Namespace) -> dict[str, 
         "streams": args.streams,
         "rounds": args.rounds,
         "complete": len(complete),
-        "refused": sum(r.code == "RESOURCE_EXHAUSTED" and r.has_retry_info for r in results),
+        "refused": sum(r.code == "RESOURCE_EXHAUSTED" for r in results),
         "other": sorted({r.code for r in results} - {"OK", "RESOURCE_EXHAUSTED"}),
         "wrong": sum(
             result.is_complete and result.token_ids != expected[i % 16]
@@ -57,14 +72,15 @@ async def streams(server: ServerProcess, args: argparse.Namespace) -> dict[str, 
     }
 
 
-async def _at_once(address: str, kinds: Sequence[list[int]], args: argparse.Namespace) -> list[Result]:
-    clients = Clients(address, args.streams)
+async def _at_once(address: str, messages: Sequence[bytes]) -> list[Result]:
+    clients = LightRuns(address, len(messages))
     await clients.connect()
     try:
-        sent = (request(kinds[i % len(kinds)], args.new_tokens) for i in range(args.streams))
-        return await asyncio.gather(*(clients.run(each) for each in sent))
+        with without_collections():
+            traces = await asyncio.gather(*map(clients.run, messages))
     finally:
         await clients.close()
+    return list(map(result_of, traces))
 
 
 async def readers(server: ServerProcess, args: argparse.Namespace) -> dict[str, object]:
@@ -98,47 +114,50 @@ async def _beside(server: ServerProcess, args: argparse.Namespace, *, reading: b
             background.leave_unread(message)
     await background.all_begun()
     clients = Clients(server.address, 16)
-    rate = await _closed_loop(clients, 16, args.seconds, args.new_tokens)
+
+    async def run(index: int) -> Result:
+        return await clients.run(request(prompt_of(index, 16), args.new_tokens))
+
+    results, seconds = await _closed_loop(run, 16, args.seconds)
     await clients.close()
     for task in tasks:
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)
     await background.close()
-    return rate
+    return _num_tokens(results) / seconds
 
 
 async def _closed_loop(
-    clients: Clients | LightRuns, num_clients: int, seconds: float, new_tokens: int
-) -> float:
-    """Tokens per second of complete requests, while each client sends one after the other."""
-    end = time.perf_counter() + seconds
+    run: Callable[[int], Awaitable[R]], num_clients: int, seconds: float
+) -> tuple[list[R], float]:
+    """Each client runs one request, by its index, after the other; and the seconds until all have ended."""
     started = time.perf_counter()
-    num_tokens = 0
+    found: list[R] = []
 
     async def client(number: int) -> None:
-        nonlocal num_tokens
         turn = 0
-        while time.perf_counter() < end:
+        while time.perf_counter() - started < seconds:
             turn += 1
-            result = await clients.run(request(prompt_of(10_000 * number + turn, 16), new_tokens))
-            if result.is_complete:
-                num_tokens += len(result.token_ids)
+            found.append(await run(turn * num_clients + number))
 
     await asyncio.gather(*(client(number) for number in range(num_clients)))
-    return num_tokens / (time.perf_counter() - started)
+    return found, time.perf_counter() - started
+
+
+def _num_tokens(results: Iterable[Result]) -> int:
+    return sum(len(result.token_ids) for result in results if result.is_complete)
 
 
 async def overload(server: ServerProcess, args: argparse.Namespace) -> dict[str, object]:
     """Finds the peak with closed-loop clients, then sends three times as much, whatever comes back."""
     clients = LightRuns(server.address, 400)
     await clients.connect()
-    await _closed_loop(clients, 64, args.warm_up, args.new_tokens)
+    await _peak(clients, args.warm_up, args.new_tokens)
     quiet = await _first_tokens(clients, args.new_tokens)
-    peak = await _closed_loop(clients, 64, args.seconds / 3, args.new_tokens)
+    peak = await _peak(clients, args.seconds / 3, args.new_tokens)
     results = await _open_loop(clients, 3 * peak / args.new_tokens, args.seconds, args.new_tokens)
     started, ended = results[0].sent_at, results[0].sent_at + args.seconds
-    in_time = [r for r in results if r.is_complete and started <= r.sent_at + r.total <= ended]
-    goodput = sum(len(r.token_ids) for r in in_time) / args.seconds
+    goodput = _num_tokens(r for r in results if started <= r.sent_at + r.total <= ended) / args.seconds
     last = max(r.sent_at + r.total for r in results)
     recovery = await _recovery(clients, quiet, ended, args.new_tokens)
     await clients.close()
@@ -154,6 +173,7 @@ async def overload(server: ServerProcess, args: argparse.Namespace) -> dict[str,
         "complete": len(complete),
         "refused": len(refused),
         "other": sorted({r.code for r in results} - {"OK", "RESOURCE_EXHAUSTED"}),
+        "refusal_p50_seconds": percentile(refused, 50),
         "refusal_p99_seconds": percentile(refused, 99),
         "first_token_p50_seconds": percentile(complete, 50),
         "first_token_p99_seconds": percentile(complete, 99),
@@ -163,22 +183,34 @@ async def overload(server: ServerProcess, args: argparse.Namespace) -> dict[str,
     }
 
 
+async def _peak(clients: LightRuns, seconds: float, new_tokens: int) -> float:
+    """Tokens per second of complete requests of 64 clients."""
+    messages = [message_of(index, new_tokens) for index in range(NUM_MESSAGES)]
+    with without_collections():
+        traces, taken = await _closed_loop(
+            lambda index: clients.run(messages[index % NUM_MESSAGES]), 64, seconds
+        )
+    return _num_tokens(map(result_of, traces)) / taken
+
+
 async def _open_loop(
     clients: LightRuns, requests_per_second: float, seconds: float, new_tokens: int
 ) -> list[Result]:
-    started = time.perf_counter()
-    tasks: list[asyncio.Task[Result]] = []
-    while (now := time.perf_counter() - started) < seconds:
-        while len(tasks) < now * requests_per_second:
-            message = request(prompt_of(len(tasks), 16), new_tokens)
-            tasks.append(asyncio.ensure_future(clients.run(message)))
-        await asyncio.sleep(0.005)
-    return await asyncio.gather(*tasks)
+    messages = [message_of(index, new_tokens) for index in range(int(requests_per_second * seconds) + 1)]
+    tasks: list[asyncio.Task[Trace]] = []
+    with without_collections():
+        started = time.perf_counter()
+        while (now := time.perf_counter() - started) < seconds:
+            while len(tasks) < now * requests_per_second:
+                tasks.append(asyncio.ensure_future(clients.run(messages[len(tasks)])))
+            await asyncio.sleep(0.005)
+        traces = await asyncio.gather(*tasks)
+    return list(map(result_of, traces))
 
 
 async def _first_tokens(clients: LightRuns, new_tokens: int) -> float:
     """The median time to the first token of a request that is alone."""
-    runs = [await clients.run(request(prompt_of(i, 16), new_tokens)) for i in range(9)]
+    runs = [result_of(await clients.run(message_of(i, new_tokens))) for i in range(9)]
     return statistics.median(r.first_token for r in runs)
 
 
@@ -187,7 +219,7 @@ async def _recovery(clients: LightRuns, quiet: float, ended: float, new_tokens: 
     turn = 0
     while time.perf_counter() - ended < 60:
         turn += 1
-        result = await clients.run(request(prompt_of(500_000 + turn, 16), new_tokens))
+        result = result_of(await clients.run(message_of(500_000 + turn, new_tokens)))
         if result.is_complete and result.first_token <= max(2 * quiet, quiet + 0.02):
             return max(0.0, result.sent_at - ended)
     return float("inf")

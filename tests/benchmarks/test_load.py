@@ -11,7 +11,7 @@ import grpc
 import pytest
 
 from benchmarks.light_clients import STREAM, LightClients, Trace
-from benchmarks.load import Clients, LightRuns, closed_loop, open_loop, poisson_arrivals, request
+from benchmarks.load import Clients, LightRuns, closed_loop, open_loop, poisson_arrivals, request, result_of
 from tests.coordinator.api.fakes import running
 
 
@@ -178,7 +178,8 @@ async def test_a_light_run_says_what_a_client_would() -> None:
         light, full = LightRuns(service.server.address, 1), Clients(service.server.address, 1)
         for clients in (light, full):
             await clients.connect()
-        found, expected = await light.run(message), await full.run(message)
+        found = result_of(await light.run(message.SerializeToString()))
+        expected = await full.run(message)
         for clients in (light, full):
             await clients.close()
     assert (found.code, found.token_ids) == (expected.code, expected.token_ids) == ("OK", [40, 41, 42])
