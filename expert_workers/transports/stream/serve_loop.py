@@ -70,7 +70,7 @@ class ServeLoop:
         while True:
             before = end - start
             status, start, end, code = _serve.serve(
-                self._server, fd, buffer, start, end, int(1000 * tick), max_ticks
+                self._server, fd, buffer, start, end, max(1, int(1000 * tick)), max_ticks
             )
             match _Status(status):
                 case _Status.FRAME:

@@ -60,8 +60,10 @@ static void sleep_while(_Atomic uint32_t *word, uint32_t value) {
 static void wake_all(_Atomic uint32_t *word) { (void)word; }
 #endif
 
-static void wait_a_little(int spin) {
-    if (spin < SPINS_BEFORE_YIELD) relax();
+/* `spin` counts how often, as far as that matters. */
+static void wait_a_little(int *spin) {
+    if (*spin < SPINS_BEFORE_SLEEP) ++*spin;
+    if (*spin < SPINS_BEFORE_YIELD) relax();
     else sched_yield();
 }
 
@@ -70,10 +72,10 @@ static uint32_t number_of(uint32_t state) { return state >> NUMBER_SHIFT; }
 /* Waits for a job of another number; returns its number. */
 static uint32_t next_job(uint32_t seen) {
     uint32_t state;
-    for (int spin = 0; spin < SPINS_BEFORE_SLEEP; spin++) {
+    for (int spin = 0; spin < SPINS_BEFORE_SLEEP;) {
         state = atomic_load_explicit(&pool.state, memory_order_acquire);
         if (number_of(state) != seen) return number_of(state);
-        wait_a_little(spin);
+        wait_a_little(&spin);
     }
     atomic_fetch_add(&pool.num_sleeping, 1);
     while (number_of(state = atomic_load(&pool.state)) == seen) sleep_while(&pool.state, state);
@@ -149,11 +151,11 @@ void run_parallel(job_fn fn, void *job, int num_threads) {
     if (atomic_load(&pool.num_sleeping) > 0) wake_all(&pool.state);
     fn(job, 0, pool.num_threads);
     atomic_fetch_and(&pool.state, ~WANTED);
-    for (int spin = 0; atomic_load_explicit(&pool.state, memory_order_acquire) & INSIDE; spin++) wait_a_little(spin);
+    for (int spin = 0; atomic_load_explicit(&pool.state, memory_order_acquire) & INSIDE;) wait_a_little(&spin);
     pthread_mutex_unlock(&pool.owner);
 }
 
 void finish_tasks(tasks *t, long count, long total) {
     if (count > 0) atomic_fetch_add_explicit(&t->num_done, count, memory_order_release);
-    for (int spin = 0; atomic_load_explicit(&t->num_done, memory_order_acquire) < total; spin++) wait_a_little(spin);
+    for (int spin = 0; atomic_load_explicit(&t->num_done, memory_order_acquire) < total;) wait_a_little(&spin);
 }

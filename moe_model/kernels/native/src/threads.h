@@ -24,7 +24,7 @@ static inline long take(atomic_long *next, long count) {
     return atomic_fetch_add_explicit(next, count, memory_order_relaxed);
 }
 
-/* `count` of these were done by this thread; returns when all `total` are, whoever did them. */
+/* `count` of these were done by this thread; returns when all `total` are, by any threads. */
 void finish_tasks(tasks *t, long count, long total);
 
 #endif
