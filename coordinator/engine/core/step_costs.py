@@ -18,7 +18,7 @@ MAX_KINDS, HALF_LIFE = 64, 48
 # How far a step moves what is known of its kind, and how many times as slow as that it may count: a
 # machine pauses, and what lasts comes again.
 MOVES, MOST_SLOW = 1 / 8, 2.0
-# Steps between two times that the coefficients are worked out, unless one was of a new kind.
+# Steps between two times that the coefficients are worked out, unless one was of a kind that is hardly known.
 STEPS_PER_FIT = 16
 # The coefficients begin with those found before, so few sweeps do; the ridge keeps those that the steps
 # cannot tell apart from growing.
@@ -126,13 +126,14 @@ class StepCosts:
         kind = self._kinds.pop(load.kind, None)
         if kind is None:
             kind = _Kind(load.terms, seconds, self._num_prefills)
-            self._steps_to_fit = 0
             if len(self._kinds) == MAX_KINDS:
                 del self._kinds[next(iter(self._kinds))]
         else:
             kind.add(load.terms, seconds, self._num_prefills)
         # The one that came last stands last.
         self._kinds[load.kind] = kind
+        if kind.num_steps < 1 / MOVES:
+            self._steps_to_fit = 0
 
     def _fit(self) -> None:
         """The least squares of the relative errors, by coordinate descent."""

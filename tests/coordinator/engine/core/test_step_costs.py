@@ -69,6 +69,17 @@ def test_a_machine_that_becomes_slower_is_believed_and_a_pause_is_not() -> None:
     assert costs.seconds(load) == pytest.approx(0.06, rel=0.05)
 
 
+def test_a_first_step_that_was_slow_is_not_believed_for_long() -> None:
+    """It is all that is known of its kind then: what comes next counts at once."""
+    costs, load = StepCosts(), StepLoad(16, 1600, 512, 65536)
+    costs.observe(load, 2.0)
+    assert costs.seconds(load) == pytest.approx(2.0, rel=0.01)
+    for _ in range(6):
+        costs.observe(load, 0.05)
+        costs.seconds(load)
+    assert costs.seconds(load) < 0.5
+
+
 @given(st.lists(st.tuples(st.integers(0, 64), st.integers(0, 9000), st.integers(0, 600)), max_size=200))
 def test_any_history_is_kept_in_little_and_says_numbers_that_are_not_negative(
     history: list[tuple[int, int, int]],
