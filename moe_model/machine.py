@@ -16,10 +16,12 @@ _MOUNT = "sys/fs/cgroup"
 
 
 class Cores(NamedTuple):
-    """How many threads can run at once, and why no more; for people."""
+    """How many threads can run at once, and why no more; for people. `is_quota`: more of them would run, and
+    all be stopped together when the quota is used up."""
 
     number: int
     why: str
+    is_quota: bool = False
 
 
 def give_back_freed_memory() -> None:
@@ -61,7 +63,7 @@ def usable_cores(root: Path = _ROOT) -> Cores:
     quota = min(_quotas(root), default=float(allowed))
     if quota >= allowed:
         return Cores(allowed, f"it may run on {allowed} cores")
-    return Cores(max(1, int(quota)), f"its control group has a quota of {quota:g} cores")
+    return Cores(max(1, int(quota)), f"its control group has a quota of {quota:g} cores", is_quota=True)
 
 
 def memory_bytes(root: Path = _ROOT) -> int:

@@ -21,7 +21,7 @@ from expert_workers.worker.expert_worker import WorkerSpec
 from moe_model.checkpoint.reader import Checkpoint
 from moe_model.files.private_files import check_private
 from moe_model.halt import Halt
-from moe_model.machine import usable_cores
+from moe_model.machine import Cores, usable_cores
 
 
 @contextmanager
@@ -71,9 +71,7 @@ def worker_spec(checkpoint: Checkpoint, engine: EngineConfig, workers: WorkersCo
     """What every worker is made of, but for its rank."""
     num_threads = workers.num_threads
     if num_threads is None and workers.ray_address is None:
-        # All on this machine: twice their share of its cores, for what a layer gives them to do is uneven.
-        cores = usable_cores().number
-        num_threads = min(cores, max(1, 2 * cores // workers.num_workers))
+        num_threads = threads_of_each(workers.num_workers, usable_cores())
     return WorkerSpec(
         0,
         str(checkpoint.path.resolve()),
@@ -83,6 +81,13 @@ def worker_spec(checkpoint: Checkpoint, engine: EngineConfig, workers: WorkersCo
         kernels=engine.kernels,
         int8=engine.expert_dtype == "int8",
     )
+
+
+def threads_of_each(num_workers: int, cores: Cores) -> int:
+    """Of workers that share these cores: their share, and as much again where only the cores are the limit,
+    for what a layer gives them to do is uneven."""
+    share = cores.number / num_workers
+    return max(1, min(cores.number, int(share if cores.is_quota else 2 * share)))
 
 
 def next_epoch(fleet: Fleet, existing: Iterable[int], timeout: float, halt: Halt) -> int:

@@ -167,14 +167,14 @@ def test_no_more_cores_than_there_is_time_for(tmp_path: Path, case: str) -> None
     groups, files, expected = QUOTAS[case]
     cores = usable_cores(make_root(tmp_path, groups, files))
     assert cores.number == expected
-    assert ("quota" in cores.why) == (expected < 4)
+    assert ("quota" in cores.why) == cores.is_quota == (expected < 4)
 
 
 @pytest.mark.usefixtures("four_cores")
 def test_a_file_that_cannot_be_read_is_no_quota(tmp_path: Path) -> None:
     root = make_root(tmp_path, "0::/a\n", {})
     (root / "sys/fs/cgroup/a/cpu.max").mkdir(parents=True)
-    assert usable_cores(root) == (4, "it may run on 4 cores")
+    assert usable_cores(root) == Cores(4, "it may run on 4 cores")
 
 
 def test_all_memory_is_the_tightest_groups(tmp_path: Path) -> None:
