@@ -163,7 +163,7 @@ class ControlLoop:
 
     def _end(self, why: ClusterError) -> None:
         """The cluster is gone. What is under way computes on with what there is, and waits for what those
-        that are left are loading."""
+        that are left are loading now; what they would load later is not waited for."""
         self._endings.end(why)
         if self._missing() and not any(w.is_busy and (w.is_ready or w.is_here) for w in self._roster.holders):
             self._endings.give_up(why)
