@@ -139,12 +139,14 @@ def result_of(trace: Trace) -> Result:
 @contextmanager
 def without_collections() -> Iterator[None]:
     """Python does not look for garbage meanwhile: a client that stands still makes its server look slow."""
+    was_enabled = gc.isenabled()
     gc.collect()
     gc.disable()
     try:
         yield
     finally:
-        gc.enable()
+        if was_enabled:
+            gc.enable()
 
 
 async def closed_loop(
