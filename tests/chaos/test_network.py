@@ -94,8 +94,13 @@ def service(
             ray.supervised() as restarts,
         ):
             server.wait_ready()
-            actors = {name: len(pids) for name, pids in server.actors().items()}
-            assert actors == {worker.name: 1 for worker in workers}, "each worker has a host of its own"
+            # A fault of the test's own may have cost one of them its first process already.
+            spread = {worker.name: 1 for worker in workers}
+            wait_until(
+                lambda: {name: len(pids) for name, pids in server.actors().items()} == spread,
+                timeout=30,
+                message="not each worker has a host of its own",
+            )
             yield Service(ray, server, restarts)
 
 
