@@ -276,8 +276,13 @@ async def test_an_engine_s_side_that_cannot_be_looked_at_answers_and_is_alive(
         del told.missing
         assert (await front.ask(ScaleWorkers(2, 1.0), PATIENCE)).num_workers == 2
         assert "the engine's side cannot be looked at" in caplog.text
-        before = front._connection.silent_seconds
-        await until(lambda: front._connection.silent_seconds < before)
+        silent = [front._connection.silent_seconds]
+
+        def has_said_more() -> bool:
+            silent.append(front._connection.silent_seconds)
+            return silent[-1] < silent[-2]
+
+        await until(has_said_more)
 
 
 async def test_a_command_that_breaks_is_one_error_and_the_log_has_the_rest(
