@@ -32,7 +32,8 @@ CONNECT_TIMEOUT = 60.0
 
 @dataclass(slots=True)
 class Result:
-    """One request as its client saw it. Times are seconds since it was sent."""
+    """One request as its client saw it. Times are seconds since it was sent. `has_retry_info` is of a refusal;
+    None: its client does not look at that."""
 
     code: str = "OK"
     decided: float = 0.0
@@ -40,7 +41,7 @@ class Result:
     total: float = 0.0
     token_ids: list[int] = field(default_factory=list)
     cached: int = 0
-    has_retry_info: bool = False
+    has_retry_info: bool | None = False
     sent_at: float = 0.0
 
     @property
@@ -125,7 +126,7 @@ class LightRuns:
 
 def result_of(trace: Trace) -> Result:
     """Without the details of a refusal."""
-    result = Result(trace.code, total=trace.ended - trace.due, sent_at=trace.due)
+    result = Result(trace.code, total=trace.ended - trace.due, has_retry_info=None, sent_at=trace.due)
     for at, data in trace.messages:
         event = pb.GenerateStreamResponse.FromString(data)
         result.decided = result.decided or at - trace.due

@@ -30,12 +30,15 @@ from benchmarks.load import (
 )
 from benchmarks.report import add_out_argument, reporting
 from benchmarks.server_process import ServerProcess, serving
+from expertmesh.v1 import generation_pb2 as pb
 
 DEMO = Path(__file__).parents[1] / "demo" / "checkpoint"
 R = TypeVar("R")
 # As many different prompts as there are (`prompt_of`). One that comes again is computed again: of 16 tokens
 # no whole block is before the last.
 NUM_MESSAGES = 4092
+# Of many streams at once.
+NUM_LOOKED_AT = 20
 Scenario = Callable[[ServerProcess, argparse.Namespace], Awaitable[dict[str, object]]]
 
 
@@ -45,8 +48,8 @@ async def streams(server: ServerProcess, args: argparse.Namespace) -> dict[str, 
     kinds = [prompt_of(i, 16) for i in range(16)]
     expected = [(await alone.run(request(prompt, args.new_tokens))).token_ids for prompt in kinds]
     idle = server.rss_bytes()
-    messages = [request(kinds[i % 16], args.new_tokens).SerializeToString() for i in range(args.streams)]
-    rounds = [await _at_once(server.address, messages) for _ in range(args.rounds)]
+    requests = [request(kinds[i % 16], args.new_tokens) for i in range(args.streams)]
+    rounds = [await _at_once(server.address, requests) for _ in range(args.rounds)]
     after = await alone.run(request(kinds[0], args.new_tokens))
     await alone.close()
     results = [result for found in rounds for result in found]
@@ -56,7 +59,7 @@ async def streams(server: ServerProcess, args: argparse.Namespace) -> dict[str, 
         "streams": args.streams,
         "rounds": args.rounds,
         "complete": len(complete),
-        "refused": sum(r.code == "RESOURCE_EXHAUSTED" for r in results),
+        "refused": sum(r.code == "RESOURCE_EXHAUSTED" and r.has_retry_info is not False for r in results),
         "other": sorted({r.code for r in results} - {"OK", "RESOURCE_EXHAUSTED"}),
         "wrong": sum(
             result.is_complete and result.token_ids != expected[i % 16]
@@ -74,16 +77,23 @@ async def streams(server: ServerProcess, args: argparse.Namespace) -> dict[str, 
     }
 
 
-async def _at_once(address: str, messages: Sequence[bytes]) -> list[Result]:
-    clients = LightRuns(address, len(messages))
-    await clients.connect()
+async def _at_once(address: str, requests: Sequence[pb.GenerateRequest]) -> list[Result]:
+    """The last ones by clients that look at what a refusal says."""
+    messages = [each.SerializeToString() for each in requests[:-NUM_LOOKED_AT]]
+    light, full = LightRuns(address, len(messages)), Clients(address, NUM_LOOKED_AT)
+    for clients in (light, full):
+        await clients.connect()
     try:
         async with asyncio.timeout(TIMEOUT):
             with without_collections():
-                traces = await asyncio.gather(*map(clients.run, messages))
+                traces, results = await asyncio.gather(
+                    asyncio.gather(*map(light.run, messages)),
+                    asyncio.gather(*map(full.run, requests[-NUM_LOOKED_AT:])),
+                )
     finally:
-        await clients.close()
-    return list(map(result_of, traces))
+        for clients in (light, full):
+            await clients.close()
+    return [*map(result_of, traces), *results]
 
 
 async def readers(server: ServerProcess, args: argparse.Namespace) -> dict[str, object]:
