@@ -131,9 +131,9 @@ def test_one_that_is_never_finished_costs_the_next_ones_nothing() -> None:
         pool.close()
 
 
-def test_a_worker_s_error_leaves_the_dispatch_behind_it_whole() -> None:
-    bad = Gate(make_worker(CONFIG, TWICE, 1))
-    failing = [True]
+def failing_once() -> Gate:
+    """Worker 1, whose first answer is an error."""
+    bad, failing = Gate(make_worker(CONFIG, TWICE, 1)), [True]
 
     def change(reply: ExpertReply) -> ExpertReply:
         if failing:
@@ -142,6 +142,11 @@ def test_a_worker_s_error_leaves_the_dispatch_behind_it_whole() -> None:
         return reply
 
     bad.change = change
+    return bad
+
+
+def test_a_worker_s_error_leaves_the_dispatch_behind_it_whole() -> None:
+    bad = failing_once()
     with streams({0: make_worker(CONFIG, TWICE, 0), 1: bad}) as (links, _):
         pool = stream_pool(TWICE, links)
         begun = [pool.begin(1, X_TD, ROUTING) for _ in range(2)]
@@ -268,15 +273,7 @@ def test_counts_are_those_of_python() -> None:
 
 
 def test_what_c_has_on_its_way_outlives_a_link_that_python_fails() -> None:
-    bad, failing = Gate(make_worker(CONFIG, TWICE, 1)), [True]
-
-    def change(reply: ExpertReply) -> ExpertReply:
-        if failing:
-            failing.pop()
-            raise ReplyError("told to fail")
-        return reply
-
-    bad.change = change
+    bad = failing_once()
     with streams({0: make_worker(CONFIG, TWICE, 0), 1: bad}) as (links, _):
         pool = stream_pool(TWICE, links)
         by_python = pool.begin(1, X_TD.T.contiguous().T, ROUTING)
