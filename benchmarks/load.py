@@ -32,8 +32,8 @@ CONNECT_TIMEOUT = 60.0
 
 @dataclass(slots=True)
 class Result:
-    """One request as its client saw it. Times are seconds since it was sent. `has_retry_info` is of a refusal;
-    None: its client does not look at that."""
+    """One request as its client saw it. Times are seconds since it was sent. `has_retry_info`, of a
+    refusal, is None where its client does not look at that."""
 
     code: str = "OK"
     decided: float = 0.0
