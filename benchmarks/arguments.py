@@ -14,7 +14,7 @@ from expertmesh.commands.options import Group, add_options
 from expertmesh.commands.parser import OneLineParser
 from moe_model.names import DTYPE_NAMES
 
-ALL_LLAMA_TYPES = ("f32", "f16", "bf16", "q8_0")
+ALL_LLAMA_TYPES = ("f32", "f16", "bf16", "q8_0", "q4_0")
 # As in peers/models.py, which loads torch.
 PEER_MODELS = ("mixtral", "qwen3_moe")
 # As in published/.
@@ -26,7 +26,7 @@ SYSTEMS = (
     verdict.LLAMA,
     verdict.TRANSFORMERS,
     verdict.OURS_WORKERS,
-    verdict.OURS_INT8,
+    *verdict.OURS_ROUNDED,
     verdict.ORIGIN,
 )
 
@@ -119,7 +119,7 @@ def peers() -> argparse.ArgumentParser:
         "--llama-types",
         type=_choices(*ALL_LLAMA_TYPES),
         help=f"of llama.cpp's weights: some of {','.join(ALL_LLAMA_TYPES)} "
-        "(as many bytes as --dtype, and q8_0)",
+        "(as many bytes as --dtype, q8_0 and q4_0)",
     )
     parser.add_argument(
         "--systems", type=_choices(*SYSTEMS), default=list(SYSTEMS), help=f"some of {','.join(SYSTEMS)} (all)"

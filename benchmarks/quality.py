@@ -20,6 +20,7 @@ from moe_model.assembled import AssembledModel
 from moe_model.checkpoint.reader import Checkpoint
 from moe_model.kernels.choice import HAS_NATIVE, KernelChoice, choose_kernels
 from moe_model.loading import load_local_experts, load_model
+from moe_model.names import WeightForm
 from moe_model.text.tokenizer import Tokenizer
 
 DEFAULT_CHECKPOINT = Path("demo/checkpoint")
@@ -33,15 +34,19 @@ class Way:
     name: str
     kernels: KernelChoice
     dtype: torch.dtype
-    int8: bool = False
+    form: WeightForm = "model"
 
 
 REFERENCE = Way("float32, torch: the reference", "torch", torch.float32)
 WAYS = (
     Way("float32", "native", torch.float32),
-    Way("float32, int8 experts", "native", torch.float32, int8=True),
+    Way("float32, int8 experts", "native", torch.float32, "int8"),
+    Way("float32, q8 experts", "native", torch.float32, "q8"),
+    Way("float32, q4 experts", "native", torch.float32, "q4"),
     Way("bfloat16", "native", torch.bfloat16),
-    Way("bfloat16, int8 experts", "native", torch.bfloat16, int8=True),
+    Way("bfloat16, int8 experts", "native", torch.bfloat16, "int8"),
+    Way("bfloat16, q8 experts", "native", torch.bfloat16, "q8"),
+    Way("bfloat16, q4 experts", "native", torch.bfloat16, "q4"),
     Way("bfloat16, torch", "torch", torch.bfloat16),
 )
 
@@ -73,7 +78,7 @@ def windows(checkpoint: Checkpoint, text: str, length: int, count: int) -> list[
 def log_probs(checkpoint: Checkpoint, way: Way, found: Sequence[Tensor]) -> Iterator[Tensor]:
     """Of each window, [S, V] in float64."""
     kernels = choose_kernels(way.kernels, "cpu")
-    experts = load_local_experts(checkpoint, way.dtype, "cpu", kernels, int8=way.int8)
+    experts = load_local_experts(checkpoint, way.dtype, "cpu", kernels, form=way.form)
     model = AssembledModel(load_model(checkpoint, experts, way.dtype, "cpu", kernels))
     for ids_1S in found:
         logits_1SV, _ = model.forward(ids_1S)

@@ -3,6 +3,7 @@
 What a process needs beside is its libraries' (`PROCESS_BYTES`), the coordinator's cache, and a step's rows.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import prod
 
@@ -11,6 +12,8 @@ import torch
 from moe_model.config import ModelConfig
 from moe_model.families import family_of
 from moe_model.families.base import Shapes
+from moe_model.kernels.quantise import matrix_bytes
+from moe_model.names import WeightForm
 
 # What an interpreter with torch and Ray takes before it has a weight: rounded up from what was seen.
 PROCESS_BYTES = 600 << 20
@@ -39,8 +42,8 @@ class Footprint:
         return self.shared_bytes + cache_tokens * self.cache_bytes_per_token + PROCESS_BYTES
 
 
-def footprint(config: ModelConfig, dtype: torch.dtype, *, int8: bool = False) -> Footprint:
-    """Of a model whose weights are of `dtype`; `int8`: the experts' matrices have 8 bits."""
+def footprint(config: ModelConfig, dtype: torch.dtype, form: WeightForm = "model") -> Footprint:
+    """Of a model whose weights are of `dtype`; the experts' matrices are in `form`."""
     family = family_of(config)
     shared = family.shared_shapes(config)
     # The head's matrix is packed for products, the embedding is read by rows: a tied one is there twice.
@@ -50,18 +53,14 @@ def footprint(config: ModelConfig, dtype: torch.dtype, *, int8: bool = False) ->
     expert = family.expert_shapes(config)
     return Footprint(
         (_num_values(shared) + again) * dtype.itemsize + float32_routers,
-        _int8_bytes(expert, dtype) if int8 else _num_values(expert) * dtype.itemsize,
+        sum(_num_bytes(shape, dtype, form) for shape in expert.values()),
         config.num_expert_modules,
         family.cache_spec(config).values_per_token * dtype.itemsize,
     )
 
 
-def _int8_bytes(shapes: Shapes, dtype: torch.dtype) -> int:
-    """A byte for each value of a matrix, a float32 scale for each of its outputs."""
-    return sum(
-        prod(shape) + 4 * shape[0] if len(shape) == 2 else prod(shape) * dtype.itemsize
-        for shape in shapes.values()
-    )
+def _num_bytes(shape: Sequence[int], dtype: torch.dtype, form: WeightForm) -> int:
+    return matrix_bytes(shape, dtype, form) if len(shape) == 2 else prod(shape) * dtype.itemsize
 
 
 def _num_values(shapes: Shapes) -> int:

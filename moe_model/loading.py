@@ -11,12 +11,14 @@ from moe_model.families import family_of
 from moe_model.halt import Halt
 from moe_model.kernels.base import Kernels
 from moe_model.kernels.choice import step_program
+from moe_model.kernels.quantise import matrix_bytes
 from moe_model.kernels.torch_kernels import TorchKernels
 from moe_model.layers.dense import SharedModel
 from moe_model.layers.dispatch import Expert
 from moe_model.layers.experts import ExpertBackend
 from moe_model.machine import FreedMemory, give_back_freed_memory
 from moe_model.model import Model
+from moe_model.names import WeightForm
 from moe_model.versions.expert_versions import Catalog, ExpertModule
 from moe_model.versions.local_experts import LocalExperts
 
@@ -63,7 +65,7 @@ def load_module(
     device: str | torch.device,
     kernels: Kernels,
     *,
-    int8: bool = False,
+    form: WeightForm = "model",
 ) -> tuple[Expert, int]:
     """One module, from the checkpoint or from its own file, and how many bytes its tensors have in memory.
 
@@ -76,8 +78,8 @@ def load_module(
         tensors = read_expert_file(module.file, config, checkpoint.dtype, dtype, device)
     else:
         raise CheckpointError(f"{module.file.path}: the model has no layer {module.layer} with experts")
-    num_bytes = sum(_num_bytes(tensor, int8=int8) for tensor in tensors.values())
-    return family_of(config).build_expert(config, tensors, kernels, int8=int8), num_bytes
+    num_bytes = sum(_num_bytes(tensor, form) for tensor in tensors.values())
+    return family_of(config).build_expert(config, tensors, kernels, form=form), num_bytes
 
 
 def load_local_experts(
@@ -86,7 +88,7 @@ def load_local_experts(
     device: str | torch.device,
     kernels: Kernels | None = None,
     *,
-    int8: bool = False,
+    form: WeightForm = "model",
     halt: Halt | None = None,
     on_bytes: OnBytes | None = None,
 ) -> LocalExperts:
@@ -98,7 +100,7 @@ def load_local_experts(
 
     def load(module: ExpertModule) -> Expert:
         halt.check()
-        expert, num_bytes = load_module(checkpoint, module, dtype, device, kernels, int8=int8)
+        expert, num_bytes = load_module(checkpoint, module, dtype, device, kernels, form=form)
         freed.add(num_bytes)
         progress.add(1)
         return expert
@@ -129,5 +131,5 @@ class ModuleProgress:
             self._on_bytes(done, self._num_bytes)
 
 
-def _num_bytes(tensor: torch.Tensor, *, int8: bool) -> int:
-    return tensor.numel() if int8 and tensor.dim() == 2 else tensor.nbytes
+def _num_bytes(tensor: torch.Tensor, form: WeightForm) -> int:
+    return matrix_bytes(tensor.shape, tensor.dtype, form) if tensor.dim() == 2 else tensor.nbytes

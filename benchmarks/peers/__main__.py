@@ -30,7 +30,7 @@ from moe_model.families import family_of
 
 # Of as many bytes as ours, and what users take to save some. bfloat16 comes with float16, which llama.cpp
 # multiplies faster where the processor has no instructions for bfloat16.
-LLAMA_TYPES = {"bfloat16": ["bf16", "f16", "q8_0"], "float32": ["f32", "q8_0"]}
+LLAMA_TYPES = {"bfloat16": ["bf16", "f16", "q8_0", "q4_0"], "float32": ["f32", "q8_0", "q4_0"]}
 
 
 def run(args: argparse.Namespace, python: Path, report: Report) -> None:

@@ -112,7 +112,7 @@ def _peers(
 def _ours(name: str, choice: Choice, config: EngineConfig) -> tuple[EngineConfig, int]:
     if name == verdict.OURS_WORKERS:
         return config, choice.num_workers
-    return (replace(config, expert_dtype="int8") if name == verdict.OURS_INT8 else config), 0
+    return replace(config, expert_dtype=verdict.OURS_ROUNDED.get(name, config.expert_dtype)), 0
 
 
 def _agreement(

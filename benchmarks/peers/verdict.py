@@ -6,12 +6,15 @@ from dataclasses import dataclass
 from typing import Literal
 
 from benchmarks.peers.jobs import Load, Timing
+from moe_model.names import WeightForm
 
 Phase = Literal["prefill", "decode"]
 # By system and load, one of each round.
 Timings = Mapping[tuple[str, Load], Sequence[Timing]]
 
-OURS, OURS_INT8, OURS_WORKERS = "ours", "ours-int8", "ours-workers"
+OURS, OURS_WORKERS = "ours", "ours-workers"
+# In this process, with experts that are rounded.
+OURS_ROUNDED: Mapping[str, WeightForm] = {"ours-int8": "int8", "ours-q8": "q8", "ours-q4": "q4"}
 LLAMA, TRANSFORMERS, ORIGIN = "llama.cpp", "transformers", "origin"
 
 

@@ -22,6 +22,7 @@ LLAMA_TYPES = {
     "f16": gguf.GGMLQuantizationType.F16,
     "bf16": gguf.GGMLQuantizationType.BF16,
     "q8_0": gguf.GGMLQuantizationType.Q8_0,
+    "q4_0": gguf.GGMLQuantizationType.Q4_0,
 }
 # By model_type: llama.cpp's name; whether it turns neighbours, not halves, of a head; where experts are.
 ARCHITECTURES = {"mixtral": "llama", "qwen3_moe": "qwen3moe"}

@@ -15,10 +15,13 @@ from moe_model.checkpoint.reader import Checkpoint
 from moe_model.config import ModelConfig
 from moe_model.families import family_of
 from moe_model.footprint import PROCESS_BYTES, footprint
-from moe_model.names import DtypeName
+from moe_model.names import WEIGHT_FORMS, DtypeName, WeightForm
 
 # As `serve` takes --dtype and --expert-dtype.
-_SERVED_AS: tuple[tuple[DtypeName, bool], ...] = (("float32", False), ("bfloat16", False), ("bfloat16", True))
+_SERVED_AS: tuple[tuple[DtypeName, WeightForm], ...] = (
+    ("float32", "model"),
+    *(("bfloat16", form) for form in WEIGHT_FORMS),
+)
 _NUMS_WORKERS = (1, 2, 3, 4, 8)
 
 
@@ -54,7 +57,7 @@ def describe(checkpoint: Checkpoint) -> dict[str, Any]:
         "tokenizer": TOKENIZER if TOKENIZER in checkpoint.files else None,
         "memory": {
             "process_bytes": PROCESS_BYTES,
-            "served_as": [_memory(checkpoint.config, name, int8) for name, int8 in _SERVED_AS],
+            "served_as": [_memory(checkpoint.config, name, form) for name, form in _SERVED_AS],
         },
         "fingerprint": checkpoint.fingerprint,
         "num_bytes": sum(entry.size for entry in checkpoint.files.values()),
@@ -66,12 +69,12 @@ def describe(checkpoint: Checkpoint) -> dict[str, Any]:
     }
 
 
-def _memory(config: ModelConfig, dtype: DtypeName, int8: bool) -> dict[str, Any]:
+def _memory(config: ModelConfig, dtype: DtypeName, form: WeightForm) -> dict[str, Any]:
     """What each process keeps, beside `process_bytes`; of the coordinator also what its cache holds."""
-    found = footprint(config, DTYPES[dtype], int8=int8)
+    found = footprint(config, DTYPES[dtype], form)
     return {
         "dtype": dtype,
-        "expert_dtype": "int8" if int8 else "model",
+        "expert_dtype": form,
         "shared_bytes": found.shared_bytes,
         "expert_bytes": found.expert_bytes,
         "num_experts": found.num_modules,

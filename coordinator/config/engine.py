@@ -8,7 +8,7 @@ from coordinator.engine.options import DEFAULT_BLOCK_SIZE
 from expertmesh.commands.options import Option
 from expertmesh.commands.values import mebibytes, number_of_threads, positive, positive_number
 from moe_model.errors import ConfigError
-from moe_model.names import DtypeName, KernelChoice
+from moe_model.names import DtypeName, KernelChoice, WeightForm
 
 AUTO = "auto"
 
@@ -35,11 +35,11 @@ class EngineConfig:
         DtypeName, Option("--dtype", help="of weights and activations; float32 is exact (%(default)s)")
     ] = "float32"
     expert_dtype: Annotated[
-        Literal["model", "int8"],
+        WeightForm,
         Option(
             "--expert-dtype",
-            help="of the experts' matrices; int8 halves their memory against bfloat16 and is not exact "
-            "(%(default)s)",
+            help="of the experts' matrices; int8 and q8 halve their memory against bfloat16, q4 takes a "
+            "quarter of it; none of them is exact (%(default)s)",
         ),
     ] = "model"
     kernels: Annotated[

@@ -41,10 +41,10 @@ def open_experts(
     halt.check()
     if workers.num_workers == 0:
         phases("experts")
-        device, int8 = device_of(engine), engine.expert_dtype == "int8"
+        device, form = device_of(engine), engine.expert_dtype
         kernels = choose_kernels(engine.kernels, device, engine.num_threads)
         dtype, on_bytes = dtype_of(engine), phases.progress
-        yield load_local_experts(checkpoint, dtype, device, kernels, int8=int8, halt=halt, on_bytes=on_bytes)
+        yield load_local_experts(checkpoint, dtype, device, kernels, form=form, halt=halt, on_bytes=on_bytes)
         return
     # With it comes Ray, which is large.
     opener = import_module("coordinator.server.open_workers")

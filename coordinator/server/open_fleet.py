@@ -79,7 +79,7 @@ def worker_spec(checkpoint: Checkpoint, engine: EngineConfig, workers: WorkersCo
         num_threads=num_threads,
         fingerprint=checkpoint.fingerprint,
         kernels=engine.kernels,
-        int8=engine.expert_dtype == "int8",
+        form=engine.expert_dtype,
     )
 
 

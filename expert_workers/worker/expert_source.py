@@ -14,6 +14,7 @@ from moe_model.kernels.choice import KernelChoice, choose_kernels
 from moe_model.layers.dispatch import Expert
 from moe_model.loading import load_module
 from moe_model.machine import FreedMemory
+from moe_model.names import WeightForm
 from moe_model.versions.expert_versions import ExpertModule
 
 
@@ -22,7 +23,7 @@ class WorkerSpec:
     """Which worker it is and how it computes; what it holds, it is told later.
 
     `num_threads` is for a worker with a process of its own, None: all cores of its machine; `fingerprint`
-    None takes any checkpoint at the path; `int8` rounds the experts' matrices to 8 bits.
+    None takes any checkpoint at the path; `form` rounds the experts' matrices.
     """
 
     rank: int
@@ -32,12 +33,12 @@ class WorkerSpec:
     num_threads: int | None = None
     fingerprint: str | None = None
     kernels: KernelChoice = "auto"
-    int8: bool = False
+    form: WeightForm = "model"
 
     @property
     def precision(self) -> str:
         """What all workers must have in common, or it would show which worker computed what."""
-        return dtype_name(self.dtype) + (" with int8 experts" if self.int8 else "")
+        return dtype_name(self.dtype) + ("" if self.form == "model" else f" with {self.form} experts")
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +76,7 @@ class CheckpointSource:
     def read(self, module: ExpertModule) -> tuple[Expert, int]:
         spec, (checkpoint, opened) = self._spec, self._open()
         try:
-            loaded = load_module(checkpoint, module, spec.dtype, spec.device, opened.kernels, int8=spec.int8)
+            loaded = load_module(checkpoint, module, spec.dtype, spec.device, opened.kernels, form=spec.form)
         except (MemoryError, RuntimeError) as error:
             # torch's own, where a device has no more memory, is the second.
             name = expert_file(module.layer, module.expert)

@@ -21,6 +21,7 @@ from moe_model.layers.dense import SharedModel
 from moe_model.layers.dispatch import Expert
 from moe_model.layers.router import RouterWeights, Routing, load_balancing_loss_of_all
 from moe_model.layers.specs import CacheGroup, CachePart, CacheSpec, key_value_parts
+from moe_model.names import WeightForm
 
 _EMBEDDING_STD = 0.02
 
@@ -84,9 +85,14 @@ class DecoderFamily(ABC):
         return kernels.router(rule, weights, config.top_k)
 
     def build_expert(
-        self, config: ModelConfig, tensors: Mapping[str, Tensor], kernels: Kernels, *, int8: bool = False
+        self,
+        config: ModelConfig,
+        tensors: Mapping[str, Tensor],
+        kernels: Kernels,
+        *,
+        form: WeightForm = "model",
     ) -> Expert:
-        return kernels.expert(self.spec(config).expert, tensors, int8=int8)
+        return kernels.expert(self.spec(config).expert, tensors, form=form)
 
     def init_shared(self, config: ModelConfig, generator: torch.Generator) -> dict[str, Tensor]:
         tensors = draw(self.shared_shapes(config), generator, kaiming_bound)

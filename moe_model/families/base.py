@@ -13,6 +13,7 @@ from moe_model.layers.dense import SharedModel
 from moe_model.layers.dispatch import Expert
 from moe_model.layers.router import RouterWeights, Routing
 from moe_model.layers.specs import CacheSpec
+from moe_model.names import WeightForm
 
 Shapes = dict[str, tuple[int, ...]]
 
@@ -74,9 +75,14 @@ class Family(Protocol):
         ConfigError for a number that its rule cannot have."""
 
     def build_expert(
-        self, config: ModelConfig, tensors: Mapping[str, Tensor], kernels: Kernels, *, int8: bool = False
+        self,
+        config: ModelConfig,
+        tensors: Mapping[str, Tensor],
+        kernels: Kernels,
+        *,
+        form: WeightForm = "model",
     ) -> Expert:
-        """One expert module over the given weights; `int8` rounds its matrices to 8 bits."""
+        """One expert module over the given weights; `form` rounds its matrices."""
 
     def init_shared(self, config: ModelConfig, generator: torch.Generator) -> dict[str, Tensor]:
         """Random float32 weights of the shared part."""

@@ -17,6 +17,7 @@ from moe_model.layers.dispatch import Expert, ExpertKey
 from moe_model.layers.router import RouterWeights, Routing, RowSelection
 from moe_model.layers.router_rules import RouterRule
 from moe_model.layers.specs import Activation, ExpertSpec, NormSpec, RotarySpec
+from moe_model.names import WeightForm
 
 Segments = Sequence[tuple[int, int]]
 
@@ -161,9 +162,9 @@ class Kernels(Protocol):
         activation: Activation = "none",
         norm: Norm | None = None,
         *,
-        int8: bool = False,
+        form: WeightForm = "model",
     ) -> Linear:
-        """`int8` rounds the weights to 8 bits, with one scale for each output."""
+        """`form` rounds the weights. Kernels that multiply blocks round rows to blocks of 8 bits too."""
 
     def head_linear(self, weight_HOI: Tensor) -> HeadLinear:
         """y_tho = Σ_i W_hoi x_thi."""
@@ -177,9 +178,11 @@ class Kernels(Protocol):
     def row_gate(self, weight_1D: Tensor) -> RowGate:
         """Of the rows that `weight_1D` is multiplied with."""
 
-    def expert(self, spec: ExpertSpec, tensors: Mapping[str, Tensor], *, int8: bool = False) -> Expert:
-        """One module from tensors of canonical names, for banks of these kernels; `int8` rounds its matrices
-        to 8 bits."""
+    def expert(
+        self, spec: ExpertSpec, tensors: Mapping[str, Tensor], *, form: WeightForm = "model"
+    ) -> Expert:
+        """One module from tensors of canonical names, for banks of these kernels; `form` rounds
+        its matrices."""
 
     def bank(self, experts: Mapping[ExpertKey, Expert]) -> ExpertBank:
         """Modules by layer and slot; each layer's are in the order of the mapping."""

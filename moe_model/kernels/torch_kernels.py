@@ -22,7 +22,7 @@ from moe_model.kernels.base import (
 from moe_model.kernels.cache_layout import CacheLayoutName
 from moe_model.kernels.grouped import GroupedBank
 from moe_model.kernels.linear import TorchHeadLinear, TorchLinear, TorchRowGate
-from moe_model.kernels.quantise import dequantise_int8, quantise_int8
+from moe_model.kernels.quantise import rounded
 from moe_model.layers.dispatch import (
     Expert,
     ExpertKey,
@@ -39,6 +39,7 @@ from moe_model.layers.rotary import TorchRotary
 from moe_model.layers.router import RouterWeights, Routing, RuledRouter
 from moe_model.layers.router_rules import RouterRule
 from moe_model.layers.specs import Activation, ExpertSpec, NormSpec, RotarySpec
+from moe_model.names import WeightForm
 
 
 class TorchKernels:
@@ -64,11 +65,10 @@ class TorchKernels:
         activation: Activation = "none",
         norm: Norm | None = None,
         *,
-        int8: bool = False,
+        form: WeightForm = "model",
     ) -> Linear:
-        """With `int8` the weights are those that 8 bits can say, but kept in their own dtype."""
-        weight_OI = dequantise_int8(*quantise_int8(weight_OI)).to(weight_OI.dtype) if int8 else weight_OI
-        return TorchLinear(weight_OI, bias_O, activation, norm)
+        """Of weights as `form` can say them, but kept in their own dtype; rows are not rounded."""
+        return TorchLinear(rounded(weight_OI, form), bias_O, activation, norm)
 
     def head_linear(self, weight_HOI: Tensor) -> HeadLinear:
         return TorchHeadLinear(weight_HOI)
@@ -84,7 +84,9 @@ class TorchKernels:
     def row_gate(self, weight_1D: Tensor) -> RowGate:
         return TorchRowGate(TorchLinear(weight_1D))
 
-    def expert(self, spec: ExpertSpec, tensors: Mapping[str, Tensor], *, int8: bool = False) -> Expert:
+    def expert(
+        self, spec: ExpertSpec, tensors: Mapping[str, Tensor], *, form: WeightForm = "model"
+    ) -> Expert:
         check_expert(spec, tensors)
         norm, gate = None, None
         if spec.norm is not None:
@@ -92,7 +94,7 @@ class TorchKernels:
 
         def linear(part: str, activation: Activation = "none") -> Linear:
             weight_OI, bias_O = tensors[f"{part}.weight"], tensors.get(f"{part}.bias")
-            return self.linear(weight_OI, bias_O, activation, int8=int8)
+            return self.linear(weight_OI, bias_O, activation, form=form)
 
         if spec.is_gated:
             gate = linear("gate", gate_activation(spec))

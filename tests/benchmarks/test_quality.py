@@ -13,6 +13,6 @@ def test_the_reference_diverges_from_itself_by_nothing_and_8_bits_by_something()
     expected = list(log_probs(checkpoint, REFERENCE, found))
     same = compare(checkpoint, REFERENCE, found, expected)
     assert (same.divergence, same.same_best) == (0.0, 1.0)
-    rounded = compare(checkpoint, Way("int8", "torch", torch.float32, int8=True), found, expected)
+    rounded = compare(checkpoint, Way("int8", "torch", torch.float32, "int8"), found, expected)
     assert 0 < rounded.divergence < 0.05
     assert rounded.perplexity != same.perplexity

@@ -144,6 +144,10 @@ def int8_experts(row: Row, _folder: Path) -> None:
     _check_rounded(row, replace(row.config, expert_dtype="int8"))
 
 
+def q8_experts(row: Row, _folder: Path) -> None:
+    _check_rounded(row, replace(row.config, expert_dtype="q8"))
+
+
 def _check_rounded(row: Row, config: EngineConfig) -> None:
     """Workers change nothing; against float32 log probabilities differ, and not by much."""
     exact, rounded, remote = (
@@ -240,6 +244,7 @@ FEATURES: tuple[Check, ...] = (
     structured_output,
     bfloat16,
     int8_experts,
+    q8_experts,
     sliding_context,
     balance,
     replace_an_expert,

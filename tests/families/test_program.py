@@ -90,7 +90,14 @@ def test_each_variant_of_a_family(name: str, variant: str, tmp_path: Path, compa
 
 @pytest.mark.parametrize(
     "options",
-    [{"dtype": "bfloat16"}, {"expert_dtype": "int8"}, {"dtype": "bfloat16", "expert_dtype": "int8"}],
+    [
+        {"dtype": "bfloat16"},
+        {"expert_dtype": "int8"},
+        {"expert_dtype": "q8"},
+        {"expert_dtype": "q4"},
+        {"dtype": "bfloat16", "expert_dtype": "int8"},
+        {"dtype": "bfloat16", "expert_dtype": "q8"},
+    ],
     ids=lambda options: "-".join(options.values()),
 )
 @pytest.mark.parametrize("family", REGISTRY)

@@ -18,6 +18,8 @@ from moe_model.checkpoint.like import config_like
 from moe_model.checkpoint.random_model import RandomModel
 from moe_model.checkpoint.reader import Checkpoint
 from moe_model.footprint import footprint
+from moe_model.kernels.choice import HAS_NATIVE
+from moe_model.names import WeightForm
 
 SIZES = {
     "hidden_size": 512,
@@ -62,9 +64,9 @@ def counted():
     files = int(fields["RssFile"]) + int(fields["RssShmem"])
     return int(fields["rchar"]), 1024 * int(fields["RssAnon"]), 1024 * (int(fields["VmHWM"]) - files)
 
-def worker(experts):
+def worker(experts, form="model"):
     config = Checkpoint.open(folder).config
-    found = ExpertWorker(WorkerSpec(0, folder, torch.bfloat16, num_threads=1))
+    found = ExpertWorker(WorkerSpec(0, folder, torch.bfloat16, num_threads=1, form=form))
     found.load(checkpoint_modules([(layer, e) for layer in range(config.n_layers) for e in experts]))
     return found
 
@@ -72,6 +74,7 @@ def coordinator():
     return load_model(Checkpoint.open(folder), None, torch.bfloat16, "cpu", choose_kernels("auto", "cpu", 1))
 
 ROLES = {"coordinator": coordinator, "0": lambda: worker((0, 1, 2)), "1": lambda: worker((3, 4, 5))}
+ROLES |= {form: lambda form=form: worker((0, 1, 2), form) for form in sys.argv[2:]}
 # A child has no threads of its parent's, and would wait for them.
 torch.set_num_threads(1)
 # The libraries and the modules are there before anything is counted.
@@ -112,18 +115,19 @@ def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
 
 
 def test_each_process_reads_and_keeps_its_own_part(folder: Path) -> None:
-    command = [sys.executable, "-c", MEASURE, str(folder)]
+    forms: dict[str, WeightForm] = {"q8": "q8", "q4": "q4"} if HAS_NATIVE else {}
+    command = [sys.executable, "-c", MEASURE, str(folder), *forms]
     result = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
     assert result.returncode == 0, result.stderr
     found = {name: Counted(*numbers) for name, *numbers in map(json.loads, result.stdout.splitlines())}
     checkpoint = Checkpoint.open(folder)
     assert len([name for name in checkpoint.files if name.endswith(".safetensors")]) > 3
     sizes = footprint(checkpoint.config, torch.bfloat16)
-    of_worker = sizes.experts_bytes // 2
     stored_shared = sum(entry.size for entry in checkpoint.files.values()) - checkpoint.experts_bytes
     for name, counted in found.items():
         is_worker = name != "coordinator"
-        promised = of_worker if is_worker else sizes.shared_bytes
+        experts_bytes = footprint(checkpoint.config, torch.bfloat16, forms.get(name, "model")).experts_bytes
+        promised = experts_bytes // 2 if is_worker else sizes.shared_bytes
         stored = checkpoint.experts_bytes // 2 if is_worker else stored_shared
         assert stored - OTHER_BYTES <= counted.read <= stored + OTHER_BYTES, name
         assert 0.9 * promised <= counted.kept <= promised + OTHER_MEMORY, name

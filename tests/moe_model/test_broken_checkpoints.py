@@ -15,6 +15,7 @@ from moe_model.checkpoint.reader import Checkpoint
 from moe_model.errors import CheckpointError
 from moe_model.kernels.torch_kernels import TorchKernels
 from moe_model.loading import load_local_experts, load_model
+from moe_model.names import WeightForm
 from moe_model.versions.local_experts import LocalExperts
 from tests.examples import examples
 from tests.moe_model.corruptions import (
@@ -182,14 +183,14 @@ LOADERS: dict[str, Callable[[Checkpoint], object]] = {
     ),
     "bfloat16": lambda checkpoint: AssembledModel.from_checkpoint(checkpoint.path, torch.bfloat16),
     "int8": lambda checkpoint: (
-        load_model(checkpoint, _living(checkpoint, int8=True), torch.float32, "cpu"),
-        _living(checkpoint, int8=True),
+        load_model(checkpoint, _living(checkpoint, form="int8"), torch.float32, "cpu"),
+        _living(checkpoint, form="int8"),
     ),
 }
 
 
-def _living(checkpoint: Checkpoint, *, int8: bool = False) -> LocalExperts:
-    return load_local_experts(checkpoint, torch.float32, "cpu", TorchKernels(), int8=int8)
+def _living(checkpoint: Checkpoint, form: WeightForm = "model") -> LocalExperts:
+    return load_local_experts(checkpoint, torch.float32, "cpu", TorchKernels(), form=form)
 
 
 @pytest.mark.parametrize("load", LOADERS)

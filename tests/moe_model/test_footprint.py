@@ -6,6 +6,7 @@ import torch
 from moe_model.config import ModelConfig
 from moe_model.families import family_of
 from moe_model.footprint import PROCESS_BYTES, footprint
+from moe_model.names import WeightForm
 
 CONFIG = ModelConfig(d_model=16, n_heads=2, n_layers=3, d_ff=24, n_experts=5, top_k=2, vocab_size=40)
 
@@ -34,5 +35,12 @@ def test_an_untied_head_is_there_once() -> None:
 
 
 def test_int8_takes_a_byte_a_value_and_a_scale_an_output() -> None:
-    found = footprint(CONFIG, torch.float32, int8=True).expert_bytes
+    found = footprint(CONFIG, torch.float32, "int8").expert_bytes
     assert found == 2 * 16 * 24 + 4 * (16 + 24) + 4 * (16 + 24 + 2 * 16)
+
+
+@pytest.mark.parametrize(("form", "block_bytes"), [("q8", 34), ("q4", 18)])
+def test_a_block_takes_a_scale_of_two_bytes(form: WeightForm, block_bytes: int) -> None:
+    """16 and 24 inputs are a block each."""
+    found = footprint(CONFIG, torch.bfloat16, form).expert_bytes
+    assert found == block_bytes * (16 + 24) + 2 * (16 + 24 + 2 * 16)

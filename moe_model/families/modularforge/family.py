@@ -27,6 +27,7 @@ from moe_model.layers.dispatch import Expert
 from moe_model.layers.router import RouterWeights, Routing, load_balancing_loss
 from moe_model.layers.router_rules import SoftmaxOfTopK
 from moe_model.layers.specs import CacheSpec, ExpertSpec, NormSpec
+from moe_model.names import WeightForm
 
 _NORM = NormSpec("layer_norm", eps=1e-5)
 _EXPERT = ExpertSpec(norm=_NORM, is_gated=False, activation="gelu", has_biases=True)
@@ -146,9 +147,14 @@ class ModularForge:
         return kernels.router(SoftmaxOfTopK(), weights, config.top_k)
 
     def build_expert(
-        self, config: ModelConfig, tensors: Mapping[str, Tensor], kernels: Kernels, *, int8: bool = False
+        self,
+        config: ModelConfig,
+        tensors: Mapping[str, Tensor],
+        kernels: Kernels,
+        *,
+        form: WeightForm = "model",
     ) -> Expert:
-        return kernels.expert(_EXPERT, dict(map(_canonical, tensors.items())), int8=int8)
+        return kernels.expert(_EXPERT, dict(map(_canonical, tensors.items())), form=form)
 
     def init_shared(self, config: ModelConfig, generator: torch.Generator) -> dict[str, Tensor]:
         """Their own scheme: Xavier uniform for projections, normal(0, 0.02) embedding with a zero PAD row."""

@@ -12,13 +12,14 @@ from moe_model.kernels.native.runtime import Runtime, address_of, rows_of
 from moe_model.layers.dispatch import Expert
 from moe_model.layers.router import Routing
 from moe_model.layers.specs import ExpertSpec
+from moe_model.names import WeightForm
 
 
 class NativeExpert:
     """One expert; of a gated one, gate and up are one matrix."""
 
     def __init__(
-        self, runtime: Runtime, spec: ExpertSpec, tensors: Mapping[str, Tensor], *, int8: bool = False
+        self, runtime: Runtime, spec: ExpertSpec, tensors: Mapping[str, Tensor], *, form: WeightForm = "model"
     ) -> None:
         """`tensors` are checked to be those of the spec."""
         self.spec = spec
@@ -28,9 +29,9 @@ class NativeExpert:
         names = [f"{part}.{kind}" for part in ("up", "gate") for kind in ("weight", "bias")]
         weight_FD, *others = (tensors.get(name) for name in names)
         assert weight_FD is not None
-        up = NativeMatrix(weight_FD, *others, int8=int8, limit=spec.limit)
+        up = NativeMatrix(weight_FD, *others, form=form, limit=spec.limit)
         self.up = NativeLinear(runtime, up, spec.activation, norm)
-        down = NativeMatrix(tensors["down.weight"], tensors.get("down.bias"), int8=int8)
+        down = NativeMatrix(tensors["down.weight"], tensors.get("down.bias"), form=form)
         self.down = NativeLinear(runtime, down)
 
     def __call__(self, x_RD: Tensor) -> Tensor:

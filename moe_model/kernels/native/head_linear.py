@@ -7,7 +7,7 @@ from torch import Tensor
 from moe_model.kernels.native import _kernels
 from moe_model.kernels.native.linear import NativeMatrix
 from moe_model.kernels.native.pack import PANEL
-from moe_model.kernels.native.runtime import Runtime
+from moe_model.kernels.native.runtime import Runtime, row_bytes
 
 
 class NativeHeadLinear:
@@ -37,7 +37,7 @@ class NativeHeadLinear:
             x_THI.stride(0),
             x_THI.stride(1),
             y_THO.data_ptr(),
-            self._runtime.scratch.address(2 * num_tokens * num_heads * (num_in + 1)),
+            self._runtime.scratch.address(num_tokens * num_heads * row_bytes(num_in)),
             self._runtime.num_threads,
         )
         return y_THO

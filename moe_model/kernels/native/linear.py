@@ -3,16 +3,22 @@
 Rows are float32 between the parts, whatever the weights are. Shapes: R rows, I inputs, O outputs, D d_model.
 """
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
 from moe_model.kernels.native import _kernels
-from moe_model.kernels.native.pack import in_turns, pack
-from moe_model.kernels.native.runtime import Runtime, address_of, rows_of
-from moe_model.kernels.quantise import quantise_int8
+from moe_model.kernels.native.pack import PANEL, in_turns, pack, pack_blocks
+from moe_model.kernels.native.runtime import Runtime, address_of, row_bytes, rows_of
+from moe_model.kernels.quantise import quantise_blocks, quantise_int8
 from moe_model.layers.specs import Activation, NormKind, NormSpec, SwigluLimit
+from moe_model.names import WeightForm
 
 _DTYPES = {torch.float32: 0, torch.bfloat16: 1, torch.int8: 2}
+# A megabyte of float32.
+_VALUES_AT_ONCE = 1 << 18
+_BLOCKS: dict[WeightForm, int] = {"q8": 3, "q4": 4}
 _NORMS: dict[NormKind, int] = {"layer_norm": 1, "rms_norm": 2}
 ACTIVATIONS: dict[Activation, int] = {"none": 0, "gelu": 1, "silu": 2}
 
@@ -54,7 +60,7 @@ class NativeNorm:
 
 
 class NativeMatrix:
-    """A matrix in the layout of the kernels, with its bias; `int8` rounds it to 8 bits.
+    """A matrix in the layout of the kernels, with its bias, rounded to `form`.
 
     With a second one of its shape, `gate_OI`, a product is activation(gate(x)) · (x Wᵀ + b), or what `limit`
     says.
@@ -67,24 +73,24 @@ class NativeMatrix:
         gate_OI: Tensor | None = None,
         gate_bias_O: Tensor | None = None,
         *,
-        int8: bool = False,
+        form: WeightForm = "model",
         limit: SwigluLimit | None = None,
     ) -> None:
         assert limit is None or gate_OI is not None
         self.num_out, self.num_in = weight_OI.shape
         self.is_gated = gate_OI is not None
-        values_OI, scale_O = _values(weight_OI, bias_O, int8=int8)
+        packed, scale_O = _packed(weight_OI, gate_OI, form)
+        assert bias_O is None or bias_O.shape == weight_OI.shape[:1]
         bias_O = None if bias_O is None else bias_O.float().contiguous()
-        if gate_OI is None:
-            packed = pack(values_OI)
-        else:
-            gate_values_OI, gate_scale_O = _values(gate_OI, gate_bias_O, int8=int8)
-            packed = pack(gate_values_OI, values_OI)
-            scale_O, bias_O = _both(gate_scale_O, scale_O), _both(gate_bias_O, bias_O)
+        if gate_OI is not None:
+            assert (gate_bias_O is None) == (bias_O is None)
+            if gate_bias_O is not None and bias_O is not None:
+                bias_O = in_turns(gate_bias_O.float(), bias_O)
         # C points into these.
         self._kept = packed, scale_O, bias_O
+        self.num_bytes = sum(part.nbytes for part in self._kept if part is not None)
         self.handle = _kernels.matrix(
-            _DTYPES[packed.dtype],
+            _BLOCKS.get(form) or _DTYPES[packed.dtype],
             address_of(packed),
             address_of(scale_O),
             address_of(bias_O),
@@ -96,15 +102,30 @@ class NativeMatrix:
         )
 
 
-def _values(weight_OI: Tensor, bias_O: Tensor | None, *, int8: bool) -> tuple[Tensor, Tensor | None]:
-    """Values, and the scales of int8 values."""
-    assert bias_O is None or bias_O.shape == weight_OI.shape[:1]
-    return quantise_int8(weight_OI) if int8 else (weight_OI, None)
+def _packed(weight_OI: Tensor, gate_OI: Tensor | None, form: WeightForm) -> tuple[Tensor, Tensor | None]:
+    """Panels, and the scales of int8 ones."""
+    assert gate_OI is None or gate_OI.shape == weight_OI.shape
+    if form == "model":
+        return (pack(weight_OI) if gate_OI is None else pack(gate_OI, weight_OI)), None
+    if form == "int8":
+        values_OI, scale_O = quantise_int8(weight_OI)
+        if gate_OI is None:
+            return pack(values_OI), scale_O
+        gate_values_OI, gate_scale_O = quantise_int8(gate_OI)
+        return pack(gate_values_OI, values_OI), in_turns(gate_scale_O, scale_O)
+    return _rounded_to_blocks([weight_OI] if gate_OI is None else [gate_OI, weight_OI], form), None
 
 
-def _both(gate_O: Tensor | None, up_O: Tensor | None) -> Tensor | None:
-    assert (gate_O is None) == (up_O is None)
-    return None if gate_O is None or up_O is None else in_turns(gate_O.float(), up_O)
+def _rounded_to_blocks(matrices: Sequence[Tensor], form: WeightForm) -> Tensor:
+    """Their panels in turns. Some outputs at a time: what rounding needs beside stays small."""
+    num_out, num_in = matrices[0].shape
+    at_once = PANEL * max(1, _VALUES_AT_ONCE // (PANEL * num_in))
+
+    def packed(first: int) -> Tensor:
+        some = (matrix_OI[first : first + at_once] for matrix_OI in matrices)
+        return torch.stack([pack_blocks(*quantise_blocks(part_OI, form), form) for part_OI in some], dim=1)
+
+    return torch.cat([packed(first) for first in range(0, num_out, at_once)]).flatten(0, 1)
 
 
 class NativeLinear:
@@ -140,7 +161,7 @@ class NativeLinear:
             self.activation_code,
             address_of(residual),
             y.data_ptr(),
-            self._runtime.scratch.address(4 * num_rows * (num_in + 1)),
+            self._runtime.scratch.address(num_rows * row_bytes(num_in)),
             self._runtime.num_threads,
         )
         return y

@@ -38,11 +38,20 @@ from moe_model.layers.router import RouterWeights, RuledRouter
 from moe_model.layers.router_rules import RouterRule
 from moe_model.layers.specs import Activation, ExpertSpec, NormSpec, RotarySpec
 from moe_model.machine import usable_cores
+from moe_model.names import WeightForm
 
 _log = logging.getLogger(__name__)
 
 # From the best to the one that runs everywhere.
-INSTRUCTION_SETS = ("avx512bf16", "avx512", "avx2", "generic")
+INSTRUCTION_SETS = ("avx512bf16", "avx512vnni", "avx512", "avxvnni", "avx2", "generic")
+# What each of them computes as plain C does, before it is used.
+_CHECKED: tuple[tuple[torch.dtype, WeightForm], ...] = (
+    (torch.float32, "model"),
+    (torch.bfloat16, "model"),
+    (torch.float32, "int8"),
+    (torch.float32, "q8"),
+    (torch.float32, "q4"),
+)
 
 
 class NativeKernels:
@@ -76,10 +85,10 @@ class NativeKernels:
         activation: Activation = "none",
         norm: Norm | None = None,
         *,
-        int8: bool = False,
+        form: WeightForm = "model",
     ) -> Linear:
         assert norm is None or isinstance(norm, NativeNorm)
-        return NativeLinear(self._runtime, NativeMatrix(weight_OI, bias_O, int8=int8), activation, norm)
+        return NativeLinear(self._runtime, NativeMatrix(weight_OI, bias_O, form=form), activation, norm)
 
     def head_linear(self, weight_HOI: Tensor) -> HeadLinear:
         return NativeHeadLinear(self._runtime, weight_HOI)
@@ -98,9 +107,11 @@ class NativeKernels:
     def row_gate(self, weight_1D: Tensor) -> RowGate:
         return NativeRowGate(self._runtime, NativeLinear(self._runtime, NativeMatrix(weight_1D)))
 
-    def expert(self, spec: ExpertSpec, tensors: Mapping[str, Tensor], *, int8: bool = False) -> Expert:
+    def expert(
+        self, spec: ExpertSpec, tensors: Mapping[str, Tensor], *, form: WeightForm = "model"
+    ) -> Expert:
         check_expert(spec, tensors)
-        return NativeExpert(self._runtime, spec, tensors, int8=int8)
+        return NativeExpert(self._runtime, spec, tensors, form=form)
 
     def bank(self, experts: Mapping[ExpertKey, Expert]) -> ExpertBank:
         tables = {layer: NativeTable(found) for layer, found in by_layer(experts).items()}
@@ -124,18 +135,21 @@ def _best_that_is_right() -> object:
             handle = _kernels.kernels(name)
         except ValueError:
             continue
-        if all(_agrees(handle, plain, dtype) for dtype in (torch.float32, torch.bfloat16, torch.int8)):
+        if all(_agrees(handle, plain, dtype, form) for dtype, form in _CHECKED):
             return handle
         _log.error("the %s kernels are wrong on this processor and are not used", name)
     return plain
 
 
-def _agrees(handle: object, plain: object, dtype: torch.dtype) -> bool:
+def _agrees(handle: object, plain: object, dtype: torch.dtype, form: WeightForm) -> bool:
+    """Of blocks, to the bit."""
     generator = torch.Generator().manual_seed(0)
     weight_OI = (10 * torch.randn(37, 131, generator=generator)).to(dtype)
     x_RI = torch.randn(7, 131, generator=generator).bfloat16().float()
     got_RO, expected_RO = (
-        NativeLinear(Runtime(kernels, Scratch(), 1), NativeMatrix(weight_OI))(x_RI)
+        NativeLinear(Runtime(kernels, Scratch(), 1), NativeMatrix(weight_OI, form=form))(x_RI)
         for kernels in (handle, plain)
     )
+    if form in ("q8", "q4"):
+        return torch.equal(got_RO, expected_RO)
     return torch.allclose(got_RO, expected_RO, rtol=1e-4, atol=1e-2)

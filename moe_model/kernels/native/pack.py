@@ -1,6 +1,6 @@
-"""Weights in the layout of the kernels: panels of 16 outputs, see src/matrix.h.
+"""Weights in the layout of the kernels: panels of 16 outputs, see src/matrix.h and src/blocks.h.
 
-Shapes: O outputs, I inputs, N panels.
+Shapes: O outputs, I inputs, N panels, B blocks of an output, k inputs of a block.
 """
 
 import torch
@@ -8,8 +8,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from moe_model.kernels.native import _kernels
+from moe_model.names import WeightForm
 
 PANEL = 16
+# Values of blocks are unsigned in memory.
+_OFFSETS: dict[WeightForm, int] = {"q8": 128, "q4": 8}
 
 
 def pack(weight_OI: Tensor, gated_OI: Tensor | None = None) -> Tensor:
@@ -29,6 +32,21 @@ def pack(weight_OI: Tensor, gated_OI: Tensor | None = None) -> Tensor:
     sizes = num_out, num_in, weight_OI.element_size(), parts[0].stride(0)
     _kernels.pack(parts[0].data_ptr(), second, *sizes, packed.data_ptr())
     return packed
+
+
+def pack_blocks(values_OBk: Tensor, scale_OB: Tensor, form: WeightForm) -> Tensor:
+    """Of int8 values and float16 scales: uint8 [N, B, bytes of a block of 16 outputs]."""
+    pad, num_blocks = -len(values_OBk) % PANEL, scale_OB.shape[1]
+    offset = _OFFSETS[form]
+    unsigned_OBk = (values_OBk.to(torch.int16) + offset).to(torch.uint8)
+    if form == "q4":
+        low_OBj, high_OBj = unsigned_OBk.chunk(2, dim=2)
+        unsigned_OBk, offset = low_OBj | high_OBj << 4, offset | offset << 4
+    # Outputs that are filled up are zeros, which are offsets. Four bytes of each output together.
+    filled_OBk = F.pad(unsigned_OBk, (0, 0, 0, 0, 0, pad), value=offset)
+    fours_NBgp4 = filled_OBk.view(-1, PANEL, num_blocks, filled_OBk.shape[2] // 4, 4).permute(0, 2, 3, 1, 4)
+    scale_NBp = F.pad(scale_OB, (0, 0, 0, pad)).view(-1, PANEL, num_blocks).transpose(1, 2)
+    return torch.cat([scale_NBp.contiguous().view(torch.uint8), fours_NBgp4.flatten(2)], dim=2)
 
 
 def _in_rows(weight_OI: Tensor) -> Tensor:

@@ -32,6 +32,11 @@ class Runtime:
     num_threads: int
 
 
+def row_bytes(num_in: int) -> int:
+    """Of a row in whatever form a product reads it: most_row_bytes of src/matrix.h."""
+    return 128 * -(-num_in // 32)
+
+
 def rows_of(x: Tensor, width: int) -> int:
     """How many rows of `width` float32 values the tensor is."""
     shape = x.shape

@@ -120,9 +120,10 @@ def test_inspect_says_what_a_folder_is_and_needs(tmp_path: Path, capsys: pytest.
     printed = inspected(capsys, source)
     expected = {"format": "hugging_face", "family": "mixtral", "quantisation": None, "dtype": "float32"}
     assert printed.items() >= expected.items()
-    float32, bfloat16, int8 = printed["memory"]["served_as"]
+    float32, bfloat16, int8, q8, q4 = printed["memory"]["served_as"]
     assert (float32["expert_bytes"], bfloat16["expert_bytes"]) == (4 * 3 * 6 * 8, 2 * 3 * 6 * 8)
     assert int8["expert_bytes"] == 3 * 6 * 8 + 4 * (6 + 6 + 8)
+    assert (q8["expert_bytes"], q4["expert_bytes"]) == (34 * (6 + 6 + 8), 18 * (6 + 6 + 8))
     # Six experts on four workers: two on the fullest.
     held = {"1": 6, "2": 3, "3": 2, "4": 2, "8": 1}
     assert float32["worker_bytes"] == {n: 4 * 144 * number for n, number in held.items()}

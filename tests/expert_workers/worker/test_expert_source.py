@@ -17,6 +17,7 @@ from moe_model.checkpoint.manifest import expert_file
 from moe_model.checkpoint.reader import Checkpoint
 from moe_model.config import ModelConfig
 from moe_model.errors import WorkerStartError
+from moe_model.names import WEIGHT_FORMS
 from moe_model.versions.expert_versions import ExpertFile, ExpertModule, checkpoint_modules
 from tests.expert_workers.fakes import dealt, make_config
 
@@ -133,8 +134,17 @@ def num_expert_bytes(config: ModelConfig) -> int:
 
 def test_rounded_experts_are_another_precision() -> None:
     precisions = [
-        WorkerSpec(0, "", dtype, int8=int8).precision
+        WorkerSpec(0, "", dtype, form=form).precision
         for dtype in (torch.float32, torch.bfloat16)
-        for int8 in (False, True)
+        for form in WEIGHT_FORMS
     ]
-    assert precisions == ["float32", "float32 with int8 experts", "bfloat16", "bfloat16 with int8 experts"]
+    assert precisions == [
+        "float32",
+        "float32 with int8 experts",
+        "float32 with q8 experts",
+        "float32 with q4 experts",
+        "bfloat16",
+        "bfloat16 with int8 experts",
+        "bfloat16 with q8 experts",
+        "bfloat16 with q4 experts",
+    ]

@@ -6,6 +6,7 @@
 /* Clang knows other pragmas for a function of another instruction set: plain C there. */
 #if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__)
 #define HAS_X86 1
+#include <cpuid.h>
 #include <immintrin.h>
 #else
 #define HAS_X86 0
@@ -120,22 +121,61 @@ static void gemm_pairs_avx512bf16(const matrix *m, const void *x, long stride, i
 }
 #endif
 
-static const gemm_kernels generic = {"generic", gemm_f32_generic, gemm_bf16_generic, gemm_i8_generic, 0};
+static const gemm_kernels generic = {"generic", gemm_f32_generic, gemm_bf16_generic, gemm_i8_generic, 0, &blocks_generic};
 #if HAS_X86
-static const gemm_kernels avx2 = {"avx2", gemm_f32_avx2, gemm_bf16_avx2, gemm_i8_avx2, 0};
-static const gemm_kernels avx512 = {"avx512", gemm_f32_avx512, gemm_bf16_avx512, gemm_i8_avx512, 0};
-static const gemm_kernels avx512bf16 = {"avx512bf16", gemm_f32_avx512, gemm_pairs_avx512bf16, gemm_i8_avx512, 1};
+static const gemm_kernels avx2 = {"avx2", gemm_f32_avx2, gemm_bf16_avx2, gemm_i8_avx2, 0, &blocks_avx2};
+static const gemm_kernels avx512 = {"avx512", gemm_f32_avx512, gemm_bf16_avx512, gemm_i8_avx512, 0, &blocks_avx2};
+static const gemm_kernels avx512vnni = {
+    "avx512vnni", gemm_f32_avx512, gemm_bf16_avx512, gemm_i8_avx512, 0, &blocks_avx512vnni,
+};
+static const gemm_kernels avx512bf16 = {
+    "avx512bf16", gemm_f32_avx512, gemm_pairs_avx512bf16, gemm_i8_avx512, 1, &blocks_avx512vnni,
+};
+
+/* Conversions of float16, for which not every compiler has a name: bit 29 of leaf 1. */
+static int has_float16(void) {
+    unsigned eax, ebx, ecx = 0, edx;
+    return __get_cpuid(1, &eax, &ebx, &ecx, &edx) && ecx >> 29 & 1;
+}
+
+#ifdef HAS_AVXVNNI
+static const gemm_kernels avxvnni = {"avxvnni", gemm_f32_avx2, gemm_bf16_avx2, gemm_i8_avx2, 0, &blocks_avxvnni};
+
+/* Bit 4 of leaf 7.1. */
+static int has_avxvnni(void) {
+    unsigned eax = 0, ebx, ecx, edx;
+    return __get_cpuid_count(7, 1, &eax, &ebx, &ecx, &edx) && eax >> 4 & 1;
+}
+#endif
+
+/* From the worst to the best. */
+static int find_all(const gemm_kernels **found) {
+    int count = 0;
+    found[count++] = &generic;
+    if (!(__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && has_float16())) return count;
+    found[count++] = &avx2;
+#ifdef HAS_AVXVNNI
+    if (has_avxvnni()) found[count++] = &avxvnni;
+#endif
+    if (!(__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+          __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq")))
+        return count;
+    found[count++] = &avx512;
+    if (!__builtin_cpu_supports("avx512vnni")) return count;
+    found[count++] = &avx512vnni;
+    if (__builtin_cpu_supports("avx512bf16")) found[count++] = &avx512bf16;
+    return count;
+}
+#else
+static int find_all(const gemm_kernels **found) {
+    found[0] = &generic;
+    return 1;
+}
 #endif
 
 const gemm_kernels *find_gemm_kernels(const char *name) {
-#if HAS_X86
-    int has_avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
-    int has_avx512 = has_avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-                     __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq");
-    int has_bf16 = has_avx512 && __builtin_cpu_supports("avx512bf16");
-    if (has_bf16 && (name == NULL || strcmp(name, avx512bf16.name) == 0)) return &avx512bf16;
-    if (has_avx512 && (name == NULL || strcmp(name, avx512.name) == 0)) return &avx512;
-    if (has_avx2 && (name == NULL || strcmp(name, avx2.name) == 0)) return &avx2;
-#endif
-    return name == NULL || strcmp(name, generic.name) == 0 ? &generic : NULL;
+    const gemm_kernels *found[6];
+    for (int i = find_all(found) - 1; i >= 0; i--)
+        if (name == NULL || strcmp(name, found[i]->name) == 0) return found[i];
+    return NULL;
 }

@@ -9,15 +9,16 @@
 #include "threads.h"
 
 static long ceil_div(long a, long b) { return (a + b - 1) / b; }
-static long even(long n) { return (n + 1) & ~1L; }
 static long at_most(long a, long b) { return a < b ? a : b; }
-
-static int wants_bf16_rows(const kernel_set *kernels, const matrix *w) {
-    return w->type == WEIGHT_BF16 && kernels->gemm->bf16_wants_bf16_rows;
-}
 
 static void gemm(const kernel_set *kernels, const matrix *w, const void *x, long stride, int num_rows,
                  long first_panel, int count, float *sums) {
+    if (is_of_blocks(w)) {
+        const block_gemm_fn fn = w->type == WEIGHT_Q8 ? kernels->gemm->blocks->q8 : kernels->gemm->blocks->q4;
+        const uint8_t *panels = (const uint8_t *)w->panels + first_panel * panel_bytes(w);
+        fn(panels, blocks_of(w->num_in), x, stride / BLOCK_INPUTS, num_rows, count, sums);
+        return;
+    }
     gemm_fn fn = w->type == WEIGHT_F32 ? kernels->gemm->f32
                  : w->type == WEIGHT_BF16 ? kernels->gemm->bf16
                                           : kernels->gemm->i8;
@@ -30,31 +31,35 @@ static long num_product_tasks(const matrix *w, long num_rows) {
 }
 
 /* One task of y = epilogue(x Wᵀ) over `num_rows` rows that begin at `first_row` of x and of y. */
-static void product_task(const kernel_set *kernels, const epilogue *e, const void *x, long stride, int x_is_bf16,
+static void product_task(const kernel_set *kernels, const epilogue *e, const void *x, long stride, enum row_form form,
                          long first_row, long num_rows, long task) {
     float sums[ROWS_PER_TASK * PANELS_PER_TASK * PANEL];
     const long panels = num_panels(e->w), groups = ceil_div(panels, PANELS_PER_TASK);
     const long row = task / groups * ROWS_PER_TASK, panel = task % groups * PANELS_PER_TASK;
     const int rows = (int)at_most(ROWS_PER_TASK, num_rows - row);
     const int count = (int)at_most(PANELS_PER_TASK, panels - panel);
-    const char *from = (const char *)x + (first_row + row) * stride * (x_is_bf16 ? 2 : 4);
+    const char *from = (const char *)x + row_bytes(form, (first_row + row) * stride);
     gemm(kernels, e->w, from, stride, rows, panel, count, sums);
     kernels->rows->finish(e, sums, first_row + row, rows, panel, count);
 }
 
 typedef struct {
     linear_op *op;
-    int rows_are_bf16;
+    enum row_form form;
     tasks rows;
     atomic_long next_task;
 } linear_job;
 
-static void prepare_row(const linear_op *op, int rows_are_bf16, long row) {
-    const long stride = even(op->w.num_in);
-    const float *x = op->x + row * op->stride;
-    void *to = (char *)op->scratch + row * stride * (rows_are_bf16 ? 2 : 4);
-    op->kernels.rows->normalise(&op->norm, x, op->w.num_in, to, rows_are_bf16);
-    if (rows_are_bf16 && op->w.num_in & 1) ((uint16_t *)to)[op->w.num_in] = 0;
+/* Pairs of bfloat16 are whole: a row's odd last value is one of a pair with zero. */
+static void pad(void *rows, enum row_form form, long row, long width) {
+    if (form == AS_BF16 && width & 1) ((uint16_t *)rows)[row * padded_width(form, width) + width] = 0;
+}
+
+static void prepare_row(const linear_op *op, enum row_form form, long row) {
+    const long width = op->w.num_in;
+    void *to = (char *)op->scratch + row_bytes(form, row * padded_width(form, width));
+    op->kernels.rows->normalise(&op->norm, op->x + row * op->stride, width, to, form);
+    pad(op->scratch, form, row, width);
 }
 
 static void linear_work(void *arg, int thread, int num_threads) {
@@ -64,40 +69,40 @@ static void linear_work(void *arg, int thread, int num_threads) {
     linear_op *op = job->op;
     const void *x = op->x;
     long stride = op->stride;
-    if (op->norm.kind != NORM_NONE || job->rows_are_bf16) {
+    if (op->norm.kind != NORM_NONE || job->form != AS_F32) {
         long done = 0;
-        for (long row; (row = take(&job->rows.next, 1)) < op->num_rows; done++)
-            prepare_row(op, job->rows_are_bf16, row);
+        for (long row; (row = take(&job->rows.next, 1)) < op->num_rows; done++) prepare_row(op, job->form, row);
         finish_tasks(&job->rows, done, op->num_rows);
         x = op->scratch;
-        stride = even(op->w.num_in);
+        stride = padded_width(job->form, op->w.num_in);
     }
-    const epilogue e = {&op->w, op->residual, op->y, op->w.num_out, op->activation, 0};
+    const epilogue e = {&op->w, op->residual, op->y, op->w.num_out, op->activation, AS_F32};
     const long num_tasks = num_product_tasks(&op->w, op->num_rows);
     for (long task; (task = take(&job->next_task, 1)) < num_tasks;)
-        product_task(&op->kernels, &e, x, stride, job->rows_are_bf16, 0, op->num_rows, task);
+        product_task(&op->kernels, &e, x, stride, job->form, 0, op->num_rows, task);
 }
 
 void run_linear(linear_op *op, int num_threads) {
-    linear_job job = {.op = op, .rows_are_bf16 = wants_bf16_rows(&op->kernels, &op->w)};
+    linear_job job = {.op = op, .form = row_form_of(op->kernels.gemm, &op->w)};
     /* A thread without a task would be woken for nothing. */
     run_parallel(linear_work, &job, (int)at_most(num_threads, num_product_tasks(&op->w, op->num_rows)));
 }
 
 typedef struct {
     const head_linear_op *op;
-    int rows_are_bf16;
+    enum row_form form;
     tasks rows;
     atomic_long next_task;
 } head_linear_job;
 
-/* A head's rows follow each other, as bfloat16. */
-static void convert_heads(const head_linear_op *op, long row) {
-    const long num_in = op->w.num_in, width = even(num_in);
+/* A head's rows follow each other, in the form that its product reads. */
+static void convert_heads(const head_linear_op *op, enum row_form form, long row) {
+    const long width = op->w.num_in, padded = padded_width(form, width);
     for (long head = 0; head < op->num_heads; head++) {
-        uint16_t *to = (uint16_t *)op->scratch + (head * op->num_rows + row) * width;
-        op->kernels.rows->to_bf16(op->x + row * op->stride + head * op->apart, num_in, to);
-        if (num_in & 1) to[num_in] = 0;
+        const long place = head * op->num_rows + row;
+        void *to = (char *)op->scratch + row_bytes(form, place * padded);
+        op->kernels.rows->normalise(&(norm){0}, op->x + row * op->stride + head * op->apart, width, to, form);
+        pad(op->scratch, form, place, width);
     }
 }
 
@@ -106,27 +111,27 @@ static void head_linear_work(void *arg, int thread, int num_threads) {
     (void)num_threads;
     head_linear_job *job = arg;
     const head_linear_op *op = job->op;
-    if (job->rows_are_bf16) {
+    const int is_converted = job->form != AS_F32;
+    if (is_converted) {
         long done = 0;
-        for (long row; (row = take(&job->rows.next, 1)) < op->num_rows; done++) convert_heads(op, row);
+        for (long row; (row = take(&job->rows.next, 1)) < op->num_rows; done++) convert_heads(op, job->form, row);
         finish_tasks(&job->rows, done, op->num_rows);
     }
     const long num_out = op->w.num_out, per_head = num_product_tasks(&op->w, op->num_rows);
-    const long converted = op->num_rows * even(op->w.num_in) * 2;
+    const long padded = padded_width(job->form, op->w.num_in), converted = row_bytes(job->form, op->num_rows * padded);
     for (long task; (task = take(&job->next_task, 1)) < per_head * op->num_heads;) {
         const long head = task / per_head;
         matrix w = op->w;
         w.panels = (const char *)w.panels + head * panel_bytes(&w) * num_panels(&w);
-        const epilogue e = {&w, NULL, op->y + head * num_out, op->num_heads * num_out, ACTIVATION_NONE, 0};
+        const epilogue e = {&w, NULL, op->y + head * num_out, op->num_heads * num_out, ACTIVATION_NONE, AS_F32};
         const void *x = op->x + head * op->apart;
-        if (job->rows_are_bf16) x = (const char *)op->scratch + head * converted;
-        product_task(&op->kernels, &e, x, job->rows_are_bf16 ? even(w.num_in) : op->stride, job->rows_are_bf16, 0,
-                     op->num_rows, task % per_head);
+        if (is_converted) x = (const char *)op->scratch + head * converted;
+        product_task(&op->kernels, &e, x, is_converted ? padded : op->stride, job->form, 0, op->num_rows, task % per_head);
     }
 }
 
 void run_head_linear(head_linear_op *op, int num_threads) {
-    head_linear_job job = {.op = op, .rows_are_bf16 = wants_bf16_rows(&op->kernels, &op->w)};
+    head_linear_job job = {.op = op, .form = row_form_of(op->kernels.gemm, &op->w)};
     run_parallel(head_linear_work, &job, num_threads);
 }
 
@@ -143,7 +148,7 @@ static void head_norm_work(void *arg, int thread, int num_threads) {
     for (long row; (row = take(&job->next_row, 1)) < op->num_rows;)
         for (long head = 0; head < op->num_heads; head++) {
             float *x = op->x + row * op->stride + head * op->norm.width;
-            op->kernels.rows->normalise(&op->norm, x, op->norm.width, x, 0);
+            op->kernels.rows->normalise(&op->norm, x, op->norm.width, x, AS_F32);
         }
 }
 
@@ -155,7 +160,7 @@ void run_head_norm(head_norm_op *op, int num_threads) {
 /* Scratch of the experts: normalised rows, hidden rows, and what the experts said. */
 typedef struct {
     experts_op *op;
-    int rows_are_bf16;
+    enum row_form form;
     char *normed, *hidden;
     float *said;
     tasks pairs, up, down;
@@ -163,27 +168,22 @@ typedef struct {
 } experts_job;
 
 long experts_scratch_bytes(const expert_table *table, long num_pairs) {
-    return num_pairs * 4 * (2 * even(table->width) + even(table->hidden_width));
-}
-
-/* Pads its row to pairs of bfloat16, where a value is odd. */
-static void pad(experts_job *job, char *rows, long pair, long width) {
-    if (job->rows_are_bf16 && width & 1) ((uint16_t *)rows)[pair * even(width) + width] = 0;
+    return num_pairs * (2 * most_row_bytes(table->width) + most_row_bytes(table->hidden_width));
 }
 
 static void normalise_pairs(experts_job *job) {
     const experts_op *op = job->op;
     const long width = op->table->width;
-    const long size = even(width) * (job->rows_are_bf16 ? 2 : 4);
+    const long size = row_bytes(job->form, padded_width(job->form, width));
     const segment *s = op->segments;
     long end = s->num_pairs, done = 0;
     for (long pair; (pair = take(&job->pairs.next, 1)) < op->num_pairs; done++) {
         while (pair >= end) end += (++s)->num_pairs;
         const expert *e = &op->table->experts[s->expert];
         const float *x = op->x + (op->row_P == NULL ? pair : op->row_P[pair]) * width;
-        op->kernels.rows->normalise(&e->norm, x, width, job->normed + pair * size, job->rows_are_bf16);
-        pad(job, job->normed, pair, width);
-        pad(job, job->hidden, pair, op->table->hidden_width);
+        op->kernels.rows->normalise(&e->norm, x, width, job->normed + pair * size, job->form);
+        pad(job->normed, job->form, pair, width);
+        pad(job->hidden, job->form, pair, op->table->hidden_width);
     }
     finish_tasks(&job->pairs, done, op->num_pairs);
 }
@@ -203,12 +203,11 @@ static void expert_products(experts_job *job, int is_up) {
             first_pair += s++->num_pairs;
             continue;
         }
-        const long hidden_stride = even(table->hidden_width);
-        const epilogue up = {w, NULL, job->hidden, hidden_stride, table->activation, job->rows_are_bf16};
-        const epilogue down = {w, NULL, job->said, table->width, ACTIVATION_NONE, 0};
-        product_task(&op->kernels, is_up ? &up : &down, is_up ? job->normed : job->hidden,
-                     is_up ? even(table->width) : hidden_stride, job->rows_are_bf16, first_pair, s->num_pairs,
-                     task - first_task);
+        const long stride = padded_width(job->form, w->num_in), hidden = padded_width(job->form, table->hidden_width);
+        const epilogue up = {w, NULL, job->hidden, hidden, table->activation, job->form};
+        const epilogue down = {w, NULL, job->said, table->width, ACTIVATION_NONE, AS_F32};
+        product_task(&op->kernels, is_up ? &up : &down, is_up ? job->normed : job->hidden, stride, job->form, first_pair,
+                     s->num_pairs, task - first_task);
         task = take(&products->next, 1);
         done++;
     }
@@ -273,10 +272,10 @@ void run_experts(experts_op *op, int num_threads) {
     experts_job job = {.op = op};
     const expert_table *table = op->table;
     if (op->num_pairs * table->width * table->hidden_width < FEW_PRODUCTS) num_threads = 1;
-    job.rows_are_bf16 = op->num_segments > 0 && wants_bf16_rows(&op->kernels, &table->experts[op->segments[0].expert].up);
+    if (op->num_segments > 0) job.form = row_form_of(op->kernels.gemm, &table->experts[op->segments[0].expert].up);
     job.normed = op->scratch;
-    job.hidden = job.normed + op->num_pairs * 4 * even(table->width);
-    char *said = job.hidden + op->num_pairs * 4 * even(table->hidden_width);
+    job.hidden = job.normed + op->num_pairs * most_row_bytes(table->width);
+    char *said = job.hidden + op->num_pairs * most_row_bytes(table->hidden_width);
     job.said = op->combination == COMBINE_NOT ? op->out : (float *)said;
     run_parallel(experts_work, &job, num_threads);
 }

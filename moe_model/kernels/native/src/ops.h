@@ -15,7 +15,7 @@ typedef struct {
 } kernel_set;
 
 /* y_RO = activation(x_RI Wᵀ + b) + residual_RO, or what a gated matrix makes; x first through the norm.
- * `scratch` has room for R rows of I + 1 floats where there is a norm, or where rows go as bfloat16. */
+ * `scratch` has room for R rows of most_row_bytes(I) where there is a norm, or where rows go in another form. */
 typedef struct {
     kernel_set kernels;
     matrix w;
@@ -49,7 +49,7 @@ typedef struct {
 void run_route(route_op *op, int num_threads);
 
 /* y_RHO = x_RHI Wᵀ, by a matrix of each head. `w` is that of the first one; the panels of the others follow. `scratch` has
- * room for all rows where they go as bfloat16. */
+ * room for R · H rows of most_row_bytes(I) where they go in another form. */
 typedef struct {
     kernel_set kernels;
     matrix w;

@@ -253,7 +253,7 @@ long run_program(program *p, const program_step *s, long first) {
     return p->num_instructions;
 }
 
-static long linear_bytes(long num_rows, long num_in) { return 4 * num_rows * (num_in + 1); }
+static long linear_bytes(long num_rows, long num_in) { return num_rows * most_row_bytes(num_in); }
 
 static long instruction_bytes(const program_step *s, const instruction *i) {
     switch (i->kind) {

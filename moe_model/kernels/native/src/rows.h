@@ -22,9 +22,9 @@ typedef struct {
     const matrix *w;
     const float *residual; /* of the same stride as y, or NULL */
     void *y;
-    long stride;
+    long stride; /* in elements; of blocks, whole ones */
     int activation;
-    int y_is_bf16;
+    enum row_form y_form;
 } epilogue;
 
 /* Rows of a sequence, and heads of them that see one key head, that attend together. */
@@ -67,8 +67,8 @@ typedef struct {
 } rotation;
 
 typedef struct {
-    /* y may be x where it is float. */
-    void (*normalise)(const norm *n, const float *x, long width, void *y, int y_is_bf16);
+    /* y may be x where it is float. Where y is blocks, the last one is filled up with zeros. */
+    void (*normalise)(const norm *n, const float *x, long width, void *y, enum row_form y_form);
     void (*finish)(const epilogue *e, const float *sums, long first_row, int num_rows, long first_panel,
                    int num_panels);
     /* `scores` has room for `apart` of each head of each row, as many as a row sees at most; out [R, H, value_width]. */

@@ -78,9 +78,47 @@ static void NAME(to_bf16)(const float *x, long n, uint16_t *y) {
     }
 }
 
-static void NAME(store_row)(const float *x, long n, void *y, long at, int y_is_bf16) {
-    if (y_is_bf16) NAME(to_bf16)(x, n, (uint16_t *)y + at);
-    else memcpy((float *)y + at, x, sizeof(float) * n);
+/* One block of `n` values, filled up with zeros; the largest becomes 127 or -127. The largest is found, and what is not finite
+ * with it, by the bits, whose order is that of the numbers: no order of comparing shows. */
+INLINE void NAME(to_block)(const float *x, long n, row_block *to) {
+    float value[BLOCK_INPUTS] = {0};
+    int32_t bits[BLOCK_INPUTS], largest_bits = 0;
+    memcpy(value, x, sizeof(float) * n);
+    memcpy(bits, value, sizeof bits);
+    for (int i = 0; i < BLOCK_INPUTS; i++) {
+        const int32_t magnitude = bits[i] & 0x7fffffff;
+        largest_bits = magnitude > largest_bits ? magnitude : largest_bits;
+    }
+    float largest;
+    memcpy(&largest, &largest_bits, sizeof largest);
+    *to = (row_block){.scale = 0.0f};
+    if (largest_bits >= 0x7f800000) to->scale = NAN;
+    /* Below, a value over its largest one would be no number any more. */
+    if (largest_bits >= 0x7f800000 || largest < 1e-30f) return;
+    const float rate = 127.0f / largest;
+    for (int i = 0; i < BLOCK_INPUTS; i++) value[i] = value[i] * rate + 12582912.0f; /* to the nearest, of two the even */
+    memcpy(bits, value, sizeof bits);
+    int32_t sum = 0;
+    for (int i = 0; i < BLOCK_INPUTS; i++) {
+        const int32_t rounded = bits[i] - 0x4b400000;
+        to->values[i] = (int8_t)rounded;
+        sum += rounded;
+    }
+    to->sum = sum;
+    to->scale = largest / 127.0f;
+}
+
+/* To element `at` of y; of blocks, the first of one. */
+static void NAME(store_row)(const float *x, long n, void *y, long at, enum row_form form) {
+    if (form == AS_BLOCKS) {
+        row_block *to = (row_block *)y + at / BLOCK_INPUTS;
+        for (long i = 0; i < n; i += BLOCK_INPUTS, to++)
+            NAME(to_block)(x + i, n - i < BLOCK_INPUTS ? n - i : BLOCK_INPUTS, to);
+    } else if (form == AS_BF16) {
+        NAME(to_bf16)(x, n, (uint16_t *)y + at);
+    } else {
+        memcpy((float *)y + at, x, sizeof(float) * n);
+    }
 }
 
 /* 1 / (1 + e^-x), by e^-|x|, which cannot overflow; of NaN any number. */
@@ -114,7 +152,7 @@ INLINE void NAME(activate)(int activation, long n, float *row) {
         for (long i = 0; i < n; i += 8) NAME(store8)(row + i, NAME(silu8)(NAME(load8)(row + i)));
 }
 
-static void NAME(layer_norm)(const norm *how, const float *x, long width, void *y, int y_is_bf16) {
+static void NAME(layer_norm)(const norm *how, const float *x, long width, void *y, enum row_form form) {
     const float *weight = how->weight_D, *bias = how->bias_D;
     f32x8 sum = SPLAT8(0.0f);
     long i = 0;
@@ -134,11 +172,11 @@ static void NAME(layer_norm)(const norm *how, const float *x, long width, void *
     for (i = 0; i < width; i += 64) {
         long n = width - i < 64 ? width - i : 64;
         for (long j = 0; j < n; j++) block[j] = (x[i + j] - mean) * rate * weight[i + j] + bias[i + j];
-        NAME(store_row)(block, n, y, i, y_is_bf16);
+        NAME(store_row)(block, n, y, i, form);
     }
 }
 
-static void NAME(rms_norm)(const norm *how, const float *x, long width, void *y, int y_is_bf16) {
+static void NAME(rms_norm)(const norm *how, const float *x, long width, void *y, enum row_form form) {
     f32x8 squares = SPLAT8(0.0f);
     long i = 0;
     for (; i + 8 <= width; i += 8) {
@@ -152,14 +190,14 @@ static void NAME(rms_norm)(const norm *how, const float *x, long width, void *y,
     for (i = 0; i < width; i += 64) {
         long n = width - i < 64 ? width - i : 64;
         for (long j = 0; j < n; j++) block[j] = x[i + j] * rate * how->weight_D[i + j];
-        NAME(store_row)(block, n, y, i, y_is_bf16);
+        NAME(store_row)(block, n, y, i, form);
     }
 }
 
-static void NAME(normalise)(const norm *how, const float *x, long width, void *y, int y_is_bf16) {
-    if (how->kind == NORM_LAYER) NAME(layer_norm)(how, x, width, y, y_is_bf16);
-    else if (how->kind == NORM_RMS) NAME(rms_norm)(how, x, width, y, y_is_bf16);
-    else NAME(store_row)(x, width, y, 0, y_is_bf16);
+static void NAME(normalise)(const norm *how, const float *x, long width, void *y, enum row_form form) {
+    if (how->kind == NORM_LAYER) NAME(layer_norm)(how, x, width, y, form);
+    else if (how->kind == NORM_RMS) NAME(rms_norm)(how, x, width, y, form);
+    else NAME(store_row)(x, width, y, 0, form);
 }
 
 /* One row's sums. By vectors of the width that reads them next: memcpy stores narrower ones, and a load that
@@ -204,13 +242,13 @@ static void NAME(finish_gated)(const epilogue *e, const float *sums, long first_
         float row[PANELS_PER_TASK * PANEL];
         NAME(copy_sums)(sums + (long)r * PANELS_PER_TASK * PANEL, row);
         NAME(to_outputs)(w, first_panel * PANEL, (long)count * PANEL, row);
+        /* The results take the place of what has been read. */
+        const long at = first_panel / 2 * PANEL, left = w->num_out - at, most = count / 2 * PANEL;
         for (int p = 0; p < count; p += 2) {
-            const long at = (first_panel + p) / 2 * PANEL;
-            const long n = w->num_out - at < PANEL ? w->num_out - at : PANEL;
-            float *gate = row + p * PANEL, *gated = gate + PANEL;
-            NAME(gate_panel)(e, gate, gated);
-            NAME(store_row)(gated, n, e->y, (first_row + r) * e->stride + at, e->y_is_bf16);
+            NAME(gate_panel)(e, row + p * PANEL, row + (p + 1) * PANEL);
+            memcpy(row + p / 2 * PANEL, row + (p + 1) * PANEL, sizeof(float) * PANEL);
         }
+        NAME(store_row)(row, left < most ? left : most, e->y, (first_row + r) * e->stride + at, e->y_form);
     }
 }
 
@@ -231,7 +269,7 @@ static void NAME(finish)(const epilogue *e, const float *sums, long first_row, i
         NAME(activate)(e->activation, n, row);
         if (e->residual != NULL)
             for (long i = 0; i < n; i++) row[i] += e->residual[at + i];
-        NAME(store_row)(row, n, e->y, at, e->y_is_bf16);
+        NAME(store_row)(row, n, e->y, at, e->y_form);
     }
 }
 

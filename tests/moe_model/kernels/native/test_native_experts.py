@@ -13,6 +13,7 @@ from moe_model.kernels.torch_kernels import TorchKernels
 from moe_model.layers.expert_selection import ExpertSelection
 from moe_model.layers.router import RouterWeights, Routing, row_selection
 from moe_model.layers.router_rules import SoftmaxOfTopK
+from moe_model.names import WeightForm
 from tests.models import random_weights
 from tests.native import needs_native
 
@@ -26,13 +27,13 @@ E = 5
 RULE = SoftmaxOfTopK()
 
 
-def make_bank(kernels: Kernels, d_model: int = 20, d_ff: int = 37, *, int8: bool = False) -> ExpertBank:
+def make_bank(kernels: Kernels, d_model: int = 20, d_ff: int = 37, form: WeightForm = "model") -> ExpertBank:
     config = ModelConfig(
         d_model=d_model, n_heads=2, n_layers=2, d_ff=d_ff, n_experts=E, top_k=2, vocab_size=8, max_seq_len=8
     )
     family = family_of(config)
     experts = random_weights(config).experts
-    built = {key: family.build_expert(config, found, kernels, int8=int8) for key, found in experts.items()}
+    built = {key: family.build_expert(config, found, kernels, form=form) for key, found in experts.items()}
     return kernels.bank(built)
 
 
@@ -41,16 +42,16 @@ def _routing(num_tokens: int, top_k: int, seed: int) -> Routing:
     return TorchKernels().router(RULE, RouterWeights(torch.eye(E)), top_k)(logits_TE)
 
 
-@given(st.integers(2, 60), st.integers(1, E), st.integers(0, 99), st.booleans())
+@given(st.integers(2, 60), st.integers(1, E), st.integers(0, 99), st.sampled_from(["model", "int8"]))
 @settings(max_examples=examples(60), deadline=None)
-def test_tokens_get_what_torch_gives_them(num_tokens: int, top_k: int, seed: int, int8: bool) -> None:
+def test_tokens_get_what_torch_gives_them(num_tokens: int, top_k: int, seed: int, form: WeightForm) -> None:
     x_TD = torch.randn(num_tokens, 20, generator=torch.Generator().manual_seed(seed))
     routing = _routing(num_tokens, top_k, seed)
     # Places that are absent are left out, and a token may have nothing else.
     routing.expert_ids_TK[0] = E
     routing.weights_TK[0] = 0
-    expected = make_bank(TorchKernels(), int8=int8).run_tokens(1, x_TD, routing)
-    got = make_bank(NativeKernels(), int8=int8).run_tokens(1, x_TD, routing)
+    expected = make_bank(TorchKernels(), form=form).run_tokens(1, x_TD, routing)
+    got = make_bank(NativeKernels(), form=form).run_tokens(1, x_TD, routing)
     torch.testing.assert_close(got, expected, rtol=1e-5, atol=1e-5)
     assert torch.equal(got[0], torch.zeros(20))
 

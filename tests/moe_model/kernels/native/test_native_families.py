@@ -41,7 +41,7 @@ def test_a_gated_product_is_the_formula(
     int8 = dtype == torch.int8
     if not int8:
         gate_OI, up_OI = gate_OI.to(dtype), up_OI.to(dtype)
-    matrix = NativeMatrix(up_OI, up_O, gate_OI, gate_O, int8=int8)
+    matrix = NativeMatrix(up_OI, up_O, gate_OI, gate_O, form="int8" if int8 else "model")
     runtime = Runtime(_kernels.kernels(instruction_set), Scratch(), 2)
     x_RI = torch.randn(num_rows, num_in)
     if int8:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from moe_model.kernels.quantise import dequantise_int8, quantise_int8
 from moe_model.layers.specs import NormSpec
+from moe_model.names import WeightForm
 from tests.native import needs_native
 
 pytest.importorskip("moe_model.kernels.native._kernels", reason="the C kernels are not built")
@@ -32,6 +33,10 @@ def _here() -> list[str]:
             continue
         found.append(name)
     return found
+
+
+def _form(dtype: str) -> WeightForm:
+    return "int8" if dtype == "int8" else "model"
 
 
 HERE = _here()
@@ -61,9 +66,9 @@ def test_is_the_formula(instruction_set: str, num_in: int, num_out: int, dtype: 
     y = x_RI.double() @ numbers_OI.double().T + bias_O.double()
     # Where products are of bfloat16 pairs, the rows are rounded too.
     tolerance = 0.03 if instruction_set == "avx512bf16" and dtype == "bfloat16" else 1e-5
-    plain = kernels.linear(weight_OI, bias_O, int8=dtype == "int8")(x_RI)
+    plain = kernels.linear(weight_OI, bias_O, form=_form(dtype))(x_RI)
     torch.testing.assert_close(plain.double(), y, rtol=tolerance, atol=tolerance)
-    full = kernels.linear(weight_OI, bias_O, "gelu", int8=dtype == "int8")(x_RI, residual_RO)
+    full = kernels.linear(weight_OI, bias_O, "gelu", form=_form(dtype))(x_RI, residual_RO)
     expected = F.gelu(y) + residual_RO.double()
     torch.testing.assert_close(full.double(), expected, rtol=tolerance, atol=tolerance)
 
@@ -80,7 +85,7 @@ def test_a_row_has_the_same_bits_in_every_company(
     dtype: str, num_in: int, num_out: int, num_rows: int, num_threads: int
 ) -> None:
     kernels = NativeKernels(num_threads=num_threads)
-    linear = kernels.linear(_weights(dtype, num_out, num_in)[0], None, "gelu", int8=dtype == "int8")
+    linear = kernels.linear(_weights(dtype, num_out, num_in)[0], None, "gelu", form=_form(dtype))
     x_RI = torch.randn(num_rows, num_in)
     together = linear(x_RI)
     for row in range(num_rows):
@@ -93,7 +98,7 @@ def test_wider_vectors_change_no_bit(dtype: str) -> None:
     weight_OI, _ = _weights(dtype, 100, 300)
     x_RI = torch.randn(9, 300)
     narrow, wide = (
-        NativeKernels(name).linear(weight_OI, int8=dtype == "int8")(x_RI) for name in ("avx2", "avx512")
+        NativeKernels(name).linear(weight_OI, form=_form(dtype))(x_RI) for name in ("avx2", "avx512")
     )
     assert torch.equal(narrow, wide)
 

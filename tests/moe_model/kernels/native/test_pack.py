@@ -7,7 +7,9 @@ from torch import Tensor
 
 pytest.importorskip("moe_model.kernels.native._kernels", exc_type=ImportError)
 
-from moe_model.kernels.native.pack import PANEL, in_turns, pack
+from moe_model.kernels.native.pack import PANEL, in_turns, pack, pack_blocks
+from moe_model.kernels.quantise import BLOCK, quantise_blocks
+from moe_model.names import WeightForm
 
 DTYPES = [torch.float32, torch.bfloat16, torch.int8]
 SIZES = [(1, 1), (16, 16), (17, 33), (40, 7), (5, 64), (33, 18)]
@@ -55,3 +57,30 @@ def test_vectors_in_turns() -> None:
     assert both.view(-1, PANEL)[0].tolist() == gate_O[:16].tolist()
     assert both.view(-1, PANEL)[1].tolist() == up_O[:16].tolist()
     assert both.view(-1, PANEL)[2].tolist() == [17.0, 18.0] + 14 * [0.0]
+
+
+def unpacked(packed: Tensor, form: WeightForm) -> tuple[Tensor, Tensor]:
+    """Values and scales, number by number, as src/blocks.h says."""
+    num_panels, num_blocks, num_bytes = packed.shape
+    assert num_bytes == PANEL * ({"q8": BLOCK, "q4": BLOCK // 2}[form] + 2)
+    values = torch.empty(num_panels, PANEL, num_blocks, BLOCK, dtype=torch.int8)
+    for output in range(PANEL):
+        for i in range(BLOCK):
+            place = i if form == "q8" else i % 16
+            byte_NB = packed[:, :, 2 * PANEL + place // 4 * 4 * PANEL + 4 * output + place % 4].int()
+            if form == "q4":
+                byte_NB = byte_NB >> 4 if i >= 16 else byte_NB & 15
+            values[:, output, :, i] = byte_NB - (128 if form == "q8" else 8)
+    scale_NBp = packed[:, :, : 2 * PANEL].contiguous().view(torch.float16)
+    return values.flatten(0, 1), scale_NBp.transpose(1, 2).flatten(0, 1)
+
+
+@pytest.mark.parametrize("form", ["q8", "q4"])
+@pytest.mark.parametrize("size", [(1, 1), (16, 32), (17, 33), (40, 70)], ids=str)
+def test_blocks(size: tuple[int, int], form: WeightForm) -> None:
+    blocks = quantise_blocks(torch.randn(size), form)
+    values_OBk, scale_OB = unpacked(pack_blocks(*blocks, form), form)
+    assert torch.equal(values_OBk[: size[0]], blocks[0])
+    assert torch.equal(scale_OB[: size[0]], blocks[1])
+    assert not values_OBk[size[0] :].any()
+    assert not scale_OB[size[0] :].any()

@@ -1,0 +1,15 @@
+/* What vectors of 256 bits have in common, for blocks_impl.h. */
+#define LOAD_q4(at) _mm256_loadu_si256((const __m256i *)(at))
+#define LOW_HALVES(v) _mm256_and_si256(v, _mm256_set1_epi8(15))
+#define HIGH_HALVES(v) _mm256_and_si256(_mm256_srli_epi16(v, 4), _mm256_set1_epi8(15))
+#define LOAD_SCALES(at) _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)(at)))
+#define SPLAT_I _mm256_set1_epi32
+#define SPLAT _mm256_set1_ps
+#define TO_FLOAT _mm256_cvtepi32_ps
+#define ADD _mm256_add_ps
+#define MUL _mm256_mul_ps
+#define LOAD _mm256_loadu_ps
+#define STORE _mm256_storeu_ps
+/* 16 registers: the sums of a block, 2 for a row, its weights, and constants; totals may go to the stack, block by block. */
+#define ROWS_AT_ONCE 4
+#define PANELS_FOR(rows) ((rows) == 1 ? 2 : 1)

@@ -1,0 +1,146 @@
+/* Products with blocks by one instruction set; included once for each, with its vectors defined: V, VI, LANES, NAME(x), LOAD_q8,
+ * DOT_q8, START_q8, LOAD_q4, DOT_q4, LOW_HALVES, HIGH_HALVES, LOAD_SCALES, SPLAT_I, SPLAT, TO_FLOAT, ADD, MUL, LOAD, STORE,
+ * ROWS_AT_ONCE, PANELS_FOR(rows). No include guard: that is the point.
+ *
+ * DOT(sums, w, x) adds four products to each of LANES sums. Where weights are multiplied as the unsigned numbers that they are in
+ * memory, sums start at -START · (sum of the row's integers), which takes the offset off again. */
+
+#define VECS (PANEL / LANES)
+/* Blocks of all rows of a task, and of its panels, that stay in the first level of cache. */
+#define BLOCKS_AT_ONCE 8
+#define MAX_ROWS 6
+#define START_q4 Q4_OFFSET
+#define BYTES_q8 Q8_BYTES
+#define BYTES_q4 Q4_BYTES
+
+#define INLINE static inline __attribute__((always_inline))
+#define UNROLL _Pragma("GCC unroll 64")
+
+INLINE VI NAME(four)(const int8_t *values) {
+    int32_t word;
+    memcpy(&word, values, sizeof word);
+    return SPLAT_I(word);
+}
+
+/* The vectors of `np` panels at `offset` of a block, as LOAD has them. */
+#define LOAD_WEIGHTS(load, offset)                                                                           \
+    VI w[PANELS_PER_TASK * VECS];                                                                            \
+    UNROLL for (int v = 0; v < np * VECS; v++) w[v] = load(at + v / VECS * panel_size + (offset) + v % VECS * LANES * 4)
+
+/* Four inputs of all rows. */
+#define ADD_FOUR(dot, weight, input)                                                                         \
+    UNROLL for (int r = 0; r < mr; r++) {                                                                    \
+        const VI value = NAME(four)(row[r * stride].values + (input));                                       \
+        UNROLL for (int v = 0; v < np * VECS; v++) sum[r * np * VECS + v] =                                  \
+            dot(sum[r * np * VECS + v], weight, value);                                                      \
+    }
+
+#define ADD_BLOCK_q8()                                                                                       \
+    UNROLL for (int g = 0; g < 8; g++) {                                                                     \
+        LOAD_WEIGHTS(LOAD_q8, SCALE_BYTES + g * 4 * PANEL);                                                  \
+        ADD_FOUR(DOT_q8, w[v], 4 * g)                                                                        \
+    }
+
+#define ADD_BLOCK_q4()                                                                                       \
+    UNROLL for (int g = 0; g < 4; g++) {                                                                     \
+        LOAD_WEIGHTS(LOAD_q4, SCALE_BYTES + g * 4 * PANEL);                                                  \
+        ADD_FOUR(DOT_q4, LOW_HALVES(w[v]), 4 * g)                                                            \
+        ADD_FOUR(DOT_q4, HIGH_HALVES(w[v]), 16 + 4 * g)                                                      \
+    }
+
+/* `mr` and `np` are constants to the compiler, so that the sums are registers. */
+#define DEFINE_BLOCK_GEMM(type)                                                                              \
+    INLINE void NAME(tile_##type)(const uint8_t *at, long panel_size, const row_block *row, long stride,     \
+                                  long count, float *totals, const int mr, const int np) {                   \
+        V total[MAX_ROWS * PANELS_PER_TASK * VECS];                                                          \
+        UNROLL for (int i = 0; i < mr * np * VECS; i++) total[i] =                                           \
+            LOAD(totals + i / (np * VECS) * PANELS_PER_TASK * PANEL + i % (np * VECS) * LANES);              \
+        for (long b = 0; b < count; b++, row++, at += BYTES_##type) {                                        \
+            VI sum[MAX_ROWS * PANELS_PER_TASK * VECS];                                                       \
+            UNROLL for (int i = 0; i < mr * np * VECS; i++) sum[i] =                                         \
+                SPLAT_I(-START_##type * row[i / (np * VECS) * stride].sum);                                  \
+            ADD_BLOCK_##type()                                                                               \
+            V scale[PANELS_PER_TASK * VECS];                                                                 \
+            UNROLL for (int v = 0; v < np * VECS; v++) scale[v] =                                            \
+                LOAD_SCALES(at + v / VECS * panel_size + v % VECS * LANES * 2);                              \
+            UNROLL for (int i = 0; i < mr * np * VECS; i++) {                                                \
+                const V both = MUL(scale[i % (np * VECS)], SPLAT(row[i / (np * VECS) * stride].scale));      \
+                total[i] = ADD(total[i], MUL(TO_FLOAT(sum[i]), both));                                       \
+            }                                                                                                \
+        }                                                                                                    \
+        UNROLL for (int i = 0; i < mr * np * VECS; i++)                                                      \
+            STORE(totals + i / (np * VECS) * PANELS_PER_TASK * PANEL + i % (np * VECS) * LANES, total[i]);   \
+    }                                                                                                        \
+    INLINE void NAME(rows_##type)(const uint8_t *at, long panel_size, const row_block *row, long stride,     \
+                                  long count, float *totals, const int mr, int panels) {                     \
+        const int at_once = PANELS_FOR(mr);                                                                  \
+        int p = 0;                                                                                           \
+        for (; p + at_once <= panels; p += at_once)                                                          \
+            NAME(tile_##type)(at + p * panel_size, panel_size, row, stride, count, totals + p * PANEL, mr,   \
+                              at_once);                                                                      \
+        for (; p < panels; p++)                                                                              \
+            NAME(tile_##type)(at + p * panel_size, panel_size, row, stride, count, totals + p * PANEL, mr, 1); \
+    }                                                                                                        \
+    static void NAME(gemm_##type)(const uint8_t *panels, long num_blocks, const row_block *x, long stride,   \
+                                  int num_rows, int num_panels, float *sums) {                               \
+        const long panel_size = num_blocks * BYTES_##type;                                                   \
+        const int num_tiles = (num_rows + ROWS_AT_ONCE - 1) / ROWS_AT_ONCE;                                  \
+        memset(sums, 0, sizeof(float) * PANELS_PER_TASK * PANEL * num_rows);                                 \
+        for (long b = 0; b < num_blocks; b += BLOCKS_AT_ONCE) {                                              \
+            const long count = num_blocks - b < BLOCKS_AT_ONCE ? num_blocks - b : BLOCKS_AT_ONCE;            \
+            const uint8_t *at = panels + b * BYTES_##type;                                                   \
+            for (int t = 0; t < num_tiles; t++) {                                                            \
+                const int r0 = t * num_rows / num_tiles, r1 = (t + 1) * num_rows / num_tiles;                \
+                const row_block *row = x + r0 * stride + b;                                                  \
+                float *to = sums + r0 * PANELS_PER_TASK * PANEL;                                             \
+                switch (r1 - r0) {                                                                           \
+                    case 1: NAME(rows_##type)(at, panel_size, row, stride, count, to, 1, num_panels); break; \
+                    case 2: NAME(rows_##type)(at, panel_size, row, stride, count, to, 2, num_panels); break; \
+                    case 3: NAME(rows_##type)(at, panel_size, row, stride, count, to, 3, num_panels); break; \
+                    case 4: NAME(rows_##type)(at, panel_size, row, stride, count, to, 4, num_panels); break; \
+                    case 5: NAME(rows_##type)(at, panel_size, row, stride, count, to, 5, num_panels); break; \
+                    default: NAME(rows_##type)(at, panel_size, row, stride, count, to, 6, num_panels); break; \
+                }                                                                                            \
+            }                                                                                                \
+        }                                                                                                    \
+    }
+
+DEFINE_BLOCK_GEMM(q8)
+DEFINE_BLOCK_GEMM(q4)
+
+const block_kernels NAME(blocks) = {NAME(gemm_q8), NAME(gemm_q4)};
+
+#undef DEFINE_BLOCK_GEMM
+#undef ADD_BLOCK_q8
+#undef ADD_BLOCK_q4
+#undef ADD_FOUR
+#undef LOAD_WEIGHTS
+#undef UNROLL
+#undef INLINE
+#undef BYTES_q8
+#undef BYTES_q4
+#undef START_q4
+#undef MAX_ROWS
+#undef BLOCKS_AT_ONCE
+#undef VECS
+#undef NAME
+#undef V
+#undef VI
+#undef LANES
+#undef LOAD_q8
+#undef DOT_q8
+#undef START_q8
+#undef LOAD_q4
+#undef DOT_q4
+#undef LOW_HALVES
+#undef HIGH_HALVES
+#undef LOAD_SCALES
+#undef SPLAT_I
+#undef SPLAT
+#undef TO_FLOAT
+#undef ADD
+#undef MUL
+#undef LOAD
+#undef STORE
+#undef ROWS_AT_ONCE
+#undef PANELS_FOR
