@@ -39,7 +39,8 @@ class EngineBenchmark:
     """What of the product's configuration `bench engine` varies."""
 
     engine: Annotated[
-        EngineConfig, Group(only=("dtype", "expert_dtype", "kernels", "num_threads", "micro_batches"))
+        EngineConfig,
+        Group(only=("dtype", "expert_dtype", "shared_dtype", "kernels", "num_threads", "micro_batches")),
     ] = _BFLOAT16
     workers: Annotated[WorkersConfig, Group(only=("replicas", "transport"))] = field(
         default_factory=WorkersConfig

@@ -35,6 +35,7 @@ class Way:
     kernels: KernelChoice
     dtype: torch.dtype
     form: WeightForm = "model"
+    shared_form: WeightForm = "model"
 
 
 REFERENCE = Way("float32, torch: the reference", "torch", torch.float32)
@@ -42,7 +43,9 @@ WAYS = (
     Way("float32", "native", torch.float32),
     Way("float32, int8 experts", "native", torch.float32, "int8"),
     Way("float32, q8 experts", "native", torch.float32, "q8"),
+    Way("float32, all in q8", "native", torch.float32, "q8", "q8"),
     Way("float32, q4 experts", "native", torch.float32, "q4"),
+    Way("float32, all in q4", "native", torch.float32, "q4", "q4"),
     Way("bfloat16", "native", torch.bfloat16),
     Way("bfloat16, int8 experts", "native", torch.bfloat16, "int8"),
     Way("bfloat16, q8 experts", "native", torch.bfloat16, "q8"),
@@ -79,7 +82,7 @@ def log_probs(checkpoint: Checkpoint, way: Way, found: Sequence[Tensor]) -> Iter
     """Of each window, [S, V] in float64."""
     kernels = choose_kernels(way.kernels, "cpu")
     experts = load_local_experts(checkpoint, way.dtype, "cpu", kernels, form=way.form)
-    model = AssembledModel(load_model(checkpoint, experts, way.dtype, "cpu", kernels))
+    model = AssembledModel(load_model(checkpoint, experts, way.dtype, "cpu", kernels, form=way.shared_form))
     for ids_1S in found:
         logits_1SV, _ = model.forward(ids_1S)
         yield F.log_softmax(logits_1SV[0].double(), dim=-1)

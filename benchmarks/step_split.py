@@ -213,7 +213,8 @@ def timed_engine(
     spec = family_of(checkpoint.config).cache_spec(checkpoint.config)
     cache = KVCache(spec, sizes, dtype_of(config), layout=kernels.cache_layout)
     tensors = checkpoint.read_shared(dtype_of(config), "cpu")
-    shared = family_of(checkpoint.config).build_shared(checkpoint.config, tensors, kernels)
+    family, form = family_of(checkpoint.config), config.shared_dtype
+    shared = family.build_shared(checkpoint.config, tensors, kernels, form=form)
     program = step_program(kernels, shared)
     timed = _timed_shared(shared, split)
     timed_experts = _TimedExperts(experts, split, is_remote)

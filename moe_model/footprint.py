@@ -11,7 +11,6 @@ import torch
 
 from moe_model.config import ModelConfig
 from moe_model.families import family_of
-from moe_model.families.base import Shapes
 from moe_model.kernels.quantise import matrix_bytes
 from moe_model.names import WeightForm
 
@@ -42,17 +41,23 @@ class Footprint:
         return self.shared_bytes + cache_tokens * self.cache_bytes_per_token + PROCESS_BYTES
 
 
-def footprint(config: ModelConfig, dtype: torch.dtype, form: WeightForm = "model") -> Footprint:
-    """Of a model whose weights are of `dtype`; the experts' matrices are in `form`."""
+def footprint(
+    config: ModelConfig, dtype: torch.dtype, form: WeightForm = "model", shared_form: WeightForm = "model"
+) -> Footprint:
+    """Of a model whose weights are of `dtype`; the experts' matrices are in `form`, what else rows are
+    multiplied with in `shared_form`."""
     family = family_of(config)
     shared = family.shared_shapes(config)
     # The head's matrix is packed for products, the embedding is read by rows: a tied one is there twice.
-    again = prod(shared["embedding.weight"]) if config.tie_embedding else 0
+    embedding = shared["embedding.weight"]
+    again = _num_bytes(embedding, dtype, shared_form) if config.tie_embedding else 0
     # Routers choose in float32; as they came they are kept for experts to come.
     float32_routers = 4 * config.num_expert_modules * config.d_model
     expert = family.expert_shapes(config)
+    forms: dict[str, WeightForm] = {name: "model" for name in shared if _is_exact(name)}
+    of_shared = sum(_num_bytes(shape, dtype, forms.get(name, shared_form)) for name, shape in shared.items())
     return Footprint(
-        (_num_values(shared) + again) * dtype.itemsize + float32_routers,
+        of_shared + again + float32_routers,
         sum(_num_bytes(shape, dtype, form) for shape in expert.values()),
         config.num_expert_modules,
         family.cache_spec(config).values_per_token * dtype.itemsize,
@@ -63,5 +68,6 @@ def _num_bytes(shape: Sequence[int], dtype: torch.dtype, form: WeightForm) -> in
     return matrix_bytes(shape, dtype, form) if len(shape) == 2 else prod(shape) * dtype.itemsize
 
 
-def _num_values(shapes: Shapes) -> int:
-    return sum(prod(shape) for shape in shapes.values())
+def _is_exact(name: str) -> bool:
+    """Whether a tensor of the shared part stays as it is: what is looked up, routers, matrices of heads."""
+    return name == "embedding.weight" or ".router." in name or ".kv_up." in name

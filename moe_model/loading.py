@@ -30,10 +30,11 @@ def load_model(
     device: str | torch.device,
     kernels: Kernels | None = None,
     on_bytes: OnBytes | None = None,
+    form: WeightForm = "model",
 ) -> Model:
     """As `load_shared`, and the model of it; `kernels` None: torch's."""
     kernels = kernels or TorchKernels()
-    shared = load_shared(checkpoint, dtype, device, kernels, on_bytes)
+    shared = load_shared(checkpoint, dtype, device, kernels, on_bytes, form)
     return model_of(checkpoint, shared, experts, kernels)
 
 
@@ -43,11 +44,13 @@ def load_shared(
     device: str | torch.device,
     kernels: Kernels,
     on_bytes: OnBytes | None = None,
+    form: WeightForm = "model",
 ) -> SharedModel:
-    """Reads the shared part. Raises CheckpointError naming file and tensor, and what `on_bytes` does."""
+    """Reads the shared part; `form` rounds its matrices. Raises CheckpointError naming file and tensor, and
+    what `on_bytes` does."""
     config = checkpoint.config
     tensors = checkpoint.take_shared(dtype, device, on_bytes)
-    shared = family_of(config).build_shared(config, tensors, kernels)
+    shared = family_of(config).build_shared(config, tensors, kernels, form=form)
     assert not tensors, f"a family that has no use for {sorted(tensors)}"
     give_back_freed_memory()
     return shared

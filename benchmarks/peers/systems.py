@@ -112,7 +112,8 @@ def _peers(
 def _ours(name: str, choice: Choice, config: EngineConfig) -> tuple[EngineConfig, int]:
     if name == verdict.OURS_WORKERS:
         return config, choice.num_workers
-    return replace(config, expert_dtype=verdict.OURS_ROUNDED.get(name, config.expert_dtype)), 0
+    experts, others = verdict.OURS_ROUNDED.get(name, (config.expert_dtype, config.shared_dtype))
+    return replace(config, expert_dtype=experts, shared_dtype=others), 0
 
 
 def _agreement(

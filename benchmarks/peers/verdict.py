@@ -13,8 +13,12 @@ Phase = Literal["prefill", "decode"]
 Timings = Mapping[tuple[str, Load], Sequence[Timing]]
 
 OURS, OURS_WORKERS = "ours", "ours-workers"
-# In this process, with experts that are rounded.
-OURS_ROUNDED: Mapping[str, WeightForm] = {"ours-int8": "int8", "ours-q8": "q8", "ours-q4": "q4"}
+# In this process, rounded: (experts, the other matrices). llama.cpp rounds all of them.
+OURS_ROUNDED: Mapping[str, tuple[WeightForm, WeightForm]] = {
+    "ours-int8": ("int8", "model"),
+    "ours-q8": ("q8", "q8"),
+    "ours-q4": ("q4", "q4"),
+}
 LLAMA, TRANSFORMERS, ORIGIN = "llama.cpp", "transformers", "origin"
 
 

@@ -42,6 +42,14 @@ class EngineConfig:
             "quarter of it; none of them is exact (%(default)s)",
         ),
     ] = "model"
+    shared_dtype: Annotated[
+        WeightForm,
+        Option(
+            "--shared-dtype",
+            help="of the other matrices: attention's, dense networks', the head's; as --expert-dtype has it "
+            "(%(default)s)",
+        ),
+    ] = "model"
     kernels: Annotated[
         KernelChoice,
         Option(

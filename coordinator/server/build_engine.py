@@ -43,7 +43,8 @@ def build_engine(
     longest, device = max_context(checkpoint.config, config), device_of(config)
     if part is None:
         kernels = choose_kernels(config.kernels, device, config.num_threads)
-        model = load_model(checkpoint, experts, dtype_of(config), device, kernels, on_bytes)
+        dtype, form = dtype_of(config), config.shared_dtype
+        model = load_model(checkpoint, experts, dtype, device, kernels, on_bytes, form)
     else:
         kernels = part.kernels
         model = model_of(checkpoint, part.result(on_bytes), experts, kernels)

@@ -26,7 +26,13 @@ class SharedPart:
         self._there = 0, 0
         self._on_bytes: OnBytes | None = None
         self._loading: Future[SharedModel] = thread.submit(
-            load_shared, checkpoint, dtype_of(config), device, self.kernels, self._told
+            load_shared,
+            checkpoint,
+            dtype_of(config),
+            device,
+            self.kernels,
+            self._told,
+            config.shared_dtype,
         )
 
     def result(self, on_bytes: OnBytes | None = None) -> SharedModel:

@@ -27,16 +27,22 @@ from moe_model.layers.dense import (
 )
 from moe_model.layers.router import RouterWeights
 from moe_model.layers.specs import NormSpec
+from moe_model.names import WeightForm
 
 
 class DecoderBuilder:
     """Builds the shared part of one model."""
 
     def __init__(
-        self, config: ModelConfig, spec: DecoderSpec, tensors: Mapping[str, Tensor], kernels: Kernels
+        self,
+        config: ModelConfig,
+        spec: DecoderSpec,
+        tensors: Mapping[str, Tensor],
+        kernels: Kernels,
+        weights: WeightForm = "model",
     ) -> None:
         self._config, self._spec = config, spec
-        self._tensors, self._kernels = tensors, kernels
+        self._tensors, self._kernels, self._weights = tensors, kernels, weights
 
     def build(self) -> SharedModel:
         spec, kernels = self._spec, self._kernels
@@ -54,7 +60,7 @@ class DecoderBuilder:
 
     def _head(self, embedding_VD: Tensor) -> Linear:
         head_VD = embedding_VD if self._config.tie_embedding else self._tensors["head.weight"]
-        return self._kernels.linear(head_VD, norm=self._norm("output_norm", self._spec.norm))
+        return self._linear(head_VD, norm=self._norm("output_norm", self._spec.norm))
 
     def _block(self, layer: int, attention: Callable[[int], Attention]) -> Block:
         is_dense, prefix = layer in self._config.dense_layers, f"blocks.{layer}"
@@ -84,8 +90,11 @@ class DecoderBuilder:
     def _network(self, prefix: str) -> Callable[[Tensor], Tensor]:
         names = (f"{part}.weight" for part in ("gate", "up", "down"))
         return self._kernels.expert(
-            SHARED_NETWORK, {name: self._tensors[f"{prefix}.{name}"] for name in names}
+            SHARED_NETWORK, {name: self._tensors[f"{prefix}.{name}"] for name in names}, form=self._weights
         )
+
+    def _linear(self, weight_OI: Tensor, bias_O: Tensor | None = None, norm: Norm | None = None) -> Linear:
+        return self._kernels.linear(weight_OI, bias_O, norm=norm, form=self._weights)
 
     def _attention_maker(self) -> Callable[[int], Attention]:
         """Of a layer; what all layers have in common is made once."""
@@ -98,14 +107,12 @@ class DecoderBuilder:
             prefix = f"blocks.{layer}"
             qkv_O = self._joined(prefix, ("q", "k", "v"), "bias") if attention.has_qkv_biases else None
             return FusedAttention(
-                self._kernels.linear(
+                self._linear(
                     self._joined(prefix, ("q", "k", "v"), "weight"),
                     qkv_O,
                     norm=self._norm_before(f"{prefix}.attn_norm"),
                 ),
-                self._kernels.linear(
-                    self._tensors[f"{prefix}.out.weight"], self._tensors.get(f"{prefix}.out.bias")
-                ),
+                self._linear(self._tensors[f"{prefix}.out.weight"], self._tensors.get(f"{prefix}.out.bias")),
                 config.n_heads,
                 config.n_kv_heads,
                 self._form(attention, layer),
@@ -118,7 +125,7 @@ class DecoderBuilder:
         return make
 
     def _latent_maker(self, attention: LatentAttention) -> Callable[[int], Attention]:
-        builder = LatentBuilder(attention, self._config.n_heads, self._tensors, self._kernels)
+        builder = LatentBuilder(attention, self._config.n_heads, self._tensors, self._kernels, self._weights)
 
         def make(layer: int) -> Attention:
             name = f"blocks.{layer}.attn_norm"

@@ -14,16 +14,22 @@ from moe_model.layers.attention import AttentionForm
 from moe_model.layers.dense import Attention, Join
 from moe_model.layers.latent import AbsorbedAttention, LatentQueries
 from moe_model.layers.specs import NormSpec
+from moe_model.names import WeightForm
 
 
 class LatentBuilder:
     """Builds the attention of one layer after the other; what they have in common is made once."""
 
     def __init__(
-        self, attention: LatentAttention, n_heads: int, tensors: Mapping[str, Tensor], kernels: Kernels
+        self,
+        attention: LatentAttention,
+        n_heads: int,
+        tensors: Mapping[str, Tensor],
+        kernels: Kernels,
+        weights: WeightForm = "model",
     ) -> None:
         self._attention, self._n_heads = attention, n_heads
-        self._tensors, self._kernels = tensors, kernels
+        self._tensors, self._kernels, self._weights = tensors, kernels, weights
         self._norm_spec = NormSpec("rms_norm", attention.norm_eps)
         self._rotary = kernels.rotary(attention.rotary)
         self._form = AttentionForm(attention.scale, value_width=attention.latent_rank)
@@ -53,12 +59,13 @@ class LatentBuilder:
         parts = weight_HOI[:, :plain], weight_HOI[:, -turning:]
         weight_OI = torch.cat([part_HOI.flatten(0, 1) for part_HOI in parts])
         if is_direct:
-            return LatentQueries(None, self._kernels.linear(weight_OI), *widths)
-        up = self._kernels.linear(weight_OI, norm=self._norm(f"{prefix}.q_norm"))
+            return LatentQueries(None, self._kernels.linear(weight_OI, form=self._weights), *widths)
+        up = self._kernels.linear(weight_OI, norm=self._norm(f"{prefix}.q_norm"), form=self._weights)
         return LatentQueries(self._linear(f"{prefix}.q_down"), up, *widths)
 
     def _linear(self, name: str) -> Linear:
-        return self._kernels.linear(self._tensors[f"{name}.weight"], self._tensors.get(f"{name}.bias"))
+        weight_OI, bias_O = self._tensors[f"{name}.weight"], self._tensors.get(f"{name}.bias")
+        return self._kernels.linear(weight_OI, bias_O, form=self._weights)
 
     def _norm(self, name: str) -> Norm:
         return self._kernels.norm(self._norm_spec, self._tensors[f"{name}.weight"])

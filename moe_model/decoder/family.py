@@ -75,9 +75,14 @@ class DecoderFamily(ABC):
         return num_values(self.shared_shapes(config)) + experts
 
     def build_shared(
-        self, config: ModelConfig, tensors: Mapping[str, Tensor], kernels: Kernels
+        self,
+        config: ModelConfig,
+        tensors: Mapping[str, Tensor],
+        kernels: Kernels,
+        *,
+        form: WeightForm = "model",
     ) -> SharedModel:
-        return DecoderBuilder(config, self.spec(config), tensors, kernels).build()
+        return DecoderBuilder(config, self.spec(config), tensors, kernels, form).build()
 
     def build_router(self, config: ModelConfig, weights: RouterWeights, kernels: Kernels) -> Router:
         rule = self.spec(config).rule

@@ -66,9 +66,15 @@ class Family(Protocol):
         """Parameters that one token meets, as its authors count them."""
 
     def build_shared(
-        self, config: ModelConfig, tensors: Mapping[str, Tensor], kernels: Kernels
+        self,
+        config: ModelConfig,
+        tensors: Mapping[str, Tensor],
+        kernels: Kernels,
+        *,
+        form: WeightForm = "model",
     ) -> SharedModel:
-        """The shared part over the given weights, in their dtype and on their device."""
+        """The shared part over the given weights, in their dtype and on their device; `form` rounds what rows
+        are multiplied with, but for routers and the matrices of single heads."""
 
     def build_router(self, config: ModelConfig, weights: RouterWeights, kernels: Kernels) -> Router:
         """A layer's router over any number of experts: they may be exchanged, added and removed. Raises

@@ -144,8 +144,8 @@ def int8_experts(row: Row, _folder: Path) -> None:
     _check_rounded(row, replace(row.config, expert_dtype="int8"))
 
 
-def q8_experts(row: Row, _folder: Path) -> None:
-    _check_rounded(row, replace(row.config, expert_dtype="q8"))
+def q8_weights(row: Row, _folder: Path) -> None:
+    _check_rounded(row, replace(row.config, expert_dtype="q8", shared_dtype="q8"))
 
 
 def _check_rounded(row: Row, config: EngineConfig) -> None:
@@ -244,7 +244,7 @@ FEATURES: tuple[Check, ...] = (
     structured_output,
     bfloat16,
     int8_experts,
-    q8_experts,
+    q8_weights,
     sliding_context,
     balance,
     replace_an_expert,

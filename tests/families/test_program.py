@@ -96,7 +96,7 @@ def test_each_variant_of_a_family(name: str, variant: str, tmp_path: Path, compa
         {"expert_dtype": "q8"},
         {"expert_dtype": "q4"},
         {"dtype": "bfloat16", "expert_dtype": "int8"},
-        {"dtype": "bfloat16", "expert_dtype": "q8"},
+        {"dtype": "bfloat16", "expert_dtype": "q8", "shared_dtype": "q8"},
     ],
     ids=lambda options: "-".join(options.values()),
 )

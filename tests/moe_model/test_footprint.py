@@ -44,3 +44,10 @@ def test_a_block_takes_a_scale_of_two_bytes(form: WeightForm, block_bytes: int) 
     """16 and 24 inputs are a block each."""
     found = footprint(CONFIG, torch.bfloat16, form).expert_bytes
     assert found == block_bytes * (16 + 24) + 2 * (16 + 24 + 2 * 16)
+
+
+def test_the_other_matrices_are_rounded_but_for_routers_and_what_is_looked_up() -> None:
+    plain = footprint(CONFIG, torch.bfloat16).shared_bytes
+    rounded = footprint(CONFIG, torch.bfloat16, shared_form="q8").shared_bytes
+    head, attention = 40, 3 * (3 * 16 + 16)
+    assert plain - rounded == (head + attention) * (2 * 16 - 34)

@@ -111,7 +111,12 @@ class ModularForge:
         return 2 * config.n_experts * config.d_model
 
     def build_shared(
-        self, config: ModelConfig, tensors: Mapping[str, Tensor], kernels: Kernels
+        self,
+        config: ModelConfig,
+        tensors: Mapping[str, Tensor],
+        kernels: Kernels,
+        *,
+        form: WeightForm = "model",
     ) -> SharedModel:
         embedding_VD = tensors["embedding.weight"]
         dtype = kernels.hidden_dtype(embedding_VD.dtype)
@@ -119,18 +124,28 @@ class ModularForge:
         head_VD = embedding_VD if config.tie_embedding else tensors["head.weight"]
         return SharedModel(
             Embedding(embedding_VD, positions_SD, dtype),
-            [self._block(config, tensors, f"blocks.{layer}", kernels) for layer in range(config.n_layers)],
-            kernels.linear(head_VD, norm=_norm(tensors, "output_norm", kernels)),
+            [
+                self._block(config, tensors, f"blocks.{layer}", kernels, form)
+                for layer in range(config.n_layers)
+            ],
+            kernels.linear(head_VD, norm=_norm(tensors, "output_norm", kernels), form=form),
         )
 
     def _block(
-        self, config: ModelConfig, tensors: Mapping[str, Tensor], prefix: str, kernels: Kernels
+        self,
+        config: ModelConfig,
+        tensors: Mapping[str, Tensor],
+        prefix: str,
+        kernels: Kernels,
+        form: WeightForm,
     ) -> Block:
         attention = FusedAttention(
             kernels.linear(
-                tensors[f"{prefix}.qkv.weight"], norm=_norm(tensors, f"{prefix}.attn_norm", kernels)
+                tensors[f"{prefix}.qkv.weight"],
+                norm=_norm(tensors, f"{prefix}.attn_norm", kernels),
+                form=form,
             ),
-            kernels.linear(tensors[f"{prefix}.out.weight"]),
+            kernels.linear(tensors[f"{prefix}.out.weight"], form=form),
             config.n_heads,
             config.n_kv_heads,
             AttentionForm(1 / sqrt(config.head_dim)),
