@@ -15,6 +15,7 @@ from moe_model.kernels.quantise import matrix_bytes
 from moe_model.kernels.torch_kernels import TorchKernels
 from moe_model.layers.dense import SharedModel
 from moe_model.layers.dispatch import Expert
+from moe_model.layers.expert_slices import WHOLE
 from moe_model.layers.experts import ExpertBackend
 from moe_model.machine import FreedMemory, give_back_freed_memory
 from moe_model.model import Model
@@ -70,7 +71,8 @@ def load_module(
     *,
     form: WeightForm = "model",
 ) -> tuple[Expert, int]:
-    """One module, from the checkpoint or from its own file, and how many bytes its tensors have in memory.
+    """One module, from the checkpoint or from its own file, and how many bytes its tensors have in memory. Of
+    a slice the whole expert is read, as its sum is checked, and the rest is let go.
 
     Raises CheckpointError naming the file and the tensor.
     """
@@ -81,6 +83,8 @@ def load_module(
         tensors = read_expert_file(module.file, config, checkpoint.dtype, dtype, device)
     else:
         raise CheckpointError(f"{module.file.path}: the model has no layer {module.layer} with experts")
+    if module.part != WHOLE:
+        tensors = family_of(config).cut_expert(tensors, module.part)
     num_bytes = sum(_num_bytes(tensor, form) for tensor in tensors.values())
     return family_of(config).build_expert(config, tensors, kernels, form=form), num_bytes
 
@@ -92,13 +96,15 @@ def load_local_experts(
     kernels: Kernels | None = None,
     *,
     form: WeightForm = "model",
+    num_slices: int = 1,
     halt: Halt | None = None,
     on_bytes: OnBytes | None = None,
 ) -> LocalExperts:
-    """Reads every expert into this process. Raises CheckpointError naming the file and the tensor; once
-    `halt` is set HaltedError, also of a later load."""
+    """Reads every expert into this process, in so many slices. Raises CheckpointError naming the file and the
+    tensor; once `halt` is set HaltedError, also of a later load."""
     config, kernels, halt = checkpoint.config, kernels or TorchKernels(), halt or Halt()
-    progress = ModuleProgress(checkpoint.experts_bytes, config.num_expert_modules, on_bytes)
+    num_modules = num_slices * config.num_expert_modules
+    progress = ModuleProgress(checkpoint.experts_bytes, num_modules, on_bytes)
     freed = FreedMemory()
 
     def load(module: ExpertModule) -> Expert:
@@ -108,7 +114,7 @@ def load_local_experts(
         progress.add(1)
         return expert
 
-    experts = LocalExperts(Catalog.of_checkpoint(config), kernels, load)
+    experts = LocalExperts(Catalog.of_checkpoint(config), kernels, load, num_slices)
     give_back_freed_memory()
     return experts
 

@@ -50,6 +50,17 @@ class EngineConfig:
             "(%(default)s)",
         ),
     ] = "model"
+    expert_slices: Annotated[
+        int,
+        Option(
+            "--expert-slices",
+            parse=positive,
+            metavar="S",
+            help="blocks of hidden units that each expert is computed in, which workers hold one by one; "
+            "with as many as there are workers, all have the same to do. Tokens depend on S, and on nothing "
+            "else of where experts are (%(default)s)",
+        ),
+    ] = 1
     kernels: Annotated[
         KernelChoice,
         Option(
@@ -131,7 +142,14 @@ class EngineConfig:
     block_size: int = DEFAULT_BLOCK_SIZE
 
     def __post_init__(self) -> None:
-        for name in ("block_size", "kv_cache_bytes", "max_context", "max_num_seqs", "max_step_tokens"):
+        for name in (
+            "block_size",
+            "expert_slices",
+            "kv_cache_bytes",
+            "max_context",
+            "max_num_seqs",
+            "max_step_tokens",
+        ):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ConfigError(f"{name}: {value} is less than 1")

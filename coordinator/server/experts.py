@@ -15,6 +15,7 @@ from expert_workers.status import Workers, WorkerStatus
 from moe_model.checkpoint.reader import Checkpoint
 from moe_model.halt import Halt
 from moe_model.kernels.choice import choose_kernels
+from moe_model.layers.expert_slices import check_slices
 from moe_model.loading import load_local_experts
 from moe_model.versions.running_experts import RunningExperts
 
@@ -36,15 +37,23 @@ def open_experts(
 ) -> Iterator[ServedExperts]:
     """The experts, in this process or in workers that end with the block; `over` is told why these cannot be
     looked after any more, `own_ray` says where a Ray is that another process has started for this one.
-    Raises HaltedError when `halt` is set before they are ready."""
+    Raises ConfigError for slices that the experts cannot be in, HaltedError when `halt` is set before they
+    are ready."""
     halt = halt or Halt()
     halt.check()
+    check_slices(checkpoint.config.d_ff, engine.expert_slices)
     if workers.num_workers == 0:
         phases("experts")
         device, form = device_of(engine), engine.expert_dtype
         kernels = choose_kernels(engine.kernels, device, engine.num_threads)
         dtype, on_bytes = dtype_of(engine), phases.progress
-        yield load_local_experts(checkpoint, dtype, device, kernels, form=form, halt=halt, on_bytes=on_bytes)
+        yield load_local_experts(
+            *(checkpoint, dtype, device, kernels),
+            form=form,
+            num_slices=engine.expert_slices,
+            halt=halt,
+            on_bytes=on_bytes,
+        )
         return
     # With it comes Ray, which is large.
     opener = import_module("coordinator.server.open_workers")

@@ -80,6 +80,7 @@ def worker_spec(checkpoint: Checkpoint, engine: EngineConfig, workers: WorkersCo
         fingerprint=checkpoint.fingerprint,
         kernels=engine.kernels,
         form=engine.expert_dtype,
+        num_slices=engine.expert_slices,
     )
 
 

@@ -63,12 +63,12 @@ def open_workers(
             fleet.end(existing)
             existing = frozenset()
         epoch = next_epoch(fleet, existing, workers.call_timeout, halt)
-        catalog = Catalog.of_checkpoint(checkpoint.config)
+        catalog = Catalog.of_checkpoint(checkpoint.config).sliced(engine.expert_slices)
         watchers, here = ExpertObservers(observers), InProcessTransport()
-        pool = ExpertPool(catalog, transport, _pool_options(workers, epoch), None, watchers, here)
+        pool = ExpertPool(catalog, transport, _pool_options(engine, workers, epoch), None, watchers, here)
         expected = Expected(epoch, client, spec.precision, checkpoint.fingerprint, workers.take_over)
         modules, options = list(catalog.modules), _supervisor_options(workers)
-        progress = _progress(checkpoint, workers, phases)
+        progress = _progress(checkpoint, len(modules), workers, phases)
         jobs = Jobs(fleet, expected, _timeouts(workers), pool, progress.add)
         load = _loader(replace(spec, rank=HERE, num_threads=engine.num_threads), expected, here, pool)
         supervisor = Supervisor(ControlLoop(jobs, modules, pool, options, watchers, load, over))
@@ -82,7 +82,7 @@ def open_workers(
             if not (workers.keep_workers or supervisor.is_fenced):
                 fleet.end(ours)
 
-        experts = RemoteExperts(pool, supervisor, end_workers)
+        experts = RemoteExperts(pool, supervisor, end_workers, engine.expert_slices)
         stack.callback(experts.close)
         phases(f"{workers.num_workers} workers with their experts")
         supervisor.start(workers.num_workers, workers.start_timeout, lambda: progress.num_loaded)
@@ -90,11 +90,12 @@ def open_workers(
         yield experts
 
 
-def _progress(checkpoint: Checkpoint, workers: WorkersConfig, phases: Phases) -> ModuleProgress:
+def _progress(
+    checkpoint: Checkpoint, num_modules: int, workers: WorkersConfig, phases: Phases
+) -> ModuleProgress:
     """Of all workers together: each holder of an expert reads it."""
     copies = min(workers.replicas, workers.num_workers)
-    num_modules = copies * checkpoint.config.num_expert_modules
-    return ModuleProgress(copies * checkpoint.experts_bytes, num_modules, phases.progress)
+    return ModuleProgress(copies * checkpoint.experts_bytes, copies * num_modules, phases.progress)
 
 
 def _timeouts(workers: WorkersConfig) -> Timeouts:
@@ -113,7 +114,7 @@ def _supervisor_options(workers: WorkersConfig) -> SupervisorOptions:
     )
 
 
-def _pool_options(workers: WorkersConfig, epoch: int) -> PoolOptions:
+def _pool_options(engine: EngineConfig, workers: WorkersConfig, epoch: int) -> PoolOptions:
     return PoolOptions(
         call_timeout=workers.call_timeout,
         least_timeout=min(1.0, workers.call_timeout),
@@ -122,6 +123,7 @@ def _pool_options(workers: WorkersConfig, epoch: int) -> PoolOptions:
         combine=Combine(workers.combine),
         on_loss=OnLoss(workers.on_expert_loss),
         epoch=epoch,
+        num_slices=engine.expert_slices,
     )
 
 

@@ -34,7 +34,7 @@ class Calls:
     def send(self, dispatch: Dispatch) -> None:
         """Sends each worker its part of what is to be done. Raises ExpertsLostError."""
         routes = self._routes
-        table = routes.tables[dispatch.layer]
+        table = routes.tables[dispatch.table]
         segments, lost = assign(table.ranks_C, dispatch.todo_C, self._speeds.costs(routes.linked.links))
         if lost:
             segments = self._hard_to_place(dispatch)
@@ -49,7 +49,7 @@ class Calls:
 
     def hedge(self, dispatch: Dispatch) -> int:
         """Asks other holders as well for what takes unusually long; returns how many calls that made."""
-        table = self._routes.tables[dispatch.layer]
+        table = self._routes.tables[dispatch.table]
         late = [sent for sent in dispatch.sent if sent.pending.outcome is None]
         slow = {sent.link.rank for sent in late}
         costs = {rank: cost for rank, cost in self._costs_of_all().items() if rank not in slow}
@@ -69,11 +69,11 @@ class Calls:
     def _hard_to_place(self, dispatch: Dispatch) -> dict[int, Segments]:
         """Workers that are slow or behind must do where there are no others; then any that can be found."""
         while True:
-            table = self._routes.tables[dispatch.layer]
+            table = self._routes.tables[dispatch.table]
             segments, lost = assign(table.ranks_C, dispatch.todo_C, self._costs_of_all())
             if not lost:
                 return segments
-            self._routes.await_holders(dispatch.layer, lost)
+            self._routes.await_holders(table, lost)
             if self._routes.has_news:
                 self._adopt()
 
@@ -104,7 +104,7 @@ class Calls:
         self, dispatch: Dispatch, columns: Sequence[tuple[int, int]], call_id: int
     ) -> tuple[RowSlice, ExpertCall]:
         part = cut(dispatch.x_TD, dispatch.pairs, columns)
-        table = self._routes.tables[dispatch.layer]
+        table = self._routes.tables[dispatch.table]
         segments = part.segments
         if not table.is_plain:
             segments = tuple([(table.slots_C[column], rows) for column, rows in segments])

@@ -38,7 +38,7 @@ class CurrentRoutes:
         self._links = links
         self._options = options
         self.linked = LinkedRoutes()
-        self.tables: list[LayerTable] = tables(catalog, self.linked.routes)
+        self.tables: list[LayerTable] = tables(catalog, self.linked.routes, options.num_slices)
         self.rescuer: Rescuer | None = None
         # Told, on any thread, that what is in use is no longer all that there is.
         self.on_change: Callable[[], None] = _nothing
@@ -80,7 +80,7 @@ class CurrentRoutes:
         assert linked is not None, "something was published"
         self._links.retire(self.linked.routes, linked.routes, time.monotonic())
         self.linked = linked
-        self.tables = tables(self._catalog, linked.routes)
+        self.tables = tables(self._catalog, linked.routes, self._options.num_slices)
         if self.patience.left <= 0 and all(linked.is_live(key) for key in self._catalog.keys):
             # Requests that waited in vain were told; those that come now have all the time there is.
             self.patience.end()
@@ -89,7 +89,7 @@ class CurrentRoutes:
     def switch(self, catalog: Catalog) -> None:
         """What the routers' columns stand for from now on."""
         self._catalog = catalog
-        self.tables = tables(catalog, self.linked.routes)
+        self.tables = tables(catalog, self.linked.routes, self._options.num_slices)
         self.on_change()
 
     def drop(self, link: Link) -> Address | None:
@@ -108,25 +108,26 @@ class CurrentRoutes:
             self._missing = looked_at, tuple(m for m in catalog.modules if not linked.is_live(m.key))
         return self._missing[1]
 
-    def await_holders(self, layer: int, columns: Sequence[int]) -> None:
-        """For columns that no worker holds: returns when something may have changed. Raises ExpertsLostError
-        where that may take longer than a step waits."""
+    def await_holders(self, table: LayerTable, columns: Sequence[int]) -> None:
+        """For columns of a table that no worker holds: returns when something may have changed. Raises
+        ExpertsLostError where that may take longer than a step waits."""
         if self._over is not None:
             raise self._over.with_traceback(None)
         if self.rescuer is None or not self._options.on_loss.waits:
-            raise self._lost_error(layer, columns)
+            raise _lost_error(table, columns)
         self.patience.begin()
-        self.rescuer.rescue([(layer, self.tables[layer].slots_C[column]) for column in columns])
+        self.rescuer.rescue([(table.layer, table.slots_C[column]) for column in columns])
         if (left := self.patience.left_inside) <= 0:
-            raise self._lost_error(layer, columns)
+            raise _lost_error(table, columns)
         self.await_news(left)
 
-    def _lost_error(self, layer: int, columns: Sequence[int]) -> ExpertsLostError:
-        experts = [self._catalog.columns[layer][column].expert for column in columns]
-        shown = ", ".join(map(str, experts[:8])) + (", ..." if len(experts) > 8 else "")
-        ranks = sorted({rank for column in columns for rank in self.tables[layer].ranks_C[column]})
-        lost = f" (lost: worker {', '.join(map(str, ranks))})" if ranks else ""
-        return ExpertsLostError(f"layer {layer}: no live worker holds expert {shown}{lost}", tuple(ranks))
+
+def _lost_error(table: LayerTable, columns: Sequence[int]) -> ExpertsLostError:
+    experts = [table.experts_C[column] for column in columns]
+    shown = ", ".join(map(str, experts[:8])) + (", ..." if len(experts) > 8 else "")
+    ranks = sorted({rank for column in columns for rank in table.ranks_C[column]})
+    lost = f" (lost: worker {', '.join(map(str, ranks))})" if ranks else ""
+    return ExpertsLostError(f"layer {table.layer}: no live worker holds expert {shown}{lost}", tuple(ranks))
 
 
 def _nothing() -> None:

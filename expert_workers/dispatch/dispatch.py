@@ -1,4 +1,5 @@
-"""Dispatch: one layer's rows on their way to the workers and back, worked out when it begins.
+"""Dispatch: one layer's rows on their way to the workers and back, worked out when it begins. Of experts in
+slices, each slice has one of its own.
 
 Shapes: T tokens, K experts per token, C columns of the layer's router, D d_model.
 """
@@ -10,6 +11,7 @@ from torch import Tensor
 
 from expert_workers.dispatch.combine import PairRows, Sums
 from expert_workers.dispatch.options import PoolOptions
+from expert_workers.dispatch.routes import LayerTable
 from expert_workers.dispatch.split import RowSlice, sort_pairs
 from expert_workers.transports.base import Failure, FailureReason, Link, Pending
 from expert_workers.wire import (
@@ -54,7 +56,7 @@ class Sent(NamedTuple):
 
 class Dispatch:
     """Belongs to the pool that began it. `todo_C` are the rows of columns that are yet to be sent, `open_C`
-    of those that no worker has answered."""
+    of those that no worker has answered; `table` is the number of the table that these are of."""
 
     __slots__ = (
         "device",
@@ -68,6 +70,7 @@ class Dispatch:
         "sent",
         "start_ns",
         "started",
+        "table",
         "todo_C",
         "weights_TK",
         "wire_dtype",
@@ -76,15 +79,15 @@ class Dispatch:
 
     def __init__(
         self,
-        layer: int,
+        number: int,
+        table: LayerTable,
         x_TD: Tensor,
         routing: Routing,
-        num_columns: int,
         options: PoolOptions,
         start_ns: int,
         started: float,
     ) -> None:
-        self.layer = layer
+        self.layer, self.table = table.layer, number
         self.start_ns, self.started = start_ns, started
         self.device, self.dtype = x_TD.device, x_TD.dtype
         rows_TD = _on_cpu(x_TD)
@@ -94,7 +97,7 @@ class Dispatch:
         self.x_TD = tensor_to_array(rows_TD.contiguous())
         self.weights_TK = _on_cpu(routing.weights_TK)
         ids_TK = _on_cpu(routing.expert_ids_TK).numpy()
-        self.pairs = sort_pairs(ids_TK, self.weights_TK.numpy(), num_columns)
+        self.pairs = sort_pairs(ids_TK, self.weights_TK.numpy(), len(table.slots_C))
         self.form: ReplyForm = options.combine.form(ids_TK.shape[1])
         self.sent: list[Sent] = []
         self.todo_C = list(self.pairs.counts_E)

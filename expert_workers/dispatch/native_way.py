@@ -34,10 +34,11 @@ else:
 
 @dataclass(slots=True, eq=False)
 class NativeDispatch:
-    """One that C has begun; `taken_over` once it is Python's. C reads its tensors until it is finished."""
+    """One that C has begun, of the table of that number; `taken_over` once it is Python's. C reads its
+    tensors until it is finished."""
 
     number: int
-    layer: int
+    table: int
     x_TD: Tensor
     routing: Routing
     taken_over: Dispatch | None = None
@@ -71,7 +72,10 @@ class NativeWay:
     def __init__(self, options: PoolOptions, count: Callable[[Counts], None], *, wants_records: bool) -> None:
         """`count` takes what was counted under routes that are over."""
         is_narrow, is_exact = options.wire_dtype == "bfloat16", options.combine is Combine.EXACT
-        self._native = _dispatch.dispatcher(options.epoch, is_narrow, is_exact, wants_records)
+        self._native = _dispatch.dispatcher(
+            options.epoch, is_narrow, is_exact, wants_records, options.num_slices
+        )
+        self._is_sliced = options.num_slices > 1
         self._count = count
         # For steps that run without the interpreter.
         self.in_c = _dispatch.layer_experts(self._native)
@@ -86,14 +90,14 @@ class NativeWay:
     def num_flights(self) -> int:
         return _dispatch.num_flights(self._native)
 
-    def begin(self, layer: int, x_TD: Tensor, routing: Routing) -> NativeDispatch | None:
-        """None: it is Python's."""
+    def begin(self, table: int, x_TD: Tensor, routing: Routing) -> NativeDispatch | None:
+        """None: it is Python's. So are slices of bfloat16 rows: their sums are rounded when all are there."""
         weights_TK, ids_TK, dtype = routing.weights_TK, routing.expert_ids_TK, x_TD.dtype
         if (
             not (
                 x_TD.is_cpu and x_TD.is_contiguous() and weights_TK.is_contiguous() and ids_TK.is_contiguous()
             )
-            or not (dtype is torch.float32 or dtype is torch.bfloat16)
+            or not (dtype is torch.float32 or (dtype is torch.bfloat16 and not self._is_sliced))
             or weights_TK.dtype is not torch.float32
             or ids_TK.dtype is not torch.int64
         ):
@@ -101,7 +105,7 @@ class NativeWay:
         num_tokens, width = x_TD.shape
         number = _dispatch.begin(
             self._native,
-            layer,
+            table,
             num_tokens,
             width,
             ids_TK.shape[1],
@@ -112,7 +116,7 @@ class NativeWay:
         )
         if not number:
             return None
-        begun = self._begun[number] = NativeDispatch(number, layer, x_TD, routing)
+        begun = self._begun[number] = NativeDispatch(number, table, x_TD, routing)
         return begun
 
     def finish(self, begun: NativeDispatch) -> Tensor | None:
@@ -204,6 +208,7 @@ class NativeWay:
         ]
         layers = [
             (
+                table.layer,
                 table.slots_C,
                 tuple(
                     [tuple([place[rank] for rank in ranks_c if rank in place]) for ranks_c in table.ranks_C]

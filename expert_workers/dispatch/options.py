@@ -44,5 +44,7 @@ class PoolOptions:
     combine: Combine = Combine.EXACT
     on_loss: OnLoss = OnLoss.AUTO
     epoch: int = 0
+    # Of each expert; the pool's catalogs are of these.
+    num_slices: int = 1
     # False: Python does what C could.
     native: bool = True

@@ -37,6 +37,9 @@ from moe_model.versions.expert_versions import Catalog, ExpertModule
 
 _log = logging.getLogger(__name__)
 
+# What `finish` takes.
+Begun = Dispatch | NativeDispatch
+
 
 class ExpertPool:
     """Runs the experts of a layer in workers; equal to LocalExperts over the same experts, to the last bit
@@ -53,6 +56,7 @@ class ExpertPool:
     ) -> None:
         """`here` is for workers in this process, where the transport leads to others."""
         self._options = options or PoolOptions()
+        self._is_sliced = self._options.num_slices > 1
         self._observer = observer
         self._plane = transport.plane()
         self._links = Links(transport, here or transport, self._options.call_timeout)
@@ -76,14 +80,14 @@ class ExpertPool:
         """Before the first dispatch."""
         self._routes.rescuer = rescuer
 
-    def forward(self, layer: int, x_TD: Tensor, routing: Routing) -> Tensor:
+    def forward(self, table: int, x_TD: Tensor, routing: Routing) -> Tensor:
         """As ExpertBackend. Raises ExpertsLostError when no worker holds an expert the rows need."""
-        return self.finish(self.begin(layer, x_TD, routing))
+        return self.finish(self.begin(table, x_TD, routing))
 
-    def begin(self, layer: int, x_TD: Tensor, routing: Routing) -> Dispatch | NativeDispatch:
-        """As ExpertBackend. Raises ExpertsLostError."""
+    def begin(self, table: int, x_TD: Tensor, routing: Routing) -> Begun:
+        """As ExpertBackend; of experts in slices, of one of them. Raises ExpertsLostError."""
         native = self._native
-        if native is not None and (begun := native.begin(layer, x_TD, routing)) is not None:
+        if native is not None and (begun := native.begin(table, x_TD, routing)) is not None:
             return begun
         start_ns, started = time.time_ns(), time.perf_counter()
         if self._routes.has_news:
@@ -94,16 +98,16 @@ class ExpertPool:
         if (
             native is not None
             and self._is_native_ready(native)
-            and (begun := native.begin(layer, x_TD, routing)) is not None
+            and (begun := native.begin(table, x_TD, routing)) is not None
         ):
             return begun
         self._pause_native()
-        num_columns = len(self._routes.tables[layer].slots_C)
-        dispatch = Dispatch(layer, x_TD, routing, num_columns, self._options, start_ns, started)
+        of_table = self._routes.tables[table]
+        dispatch = Dispatch(table, of_table, x_TD, routing, self._options, start_ns, started)
         self._calls.send(dispatch)
         return dispatch
 
-    def finish(self, begun: Dispatch | NativeDispatch) -> Tensor:
+    def finish(self, begun: Begun) -> Tensor:
         """As ExpertBackend; what a worker does not answer, others are asked for. Raises ExpertsLostError."""
         if isinstance(begun, NativeDispatch):
             assert self._native is not None
@@ -112,14 +116,22 @@ class ExpertPool:
             self._take_back()
             assert begun.taken_over is not None, "it was on its way"
             begun = begun.taken_over
-        return self._finish(begun)
+        y_TD = self._finish(begun)
+        # Of slices, sums are yet to come.
+        return y_TD if self._is_sliced else y_TD.to(begun.device, begun.dtype)
 
-    def take_over(self, layer: int, x_TD: Tensor, routing: Routing) -> Dispatch:
-        """For `finish`: what `in_c` has begun last, with these rows, and could not finish."""
-        *_, flight_pendings = self._take_back()
-        return self._resumed(layer, x_TD, routing, *flight_pendings)
+    def take_over(self, table: int, x_TD: Tensor, routing: Routing) -> Begun:
+        """For `finish`: what `in_c` has begun, with these rows, and could not finish."""
+        return self.take_over_all(range(table, table + 1), x_TD, routing)[0]
+
+    def take_over_all(self, tables: range, x_TD: Tensor, routing: Routing) -> list[Begun]:
+        """The same of several tables; what it could not even begin of them is begun."""
+        taken = self._take_back()[-len(tables) :]
+        resumed = [self._resumed(n, x_TD, routing, *each) for n, each in zip(tables, taken, strict=False)]
+        return [*resumed, *(self.begin(n, x_TD, routing) for n in tables[len(resumed) :])]
 
     def _finish(self, begun: Dispatch) -> Tensor:
+        """In float32."""
         self._pause_native()
         exchange, combiner = Exchange(), begun.combiner()
         while begun.num_open:
@@ -129,9 +141,9 @@ class ExpertPool:
         if begun.sent:
             self._speeds.owe(begun.sent)
         computed = time.perf_counter()
-        y_TD = combiner.result().to(begun.device, begun.dtype)
+        y_TD = combiner.result()
         ended = time.perf_counter()
-        slots_C, counts_C = self._routes.tables[begun.layer].slots_C, begun.pairs.counts_E
+        slots_C, counts_C = self._routes.tables[begun.table].slots_C, begun.pairs.counts_E
         self._stats.dispatched(begun.layer, slots_C, counts_C, ended - begun.started, exchange)
         if self._observer is not None:
             record = exchange.record(begun.layer, begun.start_ns, ended - begun.started, ended - computed)
@@ -348,14 +360,14 @@ class ExpertPool:
         taken = [(flight, [next(pendings[call.rank]) for call in flight.calls]) for flight in flights]
         for flight, its_pendings in taken:
             if (begun := flight.begun) is not None:
-                begun.taken_over = self._resumed(begun.layer, begun.x_TD, begun.routing, flight, its_pendings)
+                begun.taken_over = self._resumed(begun.table, begun.x_TD, begun.routing, flight, its_pendings)
         return taken
 
     def _resumed(
-        self, layer: int, x_TD: Tensor, routing: Routing, flight: Flight, pendings: Sequence[Pending]
+        self, table: int, x_TD: Tensor, routing: Routing, flight: Flight, pendings: Sequence[Pending]
     ) -> Dispatch:
-        num_columns = len(self._routes.tables[layer].slots_C)
-        dispatch = Dispatch(layer, x_TD, routing, num_columns, self._options, flight.start_ns, flight.started)
+        of_table, started = self._routes.tables[table], flight.started
+        dispatch = Dispatch(table, of_table, x_TD, routing, self._options, flight.start_ns, started)
         self._calls.resume(dispatch, flight, pendings)
         return dispatch
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Self
 
 from moe_model.layers.dispatch import ExpertKey
-from moe_model.versions.expert_versions import Catalog
+from moe_model.versions.expert_versions import Catalog, ExpertModule
 
 # The rank of the client's own process, where experts are loaded as a last resort. Workers count from 0.
 HERE = 1 << 20
@@ -47,8 +47,11 @@ class Routes:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class LayerTable:
-    """One layer's columns: `slots_C` on the wire, and the ranks that hold each; `has_choice`: some by two."""
+    """One layer's columns, or those of one slice of its experts: `slots_C` on the wire, and the ranks that
+    hold each; `has_choice`: some by two."""
 
+    layer: int
+    experts_C: tuple[int, ...]
     slots_C: tuple[int, ...]
     ranks_C: tuple[tuple[int, ...], ...]
     has_choice: bool
@@ -56,15 +59,19 @@ class LayerTable:
     is_plain: bool
 
 
-def tables(catalog: Catalog, routes: Routes) -> list[LayerTable]:
-    """All layers' tables."""
+def tables(catalog: Catalog, routes: Routes, num_slices: int = 1) -> list[LayerTable]:
+    """All layers' tables; of experts in slices, a layer's are those of its slices, one after the other."""
     return [
-        _table(tuple(module.slot for module in layer), number, routes)
-        for number, layer in enumerate(catalog.columns)
+        _table(modules[len(modules) // num_slices * index :][: len(modules) // num_slices], layer, routes)
+        for layer, modules in enumerate(catalog.columns)
+        for index in range(num_slices)
     ]
 
 
-def _table(slots_C: tuple[int, ...], layer: int, routes: Routes) -> LayerTable:
+def _table(modules: tuple[ExpertModule, ...], layer: int, routes: Routes) -> LayerTable:
+    slots_C = tuple(module.slot for module in modules)
+    experts_C = tuple(module.expert for module in modules)
     ranks_C = tuple(routes.holders.get((layer, slot), ()) for slot in slots_C)
     has_choice = any(len(ranks) > 1 for ranks in ranks_C)
-    return LayerTable(slots_C, ranks_C, has_choice, slots_C == tuple(range(len(slots_C))))
+    is_plain = slots_C == tuple(range(len(slots_C)))
+    return LayerTable(layer, experts_C, slots_C, ranks_C, has_choice, is_plain)

@@ -23,7 +23,8 @@ class WorkerSpec:
     """Which worker it is and how it computes; what it holds, it is told later.
 
     `num_threads` is for a worker with a process of its own, None: all cores of its machine; `fingerprint`
-    None takes any checkpoint at the path; `form` rounds the experts' matrices.
+    None takes any checkpoint at the path; `form` rounds the experts' matrices; `num_slices` are those of each
+    expert, of which the worker is told which to hold.
     """
 
     rank: int
@@ -34,11 +35,13 @@ class WorkerSpec:
     fingerprint: str | None = None
     kernels: KernelChoice = "auto"
     form: WeightForm = "model"
+    num_slices: int = 1
 
     @property
     def precision(self) -> str:
         """What all workers must have in common, or it would show which worker computed what."""
-        return dtype_name(self.dtype) + ("" if self.form == "model" else f" with {self.form} experts")
+        kind = dtype_name(self.dtype) + ("" if self.form == "model" else f" with {self.form} experts")
+        return kind if self.num_slices == 1 else f"{kind} in {self.num_slices} slices"
 
 
 @dataclass(frozen=True, slots=True)

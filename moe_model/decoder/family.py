@@ -19,6 +19,8 @@ from moe_model.families.weights import draw, kaiming_bound, num_values
 from moe_model.kernels.base import Kernels, Router
 from moe_model.layers.dense import SharedModel
 from moe_model.layers.dispatch import Expert
+from moe_model.layers.expert_ffn import cut_expert
+from moe_model.layers.expert_slices import ExpertSlice
 from moe_model.layers.router import RouterWeights, Routing, load_balancing_loss_of_all
 from moe_model.layers.specs import CacheGroup, CachePart, CacheSpec, key_value_parts
 from moe_model.names import WeightForm
@@ -98,6 +100,9 @@ class DecoderFamily(ABC):
         form: WeightForm = "model",
     ) -> Expert:
         return kernels.expert(self.spec(config).expert, tensors, form=form)
+
+    def cut_expert(self, tensors: Mapping[str, Tensor], part: ExpertSlice) -> dict[str, Tensor]:
+        return cut_expert(tensors, part)
 
     def init_shared(self, config: ModelConfig, generator: torch.Generator) -> dict[str, Tensor]:
         tensors = draw(self.shared_shapes(config), generator, kaiming_bound)

@@ -11,6 +11,7 @@ from moe_model.families.hugging_face import HuggingFaceModel
 from moe_model.kernels.base import Kernels, Router
 from moe_model.layers.dense import SharedModel
 from moe_model.layers.dispatch import Expert
+from moe_model.layers.expert_slices import ExpertSlice
 from moe_model.layers.router import RouterWeights, Routing
 from moe_model.layers.specs import CacheSpec
 from moe_model.names import WeightForm
@@ -89,6 +90,10 @@ class Family(Protocol):
         form: WeightForm = "model",
     ) -> Expert:
         """One expert module over the given weights; `form` rounds its matrices."""
+
+    def cut_expert(self, tensors: Mapping[str, Tensor], part: ExpertSlice) -> dict[str, Tensor]:
+        """A slice of an expert as the weights of an expert, with fewer hidden units, in memory of their
+        own."""
 
     def init_shared(self, config: ModelConfig, generator: torch.Generator) -> dict[str, Tensor]:
         """Random float32 weights of the shared part."""

@@ -93,6 +93,8 @@ class ExpertBank(Protocol):
         """y_TD in x's dtype: per token, what its experts said, weighted and added in the order of k.
 
         The routing's expert ids are places in the layer's order, whatever the slots; all E must be here.
+        Where there are more, they are slices: the first ones of all E, then all second ones, and so on; what
+        the first ones say is added up, then that of the second ones is added to it.
         """
 
     def with_layer(self, layer: int, slots: Sequence[int], new: Mapping[int, Expert]) -> "ExpertBank":

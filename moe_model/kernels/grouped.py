@@ -76,13 +76,19 @@ class GroupedBank:
     def run_tokens(self, layer: int, x_TD: Tensor, routing: Routing) -> Tensor:
         weights = self._layers[layer]
         num_tokens, top_k = routing.expert_ids_TK.shape
-        # An absent expert's id comes after all places, and its rows are of no group.
-        places_P = routing.expert_ids_TK.flatten()
-        order_P = torch.argsort(places_P, stable=True)
-        y_sorted_PD = _run(weights, x_TD[order_P // top_k], places_P[order_P])
-        y_PD = torch.empty_like(y_sorted_PD)
-        y_PD[order_P] = y_sorted_PD
-        return combine(routing.weights_TK, y_PD.view(num_tokens, top_k, -1))
+        num_columns = routing.logits_TE.shape[1]
+        assert len(weights.slots) % num_columns == 0
+        columns_P = routing.expert_ids_TK.flatten()
+        order_P = torch.argsort(columns_P, stable=True)
+        slices_TKD = []
+        for first in range(0, len(weights.slots), num_columns):
+            # An absent expert's place comes after all others, and its rows are of no group.
+            places_P = torch.where(columns_P < num_columns, columns_P + first, len(weights.slots))
+            y_sorted_PD = _run(weights, x_TD[order_P // top_k], places_P[order_P])
+            y_PD = torch.empty_like(y_sorted_PD)
+            y_PD[order_P] = y_sorted_PD
+            slices_TKD.append(y_PD.view(num_tokens, top_k, -1))
+        return combine(routing.weights_TK, *slices_TKD)
 
 
 def _run(layer: _Layer, x_PD: Tensor, places_P: Tensor) -> Tensor:

@@ -119,7 +119,7 @@ class TorchBank:
 
     def __init__(self, layers: Mapping[int, Mapping[int, Expert]]) -> None:
         self._layers = layers
-        self._columns = {layer: dict(enumerate(found.values())) for layer, found in layers.items()}
+        self._places = {layer: list(found.values()) for layer, found in layers.items()}
 
     def with_layer(self, layer: int, slots: Sequence[int], new: Mapping[int, Expert]) -> "TorchBank":
         layers = {each: found for each, found in self._layers.items() if each != layer}
@@ -140,8 +140,15 @@ class TorchBank:
 
     def run_tokens(self, layer: int, x_TD: Tensor, routing: Routing) -> Tensor:
         num_tokens, top_k = routing.expert_ids_TK.shape
-        columns = self._columns[layer]
-        groups = group_by_expert(routing.expert_ids_TK, len(columns))
+        places, num_columns = self._places[layer], routing.logits_TE.shape[1]
+        assert len(places) % num_columns == 0
+        groups = group_by_expert(routing.expert_ids_TK, num_columns)
         x_PD = x_TD[groups.order_P // top_k]
-        y_PD = compute_segments(columns, x_PD, groups.segments)
-        return combine(routing.weights_TK, scatter_pairs(y_PD, groups.order_P, num_tokens, top_k))
+        slices_TKD = [
+            scatter_pairs(
+                compute_segments(dict(enumerate(places[first:])), x_PD, groups.segments),
+                *(groups.order_P, num_tokens, top_k),
+            )
+            for first in range(0, len(places), num_columns)
+        ]
+        return combine(routing.weights_TK, *slices_TKD)

@@ -115,12 +115,20 @@ def scatter_pairs(y_PD: Tensor, order_P: Tensor, num_tokens: int, top_k: int) ->
     return y_TKD.view(num_tokens, top_k, -1)
 
 
-def combine(weights_TK: Tensor, y_TKD: Tensor) -> Tensor:
-    """Σ_k weight_k · y_k in float32, in the order of k; returned in y's dtype.
+def combine(weights_TK: Tensor, *slices_TKD: Tensor) -> Tensor:
+    """Σ_k weight_k · y_k in float32, in the order of k; of several slices, the sum of theirs in their order.
+    Returned in y's dtype.
 
     The order depends on the token alone, so neither placement nor batch can show in the sum.
     """
+    y_TD = _weighted(weights_TK, slices_TKD[0])
+    for y_TKD in slices_TKD[1:]:
+        y_TD += _weighted(weights_TK, y_TKD)
+    return y_TD.to(slices_TKD[0].dtype)
+
+
+def _weighted(weights_TK: Tensor, y_TKD: Tensor) -> Tensor:
     y_TD = weights_TK[:, 0:1] * y_TKD[:, 0]
     for k in range(1, y_TKD.shape[1]):
         y_TD += weights_TK[:, k : k + 1] * y_TKD[:, k]
-    return y_TD.to(y_TKD.dtype)
+    return y_TD

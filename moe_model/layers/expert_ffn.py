@@ -1,12 +1,13 @@
 """The feed-forward networks that experts are, over parts of any kernels."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from moe_model.kernels.base import Linear, Norm
+from moe_model.layers.expert_slices import ExpertSlice
 from moe_model.layers.specs import Activation, ExpertSpec
 
 
@@ -61,3 +62,19 @@ def check_expert(spec: ExpertSpec, tensors: Mapping[str, Tensor]) -> None:
     shape_FD = tensors["up.weight"].shape
     assert tensors["down.weight"].shape == shape_FD[::-1]
     assert not spec.is_gated or tensors["gate.weight"].shape == shape_FD
+
+
+def cut_expert(
+    tensors: Mapping[str, Tensor], part: ExpertSlice, canonical: Callable[[str], str] = str
+) -> dict[str, Tensor]:
+    """A slice of an expert as tensors of an expert, by the same names and in memory of their own; `canonical`
+    makes a name one of `ExpertSpec`."""
+    return {name: _cut(tensor, canonical(name), part) for name, tensor in tensors.items()}
+
+
+def _cut(tensor: Tensor, name: str, part: ExpertSlice) -> Tensor:
+    if name in ("up.weight", "up.bias", "gate.weight", "gate.bias"):
+        return tensor[part.units(len(tensor))].clone()
+    if name == "down.weight":
+        return tensor[:, part.units(tensor.shape[1])].clone(memory_format=torch.contiguous_format)
+    return torch.zeros_like(tensor) if name == "down.bias" and part.index else tensor.clone()

@@ -9,7 +9,7 @@ from moe_model.errors import NoWorkersError
 from moe_model.kernels.base import Kernels
 from moe_model.layers.dispatch import Expert, ExpertKey
 from moe_model.layers.router import Routing
-from moe_model.versions.expert_versions import Catalog, ExpertModule
+from moe_model.versions.expert_versions import Catalog, ExpertModule, slice_keys
 from moe_model.versions.load_modules import load_modules
 
 
@@ -22,11 +22,18 @@ class LocalExperts:
     answers_travel = False
     num_replicas = 0
 
-    def __init__(self, catalog: Catalog, kernels: Kernels, load: Callable[[ExpertModule], Expert]) -> None:
-        """Loads all modules of the catalog, by `load`, which is called on other threads. Raises what it
-        raises."""
+    def __init__(
+        self,
+        catalog: Catalog,
+        kernels: Kernels,
+        load: Callable[[ExpertModule], Expert],
+        num_slices: int = 1,
+    ) -> None:
+        """Loads so many slices of all modules of the catalog, by `load`, which is called on other threads.
+        Raises what it raises."""
         self._load = load
-        self._catalog = catalog
+        self._num_slices = num_slices
+        self._catalog = catalog = catalog.sliced(num_slices)
         experts = load_modules(load, tuple(catalog.modules))
         self._bank = kernels.bank(dict(zip(catalog.keys, experts, strict=True)))
         # Loaded, and not in the bank: a bank may have its own copy of what it was given.
@@ -50,11 +57,11 @@ class LocalExperts:
 
     def prepare(self, module: ExpertModule) -> None:
         """As RunningExperts. Raises CheckpointError naming the file and the tensor."""
-        self._prepared[module.key] = self._load(module)
+        self._prepared |= {each.key: self._load(each) for each in module.slices(self._num_slices)}
 
     def switch(self, catalog: Catalog) -> None:
         """As RunningExperts; layers that stay as they are cost nothing."""
-        bank = self._bank
+        bank, catalog = self._bank, catalog.sliced(self._num_slices)
         for layer, (old, new) in enumerate(zip(self._catalog.columns, catalog.columns, strict=True)):
             if old != new:
                 prepared = {m.slot: self._prepared[m.key] for m in new if m.key in self._prepared}
@@ -65,12 +72,12 @@ class LocalExperts:
 
     def release(self, keys: Sequence[ExpertKey]) -> None:
         """The bank let go of its own with the switch."""
-        for key in keys:
+        for key in slice_keys(keys, self._num_slices):
             self._prepared.pop(key, None)
 
     @property
     def keys(self) -> frozenset[ExpertKey]:
-        """The modules that are held."""
+        """The modules that are held, or their slices."""
         return frozenset(self._catalog.keys) | frozenset(self._prepared)
 
     def idle(self) -> None:

@@ -23,6 +23,7 @@ from moe_model.kernels.base import Kernels
 from moe_model.kernels.choice import KernelChoice
 from moe_model.kernels.torch_kernels import TorchKernels
 from moe_model.layers.dispatch import Expert, ExpertKey
+from moe_model.layers.expert_slices import WHOLE, ExpertSlice
 from moe_model.layers.router import Routing
 from moe_model.versions.expert_versions import Catalog, ExpertModule, checkpoint_modules
 from moe_model.versions.local_experts import LocalExperts
@@ -50,11 +51,19 @@ def make_experts(
 
 
 def make_expert(
-    config: ModelConfig, key: ExpertKey, dtype: torch.dtype = torch.float32, kernels: Kernels = TORCH
+    config: ModelConfig,
+    key: ExpertKey,
+    dtype: torch.dtype = torch.float32,
+    kernels: Kernels = TORCH,
+    part: ExpertSlice = WHOLE,
 ) -> Expert:
     """The same for the same key, whatever its slot."""
     family, generator = family_of(config), torch.Generator().manual_seed(1000 * key[0] + key[1])
     tensors = {name: tensor.to(dtype) for name, tensor in family.init_expert(config, generator).items()}
+    # Biases are zero at first, and would not be missed.
+    tensors = {name: t if t.dim() > 1 else t + 0.1 for name, t in tensors.items()}
+    if part != WHOLE:
+        tensors = family.cut_expert(tensors, part)
     return family.build_expert(config, tensors, kernels)
 
 
@@ -76,7 +85,8 @@ class FakeSource:
         if module.key in self.broken:
             raise CheckpointError(f"file {module.slot}: is broken")
         self.reads.append(module.key)
-        return make_expert(self._config, module.key, self._dtype, self._kernels), 100
+        key, part = module.whole.key, module.part
+        return make_expert(self._config, key, self._dtype, self._kernels, part), 100
 
 
 def make_worker(
@@ -117,6 +127,17 @@ def make_local(
     config: ModelConfig, dtype: torch.dtype = torch.float32, kernels: Kernels = TORCH
 ) -> LocalExperts:
     return local_experts(config, make_experts(config, dtype, kernels), kernels)
+
+
+def make_sliced(
+    config: ModelConfig, num_slices: int, dtype: torch.dtype = torch.float32, kernels: Kernels = TORCH
+) -> LocalExperts:
+    """The same experts in slices."""
+
+    def load(module: ExpertModule) -> Expert:
+        return make_expert(config, module.whole.key, dtype, kernels, module.part)
+
+    return LocalExperts(Catalog.of_checkpoint(config), kernels, load, num_slices)
 
 
 def placed(n_layers: int, n_experts: int, num_workers: int, replicas: int = 1) -> Placement:

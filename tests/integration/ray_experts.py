@@ -78,15 +78,27 @@ def running(
     start_timeout: float = 90.0,
     on_loss: OnLoss = OnLoss.AUTO,
     over: Callable[[str], None] | None = None,
+    num_slices: int = 1,
 ) -> Iterator[Running]:
     """Workers that end with the block, unless they are kept."""
-    spec = WorkerSpec(0, str(checkpoint.path), num_threads=1, fingerprint=checkpoint.fingerprint)
+    spec = WorkerSpec(
+        *(0, str(checkpoint.path)),
+        num_threads=1,
+        fingerprint=checkpoint.fingerprint,
+        num_slices=num_slices,
+    )
     transport: AnyTransport = RayTransport() if way == "ray" else StreamTransport(use_unix=way == "unix")
     fleet = RayFleet(FleetOptions(spec, namespace, transport))
-    expected = Expected(epoch, client, "float32", checkpoint.fingerprint, by_force)
-    catalog = Catalog.of_checkpoint(checkpoint.config)
+    expected = Expected(epoch, client, spec.precision, checkpoint.fingerprint, by_force)
+    catalog = Catalog.of_checkpoint(checkpoint.config).sliced(num_slices)
     least = min(1.0, call_timeout)
-    options = PoolOptions(call_timeout=call_timeout, least_timeout=least, epoch=epoch, on_loss=on_loss)
+    options = PoolOptions(
+        call_timeout=call_timeout,
+        least_timeout=least,
+        epoch=epoch,
+        on_loss=on_loss,
+        num_slices=num_slices,
+    )
     pool = ExpertPool(catalog, transport, options)
     jobs = Jobs(fleet, expected, Timeouts(start=start_timeout, answer=call_timeout), pool)
     care = SupervisorOptions(replicas=replicas, on_loss=on_loss, health=HealthOptions(beat_interval=0.2))

@@ -1,6 +1,9 @@
 """The headline: the same tokens for any number of workers and replicas, alone or together."""
 
+import os
 import random
+import signal
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -23,10 +26,11 @@ from moe_model.kernels.choice import KernelChoice, choose_kernels
 from moe_model.sampling.params import SamplingParams
 from moe_model.versions.running_experts import RunningExperts
 from tests.integration.ray_experts import running
-from tests.models import drain, expected_tokens
+from tests.models import Collected, collect, drain, expected_tokens
 from tests.native import KERNELS
 
 MATRIX = [(1, 1), (2, 1), (2, 2), (3, 1), (3, 2), (5, 1), (5, 2), (7, 1), (7, 2)]
+SLICED_MATRIX = [(0, 1), (1, 1), (2, 1), (2, 2), (3, 1), (3, 2)]
 # With processes, of which each takes seconds to start.
 RAY_MATRIX = [(1, 1), (2, 2), (3, 1), (5, 2), (7, 1)]
 NUM_REQUESTS = 16
@@ -127,6 +131,36 @@ def test_workers_in_this_process_equal_the_oracle(
         check(checkpoint, config, experts, oracle)
 
 
+@pytest.fixture(scope="module", params=[2, 3])
+def num_slices(request: pytest.FixtureRequest) -> int:
+    found: int = request.param
+    return found
+
+
+@pytest.fixture(scope="module")
+def in_slices(checkpoint: Checkpoint, requests: list[Request], num_slices: int) -> dict[str, list[int]]:
+    """Tokens of experts in slices in one process, one part after the other: by torch's kernels."""
+    config = replace(CONFIG, kernels="torch", expert_slices=num_slices)
+    with open_experts(checkpoint, config, WorkersConfig(num_workers=0)) as experts:
+        return run_together(build_engine(checkpoint, config, experts), requests)
+
+
+@pytest.mark.parametrize("kernels", KERNELS)
+@pytest.mark.parametrize(("num_workers", "replicas"), SLICED_MATRIX)
+def test_experts_in_slices_are_the_same_wherever_they_are(
+    checkpoint: Checkpoint,
+    in_slices: dict[str, list[int]],
+    num_slices: int,
+    num_workers: int,
+    replicas: int,
+    kernels: KernelChoice,
+) -> None:
+    config = replace(CONFIG, kernels=kernels, expert_slices=num_slices)
+    workers = WorkersConfig(num_workers=num_workers, replicas=replicas, transport="in-process")
+    with open_experts(checkpoint, config, workers) as experts:
+        check(checkpoint, config, experts, in_slices)
+
+
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize(("num_workers", "replicas"), RAY_MATRIX)
 def test_ray_workers_equal_the_oracle(
@@ -138,3 +172,27 @@ def test_ray_workers_equal_the_oracle(
 ) -> None:
     with ray_experts(checkpoint, num_workers, replicas) as experts:
         check(checkpoint, CONFIG, experts, oracle)
+
+
+@pytest.mark.timeout(300)
+def test_a_killed_worker_of_slices_costs_no_token(cluster: RayCluster, checkpoint: Checkpoint) -> None:
+    """Each of two processes has one slice of every expert; one is killed in the middle of all sequences."""
+    config = replace(CONFIG, expert_slices=2)
+    requests = mixed_requests(checkpoint.config.vocab_size, checkpoint.config.max_seq_len)
+    with open_experts(checkpoint, config, WorkersConfig(num_workers=0)) as local:
+        expected = run_together(build_engine(checkpoint, config, local), requests)
+    with running(checkpoint, 2, namespace="slices", num_slices=2) as ray:
+        experts, pid = RemoteExperts(ray.pool, ray.supervisor, lambda: None, 2), ray.pid(1)
+        engine = build_engine(checkpoint, config, experts)
+        for request in requests:
+            engine.submit(request)
+        results: dict[str, Collected] = {}
+        for _ in range(5):
+            collect(engine.step(), results)
+        os.kill(pid, signal.SIGKILL)
+        deadline = time.monotonic() + 120
+        while engine.has_work:
+            assert time.monotonic() < deadline
+            collect(engine.step(), results)
+        assert {name: result.token_ids for name, result in results.items()} == expected
+        assert ray.worker(1).num_losses == 1

@@ -8,12 +8,14 @@ _Flight = tuple[int, int, float, float | None, list[_Call]]
 
 NUM_SIZES: int
 
-def dispatcher(epoch: int, wire_is_bf16: bool, is_exact: bool, wants_records: bool, /) -> object: ...
+def dispatcher(
+    epoch: int, wire_is_bf16: bool, is_exact: bool, wants_records: bool, num_slices: int, /
+) -> object: ...
 def layer_experts(dispatcher: object, /) -> object: ...
 def route(
     dispatcher: object,
     links: tuple[tuple[int, int], ...],
-    layers: tuple[tuple[tuple[int, ...], tuple[tuple[int, ...], ...]], ...],
+    tables: tuple[tuple[int, tuple[int, ...], tuple[tuple[int, ...], ...]], ...],
     /,
 ) -> None: ...
 def pace(
@@ -28,7 +30,7 @@ def stop(dispatcher: object, /) -> None: ...
 def go(dispatcher: object, /) -> None: ...
 def begin(
     dispatcher: object,
-    layer: int,
+    table: int,
     num_tokens: int,
     width: int,
     num_places: int,

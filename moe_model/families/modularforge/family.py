@@ -24,6 +24,8 @@ from moe_model.layers.dense import (
     sinusoidal_positions,
 )
 from moe_model.layers.dispatch import Expert
+from moe_model.layers.expert_ffn import cut_expert
+from moe_model.layers.expert_slices import ExpertSlice
 from moe_model.layers.router import RouterWeights, Routing, load_balancing_loss
 from moe_model.layers.router_rules import SoftmaxOfTopK
 from moe_model.layers.specs import CacheSpec, ExpertSpec, NormSpec
@@ -169,7 +171,12 @@ class ModularForge:
         *,
         form: WeightForm = "model",
     ) -> Expert:
-        return kernels.expert(_EXPERT, dict(map(_canonical, tensors.items())), form=form)
+        return kernels.expert(
+            _EXPERT, {_canonical(name): tensor for name, tensor in tensors.items()}, form=form
+        )
+
+    def cut_expert(self, tensors: Mapping[str, Tensor], part: ExpertSlice) -> dict[str, Tensor]:
+        return cut_expert(tensors, part, _canonical)
 
     def init_shared(self, config: ModelConfig, generator: torch.Generator) -> dict[str, Tensor]:
         """Their own scheme: Xavier uniform for projections, normal(0, 0.02) embedding with a zero PAD row."""
@@ -188,9 +195,9 @@ def _norm_shapes(width: int) -> Shapes:
     return {"weight": (width,), "bias": (width,)}
 
 
-def _canonical(named: tuple[str, Tensor]) -> tuple[str, Tensor]:
-    part, kind = named[0].split(".")
-    return f"{_EXPERT_PARTS[part]}.{kind}", named[1]
+def _canonical(name: str) -> str:
+    part, kind = name.split(".")
+    return f"{_EXPERT_PARTS[part]}.{kind}"
 
 
 def _norm(tensors: Mapping[str, Tensor], prefix: str, kernels: Kernels) -> Norm:

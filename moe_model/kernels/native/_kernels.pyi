@@ -64,13 +64,14 @@ def route(
     /,
 ) -> None: ...
 def experts_scratch_bytes(experts: object, num_pairs: int, /) -> int: ...
-def tokens_scratch_bytes(experts: object, num_tokens: int, top_k: int, /) -> int: ...
+def tokens_scratch_bytes(experts: object, num_tokens: int, per_token: int, /) -> int: ...
 def run_tokens(
     kernels: object,
     experts: object,
     x: int,
     num_tokens: int,
     top_k: int,
+    num_slices: int,
     ids: int,
     weights: int,
     residual: int,

@@ -85,8 +85,10 @@ class NativeBank:
         ids_TK, weights_TK = routing.expert_ids_TK, routing.weights_TK
         assert ids_TK.shape == weights_TK.shape
         assert ids_TK.shape[0] == num_tokens
-        # An absent expert's id is the first that is no place.
-        assert len(table.slots) == routing.logits_TE.shape[1]
+        # An absent expert's id is the first that is no column.
+        num_slices, rest = divmod(len(table.slots), routing.logits_TE.shape[1])
+        assert not rest
+        num_pairs = ids_TK.shape[1] * num_slices
         y_TD = torch.empty_like(x_TD)
         _kernels.run_tokens(
             self.runtime.kernels,
@@ -94,11 +96,12 @@ class NativeBank:
             x_TD.data_ptr(),
             num_tokens,
             ids_TK.shape[1],
+            num_slices,
             address_of(ids_TK),
             address_of(weights_TK),
             0,
             y_TD.data_ptr(),
-            self.runtime.scratch.address(_kernels.tokens_scratch_bytes(table.handle, *ids_TK.shape)),
+            self.runtime.scratch.address(_kernels.tokens_scratch_bytes(table.handle, num_tokens, num_pairs)),
             self.runtime.num_threads,
         )
         return y_TD

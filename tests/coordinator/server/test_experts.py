@@ -63,7 +63,7 @@ def test_a_start_says_how_much_is_read(
 
 def routing(num_tokens: int) -> Routing:
     ids_TK = torch.tensor([[n % 2, 2 + n % 2] for n in range(num_tokens)])
-    return Routing(torch.full((num_tokens, 2), 0.5), ids_TK, torch.zeros(num_tokens, 4))
+    return Routing(torch.full((num_tokens, 2), 0.5), ids_TK, torch.zeros(num_tokens, 5))
 
 
 def test_an_answer_is_the_same_at_once_or_begun_and_finished(

@@ -21,6 +21,7 @@ from expert_workers.dispatch.combine import Combine
 from expert_workers.dispatch.dispatch import Dispatch
 from expert_workers.dispatch.native_way import HAS_NATIVE
 from expert_workers.dispatch.options import PoolOptions
+from expert_workers.dispatch.routes import LayerTable
 from expert_workers.dispatch.split import RowSlice, cut
 from expert_workers.transports.frame import HEADER, call_frame, decode_call, encode, reply_frame
 from expert_workers.wire import Array, ExpertCall, ExpertReply, ReplyForm
@@ -32,7 +33,7 @@ if HAS_NATIVE:
 
 pytestmark = pytest.mark.skipif(not HAS_NATIVE, reason="built without a C compiler")
 
-EPOCH, LAYER, FAR = 7, 1, 1e9
+EPOCH, LAYER, TABLE, FAR = 7, 4, 1, 1e9
 SOON = (60.0,) * 22
 NEVER = (-1.0,) * 22
 
@@ -51,7 +52,9 @@ class Case:
 
     @property
     def rows(self) -> Dispatch:
-        return Dispatch(LAYER, self.x_TD, self.routing, len(self.slots_C), self.options, 0, 0.0)
+        experts_C = tuple(range(len(self.slots_C)))
+        table = LayerTable(LAYER, experts_C, self.slots_C, self.ranks_C, has_choice=True, is_plain=False)
+        return Dispatch(TABLE, table, self.x_TD, self.routing, self.options, 0, 0.0)
 
 
 @st.composite
@@ -92,7 +95,7 @@ class Lines:
     def __init__(self, case: Case, stack: ExitStack) -> None:
         self.case = case
         self.native = _dispatch.dispatcher(
-            EPOCH, case.options.wire_dtype == "bfloat16", case.options.combine is Combine.EXACT, True
+            EPOCH, case.options.wire_dtype == "bfloat16", case.options.combine is Combine.EXACT, True, 1
         )
         ranks = sorted(case.ranks)
         ours, theirs = zip(*(socket.socketpair() for _ in ranks), strict=True)
@@ -102,7 +105,7 @@ class Lines:
         self.peers: dict[int, socket.socket] = dict(zip(ranks, theirs, strict=True))
         places_C = tuple(tuple(map(ranks.index, each)) for each in case.ranks_C)
         links = tuple((rank, end.fileno()) for rank, end in zip(ranks, ours, strict=True))
-        _dispatch.route(self.native, links, (((), ()), (case.slots_C, places_C)))
+        _dispatch.route(self.native, links, ((0, (), ()), (LAYER, case.slots_C, places_C)))
         self.pace()
 
     def pace(self, hedges: tuple[float, ...] = NEVER) -> None:
@@ -114,7 +117,7 @@ class Lines:
         num_tokens, width = x_TD.shape
         return _dispatch.begin(
             self.native,
-            LAYER,
+            TABLE,
             num_tokens,
             width,
             routing.expert_ids_TK.shape[1],
@@ -344,15 +347,17 @@ def test_routes_do_not_change_under_what_is_on_its_way() -> None:
         (((0,),), ()),
         (((0, "x"),), ()),
         (((-1, 0),), ()),
-        (((0, 0),), (((0,), ((1,),)),)),
-        (((0, 0),), (((0, 1), ((0,),)),)),
-        (((0, 0),), (((1 << 40,), ((0,),)),)),
-        (((0, 0),), (((0,), (0,)),)),
+        (((0, 0),), ((0, (0,), ((1,),)),)),
+        (((0, 0),), ((0, (0, 1), ((0,),)),)),
+        (((0, 0),), ((0, (1 << 40,), ((0,),)),)),
+        (((0, 0),), ((0, (0,), (0,)),)),
+        (((0, 0),), (("x", (0,), ((0,),)),)),
+        (((0, 0),), (((0,), ((0,),)),)),
         (((0, 0),), ((0, 0, 0),)),
     ],
 )
 def test_routes_that_make_no_sense_are_refused(links: object, layers: object) -> None:
-    native = _dispatch.dispatcher(0, False, True, False)
+    native = _dispatch.dispatcher(0, False, True, False, 1)
     with pytest.raises((ValueError, TypeError, OverflowError)):
         _dispatch.route(native, links, layers)  # type: ignore[arg-type]
 

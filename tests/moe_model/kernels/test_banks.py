@@ -12,6 +12,7 @@ from moe_model.kernels.choice import choose_kernels
 from moe_model.kernels.grouped import GroupedBank
 from moe_model.kernels.torch_kernels import TorchKernels
 from moe_model.layers.dispatch import Expert, ExpertKey
+from moe_model.layers.expert_slices import ExpertSlice
 from moe_model.layers.router import Routing
 from tests.models import random_weights
 from tests.native import KERNELS
@@ -94,6 +95,31 @@ def test_tokens_choose_columns_whatever_the_slots(kernels: Kernels) -> None:
     other_TK = torch.tensor([1, 0, 2, 3, 4])[ids_TK]
     other = Routing(weights_TK, other_TK, torch.zeros(7, E))
     assert torch.equal(swapped.run_tokens(0, X_TD, other), plain.run_tokens(0, X_TD, routing))
+
+
+@pytest.mark.parametrize("num_slices", [2, 4])
+def test_slices_are_added_up_in_their_order(kernels: Kernels, num_slices: int) -> None:
+    """Bit by bit what each slice's bank alone says, whatever the slots; absent experts included."""
+    family, weights = family_of(CONFIG), random_weights(CONFIG).experts
+    cut = {
+        (index, expert): family.build_expert(
+            CONFIG, family.cut_expert(weights[0, expert], ExpertSlice(index, num_slices)), kernels
+        )
+        for index in range(num_slices)
+        for expert in range(E)
+    }
+    ids_TK = torch.tensor([[0, 1], [1, 2], [2, 3], [3, 0], [3, 4], [4, 4], [1, 0]])
+    weights_TK = torch.softmax(torch.linspace(0, 1, 14).view(7, 2), 1)
+    routing = Routing(weights_TK, ids_TK, torch.zeros(7, E))
+    together = kernels.bank({(0, expert * num_slices + index): each for (index, expert), each in cut.items()})
+    alone = [
+        kernels.bank({(0, e): cut[index, e] for e in range(E)}).run_tokens(0, X_TD, routing)
+        for index in range(num_slices)
+    ]
+    expected = alone[0]
+    for each in alone[1:]:
+        expected = expected + each
+    assert torch.equal(together.run_tokens(0, X_TD, routing), expected)
 
 
 def test_a_column_may_be_added(kernels: Kernels) -> None:

@@ -21,7 +21,8 @@ from moe_model.kernels.linear import ACTIVATIONS
 from moe_model.kernels.quantise import rounded
 from moe_model.kernels.torch_kernels import TorchKernels
 from moe_model.layers.dispatch import Expert, ExpertKey
-from moe_model.layers.expert_ffn import tensor_names
+from moe_model.layers.expert_ffn import cut_expert, tensor_names
+from moe_model.layers.expert_slices import ExpertSlice
 from moe_model.layers.specs import ExpertSpec, NormSpec, SwigluLimit
 from moe_model.names import WEIGHT_FORMS, WeightForm
 from tests.examples import examples
@@ -99,6 +100,30 @@ def test_every_bank_says_what_the_formula_says(
     got_PD = bank.run_pairs(0, x_RD, None, ((2, 1), (0, num_rows - 1)))
     expected_PD = torch.cat([formula(spec, tensors[2], x_RD[:1]), formula(spec, tensors[0], x_RD[1:])])
     torch.testing.assert_close(got_PD.double(), expected_PD, rtol=2e-5, atol=2e-5)
+
+
+@given(SPECS, st.integers(1, 20), st.integers(1, 20), st.integers(1, 4), st.integers(0, 99))
+@settings(max_examples=examples(80))
+def test_slices_of_an_expert_add_up_to_it(
+    kernels: Kernels, spec: ExpertSpec, width: int, hidden_width: int, num_slices: int, seed: int
+) -> None:
+    if isinstance(kernels, Grouped):
+        width, hidden_width = 4 * width, 4 * hidden_width
+    tensors = random_expert(spec, width, num_slices * hidden_width, seed)
+    x_RD = torch.randn(3, width, generator=torch.Generator().manual_seed(seed))
+    sum_RD = torch.zeros(3, width, dtype=torch.float64)
+    for index in range(num_slices):
+        cut = cut_expert(tensors, ExpertSlice(index, num_slices))
+        bank = kernels.bank({(0, 0): kernels.expert(spec, cut)})
+        sum_RD += bank.run_pairs(0, x_RD, None, ((0, 3),)).double()
+    torch.testing.assert_close(sum_RD, formula(spec, tensors, x_RD), rtol=5e-5, atol=5e-5)
+
+
+def test_a_slice_keeps_no_other_memory() -> None:
+    tensors = random_expert(replace(SWIGLU, has_biases=True), 8, 16, 0)
+    for cut in cut_expert(tensors, ExpertSlice(1, 2)).values():
+        assert cut.is_contiguous()
+        assert cut.untyped_storage().nbytes() == cut.nbytes
 
 
 @given(SPECS, st.integers(1, 40), st.integers(1, 70), st.integers(2, 20), st.sampled_from(WEIGHT_FORMS))

@@ -133,6 +133,24 @@ def test_what_is_released_is_gone(source: Checkpoint, kernels: Kernels) -> None:
         living.switch(Catalog(columns))
 
 
+def test_slices_are_exchanged_as_the_whole_is(source: Checkpoint, kernels: Kernels) -> None:
+    sliced = load_local_experts(source, torch.float32, "cpu", kernels, num_slices=3)
+    whole, module = opened(source, kernels), version_of(source, 1, 4, 2)
+    columns, x_TD = Catalog.of_checkpoint(TINY).columns, torch.randn(4, TINY.d_model)
+    both = Catalog((columns[0], (*columns[1][:2], module, columns[1][3])))
+    for experts in (sliced, whole):
+        experts.prepare(module)
+        experts.switch(both)
+        experts.release([(1, 2)])
+    for layer in range(TINY.n_layers):
+        expected = whole.forward(layer, x_TD, routing(4))
+        torch.testing.assert_close(sliced.forward(layer, x_TD, routing(4)), expected, rtol=1e-4, atol=1e-5)
+    assert sliced.keys == {(layer, 3 * slot + s) for layer, slot in whole.keys for s in range(3)}
+    sliced.prepare(version_of(source, 1, 5, 2))
+    sliced.release([(1, 5)])
+    assert len(sliced.keys) == 3 * len(whole.keys)
+
+
 def test_a_file_that_is_not_what_was_checked_is_not_loaded(source: Checkpoint, kernels: Kernels) -> None:
     living, module = opened(source, kernels), version_of(source, 1, 4, 2)
     assert module.file is not None

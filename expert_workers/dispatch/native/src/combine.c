@@ -28,7 +28,7 @@ void narrow(const float *from, size_t count, uint16_t *to) {
 }
 
 EACH_PROCESSOR
-static void add(float *restrict to, const float *restrict from, size_t count) {
+void add(float *restrict to, const float *restrict from, size_t count) {
     for (size_t i = 0; i < count; i++) to[i] += from[i];
 }
 

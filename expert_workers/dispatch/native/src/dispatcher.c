@@ -63,27 +63,33 @@ static void send_calls(dispatcher *d, flight *f) {
     f->hedge_at = may_hedge ? monotonic() + hedge_after : -1.0;
 }
 
-int begin_flight(void *self, const layer_rows *rows) {
-    dispatcher *const d = self;
+int begin_flight(dispatcher *d, const layer_rows *rows) {
     const double started = monotonic();
     if (atomic_load_explicit(&d->is_stopped, memory_order_acquire) || d->table == NULL || started >= d->valid_until ||
         d->has_unsent || d->num_flights == MAX_FLIGHTS || d->num_told + d->num_flights >= MAX_RECORDS || !is_ours(d, rows))
-        return 1;
+        return 0;
     struct timespec wall;
     clock_gettime(CLOCK_REALTIME, &wall);
     flight *const f = &d->flights[(d->first + d->num_flights) % MAX_FLIGHTS];
     f->rows = *rows;
     f->started = started;
     f->start_ns = (int64_t)wall.tv_sec * 1000000000 + wall.tv_nsec;
-    if (!split_rows(&d->split, rows, d->table) || !cut_calls(d, f)) return 1;
+    if (!split_rows(&d->split, rows, d->table) || !cut_calls(d, f)) return 0;
     f->number = ++d->next_flight;
     d->num_flights++;
     send_calls(d, f);
-    return 0;
+    return 1;
 }
 
-int begin_alone(void *self, const layer_rows *rows) {
-    return ((const dispatcher *)self)->num_flights > 0 || begin_flight(self, rows);
+int begin_layer(void *self, const layer_rows *rows) {
+    dispatcher *const d = self;
+    if (d->num_flights > 0) return 1;
+    layer_rows of_slice = *rows;
+    for (long slice = 0; slice < d->num_slices; slice++) {
+        of_slice.layer = rows->layer * d->num_slices + slice;
+        if (!begin_flight(d, &of_slice)) break;
+    }
+    return d->num_flights == 0;
 }
 
 /* Takes each answer in as it comes, by rank. 0: the flight is Python's, from its beginning. */
@@ -106,7 +112,7 @@ static int take_answers(dispatcher *d, flight *f, float *y_TD, const float **row
 
 static void tell(dispatcher *d, const flight *f, double seconds, double combining) {
     told_dispatch *const told = &d->told[d->num_told++];
-    *told = (told_dispatch){f->rows.layer, f->num_calls, f->start_ns, seconds, combining, 0, 0};
+    *told = (told_dispatch){d->table->layers[f->rows.layer].layer, f->num_calls, f->start_ns, seconds, combining, 0, 0};
     for (long i = 0; i < f->num_calls; i++) {
         const call *const c = &f->calls[i];
         told->bytes_sent += c->rows_bytes;
@@ -147,15 +153,15 @@ static void count(dispatcher *d, const flight *f, double seconds) {
     }
 }
 
-/* Where answers are put together: y itself, or memory beside it for what is narrowed in the end; and, for answers by
- * pair, the row of each, which is zeros for an absent one. */
-static int make_sums(dispatcher *d, flight *f, void *y_TD, float **sums_TD, const float ***row_P) {
-    const size_t width = (size_t)f->rows.width, num_sums = f->rows.is_bf16 ? (size_t)f->rows.num_tokens * width : 0;
+/* Where answers are put together: y itself, or where that is NULL memory beside it; and, for answers by pair, the row of
+ * each, which is zeros for an absent one. */
+static int make_sums(dispatcher *d, flight *f, float *y_TD, float **sums_TD, const float ***row_P) {
+    const size_t width = (size_t)f->rows.width, num_sums = y_TD == NULL ? (size_t)f->rows.num_tokens * width : 0;
     const size_t num_pairs = (size_t)(f->rows.num_tokens * f->rows.num_places);
     const int is_by_pair = d->is_exact && f->rows.num_places > 2;
     *row_P = NULL;
     if (!grow(&f->sums, num_sums * sizeof(float) + 64 + (is_by_pair ? num_pairs * sizeof(float *) : 0))) return 0;
-    *sums_TD = f->rows.is_bf16 ? (float *)f->sums.at : y_TD;
+    *sums_TD = y_TD == NULL ? (float *)f->sums.at : y_TD;
     if (!is_by_pair) return 1;
     if (!grow(&d->zeros, width * sizeof(float))) return 0;
     memset(d->zeros.at, 0, width * sizeof(float));
@@ -164,26 +170,52 @@ static int make_sums(dispatcher *d, flight *f, void *y_TD, float **sums_TD, cons
     return 1;
 }
 
-int finish_first(void *self, void *y_TD) {
-    dispatcher *const d = self;
-    if (d->num_flights == 0) return 1;
-    flight *const f = &d->flights[d->first];
+/* What one flight's answers make, in y or where that is NULL beside it. */
+static float *take_sums(dispatcher *d, flight *f, float *y_TD) {
     const size_t num_values = (size_t)f->rows.num_tokens * (size_t)f->rows.width;
     float *sums_TD;
     const float **row_P;
-    double combining = 0.0;
-    if (!make_room_to_tell(d, f->num_calls) || !make_sums(d, f, y_TD, &sums_TD, &row_P)) return 1;
+    f->combining = 0.0;
+    if (!make_sums(d, f, y_TD, &sums_TD, &row_P)) return NULL;
     if (f->num_calls == 0) memset(sums_TD, 0, num_values * sizeof(float));
-    if (!take_answers(d, f, sums_TD, row_P, &combining)) return 1;
+    if (!take_answers(d, f, sums_TD, row_P, &f->combining)) return NULL;
     const double answered = monotonic();
     if (row_P != NULL) combine_pairs(f, row_P, sums_TD);
-    if (f->rows.is_bf16) narrow(sums_TD, num_values, y_TD);
-    const double ended = monotonic();
-    count(d, f, ended - f->started);
-    if (d->wants_records) tell(d, f, ended - f->started, combining + (ended - answered));
-    d->first = (d->first + 1) % MAX_FLIGHTS;
-    d->num_flights--;
-    return 0;
+    f->ended = monotonic();
+    f->combining += f->ended - answered;
+    return sums_TD;
+}
+
+static flight *flight_at(dispatcher *d, long place) { return &d->flights[(d->first + place) % MAX_FLIGHTS]; }
+
+int finish_flights(dispatcher *d, long num_flights, void *y_TD) {
+    if (num_flights < 1 || d->num_flights < num_flights) return 0;
+    const layer_rows *const rows = &flight_at(d, 0)->rows;
+    const size_t num_values = (size_t)rows->num_tokens * (size_t)rows->width;
+    long num_calls = 0;
+    for (long i = 0; i < num_flights; i++) num_calls += flight_at(d, i)->num_calls;
+    if (!make_room_to_tell(d, num_calls)) return 0;
+    float *const all_TD = take_sums(d, flight_at(d, 0), rows->is_bf16 ? NULL : y_TD);
+    if (all_TD == NULL) return 0;
+    for (long i = 1; i < num_flights; i++) {
+        const float *const sums_TD = take_sums(d, flight_at(d, i), NULL);
+        if (sums_TD == NULL) return 0;
+        add(all_TD, sums_TD, num_values);
+    }
+    if (rows->is_bf16) narrow(all_TD, num_values, y_TD);
+    for (long i = 0; i < num_flights; i++) {
+        const flight *const f = flight_at(d, i);
+        count(d, f, f->ended - f->started);
+        if (d->wants_records) tell(d, f, f->ended - f->started, f->combining);
+    }
+    d->first = (d->first + num_flights) % MAX_FLIGHTS;
+    d->num_flights -= num_flights;
+    return 1;
+}
+
+int finish_layer(void *self, void *y_TD) {
+    dispatcher *const d = self;
+    return d->num_flights != d->num_slices || !finish_flights(d, d->num_slices, y_TD);
 }
 
 /* For when they have been handed over. */

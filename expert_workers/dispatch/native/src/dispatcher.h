@@ -18,7 +18,7 @@
 #include "layer_experts.h"
 
 /* Dispatches on their way; a further one is Python's. */
-#define MAX_FLIGHTS 8
+#define MAX_FLIGHTS 32
 /* Of a dispatch's pairs, and of its rows' bytes: what is larger takes so long that the interpreter does not show. */
 #define MAX_PAIRS ((long)1 << 20)
 #define MAX_ROWS_BYTES ((size_t)1 << 20)
@@ -37,10 +37,10 @@ typedef struct {
 
 int grow(memory *m, size_t size);
 
-/* The columns of one layer. The holders of column c are places in the table's links, from first_C[c] to first_C[c + 1],
- * in the order of the routes. */
+/* The columns of one layer, or those of one slice of its experts. The holders of column c are places in the table's links,
+ * from first_C[c] to first_C[c + 1], in the order of the routes. */
 typedef struct {
-    long num_columns;
+    long layer, num_columns;
     int has_choice;
     uint32_t *slots_C, *first_C, *holders;
     uint64_t *loads_C; /* pairs answered since they were last taken; under the lock */
@@ -83,13 +83,14 @@ typedef struct {
     memory work, frame, reply;
 } call;
 
-/* One dispatch on its way. */
+/* One dispatch on its way. The `layer` of its rows is the number of a table. */
 typedef struct {
     uint64_t number;
     layer_rows rows;
     int64_t start_ns; /* time.time_ns() */
     double started, deadline;
     double hedge_at; /* less than 0: never */
+    double combining, ended;
     long num_calls, room; /* calls there are, and there is room for */
     call *calls;
     uint32_t *counts_C;
@@ -131,8 +132,9 @@ typedef struct {
     layer_experts experts; /* itself, as steps without the interpreter see it */
     uint64_t epoch;
     int wire_is_bf16, is_exact, wants_records;
+    long num_slices; /* tables of a layer */
     atomic_int is_stopped; /* any thread: nothing begins until there are routes again */
-    route_table *table;
+    route_table *table; /* its layers are tables: of each layer, or of each slice of its experts in turn */
     double valid_until; /* of costs and times */
     double timeouts[NUM_SIZES], hedges[NUM_SIZES];
     uint64_t next_call, next_flight;
@@ -173,13 +175,16 @@ int is_finite(const float *values, size_t count);
 void narrow(const float *from, size_t count, uint16_t *to);
 void add_sum(const flight *f, const call *c, int is_first, float *y_TD);
 void combine_pairs(const flight *f, const float **row_P, float *y_TD);
+void add(float *restrict to, const float *restrict from, size_t count);
 
-/* dispatcher.c */
-int begin_flight(void *self, const layer_rows *rows);
-/* As layer_experts has it: Python's where a step that failed has left something on its way, for `finish_first` would
- * take its answer for that of these rows. */
-int begin_alone(void *self, const layer_rows *rows);
-int finish_first(void *self, void *y_TD);
+/* dispatcher.c. Each 0 where it is Python's. `layer` of rows is the number of a table. */
+int begin_flight(dispatcher *d, const layer_rows *rows);
+/* Of the first of the flights, or the sum of the first ones: then all are finished or none is. */
+int finish_flights(dispatcher *d, long num_flights, void *y_TD);
+/* As layer_experts has them: all slices of a layer, or what could be begun of them. Python's where a step that failed has
+ * left something on its way, for its answer would be taken for that of these rows. */
+int begin_layer(void *self, const layer_rows *rows);
+int finish_layer(void *self, void *y_TD);
 void forget_flights(dispatcher *d);
 int make_calls(dispatcher *d, long num_links);
 void free_table(route_table *table);

@@ -33,7 +33,7 @@ static int is_expected(const dispatcher *d, const flight *f, const call *c) {
         .body_bytes = out_bytes,
         .call_id = c->id,
         .epoch = d->epoch,
-        .layer = (uint32_t)f->rows.layer,
+        .layer = (uint32_t)d->table->layers[f->rows.layer].layer,
         .num_rows = (uint32_t)(out_bytes / row_bytes),
         .num_pairs = c->tag,
         .width = (uint32_t)f->rows.width,

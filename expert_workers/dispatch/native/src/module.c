@@ -12,19 +12,23 @@ static dispatcher *of(PyObject *capsule) { return PyCapsule_GetPointer(capsule, 
 
 static void free_capsule(PyObject *capsule) { free_dispatcher(of(capsule)); }
 
-/* (epoch, whether float32 rows travel as bfloat16, whether sums of more than two are exact, whether dispatches are told) */
+/* (epoch, whether float32 rows travel as bfloat16, whether sums of more than two are exact, whether dispatches are told,
+ * slices of each expert) */
 static PyObject *py_dispatcher(PyObject *self, PyObject *args) {
     (void)self;
     unsigned long long epoch;
     int wire_is_bf16, is_exact, wants_records;
-    if (!PyArg_ParseTuple(args, "Kppp", &epoch, &wire_is_bf16, &is_exact, &wants_records)) return NULL;
+    long num_slices;
+    if (!PyArg_ParseTuple(args, "Kpppl", &epoch, &wire_is_bf16, &is_exact, &wants_records, &num_slices)) return NULL;
+    if (num_slices < 1) return PyErr_Format(PyExc_ValueError, "%ld slices", num_slices);
     dispatcher *const d = calloc(1, sizeof *d);
     if (d == NULL) return PyErr_NoMemory();
-    d->experts = (layer_experts){d, begin_alone, finish_first};
+    d->experts = (layer_experts){d, begin_layer, finish_layer};
     d->epoch = epoch;
     d->wire_is_bf16 = wire_is_bf16;
     d->is_exact = is_exact;
     d->wants_records = wants_records;
+    d->num_slices = num_slices;
     d->next_call = FIRST_CALL;
     pthread_mutex_init(&d->lock, NULL);
     d->told = wants_records ? malloc(sizeof *d->told * MAX_RECORDS) : NULL;
@@ -51,8 +55,8 @@ static PyObject *py_layer_experts(PyObject *self, PyObject *capsule) {
     return experts;
 }
 
-/* (dispatcher, links by rank as (rank, descriptor), layers as (slots, positions of holders of each)), when nothing is on
- * its way. Costs and times are to be set. */
+/* (dispatcher, links by rank as (rank, descriptor), tables as (layer, slots, positions of holders of each)), when
+ * nothing is on its way. Costs and times are to be set. */
 static PyObject *py_route(PyObject *self, PyObject *args) {
     (void)self;
     PyObject *capsule, *links, *layers;
@@ -126,8 +130,8 @@ static PyObject *py_go(PyObject *self, PyObject *capsule) {
     Py_RETURN_NONE;
 }
 
-/* (dispatcher, layer, T, D, K, address of rows, whether they are bfloat16, addresses of weights and ids), which stay. The
- * number of the dispatch, or 0 where it is Python's. */
+/* (dispatcher, number of a table, T, D, K, address of rows, whether they are bfloat16, addresses of weights and ids),
+ * which stay. The number of the dispatch, or 0 where it is Python's. */
 static PyObject *py_begin(PyObject *self, PyObject *const *args, Py_ssize_t num_args) {
     (void)self;
     if (num_args != 9) return PyErr_Format(PyExc_TypeError, "begin takes 9 arguments");
@@ -144,7 +148,7 @@ static PyObject *py_begin(PyObject *self, PyObject *const *args, Py_ssize_t num_
         .ids_TK = PyLong_AsVoidPtr(args[8]),
     };
     if (PyErr_Occurred()) return NULL;
-    return PyLong_FromUnsignedLongLong(begin_flight(d, &rows) == 0 ? d->next_flight : 0);
+    return PyLong_FromUnsignedLongLong(begin_flight(d, &rows) ? d->next_flight : 0);
 }
 
 /* (dispatcher, number, address of y); False where it is Python's: it is handed over next. */
@@ -159,7 +163,7 @@ static PyObject *py_finish(PyObject *self, PyObject *const *args, Py_ssize_t num
     if (d->num_flights == 0 || d->flights[d->first].number != number) Py_RETURN_FALSE;
     int is_done;
     Py_BEGIN_ALLOW_THREADS;
-    is_done = finish_first(d, y_TD) == 0;
+    is_done = finish_flights(d, 1, y_TD);
     Py_END_ALLOW_THREADS;
     return PyBool_FromLong(is_done);
 }

@@ -215,7 +215,7 @@ int cut_call(const dispatcher *d, flight *f, call *c) {
         .body_bytes = c->rows_bytes + c->tail_bytes,
         .call_id = c->id,
         .epoch = d->epoch,
-        .layer = (uint32_t)rows->layer,
+        .layer = (uint32_t)d->table->layers[rows->layer].layer,
         .num_segments = (uint32_t)c->num_segments,
         .num_rows = (uint32_t)c->num_rows,
         .num_pairs = (uint32_t)c->num_pairs,

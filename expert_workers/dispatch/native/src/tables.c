@@ -9,9 +9,9 @@
 /* Of a socket's memory: so much of it a frame may take, so that most are taken at once. */
 #define FRAME_SHARE 4
 
-static int is_pair(PyObject *item) {
-    if (PyTuple_Check(item) && PyTuple_GET_SIZE(item) == 2) return 1;
-    PyErr_SetString(PyExc_ValueError, "a link or a layer is no pair");
+static int has_size(PyObject *item, Py_ssize_t size) {
+    if (PyTuple_Check(item) && PyTuple_GET_SIZE(item) == size) return 1;
+    PyErr_Format(PyExc_ValueError, "a link or a layer has not %zd parts", size);
     return 0;
 }
 
@@ -26,7 +26,7 @@ static size_t most_bytes(int fd) {
 }
 
 static int read_link(PyObject *item, worker_link *link) {
-    if (!is_pair(item)) return 0;
+    if (!has_size(item, 2)) return 0;
     link->rank = (uint32_t)PyLong_AsUnsignedLong(PyTuple_GET_ITEM(item, 0));
     link->fd = (int)PyLong_AsLong(PyTuple_GET_ITEM(item, 1));
     if (PyErr_Occurred()) return 0;
@@ -57,8 +57,10 @@ static int read_holders(PyObject *holders, layer_table *layer, long num_links) {
 }
 
 static int read_layer(PyObject *item, layer_table *layer, long num_links) {
-    if (!is_pair(item)) return 0;
-    PyObject *const slots = PyTuple_GET_ITEM(item, 0), *const holders = PyTuple_GET_ITEM(item, 1);
+    if (!has_size(item, 3)) return 0;
+    PyObject *const slots = PyTuple_GET_ITEM(item, 1), *const holders = PyTuple_GET_ITEM(item, 2);
+    layer->layer = PyLong_AsLong(PyTuple_GET_ITEM(item, 0));
+    if (PyErr_Occurred()) return 0;
     Py_ssize_t num_holders = 0;
     int is_good = PyTuple_Check(slots) && PyTuple_Check(holders) && PyTuple_GET_SIZE(slots) == PyTuple_GET_SIZE(holders);
     for (Py_ssize_t c = 0; is_good && c < PyTuple_GET_SIZE(holders); c++) {
@@ -226,7 +228,7 @@ static int take_table(route_table *table, counted *to) {
         const layer_table *const layer = &table->layers[l];
         for (long c = 0; c < layer->num_columns; c++) {
             if (layer->loads_C[c] == 0) continue;
-            to->loads[to->num_loads++] = (module_load){l, layer->slots_C[c], layer->loads_C[c]};
+            to->loads[to->num_loads++] = (module_load){layer->layer, layer->slots_C[c], layer->loads_C[c]};
             layer->loads_C[c] = 0;
         }
     }

@@ -67,9 +67,9 @@ PyObject *py_tokens_scratch_bytes(PyObject *self, PyObject *const *args, Py_ssiz
     (void)self;
     reader r = {args, num_args, 0};
     const expert_table *table = read_capsule(&r, TABLE);
-    const long num_tokens = read_long(&r), top_k = read_long(&r);
+    const long num_tokens = read_long(&r), per_token = read_long(&r);
     if (!is_done(&r)) return NULL;
-    return PyLong_FromLong(tokens_scratch_bytes(table, num_tokens, top_k));
+    return PyLong_FromLong(tokens_scratch_bytes(table, num_tokens, per_token));
 }
 
 PyObject *py_run_tokens(PyObject *self, PyObject *const *args, Py_ssize_t num_args) {
@@ -80,6 +80,7 @@ PyObject *py_run_tokens(PyObject *self, PyObject *const *args, Py_ssize_t num_ar
     op.x = read_address(&r);
     op.num_tokens = read_long(&r);
     op.top_k = read_long(&r);
+    op.num_slices = read_long(&r);
     op.ids_TK = read_address(&r);
     op.weights_TK = read_address(&r);
     op.residual = read_address(&r);
@@ -88,7 +89,9 @@ PyObject *py_run_tokens(PyObject *self, PyObject *const *args, Py_ssize_t num_ar
     const int num_threads = (int)read_long(&r);
     if (!is_done(&r)) return NULL;
     op.kernels = *set;
-    if (op.num_tokens * op.top_k * op.table->width * op.table->hidden_width < WORTH_RELEASING) {
+    if (op.num_slices < 1 || op.table->num_experts % op.num_slices)
+        return PyErr_Format(PyExc_ValueError, "%ld experts are not in %ld slices", op.table->num_experts, op.num_slices);
+    if (op.num_tokens * op.top_k * op.num_slices * op.table->width * op.table->hidden_width < WORTH_RELEASING) {
         run_tokens(&op, 1);
     } else {
         Py_BEGIN_ALLOW_THREADS;

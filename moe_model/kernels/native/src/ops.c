@@ -214,20 +214,30 @@ static void expert_products(experts_job *job, int is_up) {
     finish_tasks(products, done, first_task);
 }
 
-static void combine_token(const experts_op *op, const float *said, long token) {
+/* What a slice of a token's experts said, weighted and added; NULL where it has none. It is in `out`, or where that is NULL
+ * in the row of the first of them. */
+static const float *add_up(const experts_op *op, float *said, long slice, long token, float *out) {
+    const long width = op->table->width;
+    const int32_t *pair_K = op->pair_STK + (slice * op->num_rows + token) * op->top_k;
+    float *sum = NULL;
+    for (long k = 0; k < op->top_k; k++) {
+        if (pair_K[k] < 0) continue;
+        float *y = said + pair_K[k] * width;
+        const float w = op->weight_P[token * op->top_k + k];
+        if (sum == NULL) op->kernels.rows->scale(y, w, width, sum = out == NULL ? y : out);
+        else op->kernels.rows->add_scaled(y, w, width, sum);
+    }
+    return sum;
+}
+
+static void combine_token(const experts_op *op, float *said, long token) {
     const long width = op->table->width;
     float *out = op->out + token * width;
-    int is_first = 1;
-    for (long k = 0; k < op->top_k; k++) {
-        const long pair = op->pair_TK[token * op->top_k + k];
-        if (pair < 0) continue;
-        const float *y = said + pair * width;
-        const float w = op->weight_P[token * op->top_k + k];
-        if (is_first) op->kernels.rows->scale(y, w, width, out);
-        else op->kernels.rows->add_scaled(y, w, width, out);
-        is_first = 0;
+    if (add_up(op, said, 0, token, out) == NULL) memset(out, 0, sizeof(float) * width);
+    for (long slice = 1; slice < op->num_slices; slice++) {
+        const float *sum = add_up(op, said, slice, token, NULL);
+        if (sum != NULL) op->kernels.rows->add(sum, width, out);
     }
-    if (is_first) memset(out, 0, sizeof(float) * width);
     if (op->residual != NULL) op->kernels.rows->add(op->residual + token * width, width, out);
 }
 

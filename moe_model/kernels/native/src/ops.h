@@ -93,7 +93,7 @@ typedef struct {
 enum combination {
     COMBINE_NOT,     /* out_PD: what each expert said, pair by pair */
     COMBINE_ROWS,    /* out_RD: per row of x, its pairs weighted and added in their order */
-    COMBINE_TOKENS,  /* out_TD: per token, its pairs weighted and added in the order of k */
+    COMBINE_TOKENS,  /* out_TD: per token, its pairs weighted and added in the order of k; then slice by slice */
 };
 
 /* Experts over their segments of pairs. Pair p reads row `row_P[p]` of x, or row p where NULL. */
@@ -106,8 +106,8 @@ typedef struct {
     const int32_t *row_P;
     enum combination combination;
     const float *weight_P; /* COMBINE_ROWS: by pair; COMBINE_TOKENS: [T, K] */
-    const int32_t *pair_TK; /* COMBINE_TOKENS: the pair of a token's k-th expert, or -1 */
-    long top_k;
+    const int32_t *pair_STK; /* COMBINE_TOKENS: of each slice, the pair of a token's k-th expert, or -1 */
+    long num_slices, top_k;
     const float *residual; /* COMBINE_TOKENS: added last, or NULL */
     float *out;
     void *scratch; /* experts_scratch_bytes() */
@@ -116,13 +116,14 @@ typedef struct {
 long experts_scratch_bytes(const expert_table *table, long num_pairs);
 void run_experts(experts_op *op, int num_threads);
 
-/* Experts over the tokens of a router's [T, K] choice; an id that is no expert is absent. `scratch` is of
- * tokens_scratch_bytes(). */
+/* Experts over the tokens of a router's [T, K] choice; an id that is no expert is absent. A table of `num_slices` slices
+ * has the first ones of all experts, then all second ones, and so on. `scratch` is of tokens_scratch_bytes(), which takes
+ * the pairs of a token: K of each slice. */
 typedef struct {
     kernel_set kernels;
     const expert_table *table;
     const float *x;
-    long num_tokens, top_k;
+    long num_tokens, top_k, num_slices;
     const int64_t *ids_TK;
     const float *weights_TK;
     const float *residual; /* or NULL */
@@ -130,7 +131,7 @@ typedef struct {
     void *scratch;
 } tokens_op;
 
-long tokens_scratch_bytes(const expert_table *table, long num_tokens, long top_k);
+long tokens_scratch_bytes(const expert_table *table, long num_tokens, long per_token);
 void run_tokens(const tokens_op *op, int num_threads);
 
 /* Turns rows of heads by their positions, in place. */

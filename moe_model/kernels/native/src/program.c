@@ -173,18 +173,21 @@ static int do_experts(const program *p, const program_step *s, const experts_ste
         return s->others->begin(s->others->self, &rows) == 0;
     }
     if (s->tables == NULL) return 0;
+    const expert_table *table = s->tables->tables[i->layer];
+    const long num_slices = table->num_experts / i->num_experts;
     const tokens_op op = {
         .kernels = p->kernels,
-        .table = s->tables->tables[i->layer],
+        .table = table,
         .x = x,
         .num_tokens = s->num_tokens,
         .top_k = i->top_k,
+        .num_slices = num_slices,
         .ids_TK = ids_TK,
         .weights_TK = weights_TK,
         .out = rows_at(p, s, i->y),
         .scratch = s->scratch,
     };
-    run_tokens(&op, threads_for(s, s->num_tokens * i->top_k * width * op.table->hidden_width));
+    run_tokens(&op, threads_for(s, s->num_tokens * i->top_k * num_slices * width * table->hidden_width));
     return 1;
 }
 
@@ -255,6 +258,11 @@ long run_program(program *p, const program_step *s, long first) {
 
 static long linear_bytes(long num_rows, long num_in) { return num_rows * most_row_bytes(num_in); }
 
+static long experts_bytes(const program_step *s, const experts_step *i) {
+    const expert_table *table = s->tables->tables[i->layer];
+    return tokens_scratch_bytes(table, s->num_tokens, table->num_experts / i->num_experts * i->top_k);
+}
+
 static long instruction_bytes(const program_step *s, const instruction *i) {
     switch (i->kind) {
         case LINEAR: return linear_bytes(s->num_tokens, i->linear.w.num_in);
@@ -263,7 +271,7 @@ static long instruction_bytes(const program_step *s, const instruction *i) {
         case ROUTE: return 4 * s->num_threads * CHOICE_FLOATS(i->route.gate.num_out);
         case EXPERTS:
             if (s->tables == NULL) return 0;
-            return tokens_scratch_bytes(s->tables->tables[i->experts.layer], s->num_tokens, i->experts.top_k);
+            return experts_bytes(s, &i->experts);
         default: return 0;
     }
 }
@@ -307,7 +315,8 @@ static const char *check_tables(const program *p, const layer_tables *tables) {
         const experts_step *i = &p->instructions[n].experts;
         const expert_table *table = i->layer < tables->num_layers ? tables->tables[i->layer] : NULL;
         if (table == NULL || table->width != p->width_B[STREAM]) return "a layer without experts of its size";
-        if (table->num_experts != i->num_experts) return "a layer whose router is of other experts";
+        /* Where there are more, they are slices. */
+        if (table->num_experts == 0 || table->num_experts % i->num_experts) return "a layer whose router is of other experts";
     }
     return NULL;
 }

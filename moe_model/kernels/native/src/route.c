@@ -39,44 +39,49 @@ void run_route(route_op *op, int num_threads) {
     run_parallel(choose_work, &job, op->num_tokens < MANY_ROWS ? 1 : num_threads);
 }
 
-/* Of what `group` fills: where each expert's pairs begin, segments, the row of a pair, the pair of a place. */
-static long group_bytes(const expert_table *table, long num_places) {
-    const long bytes = (long)(sizeof(long) + sizeof(segment)) * (table->num_experts + 1) + 8 * num_places;
+/* Of what `group` fills: where each expert's pairs begin, segments, the row of a pair, the pair of a place in a slice. */
+static long group_bytes(const expert_table *table, long num_pairs) {
+    const long bytes = (long)(sizeof(long) + sizeof(segment)) * (table->num_experts + 1) + 8 * num_pairs;
     return (bytes + 63) & ~63L;
 }
 
-long tokens_scratch_bytes(const expert_table *table, long num_tokens, long top_k) {
-    return group_bytes(table, num_tokens * top_k) + experts_scratch_bytes(table, num_tokens * top_k);
+long tokens_scratch_bytes(const expert_table *table, long num_tokens, long per_token) {
+    return group_bytes(table, num_tokens * per_token) + experts_scratch_bytes(table, num_tokens * per_token);
 }
 
-/* Sorts the [T, K] places by expert; a token keeps its order within one. Returns how many experts there are. */
-static long group(const tokens_op *op, long *start_E, segment *segments, int32_t *row_P, int32_t *pair_TK,
+/* Sorts the [T, K] places of each slice by expert; a token keeps its order within one. Returns how many experts there
+ * are. */
+static long group(const tokens_op *op, long *start_E, segment *segments, int32_t *row_P, int32_t *pair_STK,
                   long *num_pairs) {
     const long num_experts = op->table->num_experts, num_places = op->num_tokens * op->top_k;
+    const long num_columns = num_experts / op->num_slices;
     memset(start_E, 0, sizeof(long) * (num_experts + 1));
-    for (long i = 0; i < num_places; i++)
-        if (op->ids_TK[i] >= 0 && op->ids_TK[i] < num_experts) start_E[op->ids_TK[i] + 1]++;
+    for (long i = 0; i < num_places; i++) {
+        if (op->ids_TK[i] < 0 || op->ids_TK[i] >= num_columns) continue;
+        for (long e = op->ids_TK[i]; e < num_experts; e += num_columns) start_E[e + 1]++;
+    }
     long num_segments = 0;
     for (long e = 0; e < num_experts; e++) {
         if (start_E[e + 1] > 0) segments[num_segments++] = (segment){e, start_E[e + 1]};
         start_E[e + 1] += start_E[e];
     }
     *num_pairs = start_E[num_experts];
-    for (long i = 0; i < num_places; i++) {
-        pair_TK[i] = -1;
-        if (op->ids_TK[i] < 0 || op->ids_TK[i] >= num_experts) continue;
-        const long pair = start_E[op->ids_TK[i]]++;
-        pair_TK[i] = (int32_t)pair;
-        row_P[pair] = (int32_t)(i / op->top_k);
-    }
+    for (long s = 0; s < op->num_slices; s++)
+        for (long i = 0; i < num_places; i++) {
+            int32_t *const at = &pair_STK[s * num_places + i];
+            *at = -1;
+            if (op->ids_TK[i] < 0 || op->ids_TK[i] >= num_columns) continue;
+            *at = (int32_t)start_E[s * num_columns + op->ids_TK[i]]++;
+            row_P[*at] = (int32_t)(i / op->top_k);
+        }
     return num_segments;
 }
 
 void run_tokens(const tokens_op *op, int num_threads) {
-    const long num_experts = op->table->num_experts, num_places = op->num_tokens * op->top_k;
+    const long num_experts = op->table->num_experts, most_pairs = op->num_tokens * op->top_k * op->num_slices;
     long *start_E = op->scratch;
     segment *segments = (segment *)(start_E + num_experts + 1);
-    int32_t *row_P = (int32_t *)(segments + num_experts + 1), *pair_TK = row_P + num_places;
+    int32_t *row_P = (int32_t *)(segments + num_experts + 1), *pair_STK = row_P + most_pairs;
     experts_op all = {
         .kernels = op->kernels,
         .table = op->table,
@@ -86,12 +91,13 @@ void run_tokens(const tokens_op *op, int num_threads) {
         .row_P = row_P,
         .combination = COMBINE_TOKENS,
         .weight_P = op->weights_TK,
-        .pair_TK = pair_TK,
+        .pair_STK = pair_STK,
+        .num_slices = op->num_slices,
         .top_k = op->top_k,
         .residual = op->residual,
         .out = op->out,
-        .scratch = (char *)op->scratch + group_bytes(op->table, num_places),
+        .scratch = (char *)op->scratch + group_bytes(op->table, most_pairs),
     };
-    all.num_segments = group(op, start_E, segments, row_P, pair_TK, &all.num_pairs);
+    all.num_segments = group(op, start_E, segments, row_P, pair_STK, &all.num_pairs);
     run_experts(&all, num_threads);
 }
