@@ -30,6 +30,7 @@ from expert_workers.transports.table import make_transport
 from expert_workers.worker.expert_worker import ExpertWorker, WorkerSpec
 from moe_model.checkpoint.reader import Checkpoint
 from moe_model.halt import Halt
+from moe_model.kernels.choice import HAS_NATIVE
 from moe_model.loading import ModuleProgress
 from moe_model.versions.expert_versions import Catalog, ExpertModule
 
@@ -124,7 +125,14 @@ def _pool_options(engine: EngineConfig, workers: WorkersConfig, epoch: int) -> P
         on_loss=OnLoss(workers.on_expert_loss),
         epoch=epoch,
         num_slices=engine.expert_slices,
+        splits_rows=_has_native_kernels(engine, workers),
     )
+
+
+def _has_native_kernels(engine: EngineConfig, workers: WorkersConfig) -> bool:
+    """Whether all workers have, for sure: those of other machines may have been installed without."""
+    is_built_here = HAS_NATIVE and workers.ray_address is None
+    return engine.kernels == "native" or (engine.kernels == "auto" and is_built_here)
 
 
 def _loader(

@@ -5,6 +5,9 @@ from collections.abc import Mapping, Sequence
 # (slot or column, rows)
 Segments = list[tuple[int, int]]
 
+# Of fewer rows a piece takes about as long as a larger one: its expert's weights are read in any case.
+LEAST_ROWS = 64
+
 
 def assign(
     holders: Sequence[tuple[int, ...]], counts: Sequence[int], costs: Mapping[int, float]
@@ -17,7 +20,7 @@ def assign(
     the segments of each.
 
     Whole, because the shape of a matrix product may decide its rounding: a split column would not equal the
-    same column computed in one place.
+    same column computed in one place. Where it does not, `pieces` have been cut before.
     """
     chosen: dict[int, int] = {}
     choices: list[tuple[int, int, Sequence[int]]] = []
@@ -40,6 +43,20 @@ def assign(
     for column, rank in chosen.items():
         segments[rank].append((column, counts[column]))
     return segments, lost
+
+
+def pieces(
+    holders: Sequence[tuple[int, ...]], counts: Sequence[int], costs: Mapping[int, float]
+) -> list[list[int]] | None:
+    """How many rows the pieces of each column have: two for each of its holders, where it has several that
+    are used and rows enough. None where every column stays whole."""
+    cut: list[list[int]] = []
+    for ranks, rows in zip(holders, counts, strict=True):
+        num = 1
+        if rows >= 2 * LEAST_ROWS and (num_usable := sum(rank in costs for rank in ranks)) > 1:
+            num = min(2 * num_usable, rows // LEAST_ROWS)
+        cut.append([rows * (n + 1) // num - rows * n // num for n in range(num)])
+    return cut if any(len(parts) > 1 for parts in cut) else None
 
 
 def _choose(

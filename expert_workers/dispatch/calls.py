@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Sequence
 from itertools import count
 
-from expert_workers.dispatch.assign import Segments, assign
+from expert_workers.dispatch.assign import Segments, assign, pieces
 from expert_workers.dispatch.current_routes import CurrentRoutes
 from expert_workers.dispatch.dispatch import Dispatch, Sent
 from expert_workers.dispatch.native_way import Flight
@@ -31,11 +31,21 @@ class Calls:
         self._adopt = adopt
         self._call_ids = count(1)
 
+    def begin(self, dispatch: Dispatch) -> None:
+        """As `send`, for the first time."""
+        links, table = self._routes.linked.links, self._routes.tables[dispatch.table]
+        if self._options.splits_rows and table.has_choice:
+            sizes = pieces(table.ranks_C, dispatch.todo_C, self._speeds.costs(links))
+            if sizes is not None:
+                dispatch.split(sizes)
+        self.send(dispatch)
+
     def send(self, dispatch: Dispatch) -> None:
         """Sends each worker its part of what is to be done. Raises ExpertsLostError."""
         routes = self._routes
         table = routes.tables[dispatch.table]
-        segments, lost = assign(table.ranks_C, dispatch.todo_C, self._speeds.costs(routes.linked.links))
+        costs = self._speeds.costs(routes.linked.links)
+        segments, lost = assign(dispatch.holders(table), dispatch.todo_C, costs)
         if lost:
             segments = self._hard_to_place(dispatch)
         for rank, columns in segments.items():
@@ -53,14 +63,14 @@ class Calls:
         late = [sent for sent in dispatch.sent if sent.pending.outcome is None]
         slow = {sent.link.rank for sent in late}
         costs = {rank: cost for rank, cost in self._costs_of_all().items() if rank not in slow}
-        num_calls = 0
+        num_calls, holders = 0, dispatch.holders(table)
         # One by one: an answer counts whole or not at all, and each of these is late for itself.
         for sent in late:
-            counts = [0] * len(table.slots_C)
+            counts = [0] * len(holders)
             for column, rows in sent.part.segments:
-                if dispatch.open_C[column] and any(rank in costs for rank in table.ranks_C[column]):
+                if dispatch.open_C[column] and any(rank in costs for rank in holders[column]):
                     counts[column] = rows
-            segments, _ = assign(table.ranks_C, counts, costs)
+            segments, _ = assign(holders, counts, costs)
             num_calls += len(segments)
             for rank, columns in segments.items():
                 self._send_one(dispatch, rank, columns)
@@ -70,10 +80,10 @@ class Calls:
         """Workers that are slow or behind must do where there are no others; then any that can be found."""
         while True:
             table = self._routes.tables[dispatch.table]
-            segments, lost = assign(table.ranks_C, dispatch.todo_C, self._costs_of_all())
+            segments, lost = assign(dispatch.holders(table), dispatch.todo_C, self._costs_of_all())
             if not lost:
                 return segments
-            self._routes.await_holders(table, lost)
+            self._routes.await_holders(table, sorted({dispatch.columns[each] for each in lost}))
             if self._routes.has_news:
                 self._adopt()
 
@@ -105,14 +115,11 @@ class Calls:
     ) -> tuple[RowSlice, ExpertCall]:
         part = cut(dispatch.x_TD, dispatch.pairs, columns)
         table = self._routes.tables[dispatch.table]
-        segments = part.segments
-        if not table.is_plain:
-            segments = tuple([(table.slots_C[column], rows) for column, rows in segments])
         call = ExpertCall(
             call_id,
             self._options.epoch,
             dispatch.layer,
-            segments,
+            dispatch.slots(table, part),
             part.row_index,
             part.weights_P if dispatch.form is ReplyForm.SUM else None,
             part.x_RD,

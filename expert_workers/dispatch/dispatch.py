@@ -4,6 +4,9 @@ slices, each slice has one of its own.
 Shapes: T tokens, K experts per token, C columns of the layer's router, D d_model.
 """
 
+from collections.abc import Sequence
+from dataclasses import replace
+from itertools import accumulate
 from typing import NamedTuple
 
 import torch
@@ -56,9 +59,15 @@ class Sent(NamedTuple):
 
 class Dispatch:
     """Belongs to the pool that began it. `todo_C` are the rows of columns that are yet to be sent, `open_C`
-    of those that no worker has answered; `table` is the number of the table that these are of."""
+    of those that no worker has answered; `table` is the number of the table that these are of.
+
+    Where columns have been cut into pieces, `pairs`, `todo_C` and `open_C` are of these, and `columns` says
+    which column each is of.
+    """
 
     __slots__ = (
+        "columns",
+        "counts_C",
         "device",
         "dtype",
         "form",
@@ -100,10 +109,38 @@ class Dispatch:
         self.pairs = sort_pairs(ids_TK, self.weights_TK.numpy(), len(table.slots_C))
         self.form: ReplyForm = options.combine.form(ids_TK.shape[1])
         self.sent: list[Sent] = []
+        self.columns: Sequence[int] = range(len(table.slots_C))
+        self.counts_C = self.pairs.counts_E
+        self._open_all()
+        self.hedge_at: float | None = None
+
+    def _open_all(self) -> None:
         self.todo_C = list(self.pairs.counts_E)
         self.open_C = list(self.todo_C)
         self.num_open = len(self.open_C) - self.open_C.count(0)
-        self.hedge_at: float | None = None
+
+    def split(self, sizes: Sequence[Sequence[int]]) -> None:
+        """Cuts each column into pieces of so many rows. Before anything is sent."""
+        counts = [rows for parts in sizes for rows in parts]
+        self.columns = [column for column, parts in enumerate(sizes) for _ in parts]
+        self.pairs = replace(self.pairs, counts_E=counts, starts_E=[0, *accumulate(counts)])
+        self._open_all()
+
+    def holders(self, table: LayerTable) -> Sequence[tuple[int, ...]]:
+        """Of each column or piece, by its table as it is now."""
+        if isinstance(self.columns, range):
+            return table.ranks_C
+        return [table.ranks_C[column] for column in self.columns]
+
+    def slots(self, table: LayerTable, part: RowSlice) -> tuple[tuple[int, int], ...]:
+        """A part's segments as they travel: pieces of one column that go together are one."""
+        if table.is_plain and isinstance(self.columns, range):
+            return part.segments
+        counts: dict[int, int] = {}
+        for piece, rows in part.segments:
+            slot = table.slots_C[self.columns[piece]]
+            counts[slot] = counts.get(slot, 0) + rows
+        return tuple(counts.items())
 
     def combiner(self) -> Sums | PairRows:
         width = self.x_TD.shape[1]

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from expert_workers.dispatch.assign import LEAST_ROWS
 from expert_workers.dispatch.combine import Combine
 from expert_workers.dispatch.dispatch import Dispatch
 from expert_workers.dispatch.links import LinkedRoutes
@@ -73,7 +74,12 @@ class NativeWay:
         """`count` takes what was counted under routes that are over."""
         is_narrow, is_exact = options.wire_dtype == "bfloat16", options.combine is Combine.EXACT
         self._native = _dispatch.dispatcher(
-            options.epoch, is_narrow, is_exact, wants_records, options.num_slices
+            options.epoch,
+            is_narrow,
+            is_exact,
+            wants_records,
+            options.num_slices,
+            2 * LEAST_ROWS if options.splits_rows else 0,
         )
         self._is_sliced = options.num_slices > 1
         self._count = count

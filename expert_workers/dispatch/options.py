@@ -46,5 +46,8 @@ class PoolOptions:
     epoch: int = 0
     # Of each expert; the pool's catalogs are of these.
     num_slices: int = 1
+    # Whether a row has the same bits with the workers' kernels whatever the others are: then the rows of one
+    # expert may go to several holders.
+    splits_rows: bool = False
     # False: Python does what C could.
     native: bool = True

@@ -104,7 +104,7 @@ class ExpertPool:
         self._pause_native()
         of_table = self._routes.tables[table]
         dispatch = Dispatch(table, of_table, x_TD, routing, self._options, start_ns, started)
-        self._calls.send(dispatch)
+        self._calls.begin(dispatch)
         return dispatch
 
     def finish(self, begun: Begun) -> Tensor:
@@ -143,7 +143,7 @@ class ExpertPool:
         computed = time.perf_counter()
         y_TD = combiner.result()
         ended = time.perf_counter()
-        slots_C, counts_C = self._routes.tables[begun.table].slots_C, begun.pairs.counts_E
+        slots_C, counts_C = self._routes.tables[begun.table].slots_C, begun.counts_C
         self._stats.dispatched(begun.layer, slots_C, counts_C, ended - begun.started, exchange)
         if self._observer is not None:
             record = exchange.record(begun.layer, begun.start_ns, ended - begun.started, ended - computed)

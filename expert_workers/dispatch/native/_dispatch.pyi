@@ -9,7 +9,13 @@ _Flight = tuple[int, int, float, float | None, list[_Call]]
 NUM_SIZES: int
 
 def dispatcher(
-    epoch: int, wire_is_bf16: bool, is_exact: bool, wants_records: bool, num_slices: int, /
+    epoch: int,
+    wire_is_bf16: bool,
+    is_exact: bool,
+    wants_records: bool,
+    num_slices: int,
+    split_rows: int,
+    /,
 ) -> object: ...
 def layer_experts(dispatcher: object, /) -> object: ...
 def route(

@@ -95,7 +95,7 @@ class Lines:
     def __init__(self, case: Case, stack: ExitStack) -> None:
         self.case = case
         self.native = _dispatch.dispatcher(
-            EPOCH, case.options.wire_dtype == "bfloat16", case.options.combine is Combine.EXACT, True, 1
+            EPOCH, case.options.wire_dtype == "bfloat16", case.options.combine is Combine.EXACT, True, 1, 0
         )
         ranks = sorted(case.ranks)
         ours, theirs = zip(*(socket.socketpair() for _ in ranks), strict=True)
@@ -357,7 +357,7 @@ def test_routes_do_not_change_under_what_is_on_its_way() -> None:
     ],
 )
 def test_routes_that_make_no_sense_are_refused(links: object, layers: object) -> None:
-    native = _dispatch.dispatcher(0, False, True, False, 1)
+    native = _dispatch.dispatcher(0, False, True, False, 1, 0)
     with pytest.raises((ValueError, TypeError, OverflowError)):
         _dispatch.route(native, links, layers)  # type: ignore[arg-type]
 

@@ -74,7 +74,7 @@ int begin_flight(dispatcher *d, const layer_rows *rows) {
     f->rows = *rows;
     f->started = started;
     f->start_ns = (int64_t)wall.tv_sec * 1000000000 + wall.tv_nsec;
-    if (!split_rows(&d->split, rows, d->table) || !cut_calls(d, f)) return 0;
+    if (!split_rows(&d->split, rows, d->table, d->split_rows) || !cut_calls(d, f)) return 0;
     f->number = ++d->next_flight;
     d->num_flights++;
     send_calls(d, f);

@@ -133,6 +133,7 @@ typedef struct {
     uint64_t epoch;
     int wire_is_bf16, is_exact, wants_records;
     long num_slices; /* tables of a layer */
+    uint32_t split_rows; /* a column with a choice that has as many is Python's to cut; 0: none is */
     atomic_int is_stopped; /* any thread: nothing begins until there are routes again */
     route_table *table; /* its layers are tables: of each layer, or of each slice of its experts in turn */
     double valid_until; /* of costs and times */
@@ -162,7 +163,7 @@ static inline double monotonic(void) {
 }
 
 /* split.c. Each 0 where the dispatch is Python's. */
-int split_rows(split *s, const layer_rows *rows, const route_table *table);
+int split_rows(split *s, const layer_rows *rows, const route_table *table, uint32_t too_many);
 int cut_call(const dispatcher *d, flight *f, call *c);
 
 /* exchange.c */

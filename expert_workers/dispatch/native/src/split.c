@@ -79,7 +79,7 @@ static void choose(split *s, const layer_table *layer, const route_table *table,
     }
 }
 
-int split_rows(split *s, const layer_rows *rows, const route_table *table) {
+int split_rows(split *s, const layer_rows *rows, const route_table *table, uint32_t too_many) {
     const layer_table *layer = &table->layers[rows->layer];
     if (!make_room(s, rows, layer->num_columns, table->num_links) || !sort_pairs(s, rows)) return 0;
     long num_choices = 0;
@@ -94,6 +94,7 @@ int split_rows(split *s, const layer_rows *rows, const route_table *table) {
             }
         if (num_usable == 0) return 0;
         if (num_usable > 1) {
+            if (too_many > 0 && s->counts_C[c] >= too_many) return 0;
             s->chosen_C[c] = NO_LINK;
             s->choices_C[num_choices++] = (uint32_t)c;
         }
