@@ -1,16 +1,20 @@
 """The engine: what it computes in and with, and its sizes."""
 
+import argparse
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
 from coordinator.config.service import OFF
 from coordinator.engine.options import DEFAULT_BLOCK_SIZE
 from expertmesh.commands.options import Option
-from expertmesh.commands.values import mebibytes, number_of_threads, positive, positive_number
+from expertmesh.commands.values import mebibytes, number_of_threads, positive, positive_number, whole_number
+from expertmesh.shown_text import MAX_QUOTED
 from moe_model.errors import ConfigError
 from moe_model.names import DtypeName, KernelChoice, WeightForm
 
 AUTO = "auto"
+# How drafts are made, and the most tokens of one: a step computes them all.
+NGRAM, MAX_DRAFT = "ngram:", 32
 
 
 def _micro_batches(text: str) -> int | None:
@@ -21,6 +25,16 @@ def _number_or_off(text: str) -> float | None:
     return None if text == OFF else positive_number(text)
 
 
+def _drafts(text: str) -> int | None:
+    if text == OFF:
+        return None
+    if not text.startswith(NGRAM):
+        raise argparse.ArgumentTypeError(
+            f"{text[:MAX_QUOTED]!r} is neither `off` nor `ngram:K`, as `ngram:4` for drafts of 4 tokens"
+        )
+    return whole_number(1, MAX_DRAFT)(text.removeprefix(NGRAM))
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EngineConfig:
     """num_threads: None for all cores that the process may use.
@@ -29,6 +43,7 @@ class EngineConfig:
     max_context: positions of the longest sequence; None for the model's own.
     kv_cache_bytes: the most; None for half of the memory that is left when the weights are loaded.
     micro_batches: parts of a step in flight where experts run in workers; None for what was measured.
+    speculate: tokens that a sequence may draft for a step; None for none.
     """
 
     dtype: Annotated[
@@ -139,6 +154,17 @@ class EngineConfig:
             "(auto: what is measured to be faster)",
         ),
     ] = None
+    speculate: Annotated[
+        int | None,
+        Option(
+            "--speculate",
+            parse=_drafts,
+            metavar="ngram:K",
+            help="compute up to K more tokens of a sequence in a step: those that followed its last ones "
+            "where these stood before; outputs stay the same. It is done where it is measured to be faster "
+            "(off)",
+        ),
+    ] = None
     block_size: int = DEFAULT_BLOCK_SIZE
 
     def __post_init__(self) -> None:
@@ -153,5 +179,7 @@ class EngineConfig:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ConfigError(f"{name}: {value} is less than 1")
+        if self.speculate is not None and not 1 <= self.speculate <= MAX_DRAFT:
+            raise ConfigError(f"speculate: {self.speculate} is not in [1, {MAX_DRAFT}]")
         if self.max_gap_ms is not None and not self.max_gap_ms > 0:
             raise ConfigError(f"max_gap_ms: {self.max_gap_ms} is not a number > 0")

@@ -12,6 +12,8 @@ _TOKENS = (1.0, *(float(1 << power) for power in range(3, 15)))
 
 ITERATION_TOKENS = ours("iteration_tokens", "Tokens of one step.", edges=_TOKENS)
 STEP_SECONDS = ours("step_seconds", "One step of the engine.", "phase", edges=SHORT)
+DRAFTED = ours("spec_decode_num_draft_tokens", "Tokens that were drafted and computed.")
+ACCEPTED = ours("spec_decode_num_accepted_tokens", "Drafted tokens that were those that were drawn.")
 DISPATCH_SECONDS = ours("expert_dispatch_seconds", "One layer's dispatch and answer.", edges=SHORT)
 COMBINE_SECONDS = ours("expert_combine_seconds", "Combining a layer's answers.", edges=SHORT)
 STRAGGLER_SECONDS = ours("expert_straggler_seconds", "Slowest worker less the median.", edges=SHORT)
@@ -33,7 +35,8 @@ BALANCEDNESS = ours(
 )
 
 FAMILIES = (
-    *(ITERATION_TOKENS, STEP_SECONDS, DISPATCH_SECONDS, COMBINE_SECONDS, STRAGGLER_SECONDS),
+    *(ITERATION_TOKENS, STEP_SECONDS, DRAFTED, ACCEPTED),
+    *(DISPATCH_SECONDS, COMBINE_SECONDS, STRAGGLER_SECONDS),
     *(COMPUTE_SECONDS, PAIRS, BYTES, RETRIES, LOSSES, RESTARTS, HEDGES, DROPPED, REBALANCES),
     *(REBALANCE_SECONDS, BALANCEDNESS),
 )

@@ -13,6 +13,7 @@ from coordinator.engine.core.overlap import Overlap
 from coordinator.engine.core.pacing import Pace
 from coordinator.engine.core.prepared import NO_VOCABULARY, Preparer
 from coordinator.engine.core.scheduler import Scheduler
+from coordinator.engine.core.speculation import Speculation
 from coordinator.engine.versions.exchange import ExchangedExperts, ExpertExchange, SwitchEngine
 from coordinator.engine.versions.model_versions import ModelVersions
 from coordinator.server.cache_budget import cache_sizes, max_context
@@ -55,7 +56,12 @@ def build_engine(
     _log_sizes(sizes, longest, cache_bytes(spec, sizes, dtype_of(config)))
     pace = None if config.max_gap_ms is None else Pace(config.max_gap_ms / 1000, sizes.block_size)
     scheduler = Scheduler(
-        sizes, config.max_num_seqs, config.max_step_tokens, prefix_caching=config.prefix_caching, pace=pace
+        sizes,
+        config.max_num_seqs,
+        config.max_step_tokens,
+        prefix_caching=config.prefix_caching,
+        pace=pace,
+        speculation=None if config.speculate is None else Speculation(config.speculate),
     )
     overlap = Overlap(config.micro_batches) if experts.answers_travel else None
     versions = ModelVersions(model, experts)

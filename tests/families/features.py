@@ -9,12 +9,14 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 from numpy.typing import NDArray
 from safetensors.torch import save_file
 
 from coordinator.config.engine import EngineConfig
 from coordinator.engine.cache.cache_sizes import block_bytes
+from coordinator.engine.core.speculation import Speculation
 from coordinator.engine.messages.output import PromptDetails
 from coordinator.engine.messages.request import (
     ConstraintSource,
@@ -31,6 +33,7 @@ from moe_model.assembled import dense_attention
 from moe_model.families import family_of
 from moe_model.layers.expert_selection import ExpertSelection
 from moe_model.sampling.params import SamplingParams
+from tests.coordinator.engine.speculating import Counted
 from tests.coordinator.exchanges import Changing
 from tests.families.rows import NUM_TOKENS, Row, is_greedy, make_requests, rewritten, run
 from tests.models import Collected, expected_tokens
@@ -44,6 +47,22 @@ def replicas(row: Row, _folder: Path) -> None:
 
 def micro_batches(row: Row, _folder: Path) -> None:
     assert row.tokens(replace(row.config, micro_batches=2), num_workers=2) == row.alone
+
+
+def drafts(row: Row, _folder: Path) -> None:
+    """Prompts that repeat themselves, and one that does not."""
+    prompts = [(5, 6, 7) * 6, (9,) * 12, (1, *range(20, 40))]
+    config = replace(row.config, speculate=3)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Speculation, "wanted", lambda _self, _num: True)
+        with row.open_experts(config, num_workers=2, replicas=2) as experts:
+            counted = Counted()
+            found = run(
+                build_engine(row.checkpoint, config, experts, counted), make_requests(prompts=prompts)
+            )
+    assert counted.num_drafted > 0
+    for prompt, each in zip(prompts, found, strict=True):
+        assert is_greedy(row.oracle, prompt, each.token_ids)
 
 
 def chunked_prefill(row: Row, _folder: Path) -> None:
@@ -235,6 +254,7 @@ Check = Callable[[Row, Path], None]
 FEATURES: tuple[Check, ...] = (
     replicas,
     micro_batches,
+    drafts,
     chunked_prefill,
     preemption,
     prefix_cache,

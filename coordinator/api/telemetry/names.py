@@ -27,7 +27,7 @@ _SAME = (
     *("request_time_per_output_token_seconds", "e2e_request_latency_seconds", "request_queue_time_seconds"),
     *("request_prefill_time_seconds", "request_decode_time_seconds", "request_inference_time_seconds"),
     *("request_prompt_tokens", "request_generation_tokens", "request_params_max_tokens"),
-    "request_params_n",
+    *("request_params_n", "spec_decode_num_draft_tokens", "spec_decode_num_accepted_tokens"),
 )
 # Ours -> vLLM's. The one that differs is a histogram with a counter's suffix there, which its panels ask for.
 COMPATIBLE = {**{stem: stem for stem in _SAME}, "iteration_tokens": "iteration_tokens_total"}

@@ -38,6 +38,9 @@ class BlockPool(Protocol):
     def reserve(self, table: BlockTable, context_len: int) -> None:
         """From now on a sequence lacks no blocks for a context of this length."""
 
+    def shrink(self, table: BlockTable, context_len: int) -> None:
+        """Takes back what `reserve` gave for a longer context."""
+
     def release(self, table: BlockTable) -> None:
         """Gives all back; nothing happens when there is nothing."""
 
@@ -72,6 +75,9 @@ class WholePool:
 
     def reserve(self, table: BlockTable, context_len: int) -> None:
         table.ids.extend(self.allocator.allocate(max(0, self._missing(table, context_len))))
+
+    def shrink(self, table: BlockTable, context_len: int) -> None:
+        self.allocator.free(table.cut(0, -(-context_len // self._block_size)))
 
     def release(self, table: BlockTable) -> None:
         # The end first: what stands at the beginning of a context is worth remembering longest.
@@ -130,6 +136,10 @@ class WindowPool:
         wanted = self._wanted(context_len)
         self._num_promised += wanted - table.num_reserved
         table.num_reserved = wanted
+
+    def shrink(self, table: BlockTable, context_len: int) -> None:
+        """Only the promise: `trim` takes the blocks."""
+        self.reserve(table, context_len)
 
     def place(self, table: BlockTable, end: int) -> None:
         """Blocks for the tokens before position `end`."""

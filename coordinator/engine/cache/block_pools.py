@@ -68,7 +68,24 @@ class BlockPools:
 
     def grow(self, sequence: Sequence) -> bool:
         """Reserves for the context as it is now; False when it does not fit."""
+        return self._reserve(sequence, sequence.context_len)
+
+    def stretch(self, sequence: Sequence, num_more: int) -> int:
+        """Reserves for as many tokens beyond its context, or for none that takes a block; for how many."""
         length = sequence.context_len
+        fits = self._reserve(sequence, length + num_more)
+        return num_more if fits else min(num_more, sequence.num_reserved - length)
+
+    def shrink(self, running: Iterable[Sequence]) -> None:
+        """Gives back what was reserved beyond their contexts."""
+        for sequence in running:
+            length = sequence.context_len
+            if sequence.num_reserved - length >= self.block_size:
+                for pool, table in zip(self._pools, sequence.tables, strict=True):
+                    pool.shrink(table, length)
+                sequence.num_reserved = self._in_blocks(length)
+
+    def _reserve(self, sequence: Sequence, length: int) -> bool:
         if length <= sequence.num_reserved:
             return True
         each = list(zip(self._pools, sequence.tables, strict=True))

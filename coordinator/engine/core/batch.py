@@ -66,21 +66,21 @@ def join_batches(batches: Sequence[Batch]) -> Batch:
 def build_batch(step: Step, block_size: int, device: torch.device) -> Batch:
     """Lays the chunks out one after the other."""
     chunks = sorted(step.chunks, key=lambda chunk: chunk.num_tokens > 1)
-    first_rows, num_rows, last_row_of = [], 0, {}
+    first_rows, num_rows, rows_of = [], 0, {}
     token_ids: list[int] = []
     positions: list[int] = []
     slots: list[list[int]] = [[] for _ in step.chunks[0].sequence.tables]
     for chunk in chunks:
         first_rows.append(num_rows)
         num_rows += chunk.num_tokens
-        last_row_of[id(chunk.sequence)] = num_rows - 1
+        rows_of[id(chunk.sequence)] = range(num_rows - 1 - len(chunk.draft), num_rows)
         places = range(chunk.start, chunk.start + chunk.num_tokens)
-        token_ids += chunk.sequence.context(chunk.start, chunk.num_tokens)
+        token_ids += chunk.token_ids
         positions += places
         for of_group, table in zip(slots, chunk.sequence.tables, strict=True):
             of_group += [table.ids[p // block_size] * block_size + p % block_size for p in places]
 
-    sampled = [last_row_of[id(chunk.sequence)] for chunk in step.sampling]
+    sampled = [row for chunk in step.sampling for row in rows_of[id(chunk.sequence)]]
     columns = token_ids, positions, sampled, *slots
     moved = torch.tensor(list(chain.from_iterable(columns)), dtype=torch.int64).to(device, non_blocking=True)
     token_ids_T, positions_T, sample_rows, *slots_T = torch.split(moved, [*map(len, columns)])

@@ -11,7 +11,7 @@ import torch
 from coordinator.engine.core.observer import EngineObserver
 from coordinator.engine.core.outputs import OutputWriter
 from coordinator.engine.core.prepared import NO_VOCABULARY, Prepared, Preparer
-from coordinator.engine.core.scheduler import Chunk, Scheduler, Step
+from coordinator.engine.core.scheduler import Chunk, Further, Scheduler, Step
 from coordinator.engine.core.sequence import Sequence, max_output_tokens
 from coordinator.engine.core.step_result import StepResult
 from coordinator.engine.messages.errors import CapacityError, EngineError, StepMemoryError
@@ -154,13 +154,15 @@ class Engine:
         try:
             result = self._run(step)
         except ExpertsLostError as error:
+            self._scheduler.failed()
             is_over = self._experts is None or not self._experts.wait_for_lost(EXPERT_WAIT_TURN)
-            if is_over and len(step.chunks) == 1:
+            if is_over and step.is_one:
                 return outputs + self._fail(step.chunks, error)
             # Those that need none of the lost experts go on.
             return outputs + self._run_apart(step, is_over=is_over)
         except Exception as error:  # noqa: BLE001 - the top of the engine's thread
-            if len(step.chunks) > 1:
+            self._scheduler.failed()
+            if not step.is_one:
                 logger.warning(
                     "step %d failed; its %d parts run one by one", self._num_steps, len(step.chunks)
                 )
@@ -169,7 +171,8 @@ class Engine:
         if self._experts is not None:
             self._experts.found()
         outputs += self._move(step, result)
-        self._scheduler.took(step, time.perf_counter() - started)
+        num_new_tokens = len(step.sampling) + result.num_further
+        self._scheduler.took(step, time.perf_counter() - started, num_new_tokens)
         return outputs
 
     def idle(self) -> None:
@@ -219,22 +222,22 @@ class Engine:
         seconds = time.perf_counter() - started
         if self._observer is not None:
             live = () if self.versions is None else self.versions.live
-            self._observer.step(_record(step, start_ns, seconds, live))
+            self._observer.step(_record(step, result, start_ns, seconds, live))
         return result
 
     def _move(self, step: Step, result: StepResult) -> list[Output]:
         """Takes over what a step has found. What it raises is about our own bookkeeping, and for `stop`."""
-        self._scheduler.update(step, result.token_ids)
-        return self._outputs(step, result)
+        further = self._scheduler.update(step, result.token_ids, result.further)
+        return self._outputs(step, result, further)
 
     def _run_apart(self, step: Step, *, is_over: bool = False) -> list[Output]:
         """Each sequence of a failed step alone: only those that fail alone as well end with an error; those
-        that lack experts once the time to wait for them `is_over`."""
+        that lack experts once the time to wait for them `is_over`. None fails for what it only drafted."""
         outputs: list[Output] = []
         for chunk in step.chunks:
             if chunk.sequence.request.request_id not in self._requests:
                 continue
-            alone = Step((chunk,))
+            alone = Step((chunk.undrafted,))
             try:
                 result = self._run(alone)
             except ExpertsLostError as error:
@@ -257,7 +260,7 @@ class Engine:
             return StepMemoryError("not enough memory for a step")
         return EngineError("a step of the engine failed")
 
-    def _outputs(self, step: Step, result: StepResult) -> list[Output]:
+    def _outputs(self, step: Step, result: StepResult, further: Further) -> list[Output]:
         now = time.monotonic()
         outputs: list[Output] = []
         for chunk in step.chunks if result.failures else ():
@@ -268,7 +271,7 @@ class Engine:
                 # Whatever broke its numbers may stand in its blocks.
                 self._scheduler.distrust(chunk.sequence)
             outputs += self._fail((chunk,), error)
-        for output, sequence in self._writer.write(step, result, now):
+        for output, sequence in self._writer.write(step, result, further, now):
             if sequence.request.request_id in self._requests:
                 outputs.append(output)
                 if output.is_last:
@@ -337,7 +340,9 @@ def is_late(request: Request, now: float) -> bool:
     return limit is not None and now - request.arrival_time >= limit
 
 
-def _record(step: Step, start_ns: int, seconds: float, live: Iterable[ModelVersion]) -> StepRecord:
+def _record(
+    step: Step, result: StepResult, start_ns: int, seconds: float, live: Iterable[ModelVersion]
+) -> StepRecord:
     traced = {n: c.sequence for c in step.chunks if (n := c.sequence.request.trace) is not None}
     versions = {version.number: version.expert_versions for version in live} if traced else {}
     return StepRecord(
@@ -345,9 +350,11 @@ def _record(step: Step, start_ns: int, seconds: float, live: Iterable[ModelVersi
         end_ns=time.time_ns(),
         seconds=seconds,
         num_tokens=step.num_tokens,
-        num_prefill_tokens=sum(c.num_tokens for c in step.chunks if c.num_tokens > 1 or not c.completes),
+        num_prefill_tokens=sum(c.num_tokens for c in step.chunks if c.num_known > 1 or not c.completes),
         num_sequences=len(step.chunks),
-        num_new_tokens=len(step.sampling),
+        num_new_tokens=len(step.sampling) + result.num_further,
+        num_draft_tokens=step.num_drafted,
+        num_accepted_tokens=result.num_further,
         traces=tuple(
             TracedRequest(number, sequence.version, versions.get(sequence.version, ()))
             for number, sequence in traced.items()

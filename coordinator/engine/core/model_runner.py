@@ -10,6 +10,7 @@ from torch import Tensor
 
 from coordinator.engine.attention.torch_attention import AttentionPlan, paged_attention
 from coordinator.engine.cache.kv_cache import KVCache
+from coordinator.engine.core.acceptance import Accepted, accept, sampling_rows
 from coordinator.engine.core.batch import Batch, build_batch, join_batches, split_step
 from coordinator.engine.core.overlap import Overlap
 from coordinator.engine.core.routing_trace import RoutingTrace, wants_trace
@@ -53,13 +54,13 @@ class ModelRunner:
         """Running a step twice gives the same: the cache is written by position, the draw is by counter."""
         trace = RoutingTrace(self._versions) if any(map(wants_trace, step.chunks)) else None
         h_TD, batch = self._forward(step, trace)
-        drawn, logprobs = self._draw(h_TD, batch, step.sampling)
-        failures = _broken_numbers(h_TD, batch, last_tells=self._last_tells)
-        failures |= {step.sampling[row].sequence.key: error for row, error in drawn.failures.items()}
+        accepted = self._draw(h_TD, batch, step.sampling)
         return StepResult(
-            drawn.token_ids,
-            logprobs,
-            failures,
+            accepted.token_ids,
+            accepted.logprobs,
+            _broken_numbers(h_TD, batch, last_tells=self._last_tells) | accepted.failures,
+            accepted.further,
+            accepted.further_logprobs,
             score_prompts(self._model, h_TD, batch),
             {} if trace is None else trace.chunks(batch),
         )
@@ -91,21 +92,27 @@ class ModelRunner:
         ]
         return self._model.forward_parts(parts), join_batches(batches)
 
-    def _draw(
-        self, h_TD: Tensor, batch: Batch, chunks: list[Chunk]
-    ) -> tuple[Drawn, list[TokenLogprobs | None]]:
+    def _draw(self, h_TD: Tensor, batch: Batch, chunks: list[Chunk]) -> Accepted:
         if not chunks:
-            return Drawn([], {}), []
-        # As many as there are tokens: all are single ones, in their order.
-        is_whole = len(chunks) == len(h_TD)
+            return Accepted()
+        rows = sampling_rows(chunks)
+        # As many as there are tokens: these are single ones and drafts, in their order.
+        is_whole = len(rows) == len(h_TD)
         logits_RV = self._model.logits(h_TD if is_whole else h_TD[batch.sample_rows])
-        drawn = self._sampler.draw(logits_RV, [chunk.sequence.row for chunk in chunks])
-        wanted = [chunk.sequence.request.returns.logprobs for chunk in chunks]
-        if all(num_top is None for num_top in wanted):
-            return drawn, []
-        # A row without a token ends its request; what its logprobs are is all the same.
-        token_ids = [0 if token_id is None else token_id for token_id in drawn.token_ids]
-        return drawn, token_logprobs(logits_RV, token_ids, wanted)
+        drawn = self._sampler.draw(logits_RV, rows)
+        return accept(chunks, drawn, _logprobs(logits_RV, drawn, chunks))
+
+
+def _logprobs(logits_RV: Tensor, drawn: Drawn, chunks: Sequence[Chunk]) -> list[TokenLogprobs | None]:
+    """Of each row, or none at all where no request wants them."""
+    wanted = [
+        chunk.sequence.request.returns.logprobs for chunk in chunks for _ in range(1 + len(chunk.draft))
+    ]
+    if all(num_top is None for num_top in wanted):
+        return []
+    # A row without a token ends its request; what its logprobs are is all the same.
+    token_ids = [0 if token_id is None else token_id for token_id in drawn.token_ids]
+    return token_logprobs(logits_RV, token_ids, wanted)
 
 
 def _broken_numbers(h_TD: Tensor, batch: Batch, *, last_tells: bool) -> dict[int, ExpertMeshError]:
@@ -117,10 +124,10 @@ def _broken_numbers(h_TD: Tensor, batch: Batch, *, last_tells: bool) -> dict[int
     """
     found = {}
     for chunk, first_row in zip(batch.chunks, batch.first_rows, strict=True):
-        if chunk.num_tokens == 1 and chunk.samples:
-            # Nearly always. Its only row has logits.
+        if chunk.num_known == 1 and chunk.samples:
+            # Nearly always. Each of its rows has logits.
             continue
-        rows = range(first_row, first_row + chunk.num_tokens)
+        rows = range(first_row, first_row + chunk.num_known)
         looked_at = rows[-1:] if last_tells else rows
         if chunk.samples:
             looked_at = looked_at[:-1]

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from itertools import repeat
 
-from coordinator.engine.core.scheduler import Chunk, Step
+from coordinator.engine.core.scheduler import Chunk, Further, Step
 from coordinator.engine.core.sequence import Sequence
 from coordinator.engine.core.step_result import StepResult
 from coordinator.engine.messages.failure import Failure
@@ -20,16 +20,21 @@ from moe_model.errors import ExpertMeshError
 class OutputWriter:
     """Writes the outputs of steps, and the last words of sequences that end outside of one."""
 
-    def write(self, step: Step, result: StepResult, now: float) -> Iterator[tuple[Output, Sequence]]:
-        """Outputs of the step's chunks, those without news left out. Tokens have been appended."""
+    def write(
+        self, step: Step, result: StepResult, further: Further, now: float
+    ) -> Iterator[tuple[Output, Sequence]]:
+        """Outputs of the step's chunks, those without news left out. Tokens have been appended, `further` are
+        those after the first."""
         has_more = bool(result.logprobs or result.prompt_logprobs or result.traces)
         token_ids = iter(result.token_ids)
         logprobs = iter(result.logprobs or repeat(None))
         for chunk in step.chunks:
             sequence = chunk.sequence
             token_id, scores = (next(token_ids), next(logprobs)) if chunk.samples else (None, None)
+            more = further.get(sequence.key, ()) if further else ()
             if token_id is None or has_more or sequence.first_token is None:
-                output = _output(chunk, result, token_id, scores, now)
+                new_ids = () if token_id is None else (token_id, *more)
+                output = _output(chunk, result, new_ids, scores, now)
                 if output is not None:
                     yield output, sequence
             else:
@@ -37,7 +42,8 @@ class OutputWriter:
                 reason, stop = sequence.finish_reason()
                 timings = None if reason is None else sequence.timings(now)
                 request_id = sequence.request.request_id
-                yield Output(request_id, (token_id,), reason, stop, None, timings, sequence.index), sequence
+                new_ids = (token_id, *more)
+                yield Output(request_id, new_ids, reason, stop, None, timings, sequence.index), sequence
 
     def ended(self, sequence: Sequence, reason: FinishReason, now: float) -> Output:
         """The last output of a sequence that nothing was drawn for."""
@@ -51,13 +57,14 @@ class OutputWriter:
 
 
 def _output(
-    chunk: Chunk, result: StepResult, token_id: int | None, logprobs: TokenLogprobs | None, now: float
+    chunk: Chunk, result: StepResult, token_ids: tuple[int, ...], scores: TokenLogprobs | None, now: float
 ) -> Output | None:
+    """`scores` are the first token's."""
     sequence = chunk.sequence
-    prompt_trace, trace = _traces(sequence, result)
+    prompt_trace, trace = _traces(chunk, result)
     prompt = _prompt_details(chunk, result, prompt_trace)
     reason, stop = None, None
-    if token_id is not None:
+    if token_ids:
         if sequence.first_token is None:
             sequence.first_token = now
         reason, stop = sequence.finish_reason()
@@ -65,14 +72,15 @@ def _output(
         reason = FinishReason.LENGTH
     elif prompt is None and not trace:
         return None
+    further_scores = result.further_logprobs.get(sequence.key, ())[: max(0, len(token_ids) - 1)]
     return Output(
         sequence.request.request_id,
-        () if token_id is None else (token_id,),
+        token_ids,
         reason,
         stop,
         timings=None if reason is None else sequence.timings(now),
         index=sequence.index,
-        logprobs=() if logprobs is None else (logprobs,),
+        logprobs=() if scores is None else (scores, *further_scores),
         routed_experts=trace,
         prompt=prompt,
     )
@@ -94,14 +102,16 @@ def _prompt_details(
     return PromptDetails(num_cached, tuple(scores), trace)
 
 
-def _traces(
-    sequence: Sequence, result: StepResult
-) -> tuple[tuple[RoutedExperts, ...], tuple[RoutedExperts, ...]]:
+def _traces(chunk: Chunk, result: StepResult) -> tuple[tuple[RoutedExperts, ...], tuple[RoutedExperts, ...]]:
     """The routing of prompt tokens and that of output tokens."""
+    sequence = chunk.sequence
     trace = result.traces.get(sequence.key)
     if trace is None:
         return (), ()
     end = trace.first_position + len(trace.ids_TLK)
+    if chunk.draft:
+        # Not of what was drafted and is not there, and the last token has not been routed.
+        end = min(end, len(sequence.token_ids) - 1)
     sequence.num_traced = max(sequence.num_traced, end)
     num_prompt = len(sequence.request.prompt_ids)
     return trace.between(0, num_prompt), trace.between(num_prompt, end)

@@ -9,6 +9,7 @@ has consumed nothing and can be run again.
 """
 
 from collections import deque
+from collections.abc import Mapping
 from collections.abc import Sequence as Seq
 from dataclasses import dataclass
 from functools import cached_property
@@ -19,23 +20,40 @@ from coordinator.engine.cache.cache_sizes import CacheSizes
 from coordinator.engine.cache.prefix_cache import PrefixCache
 from coordinator.engine.core.pacing import Pace
 from coordinator.engine.core.sequence import Sequence
+from coordinator.engine.core.speculation import Speculation
 from coordinator.engine.core.step_costs import StepLoad
 
 
 class Chunk(NamedTuple):
-    """`num_tokens` tokens of a sequence's window, from position `start`.
+    """`num_tokens` tokens of a sequence's window, from position `start`, the last of which may be a draft.
 
-    `completes`: the sequence has caught up after this chunk; `samples`: its next token is then drawn.
+    `completes`: the sequence has caught up after this chunk; `samples`: its next token is then drawn, and one
+    after each token of the draft.
     """
 
     sequence: Sequence
     start: int
     num_tokens: int
     completes: bool
+    draft: tuple[int, ...] = ()
 
     @property
     def samples(self) -> bool:
         return self.completes and self.sequence.draws
+
+    @property
+    def num_known(self) -> int:
+        """Without the draft."""
+        return self.num_tokens - len(self.draft)
+
+    @property
+    def token_ids(self) -> list[int]:
+        known = self.sequence.context(self.start, self.num_known)
+        return [*known, *self.draft] if self.draft else known
+
+    @property
+    def undrafted(self) -> "Chunk":
+        return self._replace(num_tokens=self.num_known, draft=())
 
 
 @dataclass(frozen=True)
@@ -53,8 +71,32 @@ class Step:
         return sum(chunk.num_tokens for chunk in self.chunks)
 
     @property
+    def is_one(self) -> bool:
+        """Whether it is of one sequence, without what that only drafted: no part of it could run alone."""
+        return len(self.chunks) == 1 and not self.num_drafted
+
+    @cached_property
+    def num_drafted(self) -> int:
+        return sum(len(chunk.draft) for chunk in self.chunks)
+
+    @property
     def load(self) -> StepLoad:
-        return StepLoad.of((chunk.start, chunk.num_tokens) for chunk in self.chunks)
+        """A draft is computed as so many single tokens would be."""
+        return StepLoad.of(part for chunk in self.chunks for part in _parts(chunk))
+
+
+def _parts(chunk: Chunk) -> Seq[tuple[int, int]]:
+    """The first position and the number of tokens of each."""
+    if not chunk.draft:
+        return ((chunk.start, chunk.num_tokens),)
+    first = chunk.start + chunk.num_known
+    drafted = [(position, 1) for position in range(first, first + len(chunk.draft))]
+    return [(chunk.start, chunk.num_known), *drafted]
+
+
+# What follows the first token that was drawn for a sequence, by its key.
+Further = Mapping[int, Seq[int]]
+NOTHING_FURTHER: Further = {}
 
 
 class Scheduler:
@@ -68,8 +110,10 @@ class Scheduler:
         *,
         prefix_caching: bool = True,
         pace: Pace | None = None,
+        speculation: Speculation | None = None,
     ) -> None:
-        """`pace` says how much prefill running streams can bear; None: as much as fits the budget."""
+        """`pace` says how much prefill running streams can bear; None: as much as fits the budget.
+        `speculation` says whether sequences draft; None: they do not."""
         self.pools = BlockPools(sizes, max_step_tokens)
         self.prefix_cache = PrefixCache(self.pools, enabled=prefix_caching)
         self.waiting: deque[Sequence] = deque()
@@ -79,6 +123,7 @@ class Scheduler:
         self._max_num_seqs = max(1, min(max_num_seqs, max_step_tokens - 1))
         self._max_step_tokens = max_step_tokens
         self._pace = pace
+        self._speculation = speculation
         self._num_steps = 0
 
     def add(self, sequence: Sequence) -> None:
@@ -100,28 +145,47 @@ class Scheduler:
         """Reserves blocks and picks chunks; at least one when there is any sequence."""
         self._num_steps += 1
         self.pools.trim(self.running)
+        if self._speculation is not None:
+            self.pools.shrink(self.running)
         preempted = self._grow_running()
         if not preempted:
             self._admit()
         return Step(tuple(self._pick_chunks()))
 
-    def update(self, step: Step, token_ids: Seq[int | None]) -> None:
-        """Moves progress: `token_ids` are the drawn tokens of `step.sampling`, None where none was drawn."""
-        block_size = self.pools.block_size
+    def update(self, step: Step, token_ids: Seq[int | None], further: Further = NOTHING_FURTHER) -> Further:
+        """Moves progress: `token_ids` are the drawn tokens of `step.sampling`, None where none was drawn, and
+        `further` what follows them. Returns as much of that as comes before a sequence's end."""
+        taken: dict[int, Seq[int]] = {}
         for chunk in step.chunks:
-            sequence, before = chunk.sequence, chunk.sequence.num_computed
-            sequence.num_computed = before + chunk.num_tokens
-            if sequence.num_computed // block_size > before // block_size:
-                self.prefix_cache.remember(sequence)
+            self._computed(chunk.sequence, chunk.num_known)
         for chunk, token_id in zip(step.sampling, token_ids, strict=True):
-            if token_id is not None and chunk.sequence.append(token_id):
+            if token_id is None:
+                continue
+            sequence, more = chunk.sequence, further.get(chunk.sequence.key, ()) if further else ()
+            num_more, slid = (
+                sequence.append_all((token_id, *more)) if more else (0, sequence.append(token_id))
+            )
+            if num_more:
+                taken[sequence.key] = more[:num_more]
+                # What the draft was right about is in the cache; what comes next is written over the rest.
+                self._computed(sequence, num_more)
+            if slid:
                 # Shared blocks must not be written again: the next window gets blocks of its own.
-                self._release(chunk.sequence)
+                self._release(sequence)
+        return taken
 
-    def took(self, step: Step, seconds: float) -> None:
-        """A step that was run as a whole lasted so long."""
+    def took(self, step: Step, seconds: float, num_new_tokens: int) -> None:
+        """A step that was run as a whole lasted so long and gave so many tokens."""
         if self._pace is not None:
             self._pace.observe(step.load, seconds)
+        if self._speculation is not None and all(c.num_known == 1 and c.samples for c in step.chunks):
+            is_drafted = step.num_drafted > 0
+            self._speculation.ran(len(step.chunks), num_new_tokens, seconds, is_drafted=is_drafted)
+
+    def failed(self) -> None:
+        """A step was not run as a whole."""
+        if self._speculation is not None:
+            self._speculation.failed()
 
     def check_integrity(self) -> None:
         """Raises AssertionError when blocks are lost, shared, or owned by a sequence that waits."""
@@ -162,13 +226,18 @@ class Scheduler:
 
     def _pick_chunks(self) -> list[Chunk]:
         """Single tokens first, then what waited longest: a long window cannot starve the others."""
-        chunks, longer = [], []
+        streams: list[Sequence] = []
+        longer: list[Sequence] = []
         for sequence in self.running:
-            num_remaining = sequence.num_remaining
-            if num_remaining == 1:
-                chunks.append(self._chunk(sequence, 1, num_remaining))
-            else:
-                longer.append(sequence)
+            (streams if sequence.num_remaining == 1 else longer).append(sequence)
+        # The time of a step with prefill is shared out already.
+        drafts = {} if longer or self._speculation is None else self._drafts(self._speculation, streams)
+        chunks = [self._chunk(sequence, 1, 1) for sequence in streams if sequence.key not in drafts]
+        chunks += [
+            self._chunk(sequence, 1, 1, drafts[sequence.key])
+            for sequence in streams
+            if sequence.key in drafts
+        ]
         budget = self._max_step_tokens - len(chunks)
         share = None
         if longer and chunks and self._pace is not None:
@@ -184,12 +253,34 @@ class Scheduler:
             budget -= num_tokens
         return chunks
 
-    def _chunk(self, sequence: Sequence, num_tokens: int, num_remaining: int) -> Chunk:
+    def _drafts(self, speculation: Speculation, streams: Seq[Sequence]) -> dict[int, tuple[int, ...]]:
+        """By key of the sequence, oldest first, as far as there are blocks and budget: none gives way."""
+        drafts = {}
+        budget = self._max_step_tokens - len(streams)
+        if streams and speculation.wanted(len(streams)):
+            for sequence in streams:
+                draft = sequence.draft(min(speculation.most, budget))
+                draft = draft[: self.pools.stretch(sequence, len(draft))]
+                if draft:
+                    drafts[sequence.key] = draft
+                    budget -= len(draft)
+        return drafts
+
+    def _chunk(
+        self, sequence: Sequence, num_tokens: int, num_remaining: int, draft: tuple[int, ...] = ()
+    ) -> Chunk:
         """The next tokens of a sequence, and places for them."""
-        start = sequence.num_computed
-        self.pools.place(sequence, start + num_tokens)
+        start, num_rows = sequence.num_computed, num_tokens + len(draft)
+        self.pools.place(sequence, start + num_rows)
         sequence.last_step = self._num_steps
-        return Chunk(sequence, start, num_tokens, num_tokens == num_remaining)
+        return Chunk(sequence, start, num_rows, num_tokens == num_remaining, draft)
+
+    def _computed(self, sequence: Sequence, num_tokens: int) -> None:
+        """So many more tokens of its context are in the cache."""
+        before, block_size = sequence.num_computed, self.pools.block_size
+        sequence.num_computed = before + num_tokens
+        if sequence.num_computed // block_size > before // block_size:
+            self.prefix_cache.remember(sequence)
 
     def _preempt(self, sequence: Sequence) -> None:
         """Back to the head of the queue; what has been evicted till then is computed again."""

@@ -9,8 +9,11 @@
 There is no phase: a sequence has tokens still to compute, and when there are none, the next one is drawn.
 """
 
+from collections.abc import Iterable
+
 from coordinator.engine.cache.block_keys import BlockKeys
 from coordinator.engine.cache.block_table import BlockTable
+from coordinator.engine.core.drafts import PromptLookup
 from coordinator.engine.core.prepared import NOTHING, Prepared
 from coordinator.engine.messages.output import FinishReason, RequestTimings, Stop
 from coordinator.engine.messages.request import Request, StopRules
@@ -61,6 +64,7 @@ class Sequence:
             self.matcher,
             prepared.token_mask,
         )
+        self._lookup: PromptLookup | None = None
         self._text = prepared.text()
         self._text_match: Stop | None = None
         self._keys = BlockKeys(request, block_size, version)
@@ -98,6 +102,33 @@ class Sequence:
     def block_keys(self, start: int, end: int) -> list[bytes]:
         """Keys of the full blocks [start, end) of a context that has not slid."""
         return self._keys.between(self.token_ids, start, end)
+
+    def draft(self, most: int) -> tuple[int, ...]:
+        """Tokens that may come next, at most so many: those that there is room for, and one more after them,
+        which is drawn in any case.
+
+        None before the first token, with which the prompt is told of. None under a constraint, whose state
+        would have to go back: a mask that was asked for can use up its limits for good.
+        """
+        num_output = len(self.token_ids) - self._num_prompt
+        room = min(self._max_tokens - num_output - 1, self._max_seq_len - self.context_len)
+        most = min(most, room)
+        if most < 1 or not num_output or self.matcher is not None:
+            return ()
+        if self._lookup is None:
+            self._lookup = PromptLookup(self.token_ids)
+        return self._lookup.draft(most)
+
+    def append_all(self, token_ids: Iterable[int]) -> tuple[int, bool]:
+        """Adds drawn tokens up to one that ends the sequence; how many after the first, and whether the last
+        made the window slide. One before it may not."""
+        num_added, slid = 0, False
+        for token_id in token_ids:
+            slid = self.append(token_id)
+            num_added += 1
+            if self.finish_reason()[0] is not None:
+                break
+        return num_added - 1, slid
 
     def append(self, token_id: int) -> bool:
         """Adds a drawn token. True when the window slid: every cached key now belongs to another position."""

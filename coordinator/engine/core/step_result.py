@@ -30,11 +30,19 @@ class StepResult:
     """`token_ids` and `logprobs` are of the step's sampling chunks, in order; a token is None where none
     could be drawn. The rest is by the key of the sequence: why it fails, and what it asked for.
 
+    `further` and `further_logprobs` are what follows that token, as far as it stands: see acceptance.py.
     `prompt_logprobs` begin with prompt token `Sequence.num_scored`.
     """
 
     token_ids: Sequence[int | None]
     logprobs: Sequence[TokenLogprobs | None] = ()
     failures: Mapping[int, ExpertMeshError] = field(default_factory=dict)
+    further: Mapping[int, Sequence[int]] = field(default_factory=dict)
+    further_logprobs: Mapping[int, Sequence[TokenLogprobs]] = field(default_factory=dict)
     prompt_logprobs: Mapping[int, Sequence[TokenLogprobs]] = field(default_factory=dict)
     traces: Mapping[int, ChunkTrace] = field(default_factory=dict)
+
+    @property
+    def num_further(self) -> int:
+        """As many drafted tokens were those that were drawn."""
+        return sum(map(len, self.further.values())) if self.further else 0

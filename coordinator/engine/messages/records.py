@@ -28,7 +28,8 @@ class DispatchSpan:
 class StepRecord:
     """One step that was run. Times are `time.time_ns()`, for spans; `seconds` is by the monotonic clock.
 
-    `num_prefill_tokens` are those of chunks that did not end in a drawn token after a single one.
+    `num_prefill_tokens` are those of chunks that did not end in a drawn token after a single one. Of the
+    `num_draft_tokens` that were computed with it, `num_accepted_tokens` were those that were drawn.
     `traces`: of the step's requests, as far as they have one.
     """
 
@@ -39,6 +40,8 @@ class StepRecord:
     num_prefill_tokens: int
     num_sequences: int
     num_new_tokens: int
+    num_draft_tokens: int = 0
+    num_accepted_tokens: int = 0
     traces: tuple[TracedRequest, ...] = ()
 
     @property

@@ -76,7 +76,7 @@ class Sampler:
             add_bias(logits_RV, biased, [rows[i].params for i in biased])
         if penalized:
             chosen = [rows[i] for i in penalized]
-            seen = self._counts.of([(row.key, row.token_ids, row.num_prompt) for row in chosen])
+            seen = self._counts.of([(row.key, row.token_ids, row.num_prompt, row.drafted) for row in chosen])
             rows_R1 = torch.tensor(penalized, device=logits_RV.device).unsqueeze(1)
             # Only what was seen changes; a token that stands there twice is written twice, the same.
             places = (rows_R1, seen.token_ids_RL)
@@ -102,7 +102,7 @@ class Sampler:
         for allowed_V, (number, row) in zip(allowed_RV, rows.items(), strict=True):
             if row.token_mask is not None and number not in failures:
                 try:
-                    row.token_mask.apply(allowed_V, row.token_ids, row.num_prompt)
+                    row.token_mask.apply(allowed_V, row.all_ids, row.num_prompt)
                 except ExpertMeshError as error:
                     failures[number] = error
                     allowed_V[:] = True
@@ -116,5 +116,5 @@ def _numbers(rows: Sequence[SamplingRow]) -> list[float]:
     return uniforms(
         [row.params.seed for row in rows],
         [row.sequence_index for row in rows],
-        [len(row.token_ids) for row in rows],
+        [row.num_tokens for row in rows],
     )

@@ -1,6 +1,6 @@
 """What the next token of a sequence is drawn from, whichever step it is."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from coordinator.engine.sampling.constraint import Matcher
 from coordinator.engine.sampling.token_mask import TokenMask
@@ -13,7 +13,7 @@ class SamplingRow:
 
     Made once per sequence, so what does not change is worked out here: `is_restricted`, whether not every
     token may be drawn; `is_penalized`, whether the tokens so far matter; `takes_best`, whether the token is
-    that of the largest logit as it is.
+    that of the largest logit as it is. `drafted` may stand after the tokens so far; nothing of it is kept.
     """
 
     key: int
@@ -23,6 +23,7 @@ class SamplingRow:
     num_prompt: int
     matcher: Matcher | None
     token_mask: TokenMask | None = None
+    drafted: tuple[int, ...] = ()
     is_restricted: bool = field(init=False)
     is_penalized: bool = field(init=False)
     takes_best: bool = field(init=False)
@@ -33,3 +34,16 @@ class SamplingRow:
         object.__setattr__(self, "is_restricted", restricted)
         object.__setattr__(self, "is_penalized", p.is_penalized)
         object.__setattr__(self, "takes_best", p.temperature == 0 and not is_changed)
+
+    @property
+    def num_tokens(self) -> int:
+        """Before the one to be drawn."""
+        return len(self.token_ids) + len(self.drafted)
+
+    @property
+    def all_ids(self) -> list[int]:
+        return [*self.token_ids, *self.drafted] if self.drafted else self.token_ids
+
+    def after(self, drafted: tuple[int, ...]) -> "SamplingRow":
+        """What the token after these would be drawn from, if they came next."""
+        return replace(self, drafted=drafted)

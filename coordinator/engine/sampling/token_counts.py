@@ -1,6 +1,7 @@
 """What each sequence has seen, kept from step to step for those that have penalties.
 
-Shapes: S slots, R rows asked for, V vocabulary, L tokens of the longest sequence, N new tokens.
+Shapes: S slots, R rows asked for, V vocabulary, L tokens of the longest sequence, N new tokens,
+M drafted tokens of the longest draft.
 """
 
 from collections.abc import Sequence
@@ -10,6 +11,8 @@ import torch
 from torch import Tensor
 
 FIRST_SLOTS, FIRST_LENGTH = 8, 64
+# What fills up a draft that is shorter than another.
+NO_TOKEN = -1
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -31,16 +34,17 @@ class TokenCounts:
         self._num_counted: dict[int, int] = {}
         self._free: list[int] = []
 
-    def of(self, sequences: Sequence[tuple[int, list[int], int]]) -> Seen:
-        """Of each (key, token ids, number of them in the prompt)."""
-        slots = [self._slot(key, token_ids) for key, token_ids, _ in sequences]
-        longest = max(len(token_ids) for _, token_ids, _ in sequences)
+    def of(self, sequences: Sequence[tuple[int, list[int], int, Sequence[int]]]) -> Seen:
+        """Of each (key, token ids, number of them in the prompt, drafted tokens). Drafted ones count as if
+        they had been generated, and are forgotten: a key may come several times, with different ones."""
+        slots = [self._slot(key, token_ids) for key, token_ids, _, _ in sequences]
+        longest = max(len(token_ids) for _, token_ids, _, _ in sequences)
         self._widen(longest)
         new_slots: list[int] = []
         new_places: list[int] = []
         new_ids: list[int] = []
         is_output: list[bool] = []
-        for (key, token_ids, num_prompt), slot in zip(sequences, slots, strict=True):
+        for (key, token_ids, num_prompt, _), slot in zip(sequences, slots, strict=True):
             places = range(self._num_counted[key], len(token_ids))
             new_ids += token_ids[places.start :]
             new_places += places
@@ -50,7 +54,14 @@ class TokenCounts:
         self._add(new_slots, new_places, new_ids, is_output)
         token_ids_RL = self._ids_SL[slots, :longest]
         slots_R1 = torch.tensor(slots, device=token_ids_RL.device).unsqueeze(1)
-        return Seen(token_ids_RL, self._counts_SV[slots_R1, token_ids_RL])
+        drafts = [draft for *_, draft in sequences]
+        if not any(drafts):
+            return Seen(token_ids_RL, self._counts_SV[slots_R1, token_ids_RL])
+        drafted_RM = _filled_up(drafts).to(token_ids_RL.device)
+        own_RM = torch.where(drafted_RM == NO_TOKEN, token_ids_RL[:, :1], drafted_RM)
+        token_ids_RL = torch.cat([token_ids_RL, own_RM], dim=1)
+        counts_RL = self._counts_SV[slots_R1, token_ids_RL]
+        return Seen(token_ids_RL, counts_RL + _occurrences(drafted_RM, token_ids_RL))
 
     def forget(self, key: int) -> None:
         slot = self._slots.pop(key, None)
@@ -92,3 +103,16 @@ class TokenCounts:
         if length > old:
             more = max(length, 2 * old) - old
             self._ids_SL = torch.cat([self._ids_SL, self._ids_SL[:, :1].expand(-1, more)], dim=1)
+
+
+def _filled_up(drafts: Sequence[Sequence[int]]) -> Tensor:
+    longest = max(map(len, drafts))
+    return torch.tensor([[*draft, *[NO_TOKEN] * (longest - len(draft))] for draft in drafts])
+
+
+def _occurrences(drafted_RM: Tensor, token_ids_RL: Tensor) -> Tensor:
+    """How often each token is in its row's draft; one drafted position after the other."""
+    counts_RL = torch.zeros_like(token_ids_RL)
+    for drafted_R in drafted_RM.unbind(1):
+        counts_RL += token_ids_RL == drafted_R.unsqueeze(1)
+    return counts_RL

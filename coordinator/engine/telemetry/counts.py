@@ -45,6 +45,8 @@ class EngineCounts:
         self._step_rows: Tally[int] = Tally()
         self._tokens = store.histogram(of_engine.ITERATION_TOKENS)
         self._steps = {phase: store.histogram(of_engine.STEP_SECONDS, phase) for phase in PHASES}
+        self._drafted = store.counter(of_engine.DRAFTED)
+        self._accepted = store.counter(of_engine.ACCEPTED)
         self._seconds = store.histogram(of_engine.DISPATCH_SECONDS)
         self._combine = store.histogram(of_engine.COMBINE_SECONDS)
         self._straggler = store.histogram(of_engine.STRAGGLER_SECONDS)
@@ -78,6 +80,9 @@ class EngineCounts:
         phase = record.phase
         self._steps[phase].observe(record.seconds)
         self._tokens.observe(record.num_tokens)
+        if record.num_draft_tokens:
+            self._drafted.add(record.num_draft_tokens)
+            self._accepted.add(record.num_accepted_tokens)
         if rows:
             self._balance[phase].observe(rows.total() / len(rows) / max(rows.values()))
 

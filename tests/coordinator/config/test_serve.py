@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from coordinator.config.engine import EngineConfig
 from coordinator.config.serve import ServeConfig
 from expertmesh.commands.options import Declared, add_options, declared, options_of
 from expertmesh.commands.parser import OneLineParser
@@ -47,6 +48,18 @@ def test_what_means_something_else_than_its_text_is_converted() -> None:
     assert (found.engine.kv_cache_bytes, found.engine.micro_batches) == (3 << 20, 2)
     assert found.calls.allowed_origins == ("https://a.example", "*")
     assert parse("--micro-batches", "auto").engine.micro_batches is None
+
+
+def test_drafts_are_ngrams_of_so_many_tokens_or_off(capsys: pytest.CaptureFixture[str]) -> None:
+    assert parse().engine.speculate is None
+    assert parse("--speculate", "off").engine.speculate is None
+    assert parse("--speculate", "ngram:4").engine.speculate == 4
+    for text in ("4", "ngram", "ngram:0", "ngram:33", "ngram:x", "draft:4"):
+        with pytest.raises(SystemExit):
+            parse("--speculate", text)
+        assert "--speculate" in capsys.readouterr().err
+    with pytest.raises(ConfigError, match="speculate: 33 is not in"):
+        EngineConfig(speculate=33)
 
 
 def test_one_word_switches_off_both_checks_of_strangers() -> None:

@@ -8,6 +8,7 @@ from coordinator.engine.core.observer import EngineObserver
 from coordinator.engine.core.prepared import NO_VOCABULARY, Preparer
 from coordinator.engine.core.scheduler import Scheduler, Step
 from coordinator.engine.core.sequence import Sequence
+from coordinator.engine.core.speculation import Speculation
 from coordinator.engine.core.step_result import StepResult
 from moe_model.errors import ExpertMeshError
 from tests.cache_sizes import whole_sizes
@@ -85,7 +86,10 @@ def engine_over(
     prefix_caching: bool = True,
     preparer: Preparer = NO_VOCABULARY,
     observer: EngineObserver | None = None,
+    speculation: Speculation | None = None,
 ) -> Engine:
     sizes = whole_sizes(num_blocks, block_size)
-    scheduler = Scheduler(sizes, max_num_seqs, max_step_tokens, prefix_caching=prefix_caching)
+    scheduler = Scheduler(
+        sizes, max_num_seqs, max_step_tokens, prefix_caching=prefix_caching, speculation=speculation
+    )
     return Engine(scheduler, runner, max_seq_len, observer=observer, preparer=preparer)

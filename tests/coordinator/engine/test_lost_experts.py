@@ -4,6 +4,7 @@ import pytest
 
 from coordinator.engine.core.engine import EXPERT_WAIT_TURN, Engine
 from coordinator.engine.core.scheduler import Scheduler, Step
+from coordinator.engine.core.speculation import Speculation
 from coordinator.engine.core.step_result import StepResult
 from coordinator.engine.messages.request import Request
 from moe_model.errors import ExpertsLostError
@@ -112,6 +113,35 @@ def test_who_needs_no_lost_expert_goes_on_and_prolongs_nobody_s_wait(num_waits: 
     assert results["other"].token_ids
     assert engine.abort("other")
     engine.check_integrity()
+
+
+@pytest.mark.parametrize("num_others", [0, 2])
+@pytest.mark.parametrize(
+    "error", [ExpertsLostError("no live worker holds expert 0", (1,)), MemoryError(), RuntimeError("boom")]
+)
+def test_no_request_fails_for_what_it_only_drafted(error: Exception, num_others: int) -> None:
+    """A drafted token may go to a lost expert, or need memory that there is not."""
+    drafted = []
+
+    def check(_number: int, step: Step) -> None:
+        if step.num_drafted:
+            drafted.append(step)
+            raise error
+
+    speculation = Speculation(3, is_measured=False)
+    scheduler = Scheduler(whole_sizes(32), 8, 64, speculation=speculation)
+    engine = Engine(scheduler, ScriptedRunner(check), 24, Waiting(0))
+    # It draws 5, then 6: that is what followed 5 before.
+    engine.submit(make_request("drafts", (5, 6, 7, 8, 4), max_tokens=6))
+    for number in range(num_others):
+        engine.submit(make_request(f"other{number}", max_tokens=6))
+    results = drain(engine)
+    assert drafted
+    assert results["drafts"].token_ids == [5, 6, 7, 8, 9, 10]
+    for number in range(num_others):
+        assert results[f"other{number}"].token_ids == [3, 4, 5, 6, 7, 8]
+    engine.check_integrity()
+    assert len(drafted) == 1, "the next steps have no drafts"
 
 
 @pytest.mark.parametrize("temperature", [0.0, 0.9])

@@ -40,12 +40,15 @@ def test_joined_batches_tell_of_the_rows_where_they_are(picked: list[Chunk], num
     batch = join_batches([build_batch(part, BLOCK_SIZE, CPU) for part in parts])
     for chunk, row in zip(batch.chunks, batch.first_rows, strict=True):
         rows = slice(row, row + chunk.num_tokens)
-        assert batch.token_ids_T[rows].tolist() == chunk.sequence.context(chunk.start, chunk.num_tokens)
+        assert batch.token_ids_T[rows].tolist() == chunk.token_ids
         assert batch.positions_T[rows].tolist() == list(range(chunk.start, chunk.start + chunk.num_tokens))
     rows_of = {
-        id(c.sequence): row + c.num_tokens - 1 for c, row in zip(batch.chunks, batch.first_rows, strict=True)
+        id(c.sequence): range(row + c.num_known - 1, row + c.num_tokens)
+        for c, row in zip(batch.chunks, batch.first_rows, strict=True)
     }
-    assert batch.sample_rows.tolist() == [rows_of[id(chunk.sequence)] for chunk in picked if chunk.samples]
+    assert batch.sample_rows.tolist() == [
+        row for chunk in picked if chunk.samples for row in rows_of[id(chunk.sequence)]
+    ]
 
 
 @pytest.mark.parametrize("choice", KERNELS)

@@ -47,6 +47,8 @@ EXPECTED = {
     "expertmesh_request_params_n": ("histogram", MODEL),
     "expertmesh_iteration_tokens": ("histogram", MODEL),
     "expertmesh_step_seconds": ("histogram", MODEL | {"phase"}),
+    "expertmesh_spec_decode_num_draft_tokens": ("counter", MODEL),
+    "expertmesh_spec_decode_num_accepted_tokens": ("counter", MODEL),
     "expertmesh_expert_workers": ("gauge", MODEL | {"state"}),
     "expertmesh_expert_worker_up": ("gauge", MODEL | {"rank"}),
     "expertmesh_experts_missing": ("gauge", MODEL),

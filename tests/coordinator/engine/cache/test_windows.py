@@ -1,6 +1,8 @@
 """What a window's layers have of each sequence: what is found again, what is promised, what is refused."""
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from coordinator.engine.cache.block_pool import WindowPool
 from coordinator.engine.cache.block_pools import BlockPools
@@ -10,6 +12,8 @@ from coordinator.engine.core.engine import Engine
 from coordinator.engine.core.scheduler import Scheduler
 from coordinator.engine.core.sequence import Sequence
 from coordinator.engine.messages.errors import CapacityError
+from coordinator.engine.messages.request import ContextOverflow, Request, StopRules
+from moe_model.sampling.params import SamplingParams
 from tests.cache_sizes import window_sizes
 from tests.coordinator.engine.fakes import CountingRunner
 from tests.models import Collected, collect, drain, make_request
@@ -118,3 +122,29 @@ def test_a_table_gives_up_both_ends() -> None:
 def test_a_pool_without_room_for_a_step_is_no_pool() -> None:
     with pytest.raises(AssertionError, match="not one block beside those of a step"):
         WindowPool(16, 4, 5, 64)
+
+
+@given(st.integers(1, 9), st.integers(1, 40), st.integers(1, 5), st.lists(st.booleans(), max_size=30))
+def test_a_window_keeps_no_more_than_it_and_the_step(
+    window: int, max_step_tokens: int, block_size: int, failures: list[bool]
+) -> None:
+    """However the steps are cut, and whichever of them fail."""
+    sizes = window_sizes([window, None], 64, block_size, 3, max_step_tokens, 60)
+    target = Scheduler(sizes, 3, max_step_tokens)
+    for length in (50, 9, 1):
+        rules = StopRules(max_tokens=1000, context_overflow=ContextOverflow.SLIDE)
+        prompt = (length,) * length
+        target.add(
+            Sequence(Request(str(length), prompt, SamplingParams(), rules), 60, block_size, key=length)
+        )
+    for fails in [*failures, *[False] * 30]:
+        step = target.schedule()
+        target.check_integrity()
+        for chunk in step.chunks:
+            (whole, narrow) = sorted(chunk.sequence.tables, key=lambda table: table.first)
+            assert whole.first == 0
+            most = window - 1 + chunk.num_tokens + 2 * (block_size - 1)
+            assert len(narrow.held) * block_size <= most
+            assert narrow.first * block_size <= max(0, chunk.start - window + 1)
+        if not fails:
+            target.update(step, [1] * len(step.sampling))

@@ -17,7 +17,7 @@ BLOCK_SIZE = 4
 @st.composite
 def chunks(draw: st.DrawFn) -> list[Chunk]:
     """Chunks of different sequences in any order, with blocks of their own."""
-    free = draw(st.permutations(range(1, 40)))
+    free = draw(st.permutations(range(1, 60)))
     result, used = [], 0
     for name in range(draw(st.integers(1, 6))):
         length = draw(st.integers(1, 20))
@@ -27,10 +27,12 @@ def chunks(draw: st.DrawFn) -> list[Chunk]:
         )
         start = draw(st.integers(0, sequence.context_len - 1))
         count = draw(st.integers(1, sequence.context_len - start))
-        num_blocks = -(-sequence.context_len // BLOCK_SIZE)
+        completes = start + count == sequence.context_len
+        draft = tuple(draw(st.lists(st.integers(0, 99), max_size=5))) if completes and count == 1 else ()
+        num_blocks = -(-(sequence.context_len + len(draft)) // BLOCK_SIZE)
         sequence.tables = (BlockTable(free[used : used + num_blocks]),)
         used += num_blocks
-        result.append(Chunk(sequence, start, count, start + count == sequence.context_len))
+        result.append(Chunk(sequence, start, count + len(draft), completes, draft))
     return result
 
 
@@ -39,13 +41,24 @@ def slot(chunk: Chunk, position: int) -> int:
     return chunk.sequence.tables[0].ids[block] * BLOCK_SIZE + offset
 
 
+def id_at(chunk: Chunk, position: int) -> int:
+    """Of the context, or of the draft after it."""
+    context = chunk.sequence.context(0, chunk.sequence.context_len)
+    return [*context, *chunk.draft][position]
+
+
 @given(chunks())
 def test_every_token_is_where_it_belongs(picked: list[Chunk]) -> None:
     batch = build_batch(Step(tuple(picked)), BLOCK_SIZE, torch.device("cpu"))
     ordered = [c for c in picked if c.num_tokens == 1] + [c for c in picked if c.num_tokens > 1]
     rows = [(c, c.start + i) for c in ordered for i in range(c.num_tokens)]
-    assert batch.token_ids_T.tolist() == [c.sequence.context(p, 1)[0] for c, p in rows]
+    assert batch.token_ids_T.tolist() == [id_at(c, p) for c, p in rows]
     assert batch.positions_T.tolist() == [p for _, p in rows]
     assert batch.slots[0].tolist() == [slot(c, p) for c, p in rows]
-    last_row = {id(c): row for row, (c, _) in enumerate(rows)}
-    assert batch.sample_rows.tolist() == [last_row[id(c)] for c in picked if c.samples]
+    row_at = {(id(c), p): row for row, (c, p) in enumerate(rows)}
+    assert batch.sample_rows.tolist() == [
+        row_at[id(c), p]
+        for c in picked
+        if c.samples
+        for p in range(c.sequence.context_len - 1, c.start + c.num_tokens)
+    ]

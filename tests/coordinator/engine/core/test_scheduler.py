@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from coordinator.engine.core.pacing import Pace
 from coordinator.engine.core.scheduler import Scheduler, Step
 from coordinator.engine.core.sequence import Sequence
+from coordinator.engine.core.speculation import Speculation
 from coordinator.engine.messages.request import ContextOverflow, Request, StopRules
 from moe_model.sampling.params import SamplingParams
 from tests.cache_sizes import whole_sizes, window_sizes
@@ -20,6 +21,8 @@ WINDOW = 12
 WINDOWS = st.lists(st.sampled_from([None, 1, 2, 5, 8, 30]), min_size=1, max_size=3, unique=True)
 # Seconds, where a token takes a millisecond: from one that nothing fits to one that all fits.
 MAX_GAP = st.sampled_from([None, 1e-6, 5e-3, 1.0])
+# Tokens of a draft.
+MOST = st.sampled_from([None, 1, 6])
 # Different prompts, so that nothing is shared; what sharing does is test_prefix_cache.py's.
 KEYS = count()
 
@@ -37,12 +40,15 @@ def windowed(
     max_num_seqs: int,
     max_step_tokens: int,
     max_gap: float | None = None,
+    most: int | None = None,
 ) -> Scheduler:
-    """Windows get what fewer sequences need than may run, so that they are full as well."""
+    """Windows get what fewer sequences need than may run, so that
+    they are full as well. `most`: tokens of a draft."""
     few = max(1, max_num_seqs - 2)
     sizes = window_sizes(windows, num_blocks, block_size, few, max_step_tokens, WINDOW)
     pace = None if max_gap is None else Pace(max_gap, block_size)
-    return Scheduler(sizes, max_num_seqs, max_step_tokens, pace=pace)
+    speculation = None if most is None else Speculation(most, is_measured=False)
+    return Scheduler(sizes, max_num_seqs, max_step_tokens, pace=pace, speculation=speculation)
 
 
 def paced(max_gap: float, max_num_seqs: int = 64) -> Scheduler:
@@ -68,11 +74,25 @@ def added(target: Scheduler, *sequences: Sequence) -> None:
 
 
 def run_step(target: Scheduler) -> Step:
-    """One step in which every sequence that can draws token 1. A token takes 1 ms."""
+    """One step in which every sequence that can draws token 1, and again as far as its draft was right: not
+    at all, in part, or to its end. A token takes 1 ms."""
     step = target.schedule()
     check(target, step)
-    target.update(step, [1] * len(step.sampling))
-    target.took(step, 1e-3 * step.num_tokens)
+    further = {
+        chunk.sequence.key: [1] * (len(chunk.sequence.token_ids) % (len(chunk.draft) + 1))
+        for chunk in step.sampling
+        if chunk.draft
+    }
+    before = {chunk.sequence.key: len(chunk.sequence.token_ids) for chunk in step.sampling}
+    target.update(step, [1] * len(step.sampling), further)
+    for chunk in step.sampling:
+        sequence = chunk.sequence
+        num_new = len(sequence.token_ids) - before[sequence.key]
+        assert num_new == 1 + len(further.get(sequence.key, ()))
+        assert not chunk.draft or sequence.num_remaining in (1, WINDOW), (
+            "all but the last, or a window that slid"
+        )
+    target.took(step, 1e-3 * step.num_tokens, len(step.sampling))
     return step
 
 
@@ -82,8 +102,9 @@ def check(target: Scheduler, step: Step) -> None:
     for chunk in step.chunks:
         assert chunk.sequence in target.running
         assert chunk.start == chunk.sequence.num_computed
-        assert 1 <= chunk.num_tokens <= chunk.sequence.num_remaining
-        assert chunk.samples == (chunk.num_tokens == chunk.sequence.num_remaining)
+        assert 1 <= chunk.num_known <= chunk.sequence.num_remaining
+        assert chunk.samples == (chunk.num_known == chunk.sequence.num_remaining)
+        assert chunk.sequence.context_len + len(chunk.draft) <= WINDOW or not chunk.draft
         needed = chunk.start + chunk.num_tokens
         for table in chunk.sequence.tables:
             assert needed <= len(table) * target.pools.block_size
@@ -277,6 +298,7 @@ class History:
     max_step_tokens=st.integers(1, 20),
     windows=WINDOWS,
     max_gap=MAX_GAP,
+    most=MOST,
     moves=st.lists(
         st.one_of(
             st.tuples(st.just("add"), st.integers(1, 20)),
@@ -294,9 +316,10 @@ def test_any_history_loses_nothing_and_makes_progress(
     max_step_tokens: int,
     windows: list[int | None],
     max_gap: float | None,
+    most: int | None,
     moves: list[tuple[str, int]],
 ) -> None:
-    history = History(windowed(windows, num_blocks, block_size, max_num_seqs, max_step_tokens, max_gap))
+    history = History(windowed(windows, num_blocks, block_size, max_num_seqs, max_step_tokens, max_gap, most))
     for kind, number in moves:
         _move(history, kind, number)
         history.target.check_integrity()
@@ -330,6 +353,7 @@ def _move(history: History, kind: str, number: int) -> None:
     st.integers(1, 14),
     WINDOWS,
     MAX_GAP,
+    MOST,
     st.lists(st.integers(1, 20), min_size=1, max_size=8),
 )
 def test_everyone_finishes(
@@ -337,43 +361,18 @@ def test_everyone_finishes(
     max_step_tokens: int,
     windows: list[int | None],
     max_gap: float | None,
+    most: int | None,
     prompt_lens: list[int],
 ) -> None:
-    target = windowed(windows, num_blocks, 4, 8, max_step_tokens, max_gap)
+    target = windowed(windows, num_blocks, 4, 8, max_step_tokens, max_gap, most)
     left = [sequence(str(n), length) for n, length in enumerate(prompt_lens)]
     added(target, *left)
     for _ in range(3000):
         if not left:
             break
         for chunk in run_step(target).sampling:
-            if chunk.sequence.num_output_tokens == 6:
+            if chunk.sequence.num_output_tokens >= 6:
                 left.remove(chunk.sequence)
                 target.remove(chunk.sequence)
     assert not left
     assert target.pools.num_free == target.pools.num_blocks
-
-
-@given(st.integers(1, 9), st.integers(1, 40), st.integers(1, 5), st.lists(st.booleans(), max_size=30))
-def test_a_window_keeps_no_more_than_it_and_the_step(
-    window: int, max_step_tokens: int, block_size: int, failures: list[bool]
-) -> None:
-    """However the steps are cut, and whichever of them fail."""
-    sizes = window_sizes([window, None], 64, block_size, 3, max_step_tokens, 60)
-    target = Scheduler(sizes, 3, max_step_tokens)
-    for length in (50, 9, 1):
-        rules = StopRules(max_tokens=1000, context_overflow=ContextOverflow.SLIDE)
-        prompt = (length,) * length
-        target.add(
-            Sequence(Request(str(length), prompt, SamplingParams(), rules), 60, block_size, key=length)
-        )
-    for fails in [*failures, *[False] * 30]:
-        step = target.schedule()
-        target.check_integrity()
-        for chunk in step.chunks:
-            (whole, narrow) = sorted(chunk.sequence.tables, key=lambda table: table.first)
-            assert whole.first == 0
-            most = window - 1 + chunk.num_tokens + 2 * (block_size - 1)
-            assert len(narrow.held) * block_size <= most
-            assert narrow.first * block_size <= max(0, chunk.start - window + 1)
-        if not fails:
-            target.update(step, [1] * len(step.sampling))

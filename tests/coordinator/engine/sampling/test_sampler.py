@@ -106,6 +106,28 @@ def test_logits_change_as_the_definition_says(wanted: Wanted, seed: int) -> None
         torch.testing.assert_close(changed_V, naive(logits_V, row))
 
 
+@settings(deadline=None)
+@given(ROWS, st.lists(st.integers(0, VOCAB - 1), max_size=5), st.integers(0, 99))
+def test_a_drafted_row_draws_what_it_would_if_the_draft_were_there(
+    wanted: Wanted, draft: list[int], seed: int
+) -> None:
+    """After each of its tokens, in one batch; and nothing of it is kept."""
+    rows = [replace(row, matcher=None) for row in rows_of(wanted)]
+    ends = range(len(draft) + 1)
+    drafted = [row.after(tuple(draft[:end])) for row in rows for end in ends]
+    there = [
+        replace(row, key=len(ends) * row.key + end, token_ids=[*row.token_ids, *draft[:end]])
+        for row in rows
+        for end in ends
+    ]
+    logits_RV = torch.randn(len(drafted), VOCAB, generator=torch.Generator().manual_seed(seed)) * 3
+    sampler = Sampler(VOCAB)
+    for _ in range(2):
+        assert sampler.draw(logits_RV, drafted) == Sampler(VOCAB).draw(logits_RV, there)
+    first = logits_RV[: len(rows)]
+    assert sampler.draw(first, rows) == Sampler(VOCAB).draw(first, rows)
+
+
 def test_counts_follow_a_sequence_that_grows_and_forget_one_that_is_gone() -> None:
     sampler, tokens = Sampler(VOCAB), [1, 2]
     params = SamplingParams(temperature=0, frequency_penalty=1.0)

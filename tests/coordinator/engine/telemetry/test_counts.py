@@ -16,7 +16,7 @@ from coordinator.metrics.of_engine import FAMILIES
 from expert_workers.transports.base import FailureReason
 
 STEP = StepRecord(0, 1, 0.01, 5, 2, 5, 5)
-DECODE = StepRecord(0, 1, 0.01, 5, 0, 5, 5)
+DECODE = StepRecord(0, 1, 0.01, 5, 0, 5, 5, num_draft_tokens=4, num_accepted_tokens=3)
 
 
 def dispatch(rows: dict[int, int], compute_seconds: dict[int, float], **more: Any) -> SimpleNamespace:
@@ -67,6 +67,8 @@ def test_a_step_and_its_dispatches() -> None:
     engine.step(STEP)
     assert count_and_sum(values(engine, "iteration_tokens")) == (2, 10)
     assert count_and_sum(values(engine, "step_seconds", "decode")) == (1, 0.01)
+    assert values(engine, "spec_decode_num_draft_tokens") == (4.0,)
+    assert values(engine, "spec_decode_num_accepted_tokens") == (3.0,)
     # 6 pairs, 3 a worker on the mean, 4 at most; the second step had none.
     assert count_and_sum(values(engine, "expert_balancedness", "decode")) == (1, 0.75)
     assert count_and_sum(values(engine, "expert_balancedness", "prefill")) == (0, 0)
