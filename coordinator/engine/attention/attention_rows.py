@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from coordinator.engine.core.batch import Batch
-from coordinator.engine.core.scheduler import Chunk
+from coordinator.engine.core.step import Chunk
 
 # Fewer queries than this at once waste the product; more, with a window, attend to much that is hidden.
 _LEAST_QUERIES = 64

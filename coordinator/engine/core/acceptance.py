@@ -8,7 +8,7 @@ logits by the same number.
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from coordinator.engine.core.scheduler import Chunk
+from coordinator.engine.core.step import Chunk
 from coordinator.engine.messages.output import TokenLogprobs
 from coordinator.engine.sampling.sampler import Drawn
 from coordinator.engine.sampling.sampling_row import SamplingRow

@@ -10,7 +10,7 @@ from itertools import accumulate, chain
 import torch
 from torch import Tensor
 
-from coordinator.engine.core.scheduler import Chunk, Step
+from coordinator.engine.core.step import Chunk, Step
 
 
 @dataclass(frozen=True, slots=True)

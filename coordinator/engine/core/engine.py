@@ -11,8 +11,9 @@ import torch
 from coordinator.engine.core.observer import EngineObserver
 from coordinator.engine.core.outputs import OutputWriter
 from coordinator.engine.core.prepared import NO_VOCABULARY, Prepared, Preparer
-from coordinator.engine.core.scheduler import Chunk, Further, Scheduler, Step
+from coordinator.engine.core.scheduler import Scheduler
 from coordinator.engine.core.sequence import Sequence, max_output_tokens
+from coordinator.engine.core.step import Chunk, Further, Step
 from coordinator.engine.core.step_result import StepResult
 from coordinator.engine.messages.errors import CapacityError, EngineError, StepMemoryError
 from coordinator.engine.messages.output import FinishReason, Output

@@ -14,7 +14,7 @@ from coordinator.engine.core.acceptance import Accepted, accept, sampling_rows
 from coordinator.engine.core.batch import Batch, build_batch, join_batches, split_step
 from coordinator.engine.core.overlap import Overlap
 from coordinator.engine.core.routing_trace import RoutingTrace, wants_trace
-from coordinator.engine.core.scheduler import Chunk, Step
+from coordinator.engine.core.step import Chunk, Step
 from coordinator.engine.core.step_result import StepResult
 from coordinator.engine.messages.output import TokenLogprobs
 from coordinator.engine.sampling.logprobs import token_logprobs

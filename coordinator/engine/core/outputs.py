@@ -3,8 +3,8 @@
 from collections.abc import Iterator
 from itertools import repeat
 
-from coordinator.engine.core.scheduler import Chunk, Further, Step
 from coordinator.engine.core.sequence import Sequence
+from coordinator.engine.core.step import Chunk, Further, Step
 from coordinator.engine.core.step_result import StepResult
 from coordinator.engine.messages.failure import Failure
 from coordinator.engine.messages.output import (

@@ -6,7 +6,7 @@ Shapes: T tokens of the step, L layers, K experts per token.
 import numpy as np
 
 from coordinator.engine.core.batch import Batch
-from coordinator.engine.core.scheduler import Chunk
+from coordinator.engine.core.step import Chunk
 from coordinator.engine.core.step_result import ChunkTrace
 from coordinator.engine.versions.model_versions import ModelVersions
 from moe_model.layers.router import Routing

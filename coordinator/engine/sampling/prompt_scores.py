@@ -8,7 +8,7 @@ import math
 from torch import Tensor
 
 from coordinator.engine.core.batch import Batch
-from coordinator.engine.core.scheduler import Chunk
+from coordinator.engine.core.step import Chunk
 from coordinator.engine.messages.output import TokenLogprobs
 from coordinator.engine.sampling.logprobs import token_logprobs
 from moe_model.errors import NumericError

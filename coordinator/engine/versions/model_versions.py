@@ -11,8 +11,8 @@ from collections.abc import Sequence as Seq
 
 import numpy as np
 
-from coordinator.engine.core.scheduler import Chunk
 from coordinator.engine.core.sequence import Sequence
+from coordinator.engine.core.step import Chunk
 from coordinator.engine.messages.errors import UnknownExpertError
 from coordinator.engine.versions.row_routes import LayerColumns, RowRoutes, Run
 from moe_model.layers.expert_selection import ExpertSelection

@@ -20,7 +20,7 @@ from coordinator.api.security.quotas import NoQuotas, Quotas
 from coordinator.api.shared.served_model import ServedModel
 from coordinator.config.service import AdmissionConfig
 from coordinator.engine.client.base import RequestEngine
-from coordinator.engine.core.scheduler import Chunk, Step
+from coordinator.engine.core.step import Chunk, Step
 from coordinator.engine.core.step_result import StepResult
 from coordinator.engine.messages.output import TokenLogprobs
 from expertmesh.v1 import generation_pb2_grpc

@@ -6,9 +6,10 @@ from collections.abc import Callable
 from coordinator.engine.core.engine import Engine, Runner
 from coordinator.engine.core.observer import EngineObserver
 from coordinator.engine.core.prepared import NO_VOCABULARY, Preparer
-from coordinator.engine.core.scheduler import Scheduler, Step
+from coordinator.engine.core.scheduler import Scheduler
 from coordinator.engine.core.sequence import Sequence
 from coordinator.engine.core.speculation import Speculation
+from coordinator.engine.core.step import Step
 from coordinator.engine.core.step_result import StepResult
 from moe_model.errors import ExpertMeshError
 from tests.cache_sizes import whole_sizes

@@ -14,7 +14,8 @@ from coordinator.engine.cache.kv_cache import KVCache
 from coordinator.engine.core.engine import Engine
 from coordinator.engine.core.model_runner import ModelRunner
 from coordinator.engine.core.overlap import Overlap
-from coordinator.engine.core.scheduler import Scheduler, Step
+from coordinator.engine.core.scheduler import Scheduler
+from coordinator.engine.core.step import Step
 from coordinator.engine.core.step_result import StepResult
 from coordinator.engine.messages.request import ContextOverflow, Request
 from moe_model import AssembledModel, ModelConfig

@@ -14,7 +14,8 @@ from coordinator.engine.cache.cache_sizes import cache_bytes
 from coordinator.engine.cache.kv_cache import KVCache
 from coordinator.engine.core.engine import Engine
 from coordinator.engine.core.model_runner import ModelRunner
-from coordinator.engine.core.scheduler import Scheduler, Step
+from coordinator.engine.core.scheduler import Scheduler
+from coordinator.engine.core.step import Step
 from coordinator.engine.core.step_result import StepResult
 from moe_model.families import REGISTRY, family_of
 from moe_model.kernels.choice import KernelChoice, choose_kernels

@@ -3,8 +3,9 @@
 import pytest
 
 from coordinator.engine.core.engine import EXPERT_WAIT_TURN, Engine
-from coordinator.engine.core.scheduler import Scheduler, Step
+from coordinator.engine.core.scheduler import Scheduler
 from coordinator.engine.core.speculation import Speculation
+from coordinator.engine.core.step import Step
 from coordinator.engine.core.step_result import StepResult
 from coordinator.engine.messages.request import Request
 from moe_model.errors import ExpertsLostError

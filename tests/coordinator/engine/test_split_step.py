@@ -12,7 +12,7 @@ from coordinator.engine.attention.kernel_attention import attention_plan
 from coordinator.engine.core.batch import build_batch, join_batches, split_step
 from coordinator.engine.core.model_runner import ModelRunner
 from coordinator.engine.core.overlap import Overlap
-from coordinator.engine.core.scheduler import Chunk, Step
+from coordinator.engine.core.step import Chunk, Step
 from moe_model.kernels.choice import KernelChoice, choose_kernels
 from moe_model.model import Part
 from tests.coordinator.engine.core.test_batch import BLOCK_SIZE, chunks

@@ -14,8 +14,8 @@ from coordinator.engine.attention.torch_attention import AttentionPlan
 from coordinator.engine.cache.block_table import BlockTable
 from coordinator.engine.cache.kv_cache import KVCache
 from coordinator.engine.core.batch import build_batch
-from coordinator.engine.core.scheduler import Chunk, Step
 from coordinator.engine.core.sequence import Sequence
+from coordinator.engine.core.step import Chunk, Step
 from coordinator.engine.messages.request import Request, StopRules
 from moe_model.assembled import dense_attention
 from moe_model.kernels.cache_layout import CacheLayoutName

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from coordinator.engine.attention.attention_rows import GroupBlocks, QueryPart, query_parts
 from coordinator.engine.core.batch import Batch, build_batch
-from coordinator.engine.core.scheduler import Chunk, Step
+from coordinator.engine.core.step import Chunk, Step
 from tests.coordinator.engine.core.test_batch import BLOCK_SIZE, chunks, slot
 
 CPU = torch.device("cpu")

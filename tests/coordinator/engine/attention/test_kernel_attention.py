@@ -16,7 +16,7 @@ from coordinator.engine.attention.kernel_attention import kernel_attention, kern
 from coordinator.engine.attention.torch_attention import paged_attention
 from coordinator.engine.cache.kv_cache import KVCache
 from coordinator.engine.core.batch import Batch, build_batch
-from coordinator.engine.core.scheduler import Chunk, Step
+from coordinator.engine.core.step import Chunk, Step
 from moe_model.errors import ConfigError
 from tests.coordinator.engine.attention.paged import (
     BLOCK_SIZE,

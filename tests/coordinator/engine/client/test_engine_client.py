@@ -11,7 +11,7 @@ from coordinator.engine.client.base import PART, EngineClient
 from coordinator.engine.client.in_process import InProcessEngine
 from coordinator.engine.core.engine import Engine
 from coordinator.engine.core.engine_thread import EngineThread
-from coordinator.engine.core.scheduler import Step
+from coordinator.engine.core.step import Step
 from coordinator.engine.messages.errors import (
     CapacityError,
     DuplicateRequestError,

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 import pytest
 
 from coordinator.engine.core.acceptance import accept, sampling_rows
-from coordinator.engine.core.scheduler import Chunk
 from coordinator.engine.core.sequence import Sequence as Running
+from coordinator.engine.core.step import Chunk
 from coordinator.engine.messages.errors import NoTokenLeftError
 from coordinator.engine.messages.output import TokenLogprobs
 from coordinator.engine.sampling.sampler import Drawn

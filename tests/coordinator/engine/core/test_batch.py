@@ -6,8 +6,8 @@ from hypothesis import strategies as st
 
 from coordinator.engine.cache.block_table import BlockTable
 from coordinator.engine.core.batch import build_batch
-from coordinator.engine.core.scheduler import Chunk, Step
 from coordinator.engine.core.sequence import Sequence
+from coordinator.engine.core.step import Chunk, Step
 from coordinator.engine.messages.request import Request, StopRules
 from moe_model.sampling.params import SamplingParams
 

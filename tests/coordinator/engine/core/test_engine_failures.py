@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from coordinator.engine.core.scheduler import Step
+from coordinator.engine.core.step import Step
 from coordinator.engine.messages.errors import ConstraintError, EngineError, StepMemoryError
 from coordinator.engine.messages.failure import Failure
 from coordinator.engine.messages.output import FinishReason, Output

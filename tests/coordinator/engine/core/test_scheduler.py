@@ -9,9 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from coordinator.engine.core.pacing import Pace
-from coordinator.engine.core.scheduler import Scheduler, Step
+from coordinator.engine.core.scheduler import Scheduler
 from coordinator.engine.core.sequence import Sequence
 from coordinator.engine.core.speculation import Speculation
+from coordinator.engine.core.step import Step
 from coordinator.engine.messages.request import ContextOverflow, Request, StopRules
 from moe_model.sampling.params import SamplingParams
 from tests.cache_sizes import whole_sizes, window_sizes

@@ -15,8 +15,8 @@ from torch import Tensor
 from coordinator.engine.attention.kernel_attention import attention_plan
 from coordinator.engine.cache.block_table import BlockTable
 from coordinator.engine.core.batch import Batch, build_batch
-from coordinator.engine.core.scheduler import Chunk, Step
 from coordinator.engine.core.sequence import Sequence
+from coordinator.engine.core.step import Chunk, Step
 from moe_model.kernels.step_program import PagedAttend
 from moe_model.layers.experts import ExpertBackend
 from moe_model.layers.router import Routing
