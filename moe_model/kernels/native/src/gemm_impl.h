@@ -26,14 +26,34 @@
         }                                                                                                    \
     } while (0)
 
+/* Fewer rows wait for memory whatever is done, and what the processor fetches by itself comes soonest. */
+#define ROWS_THAT_FETCH 3
+
+/* Every `wait` lines of weights, one line of each panel of what is read next: memory works while rows are multiplied by
+ * what is there, and the tiles of a block share the next one out between them. */
+#define FETCH_NEXT(elements)                                                                                 \
+    if (mr >= ROWS_THAT_FETCH && (left -= (elements)) <= 0) {                                                \
+        left += wait * LINE_OF(w);                                                                           \
+        UNROLL for (int p = 0; p < np; p++) __builtin_prefetch(next + p * panel_size);                       \
+        next += LINE_OF(w);                                                                                  \
+    }
+#define LINE_OF(w) (64 / (long)sizeof *(w))
+
 #define ADD_INPUTS_f32()                                                                                     \
-    for (long k = k0; k < k1; k++) ADD_INPUT(LOAD, w + k * PANEL, k)
+    for (long k = k0; k < k1; k++) {                                                                         \
+        FETCH_NEXT(PANEL);                                                                                   \
+        ADD_INPUT(LOAD, w + k * PANEL, k);                                                                   \
+    }
 
 #define ADD_INPUTS_i8()                                                                                      \
-    for (long k = k0; k < k1; k++) ADD_INPUT(LOAD_I8, w + k * PANEL, k)
+    for (long k = k0; k < k1; k++) {                                                                         \
+        FETCH_NEXT(PANEL);                                                                                   \
+        ADD_INPUT(LOAD_I8, w + k * PANEL, k);                                                                \
+    }
 
 #define ADD_INPUTS_bf16()                                                                                    \
     for (long pair = k0 / 2; pair < k1 / 2; pair++) {                                                        \
+        FETCH_NEXT(PANEL);                                                                                   \
         ADD_INPUT(LOAD_BF16_EVEN, w + pair * PANEL, 2 * pair);                                               \
         ADD_INPUT(LOAD_BF16_ODD, w + pair * PANEL, 2 * pair + 1);                                            \
     }                                                                                                        \
@@ -43,10 +63,17 @@
 #define PANEL_SIZE_bf16(num_in) (((num_in) + 1) / 2 * PANEL)
 #define PANEL_SIZE_i8(num_in) ((num_in) * PANEL)
 
+/* Where the inputs from `k` on begin in a panel. */
+#define PLACE_f32(k) ((k) * PANEL)
+#define PLACE_bf16(k) ((k) / 2 * PANEL)
+#define PLACE_i8(k) ((k) * PANEL)
+
 /* `mr` and `np` are constants to the compiler, so that the sums are registers. */
 #define DEFINE_GEMM(type, weights)                                                                           \
     INLINE void NAME(tile_##type)(const weights *w, long panel_size, const float *x, long stride, long k0,   \
-                                  long k1, float *sums, const int mr, const int np) {                        \
+                                  long k1, const weights *next, long wait, float *sums, const int mr,        \
+                                  const int np) {                                                            \
+        long left = wait * LINE_OF(w);                                                                       \
         V acc[MAX_TILE * PANELS_PER_TASK * VECS];                                                            \
         UNROLL for (int i = 0; i < mr * np * VECS; i++) acc[i] = ZERO;                                       \
         ADD_INPUTS_##type();                                                                                 \
@@ -58,15 +85,16 @@
         }                                                                                                    \
     }                                                                                                        \
     INLINE void NAME(rows_##type)(const weights *w, long panel_size, const float *x, long stride, long k0,   \
-                                  long k1, float *sums, const int mr, int count) {                           \
+                                  long k1, const weights *next, long wait, float *sums, const int mr,        \
+                                  int count) {                                                               \
         const int at_once = PANELS_FOR(mr);                                                                  \
         int p = 0;                                                                                           \
-        for (; p + at_once <= count; p += at_once) {                                                         \
-            const weights *at = w + p * panel_size;                                                          \
-            NAME(tile_##type)(at, panel_size, x, stride, k0, k1, sums + p * PANEL, mr, at_once);             \
-        }                                                                                                    \
+        for (; p + at_once <= count; p += at_once)                                                           \
+            NAME(tile_##type)(w + p * panel_size, panel_size, x, stride, k0, k1, next + p * panel_size, wait, \
+                              sums + p * PANEL, mr, at_once);                                                \
         for (; p < count; p++)                                                                               \
-            NAME(tile_##type)(w + p * panel_size, panel_size, x, stride, k0, k1, sums + p * PANEL, mr, 1);   \
+            NAME(tile_##type)(w + p * panel_size, panel_size, x, stride, k0, k1, next + p * panel_size, wait, \
+                              sums + p * PANEL, mr, 1);                                                      \
     }                                                                                                        \
     static void NAME(gemm_##type)(const matrix *m, const void *x_RI, long stride, int num_rows,              \
                                   long first_panel, int count, float *sums) {                                \
@@ -76,17 +104,19 @@
         const int num_tiles = (num_rows + ROWS_AT_ONCE(type) - 1) / ROWS_AT_ONCE(type);                      \
         for (long k0 = 0; k0 < m->num_in; k0 += BLOCK) {                                                     \
             const long k1 = k0 + BLOCK < m->num_in ? k0 + BLOCK : m->num_in;                                 \
+            const weights *next = k1 < m->num_in ? w + PLACE_##type(k1) : w + count * panel_size;            \
             for (int t = 0; t < num_tiles; t++) {                                                            \
                 const int r0 = t * num_rows / num_tiles, r1 = (t + 1) * num_rows / num_tiles;                \
                 const float *x = (const float *)x_RI + r0 * stride;                                          \
+                const weights *part = next + PLACE_##type(BLOCK) / num_tiles / LINE_OF(w) * t * LINE_OF(w);  \
                 float *to = sums + r0 * PANELS_PER_TASK * PANEL;                                             \
                 switch (r1 - r0) {                                                                           \
-                    case 1: NAME(rows_##type)(w, panel_size, x, stride, k0, k1, to, 1, count); break;        \
-                    case 2: NAME(rows_##type)(w, panel_size, x, stride, k0, k1, to, 2, count); break;        \
-                    case 3: NAME(rows_##type)(w, panel_size, x, stride, k0, k1, to, 3, count); break;        \
-                    case 4: NAME(rows_##type)(w, panel_size, x, stride, k0, k1, to, 4, count); break;        \
-                    case 5: NAME(rows_##type)(w, panel_size, x, stride, k0, k1, to, 5, count); break;        \
-                    default: NAME(rows_##type)(w, panel_size, x, stride, k0, k1, to, 6, count); break;       \
+                    case 1: NAME(rows_##type)(w, panel_size, x, stride, k0, k1, part, num_tiles, to, 1, count); break; \
+                    case 2: NAME(rows_##type)(w, panel_size, x, stride, k0, k1, part, num_tiles, to, 2, count); break; \
+                    case 3: NAME(rows_##type)(w, panel_size, x, stride, k0, k1, part, num_tiles, to, 3, count); break; \
+                    case 4: NAME(rows_##type)(w, panel_size, x, stride, k0, k1, part, num_tiles, to, 4, count); break; \
+                    case 5: NAME(rows_##type)(w, panel_size, x, stride, k0, k1, part, num_tiles, to, 5, count); break; \
+                    default: NAME(rows_##type)(w, panel_size, x, stride, k0, k1, part, num_tiles, to, 6, count); break; \
                 }                                                                                            \
             }                                                                                                \
         }                                                                                                    \
@@ -100,6 +130,12 @@ DEFINE_GEMM(i8, int8_t)
 
 #undef DEFINE_GEMM
 #undef ADD_INPUT
+#undef FETCH_NEXT
+#undef LINE_OF
+#undef ROWS_THAT_FETCH
+#undef PLACE_f32
+#undef PLACE_bf16
+#undef PLACE_i8
 #undef ADD_INPUTS_f32
 #undef ADD_INPUTS_bf16
 #undef ADD_INPUTS_i8
