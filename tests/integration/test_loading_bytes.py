@@ -82,6 +82,8 @@ Checkpoint.open(folder)
 choose_kernels("auto", "cpu", 1)
 for name, role in ROLES.items():
     if os.fork() == 0:
+        # Torch makes its pool anew after a fork, and two threads that ask for it first at once find none.
+        torch.set_num_threads(1)
         open("/proc/self/clear_refs", "w").write("5")
         before = counted()
         model = role()
