@@ -8,7 +8,7 @@ import io
 import re
 import threading
 from collections.abc import Sequence
-from concurrent.futures import Future
+from concurrent.futures import Future, wait
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,7 @@ from moe_model.errors import CheckpointError, ExpertMeshError, HaltedError
 
 _NAME = re.compile(r"([A-Za-z0-9][\w.-]*/[\w.-]+)(?:@([\w.-]+(?:/[\w.-]+)*))?")
 _SMALL = (*SMALL_FILES, f"{MORE_TEMPLATES}/*.jinja")
+_LOOK_SECONDS = 0.2
 # Of the library's bars the one that counts what is on the disk.
 _COUNTED = "huggingface_hub.snapshot_download"
 
@@ -105,6 +106,9 @@ def _download(
     # On a thread of its own: where Ctrl-C was heard, the library would first download what it has begun.
     threading.Thread(target=download, name="download", daemon=True).start()
     try:
+        # A wait without an end would not hear a Ctrl-C that came just before it.
+        while wait([found], _LOOK_SECONDS).not_done:
+            pass
         return Path(found.result())
     except ExpertMeshError:
         raise
