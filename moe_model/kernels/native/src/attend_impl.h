@@ -1,6 +1,15 @@
 /* Attention over blocks of the cache: the part of rows_impl.h that needs a file of its own. Heads and rows that see the
  * same keys go together, block by block, so that a key is read from memory once for all of them; which ones do shows in
- * no bit. No include guard, as there. */
+ * no bit. No include guard, as there. Wide vectors are W of W_LANES, with W_FMA, W_SPLAT, W_LOAD_BF16, and W_SUM(v) and
+ * W_SUM_OF_FOUR(a, b, c, d), which add the lanes of one and of four in the same order; QUERIES go together, 2 or 4. */
+
+INLINE W NAME(load_wide)(const float *at) {
+    W v;
+    memcpy(&v, at, sizeof v);
+    return v;
+}
+
+INLINE void NAME(store_wide)(float *at, W v) { memcpy(at, &v, sizeof v); }
 
 /* From scores to weights that still want to be divided by their sum, which is returned. */
 static float NAME(soften)(float *scores, long length, float largest) {
@@ -32,31 +41,59 @@ INLINE long NAME(in_block)(long at, long size, long end) {
     return n < end - at ? n : end - at;
 }
 
-INLINE seen NAME(seen_by_any)(const queries *q) {
-    seen all = q->rows[0];
-    for (long r = 1; r < q->num_rows; r++) {
-        if (q->rows[r].first < all.first) all.first = q->rows[r].first;
-        if (q->rows[r].end > all.end) all.end = q->rows[r].end;
+/* A row's head: what it asks for, where its scores and its answer are, and which tokens it sees. */
+typedef struct {
+    const float *q;
+    float *scores, *out;
+    long first, end;
+} NAME(query);
+
+/* All heads of all rows, row by row. */
+INLINE int NAME(list_queries)(const attention_source *s, const queries *q, float *scores, long apart, float *out,
+                              NAME(query) *list) {
+    int count = 0;
+    for (long r = 0; r < q->num_rows; r++) {
+        const seen *row = &q->rows[r];
+        for (long h = 0; h < q->num_heads; h++, count++)
+            list[count] = (NAME(query)){
+                s->q + row->row * s->q_stride + (q->head + h) * s->head_dim,
+                scores + count * apart,
+                out + (row->row * s->num_heads + q->head + h) * s->value_width,
+                row->first,
+                row->end,
+            };
+    }
+    return count;
+}
+
+INLINE seen NAME(seen_by_any)(const NAME(query) *list, int count) {
+    seen all = {0, list[0].first, list[0].end};
+    for (int i = 1; i < count; i++) {
+        if (list[i].first < all.first) all.first = list[i].first;
+        if (list[i].end > all.end) all.end = list[i].end;
     }
     return all;
 }
 
-/* What a row sees of the `n` tokens from `at` on; of nothing, the end is not behind the first. */
-INLINE seen NAME(part_of)(const seen *row, long at, long n) {
-    const long first = row->first > at ? row->first : at;
-    return (seen){row->row, first, row->end < at + n ? row->end : at + n};
-}
-
-INLINE float *NAME(out_of)(const attention_source *s, const queries *q, long r, float *out) {
-    return out + (q->rows[r].row * s->num_heads + q->head) * s->value_width;
-}
+INLINE long NAME(larger)(long a, long b) { return a > b ? a : b; }
+INLINE long NAME(smaller)(long a, long b) { return a < b ? a : b; }
 
 /* From products q k to weights of a head that still want to be multiplied by what is returned. A NaN score or sink must
  * not be lost in a comparison: it makes the whole row NaN, as it should. */
 static float NAME(weigh)(const attention_source *s, long head, float *scores, long length) {
+    /* The largest by lanes, whose order shows in no bit. */
+    f32x8 most = SPLAT8(-INFINITY);
+    long i = 0;
+    for (; i + 8 <= length; i += 8) {
+        const f32x8 score = NAME(load8)(scores + i) * SPLAT8(s->scale);
+        NAME(store8)(scores + i, score);
+        const i32x8 is_more = (score > most) | (score != score);
+        most = (f32x8)(((i32x8)score & is_more) | ((i32x8)most & ~is_more));
+    }
     float largest = -INFINITY;
-    for (long j = 0; j < length; j++) {
-        const float score = scores[j] *= s->scale;
+    for (int lane = 0; lane < 8; lane++) largest = most[lane] > largest || most[lane] != most[lane] ? most[lane] : largest;
+    for (; i < length; i++) {
+        const float score = scores[i] *= s->scale;
         largest = score > largest || score != score ? score : largest;
     }
     const float sink = s->sinks_H == NULL ? -INFINITY : s->sinks_H[head];
@@ -70,130 +107,145 @@ static float NAME(weigh)(const attention_source *s, long head, float *scores, lo
     return largest - largest == 0.0f ? 1.0f / sum : NAN;
 }
 
-/* Scores of `count` keys for `heads` heads, 1 or 2: what is loaded once serves all. Scores of a head are `apart`. */
-#define DEFINE_ATTEND(type, element, LOADER, WIDEN)                                                                  \
-    INLINE void NAME(dots_##type)(const float *q, const element *k, long d, float *scores, long apart,               \
-                                  const int heads, const int count) {                                                \
-        f32x8 acc[8];                                                                                                \
-        _Pragma("GCC unroll 8") for (int a = 0; a < 8; a++) acc[a] = SPLAT8(0.0f);                                   \
-        long i = 0;                                                                                                  \
-        for (; i + 8 <= d; i += 8) {                                                                                 \
-            _Pragma("GCC unroll 4") for (int c = 0; c < count; c++) {                                                \
-                const f32x8 key = LOADER(k + c * d + i);                                                             \
-                _Pragma("GCC unroll 2") for (int h = 0; h < heads; h++) acc[4 * h + c] =                             \
-                    FMA8(NAME(load8)(q + h * d + i), key, acc[4 * h + c]);                                           \
-            }                                                                                                        \
-        }                                                                                                            \
-        _Pragma("GCC unroll 2") for (int h = 0; h < heads; h++) {                                                    \
-            float *to = scores + h * apart;                                                                          \
-            if (count == 4) NAME(sum8_four)(acc[4 * h], acc[4 * h + 1], acc[4 * h + 2], acc[4 * h + 3], to);         \
-            else to[0] = NAME(sum8)(acc[4 * h]);                                                                     \
-            for (long j = i; j < d; j++)                                                                             \
-                for (int c = 0; c < count; c++) to[c] += q[h * d + j] * WIDEN(k[c * d + j]);                         \
-        }                                                                                                            \
-    }                                                                                                                \
-    INLINE void NAME(score_some_##type)(const float *q, const element *k, long d, long n, float *scores, long apart, \
-                                        const int heads) {                                                           \
-        long j = 0;                                                                                                  \
-        for (; j + 4 <= n; j += 4) NAME(dots_##type)(q, k + j * d, d, scores + j, apart, heads, 4);                  \
-        for (; j < n; j++) NAME(dots_##type)(q, k + j * d, d, scores + j, apart, heads, 1);                          \
-    }                                                                                                                \
-    /* Scores of `n` keys that follow each other, for all heads. */                                                  \
-    INLINE void NAME(score_##type)(const float *q, long num_heads, const element *k, long d, long n, float *scores,  \
-                                   long apart) {                                                                     \
-        long h = 0;                                                                                                  \
-        for (; h + 2 <= num_heads; h += 2)                                                                           \
-            NAME(score_some_##type)(q + h * d, k, d, n, scores + h * apart, apart, 2);                               \
-        if (h < num_heads) NAME(score_some_##type)(q + h * d, k, d, n, scores + h * apart, apart, 1);                \
-    }                                                                                                                \
-    /* `nv` vectors of values, weighted and added to those of `heads` heads. */                                      \
-    INLINE void NAME(add_values_##type)(const element *values, long stride, const float *p, long apart, long n,      \
-                                        float *out, long width, const int heads, const int nv) {                     \
-        f32x8 acc[8];                                                                                                \
-        _Pragma("GCC unroll 8") for (int a = 0; a < heads * nv; a++) acc[a] =                                        \
-            NAME(load8)(out + a / nv * width + a % nv * 8);                                                          \
-        for (long j = 0; j < n; j++) {                                                                               \
-            _Pragma("GCC unroll 8") for (int v = 0; v < nv; v++) {                                                   \
-                const f32x8 value = LOADER(values + j * stride + 8 * v);                                             \
-                _Pragma("GCC unroll 2") for (int h = 0; h < heads; h++) acc[h * nv + v] =                            \
-                    FMA8(SPLAT8(p[h * apart + j]), value, acc[h * nv + v]);                                          \
-            }                                                                                                        \
-        }                                                                                                            \
-        _Pragma("GCC unroll 8") for (int a = 0; a < heads * nv; a++)                                                 \
-            NAME(store8)(out + a / nv * width + a % nv * 8, acc[a]);                                                 \
-    }                                                                                                                \
-    INLINE void NAME(mix_some_##type)(const element *values, long stride, const float *p, long apart, long n,        \
-                                      float *out, long width, const int heads) {                                     \
-        const int most = 8 / heads;                                                                                  \
-        long c = 0;                                                                                                  \
-        for (; c + 8 * most <= width; c += 8 * most)                                                                 \
-            NAME(add_values_##type)(values + c, stride, p, apart, n, out + c, width, heads, most);                   \
-        for (; c + 8 <= width; c += 8)                                                                               \
-            NAME(add_values_##type)(values + c, stride, p, apart, n, out + c, width, heads, 1);                      \
-        for (; c < width; c++)                                                                                       \
-            for (int h = 0; h < heads; h++)                                                                          \
-                for (long j = 0; j < n; j++)                                                                         \
-                    out[h * width + c] += p[h * apart + j] * WIDEN(values[j * stride + c]);                          \
-    }                                                                                                                \
-    /* Adds `n` values that follow each other, weighted, for all heads. */                                           \
-    INLINE void NAME(mix_##type)(const element *values, long stride, long num_heads, const float *p, long apart,     \
-                                 long n, float *out, long width) {                                                   \
-        long h = 0;                                                                                                  \
-        for (; h + 2 <= num_heads; h += 2)                                                                           \
-            NAME(mix_some_##type)(values, stride, p + h * apart, apart, n, out + h * width, width, 2);               \
-        if (h < num_heads) NAME(mix_some_##type)(values, stride, p + h * apart, apart, n, out + h * width, width, 1);\
-    }                                                                                                                \
-    static void NAME(attend_##type)(const attention_source *s, const queries *q, float *scores, long apart,          \
-                                    float *out) {                                                                    \
-        const long d = s->head_dim, width = s->value_width, stride = s->value_stride, size = s->block_size;          \
-        const long kv_head = q->head / (s->num_heads / s->num_kv_heads), in_row = q->num_heads * apart;              \
-        const long key_block = size * s->num_kv_heads * d, value_block = size * s->num_kv_heads * stride;            \
-        const element *keys = (const element *)s->keys + kv_head * size * d;                                         \
-        const element *values = (const element *)s->values + kv_head * size * stride;                                \
-        const seen all = NAME(seen_by_any)(q);                                                                       \
-        for (long at = all.first, n; at < all.end; at += n) {                                                        \
-            const element *k = keys + q->blocks[at / size] * key_block + at % size * d;                              \
-            n = NAME(in_block)(at, size, all.end);                                                                   \
-            if (at + n < all.end) NAME(prefetch)(keys + q->blocks[(at + n) / size] * key_block);                     \
-            for (long r = 0; r < q->num_rows; r++) {                                                                 \
-                const seen *row = &q->rows[r], part = NAME(part_of)(row, at, n);                                     \
-                if (part.first >= part.end) continue;                                                                \
-                NAME(score_##type)(s->q + row->row * s->q_stride + q->head * d, q->num_heads,                        \
-                                   k + (part.first - at) * d, d, part.end - part.first,                              \
-                                   scores + r * in_row + (part.first - row->first), apart);                          \
-            }                                                                                                        \
-        }                                                                                                            \
-        float rate[MAX_ROWS_AT_ONCE][MAX_HEADS_AT_ONCE];                                                             \
-        for (long r = 0; r < q->num_rows; r++) {                                                                     \
-            for (long h = 0; h < q->num_heads; h++)                                                                  \
-                rate[r][h] = NAME(weigh)(s, q->head + h, scores + r * in_row + h * apart,                            \
-                                         q->rows[r].end - q->rows[r].first);                                         \
-            memset(NAME(out_of)(s, q, r, out), 0, sizeof(float) * q->num_heads * width);                             \
-        }                                                                                                            \
-        for (long at = all.first, n; at < all.end; at += n) {                                                        \
-            const element *v = values + q->blocks[at / size] * value_block + at % size * stride;                     \
-            n = NAME(in_block)(at, size, all.end);                                                                   \
-            if (at + n < all.end) NAME(prefetch)(values + q->blocks[(at + n) / size] * value_block);                 \
-            for (long r = 0; r < q->num_rows; r++) {                                                                 \
-                const seen *row = &q->rows[r], part = NAME(part_of)(row, at, n);                                     \
-                if (part.first >= part.end) continue;                                                                \
-                NAME(mix_##type)(v + (part.first - at) * stride, stride, q->num_heads,                               \
-                                 scores + r * in_row + (part.first - row->first), apart, part.end - part.first,      \
-                                 NAME(out_of)(s, q, r, out), width);                                                 \
-            }                                                                                                        \
-        }                                                                                                            \
-        for (long r = 0; r < q->num_rows; r++)                                                                       \
-            for (long h = 0; h < q->num_heads; h++)                                                                  \
-                for (long c = 0; c < width; c++) NAME(out_of)(s, q, r, out)[h * width + c] *= rate[r][h];            \
+/* Scores of `count` keys, 4 or 1, for `nq` queries: what is loaded once serves all. `from` is the place of the first. */
+#define DEFINE_ATTEND(type, element, LOADER, WIDEN)                                                                    \
+    INLINE void NAME(dots_##type)(const NAME(query) *list, const element *k, long d, long from, const int nq,          \
+                                  const int count) {                                                                   \
+        W acc[QUERIES * 4];                                                                                            \
+        _Pragma("GCC unroll 16") for (int a = 0; a < nq * count; a++) acc[a] = W_SPLAT(0.0f);                          \
+        long i = 0;                                                                                                    \
+        for (; i + W_LANES <= d; i += W_LANES) {                                                                       \
+            W key[4];                                                                                                  \
+            _Pragma("GCC unroll 4") for (int c = 0; c < count; c++) key[c] = LOADER(k + c * d + i);                    \
+            _Pragma("GCC unroll 4") for (int q = 0; q < nq; q++) {                                                     \
+                const W value = NAME(load_wide)(list[q].q + i);                                                        \
+                _Pragma("GCC unroll 4") for (int c = 0; c < count; c++) acc[q * count + c] =                           \
+                    W_FMA(value, key[c], acc[q * count + c]);                                                          \
+            }                                                                                                          \
+        }                                                                                                              \
+        _Pragma("GCC unroll 4") for (int q = 0; q < nq; q++) {                                                         \
+            float *to = list[q].scores + (from - list[q].first);                                                       \
+            const W *of = acc + q * count;                                                                             \
+            if (count == 4) {                                                                                          \
+                const f32x4 four = W_SUM_OF_FOUR(of[0], of[1], of[2], of[3]);                                          \
+                memcpy(to, &four, sizeof four);                                                                        \
+            } else {                                                                                                   \
+                to[0] = W_SUM(of[0]);                                                                                  \
+            }                                                                                                          \
+            for (long j = i; j < d; j++)                                                                               \
+                for (int c = 0; c < count; c++) to[c] += list[q].q[j] * WIDEN(k[c * d + j]);                           \
+        }                                                                                                              \
+    }                                                                                                                  \
+    INLINE void NAME(score_##type)(const NAME(query) *list, const element *k, long d, long from, long n, const int nq) { \
+        long j = 0;                                                                                                    \
+        for (; j + 4 <= n; j += 4) NAME(dots_##type)(list, k + j * d, d, from + j, nq, 4);                             \
+        for (; j < n; j++) NAME(dots_##type)(list, k + j * d, d, from + j, nq, 1);                                     \
+    }                                                                                                                  \
+    /* `nv` vectors of `n` values, weighted and added to those of `nq` queries, from column `at` on. */                \
+    INLINE void NAME(add_values_##type)(const NAME(query) *list, const element *values, long stride, long from, long n, \
+                                        long at, const int nq, const int nv) {                                         \
+        W acc[QUERIES * 4];                                                                                            \
+        const float *p[QUERIES];                                                                                       \
+        _Pragma("GCC unroll 4") for (int q = 0; q < nq; q++) p[q] = list[q].scores + (from - list[q].first);           \
+        _Pragma("GCC unroll 16") for (int a = 0; a < nq * nv; a++) acc[a] =                                            \
+            NAME(load_wide)(list[a / nv].out + at + a % nv * W_LANES);                                                 \
+        for (long j = 0; j < n; j++) {                                                                                 \
+            W value[8];                                                                                                \
+            _Pragma("GCC unroll 8") for (int v = 0; v < nv; v++) value[v] =                                            \
+                LOADER(values + j * stride + at + W_LANES * v);                                                        \
+            _Pragma("GCC unroll 4") for (int q = 0; q < nq; q++) {                                                     \
+                const W share = W_SPLAT(p[q][j]);                                                                      \
+                _Pragma("GCC unroll 8") for (int v = 0; v < nv; v++) acc[q * nv + v] =                                 \
+                    W_FMA(share, value[v], acc[q * nv + v]);                                                           \
+            }                                                                                                          \
+        }                                                                                                              \
+        _Pragma("GCC unroll 16") for (int a = 0; a < nq * nv; a++)                                                     \
+            NAME(store_wide)(list[a / nv].out + at + a % nv * W_LANES, acc[a]);                                        \
+    }                                                                                                                  \
+    INLINE void NAME(mix_##type)(const NAME(query) *list, const element *values, long stride, long width, long from,   \
+                                 long n, const int nq) {                                                               \
+        const int most = nq == QUERIES ? 4 : 8;                                                                        \
+        long c = 0;                                                                                                    \
+        for (; c + W_LANES * most <= width; c += W_LANES * most)                                                       \
+            NAME(add_values_##type)(list, values, stride, from, n, c, nq, most);                                       \
+        for (; c + W_LANES <= width; c += W_LANES) NAME(add_values_##type)(list, values, stride, from, n, c, nq, 1);   \
+        for (; c < width; c++)                                                                                         \
+            for (int q = 0; q < nq; q++)                                                                               \
+                for (long j = 0; j < n; j++)                                                                           \
+                    list[q].out[c] += list[q].scores[from + j - list[q].first] * WIDEN(values[j * stride + c]);        \
+    }                                                                                                                  \
+    /* Tokens `from` to `end` - 1 of the block that begins at `at`, for `nq` queries that see them all. */             \
+    INLINE void NAME(part_##type)(const NAME(query) *list, const element *block, long at, long size, long width, long from, \
+                                  long end, int is_score, const int nq) {                                              \
+        if (from >= end) return;                                                                                       \
+        const element *first = block + (from - at) * size;                                                             \
+        if (is_score) NAME(score_##type)(list, first, size, from, end - from, nq);                                     \
+        else NAME(mix_##type)(list, first, size, width, from, end - from, nq);                                         \
+    }                                                                                                                  \
+    /* One block for all queries: for QUERIES together what they all see, and before and after it for each what it does. */ \
+    INLINE void NAME(block_##type)(const NAME(query) *list, int count, const element *block, long at, long n, long size, \
+                                   long width, int is_score) {                                                         \
+        int i = 0;                                                                                                     \
+        for (; i + QUERIES <= count; i += QUERIES) {                                                                   \
+            long from = at, end = at + n;                                                                              \
+            for (int q = i; q < i + QUERIES; q++) {                                                                    \
+                from = NAME(larger)(from, list[q].first);                                                              \
+                end = NAME(smaller)(end, list[q].end);                                                                 \
+            }                                                                                                          \
+            if (from >= end) end = from = at + n;                                                                      \
+            for (int q = i; q < i + QUERIES; q++)                                                                      \
+                NAME(part_##type)(list + q, block, at, size, width, NAME(larger)(at, list[q].first),                   \
+                                  NAME(smaller)(from, list[q].end), is_score, 1);                                      \
+            NAME(part_##type)(list + i, block, at, size, width, from, end, is_score, QUERIES);                         \
+            for (int q = i; q < i + QUERIES; q++)                                                                      \
+                NAME(part_##type)(list + q, block, at, size, width, end, NAME(smaller)(at + n, list[q].end), is_score, 1); \
+        }                                                                                                              \
+        for (; i < count; i++)                                                                                         \
+            NAME(part_##type)(list + i, block, at, size, width, NAME(larger)(at, list[i].first),                       \
+                              NAME(smaller)(at + n, list[i].end), is_score, 1);                                        \
+    }                                                                                                                  \
+    /* All blocks of keys, or of values. */                                                                            \
+    static void NAME(blocks_##type)(const attention_source *s, const queries *q, const NAME(query) *list, int count,   \
+                                    int is_score) {                                                                    \
+        const long size = is_score ? s->head_dim : s->value_stride, per_block = s->block_size * s->num_kv_heads * size; \
+        const long kv_head = q->head / (s->num_heads / s->num_kv_heads);                                               \
+        const element *of_head = (const element *)(is_score ? s->keys : s->values) + kv_head * s->block_size * size;   \
+        const seen all = NAME(seen_by_any)(list, count);                                                               \
+        for (long at = all.first, n; at < all.end; at += n) {                                                          \
+            const element *block = of_head + q->blocks[at / s->block_size] * per_block + at % s->block_size * size;    \
+            n = NAME(in_block)(at, s->block_size, all.end);                                                            \
+            if (at + n < all.end) NAME(prefetch)(of_head + q->blocks[(at + n) / s->block_size] * per_block);           \
+            NAME(block_##type)(list, count, block, at, n, size, s->value_width, is_score);                             \
+        }                                                                                                              \
     }
 
 #define IDENTITY(x) (x)
-DEFINE_ATTEND(f32, float, NAME(load8), IDENTITY)
-DEFINE_ATTEND(bf16, uint16_t, LOAD8_BF16, widen)
+DEFINE_ATTEND(f32, float, NAME(load_wide), IDENTITY)
+DEFINE_ATTEND(bf16, uint16_t, W_LOAD_BF16, widen)
 #undef IDENTITY
 #undef DEFINE_ATTEND
 
 static void NAME(attend)(const attention_source *s, const queries *q, float *scores, long apart, float *out) {
-    if (s->cache_is_bf16) NAME(attend_bf16)(s, q, scores, apart, out);
-    else NAME(attend_f32)(s, q, scores, apart, out);
+    NAME(query) list[MAX_ROWS_AT_ONCE * MAX_HEADS_AT_ONCE];
+    float rate[MAX_ROWS_AT_ONCE * MAX_HEADS_AT_ONCE];
+    const int count = NAME(list_queries)(s, q, scores, apart, out, list);
+    if (s->cache_is_bf16) NAME(blocks_bf16)(s, q, list, count, 1);
+    else NAME(blocks_f32)(s, q, list, count, 1);
+    for (int i = 0; i < count; i++) {
+        rate[i] = NAME(weigh)(s, q->head + i % q->num_heads, list[i].scores, list[i].end - list[i].first);
+        memset(list[i].out, 0, sizeof(float) * s->value_width);
+    }
+    if (s->cache_is_bf16) NAME(blocks_bf16)(s, q, list, count, 0);
+    else NAME(blocks_f32)(s, q, list, count, 0);
+    for (int i = 0; i < count; i++)
+        for (long c = 0; c < s->value_width; c++) list[i].out[c] *= rate[i];
 }
+
+#undef W
+#undef W_LANES
+#undef W_FMA
+#undef W_SPLAT
+#undef W_LOAD_BF16
+#undef W_SUM
+#undef W_SUM_OF_FOUR
+#undef QUERIES

@@ -1,6 +1,6 @@
 /* Row operations for one instruction set; with attend_impl.h included once for each, with NAME(x), FMA8(a, b, c), LOAD8_BF16,
- * SUM_OF_FOUR(a, b, c, d) defined. Eight lanes always: with AVX-512 a reduction's order, and so its bits, are those without.
- * No include guard: that is the point. */
+ * SUM_OF_FOUR(a, b, c, d) defined. Eight lanes always: with AVX-512 a reduction's order, and so its bits, are those without,
+ * but for attention, whose vectors may be wider. No include guard: that is the point. */
 
 #define INLINE static inline __attribute__((always_inline))
 
