@@ -114,10 +114,10 @@ static inline f32x4 broadcast4(float x) { return (f32x4){x, x, x, x}; }
 #pragma GCC pop_options
 
 static void gemm_pairs_avx512bf16(const matrix *m, const void *x, long stride, int num_rows, long first_panel,
-                                  int count, float *sums) {
+                                  int count, upcoming later, float *sums) {
     matrix pairs = *m;
     pairs.num_in = (m->num_in + 1) / 2;
-    gemm_f32_avx512bf16(&pairs, x, stride / 2, num_rows, first_panel, count, sums);
+    gemm_f32_avx512bf16(&pairs, x, stride / 2, num_rows, first_panel, count, later, sums);
 }
 #endif
 

@@ -34,7 +34,7 @@
 #define FETCH_NEXT(elements)                                                                                 \
     if (mr >= ROWS_THAT_FETCH && (left -= (elements)) <= 0) {                                                \
         left += wait * LINE_OF(w);                                                                           \
-        UNROLL for (int p = 0; p < np; p++) __builtin_prefetch(next + p * panel_size);                       \
+        UNROLL for (int p = 0; p < np; p++) __builtin_prefetch(next + p * next_size);                        \
         next += LINE_OF(w);                                                                                  \
     }
 #define LINE_OF(w) (64 / (long)sizeof *(w))
@@ -68,11 +68,14 @@
 #define PLACE_bf16(k) ((k) / 2 * PANEL)
 #define PLACE_i8(k) ((k) * PANEL)
 
+#define ROWS_OF(type, mr) \
+    NAME(rows_##type)(w, panel_size, x, stride, k0, k1, part, next_size, num_tiles, to, mr, count)
+
 /* `mr` and `np` are constants to the compiler, so that the sums are registers. */
 #define DEFINE_GEMM(type, weights)                                                                           \
     INLINE void NAME(tile_##type)(const weights *w, long panel_size, const float *x, long stride, long k0,   \
-                                  long k1, const weights *next, long wait, float *sums, const int mr,        \
-                                  const int np) {                                                            \
+                                  long k1, const weights *next, long next_size, long wait, float *sums,      \
+                                  const int mr, const int np) {                                              \
         long left = wait * LINE_OF(w);                                                                       \
         V acc[MAX_TILE * PANELS_PER_TASK * VECS];                                                            \
         UNROLL for (int i = 0; i < mr * np * VECS; i++) acc[i] = ZERO;                                       \
@@ -85,38 +88,40 @@
         }                                                                                                    \
     }                                                                                                        \
     INLINE void NAME(rows_##type)(const weights *w, long panel_size, const float *x, long stride, long k0,   \
-                                  long k1, const weights *next, long wait, float *sums, const int mr,        \
-                                  int count) {                                                               \
+                                  long k1, const weights *next, long next_size, long wait, float *sums,      \
+                                  const int mr, int count) {                                                 \
         const int at_once = PANELS_FOR(mr);                                                                  \
         int p = 0;                                                                                           \
         for (; p + at_once <= count; p += at_once)                                                           \
-            NAME(tile_##type)(w + p * panel_size, panel_size, x, stride, k0, k1, next + p * panel_size, wait, \
-                              sums + p * PANEL, mr, at_once);                                                \
+            NAME(tile_##type)(w + p * panel_size, panel_size, x, stride, k0, k1, next + p * next_size,       \
+                              next_size, wait, sums + p * PANEL, mr, at_once);                               \
         for (; p < count; p++)                                                                               \
-            NAME(tile_##type)(w + p * panel_size, panel_size, x, stride, k0, k1, next + p * panel_size, wait, \
-                              sums + p * PANEL, mr, 1);                                                      \
+            NAME(tile_##type)(w + p * panel_size, panel_size, x, stride, k0, k1, next + p * next_size,       \
+                              next_size, wait, sums + p * PANEL, mr, 1);                                     \
     }                                                                                                        \
     static void NAME(gemm_##type)(const matrix *m, const void *x_RI, long stride, int num_rows,              \
-                                  long first_panel, int count, float *sums) {                                \
+                                  long first_panel, int count, upcoming later, float *sums) {                \
         const long panel_size = PANEL_SIZE_##type(m->num_in);                                                \
         const weights *w = (const weights *)m->panels + first_panel * panel_size;                            \
         memset(sums, 0, sizeof(float) * PANELS_PER_TASK * PANEL * num_rows);                                 \
         const int num_tiles = (num_rows + ROWS_AT_ONCE(type) - 1) / ROWS_AT_ONCE(type);                      \
         for (long k0 = 0; k0 < m->num_in; k0 += BLOCK) {                                                     \
             const long k1 = k0 + BLOCK < m->num_in ? k0 + BLOCK : m->num_in;                                 \
-            const weights *next = k1 < m->num_in ? w + PLACE_##type(k1) : w + count * panel_size;            \
+            const int is_last = k1 == m->num_in;                                                             \
+            const weights *next = is_last ? later.panels : w + PLACE_##type(k1);                             \
+            const long next_size = is_last ? later.panel_bytes / (long)sizeof *w : panel_size;               \
             for (int t = 0; t < num_tiles; t++) {                                                            \
                 const int r0 = t * num_rows / num_tiles, r1 = (t + 1) * num_rows / num_tiles;                \
                 const float *x = (const float *)x_RI + r0 * stride;                                          \
                 const weights *part = next + PLACE_##type(BLOCK) / num_tiles / LINE_OF(w) * t * LINE_OF(w);  \
                 float *to = sums + r0 * PANELS_PER_TASK * PANEL;                                             \
                 switch (r1 - r0) {                                                                           \
-                    case 1: NAME(rows_##type)(w, panel_size, x, stride, k0, k1, part, num_tiles, to, 1, count); break; \
-                    case 2: NAME(rows_##type)(w, panel_size, x, stride, k0, k1, part, num_tiles, to, 2, count); break; \
-                    case 3: NAME(rows_##type)(w, panel_size, x, stride, k0, k1, part, num_tiles, to, 3, count); break; \
-                    case 4: NAME(rows_##type)(w, panel_size, x, stride, k0, k1, part, num_tiles, to, 4, count); break; \
-                    case 5: NAME(rows_##type)(w, panel_size, x, stride, k0, k1, part, num_tiles, to, 5, count); break; \
-                    default: NAME(rows_##type)(w, panel_size, x, stride, k0, k1, part, num_tiles, to, 6, count); break; \
+                    case 1: ROWS_OF(type, 1); break;                                                         \
+                    case 2: ROWS_OF(type, 2); break;                                                         \
+                    case 3: ROWS_OF(type, 3); break;                                                         \
+                    case 4: ROWS_OF(type, 4); break;                                                         \
+                    case 5: ROWS_OF(type, 5); break;                                                         \
+                    default: ROWS_OF(type, 6); break;                                                        \
                 }                                                                                            \
             }                                                                                                \
         }                                                                                                    \
@@ -131,6 +136,7 @@ DEFINE_GEMM(i8, int8_t)
 #undef DEFINE_GEMM
 #undef ADD_INPUT
 #undef FETCH_NEXT
+#undef ROWS_OF
 #undef LINE_OF
 #undef ROWS_THAT_FETCH
 #undef PLACE_f32

@@ -12,7 +12,7 @@ static long ceil_div(long a, long b) { return (a + b - 1) / b; }
 static long at_most(long a, long b) { return a < b ? a : b; }
 
 static void gemm(const kernel_set *kernels, const matrix *w, const void *x, long stride, int num_rows,
-                 long first_panel, int count, float *sums) {
+                 long first_panel, int count, upcoming later, float *sums) {
     if (is_of_blocks(w)) {
         const block_gemm_fn fn = w->type == WEIGHT_Q8 ? kernels->gemm->blocks->q8 : kernels->gemm->blocks->q4;
         const uint8_t *panels = (const uint8_t *)w->panels + first_panel * panel_bytes(w);
@@ -22,7 +22,7 @@ static void gemm(const kernel_set *kernels, const matrix *w, const void *x, long
     gemm_fn fn = w->type == WEIGHT_F32 ? kernels->gemm->f32
                  : w->type == WEIGHT_BF16 ? kernels->gemm->bf16
                                           : kernels->gemm->i8;
-    fn(w, x, stride, num_rows, first_panel, count, sums);
+    fn(w, x, stride, num_rows, first_panel, count, later, sums);
 }
 
 /* Tasks of a product: blocks of rows by groups of panels, the panels of one block of rows first. */
@@ -30,16 +30,22 @@ static long num_product_tasks(const matrix *w, long num_rows) {
     return ceil_div(num_rows, ROWS_PER_TASK) * ceil_div(num_panels(w), PANELS_PER_TASK);
 }
 
+/* What such a task reads first. Where there is no later task, a task names itself: what it has read is near. */
+static upcoming panels_of_task(const matrix *w, long task) {
+    const long panel = task % ceil_div(num_panels(w), PANELS_PER_TASK) * PANELS_PER_TASK;
+    return (upcoming){(const char *)w->panels + panel * panel_bytes(w), panel_bytes(w)};
+}
+
 /* One task of y = epilogue(x Wᵀ) over `num_rows` rows that begin at `first_row` of x and of y. */
 static void product_task(const kernel_set *kernels, const epilogue *e, const void *x, long stride, enum row_form form,
-                         long first_row, long num_rows, long task) {
+                         long first_row, long num_rows, long task, upcoming later) {
     float sums[ROWS_PER_TASK * PANELS_PER_TASK * PANEL];
     const long panels = num_panels(e->w), groups = ceil_div(panels, PANELS_PER_TASK);
     const long row = task / groups * ROWS_PER_TASK, panel = task % groups * PANELS_PER_TASK;
     const int rows = (int)at_most(ROWS_PER_TASK, num_rows - row);
     const int count = (int)at_most(PANELS_PER_TASK, panels - panel);
     const char *from = (const char *)x + row_bytes(form, (first_row + row) * stride);
-    gemm(kernels, e->w, from, stride, rows, panel, count, sums);
+    gemm(kernels, e->w, from, stride, rows, panel, count, later, sums);
     kernels->rows->finish(e, sums, first_row + row, rows, panel, count);
 }
 
@@ -64,7 +70,6 @@ static void prepare_row(const linear_op *op, enum row_form form, long row) {
 
 static void linear_work(void *arg, int thread, int num_threads) {
     (void)thread;
-    (void)num_threads;
     linear_job *job = arg;
     linear_op *op = job->op;
     const void *x = op->x;
@@ -79,7 +84,8 @@ static void linear_work(void *arg, int thread, int num_threads) {
     const epilogue e = {&op->w, op->residual, op->y, op->w.num_out, op->activation, AS_F32};
     const long num_tasks = num_product_tasks(&op->w, op->num_rows);
     for (long task; (task = take(&job->next_task, 1)) < num_tasks;)
-        product_task(&op->kernels, &e, x, stride, job->form, 0, op->num_rows, task);
+        product_task(&op->kernels, &e, x, stride, job->form, 0, op->num_rows, task,
+                     panels_of_task(&op->w, task + num_threads < num_tasks ? task + num_threads : task));
 }
 
 void run_linear(linear_op *op, int num_threads) {
@@ -126,7 +132,8 @@ static void head_linear_work(void *arg, int thread, int num_threads) {
         const epilogue e = {&w, NULL, op->y + head * num_out, op->num_heads * num_out, ACTIVATION_NONE, AS_F32};
         const void *x = op->x + head * op->apart;
         if (is_converted) x = (const char *)op->scratch + head * converted;
-        product_task(&op->kernels, &e, x, is_converted ? padded : op->stride, job->form, 0, op->num_rows, task % per_head);
+        product_task(&op->kernels, &e, x, is_converted ? padded : op->stride, job->form, 0, op->num_rows, task % per_head,
+                     panels_of_task(&w, task % per_head));
     }
 }
 
@@ -188,15 +195,35 @@ static void normalise_pairs(experts_job *job) {
     finish_tasks(&job->pairs, done, op->num_pairs);
 }
 
+static const matrix *matrix_of(const experts_op *op, const segment *s, int is_up) {
+    const expert *e = &op->table->experts[s->expert];
+    return is_up ? &e->up : &e->down;
+}
+
+/* What the `task`-th from the first of segment `s` on reads first; after those of `up` come those of `down`. */
+static upcoming panels_of_expert_task(const experts_op *op, const segment *s, long task, int is_up) {
+    const segment *end = op->segments + op->num_segments;
+    for (;;) {
+        const matrix *w = matrix_of(op, s, is_up);
+        const long num_tasks = num_product_tasks(w, s->num_pairs);
+        if (task < num_tasks) return panels_of_task(w, task);
+        task -= num_tasks;
+        if (++s < end) continue;
+        if (!is_up) return panels_of_task(w, num_tasks - 1);
+        s = op->segments;
+        is_up = 0;
+    }
+}
+
 /* The tasks of all segments in a row; `is_up` picks the matrix, and with it what is read and written. */
-static void expert_products(experts_job *job, int is_up) {
+static void expert_products(experts_job *job, int is_up, int num_threads) {
     const experts_op *op = job->op;
     const expert_table *table = op->table;
     const segment *s = op->segments, *end = s + op->num_segments;
     tasks *products = is_up ? &job->up : &job->down;
     long first_pair = 0, first_task = 0, done = 0;
     for (long task = take(&products->next, 1); s < end;) {
-        const matrix *w = is_up ? &table->experts[s->expert].up : &table->experts[s->expert].down;
+        const matrix *w = matrix_of(op, s, is_up);
         const long num_tasks = num_product_tasks(w, s->num_pairs);
         if (task >= first_task + num_tasks) {
             first_task += num_tasks;
@@ -207,7 +234,7 @@ static void expert_products(experts_job *job, int is_up) {
         const epilogue up = {w, NULL, job->hidden, hidden, table->activation, job->form};
         const epilogue down = {w, NULL, job->said, table->width, ACTIVATION_NONE, AS_F32};
         product_task(&op->kernels, is_up ? &up : &down, is_up ? job->normed : job->hidden, stride, job->form, first_pair,
-                     s->num_pairs, task - first_task);
+                     s->num_pairs, task - first_task, panels_of_expert_task(op, s, task - first_task + num_threads, is_up));
         task = take(&products->next, 1);
         done++;
     }
@@ -265,12 +292,11 @@ static void combine(experts_job *job) {
 
 static void experts_work(void *arg, int thread, int num_threads) {
     (void)thread;
-    (void)num_threads;
     experts_job *job = arg;
     if (job->op->num_pairs > 0) {
         normalise_pairs(job);
-        expert_products(job, 1);
-        expert_products(job, 0);
+        expert_products(job, 1, num_threads);
+        expert_products(job, 0, num_threads);
     }
     combine(job);
 }
