@@ -30,9 +30,9 @@ static float NAME(soften)(float *scores, long length, float largest) {
     return NAME(sum8)(sums);
 }
 
-/* The beginning of the next block, which lies anywhere; the processor finds the rest by itself. */
-INLINE void NAME(prefetch)(const void *at) {
-    for (int line = 0; line < 4; line++) __builtin_prefetch((const char *)at + 64 * line);
+/* Of the next block, which lies anywhere. */
+INLINE void NAME(prefetch)(const void *at, long num_bytes) {
+    for (long i = 0; i < num_bytes; i += 64) __builtin_prefetch((const char *)at + i);
 }
 
 /* How many of the tokens from `at` on are in its block. */
@@ -214,7 +214,9 @@ static float NAME(weigh)(const attention_source *s, long head, float *scores, lo
         for (long at = all.first, n; at < all.end; at += n) {                                                          \
             const element *block = of_head + q->blocks[at / s->block_size] * per_block + at % s->block_size * size;    \
             n = NAME(in_block)(at, s->block_size, all.end);                                                            \
-            if (at + n < all.end) NAME(prefetch)(of_head + q->blocks[(at + n) / s->block_size] * per_block);           \
+            if (at + n < all.end)                                                                                     \
+                NAME(prefetch)(of_head + q->blocks[(at + n) / s->block_size] * per_block,                             \
+                               NAME(smaller)(s->block_size, all.end - at - n) * size * (long)sizeof(element));        \
             NAME(block_##type)(list, count, block, at, n, size, s->value_width, is_score);                             \
         }                                                                                                              \
     }

@@ -338,6 +338,7 @@ void run_rotary(rotary_op *op, int num_threads) {
 typedef struct {
     attention_op *op;
     long heads_at_once, rows_at_once;
+    int heads_first;
     tasks rows;
     atomic_long next_task;
 } attention_job;
@@ -359,14 +360,16 @@ static void write_row(const attention_op *op, long row) {
 }
 
 /* How many heads that see one key head go together, and how many rows: as have room for their scores, and leave work to
- * all threads. Rows do where a sequence has several, which find its keys in the cache of the core then. */
+ * all threads. Where a sequence has several rows they do, head by head, and find its keys in the cache of the core; where
+ * it has one, its heads follow each other, whose keys are neighbours in memory. */
 static void choose_sizes(attention_job *job, int num_threads) {
     const attention_op *op = job->op;
     const long group = op->source.num_heads / op->source.num_kv_heads;
     long heads = at_most(at_most(group, MAX_HEADS_AT_ONCE), op->room / op->most_seen);
     while (heads > 1 && op->num_tokens * op->source.num_kv_heads * ceil_div(group, heads) < 2L * num_threads)
         heads = (heads + 1) / 2;
-    long rows = op->num_tokens < 4 * op->num_sequences ? 1 : at_most(MAX_ROWS_AT_ONCE, op->room / (heads * op->most_seen));
+    job->heads_first = op->num_tokens < 4 * op->num_sequences;
+    long rows = job->heads_first ? 1 : at_most(MAX_ROWS_AT_ONCE, op->room / (heads * op->most_seen));
     while (rows > 1 && op->num_tokens / rows * op->source.num_kv_heads * ceil_div(group, heads) < 8L * num_threads) rows--;
     job->heads_at_once = heads;
     job->rows_at_once = rows;
@@ -395,17 +398,17 @@ static void attention_work(void *arg, int thread, int num_threads) {
     long done = 0;
     for (long row; (row = take(&job->rows.next, 1)) < op->num_tokens; done++) write_row(op, row);
     finish_tasks(&job->rows, done, op->num_tokens);
-    /* Head by head, so that the rows of one sequence find its keys in the cache of the core. */
     const long group = op->source.num_heads / op->source.num_kv_heads;
     const long heads = job->heads_at_once, rows = job->rows_at_once;
     const long in_group = ceil_div(group, heads), in_rows = ceil_div(op->num_tokens, rows);
-    const long num_tasks = op->source.num_kv_heads * in_group * in_rows;
+    const long in_parts = op->source.num_kv_heads * in_group, num_tasks = in_parts * in_rows;
     long at_once = num_tasks / (num_threads * 16L);
     at_once = at_once < 1 ? 1 : at_once > 16 ? 16 : at_once;
     float *scores = op->scores + thread * op->room;
     for (long first; (first = take(&job->next_task, at_once)) < num_tasks;)
         for (long task = first; task < num_tasks && task < first + at_once; task++) {
-            const long row = task % in_rows * rows, part = task / in_rows, head = part % in_group * heads;
+            const long row = (job->heads_first ? task / in_parts : task % in_rows) * rows;
+            const long part = job->heads_first ? task % in_parts : task / in_rows, head = part % in_group * heads;
             attend_rows(op, row, at_most(row + rows, op->num_tokens), part / in_group * group + head,
                         at_most(heads, group - head), scores);
         }
