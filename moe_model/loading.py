@@ -1,12 +1,13 @@
 """From a checkpoint on disk to a Model: the shared part here, the experts wherever the caller has them."""
 
 import threading
+from collections.abc import Mapping
 
 import torch
 
 from moe_model.checkpoint.expert_files import read_expert_file
 from moe_model.checkpoint.reader import Checkpoint, OnBytes
-from moe_model.errors import CheckpointError
+from moe_model.errors import CheckpointError, ConfigError
 from moe_model.families import family_of
 from moe_model.halt import Halt
 from moe_model.kernels.base import Kernels
@@ -15,13 +16,16 @@ from moe_model.kernels.quantise import matrix_bytes
 from moe_model.kernels.torch_kernels import TorchKernels
 from moe_model.layers.dense import SharedModel
 from moe_model.layers.dispatch import Expert
-from moe_model.layers.expert_slices import WHOLE
+from moe_model.layers.expert_slices import WHOLE, check_slices
 from moe_model.layers.experts import ExpertBackend
+from moe_model.layers.stored_matrix import BLOCK_INPUTS
 from moe_model.machine import FreedMemory, give_back_freed_memory
 from moe_model.model import Model
-from moe_model.names import WeightForm
+from moe_model.names import StoredForm, WeightForm, stored_form
 from moe_model.versions.expert_versions import Catalog, ExpertModule
 from moe_model.versions.local_experts import LocalExperts
+
+_WHICH: Mapping[StoredForm, str] = {"mxfp4": "", "fp8": " with 128 inputs to a block"}
 
 
 def load_model(
@@ -74,10 +78,15 @@ def load_module(
     """One module, from the checkpoint or from its own file, and how many bytes its tensors have in memory. Of
     a slice the whole expert is read, as its sum is checked, and the rest is let go.
 
-    Raises CheckpointError naming the file and the tensor.
+    `form` is what matrices are rounded to, or the one that they are stored in; kernels that cannot keep
+    that one get numbers of `dtype`. Raises CheckpointError naming the file and the tensor.
     """
-    config = checkpoint.config
-    if module.file is None:
+    config, stored = checkpoint.config, stored_form(form)
+    if stored is not None and not kernels.keeps_stored:
+        stored, form = None, "model"
+    if stored is not None:
+        tensors = _read_stored(checkpoint, module, dtype, stored)
+    elif module.file is None:
         tensors = checkpoint.read_expert(module.layer, module.expert, dtype, device)
     elif module.layer in config.moe_layers:
         tensors = read_expert_file(module.file, config, checkpoint.dtype, dtype, device)
@@ -87,6 +96,30 @@ def load_module(
         tensors = family_of(config).cut_expert(tensors, module.part)
     num_bytes = sum(_num_bytes(tensor, form) for tensor in tensors.values())
     return family_of(config).build_expert(config, tensors, kernels, form=form), num_bytes
+
+
+def _read_stored(
+    checkpoint: Checkpoint, module: ExpertModule, dtype: torch.dtype, form: StoredForm
+) -> dict[str, torch.Tensor]:
+    if module.file is not None:
+        raise CheckpointError(f"{module.file.path}: has plain numbers, and experts are kept in {form}")
+    if checkpoint.expert_form != form:
+        raise CheckpointError(f"{checkpoint.path}: {_not_stored(checkpoint, form)}")
+    return checkpoint.read_stored_expert(module.layer, module.expert, dtype)
+
+
+def check_form(checkpoint: Checkpoint, form: WeightForm, num_slices: int) -> None:
+    """Raises ConfigError where the checkpoint's experts are not stored in a form that none are rounded to, or
+    cannot be in so many slices."""
+    stored = stored_form(form)
+    if stored is not None and checkpoint.expert_form != stored:
+        raise ConfigError(f"expert_dtype: {checkpoint.path}: {_not_stored(checkpoint, stored)}")
+    check_slices(checkpoint.config.d_ff, num_slices, 1 if stored is None else BLOCK_INPUTS[stored])
+
+
+def _not_stored(checkpoint: Checkpoint, form: StoredForm) -> str:
+    found = checkpoint.experts_stored_as
+    return f"{form} is for experts that are stored in it{_WHICH[form]}, these are in {found}"
 
 
 def load_local_experts(
@@ -141,4 +174,6 @@ class ModuleProgress:
 
 
 def _num_bytes(tensor: torch.Tensor, form: WeightForm) -> int:
+    if stored_form(form):
+        return tensor.nbytes
     return matrix_bytes(tensor.shape, tensor.dtype, form) if tensor.dim() == 2 else tensor.nbytes

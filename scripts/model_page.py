@@ -19,6 +19,7 @@ from moe_model.config import ModelConfig  # noqa: E402
 from moe_model.families import HUGGING_FACE, family_named, family_of  # noqa: E402
 from moe_model.families.hugging_face import ConfigKeys  # noqa: E402
 from moe_model.footprint import Footprint, footprint  # noqa: E402
+from moe_model.names import STORED_FORMS  # noqa: E402
 
 PAGE = ROOT / "docs" / "models.md"
 PUBLISHED = ROOT / "benchmarks" / "published"
@@ -60,16 +61,32 @@ def memory_rows() -> Iterator[str]:
         yield _memory_row(path.stem, config, footprint(config, torch.bfloat16))
 
 
+def stored_rows() -> Iterator[str]:
+    """Of models that are published in a form that experts can be kept in."""
+    workers = " | ".join(f"each of {number} workers" for number in NUM_WORKERS)
+    yield f"| model | `--expert-dtype` | one expert | all experts | {workers} |"
+    yield "|---|---|---|---|" + "---|" * len(NUM_WORKERS)
+    for path in sorted(PUBLISHED.glob("*.json")):
+        quantised = json.loads(path.read_text(encoding="utf-8")).get("quantization_config", {})
+        for form in STORED_FORMS:
+            if quantised.get("quant_method") == form:
+                found = footprint(read_published(path), torch.bfloat16, form)
+                yield f"| {path.stem} | `{form}` | {' | '.join(_of_experts(found))} |"
+
+
 def _memory_row(name: str, config: ModelConfig, found: Footprint) -> str:
     cells = [
         name,
         f"{family_of(config).num_params(config) / 1e9:.1f} B",
         _gib(found.coordinator_bytes(min(CACHE_TOKENS, config.max_seq_len))),
-        f"{found.expert_bytes / (1 << 20):.0f} MiB",
-        _gib(found.experts_bytes),
-        *(_gib(found.worker_bytes(number)) for number in NUM_WORKERS),
+        *_of_experts(found),
     ]
     return f"| {' | '.join(cells)} |"
+
+
+def _of_experts(found: Footprint) -> list[str]:
+    of_workers = [_gib(found.worker_bytes(number)) for number in NUM_WORKERS]
+    return [f"{found.expert_bytes / (1 << 20):.0f} MiB", _gib(found.experts_bytes), *of_workers]
 
 
 def _gib(num_bytes: int) -> str:
@@ -78,7 +95,7 @@ def _gib(num_bytes: int) -> str:
 
 def page(text: str) -> str:
     """The page with its tables written anew."""
-    tables = {"families": family_rows(), "memory": memory_rows()}
+    tables = {"families": family_rows(), "memory": memory_rows(), "stored": stored_rows()}
 
     def written(match: re.Match[str]) -> str:
         return match[1] + "\n".join(tables[match[2]]) + "\n" + match[3]

@@ -112,7 +112,9 @@ def _peers(
 def _ours(name: str, choice: Choice, config: EngineConfig) -> tuple[EngineConfig, int]:
     if name == verdict.OURS_WORKERS:
         return config, choice.num_workers
-    experts, others = verdict.OURS_ROUNDED.get(name, (config.expert_dtype, config.shared_dtype))
+    if name not in verdict.OURS_ROUNDED:
+        return config, 0
+    experts, others = verdict.OURS_ROUNDED[name]
     return replace(config, expert_dtype=experts, shared_dtype=others), 0
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from benchmarks.peers.jobs import Load, Timing
-from moe_model.names import WeightForm
+from moe_model.names import RoundedForm
 
 Phase = Literal["prefill", "decode"]
 # By system and load, one of each round.
@@ -14,7 +14,7 @@ Timings = Mapping[tuple[str, Load], Sequence[Timing]]
 
 OURS, OURS_WORKERS = "ours", "ours-workers"
 # In this process, rounded: (experts, the other matrices). llama.cpp rounds all of them.
-OURS_ROUNDED: Mapping[str, tuple[WeightForm, WeightForm]] = {
+OURS_ROUNDED: Mapping[str, tuple[RoundedForm, RoundedForm]] = {
     "ours-int8": ("int8", "model"),
     "ours-q8": ("q8", "q8"),
     "ours-q4": ("q4", "q4"),

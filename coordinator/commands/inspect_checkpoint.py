@@ -15,13 +15,8 @@ from moe_model.checkpoint.reader import Checkpoint
 from moe_model.config import ModelConfig
 from moe_model.families import family_of
 from moe_model.footprint import PROCESS_BYTES, footprint
-from moe_model.names import WEIGHT_FORMS, DtypeName, WeightForm
+from moe_model.names import ROUNDED_FORMS, DtypeName, StoredForm, WeightForm
 
-# As `serve` takes --dtype and --expert-dtype.
-_SERVED_AS: tuple[tuple[DtypeName, WeightForm], ...] = (
-    ("float32", "model"),
-    *(("bfloat16", form) for form in WEIGHT_FORMS),
-)
 _NUMS_WORKERS = (1, 2, 3, 4, 8)
 
 
@@ -57,7 +52,7 @@ def describe(checkpoint: Checkpoint) -> dict[str, Any]:
         "tokenizer": TOKENIZER if TOKENIZER in checkpoint.files else None,
         "memory": {
             "process_bytes": PROCESS_BYTES,
-            "served_as": [_memory(checkpoint.config, name, form) for name, form in _SERVED_AS],
+            "served_as": [_memory(checkpoint.config, *each) for each in _served_as(checkpoint.expert_form)],
         },
         "fingerprint": checkpoint.fingerprint,
         "num_bytes": sum(entry.size for entry in checkpoint.files.values()),
@@ -67,6 +62,12 @@ def describe(checkpoint: Checkpoint) -> dict[str, Any]:
             for name, entry in sorted(checkpoint.files.items())
         },
     }
+
+
+def _served_as(stored: StoredForm | None) -> list[tuple[DtypeName, WeightForm]]:
+    """As `serve` takes --dtype and --expert-dtype."""
+    forms: list[WeightForm] = [*ROUNDED_FORMS, *([] if stored is None else [stored])]
+    return [("float32", "model"), *(("bfloat16", form) for form in forms)]
 
 
 def _memory(config: ModelConfig, dtype: DtypeName, form: WeightForm) -> dict[str, Any]:

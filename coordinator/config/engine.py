@@ -10,7 +10,7 @@ from expertmesh.commands.options import Option
 from expertmesh.commands.values import mebibytes, number_of_threads, positive, positive_number, whole_number
 from expertmesh.shown_text import MAX_QUOTED
 from moe_model.errors import ConfigError
-from moe_model.names import DtypeName, KernelChoice, WeightForm
+from moe_model.names import DtypeName, KernelChoice, RoundedForm, WeightForm
 
 AUTO = "auto"
 # How drafts are made, and the most tokens of one: a step computes them all.
@@ -54,11 +54,12 @@ class EngineConfig:
         Option(
             "--expert-dtype",
             help="of the experts' matrices; int8 and q8 halve their memory against bfloat16, q4 takes a "
-            "quarter of it; none of them is exact (%(default)s)",
+            "quarter of it; none of them is exact. mxfp4 and fp8: as the checkpoint stores them, if it does "
+            "(%(default)s)",
         ),
     ] = "model"
     shared_dtype: Annotated[
-        WeightForm,
+        RoundedForm,
         Option(
             "--shared-dtype",
             help="of the other matrices: attention's, dense networks', the head's; as --expert-dtype has it "

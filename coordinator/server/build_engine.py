@@ -98,4 +98,6 @@ def expert_exchange(
     def make_router(weights: RouterWeights) -> Router:
         return family.build_router(checkpoint.config, weights, kernels)
 
-    return ExpertExchange(checkpoint, experts, engine.versions, switch_engine, make_router)
+    return ExpertExchange(
+        checkpoint, experts, engine.versions, switch_engine, make_router, form=config.expert_dtype
+    )

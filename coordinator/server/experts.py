@@ -15,8 +15,7 @@ from expert_workers.status import Workers, WorkerStatus
 from moe_model.checkpoint.reader import Checkpoint
 from moe_model.halt import Halt
 from moe_model.kernels.choice import choose_kernels
-from moe_model.layers.expert_slices import check_slices
-from moe_model.loading import load_local_experts
+from moe_model.loading import check_form, load_local_experts
 from moe_model.versions.running_experts import RunningExperts
 
 
@@ -37,11 +36,11 @@ def open_experts(
 ) -> Iterator[ServedExperts]:
     """The experts, in this process or in workers that end with the block; `over` is told why these cannot be
     looked after any more, `own_ray` says where a Ray is that another process has started for this one.
-    Raises ConfigError for slices that the experts cannot be in, HaltedError when `halt` is set before they
-    are ready."""
+    Raises ConfigError for a form or slices that the experts cannot be in, HaltedError when `halt` is set
+    before they are ready."""
     halt = halt or Halt()
     halt.check()
-    check_slices(checkpoint.config.d_ff, engine.expert_slices)
+    check_form(checkpoint, engine.expert_dtype, engine.expert_slices)
     if workers.num_workers == 0:
         phases("experts")
         device, form = device_of(engine), engine.expert_dtype

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from moe_model.checkpoint.given_away import GivenAway
-from moe_model.checkpoint.manifest import MANIFEST, FileEntry, GenerationDefaults
+from moe_model.checkpoint.manifest import MANIFEST, FileEntry, GenerationDefaults, dtype_name
 from moe_model.checkpoint.recognise import (
     SNAPSHOTS,
     cached_name,
@@ -21,6 +21,7 @@ from moe_model.checkpoint.recognise import (
 from moe_model.checkpoint.writer import CheckpointWriter
 from moe_model.config import ModelConfig
 from moe_model.errors import CheckpointError
+from moe_model.names import StoredForm
 from moe_model.text.tokenizer_settings import TokenizerSettings
 
 __all__ = ["Checkpoint", "CheckpointWriter", "FileEntry", "GenerationDefaults", "OnBytes"]
@@ -50,6 +51,16 @@ class Checkpoint(ABC):
     def quantisation(self) -> str | None:
         """How matrices are stored in fewer bits than `dtype` has, by its published name."""
         return None
+
+    @property
+    def expert_form(self) -> StoredForm | None:
+        """In which form the matrices of all experts are stored and can be kept; None: in none."""
+        return None
+
+    @property
+    def experts_stored_as(self) -> str:
+        """How they are stored, for people."""
+        return dtype_name(self.dtype)
 
     @property
     def name(self) -> str:
@@ -99,6 +110,11 @@ class Checkpoint(ABC):
         self, layer: int, expert: int, dtype: torch.dtype | None = None, device: str | torch.device = "cpu"
     ) -> dict[str, Tensor]:
         """One expert module, as `dtype` (None: as stored). Raises CheckpointError naming file and tensor."""
+
+    def read_stored_expert(self, layer: int, expert: int, dtype: torch.dtype) -> dict[str, Tensor]:
+        """One expert module in `expert_form`, where there is one: its matrices as `layers/stored_matrix.py`
+        has them, the rest as `dtype`. Raises as `read_expert`."""
+        raise AssertionError(f"{self.path}: experts are stored as {self.experts_stored_as}")
 
     @abstractmethod
     def expert_sha256(self, layer: int, expert: int) -> str:

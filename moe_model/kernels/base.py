@@ -148,6 +148,10 @@ class Kernels(Protocol):
     def cache_layout(self) -> CacheLayoutName:
         """The layout of the cache that attention here is fast, or possible, over."""
 
+    @property
+    def keeps_stored(self) -> bool:
+        """Whether experts may be in a `StoredForm`, as `stored_matrix.py` has them."""
+
     def hidden_dtype(self, weights: torch.dtype) -> torch.dtype:
         """The dtype of the rows between the parts."""
 
@@ -184,7 +188,7 @@ class Kernels(Protocol):
         self, spec: ExpertSpec, tensors: Mapping[str, Tensor], *, form: WeightForm = "model"
     ) -> Expert:
         """One module from tensors of canonical names, for banks of these kernels; `form` rounds
-        its matrices."""
+        its matrices, or is the one that they are stored in."""
 
     def bank(self, experts: Mapping[ExpertKey, Expert]) -> ExpertBank:
         """Modules by layer and slot; each layer's are in the order of the mapping."""

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from moe_model.layers.stored_matrix import BLOCK_INPUTS
 from moe_model.names import WeightForm
 
 BLOCK = 32
@@ -18,7 +19,7 @@ _LARGEST_Q4 = 8
 
 
 def rounded(weight_OI: Tensor, form: WeightForm) -> Tensor:
-    """The weights that are left of these in that form, in their own dtype."""
+    """The weights that are left of these in that form, one that any can be rounded to, in their own dtype."""
     if form == "model":
         return weight_OI
     if form == "int8":
@@ -40,6 +41,10 @@ def matrix_bytes(shape: Sequence[int], dtype: torch.dtype, form: WeightForm) -> 
             return num_blocks * (BLOCK + 2)
         case "q4":
             return num_blocks * (BLOCK // 2 + 2)
+        case "mxfp4":
+            return num_blocks * (BLOCK // 2 + 1)
+        case "fp8":
+            return num_out * (num_in + 4 * -(-num_in // BLOCK_INPUTS["fp8"]))
 
 
 def quantise_int8(weight_OI: Tensor) -> tuple[Tensor, Tensor]:

@@ -48,6 +48,7 @@ class TorchKernels:
     name = "torch"
     attend_paged = None
     cache_layout: CacheLayoutName = "token_major"
+    keeps_stored = False
 
     def hidden_dtype(self, weights: torch.dtype) -> torch.dtype:
         return weights

@@ -9,6 +9,8 @@ from torch import Tensor
 from moe_model.kernels.base import Linear, Norm
 from moe_model.layers.expert_slices import ExpertSlice
 from moe_model.layers.specs import Activation, ExpertSpec
+from moe_model.layers.stored_matrix import SCALE, StoredMatrix, stored_matrix
+from moe_model.names import WeightForm, stored_form
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,20 +58,30 @@ def tensor_names(spec: ExpertSpec) -> tuple[str, ...]:
     return tuple(names)
 
 
-def check_expert(spec: ExpertSpec, tensors: Mapping[str, Tensor]) -> None:
-    """The tensors are just those of the spec, and the matrices fit each other."""
-    assert sorted(tensors) == sorted(tensor_names(spec)), sorted(tensors)
-    shape_FD = tensors["up.weight"].shape
-    assert tensors["down.weight"].shape == shape_FD[::-1]
-    assert not spec.is_gated or tensors["gate.weight"].shape == shape_FD
+def check_expert(spec: ExpertSpec, tensors: Mapping[str, Tensor], form: WeightForm = "model") -> None:
+    """The tensors are just those of the spec, stored in `form` if it is such a one, and the matrices fit each
+    other."""
+    names = tensor_names(spec)
+    matrices = [name for name in names if name in ("gate.weight", "up.weight", "down.weight")]
+    scales = [name + SCALE for name in matrices if stored_form(form)]
+    assert sorted(tensors) == sorted([*names, *scales]), sorted(tensors)
+    shapes = {name: tuple(matrix_of(tensors, name, form).shape) for name in matrices}
+    assert shapes["down.weight"] == shapes["up.weight"][::-1]
+    assert not spec.is_gated or shapes["gate.weight"] == shapes["up.weight"]
+
+
+def matrix_of(tensors: Mapping[str, Tensor], name: str, form: WeightForm) -> Tensor | StoredMatrix:
+    """One of an expert's matrices, numbers that `form` may round, or in that form already."""
+    stored = stored_form(form)
+    return tensors[name] if stored is None else stored_matrix(tensors, name, stored)
 
 
 def cut_expert(
     tensors: Mapping[str, Tensor], part: ExpertSlice, canonical: Callable[[str], str] = str
 ) -> dict[str, Tensor]:
     """A slice of an expert as tensors of an expert, by the same names and in memory of their own; `canonical`
-    makes a name one of `ExpertSpec`."""
-    return {name: _cut(tensor, canonical(name), part) for name, tensor in tensors.items()}
+    makes a name one of `ExpertSpec`. Of what is stored in blocks, slices are whole blocks."""
+    return {name: _cut(tensor, canonical(name.removesuffix(SCALE)), part) for name, tensor in tensors.items()}
 
 
 def _cut(tensor: Tensor, name: str, part: ExpertSlice) -> Tensor:

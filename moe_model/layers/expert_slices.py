@@ -29,12 +29,18 @@ class ExpertSlice:
 WHOLE = ExpertSlice()
 
 
-def check_slices(hidden_width: int, num_slices: int) -> None:
-    """Raises ConfigError where experts of so many hidden units have no such slices."""
+def check_slices(hidden_width: int, num_slices: int, block: int = 1) -> None:
+    """Raises ConfigError where experts of so many hidden units have no such slices. More than one are whole
+    blocks of `block` units."""
     if not 1 <= num_slices <= MOST_SLICES:
         raise ConfigError(f"expert_slices: {num_slices} is not in [1, {MOST_SLICES}]")
     if hidden_width % num_slices:
         raise ConfigError(
             f"expert_slices: {num_slices} slices of {hidden_width} hidden units would not be of one size; "
             "take a number that divides these"
+        )
+    if num_slices > 1 and hidden_width // num_slices % block:
+        raise ConfigError(
+            f"expert_slices: {num_slices} slices of {hidden_width} hidden units would cut blocks of {block}, "
+            "which the experts are stored in; take fewer slices, or --expert-dtype model"
         )

@@ -24,6 +24,7 @@ from moe_model.kernels.choice import KernelChoice, choose_kernels
 from moe_model.layers.dispatch import ExpertKey
 from moe_model.layers.router import RouterWeights
 from moe_model.loading import load_local_experts
+from moe_model.names import WeightForm
 from moe_model.versions.local_experts import LocalExperts
 from moe_model.versions.model_version import ModelVersion
 from tests.models import TINY, drain
@@ -54,9 +55,16 @@ class Changing:
     exchange: ExpertExchange
 
     @classmethod
-    def open(cls, path: Path, kernels: KernelChoice = "torch", dtype: torch.dtype = torch.float32) -> Self:
-        checkpoint, config = Checkpoint.open(path), engine_config(kernels, dtype)
-        experts = load_local_experts(checkpoint, dtype, "cpu", choose_kernels(kernels, "cpu", 1))
+    def open(
+        cls,
+        path: Path,
+        kernels: KernelChoice = "torch",
+        dtype: torch.dtype = torch.float32,
+        form: WeightForm = "model",
+    ) -> Self:
+        checkpoint = Checkpoint.open(path)
+        config = replace(engine_config(kernels, dtype), expert_dtype=form)
+        experts = load_local_experts(checkpoint, dtype, "cpu", choose_kernels(kernels, "cpu", 1), form=form)
         engine = build_engine(checkpoint, config, experts)
         exchange = expert_exchange(checkpoint, config, experts, engine, at_once(engine))
         return cls(checkpoint, config, experts, engine, exchange)

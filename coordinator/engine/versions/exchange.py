@@ -30,6 +30,7 @@ from moe_model.kernels.base import Router
 from moe_model.layers.dense import Gate
 from moe_model.layers.dispatch import ExpertKey
 from moe_model.layers.router import RouterWeights
+from moe_model.names import WeightForm, stored_form
 from moe_model.versions.expert_versions import ExpertFile, ExpertModule
 from moe_model.versions.model_version import ModelVersion, RoutedLayer
 
@@ -67,13 +68,15 @@ class ExpertExchange:
         switch_engine: SwitchEngine,
         make_router: Callable[[RouterWeights], Router],
         switch_timeout: float = SWITCH_TIMEOUT,
+        form: WeightForm = "model",
     ) -> None:
+        """`form` is what the experts are kept in: of files' numbers there is none in one that is stored."""
         config = checkpoint.config
         self._checkpoint, self._config = checkpoint, config
         self._shapes = family_of(config).expert_shapes(config)
         self._experts, self._versions = experts, versions
         self._switch_engine, self._make_router = switch_engine, make_router
-        self._switch_timeout = switch_timeout
+        self._switch_timeout, self._form = switch_timeout, form
         self._next_slots = [len(config.experts_of(layer)) for layer in range(config.n_layers)]
         self._next_ids = list(self._next_slots)
         self._counts: Counter[str] = Counter(dict.fromkeys(KINDS, 0))
@@ -155,6 +158,11 @@ class ExpertExchange:
         return self._versions.newest.layers[layer]
 
     def _checked(self, path: str, sha256: str | None) -> ExpertFile:
+        if stored_form(self._form):
+            raise ExchangeError(
+                f"experts are kept in {self._form}, which modules of files are not in; "
+                "they can be exchanged with --expert-dtype model, or one that rounds"
+            )
         wanted = None if sha256 is None else sha256.lower()
         if wanted is not None and not _SHA256.fullmatch(wanted):
             raise ExchangeError("is not 64 hexadecimal digits", "sha256")

@@ -19,6 +19,7 @@ from moe_model.checkpoint.hugging_face.texts import read_settings, read_tokenize
 from moe_model.checkpoint.manifest import FileEntry, GenerationDefaults
 from moe_model.checkpoint.reader import Checkpoint, OnBytes
 from moe_model.config import ModelConfig
+from moe_model.names import StoredForm
 from moe_model.text.tokenizer_settings import TokenizerSettings
 
 
@@ -65,6 +66,14 @@ class HuggingFaceCheckpoint(Checkpoint):
         found = self._folder.settings.get(QUANTIZATION)
         return None if found is None else str(found["quant_method"])
 
+    @property
+    def expert_form(self) -> StoredForm | None:
+        return self._folder.expert_form
+
+    @property
+    def experts_stored_as(self) -> str:
+        return self._folder.experts_stored_as
+
     def read_shared(
         self,
         dtype: torch.dtype | None = None,
@@ -83,6 +92,9 @@ class HuggingFaceCheckpoint(Checkpoint):
         self, layer: int, expert: int, dtype: torch.dtype | None = None, device: str | torch.device = "cpu"
     ) -> dict[str, Tensor]:
         return self._folder.read_expert(layer, expert, dtype or self.dtype, device)
+
+    def read_stored_expert(self, layer: int, expert: int, dtype: torch.dtype) -> dict[str, Tensor]:
+        return self._folder.read_stored_expert(layer, expert, dtype)
 
     def expert_sha256(self, layer: int, expert: int) -> str:
         """By where it is in which folder: its values are not read for it."""

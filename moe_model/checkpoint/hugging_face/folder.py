@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from moe_model.checkpoint.given_away import GivenAway
+from moe_model.checkpoint.hugging_face.kept import form_of, how_stored, read_kept
 from moe_model.checkpoint.hugging_face.quantised import QUANTIZATION, Quantisation, read_quantisation
 from moe_model.checkpoint.hugging_face.shards import ShardedTable
 from moe_model.checkpoint.hugging_face.sources import Finder, Found, read_found
@@ -41,7 +42,8 @@ class HuggingFaceFolder:
         """Raises CheckpointError, ConfigError.
 
         `notes` say what of the tensors is not used. `dtype` is that of most bytes of the matrices: bfloat16,
-        also for 8 and 4 bits, or float32, also for float16, whose values bfloat16 has not.
+        also for 8 and 4 bits, or float32, also for float16, whose values bfloat16 has not. `expert_form` is
+        what all experts' matrices can be kept in.
         """
         self.path = path
         self.settings = read_json(path / HUGGING_FACE_CONFIG)
@@ -60,6 +62,10 @@ class HuggingFaceFolder:
         self.notes = (note,) if predicting else ()
         self.dtype = _dtype_of([*shared, *experts])
         self.experts_bytes = sum(each.num_bytes for each in experts)
+        matrices = [each for each in experts if len(each.shape) == 2]
+        forms = {form_of(each) for each in matrices}
+        self.expert_form = forms.pop() if len(forms) == 1 else None
+        self.experts_stored_as = " and ".join(sorted({how_stored(each) for each in matrices}))
 
     def shared(self) -> dict[str, Found]:
         """Of the shared part, by our names; the head once more where it is tied and there all the same."""
@@ -109,6 +115,15 @@ class HuggingFaceFolder:
     ) -> dict[str, Tensor]:
         """Raises CheckpointError naming the folder and the tensor."""
         return self._read(self.expert(layer, expert), dtype, device)
+
+    def read_stored_expert(self, layer: int, expert: int, dtype: torch.dtype) -> dict[str, Tensor]:
+        """Its matrices in their own bytes, of the form that all are in, the rest as `dtype`. Raises as
+        `read_expert`."""
+        assert self.expert_form is not None
+        found = self.expert(layer, expert)
+        matrices = {name: each for name, each in found.items() if len(each.shape) == 2}
+        others = {name: each for name, each in found.items() if name not in matrices}
+        return read_kept(matrices, str(self.path)) | self._read(others, dtype, "cpu")
 
     def _read(
         self, found: Mapping[str, Found], dtype: torch.dtype, device: str | torch.device

@@ -3,7 +3,7 @@
 Of a stacked tensor only the bytes of an item are read, once, however many tensors of ours are parts of it.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 
@@ -73,7 +73,7 @@ class Finder:
     def _check_shape(self, stored: Stored, source: TensorSource, shape: tuple[int, ...]) -> None:
         num_rows, *rest = shape
         expected = [num_rows * (1 if source.part == "all" else 2), *rest]
-        if _is_turned(stored, source):
+        if is_turned(stored, source):
             expected.reverse()
         found = list(stored.shape)
         if source.item is not None:
@@ -98,13 +98,20 @@ def read_found(
     An item is read once, however many of them are its parts. Raises CheckpointError, also for values that are
     not finite.
     """
-    last, tensors = _Item(), dict[str, Tensor]()
-    for name, each in sorted(found.items(), key=lambda item: _place(item[1])):
+    tensors = dict[str, Tensor]()
+    for name, rows in read_rows(found):
         # Contiguous: of alternating rows or columns a view would keep the whole item alive.
-        tensor = _read(each, last).to(torch.float32 if name in float32 else dtype).contiguous()
-        require_finite(tensor, each.source.name, where)
+        tensor = rows.to(torch.float32 if name in float32 else dtype).contiguous()
+        require_finite(tensor, found[name].source.name, where)
         tensors[name] = tensor.to(device)
     return {name: tensors[name] for name in found}
+
+
+def read_rows(found: Mapping[str, Found]) -> Iterator[tuple[str, Tensor]]:
+    """Each as it is stored, perhaps as a view; parts of one item together. Raises CheckpointError."""
+    last = _Item()
+    for name, each in sorted(found.items(), key=lambda item: _place(item[1])):
+        yield name, _read(each, last)
 
 
 def _place(found: Found) -> tuple[str, int]:
@@ -132,7 +139,7 @@ class _Item:
 def _read(found: Found, last: _Item) -> Tensor:
     stored, source = found.stored, found.source
     num_rows = found.shape[0]
-    if _is_turned(stored, source):
+    if is_turned(stored, source):
         return _part(last.read(stored, source.item).t(), source.part, num_rows)
     match source.part:
         case "all" | "first_half":
@@ -157,5 +164,6 @@ def _part(rows: Tensor, part: Part, num_rows: int) -> Tensor:
             return rows[1::2]
 
 
-def _is_turned(stored: Stored, source: TensorSource) -> bool:
+def is_turned(stored: Stored, source: TensorSource) -> bool:
+    """Whether its rows are inputs."""
     return source.is_transposed and not stored.has_rows_of_outputs

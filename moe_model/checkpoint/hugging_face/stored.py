@@ -94,19 +94,31 @@ class BlockScaled:
         grid = (*items, -(-rows // block.rows), -(-columns // block.columns))
         _check_form(table, scales, grid, table.dtype(scales) is not None)
         self.num_bytes = prod(self.shape) + prod(grid) * _itemsize(table, scales)
-        self._table, self._block = table, block
+        self._table, self.block = table, block
 
     def read(self, item: int | None, begin: int, end: int) -> Tensor:
-        name, scales = self.names
-        rows, columns = self._block.rows, self._block.columns
-        bytes_RI = _read_rows(self._table, name, item, begin, end).view(torch.uint8)
+        rows, columns = self.block.rows, self.block.columns
+        bytes_RI = self.read_bytes(item, begin, end)
         values_RI = _look_up(_E4M3, bytes_RI.shape, lambda rows: bytes_RI[rows].int())
         first, last = begin // rows, -(-end // rows)
-        scale_BC = _read_rows(self._table, scales, item, first, last).float()
+        scale_BC = self._read_grid(item, first, last)
         for block in range(first, last):
             part_RI = values_RI[max(block * rows - begin, 0) : (block + 1) * rows - begin]
             part_RI *= scale_BC[block - first].repeat_interleave(columns)[: self.shape[-1]]
         return values_RI
+
+    def read_bytes(self, item: int | None, begin: int, end: int) -> Tensor:
+        """Of rows, as they are: uint8 [R, I]."""
+        return _read_rows(self._table, self.names[0], item, begin, end).view(torch.uint8)
+
+    def read_scales(self, item: int | None, begin: int, end: int) -> Tensor:
+        """Of each row its own: float32 [R, blocks of a row]."""
+        rows = self.block.rows
+        first = begin // rows
+        return self._read_grid(item, first, -(-end // rows))[torch.arange(begin, end) // rows - first]
+
+    def _read_grid(self, item: int | None, first: int, last: int) -> Tensor:
+        return _read_rows(self._table, self.names[1], item, first, last).float()
 
 
 class Blocks4:
@@ -133,14 +145,25 @@ class Blocks4:
         self._table = table
 
     def read(self, item: int | None, begin: int, end: int) -> Tensor:
-        blocks, scales = self.names
-        bytes_RBb = _read_rows(self._table, blocks, item, begin, end)
-        scale_RB = _read_rows(self._table, scales, item, begin, end).int()
-        shape = len(bytes_RBb), prod(bytes_RBb.shape[1:])
-        pairs_RN = _look_up(
-            _SCALED_PAIRS, shape, lambda rows: (scale_RB[rows, ..., None] << 8) + bytes_RBb[rows]
+        return mxfp4_numbers(
+            _read_rows(self._table, self.names[0], item, begin, end), self.read_scales(item, begin, end)
         )
-        return pairs_RN.view(torch.bfloat16).view(*scale_RB.shape[:-1], -1)
+
+    def read_bytes(self, item: int | None, begin: int, end: int) -> Tensor:
+        """Of rows, as they are: uint8 [R, I / 2]."""
+        return _read_rows(self._table, self.names[0], item, begin, end).flatten(1)
+
+    def read_scales(self, item: int | None, begin: int, end: int) -> Tensor:
+        """Of rows, as they are: uint8 [R, I / 32]."""
+        return _read_rows(self._table, self.names[1], item, begin, end)
+
+
+def mxfp4_numbers(bytes_RBb: Tensor, scale_RB: Tensor) -> Tensor:
+    """What they stand for, in bfloat16: [R, I], or as many dimensions as the scales have."""
+    scale_RB = scale_RB.int()
+    shape = len(bytes_RBb), prod(bytes_RBb.shape[1:])
+    pairs_RN = _look_up(_SCALED_PAIRS, shape, lambda rows: (scale_RB[rows, ..., None] << 8) + bytes_RBb[rows])
+    return pairs_RN.view(torch.bfloat16).view(*scale_RB.shape[:-1], -1)
 
 
 def _look_up(table: Tensor, shape: Sequence[int], places: Callable[[slice], Tensor]) -> Tensor:

@@ -9,6 +9,7 @@ def matrix(
     dtype: int,
     panels: int,
     scale: int,
+    block_scales: int,
     bias: int,
     num_in: int,
     num_out: int,

@@ -10,6 +10,7 @@ from moe_model.kernels.native import _kernels
 from moe_model.kernels.native.linear import ACTIVATIONS, NativeLinear, NativeMatrix, NativeNorm
 from moe_model.kernels.native.runtime import Runtime, address_of, rows_of
 from moe_model.layers.dispatch import Expert
+from moe_model.layers.expert_ffn import matrix_of
 from moe_model.layers.router import Routing
 from moe_model.layers.specs import ExpertSpec
 from moe_model.names import WeightForm
@@ -26,12 +27,17 @@ class NativeExpert:
         norm = None
         if spec.norm is not None:
             norm = NativeNorm(runtime, spec.norm, tensors["norm.weight"], tensors.get("norm.bias"))
-        names = [f"{part}.{kind}" for part in ("up", "gate") for kind in ("weight", "bias")]
-        weight_FD, *others = (tensors.get(name) for name in names)
-        assert weight_FD is not None
-        up = NativeMatrix(weight_FD, *others, form=form, limit=spec.limit)
+        gate_FD = matrix_of(tensors, "gate.weight", form) if spec.is_gated else None
+        up = NativeMatrix(
+            matrix_of(tensors, "up.weight", form),
+            tensors.get("up.bias"),
+            gate_FD,
+            tensors.get("gate.bias"),
+            form=form,
+            limit=spec.limit,
+        )
         self.up = NativeLinear(runtime, up, spec.activation, norm)
-        down = NativeMatrix(tensors["down.weight"], tensors.get("down.bias"), form=form)
+        down = NativeMatrix(matrix_of(tensors, "down.weight", form), tensors.get("down.bias"), form=form)
         self.down = NativeLinear(runtime, down)
 
     def __call__(self, x_RD: Tensor) -> Tensor:

@@ -9,16 +9,17 @@ import torch
 from torch import Tensor
 
 from moe_model.kernels.native import _kernels
-from moe_model.kernels.native.pack import PANEL, in_turns, pack, pack_blocks
+from moe_model.kernels.native.pack import PANEL, in_turns, pack, pack_blocks, pack_scales
 from moe_model.kernels.native.runtime import Runtime, address_of, row_bytes, rows_of
 from moe_model.kernels.quantise import quantise_blocks, quantise_int8
 from moe_model.layers.specs import Activation, NormKind, NormSpec, SwigluLimit
+from moe_model.layers.stored_matrix import StoredMatrix
 from moe_model.names import WeightForm
 
 _DTYPES = {torch.float32: 0, torch.bfloat16: 1, torch.int8: 2}
 # A megabyte of float32.
 _VALUES_AT_ONCE = 1 << 18
-_BLOCKS: dict[WeightForm, int] = {"q8": 3, "q4": 4}
+_FORMS: dict[WeightForm, int] = {"q8": 3, "q4": 4, "mxfp4": 5, "fp8": 6}
 _NORMS: dict[NormKind, int] = {"layer_norm": 1, "rms_norm": 2}
 ACTIVATIONS: dict[Activation, int] = {"none": 0, "gelu": 1, "silu": 2}
 
@@ -60,7 +61,7 @@ class NativeNorm:
 
 
 class NativeMatrix:
-    """A matrix in the layout of the kernels, with its bias, rounded to `form`.
+    """A matrix in the layout of the kernels, with its bias, rounded to `form`, or stored in it.
 
     With a second one of its shape, `gate_OI`, a product is activation(gate(x)) · (x Wᵀ + b), or what `limit`
     says.
@@ -68,9 +69,9 @@ class NativeMatrix:
 
     def __init__(
         self,
-        weight_OI: Tensor,
+        weight_OI: Tensor | StoredMatrix,
         bias_O: Tensor | None = None,
-        gate_OI: Tensor | None = None,
+        gate_OI: Tensor | StoredMatrix | None = None,
         gate_bias_O: Tensor | None = None,
         *,
         form: WeightForm = "model",
@@ -79,7 +80,7 @@ class NativeMatrix:
         assert limit is None or gate_OI is not None
         self.num_out, self.num_in = weight_OI.shape
         self.is_gated = gate_OI is not None
-        packed, scale_O = _packed(weight_OI, gate_OI, form)
+        packed, scale_O, scale_NBp = _packed(weight_OI, gate_OI, form)
         assert bias_O is None or bias_O.shape == weight_OI.shape[:1]
         bias_O = None if bias_O is None else bias_O.float().contiguous()
         if gate_OI is not None:
@@ -87,12 +88,13 @@ class NativeMatrix:
             if gate_bias_O is not None and bias_O is not None:
                 bias_O = in_turns(gate_bias_O.float(), bias_O)
         # C points into these.
-        self._kept = packed, scale_O, bias_O
+        self._kept = packed, scale_O, scale_NBp, bias_O
         self.num_bytes = sum(part.nbytes for part in self._kept if part is not None)
         self.handle = _kernels.matrix(
-            _BLOCKS.get(form) or _DTYPES[packed.dtype],
+            _FORMS.get(form) or _DTYPES[packed.dtype],
             address_of(packed),
             address_of(scale_O),
+            address_of(scale_NBp),
             address_of(bias_O),
             self.num_in,
             self.num_out,
@@ -102,30 +104,48 @@ class NativeMatrix:
         )
 
 
-def _packed(weight_OI: Tensor, gate_OI: Tensor | None, form: WeightForm) -> tuple[Tensor, Tensor | None]:
-    """Panels, and the scales of int8 ones."""
+def _packed(
+    weight_OI: Tensor | StoredMatrix, gate_OI: Tensor | StoredMatrix | None, form: WeightForm
+) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    """Panels, the scales of int8 ones, and those of fp8 ones."""
     assert gate_OI is None or gate_OI.shape == weight_OI.shape
+    matrices = [weight_OI] if gate_OI is None else [gate_OI, weight_OI]
+    numbers = [each for each in matrices if isinstance(each, Tensor)]
+    stored = [each for each in matrices if isinstance(each, StoredMatrix)]
+    assert all(each.form == form for each in stored)
+    if form == "fp8":
+        return (
+            pack(*(each.bytes_Ob for each in stored)),
+            None,
+            pack_scales(*(each.scale_OB for each in stored)),
+        )
     if form == "model":
-        return (pack(weight_OI) if gate_OI is None else pack(gate_OI, weight_OI)), None
+        return pack(*numbers), None, None
     if form == "int8":
-        values_OI, scale_O = quantise_int8(weight_OI)
-        if gate_OI is None:
-            return pack(values_OI), scale_O
-        gate_values_OI, gate_scale_O = quantise_int8(gate_OI)
-        return pack(gate_values_OI, values_OI), in_turns(gate_scale_O, scale_O)
-    return _rounded_to_blocks([weight_OI] if gate_OI is None else [gate_OI, weight_OI], form), None
+        values, scales = zip(*map(quantise_int8, numbers), strict=True)
+        return pack(*values), scales[0] if gate_OI is None else in_turns(*scales), None
+    return _in_blocks(matrices, form), None, None
 
 
-def _rounded_to_blocks(matrices: Sequence[Tensor], form: WeightForm) -> Tensor:
+def _in_blocks(matrices: Sequence[Tensor | StoredMatrix], form: WeightForm) -> Tensor:
     """Their panels in turns. Some outputs at a time: what rounding needs beside stays small."""
     num_out, num_in = matrices[0].shape
     at_once = PANEL * max(1, _VALUES_AT_ONCE // (PANEL * num_in))
 
-    def packed(first: int) -> Tensor:
-        some = (matrix_OI[first : first + at_once] for matrix_OI in matrices)
-        return torch.stack([pack_blocks(*quantise_blocks(part_OI, form), form) for part_OI in some], dim=1)
+    def packed(some: slice) -> Tensor:
+        parts = (_blocks(matrix_OI, some, form) for matrix_OI in matrices)
+        return torch.stack([pack_blocks(*values_and_scales, form) for values_and_scales in parts], dim=1)
 
-    return torch.cat([packed(first) for first in range(0, num_out, at_once)]).flatten(0, 1)
+    starts = range(0, num_out, at_once)
+    return torch.cat([packed(slice(first, first + at_once)) for first in starts]).flatten(0, 1)
+
+
+def _blocks(matrix_OI: Tensor | StoredMatrix, some: slice, form: WeightForm) -> tuple[Tensor, Tensor]:
+    """Values and scales of some outputs, as `pack_blocks` takes them."""
+    if isinstance(matrix_OI, StoredMatrix):
+        part = matrix_OI.rows(some)
+        return part.codes(), part.scale_OB
+    return quantise_blocks(matrix_OI[some], form)
 
 
 class NativeLinear:

@@ -37,8 +37,9 @@ from moe_model.layers.expert_ffn import check_expert
 from moe_model.layers.router import RouterWeights, RuledRouter
 from moe_model.layers.router_rules import RouterRule
 from moe_model.layers.specs import Activation, ExpertSpec, NormSpec, RotarySpec
+from moe_model.layers.stored_matrix import StoredMatrix, random_matrix
 from moe_model.machine import usable_cores
-from moe_model.names import WeightForm
+from moe_model.names import WeightForm, stored_form
 
 _log = logging.getLogger(__name__)
 
@@ -51,6 +52,8 @@ _CHECKED: tuple[tuple[torch.dtype, WeightForm], ...] = (
     (torch.float32, "int8"),
     (torch.float32, "q8"),
     (torch.float32, "q4"),
+    (torch.float32, "mxfp4"),
+    (torch.float32, "fp8"),
 )
 
 
@@ -59,6 +62,7 @@ class NativeKernels:
 
     name = "native"
     cache_layout = CACHE_LAYOUT
+    keeps_stored = True
 
     def __init__(self, instruction_set: str | None = None, num_threads: int | None = None) -> None:
         """`num_threads` None: as many as the process may use cores. Raises ValueError for an instruction set
@@ -110,7 +114,7 @@ class NativeKernels:
     def expert(
         self, spec: ExpertSpec, tensors: Mapping[str, Tensor], *, form: WeightForm = "model"
     ) -> Expert:
-        check_expert(spec, tensors)
+        check_expert(spec, tensors, form)
         return NativeExpert(self._runtime, spec, tensors, form=form)
 
     def bank(self, experts: Mapping[ExpertKey, Expert]) -> ExpertBank:
@@ -144,12 +148,18 @@ def _best_that_is_right() -> object:
 def _agrees(handle: object, plain: object, dtype: torch.dtype, form: WeightForm) -> bool:
     """Of blocks, to the bit."""
     generator = torch.Generator().manual_seed(0)
-    weight_OI = (10 * torch.randn(37, 131, generator=generator)).to(dtype)
-    x_RI = torch.randn(7, 131, generator=generator).bfloat16().float()
+    num_out, num_in = 37, 160 if form == "mxfp4" else 131
+    stored = stored_form(form)
+    weight_OI: torch.Tensor | StoredMatrix
+    if stored is None:
+        weight_OI = (10 * torch.randn(num_out, num_in, generator=generator)).to(dtype)
+    else:
+        weight_OI = random_matrix(stored, num_out, num_in, generator)
+    x_RI = torch.randn(7, num_in, generator=generator).bfloat16().float()
     got_RO, expected_RO = (
         NativeLinear(Runtime(kernels, Scratch(), 1), NativeMatrix(weight_OI, form=form))(x_RI)
         for kernels in (handle, plain)
     )
-    if form in ("q8", "q4"):
+    if form in ("q8", "q4", "mxfp4"):
         return torch.equal(got_RO, expected_RO)
     return torch.allclose(got_RO, expected_RO, rtol=1e-4, atol=1e-2)

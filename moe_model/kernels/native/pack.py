@@ -12,7 +12,7 @@ from moe_model.names import WeightForm
 
 PANEL = 16
 # Values of blocks are unsigned in memory.
-_OFFSETS: dict[WeightForm, int] = {"q8": 128, "q4": 8}
+_OFFSETS: dict[WeightForm, int] = {"q8": 128, "q4": 8, "mxfp4": 0}
 
 
 def pack(weight_OI: Tensor, gated_OI: Tensor | None = None) -> Tensor:
@@ -35,18 +35,26 @@ def pack(weight_OI: Tensor, gated_OI: Tensor | None = None) -> Tensor:
 
 
 def pack_blocks(values_OBk: Tensor, scale_OB: Tensor, form: WeightForm) -> Tensor:
-    """Of int8 values and float16 scales: uint8 [N, B, bytes of a block of 16 outputs]."""
+    """Of int8 values and float16 scales, or of mxfp4's codes and scales, both uint8: uint8 [N, B, bytes of a
+    block of 16 outputs]."""
     pad, num_blocks = -len(values_OBk) % PANEL, scale_OB.shape[1]
     offset = _OFFSETS[form]
     unsigned_OBk = (values_OBk.to(torch.int16) + offset).to(torch.uint8)
-    if form == "q4":
+    if form != "q8":
         low_OBj, high_OBj = unsigned_OBk.chunk(2, dim=2)
         unsigned_OBk, offset = low_OBj | high_OBj << 4, offset | offset << 4
-    # Outputs that are filled up are zeros, which are offsets. Four bytes of each output together.
+    # Outputs that are filled up are zeros, which are offsets, or code 0. Four bytes of each output together.
     filled_OBk = F.pad(unsigned_OBk, (0, 0, 0, 0, 0, pad), value=offset)
     fours_NBgp4 = filled_OBk.view(-1, PANEL, num_blocks, filled_OBk.shape[2] // 4, 4).permute(0, 2, 3, 1, 4)
     scale_NBp = F.pad(scale_OB, (0, 0, 0, pad)).view(-1, PANEL, num_blocks).transpose(1, 2)
     return torch.cat([scale_NBp.contiguous().view(torch.uint8), fours_NBgp4.flatten(2)], dim=2)
+
+
+def pack_scales(*scales_OB: Tensor) -> Tensor:
+    """Of fp8, of one matrix or of two whose panels are in turns: float32 [N, B, 16], filled up with zeros."""
+    filled = [F.pad(part_OB, (0, 0, 0, -len(part_OB) % PANEL)) for part_OB in scales_OB]
+    panels = [part_OB.view(-1, PANEL, part_OB.shape[1]).transpose(1, 2) for part_OB in filled]
+    return torch.stack(panels, dim=1).flatten(0, 1)
 
 
 def _in_rows(weight_OI: Tensor) -> Tensor:

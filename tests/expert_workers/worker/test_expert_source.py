@@ -17,7 +17,7 @@ from moe_model.checkpoint.manifest import expert_file
 from moe_model.checkpoint.reader import Checkpoint
 from moe_model.config import ModelConfig
 from moe_model.errors import WorkerStartError
-from moe_model.names import WEIGHT_FORMS
+from moe_model.names import ROUNDED_FORMS
 from moe_model.versions.expert_versions import ExpertFile, ExpertModule, checkpoint_modules
 from tests.expert_workers.fakes import dealt, make_config
 
@@ -136,7 +136,7 @@ def test_rounded_experts_are_another_precision() -> None:
     precisions = [
         WorkerSpec(0, "", dtype, form=form).precision
         for dtype in (torch.float32, torch.bfloat16)
-        for form in WEIGHT_FORMS
+        for form in ROUNDED_FORMS
     ]
     assert precisions == [
         "float32",

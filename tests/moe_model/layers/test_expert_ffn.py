@@ -24,7 +24,7 @@ from moe_model.layers.dispatch import Expert, ExpertKey
 from moe_model.layers.expert_ffn import cut_expert, tensor_names
 from moe_model.layers.expert_slices import ExpertSlice
 from moe_model.layers.specs import ExpertSpec, NormSpec, SwigluLimit
-from moe_model.names import WEIGHT_FORMS, WeightForm
+from moe_model.names import ROUNDED_FORMS, WeightForm
 from tests.examples import examples
 from tests.native import KERNELS
 
@@ -126,7 +126,7 @@ def test_a_slice_keeps_no_other_memory() -> None:
         assert cut.untyped_storage().nbytes() == cut.nbytes
 
 
-@given(SPECS, st.integers(1, 40), st.integers(1, 70), st.integers(2, 20), st.sampled_from(WEIGHT_FORMS))
+@given(SPECS, st.integers(1, 40), st.integers(1, 70), st.integers(2, 20), st.sampled_from(ROUNDED_FORMS))
 @settings(max_examples=examples(60))
 def test_a_row_has_the_same_bits_in_every_company(
     spec: ExpertSpec, width: int, hidden_width: int, num_rows: int, form: WeightForm
@@ -147,7 +147,7 @@ def _rounds_rows(kernels: Kernels, form: WeightForm) -> bool:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("form", WEIGHT_FORMS)
+@pytest.mark.parametrize("form", ROUNDED_FORMS)
 @pytest.mark.parametrize("hidden_width", [3, 16, 37, 150])
 @pytest.mark.parametrize("spec", [SWIGLU, replace(LIMITED, has_biases=True)], ids=["plain", "limited"])
 def test_dtypes_of_a_gated_expert(
@@ -188,7 +188,7 @@ def test_what_is_not_finite_stays_in_its_row(kernels: Kernels, spec: ExpertSpec)
         assert torch.equal(dirty[others], clean[others])
 
 
-@pytest.mark.parametrize("form", WEIGHT_FORMS)
+@pytest.mark.parametrize("form", ROUNDED_FORMS)
 @pytest.mark.parametrize("hidden_width", [8, 40])
 def test_a_limit_acts_on_both_sides(kernels: Kernels, hidden_width: int, form: WeightForm) -> None:
     tensors = random_expert(LIMITED, 24, hidden_width, 7)

@@ -1,17 +1,23 @@
 /* Products with blocks by one instruction set; included once for each, with its vectors defined: V, VI, LANES, NAME(x), LOAD_q8,
- * DOT_q8, START_q8, LOAD_q4, DOT_q4, LOW_HALVES, HIGH_HALVES, LOAD_SCALES, SPLAT_I, SPLAT, TO_FLOAT, ADD, MUL, LOAD, STORE,
- * ROWS_AT_ONCE, PANELS_FOR(rows). No include guard: that is the point.
+ * DOT_q8, START_q8, LOAD_q4, DOT_q4, LOW_HALVES, HIGH_HALVES, LOOK_UP, LOAD_SCALES, LOAD_POWERS, SPLAT_I, SPLAT, TO_FLOAT, ADD,
+ * MUL, LOAD, STORE, ROWS_AT_ONCE, PANELS_FOR(rows), GEMM_FP8. No include guard: that is the point.
  *
  * DOT(sums, w, x) adds four products to each of LANES sums. Where weights are multiplied as the unsigned numbers that they are in
- * memory, sums start at -START · (sum of the row's integers), which takes the offset off again. */
+ * memory, sums start at -START · (sum of the row's integers), which takes the offset off again. LOOK_UP gives what codes of
+ * MXFP4 stand for, with its offset; LOAD_POWERS 2^(e - 127) of scales of a byte. */
 
 #define VECS (PANEL / LANES)
 /* Blocks of all rows of a task, and of its panels, that stay in the first level of cache. */
 #define BLOCKS_AT_ONCE 8
 #define MAX_ROWS 6
 #define START_q4 Q4_OFFSET
+#define START_mxfp4 MXFP4_OFFSET
 #define BYTES_q8 Q8_BYTES
 #define BYTES_q4 Q4_BYTES
+#define BYTES_mxfp4 MXFP4_BYTES
+#define SCALES_q8(panel, v) LOAD_SCALES((panel) + (v) * LANES * 2)
+#define SCALES_q4 SCALES_q8
+#define SCALES_mxfp4(panel, v) MUL(LOAD_POWERS((panel) + (v) * LANES), SPLAT(0.5f))
 
 #define INLINE static inline __attribute__((always_inline))
 #define UNROLL _Pragma("GCC unroll 64")
@@ -48,6 +54,13 @@ INLINE VI NAME(four)(const int8_t *values) {
         ADD_FOUR(DOT_q4, HIGH_HALVES(w[v]), 16 + 4 * g)                                                      \
     }
 
+#define ADD_BLOCK_mxfp4()                                                                                    \
+    UNROLL for (int g = 0; g < 4; g++) {                                                                     \
+        LOAD_WEIGHTS(LOAD_q4, PANEL + g * 4 * PANEL);                                                        \
+        ADD_FOUR(DOT_q4, LOOK_UP(LOW_HALVES(w[v])), 4 * g)                                                   \
+        ADD_FOUR(DOT_q4, LOOK_UP(HIGH_HALVES(w[v])), 16 + 4 * g)                                             \
+    }
+
 /* `mr` and `np` are constants to the compiler, so that the sums are registers. */
 #define DEFINE_BLOCK_GEMM(type)                                                                              \
     INLINE void NAME(tile_##type)(const uint8_t *at, long panel_size, const row_block *row, long stride,     \
@@ -62,7 +75,7 @@ INLINE VI NAME(four)(const int8_t *values) {
             ADD_BLOCK_##type()                                                                               \
             V scale[PANELS_PER_TASK * VECS];                                                                 \
             UNROLL for (int v = 0; v < np * VECS; v++) scale[v] =                                            \
-                LOAD_SCALES(at + v / VECS * panel_size + v % VECS * LANES * 2);                              \
+                SCALES_##type(at + v / VECS * panel_size, v % VECS);                                         \
             UNROLL for (int i = 0; i < mr * np * VECS; i++) {                                                \
                 const V both = MUL(scale[i % (np * VECS)], SPLAT(row[i / (np * VECS) * stride].scale));      \
                 total[i] = ADD(total[i], MUL(TO_FLOAT(sum[i]), both));                                       \
@@ -107,19 +120,26 @@ INLINE VI NAME(four)(const int8_t *values) {
 
 DEFINE_BLOCK_GEMM(q8)
 DEFINE_BLOCK_GEMM(q4)
+DEFINE_BLOCK_GEMM(mxfp4)
 
-const block_kernels NAME(blocks) = {NAME(gemm_q8), NAME(gemm_q4)};
+const block_kernels NAME(blocks) = {NAME(gemm_q8), NAME(gemm_q4), NAME(gemm_mxfp4), GEMM_FP8};
 
 #undef DEFINE_BLOCK_GEMM
 #undef ADD_BLOCK_q8
 #undef ADD_BLOCK_q4
+#undef ADD_BLOCK_mxfp4
 #undef ADD_FOUR
 #undef LOAD_WEIGHTS
 #undef UNROLL
 #undef INLINE
 #undef BYTES_q8
 #undef BYTES_q4
+#undef BYTES_mxfp4
+#undef SCALES_q8
+#undef SCALES_q4
+#undef SCALES_mxfp4
 #undef START_q4
+#undef START_mxfp4
 #undef MAX_ROWS
 #undef BLOCKS_AT_ONCE
 #undef VECS
@@ -134,7 +154,10 @@ const block_kernels NAME(blocks) = {NAME(gemm_q8), NAME(gemm_q4)};
 #undef DOT_q4
 #undef LOW_HALVES
 #undef HIGH_HALVES
+#undef LOOK_UP
 #undef LOAD_SCALES
+#undef LOAD_POWERS
+#undef GEMM_FP8
 #undef SPLAT_I
 #undef SPLAT
 #undef TO_FLOAT

@@ -14,7 +14,7 @@
 #define PANELS_PER_TASK 4
 #define ROWS_PER_TASK 96
 
-enum weight_type { WEIGHT_F32, WEIGHT_BF16, WEIGHT_I8, WEIGHT_Q8, WEIGHT_Q4 };
+enum weight_type { WEIGHT_F32, WEIGHT_BF16, WEIGHT_I8, WEIGHT_Q8, WEIGHT_Q4, WEIGHT_MXFP4, WEIGHT_FP8 };
 enum activation { ACTIVATION_NONE, ACTIVATION_GELU, ACTIVATION_SILU };
 
 /* What a product reads its rows as. */
@@ -26,6 +26,7 @@ enum row_form { AS_F32, AS_BF16, AS_BLOCKS };
 typedef struct {
     const void *panels;
     const float *scale_O; /* of int8 weights, else NULL */
+    const float *scale_NBp; /* of FP8 weights, else NULL */
     const float *bias_O;  /* or NULL */
     long num_in, num_out;
     int type, is_gated;
@@ -56,7 +57,8 @@ typedef struct {
 /* The best for this processor; `name` picks one by name, NULL the best. NULL: not for this processor. */
 const gemm_kernels *find_gemm_kernels(const char *name);
 
-static inline int is_of_blocks(const matrix *w) { return w->type == WEIGHT_Q8 || w->type == WEIGHT_Q4; }
+/* Whether its rows are rounded to blocks. */
+static inline int is_of_blocks(const matrix *w) { return w->type >= WEIGHT_Q8 && w->type <= WEIGHT_MXFP4; }
 
 static inline enum row_form row_form_of(const gemm_kernels *kernels, const matrix *w) {
     if (is_of_blocks(w)) return AS_BLOCKS;
@@ -82,9 +84,11 @@ static inline long num_panels(const matrix *w) { return (w->num_out + PANEL - 1)
 static inline long panel_bytes(const matrix *w) {
     switch (w->type) {
         case WEIGHT_F32: return PANEL * 4 * w->num_in;
-        case WEIGHT_I8: return PANEL * w->num_in;
+        case WEIGHT_I8:
+        case WEIGHT_FP8: return PANEL * w->num_in;
         case WEIGHT_Q8: return blocks_of(w->num_in) * Q8_BYTES;
         case WEIGHT_Q4: return blocks_of(w->num_in) * Q4_BYTES;
+        case WEIGHT_MXFP4: return blocks_of(w->num_in) * MXFP4_BYTES;
         default: return PANEL * ((w->num_in + 1) / 2 * 4); /* pairs of bfloat16 */
     }
 }

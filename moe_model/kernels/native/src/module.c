@@ -37,6 +37,7 @@ static PyObject *py_matrix(PyObject *self, PyObject *const *args, Py_ssize_t num
     m.type = (int)read_long(&r);
     m.panels = read_address(&r);
     m.scale_O = read_address(&r);
+    m.scale_NBp = read_address(&r);
     m.bias_O = read_address(&r);
     m.num_in = read_long(&r);
     m.num_out = read_long(&r);

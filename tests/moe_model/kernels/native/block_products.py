@@ -29,8 +29,12 @@ def rounded_rows(x_RI: Tensor) -> Tensor:
 
 def block_product(x_RI: Tensor, weight_OI: Tensor, form: WeightForm) -> Tensor:
     """x Wᵀ [R, O]."""
-    values_RBk, scale_RB = row_blocks(x_RI)
-    weights_OBk, scale_OB = quantise_blocks(weight_OI, form)
+    return add_blocks(row_blocks(x_RI), quantise_blocks(weight_OI, form))
+
+
+def add_blocks(rows: tuple[Tensor, Tensor], weights: tuple[Tensor, Tensor]) -> Tensor:
+    """Of integers and scales of both."""
+    (values_RBk, scale_RB), (weights_OBk, scale_OB) = rows, weights
     sums_ROB = torch.einsum("rbk,obk->rob", values_RBk.double(), weights_OBk.double()).float()
     total_RO = torch.zeros(sums_ROB.shape[:2])
     for b in range(sums_ROB.shape[2]):
