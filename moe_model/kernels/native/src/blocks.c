@@ -82,7 +82,8 @@ static void panel_generic(const block_form *form, const uint8_t *at, long num_bl
 
 #define DEFINE_GENERIC(type, size, size_of_scales, scales_of)                                                \
     static void gemm_##type##_generic(const uint8_t *panels, long num_blocks, const row_block *x, long stride, \
-                                      int num_rows, int num_panels, float *sums) {                           \
+                                      int num_rows, int num_panels, upcoming later, float *sums) {           \
+        (void)later;                                                                                         \
         const block_form form = {size, size_of_scales, add_##type, scales_of};                               \
         for (int row = 0; row < num_rows; row++)                                                             \
             for (int p = 0; p < num_panels; p++)                                                             \

@@ -8,6 +8,8 @@
 
 #include <stdint.h>
 
+#include "fetch.h"
+
 /* Outputs of a panel. */
 #define PANEL 16
 #define BLOCK_INPUTS 32
@@ -35,14 +37,14 @@ typedef struct {
 
 /* As gemm_fn. `panels` begins at the first panel, `num_blocks` of each row and panel, `stride` is in blocks. */
 typedef void (*block_gemm_fn)(const uint8_t *panels, long num_blocks, const row_block *x, long stride, int num_rows,
-                              int num_panels, float *sums);
+                              int num_panels, upcoming later, float *sums);
 
 /* Weights of e4m3, [panel][input][16], each panel with scales [blocks of FP8_INPUTS inputs][16]; rows are float32. The sum of
  * a block's products is multiplied by its scale, and the blocks are added up in their order; additions within one, too, are in
  * the order of inputs. As of other weights in floats, plain C rounds each product, the others do not. */
 #define FP8_INPUTS 128
 typedef void (*fp8_gemm_fn)(const uint8_t *panels, const float *scales, long num_in, const float *x, long stride,
-                            int num_rows, int num_panels, float *sums);
+                            int num_rows, int num_panels, upcoming later, float *sums);
 
 typedef struct {
     block_gemm_fn q8, q4, mxfp4;
@@ -61,11 +63,11 @@ extern const block_kernels blocks_avxvnni;
 
 /* For the kernels above, in fp8.c. */
 void gemm_fp8_generic(const uint8_t *panels, const float *scales, long num_in, const float *x, long stride, int num_rows,
-                      int num_panels, float *sums);
+                      int num_panels, upcoming later, float *sums);
 void gemm_fp8_avx2(const uint8_t *panels, const float *scales, long num_in, const float *x, long stride, int num_rows,
-                   int num_panels, float *sums);
+                   int num_panels, upcoming later, float *sums);
 void gemm_fp8_avx512(const uint8_t *panels, const float *scales, long num_in, const float *x, long stride, int num_rows,
-                     int num_panels, float *sums);
+                     int num_panels, upcoming later, float *sums);
 
 static inline long blocks_of(long num_in) { return (num_in + BLOCK_INPUTS - 1) / BLOCK_INPUTS; }
 static inline long fp8_blocks_of(long num_in) { return (num_in + FP8_INPUTS - 1) / FP8_INPUTS; }

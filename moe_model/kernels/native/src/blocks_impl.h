@@ -43,12 +43,14 @@ INLINE VI NAME(four)(const int8_t *values) {
 
 #define ADD_BLOCK_q8()                                                                                       \
     UNROLL for (int g = 0; g < 8; g++) {                                                                     \
+        FETCH(4 * PANEL);                                                                                    \
         LOAD_WEIGHTS(LOAD_q8, SCALE_BYTES + g * 4 * PANEL);                                                  \
         ADD_FOUR(DOT_q8, w[v], 4 * g)                                                                        \
     }
 
 #define ADD_BLOCK_q4()                                                                                       \
     UNROLL for (int g = 0; g < 4; g++) {                                                                     \
+        FETCH(4 * PANEL);                                                                                    \
         LOAD_WEIGHTS(LOAD_q4, SCALE_BYTES + g * 4 * PANEL);                                                  \
         ADD_FOUR(DOT_q4, LOW_HALVES(w[v]), 4 * g)                                                            \
         ADD_FOUR(DOT_q4, HIGH_HALVES(w[v]), 16 + 4 * g)                                                      \
@@ -56,15 +58,20 @@ INLINE VI NAME(four)(const int8_t *values) {
 
 #define ADD_BLOCK_mxfp4()                                                                                    \
     UNROLL for (int g = 0; g < 4; g++) {                                                                     \
+        FETCH(4 * PANEL);                                                                                    \
         LOAD_WEIGHTS(LOAD_q4, PANEL + g * 4 * PANEL);                                                        \
         ADD_FOUR(DOT_q4, LOOK_UP(LOW_HALVES(w[v])), 4 * g)                                                   \
         ADD_FOUR(DOT_q4, LOOK_UP(HIGH_HALVES(w[v])), 16 + 4 * g)                                             \
     }
 
+#define ROWS_OF(type, mr) NAME(rows_##type)(at, panel_size, row, stride, count, part, to, mr, num_panels)
+
 /* `mr` and `np` are constants to the compiler, so that the sums are registers. */
 #define DEFINE_BLOCK_GEMM(type)                                                                              \
     INLINE void NAME(tile_##type)(const uint8_t *at, long panel_size, const row_block *row, long stride,     \
-                                  long count, float *totals, const int mr, const int np) {                   \
+                                  long count, fetching part, float *totals, const int mr,     \
+                                  const int np) {                                                            \
+        long left = part.num_tiles * LINE_BYTES;                                                             \
         V total[MAX_ROWS * PANELS_PER_TASK * VECS];                                                          \
         UNROLL for (int i = 0; i < mr * np * VECS; i++) total[i] =                                           \
             LOAD(totals + i / (np * VECS) * PANELS_PER_TASK * PANEL + i % (np * VECS) * LANES);              \
@@ -85,34 +92,38 @@ INLINE VI NAME(four)(const int8_t *values) {
             STORE(totals + i / (np * VECS) * PANELS_PER_TASK * PANEL + i % (np * VECS) * LANES, total[i]);   \
     }                                                                                                        \
     INLINE void NAME(rows_##type)(const uint8_t *at, long panel_size, const row_block *row, long stride,     \
-                                  long count, float *totals, const int mr, int panels) {                     \
+                                  long count, fetching part, float *totals, const int mr, int panels) {      \
         const int at_once = PANELS_FOR(mr);                                                                  \
         int p = 0;                                                                                           \
         for (; p + at_once <= panels; p += at_once)                                                          \
-            NAME(tile_##type)(at + p * panel_size, panel_size, row, stride, count, totals + p * PANEL, mr,   \
-                              at_once);                                                                      \
+            NAME(tile_##type)(at + p * panel_size, panel_size, row, stride, count, from_panel(part, p),      \
+                              totals + p * PANEL, mr, at_once);                                              \
         for (; p < panels; p++)                                                                              \
-            NAME(tile_##type)(at + p * panel_size, panel_size, row, stride, count, totals + p * PANEL, mr, 1); \
+            NAME(tile_##type)(at + p * panel_size, panel_size, row, stride, count, from_panel(part, p),      \
+                              totals + p * PANEL, mr, 1);                                                    \
     }                                                                                                        \
     static void NAME(gemm_##type)(const uint8_t *panels, long num_blocks, const row_block *x, long stride,   \
-                                  int num_rows, int num_panels, float *sums) {                               \
+                                  int num_rows, int num_panels, upcoming later, float *sums) {               \
         const long panel_size = num_blocks * BYTES_##type;                                                   \
         const int num_tiles = (num_rows + ROWS_AT_ONCE - 1) / ROWS_AT_ONCE;                                  \
         memset(sums, 0, sizeof(float) * PANELS_PER_TASK * PANEL * num_rows);                                 \
         for (long b = 0; b < num_blocks; b += BLOCKS_AT_ONCE) {                                              \
             const long count = num_blocks - b < BLOCKS_AT_ONCE ? num_blocks - b : BLOCKS_AT_ONCE;            \
             const uint8_t *at = panels + b * BYTES_##type;                                                   \
+            const upcoming more = {at + count * BYTES_##type, panel_size};                                   \
+            const upcoming next = b + count < num_blocks ? more : later;                                     \
             for (int t = 0; t < num_tiles; t++) {                                                            \
                 const int r0 = t * num_rows / num_tiles, r1 = (t + 1) * num_rows / num_tiles;                \
                 const row_block *row = x + r0 * stride + b;                                                  \
+                const fetching part = part_of_tile(next, BLOCKS_AT_ONCE * BYTES_##type, t, num_tiles);       \
                 float *to = sums + r0 * PANELS_PER_TASK * PANEL;                                             \
                 switch (r1 - r0) {                                                                           \
-                    case 1: NAME(rows_##type)(at, panel_size, row, stride, count, to, 1, num_panels); break; \
-                    case 2: NAME(rows_##type)(at, panel_size, row, stride, count, to, 2, num_panels); break; \
-                    case 3: NAME(rows_##type)(at, panel_size, row, stride, count, to, 3, num_panels); break; \
-                    case 4: NAME(rows_##type)(at, panel_size, row, stride, count, to, 4, num_panels); break; \
-                    case 5: NAME(rows_##type)(at, panel_size, row, stride, count, to, 5, num_panels); break; \
-                    default: NAME(rows_##type)(at, panel_size, row, stride, count, to, 6, num_panels); break; \
+                    case 1: ROWS_OF(type, 1); break;                                                         \
+                    case 2: ROWS_OF(type, 2); break;                                                         \
+                    case 3: ROWS_OF(type, 3); break;                                                         \
+                    case 4: ROWS_OF(type, 4); break;                                                         \
+                    case 5: ROWS_OF(type, 5); break;                                                         \
+                    default: ROWS_OF(type, 6); break;                                                        \
                 }                                                                                            \
             }                                                                                                \
         }                                                                                                    \
@@ -128,6 +139,7 @@ const block_kernels NAME(blocks) = {NAME(gemm_q8), NAME(gemm_q4), NAME(gemm_mxfp
 #undef ADD_BLOCK_q8
 #undef ADD_BLOCK_q4
 #undef ADD_BLOCK_mxfp4
+#undef ROWS_OF
 #undef ADD_FOUR
 #undef LOAD_WEIGHTS
 #undef UNROLL

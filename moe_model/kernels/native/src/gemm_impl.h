@@ -26,34 +26,21 @@
         }                                                                                                    \
     } while (0)
 
-/* Fewer rows wait for memory whatever is done, and what the processor fetches by itself comes soonest. */
-#define ROWS_THAT_FETCH 3
-
-/* Every `wait` lines of weights, one line of each panel of what is read next: memory works while rows are multiplied by
- * what is there, and the tiles of a block share the next one out between them. */
-#define FETCH_NEXT(elements)                                                                                 \
-    if (mr >= ROWS_THAT_FETCH && (left -= (elements)) <= 0) {                                                \
-        left += wait * LINE_OF(w);                                                                           \
-        UNROLL for (int p = 0; p < np; p++) __builtin_prefetch(next + p * next_size);                        \
-        next += LINE_OF(w);                                                                                  \
-    }
-#define LINE_OF(w) (64 / (long)sizeof *(w))
-
 #define ADD_INPUTS_f32()                                                                                     \
     for (long k = k0; k < k1; k++) {                                                                         \
-        FETCH_NEXT(PANEL);                                                                                   \
+        FETCH(PANEL * (long)sizeof *w);                                                                      \
         ADD_INPUT(LOAD, w + k * PANEL, k);                                                                   \
     }
 
 #define ADD_INPUTS_i8()                                                                                      \
     for (long k = k0; k < k1; k++) {                                                                         \
-        FETCH_NEXT(PANEL);                                                                                   \
+        FETCH(PANEL * (long)sizeof *w);                                                                      \
         ADD_INPUT(LOAD_I8, w + k * PANEL, k);                                                                \
     }
 
 #define ADD_INPUTS_bf16()                                                                                    \
     for (long pair = k0 / 2; pair < k1 / 2; pair++) {                                                        \
-        FETCH_NEXT(PANEL);                                                                                   \
+        FETCH(PANEL * (long)sizeof *w);                                                                      \
         ADD_INPUT(LOAD_BF16_EVEN, w + pair * PANEL, 2 * pair);                                               \
         ADD_INPUT(LOAD_BF16_ODD, w + pair * PANEL, 2 * pair + 1);                                            \
     }                                                                                                        \
@@ -68,15 +55,14 @@
 #define PLACE_bf16(k) ((k) / 2 * PANEL)
 #define PLACE_i8(k) ((k) * PANEL)
 
-#define ROWS_OF(type, mr) \
-    NAME(rows_##type)(w, panel_size, x, stride, k0, k1, part, next_size, num_tiles, to, mr, count)
+#define ROWS_OF(type, mr)                                                                                    \
+    NAME(rows_##type)(w, panel_size, x, stride, k0, k1, part, to, mr, count)
 
 /* `mr` and `np` are constants to the compiler, so that the sums are registers. */
 #define DEFINE_GEMM(type, weights)                                                                           \
     INLINE void NAME(tile_##type)(const weights *w, long panel_size, const float *x, long stride, long k0,   \
-                                  long k1, const weights *next, long next_size, long wait, float *sums,      \
-                                  const int mr, const int np) {                                              \
-        long left = wait * LINE_OF(w);                                                                       \
+                                  long k1, fetching part, float *sums, const int mr, const int np) {         \
+        long left = part.num_tiles * LINE_BYTES;                                                             \
         V acc[MAX_TILE * PANELS_PER_TASK * VECS];                                                            \
         UNROLL for (int i = 0; i < mr * np * VECS; i++) acc[i] = ZERO;                                       \
         ADD_INPUTS_##type();                                                                                 \
@@ -88,16 +74,15 @@
         }                                                                                                    \
     }                                                                                                        \
     INLINE void NAME(rows_##type)(const weights *w, long panel_size, const float *x, long stride, long k0,   \
-                                  long k1, const weights *next, long next_size, long wait, float *sums,      \
-                                  const int mr, int count) {                                                 \
+                                  long k1, fetching part, float *sums, const int mr, int count) {            \
         const int at_once = PANELS_FOR(mr);                                                                  \
         int p = 0;                                                                                           \
         for (; p + at_once <= count; p += at_once)                                                           \
-            NAME(tile_##type)(w + p * panel_size, panel_size, x, stride, k0, k1, next + p * next_size,       \
-                              next_size, wait, sums + p * PANEL, mr, at_once);                               \
+            NAME(tile_##type)(w + p * panel_size, panel_size, x, stride, k0, k1, from_panel(part, p),        \
+                              sums + p * PANEL, mr, at_once);                                                \
         for (; p < count; p++)                                                                               \
-            NAME(tile_##type)(w + p * panel_size, panel_size, x, stride, k0, k1, next + p * next_size,       \
-                              next_size, wait, sums + p * PANEL, mr, 1);                                     \
+            NAME(tile_##type)(w + p * panel_size, panel_size, x, stride, k0, k1, from_panel(part, p),        \
+                              sums + p * PANEL, mr, 1);                                                      \
     }                                                                                                        \
     static void NAME(gemm_##type)(const matrix *m, const void *x_RI, long stride, int num_rows,              \
                                   long first_panel, int count, upcoming later, float *sums) {                \
@@ -107,13 +92,12 @@
         const int num_tiles = (num_rows + ROWS_AT_ONCE(type) - 1) / ROWS_AT_ONCE(type);                      \
         for (long k0 = 0; k0 < m->num_in; k0 += BLOCK) {                                                     \
             const long k1 = k0 + BLOCK < m->num_in ? k0 + BLOCK : m->num_in;                                 \
-            const int is_last = k1 == m->num_in;                                                             \
-            const weights *next = is_last ? later.panels : w + PLACE_##type(k1);                             \
-            const long next_size = is_last ? later.panel_bytes / (long)sizeof *w : panel_size;               \
+            const upcoming more = {w + PLACE_##type(k1), panel_size * (long)sizeof *w};                      \
+            const upcoming next = k1 < m->num_in ? more : later;                                             \
             for (int t = 0; t < num_tiles; t++) {                                                            \
                 const int r0 = t * num_rows / num_tiles, r1 = (t + 1) * num_rows / num_tiles;                \
                 const float *x = (const float *)x_RI + r0 * stride;                                          \
-                const weights *part = next + PLACE_##type(BLOCK) / num_tiles / LINE_OF(w) * t * LINE_OF(w);  \
+                const fetching part = part_of_tile(next, PLACE_##type(BLOCK) * (long)sizeof *w, t, num_tiles); \
                 float *to = sums + r0 * PANELS_PER_TASK * PANEL;                                             \
                 switch (r1 - r0) {                                                                           \
                     case 1: ROWS_OF(type, 1); break;                                                         \
@@ -135,10 +119,7 @@ DEFINE_GEMM(i8, int8_t)
 
 #undef DEFINE_GEMM
 #undef ADD_INPUT
-#undef FETCH_NEXT
 #undef ROWS_OF
-#undef LINE_OF
-#undef ROWS_THAT_FETCH
 #undef PLACE_f32
 #undef PLACE_bf16
 #undef PLACE_i8

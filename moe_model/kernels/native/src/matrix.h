@@ -33,17 +33,10 @@ typedef struct {
     float limit, alpha;
 } matrix;
 
-/* What a thread reads after a task, as far as it can be known: the panels of another one. A product has it fetched while it
- * multiplies. */
-typedef struct {
-    const void *panels;
-    long panel_bytes;
-} upcoming;
-
 /* Fills sums[r][PANELS_PER_TASK * PANEL] with x Wᵀ for up to ROWS_PER_TASK rows and PANELS_PER_TASK panels.
  * One output is one chain of additions whose order depends on nothing but its number of inputs: not on the
  * other rows, not on the thread, and not on the width of the vectors. `x` is of the form that `row_form_of` says, rows
- * padded as `padded_width` says. `stride` is in elements of x. */
+ * padded as `padded_width` says. `stride` is in elements of x. `later` is fetched while the last inputs are multiplied. */
 typedef void (*gemm_fn)(const matrix *w, const void *x, long stride, int num_rows, long first_panel,
                         int num_panels, upcoming later, float *sums);
 

@@ -17,12 +17,12 @@ static void gemm(const kernel_set *kernels, const matrix *w, const void *x, long
     const uint8_t *panels = (const uint8_t *)w->panels + first_panel * panel_bytes(w);
     if (w->type == WEIGHT_FP8) {
         const float *scales = w->scale_NBp + first_panel * fp8_blocks_of(w->num_in) * PANEL;
-        blocks->fp8(panels, scales, w->num_in, x, stride, num_rows, count, sums);
+        blocks->fp8(panels, scales, w->num_in, x, stride, num_rows, count, later, sums);
         return;
     }
     if (is_of_blocks(w)) {
         const block_gemm_fn fn = w->type == WEIGHT_Q8 ? blocks->q8 : w->type == WEIGHT_Q4 ? blocks->q4 : blocks->mxfp4;
-        fn(panels, blocks_of(w->num_in), x, stride / BLOCK_INPUTS, num_rows, count, sums);
+        fn(panels, blocks_of(w->num_in), x, stride / BLOCK_INPUTS, num_rows, count, later, sums);
         return;
     }
     gemm_fn fn = w->type == WEIGHT_F32 ? kernels->gemm->f32
