@@ -112,8 +112,10 @@ INLINE void NAME(to_block)(const float *x, long n, row_block *to) {
 static void NAME(store_row)(const float *x, long n, void *y, long at, enum row_form form) {
     if (form == AS_BLOCKS) {
         row_block *to = (row_block *)y + at / BLOCK_INPUTS;
-        for (long i = 0; i < n; i += BLOCK_INPUTS, to++)
-            NAME(to_block)(x + i, n - i < BLOCK_INPUTS ? n - i : BLOCK_INPUTS, to);
+        long i = 0;
+        /* Whole ones are of a size that the compiler knows. */
+        for (; i + BLOCK_INPUTS <= n; i += BLOCK_INPUTS) NAME(to_block)(x + i, BLOCK_INPUTS, to++);
+        if (i < n) NAME(to_block)(x + i, n - i, to);
     } else if (form == AS_BF16) {
         NAME(to_bf16)(x, n, (uint16_t *)y + at);
     } else {
@@ -200,10 +202,10 @@ static void NAME(normalise)(const norm *how, const float *x, long width, void *y
     else NAME(store_row)(x, width, y, 0, form);
 }
 
-/* One row's sums. By vectors of the width that reads them next: memcpy stores narrower ones, and a load that
- * spans two stores waits for both to reach the cache. */
-INLINE void NAME(copy_sums)(const float *sums, float *row) {
-    for (int i = 0; i < PANELS_PER_TASK * PANEL; i += 8) NAME(store8)(row + i, NAME(load8)(sums + i));
+/* By vectors of the width that reads them next: memcpy is free to store narrower ones, and a load that spans two stores
+ * waits for both to reach the cache. */
+INLINE void NAME(copy)(const float *x, int n, float *y) {
+    for (int i = 0; i < n; i += 8) NAME(store8)(y + i, NAME(load8)(x + i));
 }
 
 /* In place, over whole vectors: what lies beyond the `n` outputs is not kept. */
@@ -225,7 +227,7 @@ INLINE void NAME(gate_panel)(const epilogue *e, float *gate, float *gated) {
     const f32x8 limit = SPLAT8(e->w->limit), alpha = SPLAT8(e->w->alpha);
     if (e->w->limit == 0.0f) {
         NAME(activate)(e->activation, PANEL, gate);
-        for (int i = 0; i < PANEL; i++) gated[i] = gate[i] * gated[i];
+        for (int i = 0; i < PANEL; i += 8) NAME(store8)(gated + i, NAME(load8)(gate + i) * NAME(load8)(gated + i));
         return;
     }
     for (int i = 0; i < PANEL; i += 8) {
@@ -240,13 +242,13 @@ static void NAME(finish_gated)(const epilogue *e, const float *sums, long first_
     const matrix *w = e->w;
     for (int r = 0; r < num_rows; r++) {
         float row[PANELS_PER_TASK * PANEL];
-        NAME(copy_sums)(sums + (long)r * PANELS_PER_TASK * PANEL, row);
+        NAME(copy)(sums + (long)r * PANELS_PER_TASK * PANEL, PANELS_PER_TASK * PANEL, row);
         NAME(to_outputs)(w, first_panel * PANEL, (long)count * PANEL, row);
         /* The results take the place of what has been read. */
         const long at = first_panel / 2 * PANEL, left = w->num_out - at, most = count / 2 * PANEL;
         for (int p = 0; p < count; p += 2) {
             NAME(gate_panel)(e, row + p * PANEL, row + (p + 1) * PANEL);
-            memcpy(row + p / 2 * PANEL, row + (p + 1) * PANEL, sizeof(float) * PANEL);
+            NAME(copy)(row + (p + 1) * PANEL, PANEL, row + p / 2 * PANEL);
         }
         NAME(store_row)(row, left < most ? left : most, e->y, (first_row + r) * e->stride + at, e->y_form);
     }
@@ -263,7 +265,7 @@ static void NAME(finish)(const epilogue *e, const float *sums, long first_row, i
     const long n = w->num_out - first < (long)count * PANEL ? w->num_out - first : (long)count * PANEL;
     for (int r = 0; r < num_rows; r++) {
         float row[PANELS_PER_TASK * PANEL];
-        NAME(copy_sums)(sums + (long)r * PANELS_PER_TASK * PANEL, row);
+        NAME(copy)(sums + (long)r * PANELS_PER_TASK * PANEL, PANELS_PER_TASK * PANEL, row);
         const long at = (first_row + r) * e->stride + first;
         NAME(to_outputs)(w, first, n, row);
         NAME(activate)(e->activation, n, row);
