@@ -109,8 +109,10 @@ static inline f32x4 broadcast4(float x) { return (f32x4){x, x, x, x}; }
 #define PANELS_FOR(rows) 4
 #define ROWS_AT_ONCE(type) 6
 #define ONLY_F32 1
+#define ONE_CHAIN 1
 #include "gemm_impl.h"
 #undef ONLY_F32
+#undef ONE_CHAIN
 #pragma GCC pop_options
 
 static void gemm_pairs_avx512bf16(const matrix *m, const void *x, long stride, int num_rows, long first_panel,

@@ -4,9 +4,18 @@
  * No include guard: that is the point. */
 
 #define VECS (PANEL / LANES)
-/* Inputs that are summed before they are added to the total: short chains round less, and a block of a panel
- * and of the rows stays in the first level of cache. A multiple of 2. */
-#define BLOCK 128
+/* Inputs whose weights, and what is fetched for the next ones, stay in the first level of cache. A multiple of 2. Either
+ * they are summed before they are added to the total, as short chains round less; or, with ONE_CHAIN, the total goes on, and
+ * how many they are moves no bit: of few rows, all. */
+#ifdef ONE_CHAIN
+#define BLOCK_FOR(num_rows, num_in) ((num_rows) < ROWS_THAT_FETCH ? (num_in) : (num_rows) <= 16 ? 64 : 128)
+#define BEGIN_SUM(at) LOAD(at)
+#define END_SUM(at, sum) STORE(at, sum)
+#else
+#define BLOCK_FOR(num_rows, num_in) 128
+#define BEGIN_SUM(at) ZERO
+#define END_SUM(at, sum) STORE(at, ADD(LOAD(at), sum))
+#endif
 #define MAX_TILE 6
 
 #define INLINE static inline __attribute__((always_inline))
@@ -55,6 +64,7 @@
 #define PLACE_bf16(k) ((k) / 2 * PANEL)
 #define PLACE_i8(k) ((k) * PANEL)
 
+#define SUM_AT(i) (sums + (i) / (np * VECS) * PANELS_PER_TASK * PANEL + (i) % (np * VECS) * LANES)
 #define ROWS_OF(type, mr)                                                                                    \
     NAME(rows_##type)(w, panel_size, x, stride, k0, k1, part, to, mr, count)
 
@@ -64,14 +74,9 @@
                                   long k1, fetching part, float *sums, const int mr, const int np) {         \
         long left = part.num_tiles * LINE_BYTES;                                                             \
         V acc[MAX_TILE * PANELS_PER_TASK * VECS];                                                            \
-        UNROLL for (int i = 0; i < mr * np * VECS; i++) acc[i] = ZERO;                                       \
+        UNROLL for (int i = 0; i < mr * np * VECS; i++) acc[i] = BEGIN_SUM(SUM_AT(i));                       \
         ADD_INPUTS_##type();                                                                                 \
-        UNROLL for (int r = 0; r < mr; r++) {                                                                \
-            UNROLL for (int v = 0; v < np * VECS; v++) {                                                     \
-                float *at = sums + r * PANELS_PER_TASK * PANEL + v * LANES;                                  \
-                STORE(at, ADD(LOAD(at), acc[r * np * VECS + v]));                                            \
-            }                                                                                                \
-        }                                                                                                    \
+        UNROLL for (int i = 0; i < mr * np * VECS; i++) END_SUM(SUM_AT(i), acc[i]);                          \
     }                                                                                                        \
     INLINE void NAME(rows_##type)(const weights *w, long panel_size, const float *x, long stride, long k0,   \
                                   long k1, fetching part, float *sums, const int mr, int count) {            \
@@ -90,14 +95,15 @@
         const weights *w = (const weights *)m->panels + first_panel * panel_size;                            \
         memset(sums, 0, sizeof(float) * PANELS_PER_TASK * PANEL * num_rows);                                 \
         const int num_tiles = (num_rows + ROWS_AT_ONCE(type) - 1) / ROWS_AT_ONCE(type);                      \
-        for (long k0 = 0; k0 < m->num_in; k0 += BLOCK) {                                                     \
-            const long k1 = k0 + BLOCK < m->num_in ? k0 + BLOCK : m->num_in;                                 \
+        const long size = BLOCK_FOR(num_rows, m->num_in);                                                    \
+        for (long k0 = 0; k0 < m->num_in; k0 += size) {                                                      \
+            const long k1 = k0 + size < m->num_in ? k0 + size : m->num_in;                                   \
             const upcoming more = {w + PLACE_##type(k1), panel_size * (long)sizeof *w};                      \
             const upcoming next = k1 < m->num_in ? more : later;                                             \
             for (int t = 0; t < num_tiles; t++) {                                                            \
                 const int r0 = t * num_rows / num_tiles, r1 = (t + 1) * num_rows / num_tiles;                \
                 const float *x = (const float *)x_RI + r0 * stride;                                          \
-                const fetching part = part_of_tile(next, PLACE_##type(BLOCK) * (long)sizeof *w, t, num_tiles); \
+                const fetching part = part_of_tile(next, PLACE_##type(size) * (long)sizeof *w, t, num_tiles); \
                 float *to = sums + r0 * PANELS_PER_TASK * PANEL;                                             \
                 switch (r1 - r0) {                                                                           \
                     case 1: ROWS_OF(type, 1); break;                                                         \
@@ -133,7 +139,10 @@ DEFINE_GEMM(i8, int8_t)
 #undef UNROLL
 #undef INLINE
 #undef VECS
-#undef BLOCK
+#undef BLOCK_FOR
+#undef BEGIN_SUM
+#undef END_SUM
+#undef SUM_AT
 #undef MAX_TILE
 #undef V
 #undef LANES
