@@ -20,7 +20,7 @@ from moe_model.assembled import AssembledModel
 from moe_model.checkpoint.reader import Checkpoint
 from moe_model.kernels.choice import HAS_NATIVE, KernelChoice, choose_kernels
 from moe_model.loading import load_local_experts, load_model
-from moe_model.names import WeightForm
+from moe_model.names import WeightForm, stored_form
 from moe_model.text.tokenizer import Tokenizer
 
 DEFAULT_CHECKPOINT = Path("demo/checkpoint")
@@ -46,10 +46,14 @@ WAYS = (
     Way("float32, all in q8", "native", torch.float32, "q8", "q8"),
     Way("float32, q4 experts", "native", torch.float32, "q4"),
     Way("float32, all in q4", "native", torch.float32, "q4", "q4"),
+    Way("float32, mxfp4 experts as stored", "native", torch.float32, "mxfp4"),
+    Way("float32, fp8 experts as stored", "native", torch.float32, "fp8"),
     Way("bfloat16", "native", torch.bfloat16),
     Way("bfloat16, int8 experts", "native", torch.bfloat16, "int8"),
     Way("bfloat16, q8 experts", "native", torch.bfloat16, "q8"),
     Way("bfloat16, q4 experts", "native", torch.bfloat16, "q4"),
+    Way("bfloat16, mxfp4 experts as stored", "native", torch.bfloat16, "mxfp4"),
+    Way("bfloat16, fp8 experts as stored", "native", torch.bfloat16, "fp8"),
     Way("bfloat16, torch", "torch", torch.bfloat16),
 )
 
@@ -63,6 +67,14 @@ class Row:
     worst: float
     same_best: float
     perplexity: float
+
+
+def ways_of(checkpoint: Checkpoint) -> Iterator[Way]:
+    """Those that this machine and the checkpoint's experts can be computed in."""
+    for way in WAYS:
+        is_stored = stored_form(way.form) in (None, checkpoint.expert_form)
+        if is_stored and (HAS_NATIVE or way.kernels == "torch"):
+            yield way
 
 
 def windows(checkpoint: Checkpoint, text: str, length: int, count: int) -> list[Tensor]:
@@ -104,13 +116,13 @@ def run(args: argparse.Namespace, report: Report) -> None:
     found = windows(checkpoint, args.text.read_text(encoding="utf-8"), length, args.windows)
     expected = list(log_probs(checkpoint, REFERENCE, found))
     print(f"{len(found)} windows of {length} tokens of {args.text.name}\n")
-    print(f"{'way':<32} {'KL, mean':>10} {'KL, worst':>10} {'same best':>10} {'perplexity':>11}")
+    print(f"{'way':<34} {'KL, mean':>10} {'KL, worst':>10} {'same best':>10} {'perplexity':>11}")
     rows = []
-    for way in (REFERENCE, *(way for way in WAYS if HAS_NATIVE or way.kernels == "torch")):
+    for way in (REFERENCE, *ways_of(checkpoint)):
         row = compare(checkpoint, way, found, expected)
         rows.append(row)
         print(
-            f"{row.way:<32} {row.divergence:>10.2e} {row.worst:>10.2e} {row.same_best:>10.4f} "
+            f"{row.way:<34} {row.divergence:>10.2e} {row.worst:>10.2e} {row.same_best:>10.4f} "
             f"{row.perplexity:>11.3f}",
             flush=True,
         )
