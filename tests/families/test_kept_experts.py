@@ -15,6 +15,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from coordinator.commands.inspect_checkpoint import describe
 from coordinator.config.engine import EngineConfig
 from coordinator.config.workers import WorkersConfig
 from coordinator.engine.messages.errors import ExchangeError
@@ -129,6 +130,8 @@ def test_memory_is_that_of_the_file(checkpoint: Checkpoint, form: StoredForm) ->
     module = ExpertModule(config.moe_layers[0], 0, 0, 0, None)
     _, num_bytes = load_module(checkpoint, module, torch.bfloat16, "cpu", kernels, form=form)
     assert num_bytes == footprint(config, torch.bfloat16, form).expert_bytes
+    rows = describe(checkpoint)["memory"]["served_as"]
+    assert [row["expert_bytes"] for row in rows if row["expert_dtype"] == form] == [num_bytes]
     of_file = checkpoint.experts_bytes / config.num_expert_modules
     assert of_file * 0.9 < num_bytes < of_file * (1.02 if form == "mxfp4" else 1.1)
 

@@ -46,6 +46,15 @@ def test_a_block_takes_a_scale_of_two_bytes(form: WeightForm, block_bytes: int) 
     assert found == block_bytes * (16 + 24) + 2 * (16 + 24 + 2 * 16)
 
 
+@pytest.mark.parametrize(
+    ("form", "blocks_bytes"), [("mxfp4", 17 * (16 + 24)), ("fp8", 2 * 16 * 24 + 4 * (16 + 24))]
+)
+def test_stored_forms_take_a_scale_for_each_block_of_an_output(form: WeightForm, blocks_bytes: int) -> None:
+    """Of mxfp4 a byte, of fp8 four."""
+    found = footprint(CONFIG, torch.bfloat16, form).expert_bytes
+    assert found == blocks_bytes + 2 * (16 + 24 + 2 * 16)
+
+
 def test_the_other_matrices_are_rounded_but_for_routers_and_what_is_looked_up() -> None:
     plain = footprint(CONFIG, torch.bfloat16).shared_bytes
     rounded = footprint(CONFIG, torch.bfloat16, shared_form="q8").shared_bytes

@@ -21,3 +21,12 @@ def test_slices_that_experts_cannot_be_in_are_refused_by_number() -> None:
     for number in (0, -1, MOST_SLICES + 1, 24):
         with pytest.raises(ConfigError, match=rf"expert_slices: {number} is not in \[1, 16\]"):
             check_slices(24, number)
+
+
+def test_slices_are_whole_blocks() -> None:
+    check_slices(192, 3, block=32)
+    check_slices(100, 1, block=32)
+    with pytest.raises(
+        ConfigError, match="expert_slices: 4 slices of 192 hidden units would cut blocks of 32"
+    ):
+        check_slices(192, 4, block=32)

@@ -61,13 +61,19 @@ extern const block_kernels blocks_avxvnni;
 #endif
 #endif
 
-/* For the kernels above, in fp8.c. */
-void gemm_fp8_generic(const uint8_t *panels, const float *scales, long num_in, const float *x, long stride, int num_rows,
-                      int num_panels, upcoming later, float *sums);
-void gemm_fp8_avx2(const uint8_t *panels, const float *scales, long num_in, const float *x, long stride, int num_rows,
-                   int num_panels, upcoming later, float *sums);
-void gemm_fp8_avx512(const uint8_t *panels, const float *scales, long num_in, const float *x, long stride, int num_rows,
-                     int num_panels, upcoming later, float *sums);
+/* Of these kernels, the products that other sets may have as well. */
+#define DECLARE_MXFP4(set)                                                                                       \
+    extern void gemm_mxfp4_##set(const uint8_t *panels, long num_blocks, const row_block *x, long stride,        \
+                                 int num_rows, int num_panels, upcoming later, float *sums)
+#define DECLARE_FP8(set)                                                                                         \
+    extern void gemm_fp8_##set(const uint8_t *panels, const float *scales, long num_in, const float *x, long stride, \
+                               int num_rows, int num_panels, upcoming later, float *sums)
+DECLARE_MXFP4(avx2);
+DECLARE_MXFP4(avxvnni);
+DECLARE_MXFP4(avx512vnni);
+DECLARE_FP8(generic);
+DECLARE_FP8(avx2);
+DECLARE_FP8(avx512);
 
 static inline long blocks_of(long num_in) { return (num_in + BLOCK_INPUTS - 1) / BLOCK_INPUTS; }
 static inline long fp8_blocks_of(long num_in) { return (num_in + FP8_INPUTS - 1) / FP8_INPUTS; }

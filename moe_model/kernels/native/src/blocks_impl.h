@@ -67,7 +67,7 @@ INLINE VI NAME(four)(const int8_t *values) {
 #define ROWS_OF(type, mr) NAME(rows_##type)(at, panel_size, row, stride, count, part, to, mr, num_panels)
 
 /* `mr` and `np` are constants to the compiler, so that the sums are registers. */
-#define DEFINE_BLOCK_GEMM(type)                                                                              \
+#define DEFINE_BLOCK_GEMM(type, linkage)                                                                     \
     INLINE void NAME(tile_##type)(const uint8_t *at, long panel_size, const row_block *row, long stride,     \
                                   long count, fetching part, float *totals, const int mr,     \
                                   const int np) {                                                            \
@@ -102,8 +102,8 @@ INLINE VI NAME(four)(const int8_t *values) {
             NAME(tile_##type)(at + p * panel_size, panel_size, row, stride, count, from_panel(part, p),      \
                               totals + p * PANEL, mr, 1);                                                    \
     }                                                                                                        \
-    static void NAME(gemm_##type)(const uint8_t *panels, long num_blocks, const row_block *x, long stride,   \
-                                  int num_rows, int num_panels, upcoming later, float *sums) {               \
+    linkage void NAME(gemm_##type)(const uint8_t *panels, long num_blocks, const row_block *x, long stride,  \
+                                   int num_rows, int num_panels, upcoming later, float *sums) {              \
         const long panel_size = num_blocks * BYTES_##type;                                                   \
         const int num_tiles = (num_rows + ROWS_AT_ONCE - 1) / ROWS_AT_ONCE;                                  \
         memset(sums, 0, sizeof(float) * PANELS_PER_TASK * PANEL * num_rows);                                 \
@@ -129,9 +129,10 @@ INLINE VI NAME(four)(const int8_t *values) {
         }                                                                                                    \
     }
 
-DEFINE_BLOCK_GEMM(q8)
-DEFINE_BLOCK_GEMM(q4)
-DEFINE_BLOCK_GEMM(mxfp4)
+DEFINE_BLOCK_GEMM(q8, static)
+DEFINE_BLOCK_GEMM(q4, static)
+/* Also for sets whose own instructions are for other weights. */
+DEFINE_BLOCK_GEMM(mxfp4, extern)
 
 const block_kernels NAME(blocks) = {NAME(gemm_q8), NAME(gemm_q4), NAME(gemm_mxfp4), GEMM_FP8};
 
