@@ -32,7 +32,8 @@ def how_stored(found: Found) -> str:
     """For people."""
     stored = found.stored
     if isinstance(stored, BlockScaled):
-        return f"fp8 in blocks of {stored.block.rows} x {stored.block.columns}"
+        order = ", inputs first" if is_turned(stored, found.source) else ""
+        return f"fp8 in blocks of {stored.block.rows} x {stored.block.columns}{order}"
     return "mxfp4" if isinstance(stored, Blocks4) else str(stored.dtype).removeprefix("torch.")
 
 

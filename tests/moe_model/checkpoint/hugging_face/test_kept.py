@@ -76,7 +76,7 @@ def test_what_can_be_kept_and_what_all_is_called(tmp_path: Path) -> None:
             square,
             BlockFp8(128, 128),
             True,
-            "fp8 in blocks of 128 x 128",
+            "fp8 in blocks of 128 x 128, inputs first",
         ),
         ({NAME: torch.ones(256, 256)}, Mxfp4(), False, "float32"),
     )
