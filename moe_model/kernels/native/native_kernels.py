@@ -5,7 +5,7 @@ Shapes: as in moe_model/kernels/base.py.
 
 import logging
 from collections.abc import Mapping
-from functools import partial
+from functools import cache, partial
 
 import torch
 from torch import Tensor
@@ -44,7 +44,7 @@ from moe_model.names import WeightForm, stored_form
 _log = logging.getLogger(__name__)
 
 # From the best to the one that runs everywhere.
-INSTRUCTION_SETS = ("avx512bf16", "avx512vnni", "avx512", "avxvnni", "avx2", "generic")
+INSTRUCTION_SETS = ("amx", "avx512bf16", "avx512vnni", "avx512", "avxvnni", "avx2", "generic")
 # What each of them computes as plain C does, before it is used.
 _CHECKED: tuple[tuple[torch.dtype, WeightForm], ...] = (
     (torch.float32, "model"),
@@ -66,8 +66,8 @@ class NativeKernels:
 
     def __init__(self, instruction_set: str | None = None, num_threads: int | None = None) -> None:
         """`num_threads` None: as many as the process may use cores. Raises ValueError for an instruction set
-        that the processor has not."""
-        handle = _best_that_is_right() if instruction_set is None else _kernels.kernels(instruction_set)
+        that the processor has not, OSError for one that the system does not let the process use."""
+        handle = best_that_is_right() if instruction_set is None else _kernels.kernels(instruction_set)
         self.instruction_set = _kernels.name(handle)
         self.num_threads = num_threads or usable_cores().number
         self._runtime = Runtime(handle, Scratch(), self.num_threads)
@@ -130,7 +130,8 @@ class NativeKernels:
             return None
 
 
-def _best_that_is_right() -> object:
+@cache
+def best_that_is_right() -> object:
     """The widest instruction set of this processor whose products agree with plain C: no machine that builds
     this package has them all, and a wrong number is worse than a slow one."""
     plain = _kernels.kernels("generic")
@@ -139,6 +140,9 @@ def _best_that_is_right() -> object:
             handle = _kernels.kernels(name)
         except ValueError:
             continue
+        except OSError as refusal:
+            _log.warning("the next best kernels are used: %s", refusal)
+            continue
         if all(_agrees(handle, plain, dtype, form) for dtype, form in _CHECKED):
             return handle
         _log.error("the %s kernels are wrong on this processor and are not used", name)
@@ -146,16 +150,16 @@ def _best_that_is_right() -> object:
 
 
 def _agrees(handle: object, plain: object, dtype: torch.dtype, form: WeightForm) -> bool:
-    """Of blocks, to the bit."""
+    """Of blocks, to the bit. Rows and inputs are groups of whole tiles, and something more."""
+    num_rows, num_in, num_out = 87, 576 if form == "mxfp4" else 563, 37
     generator = torch.Generator().manual_seed(0)
-    num_out, num_in = 37, 160 if form == "mxfp4" else 131
     stored = stored_form(form)
     weight_OI: torch.Tensor | StoredMatrix
     if stored is None:
         weight_OI = (10 * torch.randn(num_out, num_in, generator=generator)).to(dtype)
     else:
         weight_OI = random_matrix(stored, num_out, num_in, generator)
-    x_RI = torch.randn(7, num_in, generator=generator).bfloat16().float()
+    x_RI = torch.randn(num_rows, num_in, generator=generator).bfloat16().float()
     got_RO, expected_RO = (
         NativeLinear(Runtime(kernels, Scratch(), 1), NativeMatrix(weight_OI, form=form))(x_RI)
         for kernels in (handle, plain)

@@ -1,7 +1,10 @@
 /* Products for each instruction set, and which this processor has. */
 #include "matrix.h"
 
+#include <errno.h>
 #include <string.h>
+
+#include "amx.h"
 
 /* Clang knows other pragmas for a function of another instruction set: plain C there. */
 #if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__)
@@ -133,6 +136,9 @@ static const gemm_kernels avx512vnni = {
 static const gemm_kernels avx512bf16 = {
     "avx512bf16", gemm_f32_avx512, gemm_pairs_avx512bf16, gemm_i8_avx512, 1, &blocks_avx512vnni,
 };
+#ifdef HAS_AMX
+static const gemm_kernels amx = {"amx", gemm_f32_avx512, gemm_bf16_amx, gemm_i8_avx512, 1, &blocks_amx};
+#endif
 
 /* Conversions of float16, for which not every compiler has a name: bit 29 of leaf 1. */
 static int has_float16(void) {
@@ -165,7 +171,11 @@ static int find_all(const gemm_kernels **found) {
     found[count++] = &avx512;
     if (!__builtin_cpu_supports("avx512vnni")) return count;
     found[count++] = &avx512vnni;
-    if (__builtin_cpu_supports("avx512bf16")) found[count++] = &avx512bf16;
+    if (!__builtin_cpu_supports("avx512bf16")) return count;
+    found[count++] = &avx512bf16;
+#ifdef HAS_AMX
+    if (processor_has_tiles()) found[count++] = &amx;
+#endif
     return count;
 }
 #else
@@ -175,9 +185,21 @@ static int find_all(const gemm_kernels **found) {
 }
 #endif
 
+/* What the system has to grant is asked for when it is about to be used. */
+static int ask_for(const gemm_kernels *kernels) {
+#ifdef HAS_AMX
+    if (kernels == &amx) return ask_for_tiles();
+#endif
+    (void)kernels;
+    return 0;
+}
+
 const gemm_kernels *find_gemm_kernels(const char *name) {
-    const gemm_kernels *found[6];
-    for (int i = find_all(found) - 1; i >= 0; i--)
-        if (name == NULL || strcmp(name, found[i]->name) == 0) return found[i];
+    const gemm_kernels *found[7];
+    errno = 0;
+    for (int i = find_all(found) - 1; i >= 0; i--) {
+        if (name != NULL && strcmp(name, found[i]->name) != 0) continue;
+        if ((errno = ask_for(found[i])) == 0) return found[i];
+    }
     return NULL;
 }

@@ -47,7 +47,8 @@ typedef struct {
     const block_kernels *blocks;
 } gemm_kernels;
 
-/* The best for this processor; `name` picks one by name, NULL the best. NULL: not for this processor. */
+/* The best for this processor; `name` picks one by name, NULL the best. NULL: not for this processor, or where errno is not 0,
+ * the system does not let this process use them. */
 const gemm_kernels *find_gemm_kernels(const char *name);
 
 /* Whether its rows are rounded to blocks. */

@@ -2,6 +2,7 @@
  * the shapes and types of tensors; that parts fit each other is checked here. */
 #include "arguments.h"
 
+#include <errno.h>
 #include <string.h>
 
 void free_capsule(PyObject *capsule) { PyMem_RawFree(PyCapsule_GetPointer(capsule, PyCapsule_GetName(capsule))); }
@@ -20,6 +21,8 @@ static PyObject *py_kernels(PyObject *self, PyObject *arg) {
     const char *name = NULL;
     if (arg != Py_None && (name = PyUnicode_AsUTF8(arg)) == NULL) return NULL;
     kernel_set set = {find_gemm_kernels(name), find_row_kernels(name)};
+    if (set.gemm == NULL && errno != 0)
+        return PyErr_Format(PyExc_OSError, "this system does not let a process use kernels %s: %s", name, strerror(errno));
     if (set.gemm == NULL) return PyErr_Format(PyExc_ValueError, "this processor has no kernels %s", name);
     return to_capsule(&set, sizeof set, KERNELS);
 }

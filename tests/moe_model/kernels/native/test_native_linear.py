@@ -3,6 +3,8 @@
 Shapes: R rows, I inputs, O outputs.
 """
 
+from collections.abc import Iterator
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -18,7 +20,7 @@ from tests.native import needs_native
 pytest.importorskip("moe_model.kernels.native._kernels", reason="the C kernels are not built")
 from moe_model.kernels.native import _kernels
 from moe_model.kernels.native.linear import NativeLinear
-from moe_model.kernels.native.native_kernels import INSTRUCTION_SETS, NativeKernels
+from moe_model.kernels.native.native_kernels import INSTRUCTION_SETS, NativeKernels, best_that_is_right
 from tests.examples import examples
 
 pytestmark = needs_native
@@ -29,7 +31,7 @@ def _here() -> list[str]:
     for name in INSTRUCTION_SETS:
         try:
             _kernels.kernels(name)
-        except ValueError:
+        except (ValueError, OSError):
             continue
         found.append(name)
     return found
@@ -40,6 +42,8 @@ def _form(dtype: str) -> WeightForm:
 
 
 HERE = _here()
+# Products of bfloat16 pairs: rows are rounded too.
+ROUNDING_ROWS = ("amx", "avx512bf16")
 SHAPES = [(1, 1), (16, 5), (33, 47), (130, 64), (512, 256), (257, 100)]
 
 
@@ -64,8 +68,7 @@ def test_is_the_formula(instruction_set: str, num_in: int, num_out: int, dtype: 
     bias_O = torch.randn(num_out, generator=generator)
     residual_RO = torch.randn(num_rows, num_out, generator=generator)
     y = x_RI.double() @ numbers_OI.double().T + bias_O.double()
-    # Where products are of bfloat16 pairs, the rows are rounded too.
-    tolerance = 0.03 if instruction_set == "avx512bf16" and dtype == "bfloat16" else 1e-5
+    tolerance = 0.03 if instruction_set in ROUNDING_ROWS and dtype == "bfloat16" else 1e-5
     plain = kernels.linear(weight_OI, bias_O, form=_form(dtype))(x_RI)
     torch.testing.assert_close(plain.double(), y, rtol=tolerance, atol=tolerance)
     full = kernels.linear(weight_OI, bias_O, "gelu", form=_form(dtype))(x_RI, residual_RO)
@@ -147,6 +150,14 @@ def test_an_instruction_set_that_is_not_here_is_refused() -> None:
         NativeKernels("wide")
 
 
+@pytest.fixture
+def chosen_anew() -> Iterator[None]:
+    best_that_is_right.cache_clear()
+    yield
+    best_that_is_right.cache_clear()
+
+
+@pytest.mark.usefixtures("chosen_anew")
 def test_wrong_kernels_are_not_used(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -160,3 +171,19 @@ def test_wrong_kernels_are_not_used(
     monkeypatch.setattr(NativeLinear, "__call__", broken)
     assert NativeKernels().instruction_set != best
     assert f"the {best} kernels are wrong on this processor" in caplog.text
+
+
+@pytest.mark.usefixtures("chosen_anew")
+def test_tiles_that_the_system_refuses_are_not_used(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    found = _kernels.kernels
+
+    def refusing(name: str | None) -> object:
+        if name == "amx":
+            raise OSError("this system does not let a process use kernels amx: No space left on device")
+        return found(name)
+
+    monkeypatch.setattr(_kernels, "kernels", refusing)
+    assert NativeKernels().instruction_set == next(name for name in HERE if name != "amx")
+    assert "kernels amx: No space left on device" in caplog.text
