@@ -1,5 +1,5 @@
-/* Products with blocks by tiles: the 32 inputs of a block, of 16 or 8 rows and of a panel. Sums of a block are exact integers,
- * so few rows may go another way. */
+/* Products with blocks by tiles: the 32 inputs of a block, of 16 or 8 rows and of a panel. Sums of a block are exact
+ * integers, so few rows may go another way. */
 #include "amx.h"
 
 #if defined(HAS_AMX) || defined(TILES)
@@ -30,35 +30,40 @@ typedef float floats __attribute__((vector_size(64)));
 typedef int32_t integers __attribute__((vector_size(64)));
 typedef uint8_t bytes __attribute__((vector_size(64)));
 
-/* Integers of 4 bits as bytes, in the order of those of 8 bits. */
-INLINE void widen_q4(const uint8_t *at, uint8_t *to) {
-    UNROLL for (int g = 0; g < 4; g++, at += TILE_ROW_BYTES, to += TILE_ROW_BYTES) {
-        bytes both, low, high;
-        memcpy(&both, at, sizeof both);
-        low = both & 15;
-        high = both >> 4;
-        memcpy(to, &low, sizeof low);
-        memcpy(to + 4 * TILE_ROW_BYTES, &high, sizeof high);
-    }
+INLINE const uint8_t *weights_q8(const uint8_t *at, uint8_t *room) {
+    (void)room;
+    return at + SCALE_BYTES;
 }
 
-#define WEIGHTS_q8(at, room) ((at) + SCALE_BYTES)
-#define WEIGHTS_q4(at, room) (widen_q4((at) + SCALE_BYTES, room), (room))
+/* Integers of 4 bits as bytes, in the order of those of 8 bits. */
+INLINE const uint8_t *weights_q4(const uint8_t *at, uint8_t *room) {
+    UNROLL for (int g = 0; g < 4; g++) {
+        bytes both, low, high;
+        memcpy(&both, at + SCALE_BYTES + g * TILE_ROW_BYTES, sizeof both);
+        low = both & 15;
+        high = both >> 4;
+        memcpy(room + g * TILE_ROW_BYTES, &low, sizeof low);
+        memcpy(room + (4 + g) * TILE_ROW_BYTES, &high, sizeof high);
+    }
+    return room;
+}
 
-/* Sums of a block, by tiles `s` of sums, `a` of rows and `b` of weights. Weights are unsigned by an offset in memory: a second
- * product takes it off again, which costs the sums' own instructions nothing. */
+/* Sums of a block, by tiles `s` of sums, `a` of rows and `b` of weights. Weights are unsigned by an offset in memory: a
+ * second product takes it off again, which costs the instructions that add the sums up nothing. */
 #define MULTIPLY(type, s, a, b, at, row, to)                                                                 \
     do {                                                                                                     \
+        const uint8_t *weights = weights_##type(at, room[s]);                                                \
         TILE_ZERO(s);                                                                                        \
         TILE_LOAD(a, (row)->values, stride * (long)sizeof(row_block));                                       \
-        TILE_LOAD(b, WEIGHTS_##type(at, room[s]), TILE_ROW_BYTES);                                           \
+        TILE_LOAD(b, weights, TILE_ROW_BYTES);                                                               \
         TILE_DOT_UNSIGNED(s, a, b);                                                                          \
         TILE_DOT_SIGNED(s, a, 6);                                                                            \
         TILE_STORE(s, to, TILE_ROW_BYTES);                                                                   \
     } while (0)
 
 /* To each row's total: float of the sum, times both scales. */
-INLINE void add_block(const uint8_t *at, const row_block *row, long stride, const int32_t *sums, floats *total, const int mr) {
+INLINE void add_block(const uint8_t *at, const row_block *row, long stride, const int32_t *sums, floats *total,
+                      const int mr) {
     const floats scale = WIDEN_HALVES(at);
     UNROLL for (int r = 0; r < mr; r++) {
         integers sum;
@@ -90,16 +95,15 @@ static void configure(int num_rows, int offset) {
         floats total[TILE_ROWS] = {{0}};                                                                     \
         int32_t sums[2][TILE_ROWS * PANEL] ALIGNED;                                                          \
         uint8_t room[2][PANEL * BLOCK_INPUTS] ALIGNED;                                                       \
-        (void)room;                                                                                          \
         for (; num_blocks > 1; num_blocks -= 2, at += 2 * BYTES_##type, row += 2) {                          \
             MULTIPLY(type, 0, 2, 4, at, row, sums[0]);                                                       \
             MULTIPLY(type, 1, 3, 5, at + BYTES_##type, row + 1, sums[1]);                                    \
-            add_block(at, row, stride, sums[0], total, mr);                                          \
-            add_block(at + BYTES_##type, row + 1, stride, sums[1], total, mr);                       \
+            add_block(at, row, stride, sums[0], total, mr);                                                  \
+            add_block(at + BYTES_##type, row + 1, stride, sums[1], total, mr);                               \
         }                                                                                                    \
         if (num_blocks > 0) {                                                                                \
             MULTIPLY(type, 0, 2, 4, at, row, sums[0]);                                                       \
-            add_block(at, row, stride, sums[0], total, mr);                                          \
+            add_block(at, row, stride, sums[0], total, mr);                                                  \
         }                                                                                                    \
         UNROLL for (int r = 0; r < mr; r++) memcpy(to + r * PANELS_PER_TASK * PANEL, &total[r], sizeof total[r]); \
     }                                                                                                        \

@@ -8,9 +8,10 @@
 
 /* Pairs of inputs in a tile. */
 #define STEP_PAIRS 16
-/* Steps after which sums wait in memory while other rows are multiplied: the weights of two panels stay in the first level of
- * cache. It moves no bit. */
+/* Steps after which sums wait in memory while other rows are multiplied: the weights of two panels stay in the first
+ * level of cache. It moves no bit. */
 #define STEPS_AT_ONCE 16
+_Static_assert(PANELS_PER_TASK <= 4, "one tile of rows goes with all panels of a task");
 #define SUMS_APART (PANELS_PER_TASK * PANEL * (long)sizeof(float))
 
 #define INLINE static inline __attribute__((always_inline))
@@ -22,8 +23,8 @@ typedef struct {
     long row_apart, panel_apart, num_steps;
 } inputs;
 
-/* Tiles 0 to 3 are sums, 4 and 5 rows, 6 and 7 weights. One tile of rows goes with up to four panels, as weights are most of what
- * is loaded then; two go with up to two, so that each tile that is loaded is used twice. Sum i is that of: */
+/* Tiles 0 to 3 are sums, 4 and 5 rows, 6 and 7 weights. One tile of rows goes with up to four panels, as weights are most
+ * of what is loaded then; two go with up to two, so that each tile that is loaded is used twice. Sum i is that of: */
 #define PANEL_OF(i) (height == 1 ? (i) : (i) % 2)
 #define HAS_SUM(i) (PANEL_OF(i) < np)
 #define SUM_AT(i) (sums + (height == 1 ? 0 : (i) / 2) * TILE_ROWS * PANELS_PER_TASK * PANEL + PANEL_OF(i) * PANEL)
@@ -116,7 +117,8 @@ static void multiply(const inputs *whole, const inputs *rest, row_groups rows, i
     if (rest->num_steps > 0) add_inputs(rest, whole->num_steps == 0, &rows, num_panels, sums);
 }
 
-void gemm_bf16_amx(const matrix *m, const void *x, long stride, int num_rows, long first_panel, int num_panels, float *sums) {
+void gemm_bf16_amx(const matrix *m, const void *x, long stride, int num_rows, long first_panel, int num_panels,
+                   float *sums) {
     const long pairs = (m->num_in + 1) / 2, rest_pairs = pairs % STEP_PAIRS;
     const long panel_size = pairs * TILE_ROW_BYTES;
     const uint8_t *w = (const uint8_t *)m->panels + first_panel * panel_size;

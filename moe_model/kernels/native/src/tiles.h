@@ -1,8 +1,8 @@
-/* Tiles: eight registers of up to 16 rows of up to 64 bytes, which are loaded, multiplied and stored whole. The assembler's own
- * words, as compilers' functions for them do not say that memory is read. A test has plain C in their place: TILES.
+/* Tiles: eight registers of up to 16 rows of up to 64 bytes, which are loaded, multiplied and stored whole. The assembler's
+ * own words, as compilers' functions for them do not say that memory is read. A test has plain C in their place: TILES.
  *
- * A thread configures its tiles, which empties them, and releases them when its task is done: what is not released is saved and
- * restored at each switch of threads and in each signal's frame. */
+ * A thread configures its tiles, which empties them, and releases them when its task is done: what is not released is
+ * saved and restored at each switch of threads and in each signal's frame. */
 #ifndef EXPERTMESH_TILES_H
 #define EXPERTMESH_TILES_H
 
@@ -35,8 +35,8 @@ static inline void release_tiles(void) { __asm__ volatile("tilerelease" ::: "mem
 #define TILE_STORE(t, at, stride) \
     __asm__ volatile("tilestored %%tmm" #t ", (%0,%1,1)" ::"r"(at), "r"((long)(stride)) : "memory")
 
-/* Adds to row r and column c of `sums` the products of row r of `a` and of what `b` has for c, a group of 4 bytes of each row:
- * two of bfloat16, or four bytes, signed ones in `a`, and unsigned or signed ones in `b`. */
+/* Adds to row r and column c of `sums` the products of row r of `a` and of what `b` has for c, a group of 4 bytes of each
+ * row: two of bfloat16, or four bytes, signed ones in `a`, and unsigned or signed ones in `b`. */
 #define TILE_DOT(instruction, sums, a, b) __asm__ volatile(instruction " %%tmm" #b ", %%tmm" #a ", %%tmm" #sums ::: "memory")
 #define TILE_DOT_BF16(sums, a, b) TILE_DOT("tdpbf16ps", sums, a, b)
 #define TILE_DOT_UNSIGNED(sums, a, b) TILE_DOT("tdpbsud", sums, a, b)

@@ -1,6 +1,6 @@
-/* amx_check bf16|q8|q4 INPUTS OUTPUTS ROWS...: products by tiles, of each number of rows, are the definition to the bit, and write
- * nothing else. With TILES the tiles are plain C, else this processor's. The last line is "checked N sums"; else a line says what
- * is wrong, and the status is 1. */
+/* amx_check bf16|q8|q4 INPUTS OUTPUTS ROWS...: products by tiles, of each number of rows, are the definition to the bit, and
+ * write nothing else. With TILES the tiles are plain C, else this processor's. The last line is "checked N sums"; else a
+ * line says what is wrong, and the status is 1. */
 #include "blocks.c"
 
 #include "amx.h"
@@ -60,7 +60,8 @@ static float from_bf16(uint16_t x) {
 
 static long num_in, num_out, panels, checked;
 
-static void compare(const char *form, const float *got, const float *expected_RO, int num_rows, long first_panel, int count) {
+static void compare(const char *form, const float *got, const float *expected_RO, int num_rows, long first_panel,
+                    int count) {
     for (int row = 0; row < num_rows + GUARD_ROWS; row++)
         for (int column = 0; column < ROW; column++) {
             const int is_wanted = row < num_rows && column < count * PANEL;
@@ -107,7 +108,8 @@ static float sum_bf16(const uint16_t *x_I, const uint16_t *w_I, long padded) {
 static void check_bf16(int most_rows, const int *rows, int count) {
     /* Rows have something after them that is no input. */
     const long padded = (num_in + 1) / 2 * 2, stride = padded + 6;
-    uint16_t *x = room(most_rows * stride * 2), *w = room(panels * PANEL * padded * 2), *packed = room(panels * PANEL * padded * 2);
+    uint16_t *x = room(most_rows * stride * 2);
+    uint16_t *w = room(panels * PANEL * padded * 2), *packed = room(panels * PANEL * padded * 2);
     for (long i = 0; i < most_rows * stride; i++) x[i] = to_bf16(i % stride < padded ? any_float() : NAN);
     for (long o = 0; o < num_out; o++)
         for (long i = 0; i < num_in; i++) w[o * padded + i] = to_bf16(any_float());

@@ -1,5 +1,5 @@
-/* Tiles in plain C, in the place of src/tiles.h's instructions, with what Intel's manual says of each: also its faults. Stands
- * after blocks.c in one file. */
+/* Tiles in plain C, in the place of src/tiles.h's instructions, with what Intel's manual says of each: also its faults.
+ * Stands after blocks.c in one file. */
 #ifndef EXPERTMESH_TILES_IN_C_H
 #define EXPERTMESH_TILES_IN_C_H
 
