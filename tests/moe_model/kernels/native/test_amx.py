@@ -32,7 +32,7 @@ def _compiled(folder: Path, *options: str) -> Path:
     program = folder / "amx_check"
     flags = ["-O1", "-std=gnu11", "-ffp-contract=off", "-Wno-psabi", f"-I{SOURCES}", f"-I{FOLDER}"]
     sources = [*options, str(FOLDER / "amx_check.c"), "-o", str(program), "-lm"]
-    subprocess.run([COMPILER, *flags, *sources], check=True, timeout=120)
+    subprocess.run([COMPILER, *flags, *sources], check=True, timeout=300)
     return program
 
 
@@ -52,7 +52,7 @@ def by_processor(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def _check(program: Path, form: str, num_in: int, num_out: int, *rows: int) -> None:
     arguments = [str(program), form, *map(str, (num_in, num_out, *rows))]
-    run = subprocess.run(arguments, capture_output=True, text=True, timeout=120)
+    run = subprocess.run(arguments, capture_output=True, text=True, timeout=300)
     assert run.returncode == 0, run.stdout + run.stderr
     panels = -(-num_out // 16)
     assert run.stdout == f"checked {sum(rows) * panels * 16} sums\n"
