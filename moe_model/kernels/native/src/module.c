@@ -21,8 +21,11 @@ static PyObject *py_kernels(PyObject *self, PyObject *arg) {
     const char *name = NULL;
     if (arg != Py_None && (name = PyUnicode_AsUTF8(arg)) == NULL) return NULL;
     kernel_set set = {find_gemm_kernels(name), find_row_kernels(name)};
-    if (set.gemm == NULL && errno != 0)
-        return PyErr_Format(PyExc_OSError, "this system does not let a process use kernels %s: %s", name, strerror(errno));
+    if (set.gemm == NULL && errno != 0) {
+        /* Linux's word for it would send its reader to the disks. */
+        const char *why = errno == ENOSPC ? "a thread's stack for signals is too small for their state" : strerror(errno);
+        return PyErr_Format(PyExc_OSError, "this system does not let a process use kernels %s: %s", name, why);
+    }
     if (set.gemm == NULL) return PyErr_Format(PyExc_ValueError, "this processor has no kernels %s", name);
     return to_capsule(&set, sizeof set, KERNELS);
 }
