@@ -1,7 +1,13 @@
 """Scheduler: drafts have what nobody else needs, and leave nothing behind."""
 
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+import pytest
+
 from coordinator.engine.core.scheduler import Scheduler
 from coordinator.engine.core.sequence import Sequence
+from coordinator.engine.core.step import Step
 from coordinator.engine.messages.request import Request, StopRules
 from moe_model.sampling.params import SamplingParams
 from tests.coordinator.engine.core.test_scheduler import KEYS, WINDOW, added, run_step, sequence, windowed
@@ -53,17 +59,56 @@ def test_no_sequence_gives_way_to_a_draft_and_its_blocks_go_back() -> None:
     assert target.pools.num_free == 2
 
 
-def test_what_was_only_drafted_is_never_found_by_its_key() -> None:
-    """A block that a wrong draft filled is no block of what the draft said."""
-    target = drafting()
-    first = sequence("first", 2)
+@dataclass
+class Written:
+    """A cache whose blocks hold token ids: what steps have put there."""
+
+    tokens: dict[tuple[int, int], int] = field(default_factory=dict)
+
+    def compute(self, step: Step) -> None:
+        for chunk in step.chunks:
+            for position, token_id in enumerate(chunk.token_ids, chunk.start):
+                self.tokens[self._place(chunk.sequence, position)] = token_id
+
+    def of(self, sequence: Sequence) -> list[int]:
+        """What a sequence takes to be computed."""
+        return [self.tokens[self._place(sequence, n)] for n in range(sequence.num_computed)]
+
+    def _place(self, sequence: Sequence, position: int) -> tuple[int, int]:
+        (table,) = sequence.tables
+        return table.ids[position // 4], position % 4
+
+
+def prompted(name: str, prompt: Iterable[int]) -> Sequence:
+    return Sequence(Request(name, tuple(prompt), SamplingParams(), StopRules(99)), 99, 4, key=next(KEYS))
+
+
+@pytest.mark.parametrize("num_right", [0, 1, 2])
+def test_what_was_only_drafted_is_never_found_by_its_key(num_right: int) -> None:
+    """A block that a wrong draft filled is no block of what the draft said, before it is written again and
+    after; then it is one of what was drawn."""
+    target, cache = drafting(), Written()
+    first = prompted("first", (5, 6, 7, 8, 9, 4))
     added(target, first)
-    run_step(target)
-    while not (step := target.schedule()).num_drafted:
-        target.update(step, [1])
-    target.update(step, [2])
-    prompt = (*first.token_ids[:-1], *step.chunks[0].draft, 5)
-    same = Sequence(Request("same", prompt, SamplingParams(), StopRules(9)), WINDOW, 4, key=next(KEYS))
-    added(target, same)
+
+    def draw(token_id: int, *more: int) -> None:
+        step = target.schedule()
+        cache.compute(step)
+        target.update(step, [token_id], {first.key: more} if more else {})
+        assert cache.of(first) == first.token_ids[:-1], "all but the token that was drawn is computed"
+
+    draw(5)
+    step = target.schedule()
+    (chunk,) = step.chunks
+    assert chunk.draft == (6, 7, 8, 9), "it fills the second block, and begins the third"
+    drafted = prompted("drafted", (*first.token_ids, *chunk.draft, 1))
+    right = chunk.draft[:num_right]
+    draw(*right, 20)
+    for token_id in range(21, 26):
+        draw(token_id)
+    drawn = prompted("drawn", first.token_ids)
+    added(target, drafted, drawn)
     target.schedule()
-    assert same.num_cached == (len(first.token_ids) - 1) // 4 * 4
+    assert (drafted.num_cached, drawn.num_cached) == (8 if num_right else 4, 12)
+    for each in (drafted, drawn):
+        assert cache.of(each) == each.token_ids[: each.num_computed]
