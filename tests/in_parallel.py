@@ -16,6 +16,7 @@ TOGETHER = {
     "tests/integration/test_readme.py": "demo server",
     "tests/integration/test_client_alone.py": "servers",
     "tests/integration/test_client_deadlines.py": "servers",
+    "tests/integration/test_drafts.py": "servers",
     "tests/integration/test_hostile_templates.py": "servers",
     "tests/integration/test_layered_family.py": "servers",
     "tests/integration/test_nothing_leaks.py": "servers",

@@ -9,24 +9,27 @@ from expertmesh.v1 import generation_pb2 as pb
 COMPLETIONS, CHAT = "/v1/completions", "/v1/chat/completions"
 PROMPT = "def test_main(self):\n    "
 WORLD = "東京 🙂"
+# The message as text, the route, and the body that asks the same.
+Asked = tuple[str, str, dict[str, Any]]
 
 
-def complete(text: str, **body: Any) -> tuple[str, str, dict[str, Any]]:
+def complete(text: str, **body: Any) -> Asked:
     """`text` is the message but for its prompt and the number of tokens."""
-    body = {"max_tokens": 8, **body}
-    merged = pb.GenerateRequest(text=PROMPT, stopping=pb.StoppingParams(max_tokens=body["max_tokens"]))
+    body = {"prompt": PROMPT, "max_tokens": 8, **body}
+    merged = pb.GenerateRequest(
+        text=body["prompt"], stopping=pb.StoppingParams(max_tokens=body["max_tokens"])
+    )
     merged.MergeFrom(text_format.Parse(text, pb.GenerateRequest()))
-    return text_format.MessageToString(merged), COMPLETIONS, {"prompt": PROMPT, **body}
+    return text_format.MessageToString(merged), COMPLETIONS, body
 
 
-def chat(text: str, **body: Any) -> tuple[str, str, dict[str, Any]]:
+def chat(text: str, **body: Any) -> Asked:
     turn = {"role": "user", "content": "a test"}
     message = f"chat {{ messages {{ role: 'user' content: 'a test' }} }} stopping {{ max_tokens: 6 }} {text}"
     return message, CHAT, {"messages": [turn], "max_tokens": 6, **body}
 
 
 IDS = [2, *(4 + 7 * i % 4000 for i in range(300))]
-# Name -> the message, the route, and the body that asks the same.
 REQUESTS = {
     "greedy": complete("sampling { temperature: 0 }", temperature=0),
     "the largest seed": complete("sampling { seed: 18446744073709551615 }", seed=2**64 - 1),

@@ -17,7 +17,7 @@ from expertmesh.v1 import generation_pb2_grpc
 from tests.coordinator.api.answers import chunks_of, joined, joined_chunks
 from tests.coordinator.api.grammar import check_grammar
 from tests.integration.processes import Server
-from tests.integration.same_requests import PROMPT, REQUESTS
+from tests.integration.same_requests import REQUESTS, Asked
 
 FINISH = {pb.FINISH_REASON_STOP: "stop", pb.FINISH_REASON_LENGTH: "length"}
 # A token's text, its logprob, and those of the best by text.
@@ -43,7 +43,12 @@ def clients(demo_server: Server) -> Iterator[Clients]:
 
 @pytest.mark.parametrize("name", REQUESTS)
 def test_four_ways(name: str, clients: Clients) -> None:
-    text, path, body = REQUESTS[name]
+    check_four_ways(REQUESTS[name], clients)
+
+
+def check_four_ways(request: Asked, clients: Clients) -> pb.GenerateResponse:
+    """The answer."""
+    text, path, body = request
     message = text_format.Parse(text, pb.GenerateRequest(request_id="same"))
     message.response.return_token_ids = message.response.return_prompt_token_ids = True
     body = {**body, "return_token_ids": True, "request_id": "same"}
@@ -51,7 +56,7 @@ def test_four_ways(name: str, clients: Clients) -> None:
     clients.stub.Generate(message)
     events = list(clients.stub.GenerateStream(message))
     check_grammar(events, message.sampling.num_sequences or 1)
-    whole = clients.stub.Generate(message)
+    whole: pb.GenerateResponse = clients.stub.Generate(message)
     check_same(joined(events), whole)
     posted = clients.http.post(path, json=body)
     assert posted.status_code == 200, posted.text
@@ -65,6 +70,7 @@ def test_four_ways(name: str, clients: Clients) -> None:
     check_body(answer, whole, body)
     stops = body.get("stop", ())
     assert all(choice["stop_reason"] in stops for choice in answer["choices"] if stops), "it did stop there"
+    return whole
 
 
 def check_same(streamed: pb.GenerateResponse, whole: pb.GenerateResponse) -> None:
@@ -89,7 +95,7 @@ def check_body(body: dict[str, Any], whole: pb.GenerateResponse, asked: Mapping[
     for choice, output in zip(body["choices"], whole.outputs, strict=True):
         echoed = asked.get("echo", False)
         text = choice["message"]["content"] if "message" in choice else choice["text"]
-        assert text == (PROMPT if echoed else "") + output.text
+        assert text == (asked["prompt"] if echoed else "") + output.text
         assert choice["token_ids"] == list(output.token_ids)
         assert choice["prompt_token_ids"] == list(whole.prompt.token_ids)
         assert choice["finish_reason"] == FINISH[output.finish_reason]

@@ -15,6 +15,9 @@ import torch
 from coordinator.config.engine import EngineConfig
 from coordinator.config.workers import WorkersConfig
 from coordinator.engine.core.engine import Engine
+from coordinator.engine.core.model_runner import ModelRunner
+from coordinator.engine.core.step import Step
+from coordinator.engine.core.step_result import StepResult
 from coordinator.engine.messages.request import ContextOverflow, Request, StopRules
 from coordinator.server.build_engine import build_engine
 from coordinator.server.experts import open_experts
@@ -25,6 +28,7 @@ from moe_model.checkpoint.reader import Checkpoint
 from moe_model.kernels.choice import KernelChoice, choose_kernels
 from moe_model.sampling.params import SamplingParams
 from moe_model.versions.running_experts import RunningExperts
+from tests.coordinator.engine.speculating import Counted, always_draft
 from tests.integration.ray_experts import running
 from tests.models import Collected, collect, drain, expected_tokens
 from tests.native import KERNELS
@@ -190,9 +194,53 @@ def test_a_killed_worker_of_slices_costs_no_token(cluster: RayCluster, checkpoin
         for _ in range(5):
             collect(engine.step(), results)
         os.kill(pid, signal.SIGKILL)
-        deadline = time.monotonic() + 120
-        while engine.has_work:
-            assert time.monotonic() < deadline
-            collect(engine.step(), results)
+        finish(engine, results)
         assert {name: result.token_ids for name, result in results.items()} == expected
         assert ray.worker(1).num_losses == 1
+
+
+def finish(engine: Engine, results: dict[str, Collected]) -> None:
+    deadline = time.monotonic() + 120
+    while engine.has_work:
+        assert time.monotonic() < deadline
+        collect(engine.step(), results)
+
+
+@pytest.mark.timeout(300)
+def test_a_worker_killed_while_drafting_costs_no_token(
+    cluster: RayCluster, checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One of two processes dies under a step that has drafts; the steps after it have some as well."""
+    likely = SamplingParams(1.0, seed=1, logit_bias=((1, 30.0), (2, 29.0)))
+    greedy = SamplingParams(temperature=0, logit_bias=likely.logit_bias)
+    requests = [
+        Request(f"r{index}", (1, 2, 1, 2, 1)[index:], sampling, StopRules(max_tokens=40, ignore_eos=True))
+        for index, sampling in enumerate((likely, greedy, likely))
+    ]
+    with open_experts(checkpoint, CONFIG, WorkersConfig(num_workers=0)) as local:
+        expected = run_together(build_engine(checkpoint, CONFIG, local), requests)
+    always_draft(monkeypatch)
+    drafted: list[int] = []
+    run = ModelRunner.run
+    with running(checkpoint, 2, namespace="drafts") as ray:
+        experts, pid = RemoteExperts(ray.pool, ray.supervisor, lambda: None), ray.pid(1)
+
+        def run_and_kill(self: ModelRunner, step: Step) -> StepResult:
+            if step.num_drafted:
+                drafted.append(step.num_drafted)
+                if len(drafted) == 2:
+                    os.kill(pid, signal.SIGKILL)
+            return run(self, step)
+
+        monkeypatch.setattr(ModelRunner, "run", run_and_kill)
+        counted = Counted()
+        engine = build_engine(checkpoint, replace(CONFIG, speculate=4), experts, counted)
+        for request in requests:
+            engine.submit(request)
+        results: dict[str, Collected] = {}
+        finish(engine, results)
+        assert ray.worker(1).num_losses == 1
+    assert {name: result.token_ids for name, result in results.items()} == expected
+    assert engine.stats().num_free_blocks == engine.stats().num_blocks
+    assert len(drafted) > 3, "it drafts again"
+    assert 0 < counted.num_accepted < counted.num_drafted

@@ -1,8 +1,12 @@
 """Engines with drafts and without over the same model, and all that they say of a sequence but its times."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
+from functools import partial
+from typing import NamedTuple
 
 import numpy as np
+import pytest
 
 from coordinator.engine.attention.kernel_attention import attention_plan
 from coordinator.engine.cache.kv_cache import KVCache
@@ -10,11 +14,13 @@ from coordinator.engine.core.engine import Engine
 from coordinator.engine.core.model_runner import ModelRunner
 from coordinator.engine.core.overlap import Overlap
 from coordinator.engine.core.scheduler import Scheduler
+from coordinator.engine.core.sequence import Sequence
 from coordinator.engine.core.speculation import Speculation
 from coordinator.engine.core.step import Step
 from coordinator.engine.core.step_result import StepResult
 from coordinator.engine.messages.output import FinishReason, Stop, TokenLogprobs
 from coordinator.engine.messages.records import StepRecord
+from coordinator.server import build_engine
 from moe_model import ModelConfig
 from moe_model.families import family_of
 from moe_model.kernels.base import Kernels
@@ -63,6 +69,34 @@ class Restless(Speculation):
 
     def failed(self) -> None:
         """Tests want to see what becomes of drafts there."""
+
+
+def always_draft(patch: pytest.MonkeyPatch) -> None:
+    """Engines of servers that may draft do so in all their steps, whatever they measure."""
+    patch.setattr(build_engine, "Speculation", partial(Restless, is_measured=False))
+
+
+class DrawnTogether(NamedTuple):
+    """Tokens of one sequence and step, of which those up to its end are taken, and what ended it."""
+
+    num_drawn: int
+    num_taken: int
+    stop: Stop | None
+
+
+def watch_drawn(patch: pytest.MonkeyPatch) -> list[DrawnTogether]:
+    """Grows with each draft that was right about something."""
+    found: list[DrawnTogether] = []
+    append_all = Sequence.append_all
+
+    def watched(self: Sequence, token_ids: Iterable[int]) -> tuple[int, bool]:
+        token_ids = tuple(token_ids)
+        num_more, slid = append_all(self, token_ids)
+        found.append(DrawnTogether(len(token_ids), 1 + num_more, self.finish_reason()[1]))
+        return num_more, slid
+
+    patch.setattr(Sequence, "append_all", watched)
+    return found
 
 
 def engine_with(
