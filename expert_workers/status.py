@@ -26,9 +26,10 @@ class WorkerStatus:
     """One worker at one moment.
 
     `experts` and `missing`, what it should hold and does not, are layer -> expert ids; `problem` says why it
-    could not load those. `routed_rows` are the (token, expert) pairs that it has answered, over all layers;
-    `num_bytes` is the memory of its experts; `last_loss` says why it was last lost. A worker that has not
-    answered yet has no process and no place: `pid` 0, empty names.
+    could not load those. `kernels` is the instruction set that it computes with, or torch; `routed_rows` are
+    the (token, expert) pairs that it has answered, over all layers; `num_bytes` is the memory of its experts;
+    `last_loss` says why it was last lost. A worker that has not answered yet has no process and no place:
+    `pid` 0, empty names.
     """
 
     rank: int
@@ -38,6 +39,7 @@ class WorkerStatus:
     hostname: str = ""
     pid: int = 0
     device: str = ""
+    kernels: str = ""
     experts: Mapping[int, tuple[int, ...]] = field(default_factory=dict)
     missing: Mapping[int, tuple[int, ...]] = field(default_factory=dict)
     problem: str = ""

@@ -3,6 +3,12 @@
 from typing import Literal, get_args
 
 KernelChoice = Literal["auto", "native", "torch"]
+# What the C kernels may be computed with, from the best to the one that runs everywhere.
+InstructionSet = Literal[
+    "amx", "avx512bf16", "avx512vnni", "avx512", "avxvnni", "avx2", "i8mm", "dotprod", "neon", "generic"
+]
+INSTRUCTION_SETS: tuple[InstructionSet, ...] = get_args(InstructionSet)
+InstructionChoice = Literal["auto", InstructionSet]
 DtypeName = Literal["float32", "bfloat16"]
 DTYPE_NAMES: tuple[DtypeName, ...] = get_args(DtypeName)
 # How matrices are kept. model: in the dtype of the rest; int8: with one scale for each output; q8 and q4: in

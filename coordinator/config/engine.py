@@ -10,7 +10,7 @@ from expertmesh.commands.options import Option
 from expertmesh.commands.values import mebibytes, number_of_threads, positive, positive_number, whole_number
 from expertmesh.shown_text import MAX_QUOTED
 from moe_model.errors import ConfigError
-from moe_model.names import DtypeName, KernelChoice, RoundedForm, WeightForm
+from moe_model.names import DtypeName, InstructionChoice, KernelChoice, RoundedForm, WeightForm
 
 AUTO = "auto"
 # How drafts are made, and the most tokens of one: a step computes them all.
@@ -83,6 +83,14 @@ class EngineConfig:
             "--kernels",
             help="what computes, native: our own C, for CPUs; torch: its operations, for any device "
             "(%(default)s: native on a CPU, where it was built)",
+        ),
+    ] = "auto"
+    instruction_set: Annotated[
+        InstructionChoice,
+        Option(
+            "--instruction-set",
+            help="of native kernels, in the coordinator and in all workers; where their processors differ, "
+            "one that all have makes the bits of experts the same (%(default)s: the best of each)",
         ),
     ] = "auto"
     device: Annotated[
@@ -180,6 +188,8 @@ class EngineConfig:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ConfigError(f"{name}: {value} is less than 1")
+        if self.kernels == "torch" and self.instruction_set != "auto":
+            raise ConfigError(f"instruction_set: {self.instruction_set} is for native kernels, not for torch")
         if self.speculate is not None and not 1 <= self.speculate <= MAX_DRAFT:
             raise ConfigError(f"speculate: {self.speculate} is not in [1, {MAX_DRAFT}]")
         if self.max_gap_ms is not None and not self.max_gap_ms > 0:

@@ -17,12 +17,11 @@ from coordinator.engine.core.speculation import Speculation
 from coordinator.engine.versions.exchange import ExchangedExperts, ExpertExchange, SwitchEngine
 from coordinator.engine.versions.model_versions import ModelVersions
 from coordinator.server.cache_budget import cache_sizes, max_context
-from coordinator.server.compute import device_of, dtype_of
+from coordinator.server.compute import device_of, dtype_of, kernels_of
 from coordinator.server.shared_part import SharedPart
 from moe_model.checkpoint.reader import Checkpoint, OnBytes
 from moe_model.families import family_of
 from moe_model.kernels.base import Router
-from moe_model.kernels.choice import choose_kernels
 from moe_model.layers.router import RouterWeights
 from moe_model.loading import load_model, model_of
 from moe_model.versions.running_experts import RunningExperts
@@ -43,7 +42,7 @@ def build_engine(
     Raises CheckpointError, ConfigError."""
     longest, device = max_context(checkpoint.config, config), device_of(config)
     if part is None:
-        kernels = choose_kernels(config.kernels, device, config.num_threads)
+        kernels = kernels_of(config)
         dtype, form = dtype_of(config), config.shared_dtype
         model = load_model(checkpoint, experts, dtype, device, kernels, on_bytes, form)
     else:
@@ -92,7 +91,7 @@ def expert_exchange(
 ) -> ExpertExchange:
     """Changes the experts of an engine of `build_engine`."""
     assert engine.versions is not None, "build_engine's have them"
-    kernels = choose_kernels(config.kernels, device_of(config), config.num_threads)
+    kernels = kernels_of(config)
     family = family_of(checkpoint.config)
 
     def make_router(weights: RouterWeights) -> Router:

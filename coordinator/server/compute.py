@@ -5,6 +5,8 @@ import torch
 from coordinator.config.engine import EngineConfig
 from moe_model.checkpoint.manifest import DTYPES
 from moe_model.errors import ConfigError
+from moe_model.kernels.base import Kernels
+from moe_model.kernels.choice import choose_kernels
 
 
 def dtype_of(config: EngineConfig) -> torch.dtype:
@@ -18,3 +20,8 @@ def device_of(config: EngineConfig) -> torch.device:
     if config.device == "cuda" and not torch.cuda.is_available():
         raise ConfigError("device: cuda was asked for and torch sees no GPU")
     return torch.device(config.device)
+
+
+def kernels_of(config: EngineConfig) -> Kernels:
+    """Those of the coordinator. Raises ConfigError for what cannot be had."""
+    return choose_kernels(config.kernels, device_of(config), config.num_threads, config.instruction_set)

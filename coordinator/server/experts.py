@@ -7,14 +7,13 @@ from typing import Protocol
 
 from coordinator.config.engine import EngineConfig
 from coordinator.config.workers import WorkersConfig
-from coordinator.server.compute import device_of, dtype_of
+from coordinator.server.compute import device_of, dtype_of, kernels_of
 from coordinator.server.phases import UNTOLD, Phases
 from expert_workers.cluster.place import OwnRay
 from expert_workers.observers import ExpertObserver
 from expert_workers.status import Workers, WorkerStatus
 from moe_model.checkpoint.reader import Checkpoint
 from moe_model.halt import Halt
-from moe_model.kernels.choice import choose_kernels
 from moe_model.loading import check_form, load_local_experts
 from moe_model.versions.running_experts import RunningExperts
 
@@ -43,15 +42,12 @@ def open_experts(
     check_form(checkpoint, engine.expert_dtype, engine.expert_slices)
     if workers.num_workers == 0:
         phases("experts")
-        device, form = device_of(engine), engine.expert_dtype
-        kernels = choose_kernels(engine.kernels, device, engine.num_threads)
-        dtype, on_bytes = dtype_of(engine), phases.progress
         yield load_local_experts(
-            *(checkpoint, dtype, device, kernels),
-            form=form,
+            *(checkpoint, dtype_of(engine), device_of(engine), kernels_of(engine)),
+            form=engine.expert_dtype,
             num_slices=engine.expert_slices,
             halt=halt,
-            on_bytes=on_bytes,
+            on_bytes=phases.progress,
         )
         return
     # With it comes Ray, which is large.
@@ -66,7 +62,7 @@ def open_experts(
 def describe_workers(workers: Sequence[WorkerStatus]) -> list[str]:
     """One line per worker: its process, what it holds, what it has done."""
     return [
-        f"worker {worker.rank}  {worker.state}  pid {worker.pid}  {worker.device}  "
+        f"worker {worker.rank}  {worker.state}  pid {worker.pid}  {worker.device} {worker.kernels}  "
         f"{worker.num_bytes / 1e6:.1f} MB  {worker.routed_rows} rows  "
         + "  ".join(f"layer {layer}: {','.join(map(str, ids))}" for layer, ids in worker.experts.items())
         for worker in workers

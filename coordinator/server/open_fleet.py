@@ -81,6 +81,7 @@ def worker_spec(checkpoint: Checkpoint, engine: EngineConfig, workers: WorkersCo
         kernels=engine.kernels,
         form=engine.expert_dtype,
         num_slices=engine.expert_slices,
+        instruction_set=engine.instruction_set,
     )
 
 

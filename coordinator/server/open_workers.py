@@ -68,7 +68,7 @@ def open_workers(
         watchers, here = ExpertObservers(observers), InProcessTransport()
         pool = ExpertPool(catalog, transport, _pool_options(engine, workers, epoch), None, watchers, here)
         expected = Expected(epoch, client, spec.precision, checkpoint.fingerprint, workers.take_over)
-        modules, options = list(catalog.modules), _supervisor_options(workers)
+        modules, options = list(catalog.modules), _supervisor_options(workers, spec)
         progress = _progress(checkpoint, len(modules), workers, phases)
         jobs = Jobs(fleet, expected, _timeouts(workers), pool, progress.add)
         load = _loader(replace(spec, rank=HERE, num_threads=engine.num_threads), expected, here, pool)
@@ -104,14 +104,17 @@ def _timeouts(workers: WorkersConfig) -> Timeouts:
     return Timeouts(start=start, answer=answer, load=start)
 
 
-def _supervisor_options(workers: WorkersConfig) -> SupervisorOptions:
+def _supervisor_options(workers: WorkersConfig, spec: WorkerSpec) -> SupervisorOptions:
+    """This process computes experts as the workers of this spec do, if it does."""
+    on_loss = OnLoss(workers.on_expert_loss)
     return SupervisorOptions(
         replicas=workers.replicas,
         redundant=workers.redundant_experts,
         workers_per_node=workers.workers_per_node,
-        on_loss=OnLoss(workers.on_expert_loss),
+        on_loss=on_loss,
         rebalance_interval=workers.rebalance_interval,
         health=HealthOptions(canary_interval=workers.canary_interval),
+        kernels=spec.kind_of(spec.choose_kernels()) if on_loss in (OnLoss.AUTO, OnLoss.LOCAL) else None,
     )
 
 

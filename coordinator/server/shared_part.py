@@ -5,10 +5,9 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 
 from coordinator.config.engine import EngineConfig
-from coordinator.server.compute import device_of, dtype_of
+from coordinator.server.compute import device_of, dtype_of, kernels_of
 from moe_model.checkpoint.reader import Checkpoint, OnBytes
 from moe_model.halt import Halt
-from moe_model.kernels.choice import choose_kernels
 from moe_model.layers.dense import SharedModel
 from moe_model.loading import load_shared
 
@@ -20,8 +19,7 @@ class SharedPart:
 
     def __init__(self, thread: ThreadPoolExecutor, checkpoint: Checkpoint, config: EngineConfig) -> None:
         """Begins. Raises ConfigError."""
-        device = device_of(config)
-        self.kernels = choose_kernels(config.kernels, device, config.num_threads)
+        self.kernels = kernels_of(config)
         self.stopped = Halt()
         self._there = 0, 0
         self._on_bytes: OnBytes | None = None
@@ -29,7 +27,7 @@ class SharedPart:
             load_shared,
             checkpoint,
             dtype_of(config),
-            device,
+            device_of(config),
             self.kernels,
             self._told,
             config.shared_dtype,

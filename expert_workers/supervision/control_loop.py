@@ -19,8 +19,9 @@ from expert_workers.supervision.health import Health
 from expert_workers.supervision.health_watch import HealthWatch
 from expert_workers.supervision.jobs import Jobs
 from expert_workers.supervision.last_resort import LastResort, LoadHere
+from expert_workers.supervision.mixed_kernels import MixedKernels
 from expert_workers.supervision.options import Published, SupervisionObserver, SupervisorOptions
-from expert_workers.supervision.pending_changes import PendingChange, PendingChanges
+from expert_workers.supervision.pending_changes import PendingChange, PendingChanges, are_settled
 from expert_workers.supervision.publisher import Publisher
 from expert_workers.supervision.roster import Roster
 from expert_workers.supervision.worker_jobs import WorkerJobs
@@ -73,6 +74,7 @@ class ControlLoop:
         self._watch = HealthWatch(
             self._health, jobs, self.loop, self._jobs, self._counted if is_counted else None
         )
+        self._mixed = MixedKernels(options.kernels)
         self._num_nodes, self._num_wanted = 0, 0
 
     @property
@@ -173,9 +175,13 @@ class ControlLoop:
         return self._desired.keys.difference(*(w.held for w in self._roster.holders if w.is_ready))
 
     def _settle(self, wanted: Mapping[int, Keys]) -> None:
+        workers = self._roster.workers
         if not self._desired.is_placed:
             return
-        for change in self._pending.settle(self._roster.workers, wanted):
+        if not self._pending.is_starting or are_settled(workers, wanted):
+            # Before the caller that waits for the start is told.
+            self._mixed.look(workers)
+        for change in self._pending.settle(workers, wanted):
             if self._observer is not None and not change.is_start and change.num_moved:
                 self._observer.rebalanced(change.num_moved, time.monotonic() - change.started)
 

@@ -10,6 +10,7 @@ from expert_workers.supervision.health import HealthOptions
 from expert_workers.supervision.restart_policy import RestartOptions
 from expert_workers.transports.base import FailureReason
 from moe_model.errors import WorldError
+from moe_model.kernels.same_bits import KernelKind
 from moe_model.layers.dispatch import ExpertKey
 
 
@@ -53,7 +54,7 @@ class SupervisorOptions:
     """Seconds. A worker that is not back after `restore_after` has its experts loaded elsewhere; a module
     stays for `drop_after` once the last step that could have asked for it there has begun. An interval of 0
     is never; `tick` is the longest time between two looks. `workers_per_node` 0: there are as many workers as
-    were asked for."""
+    were asked for. `kernels`: of this process, where it may compute experts."""
 
     replicas: int = 1
     redundant: int = 0
@@ -65,3 +66,4 @@ class SupervisorOptions:
     rebalance_interval: float = 60.0
     health: HealthOptions = field(default_factory=HealthOptions)
     restarts: RestartOptions = field(default_factory=RestartOptions)
+    kernels: KernelKind | None = None

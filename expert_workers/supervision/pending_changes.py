@@ -57,7 +57,7 @@ class PendingChanges:
         self, workers: Collection[SupervisedWorker], wanted: Mapping[int, Keys]
     ) -> list[PendingChange]:
         """If all is as it shall be, tells the callers that wait; returns their changes."""
-        if not all(_is_settled(w, wanted.get(w.rank, frozenset())) for w in workers):
+        if not are_settled(workers, wanted):
             return []
         num_ready = sum(w.is_ready for w in workers)
         settled, self._open = self._open, []
@@ -70,6 +70,11 @@ class PendingChanges:
     def _fail(self, change: PendingChange, error: ExpertMeshError) -> None:
         self._open.remove(change)
         change.future.set_exception(error)
+
+
+def are_settled(workers: Collection[SupervisedWorker], wanted: Mapping[int, Keys]) -> bool:
+    """Whether all is as it shall be."""
+    return all(_is_settled(w, wanted.get(w.rank, frozenset())) for w in workers)
 
 
 def _is_settled(worker: SupervisedWorker, wish: Keys) -> bool:

@@ -94,6 +94,7 @@ class SupervisedWorker:
             hostname="" if info is None else info.hostname,
             pid=0 if info is None or not self.is_ready else info.pid,
             device="" if info is None else info.device,
+            kernels="" if info is None or info.kernels is None else info.kernels.name,
             experts=_by_layer(self.held, expert_ids),
             missing=_by_layer(self.missing, expert_ids),
             problem=self.problem,

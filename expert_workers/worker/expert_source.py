@@ -10,11 +10,12 @@ from moe_model.checkpoint.manifest import dtype_name, expert_file
 from moe_model.checkpoint.reader import Checkpoint
 from moe_model.errors import CheckpointError
 from moe_model.kernels.base import Kernels
-from moe_model.kernels.choice import KernelChoice, choose_kernels
+from moe_model.kernels.choice import KernelChoice, choose_kernels, kind_of
+from moe_model.kernels.same_bits import KernelKind
 from moe_model.layers.dispatch import Expert
 from moe_model.loading import load_module
 from moe_model.machine import FreedMemory
-from moe_model.names import WeightForm
+from moe_model.names import InstructionChoice, WeightForm
 from moe_model.versions.expert_versions import ExpertModule
 
 
@@ -36,12 +37,21 @@ class WorkerSpec:
     kernels: KernelChoice = "auto"
     form: WeightForm = "model"
     num_slices: int = 1
+    instruction_set: InstructionChoice = "auto"
 
     @property
     def precision(self) -> str:
         """What all workers must have in common, or it would show which worker computed what."""
         kind = dtype_name(self.dtype) + ("" if self.form == "model" else f" with {self.form} experts")
-        return kind if self.num_slices == 1 else f"{kind} in {self.num_slices} slices"
+        kind = kind if self.num_slices == 1 else f"{kind} in {self.num_slices} slices"
+        return kind if self.instruction_set == "auto" else f"{kind} by {self.instruction_set}"
+
+    def choose_kernels(self) -> Kernels:
+        """Raises ConfigError for what cannot be had here."""
+        return choose_kernels(self.kernels, self.device, self.num_threads, self.instruction_set)
+
+    def kind_of(self, kernels: Kernels) -> KernelKind:
+        return kind_of(kernels, self.dtype, self.form)
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +106,7 @@ class CheckpointSource:
             if spec.fingerprint not in (None, checkpoint.fingerprint):
                 path = spec.checkpoint_path
                 raise CheckpointError(f"{path}: not the checkpoint that the coordinator has opened")
-            kernels = choose_kernels(spec.kernels, spec.device, spec.num_threads)
+            kernels = spec.choose_kernels()
             rows_dtype = kernels.hidden_dtype(spec.dtype)
             opened = Opened(checkpoint.fingerprint, checkpoint.config.d_model, rows_dtype, kernels)
             self._opened = checkpoint, opened

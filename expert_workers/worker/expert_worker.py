@@ -28,6 +28,7 @@ from expert_workers.worker.claims import ClaimRule, Claims
 from expert_workers.worker.expert_source import CheckpointSource, ModuleSource, Opened, WorkerSpec
 from moe_model.errors import ExpertMeshError, ReplyError, WorkerStartError
 from moe_model.kernels.base import ExpertBank
+from moe_model.kernels.same_bits import KernelKind
 from moe_model.layers.dispatch import Expert, ExpertKey
 from moe_model.machine import available_bytes, give_back_freed_memory, rss_bytes
 from moe_model.versions.expert_versions import ExpertModule
@@ -42,8 +43,8 @@ class WorkerInfo:
 
     `start_ticks` tells its process from a later one of the same pid; `num_bytes` counts the tensors of its
     modules, `free_bytes` is what its process may still take; `load_seconds` are all that it has ever spent on
-    loading. `fingerprint` is empty until it has opened a checkpoint. The process around it fills in `node_id`
-    and `host`.
+    loading. `fingerprint` is empty, and `kernels` None, until it has opened a checkpoint. The process around
+    it fills in `node_id` and `host`.
     """
 
     rank: int
@@ -62,6 +63,7 @@ class WorkerInfo:
     routed_rows: int
     epoch: int
     hostname: str = ""
+    kernels: KernelKind | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,6 +209,7 @@ class ExpertWorker:
             routed_rows=self._routed_rows + sum(loop.num_pairs for loop in self._loops),
             epoch=self._claims.newest,
             hostname=platform.node(),
+            kernels=None if held is None else self.spec.kind_of(held.opened.kernels),
         )
 
     def _missing(self, modules: Sequence[ExpertModule]) -> list[ExpertModule]:

@@ -1,17 +1,21 @@
 """Which kernels compute a model here."""
 
+import platform
+
 import torch
 
 from moe_model.errors import ConfigError
 from moe_model.kernels.base import Kernels
+from moe_model.kernels.same_bits import KernelKind, bits_of
 from moe_model.kernels.step_program import StepProgram
 from moe_model.kernels.torch_kernels import TorchKernels
 from moe_model.layers.dense import SharedModel
 from moe_model.machine import usable_cores
+from moe_model.names import InstructionChoice, WeightForm
 from moe_model.names import KernelChoice as KernelChoice
 
 try:
-    from moe_model.kernels.native.native_kernels import NativeKernels
+    from moe_model.kernels.native.native_kernels import NativeKernels, instruction_sets
 except ImportError:
     # Installed without a C compiler: everything works, several times slower.
     HAS_NATIVE = False
@@ -20,20 +24,38 @@ else:
 
 
 def choose_kernels(
-    choice: KernelChoice, device: torch.device | str, num_threads: int | None = None
+    choice: KernelChoice,
+    device: torch.device | str,
+    num_threads: int | None = None,
+    instruction_set: InstructionChoice = "auto",
 ) -> Kernels:
-    """`auto`: native on a CPU where they are built. `num_threads` is for native ones, None: all cores.
+    """`auto`: native on a CPU where they are built, with the best instruction set there is. `num_threads` is
+    for native ones, None: all cores.
 
-    Raises ConfigError for native ones that cannot be had.
+    Raises ConfigError for native ones, and for an instruction set on a CPU, that cannot be had.
     """
     is_cpu = torch.device(device).type == "cpu"
     if not uses_native(choice, device):
+        if is_cpu and instruction_set != "auto":
+            raise ConfigError(f"instruction set {instruction_set}: torch's kernels compute, which have none")
         return TorchKernels()
     if not is_cpu:
         raise ConfigError(f"kernels: native ones are for CPUs, the device is {device}")
     if not HAS_NATIVE:
         raise ConfigError("kernels: native ones were not built; install again with a C compiler")
-    return NativeKernels(num_threads=num_threads)
+    if instruction_set == "auto":
+        return NativeKernels(num_threads=num_threads)
+    if instruction_set not in (there := instruction_sets()):
+        raise ConfigError(f"instruction set {instruction_set}: {platform.node()} has only {', '.join(there)}")
+    return NativeKernels(instruction_set, num_threads)
+
+
+def kind_of(kernels: Kernels, dtype: torch.dtype, form: WeightForm) -> KernelKind:
+    """What experts of this dtype and form are computed with."""
+    if HAS_NATIVE and isinstance(kernels, NativeKernels):
+        name = kernels.instruction_set
+        return KernelKind(name, bits_of(name, dtype, form), instruction_sets())
+    return KernelKind(kernels.name, bits_of(kernels.name, dtype, form))
 
 
 def step_program(kernels: Kernels, shared: SharedModel) -> StepProgram | None:

@@ -4,7 +4,7 @@ Shapes: as in moe_model/kernels/base.py.
 """
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from functools import cache, partial
 
 import torch
@@ -39,12 +39,10 @@ from moe_model.layers.router_rules import RouterRule
 from moe_model.layers.specs import Activation, ExpertSpec, NormSpec, RotarySpec
 from moe_model.layers.stored_matrix import StoredMatrix, random_matrix
 from moe_model.machine import usable_cores
-from moe_model.names import WeightForm, stored_form
+from moe_model.names import INSTRUCTION_SETS, InstructionSet, WeightForm, stored_form
 
 _log = logging.getLogger(__name__)
 
-# From the best to the one that runs everywhere.
-INSTRUCTION_SETS = ("amx", "avx512bf16", "avx512vnni", "avx512", "avxvnni", "avx2", "generic")
 # What each of them computes as plain C does, before it is used.
 _CHECKED: tuple[tuple[torch.dtype, WeightForm], ...] = (
     (torch.float32, "model"),
@@ -130,10 +128,19 @@ class NativeKernels:
             return None
 
 
+def instruction_sets() -> tuple[InstructionSet, ...]:
+    """Those of this processor that are right, the best first."""
+    return tuple(_sets_that_are_right())
+
+
 @cache
 def best_that_is_right() -> object:
-    """The widest instruction set of this processor whose products agree with plain C: no machine that builds
-    this package has them all, and a wrong number is worse than a slow one."""
+    return _kernels.kernels(next(_sets_that_are_right()))
+
+
+def _sets_that_are_right() -> Iterator[InstructionSet]:
+    """The instruction sets of this processor whose products agree with plain C: no machine that builds this
+    package has them all, and a wrong number is worse than a slow one."""
     plain = _kernels.kernels("generic")
     for name in INSTRUCTION_SETS:
         try:
@@ -143,10 +150,10 @@ def best_that_is_right() -> object:
         except OSError as refusal:
             _log.warning("the next best kernels are used: %s", refusal)
             continue
-        if all(_agrees(handle, plain, dtype, form) for dtype, form in _CHECKED):
-            return handle
-        _log.error("the %s kernels are wrong on this processor and are not used", name)
-    return plain
+        if name == "generic" or all(_agrees(handle, plain, dtype, form) for dtype, form in _CHECKED):
+            yield name
+        else:
+            _log.error("the %s kernels are wrong on this processor and are not used", name)
 
 
 def _agrees(handle: object, plain: object, dtype: torch.dtype, form: WeightForm) -> bool:

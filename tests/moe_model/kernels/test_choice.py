@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from moe_model.errors import ConfigError
-from moe_model.kernels.choice import HAS_NATIVE, choose_kernels
+from moe_model.kernels.choice import HAS_NATIVE, choose_kernels, kind_of
+from moe_model.kernels.same_bits import KernelKind
 from tests.native import needs_native
 
 
@@ -31,3 +32,21 @@ def test_without_them_auto_is_torch_and_native_an_error(monkeypatch: pytest.Monk
     assert choose_kernels("auto", "cpu").name == "torch"
     with pytest.raises(ConfigError, match="install again with a C compiler"):
         choose_kernels("native", "cpu")
+
+
+@needs_native
+def test_an_instruction_set_that_is_asked_for_is_used_or_refused_by_name(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    kind = kind_of(choose_kernels("auto", "cpu", 1, "generic"), torch.float32, "model")
+    assert (kind.name, kind.bits) == ("generic", "generic")
+    monkeypatch.setattr("moe_model.kernels.choice.instruction_sets", lambda: ("avx2", "generic"))
+    with pytest.raises(ConfigError, match=r"^instruction set avx512: .+ has only avx2, generic$"):
+        choose_kernels("auto", "cpu", 1, "avx512")
+
+
+def test_torch_has_no_instruction_set_to_choose() -> None:
+    with pytest.raises(ConfigError, match=r"^instruction set avx2: torch's kernels compute"):
+        choose_kernels("torch", "cpu", 1, "avx2")
+    kernels = choose_kernels("auto", "cuda", 1, "avx2")
+    assert kind_of(kernels, torch.float32, "model") == KernelKind("torch", "torch"), "workers may have it"

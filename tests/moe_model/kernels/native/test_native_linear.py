@@ -14,20 +14,20 @@ from torch import Tensor
 
 from moe_model.kernels.quantise import dequantise_int8, quantise_int8
 from moe_model.layers.specs import NormSpec
-from moe_model.names import WeightForm
+from moe_model.names import INSTRUCTION_SETS, InstructionSet, WeightForm
 from tests.native import needs_native
 
 pytest.importorskip("moe_model.kernels.native._kernels", reason="the C kernels are not built")
 from moe_model.kernels.native import _kernels
 from moe_model.kernels.native.linear import NativeLinear
-from moe_model.kernels.native.native_kernels import INSTRUCTION_SETS, NativeKernels, best_that_is_right
+from moe_model.kernels.native.native_kernels import NativeKernels, best_that_is_right
 from tests.examples import examples
 
 pytestmark = needs_native
 
 
-def _here() -> list[str]:
-    found = []
+def _here() -> list[InstructionSet]:
+    found: list[InstructionSet] = []
     for name in INSTRUCTION_SETS:
         try:
             _kernels.kernels(name)
