@@ -40,7 +40,17 @@ class EngineBenchmark:
 
     engine: Annotated[
         EngineConfig,
-        Group(only=("dtype", "expert_dtype", "shared_dtype", "kernels", "num_threads", "micro_batches")),
+        Group(
+            only=(
+                "dtype",
+                "expert_dtype",
+                "shared_dtype",
+                "expert_slices",
+                "kernels",
+                "num_threads",
+                "micro_batches",
+            )
+        ),
     ] = _BFLOAT16
     workers: Annotated[WorkersConfig, Group(only=("replicas", "transport"))] = field(
         default_factory=WorkersConfig

@@ -121,8 +121,9 @@ def measure_rates(
     with ExitStack() as stack:
         engines = {}
         for workers in args.workers:
-            experts = stack.enter_context(open_experts(checkpoint, config, _workers_config(args, workers)))
-            engines[workers] = build_engine(checkpoint, config, experts)
+            made = engine_config(config, workers)
+            experts = stack.enter_context(open_experts(checkpoint, made, _workers_config(args, workers)))
+            engines[workers] = build_engine(checkpoint, made, experts)
         for round_ in range(args.repeats + 1):
             print(f"round {round_} of {args.repeats}", flush=True)
             for workers, engine in engines.items():
@@ -182,8 +183,9 @@ def measure_splits(
     rows: list[dict[str, object]] = []
     for workers in args.workers:
         split = Split()
-        with open_experts(checkpoint, config, _workers_config(args, workers), [split]) as experts:
-            engine = timed_engine(checkpoint, config, experts, split, is_remote=workers > 0)
+        made = engine_config(config, workers)
+        with open_experts(checkpoint, made, _workers_config(args, workers), [split]) as experts:
+            engine = timed_engine(checkpoint, made, experts, split, is_remote=workers > 0)
             for batch in args.batches:
                 measure(engine, checkpoint.config.vocab_size, batch, load)
                 parts = _split_steps(engine, split, checkpoint.config.vocab_size, batch, load)
@@ -203,6 +205,11 @@ def _split_steps(engine: Engine, split: Split, vocab_size: int, batch: int, load
             step(engine)
         found.append(split.shares())
     return {part: 1e6 * statistics.median(each[part] for each in found) for part in PARTS}
+
+
+def engine_config(config: EngineConfig, workers: int) -> EngineConfig:
+    """Slices are for workers: in one process whole experts take less time."""
+    return config if workers else replace(config, expert_slices=1)
 
 
 def _workers_config(args: argparse.Namespace, workers: int) -> WorkersConfig:

@@ -75,8 +75,7 @@ def load_module(
     *,
     form: WeightForm = "model",
 ) -> tuple[Expert, int]:
-    """One module, from the checkpoint or from its own file, and how many bytes its tensors have in memory. Of
-    a slice the whole expert is read, as its sum is checked, and the rest is let go.
+    """One module, from the checkpoint or from its own file, and how many bytes its tensors have in memory.
 
     `form` is what matrices are rounded to, or the one that they are stored in; kernels that cannot keep
     that one get numbers of `dtype`. Raises CheckpointError naming the file and the tensor.
@@ -84,18 +83,26 @@ def load_module(
     config, stored = checkpoint.config, stored_form(form)
     if stored is not None and not kernels.keeps_stored:
         stored, form = None, "model"
-    if stored is not None:
-        tensors = _read_stored(checkpoint, module, dtype, stored)
-    elif module.file is None:
-        tensors = checkpoint.read_expert(module.layer, module.expert, dtype, device)
-    elif module.layer in config.moe_layers:
-        tensors = read_expert_file(module.file, config, checkpoint.dtype, dtype, device)
+    if stored is None:
+        tensors = _read(checkpoint, module, dtype, device)
     else:
-        raise CheckpointError(f"{module.file.path}: the model has no layer {module.layer} with experts")
-    if module.part != WHOLE:
-        tensors = family_of(config).cut_expert(tensors, module.part)
+        tensors = _read_stored(checkpoint, module, dtype, stored)
     num_bytes = sum(_num_bytes(tensor, form) for tensor in tensors.values())
     return family_of(config).build_expert(config, tensors, kernels, form=form), num_bytes
+
+
+def _read(
+    checkpoint: Checkpoint, module: ExpertModule, dtype: torch.dtype, device: str | torch.device
+) -> dict[str, torch.Tensor]:
+    config, layer, part = checkpoint.config, module.layer, module.part
+    if module.file is None:
+        if part == WHOLE:
+            return checkpoint.read_expert(layer, module.expert, dtype, device)
+        return checkpoint.read_slice(layer, module.expert, part, dtype, device)
+    if layer not in config.moe_layers:
+        raise CheckpointError(f"{module.file.path}: the model has no layer {layer} with experts")
+    tensors = read_expert_file(module.file, config, checkpoint.dtype, dtype, device)
+    return tensors if part == WHOLE else family_of(config).cut_expert(tensors, part)
 
 
 def _read_stored(
@@ -105,7 +112,10 @@ def _read_stored(
         raise CheckpointError(f"{module.file.path}: has plain numbers, and experts are kept in {form}")
     if checkpoint.expert_form != form:
         raise CheckpointError(f"{checkpoint.path}: {_not_stored(checkpoint, form)}")
-    return checkpoint.read_stored_expert(module.layer, module.expert, dtype)
+    tensors = checkpoint.read_stored_expert(module.layer, module.expert, dtype)
+    return (
+        tensors if module.part == WHOLE else family_of(checkpoint.config).cut_expert(tensors, module.part)
+    )
 
 
 def check_form(checkpoint: Checkpoint, form: WeightForm, num_slices: int) -> None:

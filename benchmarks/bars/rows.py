@@ -129,7 +129,7 @@ ROWS: Mapping[str, Row] = {
         _dispatch,
     ),
     "workers": Row(
-        ("benchmarks", "engine", "--workers=0,2", "--batches=1,32", "--no-split"),
+        ("benchmarks", "engine", "--workers=0,2", "--expert-slices=2", "--batches=1,32", "--no-split"),
         ("--repeats=7",),
         (*_TINY, "--repeats=1"),
         _of_in_process,

@@ -21,6 +21,8 @@ from moe_model.checkpoint.recognise import (
 from moe_model.checkpoint.writer import CheckpointWriter
 from moe_model.config import ModelConfig
 from moe_model.errors import CheckpointError
+from moe_model.families import family_of
+from moe_model.layers.expert_slices import ExpertSlice
 from moe_model.names import StoredForm
 from moe_model.text.tokenizer_settings import TokenizerSettings
 
@@ -115,6 +117,18 @@ class Checkpoint(ABC):
         """One expert module in `expert_form`, where there is one: its matrices as `layers/stored_matrix.py`
         has them, the rest as `dtype`. Raises as `read_expert`."""
         raise AssertionError(f"{self.path}: experts are stored as {self.experts_stored_as}")
+    def read_slice(
+        self,
+        layer: int,
+        expert: int,
+        part: ExpertSlice,
+        dtype: torch.dtype | None = None,
+        device: str | torch.device = "cpu",
+    ) -> dict[str, Tensor]:
+        """A slice of an expert module. A format that has one sum for all of it reads all of it. Raises
+        CheckpointError."""
+        tensors = self.read_expert(layer, expert, dtype, device)
+        return family_of(self.config).cut_expert(tensors, part)
 
     @abstractmethod
     def expert_sha256(self, layer: int, expert: int) -> str:

@@ -12,6 +12,9 @@ from moe_model.layers.specs import Activation, ExpertSpec
 from moe_model.layers.stored_matrix import SCALE, StoredMatrix, stored_matrix
 from moe_model.names import WeightForm, stored_form
 
+# Tensors that have a row, or a value, for each hidden unit.
+UNIT_ROWS = frozenset({"up.weight", "up.bias", "gate.weight", "gate.bias"})
+
 
 @dataclass(frozen=True, slots=True)
 class ExpertFFN:
@@ -85,7 +88,7 @@ def cut_expert(
 
 
 def _cut(tensor: Tensor, name: str, part: ExpertSlice) -> Tensor:
-    if name in ("up.weight", "up.bias", "gate.weight", "gate.bias"):
+    if name in UNIT_ROWS:
         return tensor[part.units(len(tensor))].clone()
     if name == "down.weight":
         return tensor[:, part.units(tensor.shape[1])].clone(memory_format=torch.contiguous_format)

@@ -79,6 +79,7 @@ def running(
     on_loss: OnLoss = OnLoss.AUTO,
     over: Callable[[str], None] | None = None,
     num_slices: int = 1,
+    splits_rows: bool = False,
 ) -> Iterator[Running]:
     """Workers that end with the block, unless they are kept."""
     spec = WorkerSpec(
@@ -98,6 +99,7 @@ def running(
         epoch=epoch,
         on_loss=on_loss,
         num_slices=num_slices,
+        splits_rows=splits_rows,
     )
     pool = ExpertPool(catalog, transport, options)
     jobs = Jobs(fleet, expected, Timeouts(start=start_timeout, answer=call_timeout), pool)

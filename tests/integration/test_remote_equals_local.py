@@ -22,6 +22,7 @@ from coordinator.engine.messages.request import ContextOverflow, Request, StopRu
 from coordinator.server.build_engine import build_engine
 from coordinator.server.experts import open_experts
 from expert_workers.cluster.ray_cluster import RayCluster
+from expert_workers.dispatch.dispatch import Dispatch
 from expert_workers.remote_experts import RemoteExperts
 from moe_model import AssembledModel
 from moe_model.checkpoint.reader import Checkpoint
@@ -31,7 +32,7 @@ from moe_model.versions.running_experts import RunningExperts
 from tests.coordinator.engine.speculating import Counted, always_draft
 from tests.integration.ray_experts import running
 from tests.models import Collected, collect, drain, expected_tokens
-from tests.native import KERNELS
+from tests.native import KERNELS, needs_native
 
 MATRIX = [(1, 1), (2, 1), (2, 2), (3, 1), (3, 2), (5, 1), (5, 2), (7, 1), (7, 2)]
 SLICED_MATRIX = [(0, 1), (1, 1), (2, 1), (2, 2), (3, 1), (3, 2)]
@@ -197,6 +198,36 @@ def test_a_killed_worker_of_slices_costs_no_token(cluster: RayCluster, checkpoin
         finish(engine, results)
         assert {name: result.token_ids for name, result in results.items()} == expected
         assert ray.worker(1).num_losses == 1
+
+
+@needs_native
+@pytest.mark.timeout(300)
+def test_a_killed_worker_of_split_experts_costs_no_token(
+    cluster: RayCluster, checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both of two processes have every expert, and a part of its rows; one is killed as it gets some."""
+    config = replace(CONFIG, max_num_seqs=64, max_step_tokens=1024)
+    requests = [
+        Request(f"r{index}", tuple(range(index, index + 24)), SamplingParams(temperature=0), StopRules(4))
+        for index in range(40)
+    ]
+    with open_experts(checkpoint, config, WorkersConfig(num_workers=0)) as local:
+        expected = run_together(build_engine(checkpoint, config, local), requests)
+    num_pieces: list[int] = []
+    split = Dispatch.split
+    with running(checkpoint, 2, 2, namespace="pieces", splits_rows=True) as ray:
+        experts, pid = RemoteExperts(ray.pool, ray.supervisor, lambda: None), ray.pid(1)
+
+        def split_and_kill(self: Dispatch, sizes: Sequence[Sequence[int]]) -> None:
+            num_pieces.append(max(map(len, sizes)))
+            if len(num_pieces) == 2:
+                os.kill(pid, signal.SIGKILL)
+            split(self, sizes)
+
+        monkeypatch.setattr(Dispatch, "split", split_and_kill)
+        assert run_together(build_engine(checkpoint, config, experts), requests) == expected
+        assert ray.worker(1).num_losses == 1
+    assert num_pieces[:2] == [4, 4], "two for each holder"
 
 
 def finish(engine: Engine, results: dict[str, Collected]) -> None:

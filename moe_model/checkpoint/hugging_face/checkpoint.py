@@ -19,6 +19,7 @@ from moe_model.checkpoint.hugging_face.texts import read_settings, read_tokenize
 from moe_model.checkpoint.manifest import FileEntry, GenerationDefaults
 from moe_model.checkpoint.reader import Checkpoint, OnBytes
 from moe_model.config import ModelConfig
+from moe_model.layers.expert_slices import ExpertSlice
 from moe_model.names import StoredForm
 from moe_model.text.tokenizer_settings import TokenizerSettings
 
@@ -95,6 +96,15 @@ class HuggingFaceCheckpoint(Checkpoint):
 
     def read_stored_expert(self, layer: int, expert: int, dtype: torch.dtype) -> dict[str, Tensor]:
         return self._folder.read_stored_expert(layer, expert, dtype)
+    def read_slice(
+        self,
+        layer: int,
+        expert: int,
+        part: ExpertSlice,
+        dtype: torch.dtype | None = None,
+        device: str | torch.device = "cpu",
+    ) -> dict[str, Tensor]:
+        return self._folder.read_slice(layer, expert, part, dtype or self.dtype, device)
 
     def expert_sha256(self, layer: int, expert: int) -> str:
         """By where it is in which folder: its values are not read for it."""

@@ -3,6 +3,7 @@
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,8 @@ from moe_model.families.hugging_face import ConfigKeys, HuggingFaceModel, Tensor
 from moe_model.files import strict_json
 from moe_model.files.strict_json import brief
 from moe_model.files.whole_file import read_file
+from moe_model.layers.expert_ffn import UNIT_ROWS, cut_expert
+from moe_model.layers.expert_slices import ExpertSlice
 
 # Derived from the config, and written by old versions all the same.
 _DERIVED = re.compile(r".*\.rotary_emb\.inv_freq")
@@ -124,6 +127,17 @@ class HuggingFaceFolder:
         matrices = {name: each for name, each in found.items() if len(each.shape) == 2}
         others = {name: each for name, each in found.items() if name not in matrices}
         return read_kept(matrices, str(self.path)) | self._read(others, dtype, "cpu")
+    def read_slice(
+        self, layer: int, expert: int, part: ExpertSlice, dtype: torch.dtype, device: str | torch.device
+    ) -> dict[str, Tensor]:
+        """Of matrices whose rows are hidden units, those of the slice alone are read. Raises
+        CheckpointError."""
+        found = self.expert(layer, expert)
+        for name in found.keys() & UNIT_ROWS:
+            units = part.units(found[name].shape[0])
+            found[name] = replace(found[name], rows=(units.start, units.stop))
+        tensors = self._read(found, dtype, device)
+        return tensors | cut_expert({name: tensors[name] for name in tensors.keys() - UNIT_ROWS}, part)
 
     def _read(
         self, found: Mapping[str, Found], dtype: torch.dtype, device: str | torch.device

@@ -23,15 +23,17 @@ _WHOLES: tuple[set[Part], ...] = ({"all"}, {"first_half", "second_half"}, {"even
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """A tensor of ours of a known shape, and where it lies."""
+    """A tensor of ours of a known shape, and where it lies. `rows`: the first of those that are wanted, and
+    the one after the last; None: all."""
 
     stored: Stored
     source: TensorSource
     shape: tuple[int, ...]
+    rows: tuple[int, int] | None = None
 
     @property
     def num_bytes(self) -> int:
-        """Of its part in the files."""
+        """Of its part in the files, all rows of it."""
         of_item = self.stored.num_bytes // (1 if self.source.item is None else self.stored.shape[0])
         return of_item if self.source.part == "all" else of_item // 2
 
@@ -120,34 +122,37 @@ def _place(found: Found) -> tuple[str, int]:
 
 
 class _Item:
-    """The item that was read last."""
+    """The rows of an item that were read last."""
 
     def __init__(self) -> None:
-        self._what: tuple[str, int | None] | None = None
+        self._what: tuple[str, int | None, int, int] | None = None
         self._tensor = torch.empty(0)
 
-    def read(self, stored: Stored, item: int | None) -> Tensor:
-        what = stored.names[0], item
+    def read(self, stored: Stored, item: int | None, begin: int, end: int) -> Tensor:
+        what = stored.names[0], item, begin, end
         if what != self._what:
             self._what = None
-            num_rows = stored.shape[0 if item is None else 1]
-            self._tensor = stored.read(item, 0, num_rows)
+            self._tensor = stored.read(item, begin, end)
             self._what = what
         return self._tensor
+
+    def read_all(self, stored: Stored, item: int | None) -> Tensor:
+        return self.read(stored, item, 0, stored.shape[0 if item is None else 1])
 
 
 def _read(found: Found, last: _Item) -> Tensor:
     stored, source = found.stored, found.source
     num_rows = found.shape[0]
+    begin, end = found.rows or (0, num_rows)
     if is_turned(stored, source):
-        return _part(last.read(stored, source.item).t(), source.part, num_rows)
+        return _part(last.read_all(stored, source.item).t(), source.part, num_rows)[begin:end]
     match source.part:
         case "all" | "first_half":
-            return stored.read(source.item, 0, num_rows)
+            return stored.read(source.item, begin, end)
         case "second_half":
-            return stored.read(source.item, num_rows, 2 * num_rows)
+            return stored.read(source.item, num_rows + begin, num_rows + end)
         case _:
-            return _part(last.read(stored, source.item), source.part, num_rows)
+            return _part(last.read(stored, source.item, 2 * begin, 2 * end), source.part, end - begin)
 
 
 def _part(rows: Tensor, part: Part, num_rows: int) -> Tensor:

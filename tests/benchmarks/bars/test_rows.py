@@ -4,9 +4,10 @@ from typing import Any
 
 import pytest
 
-from benchmarks import dispatch, engine, start
+from benchmarks import arguments, dispatch, engine, start
 from benchmarks.bars.figure import Bar, Figure
 from benchmarks.bars.rows import ROWS, chosen
+from expertmesh.commands.options import options_of
 
 FOUND: dict[str, dict[str, Any]] = {
     "grpc": {
@@ -102,6 +103,12 @@ def test_start_has_no_figures_without_another_tree() -> None:
 def test_only_what_compares_is_told_of_the_other_tree() -> None:
     told = {name for name, row in ROWS.items() if "--beside=T" in row.arguments(quick=False, beside="T")}
     assert told == {"start"}
+
+
+def test_workers_have_slices_and_one_process_has_whole_experts() -> None:
+    _, _, *given = ROWS["workers"].arguments(quick=False, beside=None)
+    config = options_of(arguments.engine().parse_args(given), arguments.EngineBenchmark).engine
+    assert [engine.engine_config(config, workers).expert_slices for workers in (0, 2)] == [1, 2]
 
 
 def test_rows_keep_their_order() -> None:

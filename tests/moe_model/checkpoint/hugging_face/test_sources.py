@@ -1,6 +1,7 @@
 """Where tensors of ours lie in those of others: items, halves, alternating rows, turned; in which bytes."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -60,6 +61,16 @@ def test_a_part_of_a_tensor_that_is_not_stacked(part: Part, tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("is_transposed", [False, True])
+@pytest.mark.parametrize("part", PARTS)
+def test_some_rows_of_a_part(part: Part, is_transposed: bool, tmp_path: Path) -> None:
+    stack = STACK.transpose(1, 2) if is_transposed else STACK
+    found = finder(tmp_path, {"x": stack}).find((TensorSource("x", 1, part, is_transposed),), (R, I))
+    tensor = read(replace(found, rows=(2, 5)))
+    assert torch.equal(tensor, STACK[1, PARTS[part]][2:5])
+    assert tensor.untyped_storage().nbytes() == tensor.nbytes, "keeps no more than itself"
+
+
+@pytest.mark.parametrize("is_transposed", [False, True])
 def test_a_whole_item(is_transposed: bool, tmp_path: Path) -> None:
     stack = STACK.transpose(1, 2) if is_transposed else STACK
     source = TensorSource("x", 1, is_transposed=is_transposed)
@@ -79,7 +90,9 @@ def test_of_4_bits_the_rows_are_outputs_though_those_of_16_are_not(part: Part, t
     codes = torch.stack([blocks % 16, blocks // 16], dim=-1).flatten(-3).long()
     magnitudes = torch.tensor([0, 0.5, 1, 1.5, 2, 3, 4, 6])
     values = magnitudes[codes % 8] * (1 - 2 * (codes // 8))
-    assert torch.equal(read(packed.find((source,), (R, 64))), values[1, PARTS[part]])
+    found = packed.find((source,), (R, 64))
+    assert torch.equal(read(found), values[1, PARTS[part]])
+    assert torch.equal(read(replace(found, rows=(2, 5))), values[1, PARTS[part]][2:5])
 
 
 @pytest.mark.parametrize("part", PARTS)
@@ -92,6 +105,7 @@ def test_of_8_bits_a_part_has_the_scales_of_its_rows(part: Part, tmp_path: Path)
     expected = values[2].float() * scale[2][rows[:, None], columns[None]]
     found = stacked.find((TensorSource("x", 2, part),), (R, I))
     assert torch.equal(read(found), expected[PARTS[part]])
+    assert torch.equal(read(replace(found, rows=(2, 5))), expected[PARTS[part]][2:5]), "within two blocks"
 
 
 def test_the_first_that_is_there_counts(tmp_path: Path) -> None:
@@ -100,6 +114,27 @@ def test_the_first_that_is_there_counts(tmp_path: Path) -> None:
     assert torch.equal(read(both.find(alternatives, (2 * R, I))), STACK[0])
     with pytest.raises(CheckpointError, match="tensor 'x' is missing"):
         both.find((TensorSource("x"), TensorSource("y")), (R, I))
+
+
+def test_of_alternating_rows_only_those_of_the_wanted_ones_are_read_and_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    find = finder(tmp_path, {"x": STACK}).find
+    spans: list[tuple[int, int]] = []
+    real = ShardedTable.read_values
+
+    def read_values(self: ShardedTable, name: str, begin: int, count: int) -> Tensor:
+        spans.append((begin, count))
+        return real(self, name, begin, count)
+
+    monkeypatch.setattr(ShardedTable, "read_values", read_values)
+    parts: tuple[Part, ...] = ("even", "odd")
+    found: dict[str, Found] = {
+        part: replace(find((TensorSource("x", 1, part),), (R, I)), rows=(2, 5)) for part in parts
+    }
+    tensors = read_found(found, torch.float32, "cpu", "folder")
+    assert spans == [((2 * R + 4) * I, 6 * I)]
+    assert all(torch.equal(tensors[part], STACK[1, PARTS[part]][2:5]) for part in parts)
 
 
 def test_an_item_is_read_once_and_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
