@@ -15,7 +15,7 @@ from moe_model.names import InstructionChoice, WeightForm
 from moe_model.names import KernelChoice as KernelChoice
 
 try:
-    from moe_model.kernels.native.native_kernels import NativeKernels, instruction_sets
+    from moe_model.kernels.native.native_kernels import NativeKernels, instruction_sets, is_right
 except ImportError:
     # Installed without a C compiler: everything works, several times slower.
     HAS_NATIVE = False
@@ -47,6 +47,8 @@ def choose_kernels(
         return NativeKernels(num_threads=num_threads)
     if instruction_set not in (there := instruction_sets()):
         raise ConfigError(f"instruction set {instruction_set}: {platform.node()} has only {', '.join(there)}")
+    if not is_right(instruction_set):
+        raise ConfigError(f"instruction set {instruction_set}: its kernels are wrong on {platform.node()}")
     return NativeKernels(instruction_set, num_threads)
 
 

@@ -4,7 +4,7 @@ Shapes: as in moe_model/kernels/base.py.
 """
 
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from functools import cache, partial
 
 import torch
@@ -128,32 +128,37 @@ class NativeKernels:
             return None
 
 
+@cache
 def instruction_sets() -> tuple[InstructionSet, ...]:
-    """Those of this processor that are right, the best first."""
-    return tuple(_sets_that_are_right())
+    """Those of this processor, the best first."""
+    return tuple(name for name in INSTRUCTION_SETS if _is_here(name))
+
+
+def _is_here(name: InstructionSet) -> bool:
+    try:
+        _kernels.kernels(name)
+    except ValueError:
+        return False
+    except OSError as refusal:
+        _log.warning("the next best kernels are used: %s", refusal)
+        return False
+    return True
+
+
+def is_right(name: InstructionSet) -> bool:
+    """Whether the products of a set that is here agree with plain C: no machine that builds this package has
+    them all, and a wrong number is worse than a slow one."""
+    handle, plain = _kernels.kernels(name), _kernels.kernels("generic")
+    return name == "generic" or all(_agrees(handle, plain, dtype, form) for dtype, form in _CHECKED)
 
 
 @cache
 def best_that_is_right() -> object:
-    return _kernels.kernels(next(_sets_that_are_right()))
-
-
-def _sets_that_are_right() -> Iterator[InstructionSet]:
-    """The instruction sets of this processor whose products agree with plain C: no machine that builds this
-    package has them all, and a wrong number is worse than a slow one."""
-    plain = _kernels.kernels("generic")
-    for name in INSTRUCTION_SETS:
-        try:
-            handle = _kernels.kernels(name)
-        except ValueError:
-            continue
-        except OSError as refusal:
-            _log.warning("the next best kernels are used: %s", refusal)
-            continue
-        if name == "generic" or all(_agrees(handle, plain, dtype, form) for dtype, form in _CHECKED):
-            yield name
-        else:
-            _log.error("the %s kernels are wrong on this processor and are not used", name)
+    for name in instruction_sets():
+        if is_right(name):
+            return _kernels.kernels(name)
+        _log.error("the %s kernels are wrong on this processor and are not used", name)
+    raise AssertionError("plain C is right")
 
 
 def _agrees(handle: object, plain: object, dtype: torch.dtype, form: WeightForm) -> bool:

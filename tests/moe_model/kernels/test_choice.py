@@ -43,6 +43,9 @@ def test_an_instruction_set_that_is_asked_for_is_used_or_refused_by_name(
     monkeypatch.setattr("moe_model.kernels.choice.instruction_sets", lambda: ("avx2", "generic"))
     with pytest.raises(ConfigError, match=r"^instruction set avx512: .+ has only avx2, generic$"):
         choose_kernels("auto", "cpu", 1, "avx512")
+    monkeypatch.setattr("moe_model.kernels.choice.is_right", lambda name: name == "generic")
+    with pytest.raises(ConfigError, match=r"^instruction set avx2: its kernels are wrong on "):
+        choose_kernels("auto", "cpu", 1, "avx2")
 
 
 def test_torch_has_no_instruction_set_to_choose() -> None:
