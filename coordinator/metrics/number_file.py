@@ -3,8 +3,9 @@
 One process owns a file and writes; what it has counted stays when it dies. Each series is appended once and
 never moves; its numbers are doubles, which a processor writes whole.
 
-16 bytes: a mark, and where the next series begins; then series: the lengths of key and numbers, the key as
-JSON, the numbers, all aligned to 8 bytes.
+16 bytes: a mark, and where the next series begins; then series: the lengths of key and numbers, a checksum of
+lengths and key, the key as JSON, the numbers, all aligned to 8 bytes. An ARM processor may show others where
+a series ends before it shows what is in it: the checksum tells them when all of it is there.
 """
 
 import json
@@ -13,6 +14,7 @@ import mmap
 import os
 import struct
 import sys
+import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import cast
@@ -25,9 +27,11 @@ FILE_BYTES = 4 << 20
 # What is given back when its process dies; all else is kept.
 HELD = "held_"
 
-_MARK = int.from_bytes(b"numbers1", sys.byteorder)
+_MARK = int.from_bytes(b"numbers2", sys.byteorder)
 _HEAD_BYTES = 16
 _LENGTHS = struct.Struct("<II")
+# Lengths, checksum, and what fills them up.
+_FRONT = struct.Struct("<IIIxxxx")
 
 
 class NumberFile:
@@ -58,7 +62,7 @@ class NumberFile:
         if found is not None and len(found) == count:
             return cast(Values, found)
         name = json.dumps(key).encode()
-        start = self._seen + _LENGTHS.size
+        start = self._seen + _FRONT.size
         numbers = start + -(-len(name) // 8) * 8
         end = numbers + 8 * count
         if end > FILE_BYTES:
@@ -68,7 +72,7 @@ class NumberFile:
             return zeros(key, count)
         # What a writer that died has left behind the last series.
         self._view[start:end] = bytes(end - start)
-        _LENGTHS.pack_into(self._bytes, self._seen, len(name), count)
+        _FRONT.pack_into(self._bytes, self._seen, len(name), count, _checksum(name, count))
         self._view[start : start + len(name)] = name
         self._head[1] = end
         self._head[0] = _MARK
@@ -103,9 +107,17 @@ class NumberFile:
 
     def _series(self, end: int) -> Iterator[tuple[Key, "memoryview[float]"]]:
         while self._seen < end:
-            length, count = _LENGTHS.unpack_from(self._bytes, self._seen)
-            start = self._seen + _LENGTHS.size
+            length, count, checksum = _FRONT.unpack_from(self._bytes, self._seen)
+            start = self._seen + _FRONT.size
             numbers = start + -(-length // 8) * 8
-            name, labels = json.loads(self._bytes[start : start + length])
+            key = self._bytes[start : start + length]
+            if checksum != _checksum(key, count):
+                return
+            name, labels = json.loads(key)
             self._seen = numbers + 8 * count
             yield (name, tuple(labels)), self._view[numbers : self._seen].cast("d")
+
+
+def _checksum(key: bytes, count: int) -> int:
+    """Of a key as JSON, and of how many numbers it has; of zeros it is not 0."""
+    return zlib.crc32(key, zlib.crc32(_LENGTHS.pack(len(key), count)))

@@ -68,6 +68,25 @@ def test_any_keys_and_sizes(tmp_path_factory: pytest.TempPathFactory, series: li
     assert dict(other.items()) == expected
 
 
+@pytest.mark.parametrize("hidden", [slice(0, 16), slice(0, 8), slice(8, 16), slice(16, 24), slice(20, 40)])
+def test_a_series_is_seen_once_all_of_it_is(path: Path, hidden: slice) -> None:
+    """Other processors may see where a series ends before what is in it, piece by piece."""
+    own, other = NumberFile(path), NumberFile(path)
+    own.allocate(A, 1)[0] = 1
+    begin = struct.unpack_from("<8sQ", path.read_bytes())[1]
+    own.allocate(B, 1)[0] = 2
+    written = path.read_bytes()[begin:]
+    with path.open("r+b") as file:
+        file.seek(begin + hidden.start)
+        file.write(bytes(hidden.stop - hidden.start))
+        file.flush()
+        assert other.items() == [(A, [1.0])]
+        file.seek(begin + hidden.start)
+        file.write(written[hidden])
+        file.flush()
+        assert other.items() == [(A, [1.0]), (B, [2.0])]
+
+
 def test_what_a_writer_left_half_written_is_not_there(path: Path) -> None:
     NumberFile(path).allocate(A, 1)[0] = 1
     end = struct.unpack_from("<8sQ", path.read_bytes())[1]
