@@ -14,7 +14,7 @@ INSTALLED := .venv/.installed
 # Each has its C sources in src/, and the module that is built of them beside it.
 NATIVE := moe_model/kernels/native expert_workers/transports/stream/native expert_workers/dispatch/native
 
-.PHONY: help install demo serve test test-long test-slow chaos check format protos pages bench bench-serve bench-peers bench-service \
+.PHONY: help install demo serve test test-long test-slow test-arm chaos check format protos pages bench bench-serve bench-peers bench-service \
   fuzz examples clean
 
 help:  ## show this list
@@ -48,6 +48,9 @@ chaos: install  ## all scenarios of failure; those of networks need root, iprout
 
 test-slow: install  ## the tests that take a minute each
 	$(BIN)/python -m pytest -m slow $(ARGS)
+
+test-arm: install  ## kernels for ARM, cross-compiled and emulated: says what to install where that is missing
+	$(BIN)/python -m pytest -m arm tests/moe_model/kernels/native/test_arm.py $(ARGS)
 
 check: install  ## format, lint, types, stale stubs, stale pages
 	$(BIN)/ruff format --check .

@@ -18,7 +18,7 @@ RESULTS = "benchmarks/results"
 # Of x86 and of ARM.
 FLAGS = (
     *("avx2", "fma", "f16c", "avx_vnni", "avx512f", "avx512_vnni", "avx512_bf16"),
-    *("amx_tile", "amx_int8", "amx_bf16", "asimd", "sve", "i8mm", "bf16"),
+    *("amx_tile", "amx_int8", "amx_bf16", "asimd", "asimddp", "sve", "i8mm", "bf16"),
 )
 SETTINGS = ("OMP_", "GOMP_", "KMP_", "MKL_", "DNNL_", "ONEDNN_")
 PACKAGES = ("expertmesh", "torch", "ray", "grpcio")

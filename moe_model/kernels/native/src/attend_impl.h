@@ -1,30 +1,22 @@
 /* Attention over blocks of the cache: the part of rows_impl.h that needs a file of its own. Heads and rows that see the
  * same keys go together, block by block, so that a key is read from memory once for all of them; which ones do shows in
- * no bit. No include guard, as there. Wide vectors are W of W_LANES, with W_FMA, W_SPLAT, W_LOAD_BF16, and W_SUM(v) and
- * W_SUM_OF_FOUR(a, b, c, d), which add the lanes of one and of four in the same order; QUERIES go together, 2 or 4. */
-
-INLINE W NAME(load_wide)(const float *at) {
-    W v;
-    memcpy(&v, at, sizeof v);
-    return v;
-}
-
-INLINE void NAME(store_wide)(float *at, W v) { memcpy(at, &v, sizeof v); }
+ * no bit. No include guard, as there. Vectors are W, of W_LANES, with W_LOAD, W_STORE, W_LOAD_BF16, W_SPLAT, W_FMA, and W_SUM(v)
+ * and W_SUM_OF_FOUR(a, b, c, d), which add the lanes of one and of four in the same order; QUERIES go together, 2 or 4. */
 
 /* From scores to weights that still want to be divided by their sum, which is returned. */
 static float NAME(soften)(float *scores, long length, float largest) {
-    f32x8 sums = SPLAT8(0.0f);
+    HELD8 sums = SPLAT_HELD(0.0f);
     long i = 0;
     for (; i + 8 <= length; i += 8) {
         f32x8 e = NAME(exp8)(NAME(load8)(scores + i) - SPLAT8(largest));
         NAME(store8)(scores + i, e);
-        sums += e;
+        sums = HOLD(LANES8(sums) + e);
     }
     if (i < length) {
         f32x8 rest = SPLAT8(-INFINITY);
         for (long j = i; j < length; j++) rest[j - i] = scores[j] - largest;
         rest = NAME(exp8)(rest);
-        sums += rest;
+        sums = HOLD(LANES8(sums) + rest);
         for (long j = i; j < length; j++) scores[j] = rest[j - i];
     }
     return NAME(sum8)(sums);
@@ -87,7 +79,7 @@ static float NAME(weigh)(const attention_source *s, long head, float *scores, lo
     for (; i + 8 <= length; i += 8) {
         const f32x8 score = NAME(load8)(scores + i) * SPLAT8(s->scale);
         NAME(store8)(scores + i, score);
-        const i32x8 is_more = (score > most) | (score != score);
+        const i32x8 is_more = LESS8(most, score) | (score != score);
         most = (f32x8)(((i32x8)score & is_more) | ((i32x8)most & ~is_more));
     }
     float largest = -INFINITY;
@@ -118,7 +110,7 @@ static float NAME(weigh)(const attention_source *s, long head, float *scores, lo
             W key[4];                                                                                                  \
             _Pragma("GCC unroll 4") for (int c = 0; c < count; c++) key[c] = LOADER(k + c * d + i);                    \
             _Pragma("GCC unroll 4") for (int q = 0; q < nq; q++) {                                                     \
-                const W value = NAME(load_wide)(list[q].q + i);                                                        \
+                const W value = W_LOAD(list[q].q + i);                                                                 \
                 _Pragma("GCC unroll 4") for (int c = 0; c < count; c++) acc[q * count + c] =                           \
                     W_FMA(value, key[c], acc[q * count + c]);                                                          \
             }                                                                                                          \
@@ -148,7 +140,7 @@ static float NAME(weigh)(const attention_source *s, long head, float *scores, lo
         const float *p[QUERIES];                                                                                       \
         _Pragma("GCC unroll 4") for (int q = 0; q < nq; q++) p[q] = list[q].scores + (from - list[q].first);           \
         _Pragma("GCC unroll 16") for (int a = 0; a < nq * nv; a++) acc[a] =                                            \
-            NAME(load_wide)(list[a / nv].out + at + a % nv * W_LANES);                                                 \
+            W_LOAD(list[a / nv].out + at + a % nv * W_LANES);                                                          \
         for (long j = 0; j < n; j++) {                                                                                 \
             W value[8];                                                                                                \
             _Pragma("GCC unroll 8") for (int v = 0; v < nv; v++) value[v] =                                            \
@@ -160,7 +152,7 @@ static float NAME(weigh)(const attention_source *s, long head, float *scores, lo
             }                                                                                                          \
         }                                                                                                              \
         _Pragma("GCC unroll 16") for (int a = 0; a < nq * nv; a++)                                                     \
-            NAME(store_wide)(list[a / nv].out + at + a % nv * W_LANES, acc[a]);                                        \
+            W_STORE(list[a / nv].out + at + a % nv * W_LANES, acc[a]);                                                 \
     }                                                                                                                  \
     INLINE void NAME(mix_##type)(const NAME(query) *list, const element *values, long stride, long width, long from,   \
                                  long n, const int nq) {                                                               \
@@ -214,15 +206,15 @@ static float NAME(weigh)(const attention_source *s, long head, float *scores, lo
         for (long at = all.first, n; at < all.end; at += n) {                                                          \
             const element *block = of_head + q->blocks[at / s->block_size] * per_block + at % s->block_size * size;    \
             n = NAME(in_block)(at, s->block_size, all.end);                                                            \
-            if (at + n < all.end)                                                                                     \
-                NAME(prefetch)(of_head + q->blocks[(at + n) / s->block_size] * per_block,                             \
-                               NAME(smaller)(s->block_size, all.end - at - n) * size * (long)sizeof(element));        \
+            if (at + n < all.end)                                                                                      \
+                NAME(prefetch)(of_head + q->blocks[(at + n) / s->block_size] * per_block,                              \
+                               NAME(smaller)(s->block_size, all.end - at - n) * size * (long)sizeof(element));         \
             NAME(block_##type)(list, count, block, at, n, size, s->value_width, is_score);                             \
         }                                                                                                              \
     }
 
 #define IDENTITY(x) (x)
-DEFINE_ATTEND(f32, float, NAME(load_wide), IDENTITY)
+DEFINE_ATTEND(f32, float, W_LOAD, IDENTITY)
 DEFINE_ATTEND(bf16, uint16_t, W_LOAD_BF16, widen)
 #undef IDENTITY
 #undef DEFINE_ATTEND
@@ -248,6 +240,8 @@ static void NAME(attend)(const attention_source *s, const queries *q, float *sco
 #undef W_FMA
 #undef W_SPLAT
 #undef W_LOAD_BF16
+#undef W_LOAD
+#undef W_STORE
 #undef W_SUM
 #undef W_SUM_OF_FOUR
 #undef QUERIES

@@ -1,4 +1,5 @@
 /* Products for each instruction set, and which this processor has. */
+#include "arm.h"
 #include "matrix.h"
 
 #include <errno.h>
@@ -181,7 +182,11 @@ static int find_all(const gemm_kernels **found) {
 #else
 static int find_all(const gemm_kernels **found) {
     found[0] = &generic;
+#ifdef HAS_NEON
+    return 1 + find_arm_kernels(found + 1);
+#else
     return 1;
+#endif
 }
 #endif
 

@@ -1,6 +1,7 @@
-/* Row operations for one instruction set; with attend_impl.h included once for each, with NAME(x), FMA8(a, b, c), LOAD8_BF16,
- * SUM_OF_FOUR(a, b, c, d) defined. Eight lanes always: with AVX-512 a reduction's order, and so its bits, are those without,
- * but for attention, whose vectors may be wider. No include guard: that is the point. */
+/* Row operations for one instruction set; with attend_impl.h included once for each, with its vectors defined: NAME(x),
+ * FMA8(a, b, c), LESS8(a, b), and how eight lanes are held from one round of a loop to the next: HELD8, HOLD(v),
+ * LANES8(held), LOAD_HELD, STORE_HELD, SPLAT_HELD, FMA_HELD(a, b, c), SUM_OF_FOUR(a, b, c, d). Eight lanes always: with AVX-512 a
+ * reduction's order, and so its bits, are those without, but for attention. No include guard: that is the point. */
 
 #define INLINE static inline __attribute__((always_inline))
 
@@ -13,12 +14,12 @@ INLINE f32x8 NAME(load8)(const float *at) {
 INLINE void NAME(store8)(float *at, f32x8 v) { memcpy(at, &v, sizeof v); }
 
 /* Lane by lane the sums of four vectors, and of one: neighbours first, then the halves. */
-INLINE void NAME(sum8_four)(f32x8 a, f32x8 b, f32x8 c, f32x8 d, float *sums) {
+INLINE void NAME(sum8_four)(HELD8 a, HELD8 b, HELD8 c, HELD8 d, float *sums) {
     f32x4 four = SUM_OF_FOUR(a, b, c, d);
     memcpy(sums, &four, sizeof four);
 }
 
-INLINE float NAME(sum8)(f32x8 v) {
+INLINE float NAME(sum8)(HELD8 v) {
     f32x4 four = SUM_OF_FOUR(v, v, v, v);
     return four[0];
 }
@@ -26,7 +27,7 @@ INLINE float NAME(sum8)(f32x8 v) {
 /* e^x by 2^n * e^r, |r| <= ln 2 / 2, Taylor to the seventh degree: within 2 ulp; 0 below -87. */
 INLINE f32x8 NAME(exp8)(f32x8 x) {
     const f32x8 low = SPLAT8(-87.0f), round = SPLAT8(12582912.0f);
-    i32x8 is_low = x < low;
+    i32x8 is_low = LESS8(x, low);
     x = (f32x8)(((i32x8)low & is_low) | ((i32x8)x & ~is_low));
     f32x8 shifted = x * SPLAT8(1.44269504f) + round;
     f32x8 n = shifted - round;
@@ -63,7 +64,7 @@ INLINE f32x8 NAME(gelu8)(f32x8 x) {
     p = FMA8(p, t, SPLAT8(0.1978748855766564f));
     p = FMA8(p, t, SPLAT8(-1.805016454028991e-05f));
     f32x8 tail = SPLAT8(0.5f) * x * (NAME(exp8)(-z * z) * p);
-    i32x8 is_negative = x < SPLAT8(0.0f);
+    i32x8 is_negative = LESS8(x, SPLAT8(0.0f));
     f32x8 above = x - tail;
     /* What is not finite becomes NaN. */
     return (f32x8)(((i32x8)tail & is_negative) | ((i32x8)above & ~is_negative));
@@ -78,8 +79,8 @@ static void NAME(to_bf16)(const float *x, long n, uint16_t *y) {
     }
 }
 
-/* One block of `n` values, filled up with zeros; the largest becomes 127 or -127. The largest is found, and what is not finite
- * with it, by the bits, whose order is that of the numbers: no order of comparing shows. */
+/* One block of `n` values, filled up with zeros; the largest becomes 127 or -127. The largest is found, and what is not
+ * finite with it, by the bits, whose order is that of the numbers: no order of comparing shows. */
 INLINE void NAME(to_block)(const float *x, long n, row_block *to) {
     float value[BLOCK_INPUTS] = {0};
     int32_t bits[BLOCK_INPUTS], largest_bits = 0;
@@ -127,7 +128,7 @@ static void NAME(store_row)(const float *x, long n, void *y, long at, enum row_f
 INLINE f32x8 NAME(sigmoid8)(f32x8 x) {
     const i32x8 sign = SPLAT8I((int32_t)0x80000000);
     f32x8 e = NAME(exp8)((f32x8)((i32x8)x | sign));
-    i32x8 is_negative = x < SPLAT8(0.0f);
+    i32x8 is_negative = LESS8(x, SPLAT8(0.0f));
     f32x8 part = (f32x8)(((i32x8)e & is_negative) | ((i32x8)SPLAT8(1.0f) & ~is_negative));
     return part / (SPLAT8(1.0f) + e);
 }
@@ -156,16 +157,16 @@ INLINE void NAME(activate)(int activation, long n, float *row) {
 
 static void NAME(layer_norm)(const norm *how, const float *x, long width, void *y, enum row_form form) {
     const float *weight = how->weight_D, *bias = how->bias_D;
-    f32x8 sum = SPLAT8(0.0f);
+    HELD8 sum = SPLAT_HELD(0.0f);
     long i = 0;
-    for (; i + 8 <= width; i += 8) sum += NAME(load8)(x + i);
+    for (; i + 8 <= width; i += 8) sum = HOLD(LANES8(sum) + NAME(load8)(x + i));
     float total = NAME(sum8)(sum);
     for (; i < width; i++) total += x[i];
     const float mean = total / (float)width;
-    f32x8 squares = SPLAT8(0.0f);
+    HELD8 squares = SPLAT_HELD(0.0f);
     for (i = 0; i + 8 <= width; i += 8) {
         f32x8 c = NAME(load8)(x + i) - SPLAT8(mean);
-        squares = FMA8(c, c, squares);
+        squares = FMA_HELD(HOLD(c), HOLD(c), squares);
     }
     float variance = NAME(sum8)(squares);
     for (; i < width; i++) variance += (x[i] - mean) * (x[i] - mean);
@@ -179,11 +180,11 @@ static void NAME(layer_norm)(const norm *how, const float *x, long width, void *
 }
 
 static void NAME(rms_norm)(const norm *how, const float *x, long width, void *y, enum row_form form) {
-    f32x8 squares = SPLAT8(0.0f);
+    HELD8 squares = SPLAT_HELD(0.0f);
     long i = 0;
     for (; i + 8 <= width; i += 8) {
-        f32x8 v = NAME(load8)(x + i);
-        squares = FMA8(v, v, squares);
+        HELD8 v = LOAD_HELD(x + i);
+        squares = FMA_HELD(v, v, squares);
     }
     float total = NAME(sum8)(squares);
     for (; i < width; i++) total += x[i] * x[i];
@@ -218,7 +219,7 @@ INLINE void NAME(to_outputs)(const matrix *w, long first, long n, float *row) {
 
 /* NaN stays NaN. */
 INLINE f32x8 NAME(at_most8)(f32x8 x, f32x8 limit) {
-    i32x8 is_above = x > limit;
+    i32x8 is_above = LESS8(limit, x);
     return (f32x8)(((i32x8)limit & is_above) | ((i32x8)x & ~is_above));
 }
 
@@ -339,5 +340,13 @@ static const row_kernels NAME(rows) = {
 #undef INLINE
 #undef NAME
 #undef FMA8
-#undef LOAD8_BF16
+#undef LESS8
 #undef SUM_OF_FOUR
+#undef HELD8
+#undef HOLD
+#undef LANES8
+#undef LOAD_HELD
+#undef LOAD_HELD_BF16
+#undef STORE_HELD
+#undef SPLAT_HELD
+#undef FMA_HELD
