@@ -86,7 +86,7 @@ bench-service: install  ## many streams, slow readers, overload, shared prefixes
 	$(BIN)/python -m benchmarks.sampling
 	$(BIN)/python -m benchmarks.structured
 
-fuzz: install  ## coverage-guided fuzzing of decoding and validation, for SECONDS
+fuzz: install  ## coverage-guided fuzzing of decoding and validation, for SECONDS; on x86-64
 	@mkdir -p .fuzz
 	$(BIN)/python -m tests.fuzz.fuzz_request .fuzz -max_total_time=$(SECONDS) -max_len=4096 $(ARGS)
 
