@@ -87,17 +87,19 @@ def on_max(driver: list[str]) -> dict[str, list[str]]:
 
 
 @pytest.mark.parametrize("processor", [name for name in PROCESSORS if name != "max"])
-def test_a_processor_runs_what_it_has(driver: list[str], processor: str) -> None:
-    """Sets are found by what the processor says. Each is as plain C, on odd shapes, a row alone and among
-    others: the driver says where one is not."""
+def test_a_processor_runs_what_it_has(
+    driver: list[str], on_max: dict[str, list[str]], processor: str
+) -> None:
+    """Sets are found by what the processor says."""
     emulator, program, option = driver
     lines = _run([emulator, option, processor, program, *SETS])
-    assert tuple(lines) == PROCESSORS[processor]
-    assert {len(found) for found in lines.values()} == {671}
+    assert lines == {name: on_max[name] for name in PROCESSORS[processor]}
 
 
 def test_each_set_gives_the_same_bits(on_max: dict[str, list[str]]) -> None:
+    """Each is as plain C, on odd shapes, a row alone and among others: the driver says where one is not."""
     assert tuple(on_max) == SETS
+    assert len(on_max["neon"]) > 600
     assert on_max["dotprod"] == on_max["neon"]
     assert on_max["i8mm"] == on_max["neon"]
 
