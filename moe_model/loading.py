@@ -113,9 +113,7 @@ def _read_stored(
     if checkpoint.expert_form != form:
         raise CheckpointError(f"{checkpoint.path}: {_not_stored(checkpoint, form)}")
     tensors = checkpoint.read_stored_expert(module.layer, module.expert, dtype)
-    return (
-        tensors if module.part == WHOLE else family_of(checkpoint.config).cut_expert(tensors, module.part)
-    )
+    return tensors if module.part == WHOLE else family_of(checkpoint.config).cut_expert(tensors, module.part)
 
 
 def check_form(checkpoint: Checkpoint, form: WeightForm, num_slices: int) -> None:

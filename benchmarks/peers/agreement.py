@@ -14,7 +14,7 @@ PROMPT_TOKENS = 32
 NEW_TOKENS = 8
 # 8-bit weights cost 5 %; a wrong rotation of the positions 86 %, one wrong expert of five in each layer 64 %.
 MAX_ERROR = 0.1
-# 4-bit weights cost 46 % of random models, whose routers choose others; the same tensors are checked in 8 bits.
+# 4-bit weights cost 46 % of random models, whose routers choose others; 8 bits check the same tensors.
 MAX_ERROR_OF_4_BITS = 0.55
 # How many times as far off as transformers itself, in the same dtype, ours may be: both round, differently.
 MAX_TIMES = 2.0

@@ -117,6 +117,7 @@ class Checkpoint(ABC):
         """One expert module in `expert_form`, where there is one: its matrices as `layers/stored_matrix.py`
         has them, the rest as `dtype`. Raises as `read_expert`."""
         raise AssertionError(f"{self.path}: experts are stored as {self.experts_stored_as}")
+
     def read_slice(
         self,
         layer: int,

@@ -96,6 +96,7 @@ class HuggingFaceCheckpoint(Checkpoint):
 
     def read_stored_expert(self, layer: int, expert: int, dtype: torch.dtype) -> dict[str, Tensor]:
         return self._folder.read_stored_expert(layer, expert, dtype)
+
     def read_slice(
         self,
         layer: int,

@@ -127,6 +127,7 @@ class HuggingFaceFolder:
         matrices = {name: each for name, each in found.items() if len(each.shape) == 2}
         others = {name: each for name, each in found.items() if name not in matrices}
         return read_kept(matrices, str(self.path)) | self._read(others, dtype, "cpu")
+
     def read_slice(
         self, layer: int, expert: int, part: ExpertSlice, dtype: torch.dtype, device: str | torch.device
     ) -> dict[str, Tensor]:

@@ -21,7 +21,7 @@ int ask_for_tiles(void);
 /* As gemm_fn, over rows of bfloat16. A tile's sums are not those of AVX-512: 32 inputs are summed at a time, even ones and
  * odd ones each by itself, and both together are added to the sum of the inputs before. All numbers of rows go this way. */
 void gemm_bf16_amx(const matrix *w, const void *x, long stride, int num_rows, long first_panel, int num_panels,
-                   float *sums);
+                   upcoming later, float *sums);
 
 /* Few rows go the way of AVX-512: the bits are the same. */
 extern const block_kernels blocks_amx;

@@ -14,6 +14,9 @@
 #define HAS_I8MM 1
 #endif
 
+DECLARE_MXFP4(neon);
+DECLARE_MXFP4(dotprod);
+
 extern const block_kernels blocks_neon, blocks_dotprod, blocks_i8mm;
 
 /* The sets of this processor, from the worst to the best; returns how many. */

@@ -108,7 +108,7 @@ static void configure(int num_rows, int offset) {
         UNROLL for (int r = 0; r < mr; r++) memcpy(to + r * PANELS_PER_TASK * PANEL, &total[r], sizeof total[r]); \
     }                                                                                                        \
     static void gemm_##type##_amx(const uint8_t *panels, long num_blocks, const row_block *x, long stride,   \
-                                  int num_rows, int num_panels, float *sums) {                               \
+                                  int num_rows, int num_panels, upcoming later, float *sums) {               \
         const int mr = num_rows < TILE_ROWS ? FEW_ROWS : TILE_ROWS;                                          \
         const int by_tiles = num_rows % mr < FEW_ROWS ? num_rows - num_rows % mr : num_rows;                 \
         if (by_tiles > 0) configure(mr, offset);                                                             \
@@ -123,13 +123,15 @@ static void configure(int num_rows, int offset) {
         if (by_tiles > 0) release_tiles();                                                                   \
         if (by_tiles < num_rows)                                                                             \
             BESIDE.type(panels, num_blocks, x + by_tiles * stride, stride, num_rows - by_tiles, num_panels,  \
-                        sums + by_tiles * PANELS_PER_TASK * PANEL);                                          \
+                        later, sums + by_tiles * PANELS_PER_TASK * PANEL);                                          \
     }
 
 DEFINE_BLOCK_GEMM(q8, Q8_OFFSET)
 DEFINE_BLOCK_GEMM(q4, Q4_OFFSET)
 
-const block_kernels blocks_amx = {.q8 = gemm_q8_amx, .q4 = gemm_q4_amx};
+const block_kernels blocks_amx = {
+    .q8 = gemm_q8_amx, .q4 = gemm_q4_amx, .mxfp4 = gemm_mxfp4_avx512vnni, .fp8 = gemm_fp8_avx512,
+};
 
 #ifndef TILES
 #pragma GCC pop_options

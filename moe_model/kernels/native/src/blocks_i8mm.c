@@ -118,18 +118,18 @@ INLINE void gemm(const uint8_t *panels, long num_blocks, const row_block *x, lon
 }
 
 static void gemm_q8_i8mm(const uint8_t *panels, long num_blocks, const row_block *x, long stride, int num_rows,
-                         int num_panels, float *sums) {
-    if (num_rows == 1) blocks_dotprod.q8(panels, num_blocks, x, stride, num_rows, num_panels, sums);
+                         int num_panels, upcoming later, float *sums) {
+    if (num_rows == 1) blocks_dotprod.q8(panels, num_blocks, x, stride, num_rows, num_panels, later, sums);
     else gemm(panels, num_blocks, x, stride, num_rows, num_panels, sums, 0);
 }
 
 static void gemm_q4_i8mm(const uint8_t *panels, long num_blocks, const row_block *x, long stride, int num_rows,
-                         int num_panels, float *sums) {
-    if (num_rows == 1) blocks_dotprod.q4(panels, num_blocks, x, stride, num_rows, num_panels, sums);
+                         int num_panels, upcoming later, float *sums) {
+    if (num_rows == 1) blocks_dotprod.q4(panels, num_blocks, x, stride, num_rows, num_panels, later, sums);
     else gemm(panels, num_blocks, x, stride, num_rows, num_panels, sums, 1);
 }
 
-const block_kernels blocks_i8mm = {gemm_q8_i8mm, gemm_q4_i8mm};
+const block_kernels blocks_i8mm = {gemm_q8_i8mm, gemm_q4_i8mm, gemm_mxfp4_dotprod, gemm_fp8_generic};
 
 #ifndef __clang__
 #pragma GCC pop_options

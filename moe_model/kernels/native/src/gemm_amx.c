@@ -118,7 +118,8 @@ static void multiply(const inputs *whole, const inputs *rest, row_groups rows, i
 }
 
 void gemm_bf16_amx(const matrix *m, const void *x, long stride, int num_rows, long first_panel, int num_panels,
-                   float *sums) {
+                   upcoming later, float *sums) {
+    (void)later;
     const long pairs = (m->num_in + 1) / 2, rest_pairs = pairs % STEP_PAIRS;
     const long panel_size = pairs * TILE_ROW_BYTES;
     const uint8_t *w = (const uint8_t *)m->panels + first_panel * panel_size;

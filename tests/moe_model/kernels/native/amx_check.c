@@ -126,7 +126,7 @@ static void check_bf16(int most_rows, const int *rows, int count) {
         for (long first = 0; first < panels; first += PANELS_PER_TASK) {
             const int some = panels - first < PANELS_PER_TASK ? (int)(panels - first) : PANELS_PER_TASK;
             float *sums = new_sums(rows[i]);
-            gemm_bf16_amx(&m, x, stride, rows[i], first, some, sums);
+            gemm_bf16_amx(&m, x, stride, rows[i], first, some, (upcoming){0}, sums);
             compare("bf16", sums, expected_RO, rows[i], first, some);
             free(sums);
         }
@@ -154,7 +154,7 @@ static void check_blocks(const char *form, int most_rows, const int *rows, int c
     float *expected_RO = room(most_rows * panels * PANEL * (long)sizeof(float));
     float *sums = new_sums(most_rows);
     for (long panel = 0; panel < panels; panel++) {
-        definition(w + panel * num_blocks * size, num_blocks, x, stride, most_rows, 1, sums);
+        definition(w + panel * num_blocks * size, num_blocks, x, stride, most_rows, 1, (upcoming){0}, sums);
         for (int row = 0; row < most_rows; row++)
             memcpy(expected_RO + (row * panels + panel) * PANEL, sums + row * ROW, sizeof(float) * PANEL);
     }
@@ -163,7 +163,7 @@ static void check_blocks(const char *form, int most_rows, const int *rows, int c
         for (long first = 0; first < panels; first += PANELS_PER_TASK) {
             const int some = panels - first < PANELS_PER_TASK ? (int)(panels - first) : PANELS_PER_TASK;
             sums = new_sums(rows[i]);
-            by_tiles(w + first * num_blocks * size, num_blocks, x, stride, rows[i], some, sums);
+            by_tiles(w + first * num_blocks * size, num_blocks, x, stride, rows[i], some, (upcoming){0}, sums);
             /* Few rows go the way of another set, which writes the panels after the last. */
             for (int row = 0; row < rows[i]; row++)
                 for (int column = some * PANEL; column < ROW; column++) sums[row * ROW + column] = UNTOUCHED;

@@ -31,7 +31,7 @@ def _compiled(folder: Path, *options: str) -> Path:
     assert COMPILER is not None
     program = folder / "amx_check"
     flags = ["-O1", "-std=gnu11", "-ffp-contract=off", "-Wno-psabi", f"-I{SOURCES}", f"-I{FOLDER}"]
-    sources = [*options, str(FOLDER / "amx_check.c"), "-o", str(program), "-lm"]
+    sources = [*options, str(FOLDER / "amx_check.c"), str(SOURCES / "fp8.c"), "-o", str(program), "-lm"]
     subprocess.run([COMPILER, *flags, *sources], check=True, timeout=300)
     return program
 
