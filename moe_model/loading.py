@@ -74,8 +74,10 @@ def load_module(
     kernels: Kernels,
     *,
     form: WeightForm = "model",
+    freed: FreedMemory | None = None,
 ) -> tuple[Expert, int]:
     """One module, from the checkpoint or from its own file, and how many bytes its tensors have in memory.
+    `freed` is told what was read, which is more where it is rounded.
 
     `form` is what matrices are rounded to, or the one that they are stored in; kernels that cannot keep
     that one get numbers of `dtype`. Raises CheckpointError naming the file and the tensor.
@@ -88,7 +90,12 @@ def load_module(
     else:
         tensors = _read_stored(checkpoint, module, dtype, stored)
     num_bytes = sum(_num_bytes(tensor, form) for tensor in tensors.values())
-    return family_of(config).build_expert(config, tensors, kernels, form=form), num_bytes
+    num_read = sum(tensor.nbytes for tensor in tensors.values())
+    expert = family_of(config).build_expert(config, tensors, kernels, form=form)
+    del tensors
+    if freed is not None:
+        freed.add(num_read)
+    return expert, num_bytes
 
 
 def _read(
@@ -150,8 +157,7 @@ def load_local_experts(
 
     def load(module: ExpertModule) -> Expert:
         halt.check()
-        expert, num_bytes = load_module(checkpoint, module, dtype, device, kernels, form=form)
-        freed.add(num_bytes)
+        expert, _ = load_module(checkpoint, module, dtype, device, kernels, form=form, freed=freed)
         progress.add(1)
         return expert
 

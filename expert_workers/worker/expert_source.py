@@ -89,15 +89,17 @@ class CheckpointSource:
     def read(self, module: ExpertModule) -> tuple[Expert, int]:
         spec, (checkpoint, opened) = self._spec, self._open()
         try:
-            loaded = load_module(checkpoint, module, spec.dtype, spec.device, opened.kernels, form=spec.form)
+            return load_module(
+                *(checkpoint, module, spec.dtype, spec.device, opened.kernels),
+                form=spec.form,
+                freed=self._freed,
+            )
         except (MemoryError, RuntimeError) as error:
             # torch's own, where a device has no more memory, is the second.
             name = expert_file(module.layer, module.expert)
             path = str(checkpoint.path / name) if module.file is None else module.file.path
             reason = (str(error).splitlines() or [type(error).__name__])[0]
             raise CheckpointError(f"{path}: cannot be put into memory: {reason}") from None
-        self._freed.add(loaded[1])
-        return loaded
 
     def _open(self) -> tuple[Checkpoint, Opened]:
         if self._opened is None:

@@ -42,6 +42,8 @@ SHARD_BYTES = 20_000_000
 OTHER_BYTES = 2_000_000
 # What tables keep beside, and what the C library has of freed memory until it is used again.
 OTHER_MEMORY, FREED_MEMORY = 10_000_000, 34_000_000
+# What is rounded is rounded piece by piece, several at once, each for a moment in float32 and more than once.
+ROUNDED_MEMORY = 6_000_000
 
 MEASURE = """
 import gc, json, os, sys
@@ -133,4 +135,5 @@ def test_each_process_reads_and_keeps_its_own_part(folder: Path) -> None:
         stored = checkpoint.experts_bytes // 2 if is_worker else stored_shared
         assert stored - OTHER_BYTES <= counted.read <= stored + OTHER_BYTES, name
         assert 0.9 * promised <= counted.kept <= promised + OTHER_MEMORY, name
-        assert counted.peak <= promised + 2 * sizes.expert_bytes + FREED_MEMORY, name
+        rounded = ROUNDED_MEMORY if name in forms else 0
+        assert counted.peak <= promised + 2 * sizes.expert_bytes + FREED_MEMORY + rounded, name

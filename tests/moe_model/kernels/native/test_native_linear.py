@@ -4,6 +4,7 @@ Shapes: R rows, I inputs, O outputs.
 """
 
 from collections.abc import Iterator
+from functools import cache
 
 import pytest
 import torch
@@ -18,7 +19,7 @@ from moe_model.names import INSTRUCTION_SETS, InstructionSet, WeightForm
 from tests.native import needs_native
 
 pytest.importorskip("moe_model.kernels.native._kernels", reason="the C kernels are not built")
-from moe_model.kernels.native import _kernels
+from moe_model.kernels.native import _kernels, native_kernels
 from moe_model.kernels.native.linear import NativeLinear
 from moe_model.kernels.native.native_kernels import NativeKernels, best_that_is_right
 from tests.examples import examples
@@ -185,5 +186,7 @@ def test_tiles_that_the_system_refuses_are_not_used(
         return found(name)
 
     monkeypatch.setattr(_kernels, "kernels", refusing)
+    for found_once in (native_kernels.instruction_sets, native_kernels.best_that_is_right):
+        monkeypatch.setattr(native_kernels, found_once.__name__, cache(found_once.__wrapped__))
     assert NativeKernels().instruction_set == next(name for name in HERE if name != "amx")
     assert "kernels amx: Operation not supported" in caplog.text
