@@ -93,8 +93,15 @@ class DecoderBuilder:
             SHARED_NETWORK, {name: self._tensors[f"{prefix}.{name}"] for name in names}, form=self._weights
         )
 
-    def _linear(self, weight_OI: Tensor, bias_O: Tensor | None = None, norm: Norm | None = None) -> Linear:
-        return self._kernels.linear(weight_OI, bias_O, norm=norm, form=self._weights)
+    def _linear(
+        self,
+        weight_OI: Tensor,
+        bias_O: Tensor | None = None,
+        norm: Norm | None = None,
+        *,
+        exact_rows: bool = False,
+    ) -> Linear:
+        return self._kernels.linear(weight_OI, bias_O, norm=norm, form=self._weights, exact_rows=exact_rows)
 
     def _attention_maker(self) -> Callable[[int], Attention]:
         """Of a layer; what all layers have in common is made once."""
@@ -111,6 +118,8 @@ class DecoderBuilder:
                     self._joined(prefix, ("q", "k", "v"), "weight"),
                     qkv_O,
                     norm=self._norm_before(f"{prefix}.attn_norm"),
+                    # What is attended to hangs on queries and keys more than on all other rows.
+                    exact_rows=True,
                 ),
                 self._linear(self._tensors[f"{prefix}.out.weight"], self._tensors.get(f"{prefix}.out.bias")),
                 config.n_heads,

@@ -41,7 +41,7 @@ class LatentBuilder:
         return AbsorbedAttention(
             norm,
             self._queries(prefix),
-            self._linear(f"{prefix}.kv_down"),
+            self._linear(f"{prefix}.kv_down", exact_rows=True),
             self._norm(f"{prefix}.kv_norm"),
             self._kernels.head_linear(up_HOI[:, :plain].transpose(1, 2)),
             self._kernels.head_linear(up_HOI[:, plain:]),
@@ -59,13 +59,19 @@ class LatentBuilder:
         parts = weight_HOI[:, :plain], weight_HOI[:, -turning:]
         weight_OI = torch.cat([part_HOI.flatten(0, 1) for part_HOI in parts])
         if is_direct:
-            return LatentQueries(None, self._kernels.linear(weight_OI, form=self._weights), *widths)
-        up = self._kernels.linear(weight_OI, norm=self._norm(f"{prefix}.q_norm"), form=self._weights)
-        return LatentQueries(self._linear(f"{prefix}.q_down"), up, *widths)
+            return LatentQueries(None, self._multiply(weight_OI, exact_rows=True), *widths)
+        up = self._multiply(weight_OI, norm=self._norm(f"{prefix}.q_norm"), exact_rows=True)
+        return LatentQueries(self._linear(f"{prefix}.q_down", exact_rows=True), up, *widths)
 
-    def _linear(self, name: str) -> Linear:
+    def _linear(self, name: str, *, exact_rows: bool = False) -> Linear:
         weight_OI, bias_O = self._tensors[f"{name}.weight"], self._tensors.get(f"{name}.bias")
-        return self._kernels.linear(weight_OI, bias_O, form=self._weights)
+        return self._multiply(weight_OI, bias_O, exact_rows=exact_rows)
+
+    def _multiply(
+        self, weight_OI: Tensor, bias_O: Tensor | None = None, norm: Norm | None = None, *, exact_rows: bool
+    ) -> Linear:
+        """`exact_rows` of queries and keys, as `decoder/build.py` has it."""
+        return self._kernels.linear(weight_OI, bias_O, norm=norm, form=self._weights, exact_rows=exact_rows)
 
     def _norm(self, name: str) -> Norm:
         return self._kernels.norm(self._norm_spec, self._tensors[f"{name}.weight"])

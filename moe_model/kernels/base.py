@@ -169,8 +169,10 @@ class Kernels(Protocol):
         norm: Norm | None = None,
         *,
         form: WeightForm = "model",
+        exact_rows: bool = False,
     ) -> Linear:
-        """`form` rounds the weights. Kernels that multiply blocks round rows to blocks of 8 bits too."""
+        """`form` rounds the weights. Kernels that multiply blocks round rows to blocks of 8 bits too; some
+        round them to bfloat16 where weights are, and `exact_rows` asks those not to, which takes longer."""
 
     def head_linear(self, weight_HOI: Tensor) -> HeadLinear:
         """y_tho = Σ_i W_hoi x_thi."""

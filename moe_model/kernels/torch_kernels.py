@@ -67,6 +67,7 @@ class TorchKernels:
         norm: Norm | None = None,
         *,
         form: WeightForm = "model",
+        exact_rows: bool = False,
     ) -> Linear:
         """Of weights as `form` can say them, but kept in their own dtype; rows are not rounded."""
         return TorchLinear(rounded(weight_OI, form), bias_O, activation, norm)

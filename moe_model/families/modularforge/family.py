@@ -146,6 +146,8 @@ class ModularForge:
                 tensors[f"{prefix}.qkv.weight"],
                 norm=_norm(tensors, f"{prefix}.attn_norm", kernels),
                 form=form,
+                # What is attended to hangs on queries and keys more than on all other rows.
+                exact_rows=True,
             ),
             kernels.linear(tensors[f"{prefix}.out.weight"], form=form),
             config.n_heads,

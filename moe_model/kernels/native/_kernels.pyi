@@ -16,6 +16,7 @@ def matrix(
     is_gated: int,
     limit: float,
     alpha: float,
+    wants_exact_rows: int,
     /,
 ) -> object: ...
 def norm(kind: int, weight: int, bias: int, eps: float, width: int, /) -> object: ...

@@ -76,6 +76,7 @@ class NativeMatrix:
         *,
         form: WeightForm = "model",
         limit: SwigluLimit | None = None,
+        exact_rows: bool = False,
     ) -> None:
         assert limit is None or gate_OI is not None
         self.num_out, self.num_in = weight_OI.shape
@@ -101,6 +102,7 @@ class NativeMatrix:
             self.is_gated,
             0.0 if limit is None else limit.limit,
             0.0 if limit is None else limit.alpha,
+            exact_rows,
         )
 
 

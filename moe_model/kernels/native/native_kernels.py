@@ -88,9 +88,11 @@ class NativeKernels:
         norm: Norm | None = None,
         *,
         form: WeightForm = "model",
+        exact_rows: bool = False,
     ) -> Linear:
         assert norm is None or isinstance(norm, NativeNorm)
-        return NativeLinear(self._runtime, NativeMatrix(weight_OI, bias_O, form=form), activation, norm)
+        matrix = NativeMatrix(weight_OI, bias_O, form=form, exact_rows=exact_rows)
+        return NativeLinear(self._runtime, matrix, activation, norm)
 
     def head_linear(self, weight_HOI: Tensor) -> HeadLinear:
         return NativeHeadLinear(self._runtime, weight_HOI)

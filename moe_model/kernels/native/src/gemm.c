@@ -127,18 +127,18 @@ static void gemm_pairs_avx512bf16(const matrix *m, const void *x, long stride, i
 }
 #endif
 
-static const gemm_kernels generic = {"generic", gemm_f32_generic, gemm_bf16_generic, gemm_i8_generic, 0, &blocks_generic};
+static const gemm_kernels generic = {"generic", gemm_f32_generic, gemm_bf16_generic, gemm_i8_generic, 0, &blocks_generic, NULL};
 #if HAS_X86
-static const gemm_kernels avx2 = {"avx2", gemm_f32_avx2, gemm_bf16_avx2, gemm_i8_avx2, 0, &blocks_avx2};
-static const gemm_kernels avx512 = {"avx512", gemm_f32_avx512, gemm_bf16_avx512, gemm_i8_avx512, 0, &blocks_avx2};
+static const gemm_kernels avx2 = {"avx2", gemm_f32_avx2, gemm_bf16_avx2, gemm_i8_avx2, 0, &blocks_avx2, NULL};
+static const gemm_kernels avx512 = {"avx512", gemm_f32_avx512, gemm_bf16_avx512, gemm_i8_avx512, 0, &blocks_avx2, NULL};
 static const gemm_kernels avx512vnni = {
-    "avx512vnni", gemm_f32_avx512, gemm_bf16_avx512, gemm_i8_avx512, 0, &blocks_avx512vnni,
+    "avx512vnni", gemm_f32_avx512, gemm_bf16_avx512, gemm_i8_avx512, 0, &blocks_avx512vnni, NULL,
 };
 static const gemm_kernels avx512bf16 = {
-    "avx512bf16", gemm_f32_avx512, gemm_pairs_avx512bf16, gemm_i8_avx512, 1, &blocks_avx512vnni,
+    "avx512bf16", gemm_f32_avx512, gemm_pairs_avx512bf16, gemm_i8_avx512, 1, &blocks_avx512vnni, gemm_bf16_avx512,
 };
 #ifdef HAS_AMX
-static const gemm_kernels amx = {"amx", gemm_f32_avx512, gemm_bf16_amx, gemm_i8_avx512, 1, &blocks_amx};
+static const gemm_kernels amx = {"amx", gemm_f32_avx512, gemm_bf16_amx, gemm_i8_avx512, 1, &blocks_amx, NULL};
 #endif
 
 /* Conversions of float16, for which not every compiler has a name: bit 29 of leaf 1. */
@@ -148,7 +148,7 @@ static int has_float16(void) {
 }
 
 #ifdef HAS_AVXVNNI
-static const gemm_kernels avxvnni = {"avxvnni", gemm_f32_avx2, gemm_bf16_avx2, gemm_i8_avx2, 0, &blocks_avxvnni};
+static const gemm_kernels avxvnni = {"avxvnni", gemm_f32_avx2, gemm_bf16_avx2, gemm_i8_avx2, 0, &blocks_avxvnni, NULL};
 
 /* Bit 4 of leaf 7.1. */
 static int has_avxvnni(void) {

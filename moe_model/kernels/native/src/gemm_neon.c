@@ -36,12 +36,12 @@ static inline float32x4_t load_i8(const int8_t *at) {
 #define ROWS_AT_ONCE(type) 6
 #include "gemm_impl.h"
 
-static const gemm_kernels neon = {"neon", gemm_f32_neon, gemm_bf16_neon, gemm_i8_neon, 0, &blocks_neon};
+static const gemm_kernels neon = {"neon", gemm_f32_neon, gemm_bf16_neon, gemm_i8_neon, 0, &blocks_neon, NULL};
 #ifdef HAS_DOTPROD
-static const gemm_kernels dotprod = {"dotprod", gemm_f32_neon, gemm_bf16_neon, gemm_i8_neon, 0, &blocks_dotprod};
+static const gemm_kernels dotprod = {"dotprod", gemm_f32_neon, gemm_bf16_neon, gemm_i8_neon, 0, &blocks_dotprod, NULL};
 #endif
 #ifdef HAS_I8MM
-static const gemm_kernels i8mm = {"i8mm", gemm_f32_neon, gemm_bf16_neon, gemm_i8_neon, 0, &blocks_i8mm};
+static const gemm_kernels i8mm = {"i8mm", gemm_f32_neon, gemm_bf16_neon, gemm_i8_neon, 0, &blocks_i8mm, NULL};
 #endif
 
 /* The bit of a word of the kernel about the processor, for which not every C library has a name, or Apple's name. */

@@ -2,6 +2,7 @@
 #ifndef EXPERTMESH_MATRIX_H
 #define EXPERTMESH_MATRIX_H
 
+#include <stddef.h>
 #include <stdint.h>
 
 #include "blocks.h"
@@ -31,6 +32,7 @@ typedef struct {
     long num_in, num_out;
     int type, is_gated;
     float limit, alpha;
+    int wants_exact_rows; /* of bfloat16: rows are not rounded, where a set has a product for that */
 } matrix;
 
 /* Fills sums[r][PANELS_PER_TASK * PANEL] with x Wᵀ for up to ROWS_PER_TASK rows and PANELS_PER_TASK panels.
@@ -45,6 +47,7 @@ typedef struct {
     gemm_fn f32, bf16, i8;
     int bf16_wants_bf16_rows;
     const block_kernels *blocks;
+    gemm_fn bf16_of_exact_rows; /* or NULL; NULL where `bf16` is that */
 } gemm_kernels;
 
 /* The best for this processor; `name` picks one by name, NULL the best. NULL: not for this processor, or where errno is not 0,
@@ -54,9 +57,13 @@ const gemm_kernels *find_gemm_kernels(const char *name);
 /* Whether its rows are rounded to blocks. */
 static inline int is_of_blocks(const matrix *w) { return w->type >= WEIGHT_Q8 && w->type <= WEIGHT_MXFP4; }
 
+static inline int has_exact_rows(const gemm_kernels *kernels, const matrix *w) {
+    return w->wants_exact_rows && kernels->bf16_of_exact_rows != NULL;
+}
+
 static inline enum row_form row_form_of(const gemm_kernels *kernels, const matrix *w) {
     if (is_of_blocks(w)) return AS_BLOCKS;
-    return w->type == WEIGHT_BF16 && kernels->bf16_wants_bf16_rows ? AS_BF16 : AS_F32;
+    return w->type == WEIGHT_BF16 && kernels->bf16_wants_bf16_rows && !has_exact_rows(kernels, w) ? AS_BF16 : AS_F32;
 }
 
 /* Elements of a row: pairs of bfloat16, or whole blocks. */

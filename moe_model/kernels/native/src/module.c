@@ -50,6 +50,7 @@ static PyObject *py_matrix(PyObject *self, PyObject *const *args, Py_ssize_t num
     m.is_gated = (int)read_long(&r);
     m.limit = read_float(&r);
     m.alpha = read_float(&r);
+    m.wants_exact_rows = (int)read_long(&r);
     return is_done(&r) ? to_capsule(&m, sizeof m, MATRIX) : NULL;
 }
 

@@ -25,9 +25,10 @@ static void gemm(const kernel_set *kernels, const matrix *w, const void *x, long
         fn(panels, blocks_of(w->num_in), x, stride / BLOCK_INPUTS, num_rows, count, later, sums);
         return;
     }
-    gemm_fn fn = w->type == WEIGHT_F32 ? kernels->gemm->f32
-                 : w->type == WEIGHT_BF16 ? kernels->gemm->bf16
-                                          : kernels->gemm->i8;
+    gemm_fn fn = w->type == WEIGHT_F32    ? kernels->gemm->f32
+                 : w->type == WEIGHT_I8   ? kernels->gemm->i8
+                 : has_exact_rows(kernels->gemm, w) ? kernels->gemm->bf16_of_exact_rows
+                                                    : kernels->gemm->bf16;
     fn(w, x, stride, num_rows, first_panel, count, later, sums);
 }
 

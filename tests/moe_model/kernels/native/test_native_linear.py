@@ -175,6 +175,15 @@ def test_wrong_kernels_are_not_used(
 
 
 @pytest.mark.usefixtures("chosen_anew")
+@pytest.mark.skipif("avx512bf16" not in HERE, reason="this processor does not multiply pairs of bfloat16")
+def test_rows_that_are_wanted_exact_are_not_rounded() -> None:
+    weight_OI, x_RI = torch.randn(37, 301).bfloat16(), torch.randn(5, 301)
+    pairs, widened = (NativeKernels(name, 1) for name in ("avx512bf16", "avx512"))
+    exact_RO = widened.linear(weight_OI)(x_RI)
+    assert torch.equal(pairs.linear(weight_OI, exact_rows=True)(x_RI), exact_RO)
+    assert not torch.equal(pairs.linear(weight_OI)(x_RI), exact_RO)
+
+
 def test_tiles_that_the_system_refuses_are_not_used(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
