@@ -43,7 +43,7 @@ class LatentBuilder:
             self._queries(prefix),
             self._linear(f"{prefix}.kv_down", exact_rows=True),
             self._norm(f"{prefix}.kv_norm"),
-            self._kernels.head_linear(up_HOI[:, :plain].transpose(1, 2)),
+            self._kernels.head_linear(up_HOI[:, :plain].transpose(1, 2), exact_rows=True),
             self._kernels.head_linear(up_HOI[:, plain:]),
             self._linear(f"{prefix}.out"),
             self._rotary,

@@ -172,10 +172,11 @@ class Kernels(Protocol):
         exact_rows: bool = False,
     ) -> Linear:
         """`form` rounds the weights. Kernels that multiply blocks round rows to blocks of 8 bits too; some
-        round them to bfloat16 where weights are, and `exact_rows` asks those not to, which takes longer."""
+        round them to bfloat16 where weights are, and `exact_rows` asks those not to, which takes longer. With
+        tiles it would take too long, and they are rounded all the same."""
 
-    def head_linear(self, weight_HOI: Tensor) -> HeadLinear:
-        """y_tho = Σ_i W_hoi x_thi."""
+    def head_linear(self, weight_HOI: Tensor, *, exact_rows: bool = False) -> HeadLinear:
+        """y_tho = Σ_i W_hoi x_thi; `exact_rows` as `linear` has it."""
 
     def rotary(self, spec: RotarySpec) -> Rotary:
         """One is enough for all layers."""

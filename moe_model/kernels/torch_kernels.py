@@ -72,7 +72,7 @@ class TorchKernels:
         """Of weights as `form` can say them, but kept in their own dtype; rows are not rounded."""
         return TorchLinear(rounded(weight_OI, form), bias_O, activation, norm)
 
-    def head_linear(self, weight_HOI: Tensor) -> HeadLinear:
+    def head_linear(self, weight_HOI: Tensor, *, exact_rows: bool = False) -> HeadLinear:
         return TorchHeadLinear(weight_HOI)
 
     def rotary(self, spec: RotarySpec) -> Rotary:

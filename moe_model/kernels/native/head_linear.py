@@ -13,12 +13,12 @@ from moe_model.kernels.native.runtime import Runtime, row_bytes
 class NativeHeadLinear:
     """As `kernels.base.HeadLinear`, all heads in one call. A row's bits depend on its own values alone."""
 
-    def __init__(self, runtime: Runtime, weight_HOI: Tensor) -> None:
+    def __init__(self, runtime: Runtime, weight_HOI: Tensor, *, exact_rows: bool = False) -> None:
         self._runtime = runtime
         self.num_heads, self.num_out, self.num_in = weight_HOI.shape
         # Each head begins with a panel of its own.
         in_panels = F.pad(weight_HOI, (0, 0, 0, -weight_HOI.shape[1] % PANEL))
-        self.matrix = NativeMatrix(in_panels.flatten(0, 1))
+        self.matrix = NativeMatrix(in_panels.flatten(0, 1), exact_rows=exact_rows)
 
     def __call__(self, x_THI: Tensor) -> Tensor:
         num_heads, num_out, num_in = self.num_heads, self.num_out, self.num_in

@@ -94,8 +94,8 @@ class NativeKernels:
         matrix = NativeMatrix(weight_OI, bias_O, form=form, exact_rows=exact_rows)
         return NativeLinear(self._runtime, matrix, activation, norm)
 
-    def head_linear(self, weight_HOI: Tensor) -> HeadLinear:
-        return NativeHeadLinear(self._runtime, weight_HOI)
+    def head_linear(self, weight_HOI: Tensor, *, exact_rows: bool = False) -> HeadLinear:
+        return NativeHeadLinear(self._runtime, weight_HOI, exact_rows=exact_rows)
 
     def rotary(self, spec: RotarySpec) -> Rotary:
         return NativeRotary(self._runtime, spec)
@@ -142,7 +142,7 @@ def _is_here(name: InstructionSet) -> bool:
     except ValueError:
         return False
     except OSError as refusal:
-        _log.warning("the next best kernels are used: %s", refusal)
+        _log.warning("other kernels are used: %s", refusal)
         return False
     return True
 
@@ -151,7 +151,10 @@ def is_right(name: InstructionSet) -> bool:
     """Whether the products of a set that is here agree with plain C: no machine that builds this package has
     them all, and a wrong number is worse than a slow one."""
     handle, plain = _kernels.kernels(name), _kernels.kernels("generic")
-    return name == "generic" or all(_agrees(handle, plain, dtype, form) for dtype, form in _CHECKED)
+    return name == "generic" or (
+        all(_agrees(handle, plain, dtype, form) for dtype, form in _CHECKED)
+        and _agrees(handle, plain, torch.bfloat16, "model", exact_rows=True)
+    )
 
 
 @cache
@@ -163,7 +166,9 @@ def best_that_is_right() -> object:
     raise AssertionError("plain C is right")
 
 
-def _agrees(handle: object, plain: object, dtype: torch.dtype, form: WeightForm) -> bool:
+def _agrees(
+    handle: object, plain: object, dtype: torch.dtype, form: WeightForm, *, exact_rows: bool = False
+) -> bool:
     """Of blocks, to the bit. Rows and inputs are groups of whole tiles, and something more."""
     num_rows, num_in, num_out = 87, 576 if form == "mxfp4" else 563, 37
     generator = torch.Generator().manual_seed(0)
@@ -175,7 +180,9 @@ def _agrees(handle: object, plain: object, dtype: torch.dtype, form: WeightForm)
         weight_OI = random_matrix(stored, num_out, num_in, generator)
     x_RI = torch.randn(num_rows, num_in, generator=generator).bfloat16().float()
     got_RO, expected_RO = (
-        NativeLinear(Runtime(kernels, Scratch(), 1), NativeMatrix(weight_OI, form=form))(x_RI)
+        NativeLinear(
+            Runtime(kernels, Scratch(), 1), NativeMatrix(weight_OI, form=form, exact_rows=exact_rows)
+        )(x_RI)
         for kernels in (handle, plain)
     )
     if form in ("q8", "q4", "mxfp4"):

@@ -190,7 +190,7 @@ static int find_all(const gemm_kernels **found) {
 }
 #endif
 
-/* What the system has to grant is asked for when it is about to be used. */
+/* What the system has to grant is asked for when a set is looked for. */
 static int ask_for(const gemm_kernels *kernels) {
 #ifdef HAS_AMX
     if (kernels == &amx) return ask_for_tiles();

@@ -4,7 +4,7 @@
  * No include guard: that is the point. */
 
 #define VECS (PANEL / LANES)
-/* Inputs whose weights, and what is fetched for the next ones, stay in the first level of cache. A multiple of 2. Either
+/* Inputs whose weights, and what is fetched for the next ones, stay in the first level of cache. A multiple of 2, or all. Either
  * they are summed before they are added to the total, as short chains round less; or, with ONE_CHAIN, the total goes on, and
  * how many they are moves no bit: of few rows, all. */
 #ifdef ONE_CHAIN

@@ -47,7 +47,7 @@ typedef struct {
     gemm_fn f32, bf16, i8;
     int bf16_wants_bf16_rows;
     const block_kernels *blocks;
-    gemm_fn bf16_of_exact_rows; /* or NULL; NULL where `bf16` is that */
+    gemm_fn bf16_of_exact_rows; /* or NULL: where `bf16` is that, and of tiles, which are so much faster that they have none */
 } gemm_kernels;
 
 /* The best for this processor; `name` picks one by name, NULL the best. NULL: not for this processor, or where errno is not 0,

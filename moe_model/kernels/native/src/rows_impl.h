@@ -243,7 +243,7 @@ static void NAME(finish_gated)(const epilogue *e, const float *sums, long first_
     const matrix *w = e->w;
     for (int r = 0; r < num_rows; r++) {
         float row[PANELS_PER_TASK * PANEL];
-        NAME(copy)(sums + (long)r * PANELS_PER_TASK * PANEL, PANELS_PER_TASK * PANEL, row);
+        NAME(copy)(sums + (long)r * PANELS_PER_TASK * PANEL, count * PANEL, row);
         NAME(to_outputs)(w, first_panel * PANEL, (long)count * PANEL, row);
         /* The results take the place of what has been read. */
         const long at = first_panel / 2 * PANEL, left = w->num_out - at, most = count / 2 * PANEL;
@@ -266,7 +266,7 @@ static void NAME(finish)(const epilogue *e, const float *sums, long first_row, i
     const long n = w->num_out - first < (long)count * PANEL ? w->num_out - first : (long)count * PANEL;
     for (int r = 0; r < num_rows; r++) {
         float row[PANELS_PER_TASK * PANEL];
-        NAME(copy)(sums + (long)r * PANELS_PER_TASK * PANEL, PANELS_PER_TASK * PANEL, row);
+        NAME(copy)(sums + (long)r * PANELS_PER_TASK * PANEL, count * PANEL, row);
         const long at = (first_row + r) * e->stride + first;
         NAME(to_outputs)(w, first, n, row);
         NAME(activate)(e->activation, n, row);

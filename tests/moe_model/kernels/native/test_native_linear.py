@@ -174,7 +174,6 @@ def test_wrong_kernels_are_not_used(
     assert f"the {best} kernels are wrong on this processor" in caplog.text
 
 
-@pytest.mark.usefixtures("chosen_anew")
 @pytest.mark.skipif("avx512bf16" not in HERE, reason="this processor does not multiply pairs of bfloat16")
 def test_rows_that_are_wanted_exact_are_not_rounded() -> None:
     weight_OI, x_RI = torch.randn(37, 301).bfloat16(), torch.randn(5, 301)
@@ -182,8 +181,13 @@ def test_rows_that_are_wanted_exact_are_not_rounded() -> None:
     exact_RO = widened.linear(weight_OI)(x_RI)
     assert torch.equal(pairs.linear(weight_OI, exact_rows=True)(x_RI), exact_RO)
     assert not torch.equal(pairs.linear(weight_OI)(x_RI), exact_RO)
+    weight_HOI, x_THI = weight_OI[:36].view(3, 12, 301), torch.randn(5, 3, 301)
+    exact_THO = widened.head_linear(weight_HOI)(x_THI)
+    assert torch.equal(pairs.head_linear(weight_HOI, exact_rows=True)(x_THI), exact_THO)
+    assert not torch.equal(pairs.head_linear(weight_HOI)(x_THI), exact_THO)
 
 
+@pytest.mark.usefixtures("chosen_anew")
 def test_tiles_that_the_system_refuses_are_not_used(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
