@@ -27,9 +27,9 @@ class WorkerStatus:
 
     `experts` and `missing`, what it should hold and does not, are layer -> expert ids; `problem` says why it
     could not load those. `kernels` is the instruction set that it computes with, or torch; `routed_rows` are
-    the (token, expert) pairs that it has answered, over all layers, each slice of an expert by itself; `num_bytes` is the memory of its experts;
-    `last_loss` says why it was last lost. A worker that has not answered yet has no process and no place:
-    `pid` 0, empty names.
+    the (token, expert) pairs that it has answered, over all layers, each slice of an expert by itself;
+    `num_bytes` is the memory of its experts; `last_loss` says why it was last lost. A worker that has not
+    answered yet has no process and no place: `pid` 0, empty names.
     """
 
     rank: int

@@ -50,7 +50,7 @@ def _dispatch(found: Found) -> Iterator[Figure]:
         yield Figure(Bar(what, "at most", 1.6, 1.3), tuple(row["pool_over_bare_rounds"]))
 
 
-_SHARES = {1: (0.75, 0.85), 32: (0.85, 0.92)}
+_SHARES = {1: (0.8, 0.9), 32: (0.92, 0.97)}
 
 
 def _of_in_process(found: Found) -> Iterator[Figure]:

@@ -60,10 +60,15 @@ class Bar:
 
 
 BARS = (
-    Bar("decode", 1, OURS, LLAMA, 0.8, 1.0),
-    Bar("decode", 32, OURS, LLAMA, 1.5, 2.5),
-    Bar("prefill", None, OURS, LLAMA, 1.5, 2.5),
-    Bar("decode", 32, OURS_WORKERS, TRANSFORMERS, 1.3, 2.0),
+    Bar("decode", 1, OURS, f"{LLAMA}-bf16", 0.95, 1.1),
+    Bar("decode", 1, "ours-q8", f"{LLAMA}-q8_0", 0.9, 1.05),
+    Bar("decode", 1, "ours-q4", f"{LLAMA}-q4_0", 0.9, 1.05),
+    Bar("decode", 32, OURS, f"{LLAMA}-bf16", 2.5, 4.0),
+    Bar("decode", 32, "ours-q8", f"{LLAMA}-q8_0", 2.0, 3.0),
+    Bar("prefill", None, OURS, f"{LLAMA}-bf16", 2.0, 3.0),
+    Bar("prefill", None, OURS, TRANSFORMERS, 1.0, 1.3),
+    Bar("prefill", 32, OURS, TRANSFORMERS, 0.9, 1.2),
+    Bar("decode", 32, OURS_WORKERS, TRANSFORMERS, 2.0, 3.0),
 )
 
 
@@ -79,7 +84,7 @@ class Verdict:
 
     def __str__(self) -> str:
         bar = self.bar
-        where = "of one long prompt" if bar.batch is None else f"at batch {bar.batch}"
+        where = "of one long prompt" if bar.batch is None else f"of {bar.batch} sequences"
         word = "beyond" if self.median >= bar.beyond else "met" if self.median >= bar.wanted else "MISSED"
         return (
             f"{bar.phase} {where}, {bar.ours} / {self.theirs}: {self.median:.2f} "

@@ -120,7 +120,7 @@ def test_a_bar(theirs: float, word: str) -> None:
 
 
 def test_the_long_prompt_has_its_own_bar_and_what_was_not_measured_has_none() -> None:
-    timings = {("ours", LONG): [Timing(1.0, 0.0)], ("llama.cpp-f16", LONG): [Timing(2.0, 0.0)]}
+    timings = {("ours", LONG): [Timing(1.0, 0.0)], ("llama.cpp-bf16", LONG): [Timing(2.0, 0.0)]}
     (found,) = verdicts(timings)
     assert (found.bar.phase, found.median) == ("prefill", 2.0)
 

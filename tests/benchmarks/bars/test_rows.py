@@ -47,7 +47,7 @@ BARS: dict[str, list[tuple[str, float, float | None]]] = {
     "grpc": [("at least", 0.92, 0.97)] * 2,
     "overload": [("at least", 0.9, 0.95), ("at most", 25.0, None)],
     "dispatch": [("at most", 1.6, 1.3)] * 2,
-    "workers": [("at least", 0.75, 0.85), ("at least", 0.85, 0.92)],
+    "workers": [("at least", 0.8, 0.9), ("at least", 0.92, 0.97)],
     "step": [("at most", 0.5, 0.2)],
     "gap": [("at most", 50.0, 20.0)],
     "streams": [("at most", 0.5, None)],
