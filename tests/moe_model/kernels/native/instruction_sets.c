@@ -58,20 +58,32 @@ static void say(const char *set, const char *what, const float *y, long n, int i
     num_wrong += !is_right;
 }
 
+/* Scales of a block. Of float16: both signs, also below the normal ones. Of MXFP4: every fourth is an edge, 0 stands for a
+ * number below float32's normal ones; the others keep sums near 1. */
+static void fill_scales(int type, char *at) {
+    static const uint8_t edges[] = {0, 1, 200, 254};
+    for (int o = 0; o < PANEL; o++) {
+        const uint16_t half = (uint16_t)(next() % 0x2400 | (next() & 1) << 15);
+        if (type == WEIGHT_MXFP4) at[o] = (char)(o % 4 == 3 ? edges[next() % sizeof edges] : 116 + next() % 6);
+        else memcpy(at + 2 * o, &half, sizeof half);
+    }
+}
+
+/* A byte of e4m3 that is a number. */
+static char e4m3(void) {
+    const uint32_t bits = next() % 254;
+    return (char)(bits < 127 ? bits : bits + 1);
+}
+
 /* Panels of a matrix of any type, of numbers of the size that keeps sums near 1. */
 static void *make_panels(const matrix *w) {
     const long panels = num_panels(w), num_in = w->num_in;
     const float size = 1.0f / sqrtf((float)num_in);
     char *at = room((size_t)(panels * panel_bytes(w)));
-    const long block_bytes = w->type == WEIGHT_Q8 ? Q8_BYTES : Q4_BYTES;
     if (is_of_blocks(w)) {
+        const long num_blocks = panels * blocks_of(num_in), block_bytes = panels * panel_bytes(w) / num_blocks;
         for (long i = 0; i < panels * panel_bytes(w); i++) at[i] = (char)next();
-        for (long b = 0; b < panels * blocks_of(num_in); b++)
-            for (int o = 0; o < PANEL; o++) {
-                /* Of both signs, also below the normal ones. */
-                const uint16_t half = (uint16_t)(next() % 0x2400 | (next() & 1) << 15);
-                memcpy(at + b * block_bytes + 2 * o, &half, sizeof half);
-            }
+        for (long b = 0; b < num_blocks; b++) fill_scales(w->type, at + b * block_bytes);
         return at;
     }
     for (long p = 0; p < panels; p++)
@@ -80,12 +92,22 @@ static void *make_panels(const matrix *w) {
                 const float x = number(size);
                 if (w->type == WEIGHT_F32) ((float *)at)[(p * num_in + i) * PANEL + o] = x;
                 else if (w->type == WEIGHT_I8) at[(p * num_in + i) * PANEL + o] = (char)(next() % 255 - 127);
+                else if (w->type == WEIGHT_FP8) at[(p * num_in + i) * PANEL + o] = e4m3();
                 else ((uint16_t *)at)[((p * ((num_in + 1) / 2) + i / 2) * PANEL + o) * 2 + i % 2] = bf16_of(x);
             }
     return at;
 }
 
-static const char *const type_names[] = {"float32", "bfloat16", "int8", "q8", "q4"};
+static const char *const type_names[] = {"float32", "bfloat16", "int8", "q8", "q4", "mxfp4", "fp8"};
+
+/* Whether sums are plain C's to the bit: those of blocks everywhere, those of FP8 on ARM. An activation adds and multiplies
+ * in one rounding where it can. */
+static int is_exact(const matrix *w) {
+#ifdef __aarch64__
+    if (w->type == WEIGHT_FP8) return !w->is_gated;
+#endif
+    return is_of_blocks(w) && !w->is_gated;
+}
 
 static void check_product(const kernel_set *set, const kernel_set *plain, int type, long num_in, long num_out, int is_gated) {
     static float x[MOST_ROWS * MOST_IN], y[MOST_ROWS * MOST_OUT], expected[MOST_ROWS * MOST_OUT], alone[MOST_OUT];
@@ -93,13 +115,14 @@ static void check_product(const kernel_set *set, const kernel_set *plain, int ty
     static const int row_counts[] = {1, 2, 3, 4, 5, 6, 7, 13, MOST_ROWS};
     matrix w = {.num_in = num_in, .num_out = num_out, .type = type, .is_gated = is_gated};
     void *panels = make_panels(&w);
-    const long num_sums = num_panels(&w) * PANEL;
-    float *scale = room(sizeof(float) * num_sums), *bias = room(sizeof(float) * num_sums);
-    for (long o = 0; o < num_sums; o++) scale[o] = 0.005f / sqrtf((float)num_in) * (1.0f + (float)(next() % 4));
+    const long num_sums = num_panels(&w) * PANEL, num_scales = num_sums * (type == WEIGHT_FP8 ? fp8_blocks_of(num_in) : 1);
+    float *scale = room(sizeof(float) * num_scales), *bias = room(sizeof(float) * num_sums);
+    for (long o = 0; o < num_scales; o++) scale[o] = 0.005f / sqrtf((float)num_in) * (1.0f + (float)(next() % 4));
     fill(bias, num_sums, 1.0f);
     w.panels = panels;
     w.scale_O = type == WEIGHT_I8 ? scale : NULL;
-    w.bias_O = bias;
+    w.scale_NBp = type == WEIGHT_FP8 ? scale : NULL;
+    w.bias_O = type == WEIGHT_MXFP4 ? NULL : bias; /* beside one, nothing is seen of the smallest scales */
     fill(x, MOST_ROWS * num_in, 3.0f);
     for (size_t i = 0; i < sizeof row_counts / sizeof *row_counts; i++) {
         const long num_rows = row_counts[i];
@@ -110,8 +133,7 @@ static void check_product(const kernel_set *set, const kernel_set *plain, int ty
         of_plain.kernels = *plain;
         of_plain.y = expected;
         run_linear(&of_plain, 1);
-        /* Sums of blocks are the same everywhere; an activation adds and multiplies in one rounding where it can. */
-        int is_right = (is_of_blocks(&w) && !is_gated ? same : close_to)(y, expected, num_rows * num_out);
+        int is_right = (is_exact(&w) ? same : close_to)(y, expected, num_rows * num_out);
         for (long row = 0; row < num_rows; row += num_rows > 13 ? 32 : 1) {
             linear_op one = op;
             one.x = x + row * num_in;
@@ -237,9 +259,12 @@ static void check(const kernel_set *set, const kernel_set *plain) {
     static const long widths[] = {1, 7, 8, 64, 100, 513};
     state = 1;
     for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++)
-        for (int type = WEIGHT_F32; type <= WEIGHT_Q4; type++)
+        for (int type = WEIGHT_F32; type <= WEIGHT_FP8; type++) {
+            /* MXFP4 has whole blocks. */
+            const long num_in = type == WEIGHT_MXFP4 ? blocks_of(shapes[i][0]) * BLOCK_INPUTS : shapes[i][0];
             for (int is_gated = 0; is_gated <= 1; is_gated++)
-                check_product(set, plain, type, shapes[i][0], shapes[i][1], is_gated);
+                check_product(set, plain, type, num_in, shapes[i][1], is_gated);
+        }
     for (size_t i = 0; i < sizeof widths / sizeof *widths; i++)
         for (int kind = NORM_LAYER; kind <= NORM_RMS; kind++) check_norm(set, plain, kind, widths[i]);
     check_activations(set, plain);

@@ -99,9 +99,14 @@ def test_a_processor_runs_what_it_has(
 def test_each_set_gives_the_same_bits(on_max: dict[str, list[str]]) -> None:
     """Each is as plain C, on odd shapes, a row alone and among others: the driver says where one is not."""
     assert tuple(on_max) == SETS
-    assert len(on_max["neon"]) > 600
+    assert len(on_max["neon"]) > 900
     assert on_max["dotprod"] == on_max["neon"]
     assert on_max["i8mm"] == on_max["neon"]
+
+
+def _as_on_x86(lines: list[str]) -> list[str]:
+    """Without products of FP8, which on ARM are those of plain C."""
+    return [line for line in lines if " product of fp8, " not in line]
 
 
 def test_bits_are_those_of_avx2(on_max: dict[str, list[str]], tmp_path: Path) -> None:
@@ -110,7 +115,7 @@ def test_bits_are_those_of_avx2(on_max: dict[str, list[str]], tmp_path: Path) ->
     here = _run([str(_build_driver(_tool("gcc"), tmp_path)), "avx2"])
     if not here:
         pytest.skip("this processor has no AVX2 to be compared with")
-    assert here["avx2"] == on_max["neon"]
+    assert _as_on_x86(here["avx2"]) == _as_on_x86(on_max["neon"])
 
 
 @pytest.mark.parametrize("folder", EXTENSIONS, ids=lambda folder: folder.parents[1].name)
