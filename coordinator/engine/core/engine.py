@@ -4,7 +4,7 @@ import logging
 import time
 from collections.abc import Iterable
 from itertools import count
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import torch
 
@@ -47,6 +47,15 @@ class WatchedExperts(Protocol):
     def found(self) -> None: ...
     def tell_dispatches(self) -> None: ...
     def idle(self) -> None: ...
+
+
+class _Ran(NamedTuple):
+    """A run of a step, whose times are those of StepRecord."""
+
+    result: StepResult
+    start_ns: int
+    end_ns: int
+    seconds: float
 
 
 class Engine:
@@ -153,7 +162,7 @@ class Engine:
         self._mark_scheduled(step)
         self._num_steps += 1
         try:
-            result = self._run(step)
+            ran = self._run(step)
         except ExpertsLostError as error:
             self._scheduler.failed()
             is_over = self._experts is None or not self._experts.wait_for_lost(EXPERT_WAIT_TURN)
@@ -171,8 +180,9 @@ class Engine:
             return outputs + self._fail(step.chunks, self._foreseen(error))
         if self._experts is not None:
             self._experts.found()
-        outputs += self._move(step, result)
-        num_new_tokens = len(step.sampling) + result.num_further
+        further = self._move(step, ran)
+        outputs += self._outputs(step, ran.result, further)
+        num_new_tokens = len(step.sampling) + _number(further)
         self._scheduler.took(step, time.perf_counter() - started, num_new_tokens)
         return outputs
 
@@ -212,7 +222,7 @@ class Engine:
         if min(longest, self._max_seq_len) > capacity:
             raise CapacityError(f"request needs {longest} tokens of KV cache, there are {capacity}")
 
-    def _run(self, step: Step) -> StepResult:
+    def _run(self, step: Step) -> _Ran:
         """Moves nothing, so that a step that raises can be run again."""
         start_ns, started = time.time_ns(), time.perf_counter()
         try:
@@ -220,16 +230,16 @@ class Engine:
         finally:
             if self._experts is not None:
                 self._experts.tell_dispatches()
-        seconds = time.perf_counter() - started
+        return _Ran(result, start_ns, time.time_ns(), time.perf_counter() - started)
+
+    def _move(self, step: Step, ran: _Ran) -> Further:
+        """Takes over what a step has found, and tells of it: only now it is known which drawn tokens come
+        before a sequence's end. What it raises is about our own bookkeeping, and for `stop`."""
+        further = self._scheduler.update(step, ran.result.token_ids, ran.result.further)
         if self._observer is not None:
             live = () if self.versions is None else self.versions.live
-            self._observer.step(_record(step, result, start_ns, seconds, live))
-        return result
-
-    def _move(self, step: Step, result: StepResult) -> list[Output]:
-        """Takes over what a step has found. What it raises is about our own bookkeeping, and for `stop`."""
-        further = self._scheduler.update(step, result.token_ids, result.further)
-        return self._outputs(step, result, further)
+            self._observer.step(_record(step, ran, _number(further), live))
+        return further
 
     def _run_apart(self, step: Step, *, is_over: bool = False) -> list[Output]:
         """Each sequence of a failed step alone: only those that fail alone as well end with an error; those
@@ -240,7 +250,7 @@ class Engine:
                 continue
             alone = Step((chunk.undrafted,))
             try:
-                result = self._run(alone)
+                ran = self._run(alone)
             except ExpertsLostError as error:
                 # While there is time left, the next step meets them again, and waits.
                 if is_over:
@@ -248,7 +258,7 @@ class Engine:
             except Exception as error:  # noqa: BLE001 - the top of the engine's thread
                 outputs += self._fail((chunk,), self._foreseen(error))
             else:
-                outputs += self._move(alone, result)
+                outputs += self._outputs(alone, ran.result, self._move(alone, ran))
         return outputs
 
     def _foreseen(self, error: Exception) -> ExpertMeshError:
@@ -341,21 +351,24 @@ def is_late(request: Request, now: float) -> bool:
     return limit is not None and now - request.arrival_time >= limit
 
 
-def _record(
-    step: Step, result: StepResult, start_ns: int, seconds: float, live: Iterable[ModelVersion]
-) -> StepRecord:
+def _number(further: Further) -> int:
+    """How many tokens follow the first ones that were drawn, as far as they were taken."""
+    return sum(map(len, further.values())) if further else 0
+
+
+def _record(step: Step, ran: _Ran, num_further: int, live: Iterable[ModelVersion]) -> StepRecord:
     traced = {n: c.sequence for c in step.chunks if (n := c.sequence.request.trace) is not None}
     versions = {version.number: version.expert_versions for version in live} if traced else {}
     return StepRecord(
-        start_ns=start_ns,
-        end_ns=time.time_ns(),
-        seconds=seconds,
+        start_ns=ran.start_ns,
+        end_ns=ran.end_ns,
+        seconds=ran.seconds,
         num_tokens=step.num_tokens,
         num_prefill_tokens=sum(c.num_tokens for c in step.chunks if c.num_known > 1 or not c.completes),
         num_sequences=len(step.chunks),
-        num_new_tokens=len(step.sampling) + result.num_further,
+        num_new_tokens=len(step.sampling) + num_further,
         num_draft_tokens=step.num_drafted,
-        num_accepted_tokens=result.num_further,
+        num_accepted_tokens=num_further,
         traces=tuple(
             TracedRequest(number, sequence.version, versions.get(sequence.version, ()))
             for number, sequence in traced.items()

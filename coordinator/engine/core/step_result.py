@@ -41,8 +41,3 @@ class StepResult:
     further_logprobs: Mapping[int, Sequence[TokenLogprobs]] = field(default_factory=dict)
     prompt_logprobs: Mapping[int, Sequence[TokenLogprobs]] = field(default_factory=dict)
     traces: Mapping[int, ChunkTrace] = field(default_factory=dict)
-
-    @property
-    def num_further(self) -> int:
-        """As many drafted tokens were those that were drawn."""
-        return sum(map(len, self.further.values())) if self.further else 0

@@ -29,7 +29,8 @@ class StepRecord:
     """One step that was run. Times are `time.time_ns()`, for spans; `seconds` is by the monotonic clock.
 
     `num_prefill_tokens` are those of chunks that did not end in a drawn token after a single one. Of the
-    `num_draft_tokens` that were computed with it, `num_accepted_tokens` were those that were drawn.
+    `num_draft_tokens` that were computed with it, `num_accepted_tokens` were those that were drawn,
+    up to a sequence's end: they are among the `num_new_tokens`.
     `traces`: of the step's requests, as far as they have one.
     """
 
