@@ -17,7 +17,7 @@ from coordinator.engine.core.speculation import Speculation
 from coordinator.engine.versions.exchange import ExchangedExperts, ExpertExchange, SwitchEngine
 from coordinator.engine.versions.model_versions import ModelVersions
 from coordinator.server.cache_budget import cache_sizes, max_context
-from coordinator.server.compute import device_of, dtype_of, kernels_of
+from coordinator.server.compute import device_of, dtype_of, shared_kernels_of
 from coordinator.server.shared_part import SharedPart
 from moe_model.checkpoint.reader import Checkpoint, OnBytes
 from moe_model.families import family_of
@@ -42,7 +42,7 @@ def build_engine(
     Raises CheckpointError, ConfigError."""
     longest, device = max_context(checkpoint.config, config), device_of(config)
     if part is None:
-        kernels = kernels_of(config)
+        kernels = shared_kernels_of(config)
         dtype, form = dtype_of(config), config.shared_dtype
         model = load_model(checkpoint, experts, dtype, device, kernels, on_bytes, form)
     else:
@@ -91,7 +91,7 @@ def expert_exchange(
 ) -> ExpertExchange:
     """Changes the experts of an engine of `build_engine`."""
     assert engine.versions is not None, "build_engine's have them"
-    kernels = kernels_of(config)
+    kernels = shared_kernels_of(config)
     family = family_of(checkpoint.config)
 
     def make_router(weights: RouterWeights) -> Router:

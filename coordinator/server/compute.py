@@ -23,5 +23,13 @@ def device_of(config: EngineConfig) -> torch.device:
 
 
 def kernels_of(config: EngineConfig) -> Kernels:
-    """Those of the coordinator. Raises ConfigError for what cannot be had."""
+    """Those of experts in this process. Raises ConfigError for what cannot be had."""
     return choose_kernels(config.kernels, device_of(config), config.num_threads, config.instruction_set)
+
+
+def shared_kernels_of(config: EngineConfig) -> Kernels:
+    """Those of the shared part. On a GPU the instruction set is for the experts alone, which may be on
+    workers: where they are not, `kernels_of` refuses it. Raises ConfigError for what cannot be had."""
+    device = device_of(config)
+    instruction_set = config.instruction_set if device.type == "cpu" else "auto"
+    return choose_kernels(config.kernels, device, config.num_threads, instruction_set)

@@ -5,7 +5,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 
 from coordinator.config.engine import EngineConfig
-from coordinator.server.compute import device_of, dtype_of, kernels_of
+from coordinator.server.compute import device_of, dtype_of, shared_kernels_of
 from moe_model.checkpoint.reader import Checkpoint, OnBytes
 from moe_model.halt import Halt
 from moe_model.layers.dense import SharedModel
@@ -19,7 +19,7 @@ class SharedPart:
 
     def __init__(self, thread: ThreadPoolExecutor, checkpoint: Checkpoint, config: EngineConfig) -> None:
         """Begins. Raises ConfigError."""
-        self.kernels = kernels_of(config)
+        self.kernels = shared_kernels_of(config)
         self.stopped = Halt()
         self._there = 0, 0
         self._on_bytes: OnBytes | None = None

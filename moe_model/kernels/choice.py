@@ -32,14 +32,15 @@ def choose_kernels(
     """`auto`: native on a CPU where they are built, with the best instruction set there is. `num_threads` is
     for native ones, None: all cores.
 
-    Raises ConfigError for native ones, and for an instruction set on a CPU, that cannot be had.
+    Raises ConfigError for native ones, and for an instruction set, that cannot be had.
     """
-    is_cpu = torch.device(device).type == "cpu"
     if not uses_native(choice, device):
-        if is_cpu and instruction_set != "auto":
-            raise ConfigError(f"instruction set {instruction_set}: torch's kernels compute, which have none")
+        if instruction_set != "auto":
+            raise ConfigError(
+                f"instruction set {instruction_set}: torch's kernels compute on {device}, which have none"
+            )
         return TorchKernels()
-    if not is_cpu:
+    if torch.device(device).type != "cpu":
         raise ConfigError(f"kernels: native ones are for CPUs, the device is {device}")
     if not HAS_NATIVE:
         raise ConfigError("kernels: native ones were not built; install again with a C compiler")

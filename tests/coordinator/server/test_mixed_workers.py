@@ -5,9 +5,11 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 
 from coordinator.config.engine import EngineConfig
 from coordinator.config.workers import WorkersConfig
+from coordinator.server.compute import shared_kernels_of
 from coordinator.server.experts import describe_workers, open_experts
 from expert_workers.worker.expert_source import WorkerSpec
 from moe_model.checkpoint.reader import Checkpoint
@@ -79,6 +81,19 @@ def test_one_that_all_have_makes_it_the_same(
     with open_experts(checkpoint, EngineConfig(num_threads=1, instruction_set="generic"), TWO) as experts:
         assert lines(caplog) == []
         assert [worker.kernels for worker in experts.topology()] == ["generic", "generic"]
+
+
+def test_on_a_gpu_it_is_for_the_workers_or_refused(
+    checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    config = EngineConfig(num_threads=1, device="cuda", instruction_set="generic")
+    assert shared_kernels_of(config).name == "torch"
+    with open_experts(checkpoint, config, TWO) as experts:
+        assert [worker.kernels for worker in experts.topology()] == ["generic", "generic"]
+    message = r"^instruction set generic: torch's kernels compute on cuda, which have none$"
+    with pytest.raises(ConfigError, match=message), open_experts(checkpoint, config, WorkersConfig()):
+        pass
 
 
 def test_a_worker_without_it_is_named(checkpoint: Checkpoint, has_only: dict[int, InstructionSet]) -> None:

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from moe_model.errors import ConfigError
-from moe_model.kernels.choice import HAS_NATIVE, choose_kernels, kind_of
+from moe_model.kernels.choice import HAS_NATIVE, KernelChoice, choose_kernels, kind_of
 from moe_model.kernels.same_bits import KernelKind
 from tests.native import needs_native
 
@@ -48,8 +48,9 @@ def test_an_instruction_set_that_is_asked_for_is_used_or_refused_by_name(
         choose_kernels("auto", "cpu", 1, "avx2")
 
 
-def test_torch_has_no_instruction_set_to_choose() -> None:
-    with pytest.raises(ConfigError, match=r"^instruction set avx2: torch's kernels compute"):
-        choose_kernels("torch", "cpu", 1, "avx2")
-    kernels = choose_kernels("auto", "cuda", 1, "avx2")
-    assert kind_of(kernels, torch.float32, "model") == KernelKind("torch", "torch"), "workers may have it"
+@pytest.mark.parametrize(("choice", "device"), [("torch", "cpu"), ("torch", "cuda"), ("auto", "cuda")])
+def test_torch_has_no_instruction_set_to_choose(choice: KernelChoice, device: str) -> None:
+    with pytest.raises(ConfigError, match=rf"^instruction set avx2: torch's kernels compute on {device}, "):
+        choose_kernels(choice, device, 1, "avx2")
+    kind = kind_of(choose_kernels("torch", "cpu"), torch.float32, "model")
+    assert kind == KernelKind("torch", "torch")
