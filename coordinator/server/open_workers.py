@@ -10,6 +10,7 @@ from uuid import uuid4
 
 from coordinator.config.engine import EngineConfig
 from coordinator.config.workers import WorkersConfig
+from coordinator.server.compute import device_of
 from coordinator.server.open_fleet import data_tls, next_epoch, open_fleet, worker_spec
 from coordinator.server.phases import UNTOLD, Phases
 from expert_workers.cluster.place import OwnRay
@@ -68,10 +69,10 @@ def open_workers(
         watchers, here = ExpertObservers(observers), InProcessTransport()
         pool = ExpertPool(catalog, transport, _pool_options(engine, workers, epoch), None, watchers, here)
         expected = Expected(epoch, client, spec.precision, checkpoint.fingerprint, workers.take_over)
-        modules, options = list(catalog.modules), _supervisor_options(workers, spec)
+        modules, own = list(catalog.modules), replace(spec, rank=HERE, num_threads=engine.num_threads)
         progress = _progress(checkpoint, len(modules), workers, phases)
         jobs = Jobs(fleet, expected, _timeouts(workers), pool, progress.add)
-        load = _loader(replace(spec, rank=HERE, num_threads=engine.num_threads), expected, here, pool)
+        options, load = _supervisor_options(engine, workers, own), _loader(own, expected, here, pool)
         supervisor = Supervisor(ControlLoop(jobs, modules, pool, options, watchers, load, over))
         pool.set_rescuer(supervisor)
         halt.then(supervisor.halt)
@@ -104,9 +105,10 @@ def _timeouts(workers: WorkersConfig) -> Timeouts:
     return Timeouts(start=start, answer=answer, load=start)
 
 
-def _supervisor_options(workers: WorkersConfig, spec: WorkerSpec) -> SupervisorOptions:
-    """This process computes experts as the workers of this spec do, if it does."""
+def _supervisor_options(engine: EngineConfig, workers: WorkersConfig, spec: WorkerSpec) -> SupervisorOptions:
+    """`spec`: how this process computes on its CPU, if it does."""
     on_loss = OnLoss(workers.on_expert_loss)
+    uses_cpu = on_loss.computes_here or device_of(engine).type == "cpu"
     return SupervisorOptions(
         replicas=workers.replicas,
         redundant=workers.redundant_experts,
@@ -114,7 +116,7 @@ def _supervisor_options(workers: WorkersConfig, spec: WorkerSpec) -> SupervisorO
         on_loss=on_loss,
         rebalance_interval=workers.rebalance_interval,
         health=HealthOptions(canary_interval=workers.canary_interval),
-        kernels=spec.kind_of(spec.choose_kernels()) if on_loss in (OnLoss.AUTO, OnLoss.LOCAL) else None,
+        kernels=spec.kind_of(spec.choose_kernels()) if uses_cpu else None,
     )
 
 

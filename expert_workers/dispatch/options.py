@@ -22,6 +22,11 @@ class OnLoss(StrEnum):
         """Whether a step waits for experts that no worker holds."""
         return self not in (OnLoss.REPLICA, OnLoss.FAIL)
 
+    @property
+    def computes_here(self) -> bool:
+        """Whether the coordinator computes experts that no worker can take."""
+        return self in (OnLoss.AUTO, OnLoss.LOCAL)
+
 
 @dataclass(frozen=True, slots=True)
 class PoolOptions:

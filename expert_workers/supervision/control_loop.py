@@ -74,7 +74,7 @@ class ControlLoop:
         self._watch = HealthWatch(
             self._health, jobs, self.loop, self._jobs, self._counted if is_counted else None
         )
-        self._mixed = MixedKernels(options.kernels)
+        self._mixed = MixedKernels(options.kernels, computes_here=options.on_loss.computes_here)
         self._num_nodes, self._num_wanted = 0, 0
 
     @property
@@ -116,7 +116,7 @@ class ControlLoop:
         on_loss, now, left = self._options.on_loss, time.monotonic(), set(keys)
         if on_loss in (OnLoss.AUTO, OnLoss.RELOAD):
             left -= self._desired.rescue(left, self._roster.workers, now)
-        if left and on_loss in (OnLoss.AUTO, OnLoss.LOCAL):
+        if left and on_loss.computes_here:
             self._jobs.load_here(frozenset(left), now)
 
     def _look_around(self) -> None:

@@ -16,9 +16,11 @@ _log = logging.getLogger(__name__)
 class MixedKernels:
     """Looks at the workers that are ready; a worker that has come back as it was is nothing new."""
 
-    def __init__(self, here: KernelKind | None = None) -> None:
-        """`here`: with what this process computes experts that no worker can take; None: it takes none."""
+    def __init__(self, here: KernelKind | None = None, *, computes_here: bool = True) -> None:
+        """`here`: what this process computes with, None: nothing that an instruction set is for;
+        `computes_here`: also experts, those that no worker can take."""
         self._here = {} if here is None else {HERE: here}
+        self._computes_here = computes_here
         self._known: set[tuple[int, KernelKind]] = set()
 
     def look(self, workers: Iterable[SupervisedWorker]) -> None:
@@ -28,14 +30,20 @@ class MixedKernels:
             return
         self._known.update(kinds.items())
         precision = next(info.dtype for info in infos.values() if info is not None)
-        for line in differences(self._here | kinds, precision):
+        for line in differences(self._here | kinds, precision, computes_here=self._computes_here):
             _log.warning("%s", line)
 
 
-def differences(kinds: Mapping[int, KernelKind], precision: str) -> list[str]:
-    """A line for those of each kind that give other bits than most do. `kinds` by rank."""
+def differences(kinds: Mapping[int, KernelKind], precision: str, *, computes_here: bool = True) -> list[str]:
+    """A line for those of each kind that give other bits than most do. `kinds` by rank.
+
+    A coordinator that computes no experts gives none, and must have the instruction set that makes them the
+    same: it is started with it as well.
+    """
     by_bits: dict[str, list[int]] = {}
     for rank, kind in sorted(kinds.items()):
+        if rank == HERE and not computes_here:
+            continue
         by_bits.setdefault(kind.bits, []).append(rank)
     most, *others = sorted(by_bits.values(), key=len, reverse=True) if by_bits else ([],)
     return [

@@ -54,7 +54,7 @@ class SupervisorOptions:
     """Seconds. A worker that is not back after `restore_after` has its experts loaded elsewhere; a module
     stays for `drop_after` once the last step that could have asked for it there has begun. An interval of 0
     is never; `tick` is the longest time between two looks. `workers_per_node` 0: there are as many workers as
-    were asked for. `kernels`: of this process, where it may compute experts."""
+    were asked for. `kernels`: what this process computes with on its CPU, experts or not; None: nothing."""
 
     replicas: int = 1
     redundant: int = 0

@@ -3,6 +3,7 @@ that all have makes them compute the same."""
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from coordinator.config.engine import EngineConfig
 from coordinator.config.workers import WorkersConfig
 from coordinator.server.compute import shared_kernels_of
 from coordinator.server.experts import describe_workers, open_experts
+from expert_workers.dispatch.routes import HERE
 from expert_workers.worker.expert_source import WorkerSpec
 from moe_model.checkpoint.reader import Checkpoint
 from moe_model.errors import ConfigError, WorkerStartError
@@ -72,6 +74,37 @@ def test_a_mixed_pool_is_told_at_start_and_when_a_worker_joins(
         experts.scale(3, 60.0)
         (line,) = lines(caplog)
         assert line.startswith("workers 1, 2: generic gives")
+
+
+@pytest.mark.parametrize(
+    ("device", "remedy"),
+    [
+        ("cpu", "install the coordinator again with a C compiler"),
+        ("cuda", "--instruction-set=generic makes it the same"),
+    ],
+)
+def test_a_coordinator_without_experts_must_have_it_too(
+    checkpoint: Checkpoint,
+    has_only: dict[int, InstructionSet],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    device: Literal["cpu", "cuda"],
+    remedy: str,
+) -> None:
+    """It is not among those that differ, but computes the shared part with the same option: on a CPU."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    has_only[1] = "generic"
+    kind_of = WorkerSpec.kind_of
+
+    def kind(self: WorkerSpec, kernels: Kernels) -> KernelKind:
+        return KernelKind("torch", "torch") if self.rank == HERE else kind_of(self, kernels)
+
+    monkeypatch.setattr(WorkerSpec, "kind_of", kind)
+    workers = replace(TWO, on_expert_loss="replica")
+    with open_experts(checkpoint, EngineConfig(num_threads=1, device=device), workers):
+        (line,) = lines(caplog)
+    assert "of worker 0: a token may depend" in line
+    assert line.endswith(f"; {remedy}")
 
 
 def test_one_that_all_have_makes_it_the_same(

@@ -12,6 +12,7 @@ from expert_workers.supervision.worker_state import SupervisedWorker
 from moe_model.kernels.same_bits import KernelKind
 from tests.expert_workers.fakes import make_info
 
+AMX = KernelKind("amx", "amx", ("amx", "avx512bf16", "avx512", "avx2", "generic"))
 BF16 = KernelKind("avx512bf16", "avx512bf16", ("avx512bf16", "avx512", "avx2", "generic"))
 AVX512 = KernelKind("avx512", "fused", ("avx512", "avx2", "generic"))
 AVX2 = KernelKind("avx2", "fused", ("avx2", "generic"))
@@ -90,4 +91,27 @@ def test_this_process_counts_where_it_may_compute_experts(caplog: pytest.LogCapt
     (record,) = caplog.records
     assert record.message.startswith(
         "the coordinator: generic gives experts of bfloat16 other bits than avx2"
+    )
+
+
+@pytest.mark.parametrize(
+    ("here", "remedy"),
+    [
+        (None, "--instruction-set=avx512bf16 makes it the same"),
+        (AVX2, "--instruction-set=avx2 makes it the same"),
+        (TORCH, "install the coordinator again with a C compiler"),
+    ],
+)
+def test_a_coordinator_without_experts_can_use_the_remedy(
+    here: KernelKind | None, remedy: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It is started with the same instruction set, and its own bits are no difference."""
+    mixed = MixedKernels(here, computes_here=False)
+    mixed.look(workers(AMX, AMX))
+    assert not caplog.records
+    mixed.look(workers(AMX, AMX, BF16))
+    (record,) = caplog.records
+    assert record.message == (
+        "worker 2: avx512bf16 gives experts of bfloat16 other bits than amx of workers 0, 1: a token may "
+        f"depend on which of them computed it; {remedy}"
     )
