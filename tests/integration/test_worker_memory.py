@@ -38,6 +38,9 @@ SIZES = {
 }
 # Of the tables beside the experts, and of memory that the C library has and nobody uses.
 OTHER_MEMORY = 5_000_000
+# It does not return the end of a thread's heap, where a loading thread has rounded its last matrix. That does
+# not grow with the number of experts.
+END_OF_HEAPS = 27_000_000
 
 MEASURE = """
 import gc, os, sys, torch
@@ -122,5 +125,6 @@ def test_a_worker_keeps_its_experts_and_little_else(
         result = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
         assert result.returncode == 0, result.stderr
         kept = int(result.stdout)
-        assert 0.95 * held <= kept <= 1.05 * held + OTHER_MEMORY, form
+        ends = END_OF_HEAPS if form in ("int8", "q8", "q4") else 0
+        assert 0.95 * held <= kept <= 1.05 * held + OTHER_MEMORY + ends, form
     assert form not in ("mxfp4", "fp8") or held <= 1.05 * checkpoint.experts_bytes

@@ -144,6 +144,9 @@ class Said:
             for position, ids_LK in enumerate(np.asarray(trace.ids_TLK).tolist(), trace.first_position):
                 assert position not in routed, "told twice"
                 routed[position] = ids_LK
+        if found.last.error is not None:
+            # What it was told of its prompt before hangs on how steps cut it, which others' drafts move.
+            prompts, routed = [], {}
         return cls(
             found.token_ids,
             [each for output in found.outputs for each in output.logprobs],
