@@ -42,6 +42,8 @@ SHARD_BYTES = 20_000_000
 OTHER_BYTES = 2_000_000
 # What tables keep beside, and what the C library has of freed memory until it is used again.
 OTHER_MEMORY, FREED_MEMORY = 10_000_000, 34_000_000
+# Of what the parent has freed, in pages that are not whole.
+REUSED_MEMORY = 2_000_000
 # What is rounded is rounded piece by piece, several at once, each for a moment in float32 and more than once.
 ROUNDED_MEMORY = 6_000_000
 
@@ -52,6 +54,7 @@ from expert_workers.worker.expert_worker import ExpertWorker, WorkerSpec
 from moe_model.checkpoint.reader import Checkpoint
 from moe_model.kernels.choice import choose_kernels
 from moe_model.loading import load_model
+from moe_model.machine import give_back_freed_memory
 from moe_model.versions.expert_versions import checkpoint_modules
 
 folder = sys.argv[1]
@@ -86,6 +89,8 @@ for name, role in ROLES.items():
     if os.fork() == 0:
         # Torch makes its pool anew after a fork, and two threads that ask for it first at once find none.
         torch.set_num_threads(1)
+        # What the parent has freed would be used again, and not be counted.
+        give_back_freed_memory()
         open("/proc/self/clear_refs", "w").write("5")
         before = counted()
         model = role()
@@ -134,6 +139,6 @@ def test_each_process_reads_and_keeps_its_own_part(folder: Path) -> None:
         promised = experts_bytes // 2 if is_worker else sizes.shared_bytes
         stored = checkpoint.experts_bytes // 2 if is_worker else stored_shared
         assert stored - OTHER_BYTES <= counted.read <= stored + OTHER_BYTES, name
-        assert 0.9 * promised <= counted.kept <= promised + OTHER_MEMORY, name
+        assert 0.9 * promised - REUSED_MEMORY <= counted.kept <= promised + OTHER_MEMORY, name
         rounded = ROUNDED_MEMORY if name in forms else 0
         assert counted.peak <= promised + 2 * sizes.expert_bytes + FREED_MEMORY + rounded, name
