@@ -43,9 +43,10 @@ OTHER_BYTES = 2_000_000
 # What tables keep beside, and what the C library has of freed memory until it is used again.
 OTHER_MEMORY, FREED_MEMORY = 10_000_000, 34_000_000
 # Of what the parent has freed, in pages that are not whole.
-REUSED_MEMORY = 2_000_000
-# What is rounded is rounded piece by piece, several at once, each for a moment in float32 and more than once.
-ROUNDED_MEMORY = 6_000_000
+REUSED_MEMORY = 3_000_000
+# What is rounded is rounded piece by piece, several at once, each for a moment in float32 and more than once; of
+# the last ones the C library keeps the ends of its heaps.
+ROUNDED_MEMORY = 12_000_000
 
 MEASURE = """
 import gc, json, os, sys
@@ -139,6 +140,6 @@ def test_each_process_reads_and_keeps_its_own_part(folder: Path) -> None:
         promised = experts_bytes // 2 if is_worker else sizes.shared_bytes
         stored = checkpoint.experts_bytes // 2 if is_worker else stored_shared
         assert stored - OTHER_BYTES <= counted.read <= stored + OTHER_BYTES, name
-        assert 0.9 * promised - REUSED_MEMORY <= counted.kept <= promised + OTHER_MEMORY, name
         rounded = ROUNDED_MEMORY if name in forms else 0
+        assert 0.9 * promised - REUSED_MEMORY <= counted.kept <= promised + OTHER_MEMORY + rounded, name
         assert counted.peak <= promised + 2 * sizes.expert_bytes + FREED_MEMORY + rounded, name
