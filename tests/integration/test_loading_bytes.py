@@ -44,8 +44,8 @@ OTHER_BYTES = 2_000_000
 OTHER_MEMORY, FREED_MEMORY = 10_000_000, 34_000_000
 # Of what the parent has freed, in pages that are not whole.
 REUSED_MEMORY = 3_000_000
-# What is rounded is rounded piece by piece, several at once, each for a moment in float32 and more than once; of
-# the last ones the C library keeps the ends of its heaps.
+# What is rounded is rounded piece by piece, several at once, each for a moment in float32 and more than once.
+# Of the last ones the C library keeps the ends of its heaps.
 ROUNDED_MEMORY = 12_000_000
 
 MEASURE = """
