@@ -3,24 +3,14 @@
 
 #include <string.h>
 
+#include "four_lanes.h"
 #include "matrix.h"
 
-/* Any processor: four lanes. A byte's 7 bits as the first ones of a float32 are its value times 2^-120, also below e4m3's normal
- * numbers. */
-typedef float f32x4 __attribute__((vector_size(16)));
-typedef uint32_t u32x4 __attribute__((vector_size(16)));
-
-static inline f32x4 load4(const float *at) {
-    f32x4 v;
-    memcpy(&v, at, sizeof v);
-    return v;
-}
-static inline void store4(float *at, f32x4 v) { memcpy(at, &v, sizeof v); }
+/* Any processor. A byte's 7 bits as the first ones of a float32 are its value times 2^-120, also below e4m3's normal numbers. */
 static inline f32x4 load4_e4m3(const uint8_t *at) {
     const u32x4 bytes = {at[0], at[1], at[2], at[3]};
     return (f32x4)((bytes & 0x80) << 24 | (bytes & 0x7f) << 20) * 0x1p120f;
 }
-static inline f32x4 splat4(float x) { return (f32x4){x, x, x, x}; }
 
 #define V f32x4
 #define LANES 4
@@ -30,7 +20,7 @@ static inline f32x4 splat4(float x) { return (f32x4){x, x, x, x}; }
 #define ADD(a, b) ((a) + (b))
 #define MUL(a, b) ((a) * (b))
 #define FMA(a, b, c) ((a) * (b) + (c))
-#define SPLAT splat4
+#define SPLAT broadcast4
 #define LOAD_E4M3 load4_e4m3
 #define E4M3_SHIFT 0
 #define PANELS_FOR(rows) 1

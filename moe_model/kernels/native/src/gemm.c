@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "amx.h"
+#include "four_lanes.h"
 
 /* Clang knows other pragmas for a function of another instruction set: plain C there. */
 #if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__)
@@ -16,22 +17,12 @@
 #define HAS_X86 0
 #endif
 
-/* Any processor: four lanes, in the C that GCC and Clang know for all of them. */
-typedef float f32x4 __attribute__((vector_size(16)));
-typedef uint32_t u32x4 __attribute__((vector_size(16)));
-
-static inline f32x4 load4(const float *at) {
-    f32x4 v;
-    memcpy(&v, at, sizeof v);
-    return v;
-}
-static inline void store4(float *at, f32x4 v) { memcpy(at, &v, sizeof v); }
+/* Any processor. */
 static inline u32x4 load4u(const uint32_t *at) {
     u32x4 v;
     memcpy(&v, at, sizeof v);
     return v;
 }
-static inline f32x4 broadcast4(float x) { return (f32x4){x, x, x, x}; }
 
 #define V f32x4
 #define LANES 4
