@@ -36,6 +36,7 @@ class Option:
     parse: one text to a value; raises ArgumentTypeError, to which argparse adds the flag.
     convert: what was parsed, if the flag was given, to the field's value; raises an error of ours.
     negatable: a bool that has `--no-name` as well.
+    bare: the field's value where the flag is given alone; None where a value must follow it.
     one_of: options of one group with the same `one_of` exclude each other; with `required` one is needed.
     is_shared: another class of the same command may have the same flag; the help of the first is shown.
     """
@@ -48,6 +49,7 @@ class Option:
     parse: Callable[[str], Any] | None = None
     convert: Callable[[Any], Any] | None = None
     negatable: bool = False
+    bare: Any = None
     one_of: str | None = None
     required: bool = False
     is_shared: bool = False
@@ -204,6 +206,8 @@ def _reading(each: Declared) -> dict[str, Any]:
         settings["action"] = "append"
     if each.choices:
         settings["choices"] = each.choices
+    if option.bare is not None:
+        settings |= {"nargs": "?", "const": option.bare}
     if option.parse is not None:
         settings["type"] = option.parse
     elif not each.choices and each.type in (int, float, Path):
