@@ -21,6 +21,11 @@ CERTIFICATES = Option(
     metavar="DIR",
     help="ca.pem, node.pem and node.key of your own, for this machine's address; every machine needs its own",
 )
+CACHE = Option(
+    "--cache",
+    metavar="DIR",
+    help="where files of models are kept (default: EXPERTMESH_CACHE, ~/.cache/expertmesh)",
+)
 port_number = whole_number(1024, 65535)
 
 

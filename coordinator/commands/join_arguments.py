@@ -8,6 +8,7 @@ from typing import Annotated
 
 from coordinator.api.shared import logging_setup
 from coordinator.commands.cluster_arguments import (
+    CACHE,
     CERTIFICATES,
     CLUSTER_FOLDER,
     FOLDER,
@@ -40,14 +41,7 @@ class JoinArguments:
     ports: Annotated[PortArguments, Group()] = field(default_factory=PortArguments)
     folder: Annotated[Path, FOLDER] = CLUSTER_FOLDER
     certificates: Annotated[Path | None, CERTIFICATES] = None
-    cache: Annotated[
-        Path | None,
-        Option(
-            "--cache",
-            metavar="DIR",
-            help="where files of models are kept (default: EXPERTMESH_CACHE, ~/.cache/expertmesh)",
-        ),
-    ] = None
+    cache: Annotated[Path | None, CACHE] = None
     cache_bytes: Annotated[
         int | None,
         Option(

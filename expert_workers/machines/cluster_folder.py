@@ -93,6 +93,20 @@ class ClusterFolder:
         finally:
             os.close(lock)
 
+    def is_held(self) -> bool:
+        """Whether a head or a joiner runs with it."""
+        try:
+            lock = os.open(self.path / _LOCK, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+        except OSError:
+            return False
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        finally:
+            os.close(lock)
+        return False
+
     def file(self, name: str) -> Path:
         return self.path / name
 

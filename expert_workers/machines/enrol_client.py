@@ -19,9 +19,11 @@ from expert_workers.machines import certificates
 from expert_workers.machines.enrol_messages import (
     BYTES_PATH,
     CA_PATH,
+    CHECK_PATH,
     ENROL_PATH,
     MAX_BODY,
     REACH_PATH,
+    Checked,
     Enrolled,
     EnrolRequest,
     MessageError,
@@ -62,11 +64,11 @@ class EnrolClient:
         self._halt = halt
         self._patience = patience
         self._tls: ssl.SSLContext | None = None
-        self._name = certificates.HEAD_NAME
+        # A head whose certificate is of the user's making shows it for its address.
+        self._name = host if token.brings else certificates.HEAD_NAME
 
-    def trust(self, own_ca: bytes | None = None) -> tuple[bytes, str]:
-        """The CA, in PEM, and our own address on the way there. `own_ca` is that of a joiner which brings its
-        certificates: then the head shows one for its address, as everybody."""
+    def trust(self) -> tuple[bytes, str]:
+        """The CA, in PEM, and our own address on the way there."""
         anything = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         anything.check_hostname, anything.verify_mode = False, ssl.CERT_NONE
         status, ca, address = self._ask(anything, "GET", CA_PATH, b"", secret="")
@@ -79,14 +81,14 @@ class EnrolClient:
                 f"{self.where} has another CA than the join token names: copy join.token of this head again, "
                 "or another machine answers there"
             )
-        if own_ca is not None:
-            if certificates.fingerprint(own_ca) != self._token.ca:
-                raise ClusterError(f"{self.where} has another CA than ca.pem of --certificates")
-            self._name = self._host
         self._tls = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         self._tls.minimum_version = ssl.TLSVersion.TLSv1_2
         self._tls.load_verify_locations(cadata=ca.decode("ascii", "replace"))
         return ca, address
+
+    def check(self, request: EnrolRequest) -> Checked:
+        """Asks whether this machine may join, and changes nothing."""
+        return self._told(CHECK_PATH, encode(request), Checked.parse)
 
     def enrol(self, request: EnrolRequest) -> Enrolled:
         return self._told(ENROL_PATH, encode(request), Enrolled.parse)

@@ -1,7 +1,8 @@
 """What joiners and heads say to each other, as JSON over HTTPS. Light; all of it is checked when it is read.
 
     GET  /v1/ca       the CA's certificate: without a secret, as its hash is what the joiner knows
-    POST /v1/enrol    EnrolRequest, answered with Enrolled
+    POST /v1/check    EnrolRequest, answered with Checked: may this machine join?
+    POST /v1/enrol    EnrolRequest, answered with Enrolled: it has joined
     POST /v1/reach    ReachRequest: can the head connect to these ports of whom asks? ReachReply
     GET  /v1/bytes    so many bytes, to measure the link with
 
@@ -17,7 +18,8 @@ from expert_workers.machines.ports import NodePorts, PortRange
 from expert_workers.machines.versions import Versions
 from moe_model.files import strict_json
 
-CA_PATH, ENROL_PATH, REACH_PATH, BYTES_PATH = "/v1/ca", "/v1/enrol", "/v1/reach", "/v1/bytes"
+CA_PATH, CHECK_PATH, ENROL_PATH = "/v1/ca", "/v1/check", "/v1/enrol"
+REACH_PATH, BYTES_PATH = "/v1/reach", "/v1/bytes"
 # Of a request's body, and of an answer but for `BYTES_PATH`.
 MAX_BODY = 32 << 10
 # What is sent to measure a link: less than a second of 100 Mbit/s.
@@ -53,6 +55,20 @@ class EnrolRequest:
         if not isinstance(time, int | float) or isinstance(time, bool):
             raise MessageError("time: is not a number")
         return cls(Versions(**texts), float(time), _address(address), _text(value, "request", _MAX_TEXT))
+
+
+@dataclass(frozen=True, slots=True)
+class Checked:
+    """Where Ray's head is, and the ports of its machine."""
+
+    head: str
+    head_ports: NodePorts
+
+    @classmethod
+    def parse(cls, data: bytes) -> "Checked":
+        """Raises MessageError."""
+        value = _object(data)
+        return cls(_text(value, "head", 64), _ports(value.get("head_ports")))
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +121,7 @@ class ReachReply:
         return cls({port: _text(found, port, 200) for port in found})
 
 
-def encode(message: EnrolRequest | Enrolled | ReachRequest | ReachReply) -> bytes:
+def encode(message: EnrolRequest | Checked | Enrolled | ReachRequest | ReachReply) -> bytes:
     return json.dumps(asdict(message)).encode()
 
 

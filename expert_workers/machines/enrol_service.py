@@ -15,10 +15,12 @@ from expert_workers.machines.cluster_folder import Membership
 from expert_workers.machines.enrol_messages import (
     BYTES_PATH,
     CA_PATH,
+    CHECK_PATH,
     ENROL_PATH,
     LINK_BYTES,
     MAX_CLOCK_DIFFERENCE,
     REACH_PATH,
+    Checked,
     Enrolled,
     EnrolRequest,
     MessageError,
@@ -97,6 +99,7 @@ class EnrolService:
         self._lock = threading.Lock()
         self._clock = clock
         self._routes: dict[tuple[str, str], Callable[[Asked], bytes]] = {
+            ("POST", CHECK_PATH): self._may_join,
             ("POST", ENROL_PATH): self._enrol,
             ("POST", REACH_PATH): self._reach,
             ("GET", BYTES_PATH): lambda _: bytes(LINK_BYTES),
@@ -133,6 +136,10 @@ class EnrolService:
         logger.warning("%s showed a wrong join token", asked.peer)
         raise RefusedError(HTTPStatus.UNAUTHORIZED, "the join token is not this cluster's")
 
+    def _may_join(self, asked: Asked) -> bytes:
+        self._check(EnrolRequest.parse(asked.body), asked.peer)
+        return encode(Checked(self._membership.head, self._membership.ports))
+
     def _enrol(self, asked: Asked) -> bytes:
         request, ours = EnrolRequest.parse(asked.body), self._membership
         try:
@@ -145,14 +152,13 @@ class EnrolService:
             if not request.request:
                 raise RefusedError(
                     HTTPStatus.CONFLICT,
-                    f"the head {ours.address} makes the certificates itself; leave out --certificates",
+                    f"the head {ours.address} makes the certificates: ask for one",
                 )
             certificate = self._secrets.authority.sign(request.request.encode(), request.address)
         elif request.request:
             raise RefusedError(
                 HTTPStatus.CONFLICT,
-                f"the head {ours.address} was started with --certificates; bring some of the same CA "
-                "(--certificates DIR)",
+                f"the head {ours.address} makes no certificates: bring one (--certificates DIR)",
             )
         logger.info("%s has joined, %s", asked.peer, request.address)
         return encode(

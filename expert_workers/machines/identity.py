@@ -40,7 +40,7 @@ def head_secrets(folder: ClusterFolder, address: str, brought: Path | None) -> S
     ca = folder.read(CA)
     if not folder.has(RAY_TOKEN):
         folder.write(RAY_TOKEN, secrets.token_hex(32).encode())
-    token = _join_token(folder, certificates.fingerprint(ca))
+    token = _join_token(folder, certificates.fingerprint(ca), brought is not None)
     return Secrets(ca, authority, token.secret, folder.read(RAY_TOKEN).decode().strip())
 
 
@@ -98,13 +98,13 @@ def _sign_own(folder: ClusterFolder, authority: Authority, address: str) -> None
     folder.write(CERT, authority.sign(certificates.request_for(key), address, [HEAD_NAME]))
 
 
-def _join_token(folder: ClusterFolder, ca: str) -> JoinToken:
+def _join_token(folder: ClusterFolder, ca: str, brings: bool) -> JoinToken:
     """The secret stays as long as the CA does."""
     if folder.has(JOIN_TOKEN):
         kept = JoinToken.read(folder.file(JOIN_TOKEN))
-        if kept.ca == ca:
+        if (kept.ca, kept.brings) == (ca, brings):
             return kept
-    made = JoinToken.new(ca)
+    made = JoinToken.new(ca, brings)
     folder.write(JOIN_TOKEN, made.line().encode())
     return made
 

@@ -14,7 +14,7 @@ from expert_workers.machines import certificates, checks, reach
 from expert_workers.machines.checks import Level, Row
 from expert_workers.machines.cluster_folder import CA, CERT, KEY, RAY_TOKEN, ClusterFolder, Membership
 from expert_workers.machines.enrol_client import EnrolClient
-from expert_workers.machines.enrol_messages import Enrolled, EnrolRequest, ReachRequest
+from expert_workers.machines.enrol_messages import Enrolled, EnrolRequest
 from expert_workers.machines.identity import bring, check_identity
 from expert_workers.machines.join_token import JoinToken
 from expert_workers.machines.node_environment import node_environment
@@ -23,7 +23,9 @@ from expert_workers.machines.ports import NodePorts
 from expert_workers.machines.ray_node import RayNode
 from expert_workers.machines.versions import Versions
 from expert_workers.machines.wakes import Wakes
-from moe_model.errors import ClusterError, HaltedError
+from expert_workers.machines.way_to_head import way_rows
+from moe_model.errors import ClusterError, ConfigError, HaltedError
+from moe_model.files.private_files import read_bounded
 from moe_model.machine import usable_cores
 
 logger = logging.getLogger(__name__)
@@ -78,6 +80,7 @@ class _Enrolment:
         self._tell = tell
         self._failed: list[str] = []
         token = JoinToken.read(plan.token_file)
+        _check_brought(plan, token)
         self._client = EnrolClient(plan.host, plan.port, token, plan.address, wakes.halt)
 
     def into(self, folder: ClusterFolder) -> Membership:
@@ -87,31 +90,16 @@ class _Enrolment:
             self._say(row)
         self._say(checks.free_ports(plan.ports.all(), plan.ports))
         self._require()
-        ca, address = self._client.trust(_own_ca(plan))
+        ca, address = self._client.trust()
         self._say(Row("head", Level.OK, f"{self._client.where} is the one of the join token"))
         key = certificates.new_key()
         request = b"" if plan.certificates else certificates.request_for(key)
         enrolled = self._client.enrol(EnrolRequest(Versions.here(), time.time(), address, request.decode()))
         self._say(Row("token, versions, clock", Level.OK, "as the head's"))
-        self._say_ports(address, enrolled)
-        self._say_link()
+        for row in way_rows(self._client, plan.ports, address, enrolled.head, enrolled.head_ports):
+            self._say(row)
         self._require()
         return _keep(folder, plan, enrolled, ca, key, address)
-
-    def _say_ports(self, address: str, enrolled: Enrolled) -> None:
-        """Both ways, while nothing of ours listens here yet."""
-        sample = self._plan.ports.sample()
-        with reach.answering(sample):
-            failed = self._client.unreachable(ReachRequest(self._plan.ports))
-        self._say(checks.reachable("ports from the head", address, failed, self._plan.ports))
-        host, _, port = enrolled.head.rpartition(":")
-        there = (int(port), *range(enrolled.head_ports.first, enrolled.head_ports.first + 2))
-        failed = reach.unreachable(host.strip("[]"), there, self._plan.address)
-        self._say(checks.reachable("ports of the head", host, failed, enrolled.head_ports))
-
-    def _say_link(self) -> None:
-        rate = self._client.bytes_per_second()
-        self._say(Row("link", Level.OK, f"{rate * 8 / 1e6:.0f} Mbit/s from the head"))
 
     def _say(self, row: Row) -> None:
         self._tell(row)
@@ -123,8 +111,18 @@ class _Enrolment:
             raise ClusterError(f"this machine cannot join: {' | '.join(self._failed)}")
 
 
-def _own_ca(plan: JoinPlan) -> bytes | None:
-    return None if plan.certificates is None else (plan.certificates / CA).read_bytes()
+def _check_brought(plan: JoinPlan, token: JoinToken) -> None:
+    """Raises ConfigError unless the joiner has certificates where the cluster wants it to have some."""
+    if token.brings != (plan.certificates is not None):
+        raise ConfigError(
+            "this cluster's machines bring certificates of their own: say --certificates DIR"
+            if token.brings
+            else "this cluster's head makes the certificates: leave out --certificates"
+        )
+    if plan.certificates is not None:
+        path = plan.certificates / CA
+        if certificates.fingerprint(read_bounded(path, "certificates")) != token.ca:
+            raise ConfigError(f"certificates {path}: is not the CA that the join token names")
 
 
 def _keep(

@@ -30,7 +30,8 @@ T = TypeVar("T")
 class Option:
     """How the command line names a field; its annotation's metadata.
 
-    flag: `--name`; or a word such as `CHECKPOINT`, for an argument that is known by its place.
+    flag: `--name`; or a word such as `CHECKPOINT`, for an argument that is known by its place, which may be
+        left out where the field has a default.
     help: argparse's, with its placeholders: `%(default)s` is the field's default.
     choices: of a field whose type does not say them.
     parse: one text to a value; raises ArgumentTypeError, to which argparse adds the flag.
@@ -186,6 +187,8 @@ def _add(container: Any, each: Declared) -> None:
     if option.metavar is not None:
         settings["metavar"] = option.metavar
     if option.is_positional:
+        if each.default is not MISSING:
+            settings |= {"nargs": "?", "default": each.default}
         container.add_argument(each.name, **settings | {"metavar": option.flag})
         return
     if each.default is MISSING:
