@@ -78,6 +78,8 @@ def test_the_environment_is_read_in_few_files() -> None:
         "coordinator/server/environment.py",
         "client/expertmesh/command_line.py",
         "expert_workers/cluster/ray_environment.py",
+        # So has a node what is its own.
+        "expert_workers/cluster/data_ports.py",
     }
 
 
@@ -113,6 +115,7 @@ POLLERS = (
     "chaos/run.py",
     "coordinator/api/shared/readiness.py",
     "client/expertmesh/client.py",
+    "expert_workers/cluster/leave.py",
     "expert_workers/processes.py",
     "expert_workers/transports/ray/fleet.py",
     "tests/chaos/",

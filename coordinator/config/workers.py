@@ -80,10 +80,20 @@ class WorkersConfig:
             "--workers-per-node",
             parse=number_of_workers,
             metavar="K",
-            help="follow the cluster: K workers for each machine there is, as they come and go; 0: "
-            "--workers and `expertmesh scale` say how many (%(default)s)",
+            help="follow the cluster, whatever --workers says: K workers for each machine there is, as they "
+            "come and go; 0: --workers and `expertmesh scale` say how many (%(default)s)",
         ),
     ] = 0
+    min_machines: Annotated[
+        int,
+        Option(
+            "--min-machines",
+            parse=positive,
+            metavar="M",
+            help="with --workers-per-node: the start waits until there are so many machines, at most "
+            "--start-timeout (%(default)s)",
+        ),
+    ] = 1
     rebalance_interval: Annotated[
         float,
         Option(
@@ -199,6 +209,11 @@ class WorkersConfig:
     ] = False
 
     @property
+    def has_workers(self) -> bool:
+        """Whether experts are on workers at all."""
+        return self.num_workers > 0 or self.workers_per_node > 0
+
+    @property
     def needs_own_ray(self) -> bool:
         """Whether a Ray of the server's own has to be started."""
-        return self.num_workers > 0 and self.ray_address is None and TRANSPORTS[self.transport].needs_ray
+        return self.has_workers and self.ray_address is None and TRANSPORTS[self.transport].needs_ray

@@ -10,7 +10,7 @@ from typing import Protocol
 from expert_workers.dispatch.routes import Address
 from expert_workers.supervision.worker_state import Keys
 from expert_workers.transports.base import Failure, FailureReason, WorkerFailureError
-from expert_workers.transports.fleet import Fleet
+from expert_workers.transports.fleet import Fleet, Machine
 from expert_workers.wire import Array
 from expert_workers.worker.expert_worker import WorkerInfo
 from moe_model.layers.dispatch import ExpertKey
@@ -58,6 +58,10 @@ class Loaded:
     failure: Failure | None = None
 
 
+# Is told of a part of a load, on the load's thread; whether the rest is still wanted.
+OnPart = Callable[[Loaded], bool]
+
+
 class Connector(Protocol):
     """The client whose links lead to the workers."""
 
@@ -89,14 +93,15 @@ class Jobs:
         self._is_halted = False
         self._starting = threading.Lock()
 
-    def bring_up(self, rank: int, known: Keys, *, is_back: bool = False) -> Up:
-        """Starts the worker unless it runs, claims it, has it connected. What it holds of `known` it keeps.
+    def bring_up(self, rank: int, known: Keys, node_id: str | None = None, *, is_back: bool = False) -> Up:
+        """Starts the worker, on that machine, unless it runs, claims it, has it connected. What it holds of
+        `known` it keeps.
 
         One that `is_back` has little time to answer: what it was asked on its old way may stay unanswered.
         """
         fleet, expected, timeouts = self._fleet, self._expected, self._timeouts
         if rank not in fleet.find():
-            self._start(rank)
+            self._start(rank, node_id)
         info = fleet.describe(rank, timeouts.ready if is_back else timeouts.start)
         # First of all: another coordinator's workers are none of our business, whatever they are.
         fleet.claim(rank, expected.client, expected.epoch, by_force=expected.by_force, timeout=timeouts.ready)
@@ -111,14 +116,24 @@ class Jobs:
         self._links.connect(address, timeouts.ready)
         return Up(info, address, canaries)
 
-    def load(self, rank: int, modules: Sequence[ExpertModule], *, is_whole: bool = False) -> Loaded:
-        """All modules, or those that can be loaded; none of them if it shall be a whole, or none can be."""
+    def load(
+        self,
+        rank: int,
+        modules: Sequence[ExpertModule],
+        *,
+        is_whole: bool = False,
+        on_part: OnPart | None = None,
+    ) -> Loaded:
+        """All modules, or those that can be loaded; none of them if it shall be a whole, or none can be.
+
+        `on_part` is told of each part as it is there, the first of which is one module; False ends the load.
+        """
         try:
-            return self._load(rank, modules)
+            return self._load(rank, modules, on_part)
         except WorkerFailureError as error:
             if is_whole or len(modules) < 2 or error.failure.reason is not FailureReason.RAISED:
                 raise
-        return self._load_each(rank, modules)
+        return self._load_each(rank, modules, on_part)
 
     def drop(self, rank: int, keys: Sequence[ExpertKey]) -> WorkerInfo:
         return self._fleet.unload(rank, keys, self._timeouts.load)
@@ -132,10 +147,10 @@ class Jobs:
     def was_oom(self, info: WorkerInfo) -> bool:
         return self._fleet.was_oom(info)
 
-    def check(self, *, is_counted: bool) -> int:
-        """The machines that could run workers; 0 unless they are to be counted. Raises ClusterError."""
+    def check(self, *, with_machines: bool) -> tuple[Machine, ...]:
+        """The machines that could run workers; none unless they are wanted. Raises ClusterError."""
         self._fleet.check()
-        return self._fleet.num_nodes() if is_counted else 0
+        return self._fleet.machines() if with_machines else ()
 
     def fence(self, info: WorkerInfo, address: Address) -> None:
         """Kills the process that was reached there. It may have been lost before routes named it."""
@@ -151,11 +166,11 @@ class Jobs:
         else:
             _log.warning("a worker's start does not end: it is not waited for, and may leave a Ray actor")
 
-    def _start(self, rank: int) -> None:
+    def _start(self, rank: int, node_id: str | None) -> None:
         self._refuse_when_halted(rank)  # Even while a start hangs that was under way.
         with self._starting:
             self._refuse_when_halted(rank)
-            self._fleet.start(rank)
+            self._fleet.start(rank, node_id)
 
     def _refuse_when_halted(self, rank: int) -> None:
         if self._is_halted:
@@ -164,17 +179,23 @@ class Jobs:
     def end(self, rank: int) -> None:
         self._fleet.end([rank])
 
-    def _load(self, rank: int, modules: Sequence[ExpertModule]) -> Loaded:
+    def _load(self, rank: int, modules: Sequence[ExpertModule], on_part: OnPart | None = None) -> Loaded:
         """A layer after the other: each has the whole time for one load, and shows when it is there."""
-        info = None
-        for _, of_layer in groupby(sorted(modules, key=_layer), key=_layer):
-            part = list(of_layer)
+        info, untold = None, list[ExpertKey]()
+        parts = _parts(modules, is_first_alone=on_part is not None)
+        for number, part in enumerate(parts, 1):
             info = self._fleet.load(rank, part, self._timeouts.load)
             self._on_loaded(len(part))
+            untold += [module.key for module in part]
+            if on_part is not None and number < len(parts):
+                is_wanted = on_part(Loaded(info, self.canary(rank, untold)))
+                untold.clear()
+                if not is_wanted:
+                    break
         assert info is not None, "a load is of one module at least"
-        return Loaded(info, self.canary(rank, [module.key for module in modules]))
+        return Loaded(info, self.canary(rank, untold) if untold else {})
 
-    def _load_each(self, rank: int, modules: Sequence[ExpertModule]) -> Loaded:
+    def _load_each(self, rank: int, modules: Sequence[ExpertModule], on_part: OnPart | None = None) -> Loaded:
         """One after the other: a file that is damaged costs no other module."""
         info, canaries = None, dict[ExpertKey, Array]()
         failures: list[Failure] = []
@@ -188,9 +209,19 @@ class Jobs:
             else:
                 info = loaded.info
                 canaries.update(loaded.canaries)
+                if on_part is not None and not on_part(loaded):
+                    break
         if info is None:
             raise WorkerFailureError(failures[0])
         return Loaded(info, canaries, failures[0] if failures else None)
+
+
+def _parts(modules: Sequence[ExpertModule], *, is_first_alone: bool) -> list[list[ExpertModule]]:
+    """By layer; with the first module as a part of its own, so that it is of use before the others."""
+    first, *others = sorted(modules, key=_layer)
+    parts = [[first]] if is_first_alone else []
+    rest = others if is_first_alone else [first, *others]
+    return parts + [list(of_layer) for _, of_layer in groupby(rest, key=_layer)]
 
 
 def _layer(module: ExpertModule) -> int:

@@ -82,11 +82,14 @@ class WorkerJobs:
         match action:
             case BringUp(rank):
                 is_back = worker.lost_at is not None
-                bring_up = partial(self._jobs.bring_up, rank, self._desired.keys, is_back=is_back)
+                bring_up = partial(
+                    self._jobs.bring_up, rank, self._desired.keys, worker.bound_to, is_back=is_back
+                )
                 self.run(worker, bring_up, partial(self._up, worker))
             case Load(rank, keys):
                 is_whole, modules = self._pending.is_starting, self._desired.modules(keys)
-                load = partial(self._jobs.load, rank, modules, is_whole=is_whole)
+                on_part = None if is_whole else partial(self._part_loaded, worker, worker.num_jobs + 1)
+                load = partial(self._jobs.load, rank, modules, is_whole=is_whole, on_part=on_part)
                 self.run(worker, load, partial(self._loaded, worker, keys), keys)
             case Drop(rank, keys):
                 drop = partial(self._jobs.drop, rank, sorted(keys))
@@ -134,6 +137,18 @@ class WorkerJobs:
                 self._observer.restarted(worker.rank, worker.last_reason or FailureReason.DIED)
         worker.lost_at = None
         self._note_canaries(worker, up.canaries)
+
+    def _part_loaded(self, worker: SupervisedWorker, number: int, loaded: Loaded) -> bool:
+        """On the thread of the worker's job of this number. What is there gets rows at once; for a worker
+        that leaves, the rest is not loaded."""
+        self._loop.post(partial(self._note_part, worker, number, loaded))
+        return not worker.is_leaving
+
+    def _note_part(self, worker: SupervisedWorker, number: int, loaded: Loaded) -> None:
+        is_current = self._roster.get(worker.rank) is worker and worker.num_jobs == number
+        if is_current and worker.is_ready:
+            worker.note_held(loaded.info)
+            self._note_canaries(worker, loaded.canaries)
 
     def _loaded(self, worker: SupervisedWorker, keys: Keys, loaded: Loaded) -> None:
         worker.note_held(loaded.info)

@@ -5,6 +5,7 @@ and raises WorkerFailureError, one line naming the worker.
 """
 
 from collections.abc import Hashable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 from expert_workers.wire import Array
@@ -13,14 +14,23 @@ from moe_model.layers.dispatch import ExpertKey
 from moe_model.versions.expert_versions import ExpertModule
 
 
+@dataclass(frozen=True, slots=True)
+class Machine:
+    """One that could run workers. `is_leaving`: it is to be rid of those that it has, and gets no others."""
+
+    node_id: str
+    is_leaving: bool = False
+
+
 class Fleet(Protocol):
     """Workers by rank."""
 
     def find(self) -> frozenset[int]:
         """The ranks that run already."""
 
-    def start(self, rank: int) -> None:
-        """Starts a worker that holds nothing; returns at once. If its process dies, it is started again."""
+    def start(self, rank: int, node_id: str | None = None) -> None:
+        """Starts a worker that holds nothing; returns at once. If its process dies, it is started again:
+        nowhere but on that machine, where one is named."""
 
     def describe(self, rank: int, timeout: float) -> WorkerInfo:
         """What the worker says of itself. Waits for a process that is just being started."""
@@ -54,8 +64,8 @@ class Fleet(Protocol):
     def check(self) -> None:
         """Raises ClusterError, within seconds, when what keeps workers alive is gone."""
 
-    def num_nodes(self) -> int:
-        """Machines that could run workers. May wait for long, or for ever, where `check` would raise."""
+    def machines(self) -> tuple[Machine, ...]:
+        """Those that there are. May wait for long, or for ever, where `check` would raise."""
 
     def close(self) -> None:
         """Lets go of all; the workers stay."""

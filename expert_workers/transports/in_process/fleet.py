@@ -11,6 +11,7 @@ from expert_workers.transports.base import (
     Site,
     WorkerFailureError,
 )
+from expert_workers.transports.fleet import Machine
 from expert_workers.wire import Array
 from expert_workers.worker.expert_worker import ExpertWorker, WorkerInfo, WorkerSpec
 from moe_model.errors import ExpertMeshError, FencedError
@@ -36,7 +37,7 @@ class LocalFleet:
     def find(self) -> frozenset[int]:
         return frozenset(self.workers)
 
-    def start(self, rank: int) -> None:
+    def start(self, rank: int, node_id: str | None = None) -> None:
         worker = self._make(replace(self._spec, rank=rank))
         self._served[rank] = self._transport.serve(worker, Site())
         self.workers[rank] = worker
@@ -93,8 +94,8 @@ class LocalFleet:
     def check(self) -> None:
         """There is nothing that could be gone."""
 
-    def num_nodes(self) -> int:
-        return 1
+    def machines(self) -> tuple[Machine, ...]:
+        return (Machine(""),)
 
     def close(self) -> None:
         """Workers of this process end with their fleet."""

@@ -12,6 +12,7 @@ from dataclasses import replace as replaced
 
 import ray
 
+from expert_workers.cluster.data_ports import data_ports
 from expert_workers.processes import Process, kill_and_wait
 from expert_workers.transports.base import AnyTransport, Served, Site
 from expert_workers.transports.frame import decode_call, encode, reply_frame
@@ -51,7 +52,8 @@ class ExpertActor:
         """Where this process is reached. It does not listen before it is first asked for this."""
         with self._lock:
             if self._served is None:
-                self._served = self._transport.serve(self._worker, self._site)
+                site = replaced(self._site, ports=data_ports())
+                self._served = self._transport.serve(self._worker, site)
             return self._served.endpoint
 
     def describe(self, client: str = "") -> WorkerInfo:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import ray
+from ray._private.state import state
 from ray.exceptions import ActorAlreadyExistsError, RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
@@ -17,6 +18,7 @@ from expert_workers.cluster.ray_cluster import is_reachable
 from expert_workers.cluster.ray_errors import first_line
 from expert_workers.processes import Process, kill_and_wait
 from expert_workers.transports.base import AnyTransport, Failure, FailureReason, WorkerFailureError
+from expert_workers.transports.fleet import Machine
 from expert_workers.transports.ray.actor import ExpertActor, NodeAgent
 from expert_workers.transports.ray.links import ActorName, failure_of
 from expert_workers.wire import Array
@@ -67,8 +69,8 @@ class RayFleet:
         names = [actor["name"] for actor in named if actor["namespace"] == self._options.namespace]
         return frozenset(int(name.removeprefix(_NAME)) for name in names if name.startswith(_NAME))
 
-    def start(self, rank: int) -> None:
-        self._actors[rank] = _launch(replace(self._options.spec, rank=rank), self._options)
+    def start(self, rank: int, node_id: str | None = None) -> None:
+        self._actors[rank] = _launch(replace(self._options.spec, rank=rank), self._options, node_id)
 
     def describe(self, rank: int, timeout: float) -> WorkerInfo:
         info = self._info(rank, self._ask(rank, "describe", timeout=timeout))
@@ -137,9 +139,12 @@ class RayFleet:
         if not is_reachable():
             raise ClusterError("the head of the Ray cluster is gone")
 
-    def num_nodes(self) -> int:
+    def machines(self) -> tuple[Machine, ...]:
+        leaving = state.get_draining_nodes()
         nodes = ray.nodes()  # type: ignore[no-untyped-call]
-        return sum(bool(node["Alive"] and node["Resources"].get("CPU")) for node in nodes)
+        ids = [node["NodeID"] for node in nodes if node["Alive"] and node["Resources"].get("CPU")]
+        self._leave_alone(set(leaving))
+        return tuple(Machine(node_id, node_id in leaving) for node_id in ids)
 
     def close(self) -> None:
         for agent in self._agents.values():
@@ -147,6 +152,12 @@ class RayFleet:
                 ray.kill(agent)
         self._agents.clear()
         self._actors.clear()
+
+    def _leave_alone(self, leaving: set[str]) -> None:
+        """A machine that is rid of its workers is rid of all of us: Ray then lets it go."""
+        with_workers = {info.node_id for info in list(self._infos.values())}
+        for node_id in leaving & self._agents.keys() - with_workers:
+            ray.kill(self._agents.pop(node_id))
 
     def _ask(self, rank: int, method: str, *args: Any, timeout: float) -> Any:
         try:
@@ -200,8 +211,9 @@ def _identity(info: WorkerInfo) -> tuple[str, Process]:
     return info.node_id, _process(info)
 
 
-def _launch(spec: WorkerSpec, options: FleetOptions) -> Any:
+def _launch(spec: WorkerSpec, options: FleetOptions, node_id: str | None) -> Any:
     name = actor_name(spec.rank)
+    bound = None if node_id is None else NodeAffinitySchedulingStrategy(node_id, soft=False)
     settings = {
         "name": name,
         "namespace": options.namespace,
@@ -211,7 +223,7 @@ def _launch(spec: WorkerSpec, options: FleetOptions) -> Any:
         "max_concurrency": _NUM_THREADS,
         # As good as none; but a node that offers none, as a head may, gets no workers.
         "num_cpus": 0.001,
-        "scheduling_strategy": "SPREAD",
+        "scheduling_strategy": bound or "SPREAD",
         # Ray would report each call to its dashboard.
         "enable_task_events": False,
     }

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from expert_workers.dispatch.routes import Address
-from expert_workers.supervision.jobs import Expected, Jobs, Timeouts, mismatch
+from expert_workers.supervision.jobs import Expected, Jobs, Loaded, Timeouts, mismatch
 from expert_workers.transports.base import FailureReason, WorkerFailureError
 from expert_workers.transports.in_process.fleet import LocalFleet
 from expert_workers.transports.in_process.transport import InProcessTransport
@@ -32,9 +32,9 @@ class ToldFleet(LocalFleet):
         self.asked: list[str] = []
         self.changes: dict[str, Any] = {}
 
-    def start(self, rank: int) -> None:
-        self.asked.append("start")
-        super().start(rank)
+    def start(self, rank: int, node_id: str | None = None) -> None:
+        self.asked.append("start" if node_id is None else f"start on {node_id}")
+        super().start(rank, node_id)
 
     def load(self, rank: int, modules: Sequence[ExpertModule], timeout: float) -> WorkerInfo:
         self.asked.append(
@@ -132,6 +132,39 @@ def test_a_layer_after_the_other_is_loaded_and_told(fleet: ToldFleet) -> None:
     assert jobs.load(0, checkpoint_modules(mixed)).info.keys == tuple(KEYS)
     assert fleet.asked == ["load 0,0 0,1", "load 1,2"]
     assert told == [2, 1]
+
+
+def test_who_is_bound_to_a_machine_is_started_there(fleet: ToldFleet) -> None:
+    make_jobs(fleet).bring_up(1, frozenset(KEYS), "here")
+    assert fleet.asked[0] == "start on here"
+
+
+def test_the_first_module_is_of_use_before_the_others_are_there(fleet: ToldFleet) -> None:
+    jobs, parts = make_jobs(fleet), list[Loaded]()
+    jobs.bring_up(0, frozenset(KEYS))
+    fleet.asked.clear()
+
+    def on_part(part: Loaded) -> bool:
+        parts.append(part)
+        return True
+
+    loaded = jobs.load(0, checkpoint_modules(KEYS), on_part=on_part)
+    assert fleet.asked == ["load 0,0", "load 0,1", "load 1,2"]
+    assert [part.info.keys for part in parts] == [tuple(KEYS[:1]), tuple(KEYS[:2])]
+    assert loaded.info.keys == tuple(KEYS)
+    told = [set(part.canaries) for part in [*parts, loaded]]
+    assert told == [{key} for key in KEYS], "each sings once"
+
+
+def test_what_is_not_wanted_any_more_is_not_loaded(fleet: ToldFleet) -> None:
+    jobs = make_jobs(fleet)
+    jobs.bring_up(0, frozenset(KEYS))
+    assert jobs.load(0, checkpoint_modules(KEYS), on_part=lambda _: False).info.keys == tuple(KEYS[:1])
+    fleet.source.broken = {KEYS[1]}
+    jobs.drop(0, KEYS)
+    fleet.asked.clear()
+    loaded = jobs.load(0, checkpoint_modules(KEYS[::-1]), on_part=lambda _: False)
+    assert len(loaded.info.keys) == 1
 
 
 def test_what_is_loaded_sings_at_once(fleet: ToldFleet) -> None:
