@@ -64,5 +64,21 @@ def test_a_family_is_small() -> None:
         assert sum(lines) < 250, folder
 
 
+def test_what_is_remote_is_opened_from_outside() -> None:
+    """Readers of files know a hook, and neither caches nor stores: a checkpoint is a folder to them."""
+    room = "moe_model.remote"
+    openers = {path for path in importers(room, *PRODUCT) if not path.startswith("moe_model/remote/")}
+    assert openers <= {"coordinator/server/open_checkpoint.py", "expert_workers/worker/expert_source.py"}
+    for path, found in importers("moe_model", "moe_model/remote").items():
+        known = (
+            "moe_model.remote.",
+            "moe_model.files.",
+            "moe_model.checkpoint.",
+            "moe_model.errors.",
+            "moe_model.halt.",
+        )
+        assert [name for name in found if not name.startswith(known)] == [], path
+
+
 def test_transformers_is_for_tests() -> None:
     assert importers("transformers", *PRODUCT) == {}
