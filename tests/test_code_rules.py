@@ -80,6 +80,7 @@ def test_the_environment_is_read_in_few_files() -> None:
         "expert_workers/cluster/ray_environment.py",
         # So has a node what is its own.
         "expert_workers/cluster/data_ports.py",
+        "moe_model/remote/settings.py",
     }
 
 

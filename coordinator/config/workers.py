@@ -11,6 +11,7 @@ from expertmesh.commands.values import (
     number_of_workers,
     positive,
     positive_seconds,
+    rate,
     seconds,
 )
 from moe_model.names import DtypeName
@@ -94,6 +95,16 @@ class WorkersConfig:
             "--start-timeout (%(default)s)",
         ),
     ] = 1
+    fetch_rate: Annotated[
+        float,
+        Option(
+            "--fetch-rate",
+            parse=rate,
+            metavar="MB",
+            help="megabytes a second of the model's files that a machine sends, and that one without them "
+            "fetches, while no request waits for them; 0: no limit (%(default)g)",
+        ),
+    ] = 32.0
     rebalance_interval: Annotated[
         float,
         Option(

@@ -19,11 +19,13 @@ from expert_workers.transports.fleet import Fleet, Machine
 from expert_workers.transports.in_process.fleet import LocalFleet
 from expert_workers.transports.ray.fleet import FleetOptions, RayFleet
 from expert_workers.worker.expert_worker import WorkerInfo, WorkerSpec
+from expert_workers.worker.offer import Offer
 from moe_model.checkpoint.reader import Checkpoint
 from moe_model.errors import ClusterError
 from moe_model.files.private_files import check_private
 from moe_model.halt import Halt
 from moe_model.machine import Cores, usable_cores
+from moe_model.remote.folder_source import listing_of
 
 # Between two looks for machines.
 _LOOK_SECONDS = 0.25
@@ -87,7 +89,14 @@ def worker_spec(checkpoint: Checkpoint, engine: EngineConfig, workers: WorkersCo
         form=engine.expert_dtype,
         num_slices=engine.expert_slices,
         instruction_set=engine.instruction_set,
+        offer=None if workers.ray_address is None else _offer(checkpoint, workers),
     )
+
+
+def _offer(checkpoint: Checkpoint, workers: WorkersConfig) -> Offer:
+    """To machines of a running cluster that do not have the files."""
+    rate = workers.fetch_rate * 1e6 if workers.fetch_rate else None
+    return Offer(checkpoint.name, listing_of(checkpoint), rate)
 
 
 def threads_of_each(num_workers: int, cores: Cores) -> int:

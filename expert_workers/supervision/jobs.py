@@ -2,21 +2,25 @@
 
 import logging
 import threading
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import count, groupby
+from itertools import count
 from typing import Protocol
 
 from expert_workers.dispatch.routes import Address
 from expert_workers.supervision.worker_state import Keys
 from expert_workers.transports.base import Failure, FailureReason, WorkerFailureError
-from expert_workers.transports.fleet import Fleet, Machine
+from expert_workers.transports.fleet import URGENT, Fleet, Machine, Supply
 from expert_workers.wire import Array
 from expert_workers.worker.expert_worker import WorkerInfo
 from moe_model.layers.dispatch import ExpertKey
 from moe_model.versions.expert_versions import ExpertModule
 
 _log = logging.getLogger(__name__)
+
+# A part of a load that tells its parts takes so long, and has at most so many times the modules of the last.
+_PART_SECONDS, _MAX_GROWTH = 1.0, 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,6 +126,7 @@ class Jobs:
         modules: Sequence[ExpertModule],
         *,
         is_whole: bool = False,
+        supply: Supply = URGENT,
         on_part: OnPart | None = None,
     ) -> Loaded:
         """All modules, or those that can be loaded; none of them if it shall be a whole, or none can be.
@@ -129,11 +134,11 @@ class Jobs:
         `on_part` is told of each part as it is there, the first of which is one module; False ends the load.
         """
         try:
-            return self._load(rank, modules, on_part)
+            return self._load(rank, modules, supply, on_part)
         except WorkerFailureError as error:
             if is_whole or len(modules) < 2 or error.failure.reason is not FailureReason.RAISED:
                 raise
-        return self._load_each(rank, modules, on_part)
+        return self._load_each(rank, modules, supply, on_part)
 
     def drop(self, rank: int, keys: Sequence[ExpertKey]) -> WorkerInfo:
         return self._fleet.unload(rank, keys, self._timeouts.load)
@@ -179,15 +184,20 @@ class Jobs:
     def end(self, rank: int) -> None:
         self._fleet.end([rank])
 
-    def _load(self, rank: int, modules: Sequence[ExpertModule], on_part: OnPart | None = None) -> Loaded:
-        """A layer after the other: each has the whole time for one load, and shows when it is there."""
-        info, untold = None, list[ExpertKey]()
-        parts = _parts(modules, is_first_alone=on_part is not None)
-        for number, part in enumerate(parts, 1):
-            info = self._fleet.load(rank, part, self._timeouts.load)
+    def _load(
+        self, rank: int, modules: Sequence[ExpertModule], supply: Supply, on_part: OnPart | None = None
+    ) -> Loaded:
+        """Part by part: each has the whole time for one load, and shows when it is there."""
+        info, left, untold, num = None, sorted(modules, key=_layer), list[ExpertKey](), 1
+        while left:
+            part = left[:num] if on_part is not None else [m for m in left if m.layer == left[0].layer]
+            left = left[len(part) :]
+            started = time.monotonic()
+            info = self._fleet.load(rank, part, self._timeouts.load, supply)
+            num = next_number(len(part), time.monotonic() - started)
             self._on_loaded(len(part))
             untold += [module.key for module in part]
-            if on_part is not None and number < len(parts):
+            if on_part is not None and left:
                 is_wanted = on_part(Loaded(info, self.canary(rank, untold)))
                 untold.clear()
                 if not is_wanted:
@@ -195,13 +205,15 @@ class Jobs:
         assert info is not None, "a load is of one module at least"
         return Loaded(info, self.canary(rank, untold) if untold else {})
 
-    def _load_each(self, rank: int, modules: Sequence[ExpertModule], on_part: OnPart | None = None) -> Loaded:
+    def _load_each(
+        self, rank: int, modules: Sequence[ExpertModule], supply: Supply, on_part: OnPart | None
+    ) -> Loaded:
         """One after the other: a file that is damaged costs no other module."""
         info, canaries = None, dict[ExpertKey, Array]()
         failures: list[Failure] = []
         for module in modules:
             try:
-                loaded = self._load(rank, [module])
+                loaded = self._load(rank, [module], supply)
             except WorkerFailureError as error:
                 if error.failure.reason is not FailureReason.RAISED:
                     raise
@@ -216,12 +228,9 @@ class Jobs:
         return Loaded(info, canaries, failures[0] if failures else None)
 
 
-def _parts(modules: Sequence[ExpertModule], *, is_first_alone: bool) -> list[list[ExpertModule]]:
-    """By layer; with the first module as a part of its own, so that it is of use before the others."""
-    first, *others = sorted(modules, key=_layer)
-    parts = [[first]] if is_first_alone else []
-    rest = others if is_first_alone else [first, *others]
-    return parts + [list(of_layer) for _, of_layer in groupby(rest, key=_layer)]
+def next_number(number: int, seconds: float) -> int:
+    """How many modules to load next where so many took so long: as many as are there a second later."""
+    return max(1, min(_MAX_GROWTH * number, int(number * _PART_SECONDS / max(seconds, 1e-6))))
 
 
 def _layer(module: ExpertModule) -> int:

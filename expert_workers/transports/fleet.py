@@ -22,6 +22,18 @@ class Machine:
     is_leaving: bool = False
 
 
+@dataclass(frozen=True, slots=True)
+class Supply:
+    """Where a worker without the files gets them: `holders` are workers that have them, `is_urgent`: requests
+    wait for them."""
+
+    holders: tuple[int, ...] = ()
+    is_urgent: bool = True
+
+
+URGENT = Supply()
+
+
 class Fleet(Protocol):
     """Workers by rank."""
 
@@ -42,7 +54,9 @@ class Fleet(Protocol):
     def claim(self, rank: int, client: str, epoch: int, *, by_force: bool, timeout: float) -> None:
         """From now on the worker answers the client's calls of this epoch. FENCED: another client has it."""
 
-    def load(self, rank: int, modules: Sequence[ExpertModule], timeout: float) -> WorkerInfo: ...
+    def load(
+        self, rank: int, modules: Sequence[ExpertModule], timeout: float, supply: Supply = URGENT
+    ) -> WorkerInfo: ...
 
     def unload(self, rank: int, keys: Sequence[ExpertKey], timeout: float) -> WorkerInfo: ...
 

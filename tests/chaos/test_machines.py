@@ -62,3 +62,30 @@ def test_a_machine_leaves_and_comes_back_under_load(tmp_path: Path) -> None:
             check(load.streams, golden)
             assert server.num_losses() == 0
             assert "STAYS" not in leave(ray, head)
+
+
+def test_a_machine_with_an_empty_disk_fetches_its_own_experts(tmp_path: Path) -> None:
+    """The first from the coordinator's machine, the next also from the first."""
+    with Server(str(DEMO_CHECKPOINT), "--workers=0", log=tmp_path / "golden") as alone:
+        alone.wait_ready()
+        golden = golden_of(alone.address)
+    with Network() as network:
+        head, *workers = (network.host(name) for name in ("head", "w0", "w1"))
+        options = ("--workers-per-node=1", "--replicas=2", "--fetch-rate=1")
+        with (
+            RayHosts(head, workers, hidden=DEMO_CHECKPOINT) as ray,
+            ServeHosts(ray, *options, log=tmp_path / "log") as server,
+        ):
+            server.wait_ready()
+            with Load(server.address) as load:
+                load.wait_for_more()
+                wait_until(lambda: server.num_ready() == 2, 60.0, "not two workers")
+                load.wait_for_more()
+            check(load.streams, golden)
+            files = DEMO_CHECKPOINT.glob("experts/*/*.safetensors")
+            experts = sum(path.stat().st_size for path in files)
+            for host in workers:
+                cached = [path for path in ray.cache(host).rglob("*.safetensors") if "/files/" in str(path)]
+                fetched = sum(path.stat().st_blocks * 512 for path in cached)
+                assert 0.99 * experts <= fetched <= 1.1 * experts + (256 << 10)
+            assert not list(ray.cache(head).glob("*"))

@@ -13,7 +13,7 @@ from expert_workers.dispatch.options import PoolOptions
 from expert_workers.dispatch.pool import ExpertPool
 from expert_workers.placement.placement import Placement
 from expert_workers.transports.base import Answerer, Failure, FailureReason, Link, Pending, WorkerFailureError
-from expert_workers.transports.fleet import Machine
+from expert_workers.transports.fleet import URGENT, Machine, Supply
 from expert_workers.transports.stream.auth import Endpoint
 from expert_workers.transports.stream.connect import open_link
 from expert_workers.transports.stream.connection import StreamConnection
@@ -173,7 +173,9 @@ class StreamFleet:
         except FencedError as error:
             raise WorkerFailureError(Failure(FailureReason.FENCED, str(error))) from None
 
-    def load(self, rank: int, modules: Sequence[ExpertModule], timeout: float) -> WorkerInfo:
+    def load(
+        self, rank: int, modules: Sequence[ExpertModule], timeout: float, supply: Supply = URGENT
+    ) -> WorkerInfo:
         process = self._process(rank, timeout)
         try:
             _expert_worker(process).load(modules)

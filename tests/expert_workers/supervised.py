@@ -21,7 +21,7 @@ from expert_workers.supervision.restart_policy import RestartOptions
 from expert_workers.supervision.supervisor import Supervisor
 from expert_workers.supervision.worker_state import Keys, SupervisedWorker
 from expert_workers.transports.base import AnyTransport, Failure, FailureReason, Site, WorkerFailureError
-from expert_workers.transports.fleet import Fleet, Machine
+from expert_workers.transports.fleet import URGENT, Fleet, Machine, Supply
 from expert_workers.transports.in_process.fleet import LocalFleet
 from expert_workers.transports.in_process.transport import InProcessTransport
 from expert_workers.transports.stream.transport import StreamTransport
@@ -99,11 +99,13 @@ class ToldFleet(StreamFleet):
         self.answers.set()
         self.odd_pids: set[int] = set()
 
-    def load(self, rank: int, modules: Sequence[ExpertModule], timeout: float) -> WorkerInfo:
+    def load(
+        self, rank: int, modules: Sequence[ExpertModule], timeout: float, supply: Supply = URGENT
+    ) -> WorkerInfo:
         if rank in self.crashing:
             self.machine.kill(rank)
             raise WorkerFailureError(Failure(FailureReason.DIED, f"worker {rank}: its process is gone"))
-        return super().load(rank, modules, timeout)
+        return super().load(rank, modules, timeout, supply)
 
     def check(self) -> None:
         self.num_looks += 1

@@ -68,7 +68,11 @@ def test_what_is_remote_is_opened_from_outside() -> None:
     """Readers of files know a hook, and neither caches nor stores: a checkpoint is a folder to them."""
     room = "moe_model.remote"
     openers = {path for path in importers(room, *PRODUCT) if not path.startswith("moe_model/remote/")}
-    assert openers <= {"coordinator/server/open_checkpoint.py", "expert_workers/worker/expert_source.py"}
+    assert openers <= {
+        *(f"coordinator/server/{name}.py" for name in ("open_checkpoint", "open_fleet")),
+        *(f"expert_workers/worker/{name}.py" for name in ("expert_source", "offer")),
+        *(f"expert_workers/transports/ray/{name}.py" for name in ("actor", "peers")),
+    }
     for path, found in importers("moe_model", "moe_model/remote").items():
         known = (
             "moe_model.remote.",

@@ -11,7 +11,7 @@ from expert_workers.transports.base import (
     Site,
     WorkerFailureError,
 )
-from expert_workers.transports.fleet import Machine
+from expert_workers.transports.fleet import URGENT, Machine, Supply
 from expert_workers.wire import Array
 from expert_workers.worker.expert_worker import ExpertWorker, WorkerInfo, WorkerSpec
 from moe_model.errors import ExpertMeshError, FencedError
@@ -60,7 +60,9 @@ class LocalFleet:
         except FencedError as error:
             raise _fenced(error) from None
 
-    def load(self, rank: int, modules: Sequence[ExpertModule], timeout: float) -> WorkerInfo:
+    def load(
+        self, rank: int, modules: Sequence[ExpertModule], timeout: float, supply: Supply = URGENT
+    ) -> WorkerInfo:
         worker = self._worker(rank)
         try:
             worker.load(modules)
