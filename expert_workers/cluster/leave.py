@@ -23,16 +23,17 @@ _LOOK_SECONDS = 0.1
 _ANSWER_SECONDS = 5.0
 
 
-def leave(timeout: float, address: str = "auto", node_id: str | None = None) -> bool:
+def leave(timeout: float, address: str = "auto", at: str | None = None) -> bool:
     """Tells the Ray at HOST:PORT, or this machine's, that this machine leaves, and waits until its node has
     ended; whether it has within `timeout` seconds. Leaving again goes on with it.
 
-    `node_id` in hexadecimal names one node where a machine has several. Raises ClusterError, ConfigError.
+    `at` is the address of the machine in the cluster, None: that of its way to the head. Raises ClusterError,
+    ConfigError.
     """
     where = preflighted(address, insecure=True)
     try:
         client = GcsClient(address=where)
-        leaving = _nodes_here(client, where, node_id)
+        leaving = _nodes_here(client, where, at)
         deadline = time.monotonic() + timeout
         for each in leaving:
             # A deadline of 0 is none: it is we who end what has not ended by itself.
@@ -48,13 +49,10 @@ def leave(timeout: float, address: str = "auto", node_id: str | None = None) -> 
     return True
 
 
-def _nodes_here(client: GcsClient, where: str, node_id: str | None) -> set[str]:
+def _nodes_here(client: GcsClient, where: str, at: str | None) -> set[str]:
     alive = _alive(client)
-    if node_id is None:
-        here = str(ray_services.get_node_ip_address(where))  # type: ignore[no-untyped-call]
-        ids = {each for each, node in alive.items() if node.node_manager_address == here}
-    else:
-        ids = {node_id} & alive.keys()
+    here = at or str(ray_services.get_node_ip_address(where))  # type: ignore[no-untyped-call]
+    ids = {each for each, node in alive.items() if node.node_manager_address == here}
     if any(alive[each].is_head_node for each in ids):
         raise ClusterError(
             f"Ray at {where} has its head on this machine, which cannot leave: end the coordinator, "
