@@ -74,7 +74,7 @@ def worker_spec(checkpoint: Checkpoint, engine: EngineConfig, workers: WorkersCo
         num_threads = threads_of_each(workers.num_workers, usable_cores())
     return WorkerSpec(
         0,
-        str(checkpoint.path.resolve()),
+        checkpoint.location,
         dtype_of(engine),
         num_threads=num_threads,
         fingerprint=checkpoint.fingerprint,

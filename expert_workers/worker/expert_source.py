@@ -16,6 +16,8 @@ from moe_model.layers.dispatch import Expert
 from moe_model.loading import load_module
 from moe_model.machine import FreedMemory
 from moe_model.names import InstructionChoice, WeightForm
+from moe_model.remote.open_url import open_url
+from moe_model.remote.url import is_url, without_secrets
 from moe_model.versions.expert_versions import ExpertModule
 
 
@@ -23,9 +25,10 @@ from moe_model.versions.expert_versions import ExpertModule
 class WorkerSpec:
     """Which worker it is and how it computes; what it holds, it is told later.
 
-    `num_threads` is for a worker with a process of its own, None: all cores of its machine; `fingerprint`
-    None takes any checkpoint at the path; `form` rounds the experts' matrices; `num_slices` are those of each
-    expert, of which the worker is told which to hold.
+    `checkpoint_path` may be a URL, which is opened on the worker's own machine. `num_threads` is for a worker
+    with a process of its own, None: all cores of its machine; `fingerprint` None takes any checkpoint at the
+    path; `form` rounds the experts' matrices; `num_slices` are those of each expert, of which the worker is
+    told which to hold.
     """
 
     rank: int
@@ -104,10 +107,12 @@ class CheckpointSource:
     def _open(self) -> tuple[Checkpoint, Opened]:
         if self._opened is None:
             spec = self._spec
-            checkpoint = Checkpoint.open(Path(spec.checkpoint_path))
+            given = spec.checkpoint_path
+            checkpoint = Checkpoint.open(open_url(given) if is_url(given) else Path(given))
             if spec.fingerprint not in (None, checkpoint.fingerprint):
-                path = spec.checkpoint_path
-                raise CheckpointError(f"{path}: not the checkpoint that the coordinator has opened")
+                raise CheckpointError(
+                    f"{without_secrets(given)}: not the checkpoint that the coordinator has opened"
+                )
             kernels = spec.choose_kernels()
             rows_dtype = kernels.hidden_dtype(spec.dtype)
             opened = Opened(checkpoint.fingerprint, checkpoint.config.d_model, rows_dtype, kernels)

@@ -68,7 +68,12 @@ def test_what_is_remote_is_opened_from_outside() -> None:
     """Readers of files know a hook, and neither caches nor stores: a checkpoint is a folder to them."""
     room = "moe_model.remote"
     openers = {path for path in importers(room, *PRODUCT) if not path.startswith("moe_model/remote/")}
-    assert openers <= {"coordinator/server/open_checkpoint.py", "expert_workers/worker/expert_source.py"}
+    assert openers <= {
+        "coordinator/server/open_checkpoint.py",
+        *(f"coordinator/commands/{name}_checkpoint.py" for name in ("export", "import", "inspect")),
+        "coordinator/commands/sums.py",
+        "expert_workers/worker/expert_source.py",
+    }
     for path, found in importers("moe_model", "moe_model/remote").items():
         known = (
             "moe_model.remote.",
