@@ -52,6 +52,7 @@ def test_lazy_loading_is_where_it_is_known() -> None:
         "moe_model/__init__.py",
         "moe_model/checkpoint/reader.py",
         "moe_model/families/__init__.py",
+        "moe_model/remote/url_source.py",
         "client/expertmesh/__init__.py",
         "client/expertmesh/cli.py",
         "client/expertmesh/command_line.py",

@@ -29,6 +29,7 @@ from moe_model.files.private_files import check_private
 from moe_model.halt import Halt
 from moe_model.machine import Cores, usable_cores
 from moe_model.remote.folder_source import listing_of
+from moe_model.remote.url import is_url
 
 # Between two looks for machines.
 _LOOK_SECONDS = 0.25
@@ -107,7 +108,7 @@ def worker_spec(checkpoint: Checkpoint, engine: EngineConfig, workers: WorkersCo
         num_threads = threads_of_each(workers.workers_per_node or workers.num_workers, usable_cores())
     return WorkerSpec(
         0,
-        str(checkpoint.path.resolve()),
+        checkpoint.location,
         dtype_of(engine),
         num_threads=num_threads,
         fingerprint=checkpoint.fingerprint,
@@ -115,12 +116,14 @@ def worker_spec(checkpoint: Checkpoint, engine: EngineConfig, workers: WorkersCo
         form=engine.expert_dtype,
         num_slices=engine.expert_slices,
         instruction_set=engine.instruction_set,
-        offer=_offer(checkpoint, workers) if workers.is_on_running_ray else None,
+        offer=_offer(checkpoint, workers),
     )
 
 
-def _offer(checkpoint: Checkpoint, workers: WorkersConfig) -> Offer:
-    """To machines of a running cluster that do not have the files."""
+def _offer(checkpoint: Checkpoint, workers: WorkersConfig) -> Offer | None:
+    """To machines of a running cluster that do not have the files, unless they have them from where we do."""
+    if not workers.is_on_running_ray or is_url(checkpoint.location):
+        return None
     rate = workers.fetch_rate * 1e6 if workers.fetch_rate else None
     return Offer(checkpoint.name, listing_of(checkpoint), rate)
 

@@ -20,7 +20,9 @@ from moe_model.loading import load_module
 from moe_model.machine import FreedMemory
 from moe_model.names import InstructionChoice, WeightForm
 from moe_model.remote.mirror import Mirror
+from moe_model.remote.open_url import open_url
 from moe_model.remote.source import Range, RangeSource
+from moe_model.remote.url import is_url, without_secrets
 from moe_model.versions.expert_versions import ExpertModule
 
 
@@ -28,10 +30,10 @@ from moe_model.versions.expert_versions import ExpertModule
 class WorkerSpec:
     """Which worker it is and how it computes; what it holds, it is told later.
 
-    `num_threads` is for a worker with a process of its own, None: all cores of its machine; `fingerprint`
-    None takes any checkpoint at the path; `form` rounds the experts' matrices; `num_slices` are those of each
-    expert, of which the worker is told which to hold; `offer`: what to read where there is nothing at the
-    path.
+    `checkpoint_path` may be a URL, which is opened on the worker's own machine; `offer`: what to read where
+    there is nothing at a path. `num_threads` is for a worker with a process of its own, None: all cores of
+    its machine; `fingerprint` None takes any checkpoint; `form` rounds the experts' matrices; `num_slices`
+    are those of each expert, of which the worker is told which to hold.
     """
 
     rank: int
@@ -150,7 +152,7 @@ class CheckpointSource:
             spec = self._spec
             checkpoint = self._checkpoint()
             if spec.fingerprint not in (None, checkpoint.fingerprint):
-                path = spec.checkpoint_path
+                path = without_secrets(spec.checkpoint_path)
                 raise CheckpointError(f"{path}: not the checkpoint that the coordinator has opened")
             kernels = spec.choose_kernels()
             rows_dtype = kernels.hidden_dtype(spec.dtype)
@@ -167,5 +169,7 @@ class CheckpointSource:
             assert self._elsewhere is not None
             assert spec.fingerprint is not None, "what is offered is known"
             self._mirror = open_offer(spec.offer, spec.fingerprint, spec.checkpoint_path, self._elsewhere)
-        path = Path(spec.checkpoint_path) if self._mirror is None else self._mirror.path
-        return Checkpoint.open(path)
+        if self._mirror is not None:
+            return Checkpoint.open(self._mirror.path)
+        given = spec.checkpoint_path
+        return Checkpoint.open(open_url(given) if is_url(given) else Path(given))

@@ -20,11 +20,15 @@ class Fetcher:
     """Any thread may fetch. `num_bytes`: what has come so far."""
 
     def __init__(self, source: RangeSource, sums: KnownSums | None, bucket: TokenBucket, halt: Halt) -> None:
-        self._source, self._sums, self.bucket, self.halt = source, sums, bucket, halt
+        self._source, self.sums, self.bucket, self.halt = source, sums, bucket, halt
         self._lock, self.num_bytes = threading.Lock(), 0
 
+    @property
+    def where(self) -> str:
+        return self._source.where
+
     def known(self, name: str, first: int, count: int) -> bytes | None:
-        return None if self._sums is None else self._sums.of(name, first, count)
+        return None if self.sums is None else self.sums.of(name, first, count)
 
     def fetch(self, name: str, first: int, view: memoryview) -> bytes:
         """Fills `view` with the blocks from `first` on; returns their sums. Raises CheckpointError,

@@ -5,9 +5,10 @@ from pathlib import Path
 
 from moe_model.checkpoint.manifest import MANIFEST
 from moe_model.checkpoint.reader import Checkpoint
+from moe_model.checkpoint.recognise import is_present
 from moe_model.files.piece_file import PieceFile
 from moe_model.halt import Halt
-from moe_model.remote.listing import Listing, RemoteFile
+from moe_model.remote.listing import BLOCK_SUMS, Listing, RemoteFile
 from moe_model.remote.source import Range
 
 
@@ -15,11 +16,12 @@ def listing_of(checkpoint: Checkpoint) -> Listing:
     """All files that it is read from. A mirror by this listing has the same fingerprint, and no bytes of
     tensors are needed for it. Raises CheckpointError."""
     files = {
-        name: RemoteFile(entry.size, digest=checkpoint.digests.get(name))
+        name: RemoteFile(entry.size, digest=checkpoint.digests.get(name, entry.sha256))
         for name, entry in checkpoint.files.items()
     }
-    if (manifest := checkpoint.path / MANIFEST).exists():
-        files[MANIFEST] = RemoteFile(PieceFile(manifest).size)
+    for name in (MANIFEST, BLOCK_SUMS):
+        if is_present(path := checkpoint.path / name):
+            files[name] = RemoteFile(PieceFile(path).size)
     return Listing(files)
 
 

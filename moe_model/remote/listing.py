@@ -16,8 +16,10 @@ from moe_model.errors import CheckpointError
 BLOCK_BYTES = 256 << 10
 SUM_BYTES = hashlib.sha256().digest_size
 ON_DEMAND_SUFFIX = ".safetensors"
-# A file of another kind is fetched whole: nothing that a checkpoint needs is larger.
-MAX_SMALL_BYTES = 64 << 20
+# A file of another kind is fetched whole: nothing that a checkpoint needs is larger, but the sums of blocks,
+# which are those of 4 TiB then.
+MAX_SMALL_BYTES, _MAX_SUMS_BYTES = 64 << 20, 512 << 20
+BLOCK_SUMS = "block-sums"
 # A file of tensors that is smaller than any is fetched whole too: a reader says what it is instead.
 _MIN_ON_DEMAND_BYTES = 1024
 MAX_FILES = 1 << 20
@@ -27,7 +29,8 @@ _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,200}(/[A-Za-z0-9_][A-Za-z0-9._
 @dataclass(frozen=True, slots=True)
 class RemoteFile:
     """`version`: of an object, what differs once it has been replaced (ETag, time), "" where its store says
-    nothing. `digest`: what stands for its content in a fingerprint, None: its bytes do."""
+    nothing. `digest`: of a small file its SHA-256; of one with tensors what stands for its content in a
+    fingerprint. None: not known without its bytes."""
 
     size: int
     version: str = ""
@@ -47,7 +50,8 @@ class Listing:
         for name, file in self.files.items():
             if not _NAME.fullmatch(name):
                 raise CheckpointError(f"{name[:200]!r} is not the name of a file of a checkpoint")
-            most = MAX_FILE_BYTES if name.endswith(ON_DEMAND_SUFFIX) else MAX_SMALL_BYTES
+            most = _MAX_SUMS_BYTES if name == BLOCK_SUMS else MAX_SMALL_BYTES
+            most = MAX_FILE_BYTES if name.endswith(ON_DEMAND_SUFFIX) else most
             if not 0 <= file.size <= most:
                 raise CheckpointError(f"{name}: has {file.size} bytes, at most {most} are allowed")
         folders = {str(parent) for name in self.files for parent in PurePosixPath(name).parents}

@@ -7,11 +7,13 @@ as any other; they reach its bytes by `moe_model/files/mirrored.py`.
 from contextlib import ExitStack
 
 from moe_model.checkpoint.reader import OnBytes
+from moe_model.errors import CheckpointError
 from moe_model.files.mirrored import announce, withdraw
 from moe_model.halt import Halt
+from moe_model.remote.block_sums import KnownBlockSums
 from moe_model.remote.cache import CacheFolder, Held
 from moe_model.remote.fetcher import Fetcher
-from moe_model.remote.listing import Listing
+from moe_model.remote.listing import BLOCK_SUMS, Listing
 from moe_model.remote.mirror_file import MirrorFile
 from moe_model.remote.source import KnownSums, RangeSource
 from moe_model.remote.token_bucket import TokenBucket
@@ -34,13 +36,15 @@ def open_mirror(
 
     `key`: its folder in the cache, another one for other content; `name`: of the model; `location`: what
     another process opens it by. `bucket` limits what is fetched, `on_bytes` is told of the small files.
-    Raises CheckpointError, HaltedError.
+    `sums` None: those of its own `block-sums`, if it has any. Raises CheckpointError, HaltedError.
     """
     fetcher = Fetcher(source, sums, bucket or TokenBucket(), halt or Halt())
     mirror = Mirror(listing, cache, cache.hold(key), fetcher, name=name, location=location)
     with ExitStack() as stack:
         stack.callback(mirror.close)
         mirror.complete(on_bytes)
+        if sums is None and BLOCK_SUMS in listing.files:
+            fetcher.sums = KnownBlockSums.open(mirror.path / BLOCK_SUMS, listing)
         stack.pop_all()
     announce(mirror)
     return mirror
@@ -76,10 +80,20 @@ class Mirror:
         done, total = 0, sum(self.listing.files[name].size for name in small)
         for name in small:
             whole = self._file(name, must_keep=True)
-            whole.read_into(0, memoryview(bytearray(whole.size)))
+            self._complete(name, whole)
             done += whole.size
             if on_bytes is not None:
                 on_bytes(done, total)
+
+    def _complete(self, name: str, whole: MirrorFile) -> None:
+        wanted = whole.digest
+        if whole.sha256() == wanted or wanted is None:
+            return
+        # An earlier process may have been ended before it knew.
+        whole.forget()
+        if whole.sha256() != wanted:
+            whole.forget()
+            raise CheckpointError(f"{self._fetcher.where}: {name}: SHA-256 is not the one that was listed")
 
     def file(self, name: str) -> MirrorFile | None:
         is_here = name in self.listing.files and self.listing.is_on_demand(name)

@@ -1,5 +1,6 @@
 """One file of a mirror, read from the cache where it is there with its sums, else from the source."""
 
+import hashlib
 import os
 from collections.abc import Sequence
 from contextlib import suppress
@@ -50,6 +51,15 @@ class MirrorFile:
             self._fill(begin // BLOCK_BYTES, window)
             first, last = max(begin, offset), min(stop, end)
             view[first - offset : last - offset] = window[first - begin : last - begin]
+
+    def sha256(self) -> str:
+        """Of all of it; all of it is here then, if it must be. Raises CheckpointError, HaltedError."""
+        found = hashlib.sha256()
+        for begin in range(0, self.size, _WINDOW_BYTES):
+            window = memoryview(bytearray(min(_WINDOW_BYTES, self.size - begin)))
+            self._fill(begin // BLOCK_BYTES, window)
+            found.update(window)
+        return found.hexdigest()
 
     def present(self) -> list[int]:
         """The blocks that are here, as far as their sums say."""

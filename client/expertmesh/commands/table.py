@@ -69,6 +69,7 @@ COMMANDS = {
     ),
     "export": Entry("export_arguments", "export_checkpoint", "turn a checkpoint into a Hugging Face folder"),
     "inspect": Entry("inspect_arguments", "inspect_checkpoint", "show what a checkpoint holds, verify it"),
+    "sums": Entry("sums_arguments", "sums", "write the sums of a folder's blocks, for those who fetch it"),
     "init": Entry("init_arguments", "init_checkpoint", "write a randomly initialised checkpoint"),
     "completion": Entry(
         "completion_arguments", "completion", "teach a shell to complete this command", CLIENT
