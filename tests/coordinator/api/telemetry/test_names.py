@@ -52,6 +52,11 @@ EXPECTED = {
     "expertmesh_expert_workers": ("gauge", MODEL | {"state"}),
     "expertmesh_expert_worker_up": ("gauge", MODEL | {"rank"}),
     "expertmesh_experts_missing": ("gauge", MODEL),
+    "expertmesh_expert_replicas_min": ("gauge", MODEL),
+    "expertmesh_expert_replicas_wanted": ("gauge", MODEL),
+    "expertmesh_ready": ("gauge", MODEL),
+    "expertmesh_readiness_losses": ("counter", MODEL),
+    "expertmesh_certificate_expiry_timestamp_seconds": ("gauge", MODEL | {"certificate"}),
     "expertmesh_expert_tokens": ("counter", MODEL | {"rank"}),
     "expertmesh_expert_balancedness": ("histogram", MODEL | {"phase"}),
     "expertmesh_expert_dispatch_seconds": ("histogram", MODEL),
@@ -97,7 +102,7 @@ class Opened:
 def opened(*, vllm_names: bool = False) -> Opened:
     metrics = Metrics(vllm_names=vllm_names)
     ready = [WorkerStatus(rank, WorkerState.READY, experts={0: (rank,)}) for rank in range(2)]
-    workers = WorkersStatus(tuple(ready))
+    workers = WorkersStatus(tuple(ready), num_replicas=1)
     stats = EngineStats(num_running=3, num_blocks=8, kv_usage=0.25, prefix_queries=10, prefix_hits=4)
     counts = EngineCounts()
     counts.open(range(2))
@@ -105,7 +110,12 @@ def opened(*, vllm_names: bool = False) -> Opened:
     async def counted() -> MetricsSnapshot:
         return counts.snapshot()
 
-    metrics.open("tiny", 512, MetricSources(lambda: stats, lambda: STATUS, lambda: workers, 16, counted))
+    sources = MetricSources(
+        *(lambda: stats, lambda: STATUS, lambda: workers, 16, counted),
+        certificates=lambda: {"server": 2e9},
+        replicas=2,
+    )
+    metrics.open("tiny", 512, sources)
     return Opened(metrics, counts)
 
 
@@ -169,6 +179,9 @@ def test_values() -> None:
         'expertmesh_request_success_total{finished_reason="length",model_name="tiny"} 1.0',
         'expertmesh_requests_rejected_total{model_name="tiny",reason="QUEUE_FULL"} 1.0',
         'expertmesh_expert_workers{model_name="tiny",state="ready"} 2.0',
+        'expertmesh_expert_replicas_min{model_name="tiny"} 1.0',
+        'expertmesh_expert_replicas_wanted{model_name="tiny"} 2.0',
+        'expertmesh_certificate_expiry_timestamp_seconds{certificate="server",model_name="tiny"} 2e+09',
         'expertmesh_expert_tokens_total{model_name="tiny",rank="0"} 6.0',
         'expertmesh_expert_worker_restarts_total{model_name="tiny",reason="died"} 1.0',
         'expertmesh_expert_balancedness_sum{model_name="tiny",phase="prefill"} 0.6666666666666666',
