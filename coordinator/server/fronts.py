@@ -5,7 +5,7 @@ STARTING --open--> OPEN --withdraw--> WITHDRAWN --drain--> DRAINED --close--> CL
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 
 from coordinator.api.grpc.auth import AuthInterceptor
@@ -52,7 +52,9 @@ class Fronts:
         security.check_addresses(config.addresses.all())
         self.gate = Gate(Admission(config.admission, ledger))
         self.readiness = Readiness(config.readiness)
+        self.readiness.listen(metrics.readiness.changed)
         self._config = config
+        self._tls = security.tls
         self._has_held_ports = has_held_ports
         self._metrics = metrics
         self._front = Front(
@@ -157,6 +159,10 @@ class Fronts:
         logger.warning("ending %d calls that outlasted the drain timeout", self.gate.num_calls)
         await self.gate.end_calls()
         return False
+
+    def certificates(self) -> Mapping[str, float]:
+        """When each kind of certificate that ports use ends, in seconds since 1970."""
+        return {} if self._tls is None else self._tls.current().ends
 
     def describe(self) -> str:
         """Where it listens, as name=HOST:PORT."""
