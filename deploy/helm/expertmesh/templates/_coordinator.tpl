@@ -11,6 +11,7 @@
 - --http-address=0.0.0.0:8000
 - --control-address=127.0.0.1:50052
 - --metrics-address=0.0.0.0:9100
+- --health-address=0.0.0.0:50053
 - --withdrawal-grace={{ .Values.coordinator.withdrawalGrace }}
 - --drain-timeout={{ .Values.coordinator.drainTimeout }}
 - --log-format=json
@@ -38,23 +39,6 @@
 {{- range .Values.coordinator.args }}
 - {{ . | quote }}
 {{- end }}
-{{- end -}}
-
-{{- /* kubelet's own gRPC probe speaks no TLS; over HTTPS it takes any certificate, and a client's it has none. */ -}}
-{{- define "expertmesh.coordinator.probe" -}}
-{{- if .root.Values.secrets.clientCa -}}
-tcpSocket:
-  port: grpc
-{{- else if .root.Values.secrets.tls -}}
-httpGet:
-  scheme: HTTPS
-  port: http
-  path: {{ .path }}
-{{- else -}}
-grpc:
-  port: 50051
-  service: {{ .service | quote }}
-{{- end -}}
 {{- end -}}
 
 {{- define "expertmesh.coordinator.container" -}}
@@ -96,17 +80,26 @@ grpc:
       containerPort: 8000
     - name: metrics
       containerPort: 9100
+    # kubelet speaks no TLS here, and has no certificate: this port has health and nothing else.
+    - name: health
+      containerPort: 50053
   startupProbe:
-    {{- include "expertmesh.coordinator.probe" (dict "root" . "service" "liveness" "path" "/livez") | nindent 4 }}
+    grpc:
+      port: 50053
+      service: liveness
     periodSeconds: 2
     failureThreshold: 90
   livenessProbe:
-    {{- include "expertmesh.coordinator.probe" (dict "root" . "service" "liveness" "path" "/livez") | nindent 4 }}
+    grpc:
+      port: 50053
+      service: liveness
     periodSeconds: 10
     timeoutSeconds: 5
     failureThreshold: 3
   readinessProbe:
-    {{- include "expertmesh.coordinator.probe" (dict "root" . "service" "" "path" "/readyz") | nindent 4 }}
+    grpc:
+      port: 50053
+      service: ""
     periodSeconds: 2
     timeoutSeconds: 2
     failureThreshold: 1
