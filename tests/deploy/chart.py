@@ -13,6 +13,7 @@ import yaml
 from tests.deploy.tools import DEPLOY, TOOLS, tool
 
 CHART = DEPLOY / "helm" / "expertmesh"
+RELEASE = "demo"
 Values = dict[str, Any]
 DIGEST = "sha256:" + "0" * 64
 # The least that a chart can be installed with.
@@ -102,9 +103,9 @@ def merged(values: Mapping[str, Any], changes: Mapping[str, Any]) -> Values:
     return out
 
 
-def rendered(values: Values) -> list[Any]:
+def rendered(values: Values, release: str = RELEASE) -> list[Any]:
     """The objects of one release. Raises RefusedError."""
-    (answer,) = _ask([{"values": values, "lint_it": False}], CHART)
+    (answer,) = _ask([{"values": values, "lint_it": False}], CHART, release)
     if "error" in answer:
         raise RefusedError(answer["error"])
     return _objects(answer["files"])
@@ -132,12 +133,12 @@ def _objects(files: Mapping[str, str]) -> list[Any]:
     return [document for text in texts for document in yaml.safe_load_all(text) if document]
 
 
-def _ask(jobs: list[Values], chart: Path) -> list[Any]:
+def _ask(jobs: list[Values], chart: Path, release: str = RELEASE) -> list[Any]:
     # Not any other interpreter: it has the library.
     assert str(TOOLS) in tool("python")
     done = subprocess.run(
         [tool("python"), str(Path(__file__).with_name("helm_jobs.py"))],
-        input=json.dumps({"chart": str(chart), "jobs": jobs}),
+        input=json.dumps({"chart": str(chart), "release": release, "jobs": jobs}),
         capture_output=True,
         text=True,
         timeout=120,

@@ -1,7 +1,7 @@
 """Helm for tests, run by the interpreter of .venv-deploy, which has it as a library.
 
-Reads {"chart": PATH, "jobs": [{"lint_it": bool, "values": {...}}]} as JSON, and answers with a list: for each
-job its findings, the texts of its rendered files, or the error that ended it.
+Reads {"chart": PATH, "release": NAME, "jobs": [{"lint_it": bool, "values": {...}}]} as JSON, and answers with
+a list: for each job its findings, the texts of its rendered files, or the error that ended it.
 """
 
 import json
@@ -10,20 +10,20 @@ from typing import Any
 
 from helm_python import Chart, HelmError, lint
 
-RELEASE, NAMESPACE = "demo", "models"
+NAMESPACE = "models"
 
 
 def main() -> None:
     order = json.load(sys.stdin)
-    json.dump([_do(order["chart"], **job) for job in order["jobs"]], sys.stdout)
+    json.dump([_do(order["chart"], order["release"], **job) for job in order["jobs"]], sys.stdout)
 
 
-def _do(path: str, values: dict[str, Any], *, lint_it: bool) -> dict[str, Any]:
+def _do(path: str, release: str, values: dict[str, Any], *, lint_it: bool) -> dict[str, Any]:
     try:
         if lint_it:
             return {"findings": lint(path, values, strict=True)["messages"]}
         with Chart.load(path) as chart:
-            return {"files": chart.render(values, name=RELEASE, namespace=NAMESPACE)}
+            return {"files": chart.render(values, name=release, namespace=NAMESPACE)}
     except HelmError as error:
         return {"error": str(error)}
 

@@ -1,8 +1,8 @@
 """S14 as a program: what every file that starts Ray must say, whatever its format.
 
 Files are looked at as text; YAML is flattened first, so that a command may also be a list. A file stands for
-itself: what it takes from elsewhere, a person who reads it cannot see. Helm's templates are none of these files:
-what counts is what is rendered of them.
+itself: what it takes from elsewhere, a person who reads it cannot see. Of Helm's templates only that
+counts which is rendered of them.
 """
 
 import re
