@@ -1,4 +1,4 @@
-"""The kustomizations by kubectl: each builds, agrees with the chart, and keeps the rules that its objects keep."""
+"""The kustomizations by kubectl: each builds, agrees with the chart, and keeps the rules of its objects."""
 
 import json
 import shutil

@@ -6,6 +6,7 @@
 - --workers-per-node=1
 - --replicas={{ .Values.workers.copies | int }}
 - --keep-workers
+- --take-over
 - --dtype={{ .Values.coordinator.dtype }}
 - --grpc-address=0.0.0.0:50051
 - --http-address=0.0.0.0:8000
