@@ -1,4 +1,4 @@
-"""How pods of ours live and end, as a program: probes, what is done before they end, for how long, where they are."""
+"""How pods of ours live and end, as a program: probes, what is done before an end, how long it may take."""
 
 from collections.abc import Iterable, Iterator
 from typing import Any

@@ -1,4 +1,4 @@
-"""Pods of the chart are probed, drain and end as the product does; those that lose requests would be found."""
+"""Pods of the chart are probed, drain and end as the product does; others would be found."""
 
 import copy
 from collections.abc import Callable
