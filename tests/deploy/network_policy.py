@@ -6,6 +6,8 @@ from typing import Any
 from tests.deploy.pods import Object, of_kind, pods
 
 DNS, PROBED = 53, "health"
+# Ray Client's, at which code is run, and which Ray opens whatever it is told.
+RAY_CLIENT = 10001
 _WAYS = {"ingress": "from", "egress": "to"}
 
 
@@ -25,6 +27,8 @@ def _of_pod(template: Object, policies: list[Any]) -> Iterator[str]:
             yield f"{way} is not denied by default"
     if not any(port.get("port") == DNS for spec in mine for _, port in _ports(spec, "egress")):
         yield "no name can be looked up"
+    if any(_is_open(spec, RAY_CLIENT) for spec in mine):
+        yield f"port {RAY_CLIENT} of Ray Client is open"
     for container in template["spec"]["containers"]:
         for port in container.get("ports") or []:
             # A node may always reach its own pods.

@@ -125,6 +125,7 @@ def _network(objects: list[Object], number: int = 0) -> Any:
         (lambda o: _network(o)["ingress"][0].pop("ports"), "ingress at any port"),
         (lambda o: _network(o)["egress"][0]["ports"].append({"protocol": "TCP"}), "egress at any port"),
         (lambda o: _network(o)["egress"].pop(1), "no name can be looked up"),
+        (lambda o: _network(o)["ingress"][0]["ports"][0].update(endPort=20199), "port 10001 of Ray Client"),
         (lambda o: _network(o, 1)["ingress"].pop(0), "port grpc (50051) is closed to all"),
         (lambda o: _network(o)["ingress"][0]["ports"].pop(0), "port gcs (6379) is closed to all"),
     ],

@@ -20,8 +20,9 @@ runtimeClassName: {{ . }}
 {{- add (ceil .Values.coordinator.withdrawalGrace) (ceil .Values.coordinator.drainTimeout) 25 -}}
 {{- end -}}
 
+{{- /* Ray by itself waits up to 30 s for what still runs on a node that ends. */ -}}
 {{- define "expertmesh.worker.grace" -}}
-{{- add (ceil .Values.workers.leaveTimeout) 30 -}}
+{{- add (ceil .Values.workers.leaveTimeout) 45 -}}
 {{- end -}}
 
 {{- /* Ray's head in the coordinator's pod. */ -}}
@@ -119,7 +120,7 @@ spec:
       command:
         - /bin/bash
         - -c
-        - until ray health-check --address "$HEAD"; do sleep 1; done; exec ray start --block --address="$HEAD" "$@"
+        - until ray health-check --address "$RAY_ADDRESS"; do sleep 1; done; exec ray start --block --address="$RAY_ADDRESS" "$@"
         - ray
       args:
         - --node-ip-address=$(POD_IP)
@@ -129,7 +130,7 @@ spec:
       env:
         {{- include "expertmesh.container.env" . | nindent 8 }}
         {{- if eq .Values.mode "plain" }}
-        - name: HEAD
+        - name: RAY_ADDRESS
           value: {{ include "expertmesh.name" . }}-ray:6379
         - name: CPUS
           valueFrom:

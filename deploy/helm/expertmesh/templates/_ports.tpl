@@ -12,10 +12,12 @@ min-worker-port: "20000"
 max-worker-port: "20099"
 {{- end -}}
 
+{{- /* Without the autoscaler's monitor, which has a port of its own. Ray Client's, 10001, cannot be turned off: no rule opens it. */ -}}
 {{- define "expertmesh.ray.head" -}}
 {{ include "expertmesh.ports.ray" . }}
 port: "6379"
 include-dashboard: "false"
+no-monitor: "true"
 num-cpus: "0"
 num-gpus: "0"
 object-store-memory: {{ .Values.ray.objectStoreMemory | int64 | quote }}
@@ -30,6 +32,10 @@ object-store-memory: {{ .Values.ray.objectStoreMemory | int64 | quote }}
 {{- /* Of parameters, as options of `ray start`. */ -}}
 {{- define "expertmesh.ray.options" -}}
 {{- range $name, $value := . }}
+{{- if eq $value "true" }}
+- --{{ $name }}
+{{- else }}
 - --{{ $name }}={{ $value }}
+{{- end }}
 {{- end }}
 {{- end -}}
