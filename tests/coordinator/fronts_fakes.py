@@ -2,7 +2,6 @@
 
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from pathlib import Path
 
 from coordinator.api.requests.gate import Backend
 from coordinator.api.shared.operations import Operations, ServerFacts
@@ -70,7 +69,7 @@ def make_fronts(
     strict_fields: bool = False,
 ) -> Fronts:
     config = ServeConfig(
-        Path("nowhere"),
+        "nowhere",
         addresses=addresses,
         security=security or SecurityConfig(),
         readiness=readiness or ReadinessConfig(),

@@ -4,7 +4,6 @@ import asyncio
 import re
 import time
 from dataclasses import replace
-from pathlib import Path
 
 from coordinator.config.security import SecurityConfig
 from coordinator.config.serve import ServeConfig
@@ -24,7 +23,7 @@ ADDRESSES = Addresses("127.0.0.1:0", http=None, control="127.0.0.1:0")
 async def test_a_cache_of_another_size_is_told_of() -> None:
     """To operators, and to what refuses requests that are too long."""
     engine = InProcessEngine(EngineThread(engine_over(CountingRunner(), max_seq_len=32)))
-    async with open_front_side(ServeConfig(Path("nowhere"), addresses=ADDRESSES)) as side:
+    async with open_front_side(ServeConfig("nowhere", addresses=ADDRESSES)) as side:
         served = await side.open(served_model(), engine)
         side.serve(replace(served, kv_capacity_tokens=77), engine)
         with side.fronts.gate.call() as backend:
