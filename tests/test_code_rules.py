@@ -78,6 +78,9 @@ def test_the_environment_is_read_in_few_files() -> None:
         "coordinator/server/environment.py",
         "client/expertmesh/command_line.py",
         "expert_workers/cluster/ray_environment.py",
+        # Where the files of this process's own machine are, and what Ray's processes get.
+        "expert_workers/tls.py",
+        "expert_workers/machines/node_environment.py",
     }
 
 

@@ -13,6 +13,7 @@ from expertmesh.commands.values import (
     positive_seconds,
     seconds,
 )
+from moe_model.errors import ConfigError
 from moe_model.names import DtypeName
 
 
@@ -153,10 +154,22 @@ class WorkersConfig:
         ),
     ] = "exact"
     data_tls: Annotated[DataTls | None, Group()] = None
+    cluster: Annotated[
+        Path | None,
+        Option(
+            "--cluster",
+            bare=Path("~/.expertmesh/cluster"),
+            one_of="ray",
+            metavar="DIR",
+            help="the cluster of `expertmesh head` on this machine: its Ray, tokens and TLS, which DIR has "
+            "(~/.expertmesh/cluster)",
+        ),
+    ] = None
     ray_address: Annotated[
         str | None,
         Option(
             "--ray-address",
+            one_of="ray",
             metavar="HOST:PORT",
             help="a running cluster, `auto` for the one on this machine (default: start one and end it)",
         ),
@@ -198,7 +211,16 @@ class WorkersConfig:
         bool, Option("--insecure", is_shared=True, help="use --ray-address also where Ray asks for no token")
     ] = False
 
+    def __post_init__(self) -> None:
+        if self.cluster is not None and self.data_tls is not None:
+            raise ConfigError("--cluster has certificates of its own: leave out --data-tls-cert")
+
+    @property
+    def is_on_running_ray(self) -> bool:
+        """Whether the workers are on a cluster that runs, and may have other machines."""
+        return self.ray_address is not None or self.cluster is not None
+
     @property
     def needs_own_ray(self) -> bool:
         """Whether a Ray of the server's own has to be started."""
-        return self.num_workers > 0 and self.ray_address is None and TRANSPORTS[self.transport].needs_ray
+        return self.num_workers > 0 and not self.is_on_running_ray and TRANSPORTS[self.transport].needs_ray

@@ -12,16 +12,31 @@ from coordinator.server.compute import dtype_of
 from coordinator.server.environment import API_KEY_VARIABLE
 from expert_workers.cluster.place import OwnRay
 from expert_workers.cluster.ray_cluster import RayCluster
+from expert_workers.cluster.ray_environment import changed_environment
+from expert_workers.machines.cluster_folder import CA, CERT, KEY, ClusterFolder
 from expert_workers.tls import TlsPaths
-from expert_workers.transports.base import AnyTransport, WorkerFailureError
+from expert_workers.transports.base import AnyTransport, TransportOptions, WorkerFailureError
 from expert_workers.transports.fleet import Fleet
 from expert_workers.transports.in_process.fleet import LocalFleet
 from expert_workers.transports.ray.fleet import FleetOptions, RayFleet
+from expert_workers.transports.table import make_transport
 from expert_workers.worker.expert_worker import WorkerSpec
 from moe_model.checkpoint.reader import Checkpoint
 from moe_model.files.private_files import check_private
 from moe_model.halt import Halt
 from moe_model.machine import Cores, usable_cores
+
+
+@contextmanager
+def open_transport(config: WorkersConfig) -> Iterator[AnyTransport]:
+    """While it lasts, this process also has what the folder of `--cluster` says of Ray, its token and TLS:
+    transport and fleet find their files by that. Raises ConfigError."""
+    if config.cluster is None:
+        yield make_transport(config.transport, TransportOptions(data_tls(config)))
+        return
+    folder = ClusterFolder.find(config.cluster)
+    with changed_environment(folder.environment(folder.membership())):
+        yield make_transport(config.transport, TransportOptions(data_tls(config)))
 
 
 @contextmanager
@@ -36,11 +51,10 @@ def open_fleet(
         finally:
             local.close()
         return
-    address = config.ray_address
     cluster = _open_cluster(config, own_ray)
     try:
         # A cluster of our own is on this machine alone, and so is its data plane.
-        host = "127.0.0.1" if address is None else None
+        host = None if config.is_on_running_ray else "127.0.0.1"
         fleet = RayFleet(FleetOptions(spec, config.ray_namespace, transport, host))
         try:
             yield fleet
@@ -51,6 +65,8 @@ def open_fleet(
 
 
 def _open_cluster(config: WorkersConfig, own_ray: OwnRay | None) -> RayCluster:
+    if config.cluster is not None:
+        return RayCluster.connect(ClusterFolder.find(config.cluster).membership().head)
     if config.ray_address is not None:
         return RayCluster.connect(config.ray_address, insecure=config.insecure)
     if own_ray is not None:
@@ -60,6 +76,8 @@ def _open_cluster(config: WorkersConfig, own_ray: OwnRay | None) -> RayCluster:
 
 def data_tls(config: WorkersConfig) -> TlsPaths | None:
     """Raises ConfigError for a key that others can read."""
+    if config.cluster is not None:
+        return _tls_of_cluster(ClusterFolder.find(config.cluster))
     files = config.data_tls
     if files is None:
         return None
@@ -67,10 +85,18 @@ def data_tls(config: WorkersConfig) -> TlsPaths | None:
     return TlsPaths(*(str(path.resolve()) for path in (files.cert, files.key, files.ca)))
 
 
+def _tls_of_cluster(folder: ClusterFolder) -> TlsPaths | None:
+    """By names, which each process finds in the folder of its own machine."""
+    if not folder.membership().has_tls:
+        return None
+    check_private(folder.file(KEY), "data plane TLS key")
+    return TlsPaths(CERT, KEY, CA)
+
+
 def worker_spec(checkpoint: Checkpoint, engine: EngineConfig, workers: WorkersConfig) -> WorkerSpec:
     """What every worker is made of, but for its rank."""
     num_threads = workers.num_threads
-    if num_threads is None and workers.ray_address is None:
+    if num_threads is None and not workers.is_on_running_ray:
         num_threads = threads_of_each(workers.num_workers, usable_cores())
     return WorkerSpec(
         0,

@@ -11,7 +11,7 @@ from uuid import uuid4
 from coordinator.config.engine import EngineConfig
 from coordinator.config.workers import WorkersConfig
 from coordinator.server.compute import device_of
-from coordinator.server.open_fleet import data_tls, next_epoch, open_fleet, worker_spec
+from coordinator.server.open_fleet import next_epoch, open_fleet, open_transport, worker_spec
 from coordinator.server.phases import UNTOLD, Phases
 from expert_workers.cluster.place import OwnRay
 from expert_workers.dispatch.combine import Combine
@@ -25,9 +25,8 @@ from expert_workers.supervision.health import HealthOptions
 from expert_workers.supervision.jobs import Connector, Expected, Jobs, Timeouts
 from expert_workers.supervision.options import SupervisorOptions
 from expert_workers.supervision.supervisor import Supervisor
-from expert_workers.transports.base import Site, TransportOptions
+from expert_workers.transports.base import Site
 from expert_workers.transports.in_process.transport import InProcessTransport
-from expert_workers.transports.table import make_transport
 from expert_workers.worker.expert_worker import ExpertWorker, WorkerSpec
 from moe_model.checkpoint.reader import Checkpoint
 from moe_model.halt import Halt
@@ -54,8 +53,8 @@ def open_workers(
     another process has started for this one. Raises HaltedError."""
     client = f"coordinator {platform.node()}:{os.getpid()} ({uuid4().hex[:8]})"
     spec, halt = worker_spec(checkpoint, engine, workers), halt or Halt()
-    transport = make_transport(workers.transport, TransportOptions(data_tls(workers)))
     with ExitStack() as stack:
+        transport = stack.enter_context(open_transport(workers))
         if transport.spans_processes:
             phases("Ray")
         fleet = stack.enter_context(open_fleet(spec, transport, workers, own_ray))
@@ -136,7 +135,7 @@ def _pool_options(engine: EngineConfig, workers: WorkersConfig, epoch: int) -> P
 
 def _has_native_kernels(engine: EngineConfig, workers: WorkersConfig) -> bool:
     """Whether all workers have, for sure: those of other machines may have been installed without."""
-    is_built_here = HAS_NATIVE and workers.ray_address is None
+    is_built_here = HAS_NATIVE and not workers.is_on_running_ray
     return engine.kernels == "native" or (engine.kernels == "auto" and is_built_here)
 
 
