@@ -4,6 +4,7 @@ import asyncio
 import re
 import time
 from dataclasses import replace
+from pathlib import Path
 
 from coordinator.config.security import SecurityConfig
 from coordinator.config.serve import ServeConfig
