@@ -45,7 +45,7 @@ def anonymous_bytes(pid: int) -> int:
 
 async def measure(checkpoint: Path, engine: EngineConfig, num_workers: int) -> list[Row]:
     config = ServeConfig(
-        checkpoint=checkpoint,
+        checkpoint=str(checkpoint),
         engine=engine,
         workers=WorkersConfig(num_workers=num_workers),
         addresses=Addresses("127.0.0.1:0", control=None, http=None),

@@ -152,6 +152,8 @@ def test_grpc_itself_is_in_the_grpc_files() -> None:
         ),
         ("cryptography", "expert_workers/machines/certificates.py"),
         ("huggingface_hub", "moe_model/checkpoint/hub.py"),
+        ("fsspec", ("moe_model/remote/http_objects.py", "moe_model/remote/store_objects.py")),
+        ("aiohttp", "moe_model/remote/http_objects.py"),
         ("rich", ("client/expertmesh/commands/", "coordinator/commands/")),
     ],
 )

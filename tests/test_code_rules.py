@@ -52,6 +52,7 @@ def test_lazy_loading_is_where_it_is_known() -> None:
         "moe_model/__init__.py",
         "moe_model/checkpoint/reader.py",
         "moe_model/families/__init__.py",
+        "moe_model/remote/url_source.py",
         "client/expertmesh/__init__.py",
         "client/expertmesh/cli.py",
         "client/expertmesh/command_line.py",
@@ -78,6 +79,9 @@ def test_the_environment_is_read_in_few_files() -> None:
         "coordinator/server/environment.py",
         "client/expertmesh/command_line.py",
         "expert_workers/cluster/ray_environment.py",
+        # So has a node what is its own.
+        "expert_workers/cluster/data_ports.py",
+        "moe_model/remote/settings.py",
         # Where the files of this process's own machine are, and what Ray's processes get.
         "expert_workers/tls.py",
         "expert_workers/machines/node_environment.py",
@@ -116,6 +120,7 @@ POLLERS = (
     "chaos/run.py",
     "coordinator/api/shared/readiness.py",
     "client/expertmesh/client.py",
+    "expert_workers/cluster/leave.py",
     "expert_workers/processes.py",
     "expert_workers/transports/ray/fleet.py",
     "tests/chaos/",

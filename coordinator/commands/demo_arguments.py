@@ -4,7 +4,6 @@ import argparse
 import logging
 import sys
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Annotated
 
 from coordinator.commands.start_report import Say, plainly
@@ -18,7 +17,7 @@ from expertmesh.commands.options import Group, Option, add_options
 class DemoArguments:
     """What one generation is of, and what computes it."""
 
-    checkpoint: Annotated[Path, CHECKPOINT]
+    checkpoint: Annotated[str, CHECKPOINT]
     prompt: Annotated[str, Option("--prompt", metavar="TEXT", help="text to continue")]
     max_tokens: Annotated[
         int, Option("--max-tokens", metavar="N", help="tokens to generate (%(default)s)")

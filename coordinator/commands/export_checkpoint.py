@@ -11,16 +11,16 @@ from coordinator.commands.progress import bytes_line, progress_line
 from expertmesh.commands.options import options_of
 from expertmesh.commands.signals import sigterm_exits
 from moe_model.checkpoint.exporter import ExportOptions, export_checkpoint
-from moe_model.checkpoint.hub import local_folder
 from moe_model.checkpoint.manifest import DTYPES, dtype_name
 from moe_model.checkpoint.reader import Checkpoint
+from moe_model.remote.given import given_folder
 
 
 def run(args: argparse.Namespace) -> int:
     given = options_of(args, ExportArguments)
     started = time.monotonic()
     with bytes_line(sys.stderr, "downloading") as on_bytes:
-        folder = local_folder(given.checkpoint, on_bytes)
+        folder = given_folder(given.checkpoint, on_bytes)
     checkpoint = Checkpoint.open(folder)
     dtype = checkpoint.dtype if given.dtype is None else DTYPES[given.dtype]
     with sigterm_exits(), progress_line(sys.stderr, "exporting", "module") as progress:

@@ -3,7 +3,6 @@
 import argparse
 import sys
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Annotated
 
 from coordinator.commands.start_report import Say, plainly
@@ -18,7 +17,7 @@ from expertmesh.commands.options import Group, Option, add_options
 class GenerateArguments:
     """What generates, and how it is shown."""
 
-    checkpoint: Annotated[Path, CHECKPOINT]
+    checkpoint: Annotated[str, CHECKPOINT]
     prompt: Annotated[PromptArguments, Group()]
     generation: Annotated[GenerationArguments, Group()]
     json: Annotated[bool, Option("--json", help="print one JSON object with token ids and timings")] = False

@@ -8,9 +8,9 @@ from coordinator.commands.import_arguments import ImportArguments
 from coordinator.commands.progress import bytes_line, progress_line, summary
 from expertmesh.commands.options import options_of
 from expertmesh.commands.signals import sigterm_exits
-from moe_model.checkpoint.hub import local_folder
 from moe_model.checkpoint.importer import ImportOptions, import_checkpoint
 from moe_model.checkpoint.manifest import DTYPES, dtype_name
+from moe_model.remote.given import given_folder
 
 
 def run(args: argparse.Namespace) -> int:
@@ -24,7 +24,7 @@ def run(args: argparse.Namespace) -> int:
         force=given.force,
     )
     with sigterm_exits(), bytes_line(sys.stderr, "downloading") as on_bytes:
-        source = local_folder(given.source, on_bytes)
+        source = given_folder(given.source, on_bytes)
     with sigterm_exits(), progress_line(sys.stderr, "importing") as progress:
         report = import_checkpoint(source, given.dest, options, progress)
     for note in report.notes:

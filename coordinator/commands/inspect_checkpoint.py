@@ -9,13 +9,13 @@ from coordinator.commands.amounts import format_bytes, format_count
 from coordinator.commands.inspect_arguments import InspectArguments
 from coordinator.commands.progress import bytes_line, progress_line
 from expertmesh.commands.options import options_of
-from moe_model.checkpoint.hub import local_folder
 from moe_model.checkpoint.manifest import DTYPES, SHARED, TOKENIZER, dtype_name
 from moe_model.checkpoint.reader import Checkpoint
 from moe_model.config import ModelConfig
 from moe_model.families import family_of
 from moe_model.footprint import PROCESS_BYTES, footprint
 from moe_model.names import ROUNDED_FORMS, DtypeName, StoredForm, WeightForm
+from moe_model.remote.given import given_folder
 
 _NUMS_WORKERS = (1, 2, 3, 4, 8)
 
@@ -23,7 +23,7 @@ _NUMS_WORKERS = (1, 2, 3, 4, 8)
 def run(args: argparse.Namespace) -> int:
     given = options_of(args, InspectArguments)
     with bytes_line(sys.stderr, "downloading") as on_bytes:
-        folder = local_folder(given.checkpoint, on_bytes)
+        folder = given_folder(given.checkpoint, on_bytes)
     checkpoint = Checkpoint.open(folder)
     described = describe(checkpoint)
     if given.verify:

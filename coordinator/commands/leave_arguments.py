@@ -16,6 +16,15 @@ class LeaveArguments:
     """Which node is left, and how long that may take."""
 
     folder: Annotated[Path, FOLDER] = CLUSTER_FOLDER
+    ray_address: Annotated[
+        str | None,
+        Option(
+            "--ray-address",
+            metavar="HOST:PORT",
+            help="of a cluster that `expertmesh head` has not made; by default, where there is no such "
+            "folder, RAY_ADDRESS, else the one on this machine",
+        ),
+    ] = None
     timeout: Annotated[
         float,
         Option(

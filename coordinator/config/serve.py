@@ -1,7 +1,6 @@
 """A whole server, as `expertmesh serve` is told of it."""
 
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Annotated
 
 from coordinator.config.engine import EngineConfig
@@ -26,7 +25,9 @@ _SECURITY = Group(
 )
 TWO_WORKERS = WorkersConfig(num_workers=2)
 CHECKPOINT = Option(
-    "CHECKPOINT", help="folder of a checkpoint, or ORG/NAME[@REVISION] on the Hugging Face hub"
+    "CHECKPOINT",
+    help="folder of a checkpoint, ORG/NAME[@REVISION] on the Hugging Face hub, or the URL of a folder "
+    "(s3://, gs://, http://, https://, file://)",
 )
 
 
@@ -34,7 +35,7 @@ CHECKPOINT = Option(
 class ServeConfig:
     """`api_key` is one more key, from the environment."""
 
-    checkpoint: Annotated[Path, CHECKPOINT]
+    checkpoint: Annotated[str, CHECKPOINT]
     addresses: Annotated[Addresses, _SERVICE] = field(default_factory=Addresses)
     processes: Annotated[ProcessesConfig, _SERVICE] = field(default_factory=ProcessesConfig)
     admission: Annotated[AdmissionConfig, _SERVICE] = field(default_factory=AdmissionConfig)

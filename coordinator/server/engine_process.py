@@ -42,7 +42,7 @@ async def engine(control: Control, begin: Begin) -> None:
         checkpoint = await asyncio.to_thread(open_checkpoint, config.checkpoint, phases, halt)
         facts = await asyncio.to_thread(read_facts, checkpoint, config.engine)
         _tell_facts(facts_file(begin.folder), encode(facts))
-        control.tell(ModelKnown(checkpoint.path.resolve()))
+        control.tell(ModelKnown(checkpoint.location))
         halt.check()
         texts = await asyncio.to_thread(ModelTexts.open, facts)
         stack.callback(texts.close)

@@ -1,12 +1,12 @@
-"""The checkpoint that an argument means: a folder, or a model by its name on the Hugging Face hub."""
+"""The checkpoint that a server is told to serve, opened; its notes go into the log."""
 
 import logging
 from pathlib import Path
 
 from coordinator.server.phases import UNTOLD, Phases
-from moe_model.checkpoint.hub import local_folder
 from moe_model.checkpoint.reader import Checkpoint
 from moe_model.halt import Halt
+from moe_model.remote.given import given_folder
 
 logger = logging.getLogger(__name__)
 
@@ -20,7 +20,7 @@ def open_checkpoint(given: str | Path, phases: Phases = UNTOLD, halt: Halt | Non
         halt.check()
         phases.progress(done, total)
 
-    checkpoint = Checkpoint.open(local_folder(given, on_bytes))
+    checkpoint = Checkpoint.open(given_folder(given, on_bytes, halt))
     for note in checkpoint.notes:
         logger.warning("%s", note)
     return checkpoint

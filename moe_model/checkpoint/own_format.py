@@ -67,6 +67,7 @@ class OwnCheckpoint(Checkpoint):
     files: Mapping[str, FileEntry]
     fingerprint: str
     notes: tuple[str, ...]
+    digests: Mapping[str, str]
     _shared_shapes: Shapes
     _expert_shapes: Shapes
     _float32: frozenset[str]
@@ -90,6 +91,7 @@ class OwnCheckpoint(Checkpoint):
             files=manifest.files,
             fingerprint=hashlib.sha256(data).hexdigest(),
             notes=(),
+            digests={},
             _shared_shapes=family.shared_shapes(manifest.config),
             _expert_shapes=family.expert_shapes(manifest.config),
             _float32=family.float32_names(manifest.config),

@@ -22,6 +22,7 @@ from moe_model.checkpoint.writer import CheckpointWriter
 from moe_model.config import ModelConfig
 from moe_model.errors import CheckpointError
 from moe_model.families import family_of
+from moe_model.files.mirrored import mirrored_folder, require_whole
 from moe_model.layers.expert_slices import ExpertSlice
 from moe_model.names import StoredForm
 from moe_model.text.tokenizer_settings import TokenizerSettings
@@ -36,8 +37,9 @@ class Checkpoint(ABC):
     """An opened model, of whatever format: what it is has been checked, its tensors have not been read.
 
     Tensors have our names, the family's; `dtype` is that of what is stored, `fingerprint` differs where any
-    file does; `notes` say, for people, what of the files is not used, `format` what they are. Whatever reads
-    a model reads it from here, so another format is another class, and a row of `_FORMATS`.
+    file does; `digests` stand in it for files whose sums are not known; `notes` say, for people, what of the
+    files is not used, `format` what they are. Whatever reads a model reads it from here, so another format is
+    another class, and a row of `_FORMATS`.
     """
 
     path: Path
@@ -47,6 +49,7 @@ class Checkpoint(ABC):
     files: Mapping[str, FileEntry]
     fingerprint: str
     notes: tuple[str, ...]
+    digests: Mapping[str, str]
     format: ClassVar[str]
 
     @property
@@ -69,11 +72,18 @@ class Checkpoint(ABC):
         """Of its folder, as it was given: a link's own, not its target's; in the hub's cache the model's."""
         return checkpoint_name(self.path)
 
+    @property
+    def location(self) -> str:
+        """What another process opens it by, also one of another machine. It may hold secrets."""
+        mirror = mirrored_folder(self.path)
+        return str(self.path.resolve()) if mirror is None else mirror.location
+
     @staticmethod
     def open(path: str | Path) -> "Checkpoint":
         """Checks what can be checked without reading tensors. Raises CheckpointError, ConfigError or
         TokenizerError naming the file and the key or tensor."""
         folder = Path(path)
+        require_whole(folder)
         module = next((module for module, is_it in _FORMATS.items() if is_it(folder)), None)
         if module is None:
             raise CheckpointError(f"{folder}: {what_is(folder)}")
@@ -160,7 +170,9 @@ _FORMATS: Mapping[str, Callable[[Path], bool]] = {
 
 def checkpoint_name(path: Path) -> str:
     """The last part of a path as it was given; of one that ends in no name (`.`, `..`), the folder's own; of
-    a snapshot in the cache of the Hugging Face hub, ORG/NAME."""
+    a snapshot in the cache of the Hugging Face hub, ORG/NAME; of a mirror, what is mirrored."""
+    if (mirror := mirrored_folder(path)) is not None:
+        return mirror.name
     if path.parent.name == SNAPSHOTS and (cached := cached_name(path.parent.parent)) is not None:
         return cached
     given = path.name

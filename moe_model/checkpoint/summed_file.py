@@ -43,7 +43,7 @@ def read_summed(
         file.read_into(begin, view)
         found.update(view)
         tensors[name] = data.view(torch.float32 if name in float32 else dtype).view(shapes[name])
-    _require_same(found.hexdigest(), sha256, where)
+    _require_same(file, found.hexdigest(), sha256)
     for name, tensor in tensors.items():
         require_finite(tensor, name, where)
     return {name: tensors[name] for name in shapes}
@@ -54,12 +54,13 @@ def require_sum(file: PieceFile, sha256: str) -> None:
     found = hashlib.sha256()
     for chunk in file.chunks():
         found.update(chunk)
-    _require_same(found.hexdigest(), sha256, str(file.path))
+    _require_same(file, found.hexdigest(), sha256)
 
 
-def _require_same(found: str, expected: str, where: str) -> None:
+def _require_same(file: PieceFile, found: str, expected: str) -> None:
     if found != expected:
-        raise CheckpointError(f"{where}: SHA-256 is not the manifest's: the file has changed")
+        file.forget()
+        raise CheckpointError(f"{file.path}: SHA-256 is not the manifest's: the file has changed")
 
 
 def converted(

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from moe_model.errors import CheckpointError
+from moe_model.files.mirrored import mirrored_file
 from moe_model.files.whole_file import reason
 
 # So much is read at a time of what is only summed.
@@ -19,11 +20,18 @@ _CHUNK_BYTES = 8 << 20
 class PieceFile:
     """A regular file; a link is followed, or refused. Every method raises CheckpointError naming the file.
 
-    A file that another one has replaced since, or that has been written to, is refused and not read.
+    A file that another one has replaced since, or that has been written to, is refused and not read. One of a
+    mirrored folder is read through that; the sums of its blocks take the place of times. `digest`: what is
+    known to differ where its content does, None of most files.
     """
 
     def __init__(self, path: Path, *, follow_links: bool = True) -> None:
         self.path, self._follow_links = path, follow_links
+        self._mirrored = mirrored_file(path)
+        self.digest = None if self._mirrored is None else self._mirrored.digest
+        if self._mirrored is not None:
+            self.size = self._mirrored.size
+            return
         with self._opened() as (_, status):
             self.size = status.st_size
         self._identity = _identity(status)
@@ -35,6 +43,9 @@ class PieceFile:
 
     def read_into(self, offset: int, view: memoryview) -> None:
         """Fills all of `view`, of bytes, from `offset` on."""
+        if self._mirrored is not None:
+            self._mirrored.read_into(offset, view)
+            return
         with self._opened(is_same=True) as (descriptor, _):
             try:
                 filled = 0
@@ -50,6 +61,11 @@ class PieceFile:
         """The whole file, in order."""
         for offset in range(0, self.size, _CHUNK_BYTES):
             yield self.read(offset, min(_CHUNK_BYTES, self.size - offset))
+
+    def forget(self) -> None:
+        """Its sum is wrong, as its reader knows: where it was fetched, it will be again."""
+        if self._mirrored is not None:
+            self._mirrored.forget()
 
     @contextmanager
     def _opened(self, *, is_same: bool = False) -> Iterator[tuple[int, os.stat_result]]:

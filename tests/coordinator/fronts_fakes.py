@@ -2,7 +2,6 @@
 
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from pathlib import Path
 
 from coordinator.api.requests.gate import Backend
 from coordinator.api.shared.operations import Operations, ServerFacts
@@ -28,7 +27,7 @@ from tests.coordinator.engine.client.clients import CLIENTS
 from tests.coordinator.engine.fakes import CountingRunner, engine_over
 
 ANY = "127.0.0.1:0"
-EVERYWHERE = Addresses(ANY, ANY, ANY, ANY)
+EVERYWHERE = Addresses(ANY, ANY, ANY, ANY, ANY)
 MODULES = tuple(Catalog.of_checkpoint(ModelConfig(n_layers=2, n_experts=2)).modules)
 
 
@@ -70,7 +69,7 @@ def make_fronts(
     strict_fields: bool = False,
 ) -> Fronts:
     config = ServeConfig(
-        Path("nowhere"),
+        "nowhere",
         addresses=addresses,
         security=security or SecurityConfig(),
         readiness=readiness or ReadinessConfig(),

@@ -73,7 +73,7 @@ async def serving_demo(template: Path, speculate: int | None = None) -> AsyncIte
             return await ProcessEngine.connect(path, PATIENCE)
 
         config = ServeConfig(
-            checkpoint=DEMO_CHECKPOINT,
+            checkpoint=str(DEMO_CHECKPOINT),
             engine=EngineConfig(block_size=4, num_threads=1, speculate=speculate),
             workers=WorkersConfig(num_workers=0),
             addresses=Addresses("127.0.0.1:0", control=None, http="127.0.0.1:0"),

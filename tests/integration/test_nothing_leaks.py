@@ -26,7 +26,7 @@ ENGINE = EngineConfig(block_size=4, kv_cache_bytes=30 * 4 * 1536, max_num_seqs=6
 @asynccontextmanager
 async def serving(checkpoint: Path, speculate: int | None = None) -> AsyncIterator[RunningServer]:
     config = ServeConfig(
-        checkpoint=checkpoint,
+        checkpoint=str(checkpoint),
         engine=replace(ENGINE, speculate=speculate),
         workers=WorkersConfig(num_workers=2, transport="in-process"),
         addresses=Addresses("127.0.0.1:0", control=None, http=None),

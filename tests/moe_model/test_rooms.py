@@ -64,5 +64,27 @@ def test_a_family_is_small() -> None:
         assert sum(lines) < 250, folder
 
 
+def test_what_is_remote_is_opened_from_outside() -> None:
+    """Readers of files know a hook, and neither caches nor stores: a checkpoint is a folder to them."""
+    room = "moe_model.remote"
+    openers = {path for path in importers(room, *PRODUCT) if not path.startswith("moe_model/remote/")}
+    assert openers <= {
+        *(f"coordinator/server/{name}.py" for name in ("open_checkpoint", "open_fleet")),
+        *(f"expert_workers/worker/{name}.py" for name in ("expert_source", "offer")),
+        *(f"expert_workers/transports/ray/{name}.py" for name in ("actor", "peers")),
+        *(f"coordinator/commands/{name}_checkpoint.py" for name in ("export", "import", "inspect")),
+        "coordinator/commands/sums.py",
+    }
+    for path, found in importers("moe_model", "moe_model/remote").items():
+        known = (
+            "moe_model.remote.",
+            "moe_model.files.",
+            "moe_model.checkpoint.",
+            "moe_model.errors.",
+            "moe_model.halt.",
+        )
+        assert [name for name in found if not name.startswith(known)] == [], path
+
+
 def test_transformers_is_for_tests() -> None:
     assert importers("transformers", *PRODUCT) == {}

@@ -23,7 +23,7 @@ GRPC_ONLY = Addresses("127.0.0.1:0", control=None, http=None)
 
 def config_of(checkpoint: Path, num_workers: int = 2) -> ServeConfig:
     return ServeConfig(
-        checkpoint=checkpoint,
+        checkpoint=str(checkpoint),
         engine=ENGINE,
         workers=WorkersConfig(num_workers=num_workers, transport="in-process"),
         addresses=GRPC_ONLY,

@@ -51,6 +51,7 @@ COMMANDS = {
         starts_ray=True,
     ),
     "client": Entry("client_arguments", "client", "stream a generation from a server", CLIENT),
+    "health": Entry("health_arguments", "health", "say whether a server can serve, by the exit code", CLIENT),
     "top": Entry("top_arguments", "top", "show a server's load, workers, experts and rates, live", CLIENT),
     "scale": Entry(
         "scale_arguments", "scale", "change the number of a server's workers, while it serves", CLIENT
@@ -69,6 +70,7 @@ COMMANDS = {
     ),
     "export": Entry("export_arguments", "export_checkpoint", "turn a checkpoint into a Hugging Face folder"),
     "inspect": Entry("inspect_arguments", "inspect_checkpoint", "show what a checkpoint holds, verify it"),
+    "sums": Entry("sums_arguments", "sums", "write the sums of a folder's blocks, for those who fetch it"),
     "init": Entry("init_arguments", "init_checkpoint", "write a randomly initialised checkpoint"),
     "completion": Entry(
         "completion_arguments", "completion", "teach a shell to complete this command", CLIENT

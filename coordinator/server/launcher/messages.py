@@ -38,10 +38,10 @@ class UseRay:
 
 @dataclass(frozen=True, slots=True)
 class ModelKnown:
-    """From an engine: the facts of its model are in the folder, the checkpoint is that folder. To fronts: the
-    former."""
+    """From an engine: the facts of its model are in the folder, the checkpoint is at that place. To fronts:
+    the former."""
 
-    checkpoint: Path
+    checkpoint: str
 
 
 @dataclass(frozen=True, slots=True)

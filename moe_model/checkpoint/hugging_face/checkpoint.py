@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from moe_model.checkpoint.finite import require_finite
-from moe_model.checkpoint.hugging_face.files import check_sum, file_entries, fingerprint
+from moe_model.checkpoint.hugging_face.files import check_sum, digests, file_entries, fingerprint
 from moe_model.checkpoint.hugging_face.folder import HuggingFaceFolder
 from moe_model.checkpoint.hugging_face.generation import generation_defaults
 from moe_model.checkpoint.hugging_face.quantised import QUANTIZATION
@@ -36,6 +36,7 @@ class HuggingFaceCheckpoint(Checkpoint):
     files: Mapping[str, FileEntry]
     fingerprint: str
     notes: tuple[str, ...]
+    digests: Mapping[str, str]
     _folder: HuggingFaceFolder
 
     @classmethod
@@ -46,6 +47,7 @@ class HuggingFaceCheckpoint(Checkpoint):
         """
         opened = HuggingFaceFolder(folder)
         config, entries = opened.config, file_entries(folder, opened.table)
+        of_tensors = digests(folder, opened.table)
         generation, notes = generation_defaults(folder, opened.settings, config, read_tokenizer(folder))
         return cls(
             path=folder,
@@ -53,8 +55,9 @@ class HuggingFaceCheckpoint(Checkpoint):
             dtype=opened.dtype,
             generation=generation,
             files=entries,
-            fingerprint=fingerprint(folder, opened.table, entries),
+            fingerprint=fingerprint(entries, of_tensors),
             notes=(*opened.notes, *notes),
+            digests=of_tensors,
             _folder=opened,
         )
 

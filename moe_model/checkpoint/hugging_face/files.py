@@ -39,18 +39,21 @@ def file_entries(folder: Path, table: ShardedTable) -> dict[str, FileEntry]:
     return entries
 
 
-def fingerprint(folder: Path, table: ShardedTable, entries: Mapping[str, FileEntry]) -> str:
-    """Differs where any file does, the same on every machine.
-
-    By the sums of the small files, and, of those with tensors, by the name of the blob that a cache has it
-    as; outside of a cache by its header and by samples of its bytes, which a change of a few tensors may
-    escape.
-    """
-    found = [[name, entries[name].size, entries[name].sha256] for name in entries if name not in table.files]
-    for name, shard in table.files.items():
-        digest = _blob_sum(folder / name) or _sampled(shard.file, shard.header_sha256)
-        found.append([name, shard.file.size, digest])
+def fingerprint(entries: Mapping[str, FileEntry], of_tensors: Mapping[str, str]) -> str:
+    """Differs where any file does, the same on every machine: by the sums of the small files, and the digests
+    of those with tensors."""
+    found = [[name, entry.size, of_tensors.get(name, entry.sha256)] for name, entry in entries.items()]
     return hashlib.sha256(json.dumps(sorted(found)).encode()).hexdigest()
+
+
+def digests(folder: Path, table: ShardedTable) -> dict[str, str]:
+    """Of each file with tensors what stands for its content: what a mirror says of it, or the name of the
+    blob that a cache has it as; else a sum of its header and of samples of its bytes, which a change of a few
+    tensors may escape. Raises CheckpointError."""
+    return {
+        name: shard.file.digest or _blob_sum(folder / name) or _sampled(shard.file, shard.header_sha256)
+        for name, shard in table.files.items()
+    }
 
 
 def check_sum(file: PieceFile, expected: str) -> None:
@@ -59,6 +62,7 @@ def check_sum(file: PieceFile, expected: str) -> None:
     for chunk in file.chunks():
         found.update(chunk)
     if found.hexdigest() != expected:
+        file.forget()
         raise CheckpointError(
             f"{file.path}: SHA-256 is not that of the file which was downloaded: download it again"
         )

@@ -76,8 +76,13 @@ def read_index(folder: Path) -> dict[str, str]:
         hint = others if any(folder.glob("*.bin")) else ""
         raise CheckpointError(f"{folder}: has neither {WEIGHTS} nor {INDEX}{hint}")
     refuse_pointer(path)
+    return parse_index(read_file(path, max_size=MAX_INDEX_BYTES, follow_links=True), path)
+
+
+def parse_index(content: bytes | bytearray, path: Path) -> dict[str, str]:
+    """As `read_index`, of what is in it. Raises CheckpointError naming `path`."""
     try:
-        data = strict_json.loads(read_file(path, max_size=MAX_INDEX_BYTES, follow_links=True))
+        data = strict_json.loads(content)
     except ValueError as error:
         raise CheckpointError(f"{path}: {error}") from None
     found = data.get("weight_map") if isinstance(data, dict) else None

@@ -1,7 +1,5 @@
 """The configuration of a server, as its command line fills it."""
 
-from pathlib import Path
-
 import pytest
 
 from coordinator.config.engine import EngineConfig
@@ -20,7 +18,7 @@ def parse(*arguments: str) -> ServeConfig:
 
 
 def test_what_is_not_given_is_the_configuration_s_own_default() -> None:
-    assert parse() == ServeConfig(Path("checkpoint"))
+    assert parse() == ServeConfig("checkpoint")
 
 
 @pytest.mark.parametrize("each", NUMBERS, ids=lambda each: each.option.flag)

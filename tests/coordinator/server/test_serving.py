@@ -3,7 +3,6 @@
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -29,4 +28,4 @@ def test_who_is_told_to_stop_at_the_last_moment_of_a_start_never_says_that_it_se
     monkeypatch.setattr(serving, "open_server", opened)
     monkeypatch.setattr(serving, "_announce", announce)
     with signals_taken(for_good=False):
-        assert asyncio.run(serving.serve(ServeConfig(Path("checkpoint")))) == 0
+        assert asyncio.run(serving.serve(ServeConfig("checkpoint"))) == 0

@@ -1,7 +1,6 @@
 """Browsers' pages of other origins: none by default; those that are named may do all that clients may."""
 
 import asyncio
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -165,7 +164,7 @@ def test_what_is_no_origin(origin: str) -> None:
 
 async def test_a_server_is_told_of_both() -> None:
     origins = (ORIGIN,)
-    config = ServeConfig(Path("nowhere"), calls=CallsConfig(allowed_origins=origins, keep_alive_timeout=7))
+    config = ServeConfig("nowhere", calls=CallsConfig(allowed_origins=origins, keep_alive_timeout=7))
     fronts = Fronts(config, Metrics(), RequestLog())
     assert fronts.http is not None
     uvicorn = fronts.http._server.config

@@ -14,7 +14,7 @@ from coordinator.server.launcher import messages
 from coordinator.server.launcher.messages import ControlError, Message, decode, encode
 
 CONFIG = ServeConfig(
-    checkpoint=Path("folder with spaces/ü"),
+    checkpoint="folder with spaces/ü",
     addresses=Addresses("[::1]:0", http=None),
     processes=ProcessesConfig(num_fronts=3),
     calls=CallsConfig(allowed_origins=("https://a.example", "https://b.example")),
@@ -28,7 +28,7 @@ SAID: list[Message] = [
     messages.Begin(CONFIG, Path("/folder"), "instance", 2, is_again=True),
     messages.Begun(),
     messages.UseRay("192.0.2.1:6379", {"RAY_AUTH_MODE": "token"}),
-    messages.ModelKnown(Path("/models/one")),
+    messages.ModelKnown("/models/one"),
     messages.EngineReady("cpu", 2, 1, 1 << 40),
     messages.FrontReady(512),
     messages.RayReady("192.0.2.1:6379", {}),

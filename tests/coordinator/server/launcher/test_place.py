@@ -59,7 +59,7 @@ class Watched:
 
     def _greet(self, is_again: bool) -> list[Message]:
         self.greeted.append(is_again)
-        return [Begin(ServeConfig(Path("checkpoint")), self.folder, is_again=is_again)]
+        return [Begin(ServeConfig("checkpoint"), self.folder, is_again=is_again)]
 
     def _hear(self, message: Message) -> None:
         self.said.append(message)
