@@ -50,7 +50,7 @@ class ClusterFolder:
     @classmethod
     def create(cls, path: Path) -> "ClusterFolder":
         """Raises ConfigError for one that cannot be made, or that others can look into."""
-        path = path.expanduser().absolute()
+        path = _absolute(path)
         try:
             path.mkdir(0o700, parents=True, exist_ok=True)
         except OSError as error:
@@ -59,7 +59,7 @@ class ClusterFolder:
 
     @classmethod
     def find(cls, path: Path) -> "ClusterFolder":
-        path = path.expanduser().absolute()
+        path = _absolute(path)
         try:
             found = path.stat()
         except FileNotFoundError:
@@ -162,6 +162,14 @@ class ClusterFolder:
             FOLDER_VARIABLE: str(self.path),
             DATA_PORTS_VARIABLE: str(membership.ports.data),
         }
+
+
+def _absolute(path: Path) -> Path:
+    """Raises ConfigError for a user without a home, as there are in containers."""
+    try:
+        return path.expanduser().absolute()
+    except RuntimeError:
+        raise ConfigError(f"{_WHAT} {path}: there is no home folder; say another one") from None
 
 
 def _membership(value: Any) -> Membership:

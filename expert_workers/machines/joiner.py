@@ -212,7 +212,7 @@ class _Staying:
     def _require_head(self) -> None:
         """Raises ClusterError where nothing accepts connections there: load alone is no such case."""
         host, _, port = self._spec.head.rpartition(":")
-        for why in reach.unreachable(host.strip("[]"), [int(port)], self._spec.address).values():
+        for why in reach.unreachable(host, [int(port)], self._spec.address).values():
             raise ClusterError(f"Ray's head {self._spec.head} cannot be reached: {why}")
 
     def _start(self) -> RayNode:
