@@ -5,6 +5,7 @@ import shutil
 import signal
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 
@@ -55,24 +56,42 @@ def test_a_server_on_machines_that_have_joined(cluster: Machine, tmp_path: Path)
         ) as server:
             server.wait_ready()
             with Client(server.address) as client:
-                tokens = client.generate("def f(", max_tokens=8, temperature=0, return_token_ids=True)
-            assert len(tokens.token_ids) == 8
+                expected = generate(client)
+            assert len(expected) == 8
             with ControlClient(server.address_of("control")) as control:
                 workers = control.topology()
             assert {worker.host for worker in workers} == {"127.0.0.2", "127.0.0.3"}
-            assert_no_secret(
-                cluster, [cluster.process.pid, one.process.pid, other.process.pid, server.process.pid]
-            )
+            assert_no_secret(cluster, [each.process.pid for each in (cluster, one, other, server)])
+            found = run_command("doctor", cluster.value("enrol"), f"--folder={cluster.folder}")
+            assert found.returncode == 0, found.stdout
+            for address in ("127.0.0.2", "127.0.0.3", "127.0.0.9"):
+                assert f"machine {address}\n" in found.stdout
+            assert found.stdout.count("other machines: 2 can be reached") == 3
+            below = children(other.process.pid)
+            answers = while_it_leaves(server, other)
+            assert not wait_gone(below | other.pids())
+            assert len(answers) > 3
+            assert set(answers) == {expected}
             assert server.stop() == 0
-        found = run_command("doctor", cluster.value("enrol"), f"--folder={cluster.folder}")
-        assert found.returncode == 0, found.stdout
-        for address in ("127.0.0.2", "127.0.0.3", "127.0.0.9"):
-            assert f"machine {address}\n" in found.stdout
-        assert found.stdout.count("other machines: 2 can be reached") == 3
-        below = children(one.process.pid) | children(other.process.pid)
+        below = children(one.process.pid)
         assert one.stop() == 0, one.log
-        assert other.stop(signal.SIGINT) == 0, other.log
-        assert not wait_gone(below | one.pids() | other.pids())
+        assert not wait_gone(below | one.pids())
+
+
+def while_it_leaves(server: Server, machine: Machine) -> list[tuple[int, ...]]:
+    """What one client gets, a request after the other, from before Ctrl-C until after the machine's end."""
+    with Client(server.address) as client, ThreadPoolExecutor(1) as pool:
+        ended = pool.submit(machine.stop, signal.SIGINT)
+        answers = []
+        while not ended.done():
+            answers.append(generate(client))
+        assert ended.result() == 0, machine.log
+        assert "workers are still here" not in machine.log
+        return [*answers, generate(client)]
+
+
+def generate(client: Client) -> tuple[int, ...]:
+    return client.generate("def f(", max_tokens=8, temperature=0, return_token_ids=True).token_ids
 
 
 def assert_no_secret(cluster: Machine, roots: list[int]) -> None:
