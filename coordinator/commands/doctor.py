@@ -16,6 +16,7 @@ from expert_workers.machines.enrol_client import EnrolClient
 from expert_workers.machines.enrol_messages import EnrolRequest
 from expert_workers.machines.join_token import JoinToken
 from expert_workers.machines.node_checks import cluster_rows
+from expert_workers.machines.reach import unreachable
 from expert_workers.machines.versions import Versions
 from expert_workers.machines.way_to_head import way_rows
 from expertmesh.commands.options import options_of
@@ -55,6 +56,14 @@ def _of_the_way(given: DoctorArguments, head: str) -> Iterator[Row]:
     """The first thing that fails ends it: what comes after needs it."""
     try:
         host, port = enrolment(head)
+        for why in unreachable(host, [port]).values():
+            hint = "start head there; look at the address and at firewalls"
+            yield Row("head", Level.ERROR, f"{head} cannot be reached: {why}", hint)
+            return
+        if not _token_file(given).exists():
+            hint = "say where a copy of the head's join.token is (--token-file)"
+            yield Row("head", Level.WARNING, "something listens there, and no more can be said", hint)
+            return
         token = JoinToken.read(_token_file(given))
         membership = _membership(given)
         source = None if membership is None else membership.address

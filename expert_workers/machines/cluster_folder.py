@@ -25,7 +25,7 @@ DATA_PORTS_VARIABLE = "EXPERTMESH_DATA_PORTS"
 CA, CERT, KEY, RAY_TOKEN, JOIN_TOKEN = "ca.pem", "node.pem", "node.key", "ray.token", "join.token"
 # The CA that a head has made; `ca.pem` may be another's.
 OWN_CA, OWN_CA_KEY = "own-ca.pem", "own-ca.key"
-_MEMBERSHIP, _LOCK = "cluster.json", "lock"
+_MEMBERSHIP, _LOCK, _LEAVING = "cluster.json", "lock", "leaving"
 _WHAT = "cluster folder"
 
 
@@ -106,6 +106,24 @@ class ClusterFolder:
         finally:
             os.close(lock)
         return False
+
+    @contextmanager
+    def leaving(self) -> Iterator[None]:
+        """Its machine leaves, and stays away when the block is over; unless that raises."""
+        self.write(_LEAVING, b"")
+        try:
+            yield
+        except BaseException:
+            self.stays()
+            raise
+
+    @property
+    def is_leaving(self) -> bool:
+        return self.has(_LEAVING)
+
+    def stays(self) -> None:
+        """Takes back that its machine leaves."""
+        self.file(_LEAVING).unlink(missing_ok=True)
 
     def file(self, name: str) -> Path:
         return self.path / name

@@ -279,3 +279,15 @@ def test_without_tls_where_that_is_asked_for(tmp_path: Path) -> None:
 
 def said(machine: Machine, text: str) -> bool:
     return text in machine.log
+
+
+def test_a_machine_that_was_told_to_leave_stays_away(cluster: Machine, tmp_path: Path) -> None:
+    with join(tmp_path, cluster, 2) as node:
+        node.wait_ready()
+        below = children(node.process.pid)
+        assert run_command("leave", f"--folder={node.folder}").returncode == 0
+        assert node.process.wait(30) == 0, node.log
+        assert not wait_gone(below | node.pids())
+    with join(tmp_path, cluster, 2) as node:
+        node.wait_ready()
+        assert node.stop() == 0

@@ -109,6 +109,17 @@ def test_a_broken_membership_is_named(tmp_path: Path, text: bytes) -> None:
         folder.membership()
 
 
+def test_a_machine_that_cannot_leave_stays(tmp_path: Path) -> None:
+    folder = ClusterFolder.create(tmp_path / "c")
+    with folder.leaving():
+        assert folder.is_leaving
+    assert folder.is_leaving, "for the joiner to see"
+    folder.stays()
+    with pytest.raises(KeyError), folder.leaving():
+        raise KeyError
+    assert not folder.is_leaving
+
+
 def test_a_user_without_a_home_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     def none(_: Path) -> Path:
         raise RuntimeError("Could not determine home directory.")
