@@ -12,7 +12,8 @@ from pathlib import PurePosixPath
 from moe_model.checkpoint.manifest import MAX_FILE_BYTES
 from moe_model.errors import CheckpointError
 
-# Of a file, what is fetched, summed and kept as one. Experts of 4 MiB cost 6 % more bytes, larger ones less.
+# Of a file, what is fetched, summed and kept as one. Experts of 4.5 MiB, drawn at random, take 5 % more bytes
+# than they have, those of 9 MiB 2.5 %; with 1 MiB it would be 20 % and 10 %.
 BLOCK_BYTES = 256 << 10
 SUM_BYTES = hashlib.sha256().digest_size
 ON_DEMAND_SUFFIX = ".safetensors"
