@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
-from moe_model.checkpoint.manifest import MAX_FILE_BYTES
+from moe_model.checkpoint.recognise import MAX_FILE_BYTES
 from moe_model.errors import CheckpointError
 
 # Of a file, what is fetched, summed and kept as one. Experts of 4.5 MiB, drawn at random, take 5 % more bytes
