@@ -14,8 +14,8 @@ INSTALLED := .venv/.installed
 # Each has its C sources in src/, and the module that is built of them beside it.
 NATIVE := moe_model/kernels/native expert_workers/transports/stream/native expert_workers/dispatch/native
 
-.PHONY: help install demo serve test test-long test-slow test-arm chaos check format protos pages bench bench-serve bench-peers bench-service \
-  fuzz examples clean
+.PHONY: help install demo serve test test-long test-slow test-arm chaos check check-deploy manifests format protos pages bench bench-serve bench-peers \
+  bench-service fuzz examples clean
 
 help:  ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -60,6 +60,14 @@ check: install  ## format, lint, types, stale stubs, stale pages
 	$(BIN)/python scripts/option_page.py --check
 	$(BIN)/python scripts/model_page.py --check
 
+check-deploy: install  ## the files of deploy/, by tools of their own in .venv-deploy: some 300 MB, downloaded once
+	$(BIN)/python scripts/deploy_tools.py
+	$(BIN)/python -m pytest -n $(JOBS) -m deploy tests/deploy $(ARGS)
+
+manifests: install  ## write deploy/kubernetes/base of what the Helm chart renders
+	$(BIN)/python scripts/deploy_tools.py
+	$(BIN)/python scripts/deploy_manifests.py
+
 format: install  ## format and fix what can be fixed
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
@@ -94,4 +102,4 @@ examples:  ## what the Node example in docs/ needs
 	npm install --no-save --silent @grpc/grpc-js @grpc/proto-loader
 
 clean:  ## remove what make made
-	rm -rf .venv .venv-protos .venv-peers .fuzz node_modules .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info client/*.egg-info build client/build dist $(NATIVE:%=%/*.so)
+	rm -rf .venv .venv-protos .venv-peers .venv-deploy .fuzz node_modules .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info client/*.egg-info build client/build dist $(NATIVE:%=%/*.so)

@@ -35,6 +35,11 @@ class Halt:
         """`tell` is called when it is set, by who sets it; at once, if it is set already."""
         self._said.add_done_callback(lambda _: tell())
 
+    def wait(self, seconds: float) -> None:
+        """Lets so much time pass. Raises HaltedError as soon as it is set."""
+        with suppress(TimeoutError):
+            self.result(Future[None](), seconds)
+
     def result(self, future: "Future[T]", timeout: float) -> T:
         """What a future has come to. Raises HaltedError when this is set first, TimeoutError after `timeout`
         seconds, and what the future raises."""

@@ -78,6 +78,7 @@ def tables(parser: argparse.ArgumentParser) -> Iterator[tuple[str, Table]]:
 def row(parser: argparse.ArgumentParser, action: argparse.Action) -> str:
     names = ", ".join(action.option_strings) or _value(action)
     value = _value(action) if action.option_strings and action.nargs != 0 else ""
+    value = f"[{value}]" if action.option_strings and action.nargs == "?" else value
     text = (action.help or "").removesuffix(ADDED) % {**vars(action), "prog": parser.prog}
     return f"| `{_escaped(f'{names} {value}'.strip())}` | {_escaped(text)} |"
 

@@ -43,6 +43,13 @@ def test_the_workers_know_no_messages() -> None:
 OPENERS = ("engine_side", "experts", "open_workers", "open_fleet", "ray_process")
 
 
+# Commands that make machines a cluster; with a server they have nothing to do.
+OF_MACHINES = (
+    *("cluster_arguments", "head", "head_arguments", "join", "join_arguments", "leave", "leave_arguments"),
+    *("doctor", "doctor_arguments"),
+)
+
+
 def test_coordinator_and_workers_meet_only_in_main() -> None:
     assert importers("coordinator", "expert_workers") == {}
     found = importers("expert_workers", "coordinator")
@@ -53,7 +60,8 @@ def test_coordinator_and_workers_meet_only_in_main() -> None:
         for name in ("status.", "transports.table.TRANSPORTS", "cluster.place.", "cluster.own_folder.")
     )
     beyond = {path for path, names in found.items() if not all(name.startswith(light) for name in names)}
-    assert beyond <= {f"coordinator/server/{name}.py" for name in OPENERS}
+    composed = {f"coordinator/server/{name}.py" for name in OPENERS}
+    assert beyond <= composed | {f"coordinator/commands/{name}.py" for name in OF_MACHINES}
 
 
 HEAVY = (
@@ -93,8 +101,12 @@ def test_all_experts_are_the_same_kind_of_thing() -> None:
     assert openers == {"coordinator/server/open_workers.py", "moe_model/loading.py"}
 
 
+# Of the room of machines, what must not be light.
+STARTS_RAY = ("expert_workers/machines/node_process.py", "expert_workers/machines/node_checks.py")
+
+
 def test_ray_is_in_few_files() -> None:
-    rooms = ("expert_workers/transports/ray/", "expert_workers/cluster/")
+    rooms = ("expert_workers/transports/ray/", "expert_workers/cluster/", *STARTS_RAY)
     assert [path for path in importers("ray", *PRODUCT) if not path.startswith(rooms)] == []
 
 
@@ -138,6 +150,7 @@ def test_grpc_itself_is_in_the_grpc_files() -> None:
                 "coordinator/server/launcher/messages.py",
             ),
         ),
+        ("cryptography", "expert_workers/machines/certificates.py"),
         ("huggingface_hub", "moe_model/checkpoint/hub.py"),
         ("fsspec", ("moe_model/remote/http_objects.py", "moe_model/remote/store_objects.py")),
         ("aiohttp", "moe_model/remote/http_objects.py"),

@@ -79,7 +79,12 @@ def test_the_environment_is_read_in_few_files() -> None:
         "coordinator/server/environment.py",
         "client/expertmesh/command_line.py",
         "expert_workers/cluster/ray_environment.py",
+        # So has a node what is its own.
+        "expert_workers/cluster/data_ports.py",
         "moe_model/remote/settings.py",
+        # Where the files of this process's own machine are, and what Ray's processes get.
+        "expert_workers/tls.py",
+        "expert_workers/machines/node_environment.py",
     }
 
 
@@ -115,6 +120,7 @@ POLLERS = (
     "chaos/run.py",
     "coordinator/api/shared/readiness.py",
     "client/expertmesh/client.py",
+    "expert_workers/cluster/leave.py",
     "expert_workers/processes.py",
     "expert_workers/transports/ray/fleet.py",
     "tests/chaos/",

@@ -11,8 +11,10 @@ from expertmesh.commands.values import (
     number_of_workers,
     positive,
     positive_seconds,
+    rate,
     seconds,
 )
+from moe_model.errors import ConfigError
 from moe_model.names import DtypeName
 
 
@@ -80,10 +82,30 @@ class WorkersConfig:
             "--workers-per-node",
             parse=number_of_workers,
             metavar="K",
-            help="follow the cluster: K workers for each machine there is, as they come and go; 0: "
-            "--workers and `expertmesh scale` say how many (%(default)s)",
+            help="follow the cluster, whatever --workers says: K workers for each machine there is, as they "
+            "come and go; 0: --workers and `expertmesh scale` say how many (%(default)s)",
         ),
     ] = 0
+    min_machines: Annotated[
+        int,
+        Option(
+            "--min-machines",
+            parse=positive,
+            metavar="M",
+            help="with --workers-per-node: the start waits until there are so many machines, at most "
+            "--start-timeout (%(default)s)",
+        ),
+    ] = 1
+    fetch_rate: Annotated[
+        float,
+        Option(
+            "--fetch-rate",
+            parse=rate,
+            metavar="MB",
+            help="megabytes a second of the model's files that a machine sends, and that one without them "
+            "fetches, while no request waits for them; 0: no limit (%(default)g)",
+        ),
+    ] = 32.0
     rebalance_interval: Annotated[
         float,
         Option(
@@ -153,10 +175,22 @@ class WorkersConfig:
         ),
     ] = "exact"
     data_tls: Annotated[DataTls | None, Group()] = None
+    cluster: Annotated[
+        Path | None,
+        Option(
+            "--cluster",
+            bare=Path("~/.expertmesh/cluster"),
+            one_of="ray",
+            metavar="DIR",
+            help="the cluster of `expertmesh head` on this machine: its Ray, tokens and TLS, which DIR has "
+            "(~/.expertmesh/cluster)",
+        ),
+    ] = None
     ray_address: Annotated[
         str | None,
         Option(
             "--ray-address",
+            one_of="ray",
             metavar="HOST:PORT",
             help="a running cluster, `auto` for the one on this machine (default: start one and end it)",
         ),
@@ -198,7 +232,21 @@ class WorkersConfig:
         bool, Option("--insecure", is_shared=True, help="use --ray-address also where Ray asks for no token")
     ] = False
 
+    def __post_init__(self) -> None:
+        if self.cluster is not None and self.data_tls is not None:
+            raise ConfigError("--cluster has certificates of its own: leave out --data-tls-cert")
+
+    @property
+    def is_on_running_ray(self) -> bool:
+        """Whether the workers are on a cluster that runs, and may have other machines."""
+        return self.ray_address is not None or self.cluster is not None
+
+    @property
+    def has_workers(self) -> bool:
+        """Whether experts are on workers at all."""
+        return self.num_workers > 0 or self.workers_per_node > 0
+
     @property
     def needs_own_ray(self) -> bool:
         """Whether a Ray of the server's own has to be started."""
-        return self.num_workers > 0 and self.ray_address is None and TRANSPORTS[self.transport].needs_ray
+        return self.has_workers and not self.is_on_running_ray and TRANSPORTS[self.transport].needs_ray

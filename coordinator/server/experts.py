@@ -40,7 +40,7 @@ def open_experts(
     halt = halt or Halt()
     halt.check()
     check_form(checkpoint, engine.expert_dtype, engine.expert_slices)
-    if workers.num_workers == 0:
+    if not workers.has_workers:
         phases("experts")
         yield load_local_experts(
             *(checkpoint, dtype_of(engine), device_of(engine), kernels_of(engine)),

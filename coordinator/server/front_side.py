@@ -51,8 +51,12 @@ class FrontSide:
             current_experts=lambda: engine.model().experts,
             kv_capacity_tokens=engine.stats().kv_capacity_tokens,
         )
-        block_size = self._config.engine.block_size
-        sources = MetricSources(engine.stats, engine.model, engine.workers, block_size, engine.counts)
+        workers = self._config.workers
+        sources = MetricSources(
+            *(engine.stats, engine.model, engine.workers, self._config.engine.block_size, engine.counts),
+            certificates=self.fronts.certificates,
+            replicas=workers.replicas if workers.num_workers else 0,
+        )
         self.watchers.metrics.open(model.name, model.max_context, sources)
         if self.watchers.tracing is not None:
             engine.follow(self.watchers.tracing.told)

@@ -2,16 +2,22 @@
 
 import os
 import platform
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from itertools import count
 from uuid import uuid4
 
 from coordinator.config.engine import EngineConfig
 from coordinator.config.workers import WorkersConfig
 from coordinator.server.compute import device_of
-from coordinator.server.open_fleet import data_tls, next_epoch, open_fleet, worker_spec
+from coordinator.server.open_fleet import (
+    describe_all,
+    open_fleet,
+    open_transport,
+    wait_for_machines,
+    worker_spec,
+)
 from coordinator.server.phases import UNTOLD, Phases
 from expert_workers.cluster.place import OwnRay
 from expert_workers.dispatch.combine import Combine
@@ -25,9 +31,9 @@ from expert_workers.supervision.health import HealthOptions
 from expert_workers.supervision.jobs import Connector, Expected, Jobs, Timeouts
 from expert_workers.supervision.options import SupervisorOptions
 from expert_workers.supervision.supervisor import Supervisor
-from expert_workers.transports.base import Site, TransportOptions
+from expert_workers.transports.base import Site
+from expert_workers.transports.fleet import Fleet, Machine
 from expert_workers.transports.in_process.transport import InProcessTransport
-from expert_workers.transports.table import make_transport
 from expert_workers.worker.expert_worker import ExpertWorker, WorkerSpec
 from moe_model.checkpoint.reader import Checkpoint
 from moe_model.halt import Halt
@@ -54,23 +60,20 @@ def open_workers(
     another process has started for this one. Raises HaltedError."""
     client = f"coordinator {platform.node()}:{os.getpid()} ({uuid4().hex[:8]})"
     spec, halt = worker_spec(checkpoint, engine, workers), halt or Halt()
-    transport = make_transport(workers.transport, TransportOptions(data_tls(workers)))
     with ExitStack() as stack:
+        transport = stack.enter_context(open_transport(workers))
         if transport.spans_processes:
             phases("Ray")
         fleet = stack.enter_context(open_fleet(spec, transport, workers, own_ray))
         halt.check()
-        existing = fleet.find()
-        if workers.replace_workers:
-            fleet.end(existing)
-            existing = frozenset()
-        epoch = next_epoch(fleet, existing, workers.call_timeout, halt)
+        there = _what_is_there(fleet, workers, halt, phases)
         catalog = Catalog.of_checkpoint(checkpoint.config).sliced(engine.expert_slices)
         watchers, here = ExpertObservers(observers), InProcessTransport()
-        pool = ExpertPool(catalog, transport, _pool_options(engine, workers, epoch), None, watchers, here)
-        expected = Expected(epoch, client, spec.precision, checkpoint.fingerprint, workers.take_over)
+        pool_options = _pool_options(engine, workers, there.epoch)
+        pool = ExpertPool(catalog, transport, pool_options, None, watchers, here)
+        expected = Expected(there.epoch, client, spec.precision, checkpoint.fingerprint, workers.take_over)
         modules, own = list(catalog.modules), replace(spec, rank=HERE, num_threads=engine.num_threads)
-        progress = _progress(checkpoint, len(modules), workers, phases)
+        progress = _progress(checkpoint, len(modules), min(workers.replicas, there.num_workers), phases)
         jobs = Jobs(fleet, expected, _timeouts(workers), pool, progress.add)
         options, load = _supervisor_options(engine, workers, own), _loader(own, expected, here, pool)
         supervisor = Supervisor(ControlLoop(jobs, modules, pool, options, watchers, load, over))
@@ -80,23 +83,56 @@ def open_workers(
         def end_workers() -> None:
             jobs.halt()
             # Those that were there and never became ours stay as they are.
-            ours = [w.rank for w in supervisor.workers() if w.info is not None or w.rank not in existing]
+            ours = [w.rank for w in supervisor.workers() if w.info is not None or w.rank not in there.ranks]
             if not (workers.keep_workers or supervisor.is_fenced):
                 fleet.end(ours)
 
         experts = RemoteExperts(pool, supervisor, end_workers, engine.expert_slices)
         stack.callback(experts.close)
-        phases(f"{workers.num_workers} workers with their experts")
-        supervisor.start(workers.num_workers, workers.start_timeout, lambda: progress.num_loaded)
-        fleet.end(rank for rank in existing if rank >= workers.num_workers)
+        phases(f"{there.num_workers} workers with their experts")
+        _start(supervisor, there, workers.start_timeout, progress)
+        fleet.end(there.ranks - {worker.rank for worker in supervisor.workers()})
         yield experts
 
 
-def _progress(
-    checkpoint: Checkpoint, num_modules: int, workers: WorkersConfig, phases: Phases
-) -> ModuleProgress:
+@dataclass(frozen=True, slots=True)
+class _There:
+    """What a start finds: workers of an earlier coordinator, of which the next epoch is this one's, and the
+    machines that workers shall follow, None where they follow none. `num_workers` are to begin."""
+
+    ranks: frozenset[int]
+    epoch: int
+    num_workers: int
+    machines: Sequence[Machine] | None = None
+    node_ids: Mapping[int, str] = field(default_factory=dict)
+
+
+def _start(supervisor: Supervisor, there: _There, timeout: float, progress: ModuleProgress) -> None:
+    number, machines, node_ids = there.num_workers, there.machines, there.node_ids
+    supervisor.start(number, timeout, lambda: progress.num_loaded, machines, node_ids)
+
+
+def _what_is_there(fleet: Fleet, workers: WorkersConfig, halt: Halt, phases: Phases) -> _There:
+    ranks = fleet.find()
+    if workers.replace_workers:
+        fleet.end(ranks)
+        ranks = frozenset()
+    found = describe_all(fleet, ranks, workers.call_timeout, halt)
+    epoch = 1 + max((info.epoch for info in found.values()), default=0)
+    if workers.workers_per_node == 0:
+        return _There(ranks, epoch, workers.num_workers)
+
+    def on_number(number: int) -> None:
+        phases(f"machines: {number} of {workers.min_machines}")
+
+    machines = wait_for_machines(fleet, workers.min_machines, workers.start_timeout, halt, on_number)
+    num_workers = workers.workers_per_node * sum(not machine.is_leaving for machine in machines)
+    # Those that follow machines are known by where they are, others by their ranks.
+    return _There(ranks, epoch, num_workers, machines, {rank: info.node_id for rank, info in found.items()})
+
+
+def _progress(checkpoint: Checkpoint, num_modules: int, copies: int, phases: Phases) -> ModuleProgress:
     """Of all workers together: each holder of an expert reads it."""
-    copies = min(workers.replicas, workers.num_workers)
     return ModuleProgress(copies * checkpoint.experts_bytes, copies * num_modules, phases.progress)
 
 
@@ -113,6 +149,7 @@ def _supervisor_options(engine: EngineConfig, workers: WorkersConfig, spec: Work
         replicas=workers.replicas,
         redundant=workers.redundant_experts,
         workers_per_node=workers.workers_per_node,
+        has_machines=workers.is_on_running_ray,
         on_loss=on_loss,
         rebalance_interval=workers.rebalance_interval,
         health=HealthOptions(canary_interval=workers.canary_interval),
@@ -136,7 +173,7 @@ def _pool_options(engine: EngineConfig, workers: WorkersConfig, epoch: int) -> P
 
 def _has_native_kernels(engine: EngineConfig, workers: WorkersConfig) -> bool:
     """Whether all workers have, for sure: those of other machines may have been installed without."""
-    is_built_here = HAS_NATIVE and workers.ray_address is None
+    is_built_here = HAS_NATIVE and not workers.is_on_running_ray
     return engine.kernels == "native" or (engine.kernels == "auto" and is_built_here)
 
 

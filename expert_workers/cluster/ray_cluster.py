@@ -122,11 +122,10 @@ class RayCluster:
         What stands against it is told within 5 seconds. A cluster without token authentication is used only
         on this machine, unless `insecure`.
         """
-        host, port = _resolve(address)
-        preflight(address, host, port, RayAccess.read(), insecure=insecure)
+        where = preflighted(address, insecure=insecure)
         _require_none()
         read_again()
-        return cls(_init(address=f"{host}:{port}"))
+        return cls(_init(address=where))
 
     def close(self) -> None:
         """Disconnects; ends the local cluster if it is ours. Idempotent."""
@@ -194,6 +193,14 @@ def _init(**options: Any) -> str:
         ray.shutdown()
         raise ClusterError(f"Ray at {options['address']} cannot be used: {first_line(error)}") from None
     return str(ray.get_runtime_context().gcs_address)
+
+
+def preflighted(address: str, *, insecure: bool) -> str:
+    """HOST:PORT of the Ray at such an address, or of this machine's at "auto", once it is known to let this
+    process in. Raises ClusterError, ConfigError."""
+    host, port = _resolve(address)
+    preflight(address, host, port, RayAccess.read(), insecure=insecure)
+    return f"{host}:{port}"
 
 
 def _resolve(address: str) -> tuple[str, int]:

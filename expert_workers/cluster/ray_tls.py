@@ -43,7 +43,7 @@ def check_own(paths: TlsPaths, name: str | None = None) -> None:
         except ssl.SSLWantReadError:
             continue
         except ssl.SSLCertVerificationError as error:
-            reason = _reason(error) or f"is not of the CA {paths.ca} ({error.verify_message})"
+            reason = reason_of(error) or f"is not of the CA {paths.ca} ({error.verify_message})"
             raise ConfigError(f"{_WHAT} certificate {paths.cert}: {reason}") from None
         except ssl.SSLError as error:
             raise ConfigError(f"{_WHAT} certificate {paths.cert}: cannot be used ({error.reason})") from None
@@ -92,7 +92,7 @@ def _check_tls(where: str, host: str, port: int, paths: TlsPaths, deadline: floa
                 if _is_http2(_greeting(connection, deadline)):
                     return
         except ssl.SSLCertVerificationError as error:
-            reason = _reason(error) or f"is not of the CA {paths.ca} ({error.verify_message})"
+            reason = reason_of(error) or f"is not of the CA {paths.ca} ({error.verify_message})"
             raise ClusterError(f"{where} cannot be trusted: its certificate {reason}") from None
         except (ssl.SSLError, ConnectionError) as error:
             if "ALERT" not in (getattr(error, "reason", None) or ""):
@@ -112,8 +112,8 @@ def _not_tls(where: str, host: str, port: int, deadline: float) -> ClusterError:
     return ClusterError(f"{where} cannot be used: something else listens there")
 
 
-def _reason(error: ssl.SSLCertVerificationError) -> str | None:
-    """What is wrong with a certificate besides its signature."""
+def reason_of(error: ssl.SSLCertVerificationError) -> str | None:
+    """What is wrong with a certificate besides its signature; None where it is that."""
     if error.verify_code == _EXPIRED:
         return "has expired, unless this machine's clock is wrong"
     if error.verify_code == _NOT_YET_VALID:

@@ -12,6 +12,7 @@ from expert_workers.dispatch.options import OnLoss
 from expert_workers.dispatch.routes import Address
 from expert_workers.placement.recent_loads import RecentLoads
 from expert_workers.supervision.actions import actions, next_due, note_adopted
+from expert_workers.supervision.crew import crew_of
 from expert_workers.supervision.desired_state import DesiredState
 from expert_workers.supervision.endings import Endings
 from expert_workers.supervision.event_loop import EventLoop
@@ -27,6 +28,7 @@ from expert_workers.supervision.roster import Roster
 from expert_workers.supervision.worker_jobs import WorkerJobs
 from expert_workers.supervision.worker_state import Keys, SupervisedWorker
 from expert_workers.transports.base import Failure
+from expert_workers.transports.fleet import Machine
 from moe_model.errors import ClusterError
 from moe_model.layers.dispatch import ExpertKey
 from moe_model.versions.expert_versions import ExpertModule
@@ -69,13 +71,14 @@ class ControlLoop:
             endings=self._endings,
             observer=observer,
         )
-        is_counted = options.workers_per_node > 0
+        has_machines = options.has_machines or options.workers_per_node > 0
         self._health = Health(options.health)
         self._watch = HealthWatch(
-            self._health, jobs, self.loop, self._jobs, self._counted if is_counted else None
+            self._health, jobs, self.loop, self._jobs, self._seen if has_machines else None
         )
         self._mixed = MixedKernels(options.kernels, computes_here=options.on_loss.computes_here)
-        self._num_nodes, self._num_wanted = 0, 0
+        self._machines: Sequence[Machine] | None = None
+        self._num_wanted = 0
 
     @property
     def is_fenced(self) -> bool:
@@ -89,10 +92,25 @@ class ControlLoop:
         """To be read only."""
         return self._roster.workers
 
+    def begin(
+        self,
+        num_workers: int,
+        change: PendingChange,
+        machines: Sequence[Machine] | None = None,
+        found: Mapping[int, str] | None = None,
+    ) -> None:
+        """There shall be so many workers, or those that belong on the machines; `found` are there already, by
+        rank the machine of each."""
+        self._machines = machines
+        for rank, node_id in (found or {}).items():
+            self._roster.join(rank, node_id)
+        self.resize(num_workers, change)
+
     def resize(self, num_workers: int, change: PendingChange) -> None:
-        """There shall be so many workers."""
+        """There shall be so many workers; where they follow the machines, that is another number."""
         self._num_wanted = num_workers
-        change.num_before = self._roster.resize(num_workers)
+        change.num_before = self._roster.num_staying
+        self._follow_machines()
         self._pending.add(change)
 
     def add(self, module: ExpertModule, change: PendingChange) -> None:
@@ -185,13 +203,25 @@ class ControlLoop:
             if self._observer is not None and not change.is_start and change.num_moved:
                 self._observer.rebalanced(change.num_moved, time.monotonic() - change.started)
 
-    def _counted(self, num_nodes: int) -> None:
-        """The cluster has so many machines, and each shall run its number of workers."""
-        if self._pending.is_starting:
+    def _seen(self, machines: Sequence[Machine]) -> None:
+        """The cluster has these machines now."""
+        before, self._machines = self._machines, machines
+        if self._pending.is_starting or not machines:
             return
-        before, self._num_nodes = self._num_nodes, num_nodes
-        num_wanted = self._options.workers_per_node * num_nodes
         # Two looks in a row: a machine may come and go while it starts.
-        if num_nodes and before == num_nodes and num_wanted != self._num_wanted:
-            _log.info("%d machines: %d workers", num_nodes, num_wanted)
-            self.resize(num_wanted, PendingChange())
+        is_same = before is not None and set(before) == set(machines)
+        num_before, change = self._roster.num_staying, PendingChange()
+        if (is_same or any(machine.is_leaving for machine in machines)) and self._follow_machines():
+            change.num_before = num_before
+            self._pending.add(change)
+            num_leaving = sum(machine.is_leaving for machine in machines)
+            _log.info(
+                "%d machines, of which %d leave: %d workers",
+                *(len(machines), num_leaving, self._roster.num_staying),
+            )
+
+    def _follow_machines(self) -> bool:
+        """Whether there shall be other workers than before."""
+        per_node = self._options.workers_per_node
+        crew = crew_of(self._roster.workers, self._machines, self._num_wanted, per_node)
+        return self._roster.follow(crew)

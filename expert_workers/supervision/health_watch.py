@@ -14,6 +14,7 @@ from expert_workers.supervision.jobs import Jobs
 from expert_workers.supervision.worker_jobs import WorkerJobs
 from expert_workers.supervision.worker_state import SupervisedWorker
 from expert_workers.transports.base import Failure, FailureReason
+from expert_workers.transports.fleet import Machine
 from expert_workers.wire import Array
 from expert_workers.worker.expert_worker import WorkerInfo
 from moe_model.layers.dispatch import ExpertKey
@@ -26,17 +27,17 @@ class HealthWatch:
         jobs: Jobs,
         loop: EventLoop,
         workers: WorkerJobs,
-        counted: Callable[[int], None] | None,
+        seen: Callable[[Sequence[Machine]], None] | None,
     ) -> None:
-        """`counted` is told how many machines there are that could run workers; None: they are not counted,
-        which spares the cluster a question."""
+        """`seen` is told of the machines that could run workers; None: nothing depends on them, which spares
+        the cluster a question."""
         self._health, self._jobs, self._loop, self._workers = health, jobs, loop, workers
-        self._counted = counted
+        self._seen = seen
 
     def look(self, workers: Sequence[SupervisedWorker], now: float) -> None:
         """Asks each that is due."""
         if self._health.is_check_due(now):
-            check = partial(self._jobs.check, is_counted=self._counted is not None)
+            check = partial(self._jobs.check, with_machines=self._seen is not None)
             self._loop.submit(check, self._check_done)
         for worker in self._health.due_heartbeats(workers, now):
             done = partial(self._heartbeat_done, worker, worker.address)
@@ -45,11 +46,11 @@ class HealthWatch:
             canary = partial(self._jobs.canary, worker.rank, keys)
             self._workers.run(worker, canary, partial(self._canary_done, worker))
 
-    def _check_done(self, result: int | Failure) -> None:
+    def _check_done(self, result: Sequence[Machine] | Failure) -> None:
         problem = result.message if isinstance(result, Failure) else ""
         self._health.check_done(problem, time.monotonic())
-        if self._counted is not None and not isinstance(result, Failure):
-            self._counted(result)
+        if self._seen is not None and not isinstance(result, Failure):
+            self._seen(result)
 
     def _heartbeat_done(
         self, worker: SupervisedWorker, address: Address | None, result: WorkerInfo | Failure

@@ -2,21 +2,25 @@
 
 import logging
 import threading
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import count, groupby
+from itertools import count
 from typing import Protocol
 
 from expert_workers.dispatch.routes import Address
 from expert_workers.supervision.worker_state import Keys
 from expert_workers.transports.base import Failure, FailureReason, WorkerFailureError
-from expert_workers.transports.fleet import Fleet
+from expert_workers.transports.fleet import URGENT, Fleet, Machine, Supply
 from expert_workers.wire import Array
 from expert_workers.worker.expert_worker import WorkerInfo
 from moe_model.layers.dispatch import ExpertKey
 from moe_model.versions.expert_versions import ExpertModule
 
 _log = logging.getLogger(__name__)
+
+# A part of a load that tells its parts takes so long, and has at most so many times the modules of the last.
+_PART_SECONDS, _MAX_GROWTH = 1.0, 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +62,10 @@ class Loaded:
     failure: Failure | None = None
 
 
+# Is told of a part of a load, on the load's thread; whether the rest is still wanted.
+OnPart = Callable[[Loaded], bool]
+
+
 class Connector(Protocol):
     """The client whose links lead to the workers."""
 
@@ -89,14 +97,15 @@ class Jobs:
         self._is_halted = False
         self._starting = threading.Lock()
 
-    def bring_up(self, rank: int, known: Keys, *, is_back: bool = False) -> Up:
-        """Starts the worker unless it runs, claims it, has it connected. What it holds of `known` it keeps.
+    def bring_up(self, rank: int, known: Keys, node_id: str | None = None, *, is_back: bool = False) -> Up:
+        """Starts the worker, on that machine, unless it runs, claims it, has it connected. What it holds of
+        `known` it keeps.
 
         One that `is_back` has little time to answer: what it was asked on its old way may stay unanswered.
         """
         fleet, expected, timeouts = self._fleet, self._expected, self._timeouts
         if rank not in fleet.find():
-            self._start(rank)
+            self._start(rank, node_id)
         info = fleet.describe(rank, timeouts.ready if is_back else timeouts.start)
         # First of all: another coordinator's workers are none of our business, whatever they are.
         fleet.claim(rank, expected.client, expected.epoch, by_force=expected.by_force, timeout=timeouts.ready)
@@ -111,14 +120,25 @@ class Jobs:
         self._links.connect(address, timeouts.ready)
         return Up(info, address, canaries)
 
-    def load(self, rank: int, modules: Sequence[ExpertModule], *, is_whole: bool = False) -> Loaded:
-        """All modules, or those that can be loaded; none of them if it shall be a whole, or none can be."""
+    def load(
+        self,
+        rank: int,
+        modules: Sequence[ExpertModule],
+        *,
+        is_whole: bool = False,
+        supply: Supply = URGENT,
+        on_part: OnPart | None = None,
+    ) -> Loaded:
+        """All modules, or those that can be loaded; none of them if it shall be a whole, or none can be.
+
+        `on_part` is told of each part as it is there, the first of which is one module; False ends the load.
+        """
         try:
-            return self._load(rank, modules)
+            return self._load(rank, modules, supply, on_part)
         except WorkerFailureError as error:
             if is_whole or len(modules) < 2 or error.failure.reason is not FailureReason.RAISED:
                 raise
-        return self._load_each(rank, modules)
+        return self._load_each(rank, modules, supply, on_part)
 
     def drop(self, rank: int, keys: Sequence[ExpertKey]) -> WorkerInfo:
         return self._fleet.unload(rank, keys, self._timeouts.load)
@@ -132,10 +152,10 @@ class Jobs:
     def was_oom(self, info: WorkerInfo) -> bool:
         return self._fleet.was_oom(info)
 
-    def check(self, *, is_counted: bool) -> int:
-        """The machines that could run workers; 0 unless they are to be counted. Raises ClusterError."""
+    def check(self, *, with_machines: bool) -> tuple[Machine, ...]:
+        """The machines that could run workers; none unless they are wanted. Raises ClusterError."""
         self._fleet.check()
-        return self._fleet.num_nodes() if is_counted else 0
+        return self._fleet.machines() if with_machines else ()
 
     def fence(self, info: WorkerInfo, address: Address) -> None:
         """Kills the process that was reached there. It may have been lost before routes named it."""
@@ -151,11 +171,11 @@ class Jobs:
         else:
             _log.warning("a worker's start does not end: it is not waited for, and may leave a Ray actor")
 
-    def _start(self, rank: int) -> None:
+    def _start(self, rank: int, node_id: str | None) -> None:
         self._refuse_when_halted(rank)  # Even while a start hangs that was under way.
         with self._starting:
             self._refuse_when_halted(rank)
-            self._fleet.start(rank)
+            self._fleet.start(rank, node_id)
 
     def _refuse_when_halted(self, rank: int) -> None:
         if self._is_halted:
@@ -164,23 +184,36 @@ class Jobs:
     def end(self, rank: int) -> None:
         self._fleet.end([rank])
 
-    def _load(self, rank: int, modules: Sequence[ExpertModule]) -> Loaded:
-        """A layer after the other: each has the whole time for one load, and shows when it is there."""
-        info = None
-        for _, of_layer in groupby(sorted(modules, key=_layer), key=_layer):
-            part = list(of_layer)
-            info = self._fleet.load(rank, part, self._timeouts.load)
+    def _load(
+        self, rank: int, modules: Sequence[ExpertModule], supply: Supply, on_part: OnPart | None = None
+    ) -> Loaded:
+        """Part by part: each has the whole time for one load, and shows when it is there."""
+        info, left, untold, num = None, sorted(modules, key=_layer), list[ExpertKey](), 1
+        while left:
+            part = left[:num] if on_part is not None else [m for m in left if m.layer == left[0].layer]
+            left = left[len(part) :]
+            started = time.monotonic()
+            info = self._fleet.load(rank, part, self._timeouts.load, supply)
+            num = next_number(len(part), time.monotonic() - started)
             self._on_loaded(len(part))
+            untold += [module.key for module in part]
+            if on_part is not None and left:
+                is_wanted = on_part(Loaded(info, self.canary(rank, untold)))
+                untold.clear()
+                if not is_wanted:
+                    break
         assert info is not None, "a load is of one module at least"
-        return Loaded(info, self.canary(rank, [module.key for module in modules]))
+        return Loaded(info, self.canary(rank, untold) if untold else {})
 
-    def _load_each(self, rank: int, modules: Sequence[ExpertModule]) -> Loaded:
+    def _load_each(
+        self, rank: int, modules: Sequence[ExpertModule], supply: Supply, on_part: OnPart | None
+    ) -> Loaded:
         """One after the other: a file that is damaged costs no other module."""
         info, canaries = None, dict[ExpertKey, Array]()
         failures: list[Failure] = []
         for module in modules:
             try:
-                loaded = self._load(rank, [module])
+                loaded = self._load(rank, [module], supply)
             except WorkerFailureError as error:
                 if error.failure.reason is not FailureReason.RAISED:
                     raise
@@ -188,9 +221,16 @@ class Jobs:
             else:
                 info = loaded.info
                 canaries.update(loaded.canaries)
+                if on_part is not None and not on_part(loaded):
+                    break
         if info is None:
             raise WorkerFailureError(failures[0])
         return Loaded(info, canaries, failures[0] if failures else None)
+
+
+def next_number(number: int, seconds: float) -> int:
+    """How many modules to load next where so many took so long: as many as are there a second later."""
+    return max(1, min(_MAX_GROWTH * number, int(number * _PART_SECONDS / max(seconds, 1e-6))))
 
 
 def _layer(module: ExpertModule) -> int:

@@ -54,12 +54,14 @@ class SupervisorOptions:
     """Seconds. A worker that is not back after `restore_after` has its experts loaded elsewhere; a module
     stays for `drop_after` once the last step that could have asked for it there has begun. An interval of 0
     is never; `tick` is the longest time between two looks. `workers_per_node` 0: there are as many workers as
-    were asked for. `kernels`: what this process computes with on its CPU, experts or not; None: nothing."""
+    were asked for; `has_machines`: they are on machines that may come and go. `kernels`: what this process
+    computes with on its CPU, experts or not; None: nothing."""
 
     replicas: int = 1
     redundant: int = 0
     on_loss: OnLoss = OnLoss.AUTO
     workers_per_node: int = 0
+    has_machines: bool = False
     restore_after: float = 3.0
     drop_after: float = DROP_AFTER
     tick: float = 0.5

@@ -4,8 +4,10 @@ Belongs to the supervisor's thread.
 """
 
 from collections.abc import Callable
+from itertools import count
 
 from expert_workers.dispatch.routes import HERE
+from expert_workers.supervision.crew import Crew
 from expert_workers.supervision.last_resort import LastResort
 from expert_workers.supervision.restart_policy import RestartOptions, RestartPolicy
 from expert_workers.supervision.worker_state import SupervisedWorker
@@ -33,20 +35,29 @@ class Roster:
     def get(self, rank: int) -> SupervisedWorker | None:
         return self._here.worker if rank == HERE else self._workers.get(rank)
 
-    def resize(self, num_workers: int) -> int:
-        """There shall be so many; returns how many there were to be before."""
-        num_before = sum(not worker.is_leaving for worker in self._workers.values())
-        for rank in range(num_workers):
-            self._workers.setdefault(rank, self._new(rank))
+    @property
+    def num_staying(self) -> int:
+        return sum(not worker.is_leaving for worker in self._workers.values())
+
+    def join(self, rank: int, node_id: str | None) -> None:
+        """There is this worker, on that machine."""
+        self._workers[rank] = self._new(rank, node_id)
+
+    def follow(self, crew: Crew) -> bool:
+        """There shall be these; whether others than before. New ones get the lowest ranks that are free."""
+        leaving = {rank for rank, worker in self._workers.items() if worker.is_leaving}
         for rank, worker in self._workers.items():
-            worker.is_leaving = rank >= num_workers
-        return num_before
+            worker.is_leaving = rank not in crew.staying
+        free = (rank for rank in count() if rank not in self._workers)
+        for node_id in crew.coming:
+            self.join(next(free), node_id)
+        return bool(crew.coming) or leaving != {r for r, w in self._workers.items() if w.is_leaving}
 
     def ended(self, rank: int) -> None:
         """Its process is gone. It may be wanted again in the meantime."""
         worker = self._workers.pop(rank)
         if not worker.is_leaving:
-            self._workers[rank] = self._new(rank)
+            self._workers[rank] = self._new(rank, worker.bound_to)
 
     def forgive(self, worker: SupervisedWorker) -> None:
         """It is not to blame for what failed."""
@@ -68,5 +79,5 @@ class Roster:
 
         return end
 
-    def _new(self, rank: int) -> SupervisedWorker:
-        return SupervisedWorker(rank, RestartPolicy(self._restarts))
+    def _new(self, rank: int, node_id: str | None) -> SupervisedWorker:
+        return SupervisedWorker(rank, RestartPolicy(self._restarts), node_id)

@@ -3,7 +3,7 @@
 The front of a ControlLoop, for other threads.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
 from expert_workers.dispatch.routes import Address
@@ -12,6 +12,7 @@ from expert_workers.supervision.control_loop import ControlLoop
 from expert_workers.supervision.pending_changes import PendingChange
 from expert_workers.supervision.worker_state import SupervisedWorker
 from expert_workers.transports.base import Failure
+from expert_workers.transports.fleet import Machine
 from moe_model.errors import ClusterError, WorkerStartError
 from moe_model.halt import Halt
 from moe_model.layers.dispatch import ExpertKey
@@ -28,15 +29,22 @@ class Supervisor:
         self._halt = Halt()
         self._loop.start()
 
-    def start(self, num_workers: int, timeout: float, num_loaded: Callable[[], int] = lambda: 0) -> None:
-        """Brings up workers 0 to N - 1 and returns when all is loaded. WorkerStartError names the first that
-        cannot.
+    def start(
+        self,
+        num_workers: int,
+        timeout: float,
+        num_loaded: Callable[[], int] = lambda: 0,
+        machines: Sequence[Machine] | None = None,
+        found: Mapping[int, str] | None = None,
+    ) -> None:
+        """Brings up workers 0 to N - 1, or those of the machines, and returns when all is loaded.
+        WorkerStartError names the first that cannot.
 
         `timeout`: seconds in which they start, and then again as long as `num_loaded`, the modules that have
-        been loaded, has grown in them: a large model takes its time.
+        been loaded, has grown in them: a large model takes its time. `found`: as `ControlLoop.begin`.
         """
         change = PendingChange(is_start=True)
-        self._post(partial(self._control.resize, num_workers, change))
+        self._post(partial(self._control.begin, num_workers, change, machines, found))
         while True:
             before = num_loaded()
             try:

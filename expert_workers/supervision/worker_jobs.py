@@ -5,7 +5,7 @@ Belongs to the supervisor's thread; the jobs themselves run on others.
 
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from typing import Any
 
@@ -22,6 +22,7 @@ from expert_workers.supervision.pending_changes import PendingChanges
 from expert_workers.supervision.roster import Roster
 from expert_workers.supervision.worker_state import Keys, SupervisedWorker
 from expert_workers.transports.base import Failure, FailureReason
+from expert_workers.transports.fleet import Supply
 from expert_workers.wire import Array
 from expert_workers.worker.expert_worker import WorkerInfo
 from moe_model.errors import WorkerStartError
@@ -82,11 +83,17 @@ class WorkerJobs:
         match action:
             case BringUp(rank):
                 is_back = worker.lost_at is not None
-                bring_up = partial(self._jobs.bring_up, rank, self._desired.keys, is_back=is_back)
+                bring_up = partial(
+                    self._jobs.bring_up, rank, self._desired.keys, worker.bound_to, is_back=is_back
+                )
                 self.run(worker, bring_up, partial(self._up, worker))
             case Load(rank, keys):
                 is_whole, modules = self._pending.is_starting, self._desired.modules(keys)
-                load = partial(self._jobs.load, rank, modules, is_whole=is_whole)
+                on_part = None if is_whole else partial(self._part_loaded, worker, worker.num_jobs + 1)
+                supply = supply_of(keys, worker, self._roster.workers)
+                load = partial(
+                    self._jobs.load, rank, modules, is_whole=is_whole, supply=supply, on_part=on_part
+                )
                 self.run(worker, load, partial(self._loaded, worker, keys), keys)
             case Drop(rank, keys):
                 drop = partial(self._jobs.drop, rank, sorted(keys))
@@ -135,6 +142,18 @@ class WorkerJobs:
         worker.lost_at = None
         self._note_canaries(worker, up.canaries)
 
+    def _part_loaded(self, worker: SupervisedWorker, number: int, loaded: Loaded) -> bool:
+        """On the thread of the worker's job of this number. What is there gets rows at once; for a worker
+        that leaves, the rest is not loaded."""
+        self._loop.post(partial(self._note_part, worker, number, loaded))
+        return not worker.is_leaving
+
+    def _note_part(self, worker: SupervisedWorker, number: int, loaded: Loaded) -> None:
+        is_current = self._roster.get(worker.rank) is worker and worker.num_jobs == number
+        if is_current and worker.is_ready:
+            worker.note_held(loaded.info)
+            self._note_canaries(worker, loaded.canaries)
+
     def _loaded(self, worker: SupervisedWorker, keys: Keys, loaded: Loaded) -> None:
         worker.note_held(loaded.info)
         if loaded.failure is not None:
@@ -177,6 +196,14 @@ class WorkerJobs:
         if not loading <= self._desired.keys:
             # The new modules are to blame, and not the workers that were to load them.
             self._roster.forgive(worker)
+
+
+def supply_of(keys: Keys, worker: SupervisedWorker, workers: Iterable[SupervisedWorker]) -> Supply:
+    """Others that hold some of the modules can lend what they were read from. A module that none of them
+    holds is one that requests may wait for."""
+    others = [other for other in workers if other is not worker and other.is_ready]
+    holders = tuple(other.rank for other in others if other.held & keys)
+    return Supply(holders, is_urgent=bool(keys.difference(*(other.held for other in others))))
 
 
 def _is_expected_back(worker: SupervisedWorker) -> bool:

@@ -27,10 +27,11 @@ class Surplus:
 class SupervisedWorker:
     """One worker, on the supervisor's thread. `is_busy`: a job, number `num_jobs`, is at it; `held` is what
     its process has loaded, `missing` what it should hold besides, and `problem` why it could not load that.
-    `address` is there while it can be asked."""
+    `address` is there while it can be asked. `bound_to` is the only machine that it may run on, None: any."""
 
     rank: int
     policy: RestartPolicy = field(default_factory=RestartPolicy)
+    bound_to: str | None = None
     info: WorkerInfo | None = None
     address: Address | None = None
     held: Keys = frozenset()
@@ -54,6 +55,11 @@ class SupervisedWorker:
     @property
     def is_ready(self) -> bool:
         return self.address is not None
+
+    @property
+    def machine(self) -> str | None:
+        """Where it runs, or shall run; None while only the cluster knows."""
+        return self.bound_to if self.bound_to is not None or self.info is None else self.info.node_id
 
     @property
     def state(self) -> WorkerState:

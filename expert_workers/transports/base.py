@@ -133,12 +133,14 @@ NO_OPTIONS = TransportOptions()
 
 @dataclass(frozen=True, slots=True)
 class Site:
-    """Where a worker is served: the address to listen on, what is run first in every thread of the
-    transport's that computes, and what the process is called by the system that runs it, if it has a name."""
+    """Where a worker is served: the address to listen on, on one of the ports, what is run first in every
+    thread of the transport's that computes, and what the process is called by the system that runs it, if it
+    has a name. No ports: any that is free."""
 
     host: str = "127.0.0.1"
     prepare_thread: Callable[[], None] | None = None
     process: Hashable = None
+    ports: range = range(0)
 
 
 E = TypeVar("E", bound=Hashable)

@@ -5,6 +5,7 @@ and raises WorkerFailureError, one line naming the worker.
 """
 
 from collections.abc import Hashable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 from expert_workers.wire import Array
@@ -13,14 +14,35 @@ from moe_model.layers.dispatch import ExpertKey
 from moe_model.versions.expert_versions import ExpertModule
 
 
+@dataclass(frozen=True, slots=True)
+class Machine:
+    """One that could run workers. `is_leaving`: it is to be rid of those that it has, and gets no others."""
+
+    node_id: str
+    is_leaving: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Supply:
+    """Where a worker without the files gets them: `holders` are workers that have them, `is_urgent`: requests
+    wait for them."""
+
+    holders: tuple[int, ...] = ()
+    is_urgent: bool = True
+
+
+URGENT = Supply()
+
+
 class Fleet(Protocol):
     """Workers by rank."""
 
     def find(self) -> frozenset[int]:
         """The ranks that run already."""
 
-    def start(self, rank: int) -> None:
-        """Starts a worker that holds nothing; returns at once. If its process dies, it is started again."""
+    def start(self, rank: int, node_id: str | None = None) -> None:
+        """Starts a worker that holds nothing; returns at once. If its process dies, it is started again:
+        nowhere but on that machine, where one is named."""
 
     def describe(self, rank: int, timeout: float) -> WorkerInfo:
         """What the worker says of itself. Waits for a process that is just being started."""
@@ -32,7 +54,9 @@ class Fleet(Protocol):
     def claim(self, rank: int, client: str, epoch: int, *, by_force: bool, timeout: float) -> None:
         """From now on the worker answers the client's calls of this epoch. FENCED: another client has it."""
 
-    def load(self, rank: int, modules: Sequence[ExpertModule], timeout: float) -> WorkerInfo: ...
+    def load(
+        self, rank: int, modules: Sequence[ExpertModule], timeout: float, supply: Supply = URGENT
+    ) -> WorkerInfo: ...
 
     def unload(self, rank: int, keys: Sequence[ExpertKey], timeout: float) -> WorkerInfo: ...
 
@@ -54,8 +78,8 @@ class Fleet(Protocol):
     def check(self) -> None:
         """Raises ClusterError, within seconds, when what keeps workers alive is gone."""
 
-    def num_nodes(self) -> int:
-        """Machines that could run workers. May wait for long, or for ever, where `check` would raise."""
+    def machines(self) -> tuple[Machine, ...]:
+        """Those that there are. May wait for long, or for ever, where `check` would raise."""
 
     def close(self) -> None:
         """Lets go of all; the workers stay."""

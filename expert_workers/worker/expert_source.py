@@ -1,11 +1,14 @@
 """Where a worker's modules come from: a checkpoint that is opened when the first of them is wanted."""
 
+import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
 import torch
 
+from expert_workers.worker.offer import Lender, Offer, open_offer
 from moe_model.checkpoint.manifest import dtype_name, expert_file
 from moe_model.checkpoint.reader import Checkpoint
 from moe_model.errors import CheckpointError
@@ -16,7 +19,9 @@ from moe_model.layers.dispatch import Expert
 from moe_model.loading import load_module
 from moe_model.machine import FreedMemory
 from moe_model.names import InstructionChoice, WeightForm
+from moe_model.remote.mirror import Mirror
 from moe_model.remote.open_url import open_url
+from moe_model.remote.source import Range, RangeSource
 from moe_model.remote.url import is_url, without_secrets
 from moe_model.versions.expert_versions import ExpertModule
 
@@ -25,10 +30,10 @@ from moe_model.versions.expert_versions import ExpertModule
 class WorkerSpec:
     """Which worker it is and how it computes; what it holds, it is told later.
 
-    `checkpoint_path` may be a URL, which is opened on the worker's own machine. `num_threads` is for a worker
-    with a process of its own, None: all cores of its machine; `fingerprint` None takes any checkpoint at the
-    path; `form` rounds the experts' matrices; `num_slices` are those of each expert, of which the worker is
-    told which to hold.
+    `checkpoint_path` may be a URL, which is opened on the worker's own machine; `offer`: what to read where
+    there is nothing at a path. `num_threads` is for a worker with a process of its own, None: all cores of
+    its machine; `fingerprint` None takes any checkpoint; `form` rounds the experts' matrices; `num_slices`
+    are those of each expert, of which the worker is told which to hold.
     """
 
     rank: int
@@ -41,6 +46,7 @@ class WorkerSpec:
     form: WeightForm = "model"
     num_slices: int = 1
     instruction_set: InstructionChoice = "auto"
+    offer: Offer | None = None
 
     @property
     def precision(self) -> str:
@@ -78,13 +84,50 @@ class ModuleSource(Protocol):
         """The module, and how many bytes its tensors have in memory. Any thread."""
 
 
+def _is_nothing(path: str) -> bool:
+    """Whether there is no such path, or only an empty folder."""
+    try:
+        with os.scandir(path) as entries:
+            return next(entries, None) is None
+    except FileNotFoundError:
+        return True
+    except OSError:
+        # There is something else, of which its reader says what is wrong with it.
+        return False
+
+
 class CheckpointSource:
     """A ModuleSource over a checkpoint, and over files beside it."""
 
-    def __init__(self, spec: WorkerSpec) -> None:
-        self._spec = spec
+    def __init__(self, spec: WorkerSpec, elsewhere: RangeSource | None = None) -> None:
+        """`elsewhere` has the files that the spec offers."""
+        self._spec, self._elsewhere = spec, elsewhere
         self._opened: tuple[Checkpoint, Opened] | None = None
+        self._mirror: Mirror | None = None
+        self._lender: Lender | None = None
         self._freed = FreedMemory()
+
+    @property
+    def has_files(self) -> bool:
+        """Whether they are at the spec's path, or it is offered none."""
+        is_offered = self._spec.offer is not None and self._elsewhere is not None
+        return not is_offered or not _is_nothing(self._spec.checkpoint_path)
+
+    @property
+    def num_fetched(self) -> int:
+        """Bytes that came from elsewhere."""
+        return 0 if self._mirror is None else self._mirror.num_fetched
+
+    def hurry(self, is_urgent: bool) -> None:
+        """Whether requests wait for what is read from now on. Raises ExpertMeshError."""
+        if not self.has_files and self._spec.offer is not None:
+            self._open()
+            assert self._mirror is not None
+            self._mirror.limit(None if is_urgent else self._spec.offer.bytes_per_second)
+
+    def lend(self, name: str, ranges: Sequence[Range], *, is_urgent: bool) -> list[bytes] | None:
+        """As Lender: to other machines. Any thread."""
+        return None if self._lender is None else self._lender.lend(name, ranges, is_urgent=is_urgent)
 
     def open(self) -> Opened:
         return self._open()[1]
@@ -107,14 +150,26 @@ class CheckpointSource:
     def _open(self) -> tuple[Checkpoint, Opened]:
         if self._opened is None:
             spec = self._spec
-            given = spec.checkpoint_path
-            checkpoint = Checkpoint.open(open_url(given) if is_url(given) else Path(given))
+            checkpoint = self._checkpoint()
             if spec.fingerprint not in (None, checkpoint.fingerprint):
-                raise CheckpointError(
-                    f"{without_secrets(given)}: not the checkpoint that the coordinator has opened"
-                )
+                path = without_secrets(spec.checkpoint_path)
+                raise CheckpointError(f"{path}: not the checkpoint that the coordinator has opened")
             kernels = spec.choose_kernels()
             rows_dtype = kernels.hidden_dtype(spec.dtype)
             opened = Opened(checkpoint.fingerprint, checkpoint.config.d_model, rows_dtype, kernels)
             self._opened = checkpoint, opened
+            rate = None if spec.offer is None else spec.offer.bytes_per_second
+            self._lender = Lender(checkpoint, self._mirror, rate)
         return self._opened
+
+    def _checkpoint(self) -> Checkpoint:
+        spec = self._spec
+        if not self.has_files and self._mirror is None:
+            assert spec.offer is not None
+            assert self._elsewhere is not None
+            assert spec.fingerprint is not None, "what is offered is known"
+            self._mirror = open_offer(spec.offer, spec.fingerprint, spec.checkpoint_path, self._elsewhere)
+        if self._mirror is not None:
+            return Checkpoint.open(self._mirror.path)
+        given = spec.checkpoint_path
+        return Checkpoint.open(open_url(given) if is_url(given) else Path(given))

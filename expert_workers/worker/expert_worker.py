@@ -44,7 +44,8 @@ class WorkerInfo:
     `start_ticks` tells its process from a later one of the same pid; `num_bytes` counts the tensors of its
     modules, `free_bytes` is what its process may still take; `load_seconds` are all that it has ever spent on
     loading. `fingerprint` is empty, and `kernels` None, until it has opened a checkpoint. The process around
-    it fills in `node_id` and `host`.
+    it fills in `node_id` and `host`, and where it fetches the checkpoint from other machines, `has_files` and
+    `num_fetched`, the bytes that it has fetched.
     """
 
     rank: int
@@ -64,6 +65,8 @@ class WorkerInfo:
     epoch: int
     hostname: str = ""
     kernels: KernelKind | None = None
+    has_files: bool = True
+    num_fetched: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -57,6 +57,10 @@ print(json.dumps([[node.node_manager_address, int(node.state) == 0] for node in 
 """
 
 
+# In a mount namespace of its own, with an empty folder over the one that is named first.
+_HIDING = ("unshare", "--mount", "sh", "-c", 'mount -t tmpfs none "$0" && exec "$@"')
+
+
 class RayHosts:
     """A context manager: it has started when its block begins, and is gone with all its files after it."""
 
@@ -69,8 +73,10 @@ class RayHosts:
         num_worker_cpus: int = 1,
         system_config: Mapping[str, Any] | None = None,
         env: Mapping[str, str] | None = None,
+        hidden: Path | None = None,
     ) -> None:
-        """`env` is for every process of Ray, and for drivers."""
+        """`env` is for every process of Ray, and for drivers; workers find nothing in the folder `hidden`,
+        and keep what they fetch in a cache of their own."""
         self.head = head
         self.workers = tuple(workers)
         self.address = f"{head.address}:{PORT}"
@@ -84,7 +90,12 @@ class RayHosts:
         kept = {k: v for k, v in os.environ.items() if not k.startswith("RAY_") and "proxy" not in k.lower()}
         auth = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(token)}
         self.env = {**kept, **auth, **(env or {})}
+        self._hidden = hidden
         self._commands: dict[Host, subprocess.Popen[bytes]] = {}
+
+    def cache(self, host: Host) -> Path:
+        """Where a worker's host keeps what it has fetched."""
+        return self._folder / f"{host.name}-cache"
 
     def __enter__(self) -> Self:
         try:
@@ -204,8 +215,11 @@ class RayHosts:
             del options["ray-client-server-port"]
             command += [f"--address={self.address}"]
         command += [f"--{name}={value}" for name, value in options.items()]
+        env = {**self.env, "EXPERTMESH_CACHE": str(self.cache(host))}
+        if self._hidden is not None and host is not self.head:
+            command = [*_HIDING, str(self._hidden), *command]
         with self._log(host).open("wb") as log:
-            self._commands[host] = host.popen(*command, stdout=log, stderr=subprocess.STDOUT, env=self.env)
+            self._commands[host] = host.popen(*command, stdout=log, stderr=subprocess.STDOUT, env=env)
 
     def _wait_started(self, host: Host) -> None:
         """Starts a node again that has given up, as a supervisor would; AssertionError with its words."""

@@ -13,6 +13,7 @@ from expert_workers.dispatch.options import PoolOptions
 from expert_workers.dispatch.pool import ExpertPool
 from expert_workers.placement.placement import Placement
 from expert_workers.transports.base import Answerer, Failure, FailureReason, Link, Pending, WorkerFailureError
+from expert_workers.transports.fleet import URGENT, Machine, Supply
 from expert_workers.transports.stream.auth import Endpoint
 from expert_workers.transports.stream.connect import open_link
 from expert_workers.transports.stream.connection import StreamConnection
@@ -62,8 +63,8 @@ class FakeProcess:
 
 @dataclass
 class FakeMachine:
-    """Runs workers. `kill` and `stop` are what the world does to them; what was killed is started again at
-    once, as by Ray, where `restarts`."""
+    """Runs workers, as one machine or as several. `kill` and `stop` are what the world does to them; what was
+    killed is started again at once, as by Ray, where `restarts`."""
 
     make: Callable[[int], Answerer]
     tls: ssl.SSLContext | None = None
@@ -72,10 +73,14 @@ class FakeMachine:
     # Those that were started and not ended, whether their process runs or not.
     ranks: set[int] = field(default_factory=set)
     num_started: int = 0
+    machines: tuple[Machine, ...] = (Machine(""),)
+    # By rank, the machine that it was started on.
+    node_ids: dict[int, str] = field(default_factory=dict)
     lock: threading.RLock = field(default_factory=threading.RLock)
 
-    def start(self, rank: int) -> None:
+    def start(self, rank: int, node_id: str | None = None) -> None:
         with self.lock:
+            self.node_ids[rank] = self.machines[0].node_id if node_id is None else node_id
             self.num_started += 1
             self.ranks.add(rank)
             goes = threading.Event()
@@ -89,7 +94,7 @@ class FakeMachine:
         with self.lock:
             self.processes.pop(rank).end()
             if self.restarts:
-                self.start(rank)
+                self.start(rank, self.node_ids[rank])
 
     def stop(self, rank: int) -> None:
         self.processes[rank].goes.clear()
@@ -114,6 +119,9 @@ class FakeMachine:
 
     def pid(self, rank: int) -> int:
         return self.processes[rank].pid
+
+    def node_ids_in_use(self) -> set[str]:
+        return {self.node_ids[rank] for rank in self.ranks}
 
     def end(self, ranks: Iterable[int] | None = None) -> None:
         """For good."""
@@ -143,8 +151,8 @@ class StreamFleet:
     def find(self) -> frozenset[int]:
         return frozenset(self.machine.ranks)
 
-    def start(self, rank: int) -> None:
-        self.machine.start(rank)
+    def start(self, rank: int, node_id: str | None = None) -> None:
+        self.machine.start(rank, node_id)
 
     def describe(self, rank: int, timeout: float) -> WorkerInfo:
         return self._info(self._process(rank, timeout))
@@ -165,7 +173,9 @@ class StreamFleet:
         except FencedError as error:
             raise WorkerFailureError(Failure(FailureReason.FENCED, str(error))) from None
 
-    def load(self, rank: int, modules: Sequence[ExpertModule], timeout: float) -> WorkerInfo:
+    def load(
+        self, rank: int, modules: Sequence[ExpertModule], timeout: float, supply: Supply = URGENT
+    ) -> WorkerInfo:
         process = self._process(rank, timeout)
         try:
             _expert_worker(process).load(modules)
@@ -203,8 +213,8 @@ class StreamFleet:
     def check(self) -> None:
         pass
 
-    def num_nodes(self) -> int:
-        return 1
+    def machines(self) -> tuple[Machine, ...]:
+        return self.machine.machines
 
     def close(self) -> None:
         pass
@@ -221,7 +231,8 @@ class StreamFleet:
         return process
 
     def _info(self, process: FakeProcess) -> WorkerInfo:
-        return replace(_expert_worker(process).describe(), pid=process.pid)
+        info = _expert_worker(process).describe()
+        return replace(info, pid=process.pid, node_id=self.machine.node_ids[info.rank])
 
 
 def _expert_worker(process: FakeProcess) -> ExpertWorker:

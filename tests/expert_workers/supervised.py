@@ -21,7 +21,7 @@ from expert_workers.supervision.restart_policy import RestartOptions
 from expert_workers.supervision.supervisor import Supervisor
 from expert_workers.supervision.worker_state import Keys, SupervisedWorker
 from expert_workers.transports.base import AnyTransport, Failure, FailureReason, Site, WorkerFailureError
-from expert_workers.transports.fleet import Fleet
+from expert_workers.transports.fleet import URGENT, Fleet, Machine, Supply
 from expert_workers.transports.in_process.fleet import LocalFleet
 from expert_workers.transports.in_process.transport import InProcessTransport
 from expert_workers.transports.stream.transport import StreamTransport
@@ -99,21 +99,23 @@ class ToldFleet(StreamFleet):
         self.answers.set()
         self.odd_pids: set[int] = set()
 
-    def load(self, rank: int, modules: Sequence[ExpertModule], timeout: float) -> WorkerInfo:
+    def load(
+        self, rank: int, modules: Sequence[ExpertModule], timeout: float, supply: Supply = URGENT
+    ) -> WorkerInfo:
         if rank in self.crashing:
             self.machine.kill(rank)
             raise WorkerFailureError(Failure(FailureReason.DIED, f"worker {rank}: its process is gone"))
-        return super().load(rank, modules, timeout)
+        return super().load(rank, modules, timeout, supply)
 
     def check(self) -> None:
         self.num_looks += 1
         if self.is_gone:
             raise ClusterError("the head is gone")
 
-    def num_nodes(self) -> int:
+    def machines(self) -> tuple[Machine, ...]:
         self.num_counts += 1
         assert self.answers.wait(60)
-        return super().num_nodes()
+        return super().machines()
 
     def canary(self, rank: int, keys: Sequence[ExpertKey], timeout: float) -> Mapping[ExpertKey, Array]:
         said = super().canary(rank, keys, timeout)
@@ -161,6 +163,7 @@ class Coordinator:
         self.num_loaded_here = 0
         self._world = world
         self._client, self._epoch = client, epoch
+        self._has_machines = options.has_machines or options.workers_per_node > 0
         pool_options = PoolOptions(
             call_timeout=1.0,
             least_timeout=1.0,
@@ -195,7 +198,8 @@ class Coordinator:
         return address
 
     def start(self, num_workers: int) -> None:
-        self.supervisor.start(num_workers, 30.0)
+        machines = self.fleet.machines() if self._has_machines else None
+        self.supervisor.start(num_workers, 30.0, machines=machines)
         self.pool.idle()
 
     def until(self, is_so: Callable[[], bool], work: Callable[[], None] | None = None) -> None:
@@ -238,10 +242,16 @@ class Coordinator:
 
 @contextmanager
 def supervised(
-    num_workers: int, *, is_local: bool = False, options: SupervisorOptions = OPTIONS, replicas: int = 1
+    num_workers: int,
+    *,
+    is_local: bool = False,
+    options: SupervisorOptions = OPTIONS,
+    replicas: int = 1,
+    machines: str = "",
 ) -> Iterator[tuple[Coordinator, World]]:
-    """One that has been started."""
+    """One that has been started. `machines`: a letter for each."""
     world = World()
+    world.machine.machines = tuple(map(Machine, machines or [""]))
     coordinator = Coordinator(world, replace(options, replicas=replicas), is_local=is_local)
     try:
         coordinator.start(num_workers)

@@ -10,6 +10,7 @@ ROOMS_OF_WORKERS: dict[str, set[str]] = {
     "processes": set(),
     "worker": {"wire", "processes"},
     "cluster": {"processes", "tls"},
+    "machines": {"processes", "tls", "cluster"},
     "transports": {"wire", "tls", "processes", "worker", "cluster"},
     "dispatch": {"wire", "transports"},
     "placement": set(),

@@ -35,3 +35,13 @@ def test_it_stays_set_and_tells_all_once() -> None:
     assert told == ["before", "after"]
     with pytest.raises(HaltedError):
         halt.check()
+
+
+def test_a_wait_is_over_with_its_time_or_with_the_halt() -> None:
+    halt = Halt()
+    halt.wait(0.01)
+    with ThreadPoolExecutor(1) as executor:
+        waiting = executor.submit(halt.wait, 60.0)
+        halt.set()
+        with pytest.raises(HaltedError):
+            waiting.result(10)

@@ -69,10 +69,11 @@ def test_what_is_remote_is_opened_from_outside() -> None:
     room = "moe_model.remote"
     openers = {path for path in importers(room, *PRODUCT) if not path.startswith("moe_model/remote/")}
     assert openers <= {
-        "coordinator/server/open_checkpoint.py",
+        *(f"coordinator/server/{name}.py" for name in ("open_checkpoint", "open_fleet")),
+        *(f"expert_workers/worker/{name}.py" for name in ("expert_source", "offer")),
+        *(f"expert_workers/transports/ray/{name}.py" for name in ("actor", "peers")),
         *(f"coordinator/commands/{name}_checkpoint.py" for name in ("export", "import", "inspect")),
         "coordinator/commands/sums.py",
-        "expert_workers/worker/expert_source.py",
     }
     for path, found in importers("moe_model", "moe_model/remote").items():
         known = (

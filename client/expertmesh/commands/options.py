@@ -30,12 +30,14 @@ T = TypeVar("T")
 class Option:
     """How the command line names a field; its annotation's metadata.
 
-    flag: `--name`; or a word such as `CHECKPOINT`, for an argument that is known by its place.
+    flag: `--name`; or a word such as `CHECKPOINT`, for an argument that is known by its place, which may be
+        left out where the field has a default.
     help: argparse's, with its placeholders: `%(default)s` is the field's default.
     choices: of a field whose type does not say them.
     parse: one text to a value; raises ArgumentTypeError, to which argparse adds the flag.
     convert: what was parsed, if the flag was given, to the field's value; raises an error of ours.
     negatable: a bool that has `--no-name` as well.
+    bare: the field's value where the flag is given alone; None where a value must follow it.
     one_of: options of one group with the same `one_of` exclude each other; with `required` one is needed.
     is_shared: another class of the same command may have the same flag; the help of the first is shown.
     """
@@ -48,6 +50,7 @@ class Option:
     parse: Callable[[str], Any] | None = None
     convert: Callable[[Any], Any] | None = None
     negatable: bool = False
+    bare: Any = None
     one_of: str | None = None
     required: bool = False
     is_shared: bool = False
@@ -184,6 +187,8 @@ def _add(container: Any, each: Declared) -> None:
     if option.metavar is not None:
         settings["metavar"] = option.metavar
     if option.is_positional:
+        if each.default is not MISSING:
+            settings |= {"nargs": "?", "default": each.default}
         container.add_argument(each.name, **settings | {"metavar": option.flag})
         return
     if each.default is MISSING:
@@ -204,6 +209,8 @@ def _reading(each: Declared) -> dict[str, Any]:
         settings["action"] = "append"
     if each.choices:
         settings["choices"] = each.choices
+    if option.bare is not None:
+        settings |= {"nargs": "?", "const": option.bare}
     if option.parse is not None:
         settings["type"] = option.parse
     elif not each.choices and each.type in (int, float, Path):

@@ -41,7 +41,17 @@ COMMANDS = {
         *("demo_arguments", "demo", "start everything, stream one generation, stop everything"),
         starts_ray=True,
     ),
+    "head": Entry("head_arguments", "head", "make this machine the head of a cluster", starts_ray=True),
+    "join": Entry("join_arguments", "join", "make this machine a node of a cluster", starts_ray=True),
+    "leave": Entry(
+        "leave_arguments", "leave", "empty the workers of this machine, which is about to go", starts_ray=True
+    ),
+    "doctor": Entry(
+        *("doctor_arguments", "doctor", "say what of this machine, or of a cluster, would go wrong"),
+        starts_ray=True,
+    ),
     "client": Entry("client_arguments", "client", "stream a generation from a server", CLIENT),
+    "health": Entry("health_arguments", "health", "say whether a server can serve, by the exit code", CLIENT),
     "top": Entry("top_arguments", "top", "show a server's load, workers, experts and rates, live", CLIENT),
     "scale": Entry(
         "scale_arguments", "scale", "change the number of a server's workers, while it serves", CLIENT

@@ -51,6 +51,11 @@ def positive_number(text: str) -> float:
     return value
 
 
+def rate(text: str) -> float:
+    """`0` as well, which is no limit."""
+    return 0.0 if text.strip() == "0" else positive_number(text)
+
+
 def positive_seconds(text: str) -> float:
     try:
         value = float(text)

@@ -6,6 +6,7 @@ Knows no transport but Python's own contexts; grpc's objects are made in grpc/tl
 import logging
 import ssl
 import threading
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from coordinator.api.shared.file_watch import FileWatch
@@ -16,15 +17,20 @@ from moe_model.files.private_files import check_private, read_bounded
 
 logger = logging.getLogger(__name__)
 
+# Kinds of certificates.
+SERVER, CLIENT_CA = "server", "client_ca"
+
 
 @dataclass(frozen=True, slots=True)
 class TlsMaterial:
-    """What the files held when they were read together, and a context made of it."""
+    """What the files held when they were read together, and a context made of it. `ends`: when the first
+    certificate of each kind ends, in seconds since 1970."""
 
     cert: bytes
     key: bytes
     client_ca: bytes | None
     context: ssl.SSLContext
+    ends: Mapping[str, float]
 
 
 class TlsFiles:
@@ -71,8 +77,8 @@ def load(config: TlsConfig) -> TlsMaterial:
     context = _context(config)
     if _contents(config) != before:
         raise ConfigError(f"TLS certificate {config.cert}: changed while it was read")
-    _check_handshake(config)
-    return TlsMaterial(before[0], before[1], before[2] if config.client_ca else None, context)
+    ends = {SERVER: _check_handshake(config), **_end_of(CLIENT_CA, context)}
+    return TlsMaterial(before[0], before[1], before[2] if config.client_ca else None, context, ends)
 
 
 def _contents(config: TlsConfig) -> tuple[bytes, ...]:
@@ -92,8 +98,9 @@ def _context(config: TlsConfig) -> ssl.SSLContext:
     return context
 
 
-def _check_handshake(config: TlsConfig) -> None:
-    """Shakes hands in memory with a client that trusts just this certificate. Raises ConfigError.
+def _check_handshake(config: TlsConfig) -> float:
+    """Shakes hands in memory with a client that trusts just this certificate; when the first of its chain
+    ends, in seconds since 1970. Raises ConfigError.
 
     It finds what no server would notice by itself: above all that a certificate has expired.
     """
@@ -115,3 +122,17 @@ def _check_handshake(config: TlsConfig) -> None:
             raise ConfigError(f"TLS certificate {config.cert}: {error.verify_message}") from None
         except ssl.SSLError as error:
             raise ConfigError(f"TLS certificate {config.cert}: cannot be used ({error.reason})") from None
+    shown = client.getpeercert()
+    assert shown
+    return min([_end(shown), *_end_of(SERVER, trusting).values()])
+
+
+def _end_of(kind: str, context: ssl.SSLContext) -> dict[str, float]:
+    """When the first of the authorities ends that a context trusts, if it trusts any."""
+    ends = [_end(certificate) for certificate in context.get_ca_certs()]
+    return {kind: min(ends)} if ends else {}
+
+
+def _end(certificate: Mapping[str, object]) -> float:
+    """Of a certificate as Python's library has it."""
+    return float(ssl.cert_time_to_seconds(str(certificate["notAfter"])))

@@ -3,7 +3,7 @@
 Labels have few values and never come from a caller.
 """
 
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from prometheus_client import Metric
@@ -13,6 +13,7 @@ from coordinator.api.telemetry import fronts
 from coordinator.api.telemetry.exposition import metrics_of, rendered
 from coordinator.api.telemetry.fronts import FrontMetrics
 from coordinator.api.telemetry.names import PREFIX
+from coordinator.api.telemetry.readiness import ReadinessMetrics
 from coordinator.api.telemetry.requests import RequestMetrics
 from coordinator.engine.messages.metrics import MetricsSnapshot
 from coordinator.engine.messages.stats import EngineStats, ModelStatus, WorkersStatus
@@ -24,13 +25,17 @@ from expert_workers.status import WorkerState
 
 @dataclass(frozen=True, slots=True)
 class MetricSources:
-    """What is read when metrics are asked for. `counts` are the engine's, which may be another process."""
+    """What is read when metrics are asked for. `counts` are the engine's, which may be another process;
+    `certificates` says when each kind of certificate in use ends, in seconds since 1970; `replicas` are the
+    holders of each expert that were asked for, 0 where there are no workers."""
 
     stats: Callable[[], EngineStats]
     model: Callable[[], ModelStatus]
     workers: Callable[[], WorkersStatus]
     block_size: int
     counts: Callable[[], Awaitable[MetricsSnapshot]]
+    certificates: Callable[[], Mapping[str, float]] = dict
+    replicas: int = 0
 
 
 class Metrics:
@@ -44,6 +49,7 @@ class Metrics:
         self._counts = MetricsSnapshot()
         self.requests = RequestMetrics(self._ledger.store)
         self.fronts = FrontMetrics(self._ledger.store)
+        self.readiness = ReadinessMetrics(self._ledger)
 
     def open(self, model: str, max_context: int, sources: MetricSources) -> None:
         """The server is up."""
@@ -84,11 +90,13 @@ class Metrics:
         yield _counter("prefix_cache_queries", "Prompt tokens looked up.", label, stats.prefix_queries)
         yield _counter("prefix_cache_hits", "Prompt tokens found.", label, stats.prefix_hits)
         yield _counter("num_preemptions", "Sequences that gave way.", label, stats.num_preemptions)
-        yield from self._read_workers(sources.workers())
+        yield from self.readiness.read(self._model)
+        yield from self._read_workers(sources.workers(), sources.replicas)
         yield from self._read_model(sources.model())
+        yield self._read_certificates(sources.certificates())
 
-    def _read_workers(self, status: WorkersStatus) -> Iterator[Metric]:
-        workers = status.workers
+    def _read_workers(self, status: WorkersStatus, replicas: int) -> Iterator[Metric]:
+        workers, label = status.workers, [self._model]
         states = GaugeMetricFamily(
             f"{PREFIX}expert_workers", "Expert workers.", labels=["model_name", "state"]
         )
@@ -103,7 +111,10 @@ class Metrics:
             up.add_metric([self._model, str(worker.rank)], worker.state is WorkerState.READY)
         yield up
         missing = len(status.missing)
-        yield _gauge("experts_missing", "Experts that cannot be computed.", [self._model], missing)
+        yield _gauge("experts_missing", "Experts that cannot be computed.", label, missing)
+        fewest = "Workers that hold the expert with the fewest holders."
+        yield _gauge("expert_replicas_min", fewest, label, status.num_replicas)
+        yield _gauge("expert_replicas_wanted", "Workers that should hold each expert.", label, replicas)
 
     def _read_model(self, model: ModelStatus) -> Iterator[Metric]:
         """Only exchanged experts have a series of their own: a model may have thousands."""
@@ -121,6 +132,16 @@ class Metrics:
         for module in model.exchanged:
             versions.add_metric([self._model, str(module.layer), str(module.expert)], module.version)
         yield versions
+
+    def _read_certificates(self, ends: Mapping[str, float]) -> Metric:
+        family = GaugeMetricFamily(
+            f"{PREFIX}certificate_expiry_timestamp_seconds",
+            "When the first certificate of a kind ends.",
+            labels=["model_name", "certificate"],
+        )
+        for certificate, end in ends.items():
+            family.add_metric([self._model, certificate], end)
+        return family
 
 
 def _gauge(stem: str, text: str, label: Sequence[str], value: float) -> Metric:

@@ -1,7 +1,7 @@
 """Metrics of requests."""
 
 from coordinator.api.requests.responses import Caller, Facts
-from coordinator.api.shared.errors import ApiError, Reason
+from coordinator.api.shared.errors import TABLE, ApiError, Reason
 from coordinator.api.telemetry import names
 from coordinator.engine.messages.output import FinishReason
 from coordinator.metrics.families import Family, ours
@@ -9,6 +9,10 @@ from coordinator.metrics.store import Histogram, Store
 
 # What turns a request away that might have been served at another time.
 REFUSALS = frozenset({Reason.QUEUE_FULL, Reason.QUOTA_EXCEEDED, Reason.NOT_READY, Reason.DRAINING})
+# What a request may fail of through no fault of its caller's.
+FAULTS = frozenset(
+    {Reason.INTERNAL, Reason.ENGINE_LOST, Reason.EXPERT_WORKER_LOST, Reason.OUT_OF_MEMORY, Reason.NO_PROCESS}
+)
 # vLLM's gauge of concurrency has no more.
 MAX_EDGE_CONTEXT = 1 << 20
 
@@ -34,8 +38,13 @@ class RequestMetrics:
         self._histograms = {stem: self._store.histogram(family) for stem, family in histograms.items()}
         self._prompt_tokens = self._store.counter(_PROMPT_TOKENS)
         self._generation_tokens = self._store.counter(_GENERATION_TOKENS)
-        for reason in FinishReason:
-            self._store.counter(_SUCCESS, reason.value)
+        for finish in FinishReason:
+            self._store.counter(_SUCCESS, finish.value)
+        # Of a series that begins with its first failure, no rate would show that one.
+        for reason in sorted(FAULTS):
+            self._store.counter(_ERRORS, TABLE[reason].code.value, reason.value)
+        for reason in sorted(REFUSALS):
+            self._store.counter(_REJECTED, reason.value)
         self.families = (*histograms.values(), *_COUNTERS)
 
     def started(self, caller: Caller, facts: Facts) -> int | None:

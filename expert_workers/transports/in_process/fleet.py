@@ -11,6 +11,7 @@ from expert_workers.transports.base import (
     Site,
     WorkerFailureError,
 )
+from expert_workers.transports.fleet import URGENT, Machine, Supply
 from expert_workers.wire import Array
 from expert_workers.worker.expert_worker import ExpertWorker, WorkerInfo, WorkerSpec
 from moe_model.errors import ExpertMeshError, FencedError
@@ -36,7 +37,7 @@ class LocalFleet:
     def find(self) -> frozenset[int]:
         return frozenset(self.workers)
 
-    def start(self, rank: int) -> None:
+    def start(self, rank: int, node_id: str | None = None) -> None:
         worker = self._make(replace(self._spec, rank=rank))
         self._served[rank] = self._transport.serve(worker, Site())
         self.workers[rank] = worker
@@ -59,7 +60,9 @@ class LocalFleet:
         except FencedError as error:
             raise _fenced(error) from None
 
-    def load(self, rank: int, modules: Sequence[ExpertModule], timeout: float) -> WorkerInfo:
+    def load(
+        self, rank: int, modules: Sequence[ExpertModule], timeout: float, supply: Supply = URGENT
+    ) -> WorkerInfo:
         worker = self._worker(rank)
         try:
             worker.load(modules)
@@ -93,8 +96,8 @@ class LocalFleet:
     def check(self) -> None:
         """There is nothing that could be gone."""
 
-    def num_nodes(self) -> int:
-        return 1
+    def machines(self) -> tuple[Machine, ...]:
+        return (Machine(""),)
 
     def close(self) -> None:
         """Workers of this process end with their fleet."""

@@ -12,15 +12,19 @@ from dataclasses import replace as replaced
 
 import ray
 
+from expert_workers.cluster.data_ports import data_ports
 from expert_workers.processes import Process, kill_and_wait
 from expert_workers.transports.base import AnyTransport, Served, Site
 from expert_workers.transports.frame import decode_call, encode, reply_frame
 from expert_workers.transports.ray.links import ActorName
+from expert_workers.transports.ray.peers import RayPeers
 from expert_workers.wire import Array
+from expert_workers.worker.expert_source import CheckpointSource
 from expert_workers.worker.expert_worker import ExpertWorker, WorkerInfo, WorkerSpec
 from moe_model.kernels.choice import set_torch_threads
 from moe_model.layers.dispatch import ExpertKey
 from moe_model.machine import usable_cores
+from moe_model.remote.source import Range
 from moe_model.versions.expert_versions import ExpertModule
 
 
@@ -34,7 +38,9 @@ class ExpertActor:
         """`host` is where the transport may listen; None: the node's address in the cluster."""
         self._spec = spec
         self._num_threads = spec.num_threads or usable_cores().number
-        self._worker = ExpertWorker(spec)
+        self._peers = RayPeers(name.namespace)
+        self._source = CheckpointSource(spec, self._peers)
+        self._worker = ExpertWorker(spec, self._source)
         self._node_id = ray.get_runtime_context().get_node_id()
         self._host = str(ray.util.get_node_ip_address())  # type: ignore[no-untyped-call]
         self._transport, self._site = transport, Site(host or self._host, self._set_threads, name)
@@ -51,14 +57,21 @@ class ExpertActor:
         """Where this process is reached. It does not listen before it is first asked for this."""
         with self._lock:
             if self._served is None:
-                self._served = self._transport.serve(self._worker, self._site)
+                site = replaced(self._site, ports=data_ports())
+                self._served = self._transport.serve(self._worker, site)
             return self._served.endpoint
 
     def describe(self, client: str = "") -> WorkerInfo:
         """`client` has claimed the worker and lives; empty: anyone may ask. Raises FencedError."""
         if client:
             self._worker.heard(client)
-        return replaced(self._worker.describe(), node_id=self._node_id, host=self._host)
+        return replaced(
+            self._worker.describe(),
+            node_id=self._node_id,
+            host=self._host,
+            has_files=self._source.has_files,
+            num_fetched=self._source.num_fetched,
+        )
 
     def claim(self, client: str, epoch: int, by_force: bool) -> None:
         """The client's from now on. Raises FencedError."""
@@ -66,10 +79,17 @@ class ExpertActor:
             is_linked = self._served is None or self._served.num_links != 0
         self._worker.claim(client, epoch, by_force=by_force, is_linked=is_linked)
 
-    def load(self, modules: Sequence[ExpertModule]) -> WorkerInfo:
+    def load(self, modules: Sequence[ExpertModule], holders: Sequence[str], is_urgent: bool) -> WorkerInfo:
+        """`holders` are actors that may lend what the modules are read from, `is_urgent`: requests wait."""
         self._prepare()
+        self._peers.ask(holders, is_urgent=is_urgent)
+        self._source.hurry(is_urgent)
         self._worker.load(modules)
         return self.describe()
+
+    def lend(self, name: str, ranges: Sequence[Range], is_urgent: bool) -> list[bytes] | None:
+        """As Lender: to another machine's worker."""
+        return self._source.lend(name, ranges, is_urgent=is_urgent)
 
     def unload(self, keys: Sequence[ExpertKey]) -> WorkerInfo:
         self._worker.unload(keys)

@@ -4,12 +4,15 @@ The actors are detached and named, so they outlive the coordinator that started 
 """
 
 import logging
+import threading
 import time
 from collections.abc import Hashable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
 import ray
+from ray._private.state import state
 from ray.exceptions import ActorAlreadyExistsError, RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
@@ -17,8 +20,10 @@ from expert_workers.cluster.ray_cluster import is_reachable
 from expert_workers.cluster.ray_errors import first_line
 from expert_workers.processes import Process, kill_and_wait
 from expert_workers.transports.base import AnyTransport, Failure, FailureReason, WorkerFailureError
+from expert_workers.transports.fleet import URGENT, Machine, Supply
 from expert_workers.transports.ray.actor import ExpertActor, NodeAgent
 from expert_workers.transports.ray.links import ActorName, failure_of
+from expert_workers.transports.ray.peers import FILE_SERVER, FileServer
 from expert_workers.wire import Array
 from expert_workers.worker.expert_worker import WorkerInfo, WorkerSpec
 from moe_model.errors import ClusterError
@@ -60,6 +65,8 @@ class RayFleet:
         # Processes that were to be killed when their machine could not be reached: the order may yet arrive.
         self._condemned: set[tuple[str, Process]] = set()
         self._agents: dict[str, Any] = {}
+        self._files: Any = None
+        self._lending = threading.Lock()
         self._node_id = ray.get_runtime_context().get_node_id()
 
     def find(self) -> frozenset[int]:
@@ -67,13 +74,15 @@ class RayFleet:
         names = [actor["name"] for actor in named if actor["namespace"] == self._options.namespace]
         return frozenset(int(name.removeprefix(_NAME)) for name in names if name.startswith(_NAME))
 
-    def start(self, rank: int) -> None:
-        self._actors[rank] = _launch(replace(self._options.spec, rank=rank), self._options)
+    def start(self, rank: int, node_id: str | None = None) -> None:
+        self._actors[rank] = _launch(replace(self._options.spec, rank=rank), self._options, node_id)
 
     def describe(self, rank: int, timeout: float) -> WorkerInfo:
         info = self._info(rank, self._ask(rank, "describe", timeout=timeout))
         if info.node_id != self._node_id and info.node_id not in self._agents:
             self._agents[info.node_id] = _launch_agent(info.node_id)
+        if not info.has_files:
+            self._lend_files()
         if _identity(info) in self._condemned:
             self._end_condemned(info)
             raise WorkerFailureError(Failure(FailureReason.DIED, f"worker {rank}: its process was given up"))
@@ -85,8 +94,12 @@ class RayFleet:
     def claim(self, rank: int, client: str, epoch: int, *, by_force: bool, timeout: float) -> None:
         self._ask(rank, "claim", client, epoch, by_force, timeout=timeout)
 
-    def load(self, rank: int, modules: Sequence[ExpertModule], timeout: float) -> WorkerInfo:
-        return self._info(rank, self._ask(rank, "load", list(modules), timeout=timeout))
+    def load(
+        self, rank: int, modules: Sequence[ExpertModule], timeout: float, supply: Supply = URGENT
+    ) -> WorkerInfo:
+        holders = list(map(actor_name, supply.holders))
+        answer = self._ask(rank, "load", list(modules), holders, supply.is_urgent, timeout=timeout)
+        return self._info(rank, answer)
 
     def unload(self, rank: int, keys: Sequence[ExpertKey], timeout: float) -> WorkerInfo:
         return self._info(rank, self._ask(rank, "unload", list(keys), timeout=timeout))
@@ -137,16 +150,34 @@ class RayFleet:
         if not is_reachable():
             raise ClusterError("the head of the Ray cluster is gone")
 
-    def num_nodes(self) -> int:
+    def machines(self) -> tuple[Machine, ...]:
+        leaving = state.get_draining_nodes()
         nodes = ray.nodes()  # type: ignore[no-untyped-call]
-        return sum(bool(node["Alive"] and node["Resources"].get("CPU")) for node in nodes)
+        ids = [node["NodeID"] for node in nodes if node["Alive"] and node["Resources"].get("CPU")]
+        self._leave_alone(set(leaving))
+        return tuple(Machine(node_id, node_id in leaving) for node_id in ids)
 
     def close(self) -> None:
         for agent in self._agents.values():
             if ray.is_initialized() and is_reachable():
                 ray.kill(agent)
+        if self._files is not None and ray.is_initialized() and is_reachable():
+            ray.kill(self._files)
+        self._files = None
         self._agents.clear()
         self._actors.clear()
+
+    def _lend_files(self) -> None:
+        """From here on this machine lends what it has of the checkpoint to machines that have not."""
+        with self._lending:
+            if self._files is None:
+                self._files = _launch_files(self._options, self._node_id)
+
+    def _leave_alone(self, leaving: set[str]) -> None:
+        """A machine that is rid of its workers is rid of all of us: Ray then lets it go."""
+        with_workers = {info.node_id for info in list(self._infos.values())}
+        for node_id in leaving & self._agents.keys() - with_workers:
+            ray.kill(self._agents.pop(node_id))
 
     def _ask(self, rank: int, method: str, *args: Any, timeout: float) -> Any:
         try:
@@ -200,8 +231,9 @@ def _identity(info: WorkerInfo) -> tuple[str, Process]:
     return info.node_id, _process(info)
 
 
-def _launch(spec: WorkerSpec, options: FleetOptions) -> Any:
+def _launch(spec: WorkerSpec, options: FleetOptions, node_id: str | None) -> Any:
     name = actor_name(spec.rank)
+    bound = None if node_id is None else NodeAffinitySchedulingStrategy(node_id, soft=False)
     settings = {
         "name": name,
         "namespace": options.namespace,
@@ -211,7 +243,7 @@ def _launch(spec: WorkerSpec, options: FleetOptions) -> Any:
         "max_concurrency": _NUM_THREADS,
         # As good as none; but a node that offers none, as a head may, gets no workers.
         "num_cpus": 0.001,
-        "scheduling_strategy": "SPREAD",
+        "scheduling_strategy": bound or "SPREAD",
         # Ray would report each call to its dashboard.
         "enable_task_events": False,
     }
@@ -231,6 +263,32 @@ def _launch(spec: WorkerSpec, options: FleetOptions) -> Any:
 def _launch_agent(node_id: str) -> Any:
     where = NodeAffinitySchedulingStrategy(node_id, soft=False)
     return ray.remote(NodeAgent).options(num_cpus=0, scheduling_strategy=where).remote()
+
+
+def _launch_files(options: FleetOptions, node_id: str) -> Any:
+    """In the place of an earlier coordinator's, which may not be gone yet."""
+    spec, offer = options.spec, options.spec.offer
+    assert offer is not None, "a worker has files where it is offered none"
+    with suppress(ValueError):
+        ray.kill(ray.get_actor(FILE_SERVER, namespace=options.namespace))
+    where = NodeAffinitySchedulingStrategy(node_id, soft=False)
+    server = ray.remote(FileServer).options(
+        name=FILE_SERVER,
+        namespace=options.namespace,
+        num_cpus=0,
+        max_concurrency=_NUM_THREADS,
+        scheduling_strategy=where,
+        enable_task_events=False,
+    )
+    deadline = time.monotonic() + _END_TIMEOUT
+    while True:
+        try:
+            return server.remote(spec.checkpoint_path, offer.bytes_per_second)
+        except ActorAlreadyExistsError:
+            if time.monotonic() >= deadline:
+                taken = f"Ray actor {FILE_SERVER!r} of {options.namespace!r} does not end"
+                raise WorkerFailureError(Failure(FailureReason.RAISED, taken)) from None
+            time.sleep(0.01)
 
 
 def _find(rank: int, namespace: str) -> Any:

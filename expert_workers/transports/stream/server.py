@@ -32,7 +32,7 @@ from expert_workers.transports.frame import (
 )
 from expert_workers.transports.stream.auth import KEY_BYTES, Endpoint, boot_id, prove_to_client, refuse_busy
 from expert_workers.transports.stream.serve_loop import ServeLoop
-from expert_workers.transports.stream.socket import aligned_buffer, end, prepare, remainder
+from expert_workers.transports.stream.socket import aligned_buffer, end, listen, prepare, remainder
 from expert_workers.transports.stream.tls import Stream, TlsStream
 from moe_model.errors import ExpertMeshError, ReplyError
 
@@ -65,9 +65,10 @@ class StreamServer:
         limits: StreamLimits | None = None,
         prepare_thread: Callable[[], None] | None = None,
         loop: ServeLoop | None = None,
+        ports: range = range(0),
     ) -> None:
-        """Listens at once; `prepare_thread` is run in each thread that will compute; `loop` answers what it
-        can in the worker's place. Raises OSError."""
+        """Listens at once, on the first free one of the ports, none: on any; `prepare_thread` is run in each
+        thread that will compute; `loop` answers what it can in the worker's place. Raises OSError."""
         self._worker = worker
         self._loop = loop
         self._tls = tls
@@ -79,8 +80,7 @@ class StreamServer:
         self._is_open = True
         self._key = secrets.token_bytes(KEY_BYTES)
         self._unix_name = f"\0expertmesh-{secrets.token_hex(16)}"
-        family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        self._tcp = socket.create_server((host, 0), family=family)
+        self._tcp = listen(host, ports)
         self._unix = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self._unix.bind(self._unix_name)
         self._unix.listen()

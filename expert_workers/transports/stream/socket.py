@@ -3,6 +3,7 @@
 A socket stays blocking for Python, which would otherwise poll before every call; the kernel ends a wait.
 """
 
+import errno
 import socket
 import ssl
 import struct
@@ -20,6 +21,20 @@ _TIMEVAL = struct.Struct("@ll")
 _UNIX_BUFFER_BYTES = 4 << 20
 _KEEPALIVE_SECONDS = 15
 _CACHE_LINE = 64
+
+
+def listen(host: str, ports: range) -> socket.socket:
+    """On the first of the ports that is free; none: on any. Raises OSError."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    for port in ports:
+        try:
+            return socket.create_server((host, port), family=family)
+        except OSError as error:
+            if error.errno != errno.EADDRINUSE:
+                raise
+    if ports:
+        raise OSError(errno.EADDRINUSE, f"{host}: ports {ports[0]} to {ports[-1]} are all taken")
+    return socket.create_server((host, 0), family=family)
 
 
 def prepare(connection: socket.socket, tick: float = TICK) -> Stream:

@@ -33,7 +33,14 @@ class StreamTransport:
         """As Transport; raises ConfigError too."""
         paths = self._options.tls
         tls = None if paths is None else context(paths, is_server=True)
-        return StreamServer(worker, site.host, tls, prepare_thread=site.prepare_thread, loop=loop_of(worker))
+        return StreamServer(
+            worker,
+            site.host,
+            tls,
+            prepare_thread=site.prepare_thread,
+            loop=loop_of(worker),
+            ports=site.ports,
+        )
 
     def connect(self, rank: int, endpoint: Endpoint, timeout: float) -> StreamConnection:
         return open_link(rank, endpoint, self._tls_of_links(), self._use_unix, timeout)

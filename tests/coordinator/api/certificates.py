@@ -18,11 +18,11 @@ DAY = timedelta(days=1)
 class Authority:
     """Signs certificates for localhost and 127.0.0.1."""
 
-    def __init__(self, name: str = "test CA") -> None:
+    def __init__(self, name: str = "test CA", ends: timedelta = DAY) -> None:
         self._key = ec.generate_private_key(ec.SECP256R1())
         self._name = _name(name)
         constraints = x509.BasicConstraints(ca=True, path_length=None)
-        builder = _builder(self._name, self._name, self._key, -DAY, DAY)
+        builder = _builder(self._name, self._name, self._key, -DAY, ends)
         self._certificate = builder.add_extension(constraints, critical=True).sign(self._key, hashes.SHA256())
 
     @property

@@ -8,8 +8,9 @@ import pytest
 import torch
 
 from expert_workers.dispatch.routes import Address
-from expert_workers.supervision.jobs import Expected, Jobs, Timeouts, mismatch
+from expert_workers.supervision.jobs import Expected, Jobs, Loaded, Timeouts, mismatch, next_number
 from expert_workers.transports.base import FailureReason, WorkerFailureError
+from expert_workers.transports.fleet import URGENT, Supply
 from expert_workers.transports.in_process.fleet import LocalFleet
 from expert_workers.transports.in_process.transport import InProcessTransport
 from expert_workers.worker.expert_worker import ExpertWorker, WorkerInfo
@@ -30,17 +31,21 @@ class ToldFleet(LocalFleet):
         self.source = FakeSource(CONFIG, torch.float32, TORCH)
         super().__init__(make_spec(0), TRANSPORT, lambda spec: ExpertWorker(spec, self.source))
         self.asked: list[str] = []
+        self.supplies: list[Supply] = []
         self.changes: dict[str, Any] = {}
 
-    def start(self, rank: int) -> None:
-        self.asked.append("start")
-        super().start(rank)
+    def start(self, rank: int, node_id: str | None = None) -> None:
+        self.asked.append("start" if node_id is None else f"start on {node_id}")
+        super().start(rank, node_id)
 
-    def load(self, rank: int, modules: Sequence[ExpertModule], timeout: float) -> WorkerInfo:
+    def load(
+        self, rank: int, modules: Sequence[ExpertModule], timeout: float, supply: Supply = URGENT
+    ) -> WorkerInfo:
         self.asked.append(
             " ".join(["load", *(f"{layer},{slot}" for layer, slot in sorted(m.key for m in modules))])
         )
-        return super().load(rank, modules, timeout)
+        self.supplies.append(supply)
+        return super().load(rank, modules, timeout, supply)
 
     def describe(self, rank: int, timeout: float) -> WorkerInfo:
         return replace(super().describe(rank, timeout), **self.changes)
@@ -134,6 +139,54 @@ def test_a_layer_after_the_other_is_loaded_and_told(fleet: ToldFleet) -> None:
     assert told == [2, 1]
 
 
+def test_who_is_bound_to_a_machine_is_started_there(fleet: ToldFleet) -> None:
+    make_jobs(fleet).bring_up(1, frozenset(KEYS), "here")
+    assert fleet.asked[0] == "start on here"
+
+
+def test_the_first_module_is_of_use_before_the_others_are_there(fleet: ToldFleet) -> None:
+    jobs, parts = make_jobs(fleet), list[Loaded]()
+    jobs.bring_up(0, frozenset(KEYS))
+    fleet.asked.clear()
+
+    def on_part(part: Loaded) -> bool:
+        parts.append(part)
+        return True
+
+    loaded = jobs.load(0, checkpoint_modules(KEYS), on_part=on_part)
+    assert fleet.asked == ["load 0,0", "load 0,1 1,2"]
+    assert [part.info.keys for part in parts] == [tuple(KEYS[:1])]
+    assert loaded.info.keys == tuple(KEYS)
+    told = [set(part.canaries) for part in [*parts, loaded]]
+    assert told == [{KEYS[0]}, {*KEYS[1:]}], "each sings once"
+
+
+@pytest.mark.parametrize(
+    ("number", "seconds", "following"),
+    [(1, 0.0, 4), (8, 0.1, 32), (8, 1.0, 8), (8, 2.0, 4), (8, 100.0, 1), (1, 5.0, 1)],
+)
+def test_a_part_takes_about_a_second(number: int, seconds: float, following: int) -> None:
+    assert next_number(number, seconds) == following
+
+
+def test_the_fleet_is_told_who_may_lend_the_files(fleet: ToldFleet) -> None:
+    jobs, supply = make_jobs(fleet), Supply((3, 4), is_urgent=False)
+    jobs.bring_up(0, frozenset(KEYS))
+    jobs.load(0, checkpoint_modules(KEYS), supply=supply)
+    assert fleet.supplies == [supply, supply]
+
+
+def test_what_is_not_wanted_any_more_is_not_loaded(fleet: ToldFleet) -> None:
+    jobs = make_jobs(fleet)
+    jobs.bring_up(0, frozenset(KEYS))
+    assert jobs.load(0, checkpoint_modules(KEYS), on_part=lambda _: False).info.keys == tuple(KEYS[:1])
+    fleet.source.broken = {KEYS[1]}
+    jobs.drop(0, KEYS)
+    fleet.asked.clear()
+    loaded = jobs.load(0, checkpoint_modules(KEYS[::-1]), on_part=lambda _: False)
+    assert len(loaded.info.keys) == 1
+
+
 def test_what_is_loaded_sings_at_once(fleet: ToldFleet) -> None:
     jobs = make_jobs(fleet)
     jobs.bring_up(0, frozenset(KEYS))
@@ -154,7 +207,7 @@ def test_a_halt_does_not_wait_for_a_start_that_never_ends(
     """As a cluster's that hangs; after the halt none begins, and none is waited for, while that one hangs."""
     begun, go = threading.Event(), threading.Event()
 
-    def hang(_: int) -> None:
+    def hang(*_: object) -> None:
         begun.set()
         assert go.wait(120)
 

@@ -3,6 +3,7 @@
 import pytest
 
 from expert_workers.dispatch.routes import HERE, Address
+from expert_workers.supervision.crew import Crew, crew_of
 from expert_workers.supervision.last_resort import LastResort
 from expert_workers.supervision.restart_policy import RestartOptions
 from expert_workers.supervision.roster import Roster
@@ -28,25 +29,32 @@ def holding(here: LastResort, held: Keys) -> SupervisedWorker:
     return worker
 
 
+def resize(roster: Roster, num_workers: int) -> int:
+    """Returns how many there were to be before."""
+    num_before = roster.num_staying
+    roster.follow(crew_of(roster.workers, None, num_workers, 0))
+    return num_before
+
+
 def test_ranks_are_those_that_there_shall_be_and_those_that_leave() -> None:
     roster = Roster(RESTARTS, LastResort(None, RESTARTS))
-    assert roster.resize(3) == 0
-    assert roster.resize(1) == 3
+    assert resize(roster, 3) == 0
+    assert resize(roster, 1) == 3
     assert [worker.is_leaving for worker in roster.workers] == [False, True, True]
-    assert roster.resize(2) == 1
+    assert resize(roster, 2) == 1
     leaving = roster.get(2)
     roster.ended(2)
     assert [worker.rank for worker in roster.workers] == [0, 1]
-    assert roster.resize(3) == 2
+    assert resize(roster, 3) == 2
     assert roster.get(2) is not leaving, "its process is another one"
 
 
 def test_a_worker_that_is_wanted_again_while_it_ends_is_begun_anew() -> None:
     roster = Roster(RESTARTS, LastResort(None, RESTARTS))
-    roster.resize(2)
-    roster.resize(1)
+    resize(roster, 2)
+    resize(roster, 1)
     ending = roster.get(1)
-    roster.resize(2)
+    resize(roster, 2)
     roster.ended(1)
     again = roster.get(1)
     assert again is not None
@@ -54,22 +62,35 @@ def test_a_worker_that_is_wanted_again_while_it_ends_is_begun_anew() -> None:
     assert not again.is_ready
 
 
+def test_new_workers_get_the_lowest_free_ranks_and_keep_their_machines() -> None:
+    roster = Roster(RESTARTS, LastResort(None, RESTARTS))
+    roster.join(1, "a")
+    assert roster.follow(Crew(frozenset({1}), ("b", "c")))
+    assert not roster.follow(Crew(frozenset({0, 1, 2})))
+    assert [worker.bound_to for worker in roster.workers] == ["b", "a", "c"]
+    roster.ended(2)
+    assert [worker.bound_to for worker in roster.workers] == ["b", "a", "c"]
+    assert roster.follow(Crew(frozenset({0, 1})))
+    roster.ended(2)
+    assert [worker.rank for worker in roster.workers] == [0, 1]
+
+
 def test_this_process_is_no_worker_and_holds_experts() -> None:
     here = LastResort(load, RESTARTS)
     roster = Roster(RESTARTS, here)
-    roster.resize(1)
+    resize(roster, 1)
     assert [holder.rank for holder in roster.holders] == [0]
     worker = holding(here, frozenset([A]))
     assert [each.rank for each in roster.workers] == [0]
     assert [holder.rank for holder in roster.holders] == [0, HERE]
     assert roster.get(HERE) is worker
-    assert roster.resize(1) == 1
+    assert resize(roster, 1) == 1
     assert not worker.is_leaving
 
 
 def test_a_job_counts_unless_another_was_begun_or_the_worker_is_gone() -> None:
     roster = Roster(RESTARTS, LastResort(None, RESTARTS))
-    roster.resize(1)
+    resize(roster, 1)
     worker = roster.get(0)
     assert worker is not None
     first = roster.begin(worker)

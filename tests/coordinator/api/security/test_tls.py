@@ -3,10 +3,12 @@
 import logging
 import ssl
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 
 import pytest
+from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from coordinator.api.security.tls import TlsFiles, load, server_context
@@ -142,6 +144,28 @@ def test_a_broken_new_pair_keeps_the_old_one(
     for path, data in halves.values():
         write_private(path, data)
     assert shake_hands(server, client)[0] == certificate
+
+
+def seconds(certificate: bytes) -> float:
+    return x509.load_pem_x509_certificate(certificate).not_valid_after_utc.timestamp()
+
+
+def test_when_certificates_end_is_known(tmp_path: Path, authority: Authority) -> None:
+    config = authority.write(tmp_path)
+    files = watched(config)
+    assert files.current().ends == {"server": seconds(config.cert.read_bytes())}
+    authority.write(tmp_path, ends=3 * DAY, client_ca=authority.pem)
+    assert files.current().ends == {"server": seconds(config.cert.read_bytes())}, "also of a new pair"
+    with_clients = TlsFiles(replace(config, client_ca=tmp_path / "clients.pem"))
+    assert with_clients.current().ends["client_ca"] == seconds(authority.pem)
+
+
+def test_the_first_certificate_of_a_file_to_end_counts(tmp_path: Path, authority: Authority) -> None:
+    """Of a server's chain, and of the authorities of clients."""
+    other = Authority("other CA", ends=2 * DAY)
+    config = authority.write(tmp_path, ends=3 * DAY, client_ca=other.pem + authority.pem + other.pem)
+    write_private(config.cert, config.cert.read_bytes() + authority.pem)
+    assert load(config).ends == dict.fromkeys(("server", "client_ca"), seconds(authority.pem))
 
 
 def test_clients_must_show_a_certificate_of_the_right_authority(tmp_path: Path, authority: Authority) -> None:

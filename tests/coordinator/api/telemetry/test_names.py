@@ -1,6 +1,7 @@
 """Every metric of the interface by name, type and labels; nobody's input makes a new one."""
 
 import asyncio
+import re
 from dataclasses import dataclass
 from types import SimpleNamespace
 
@@ -52,6 +53,11 @@ EXPECTED = {
     "expertmesh_expert_workers": ("gauge", MODEL | {"state"}),
     "expertmesh_expert_worker_up": ("gauge", MODEL | {"rank"}),
     "expertmesh_experts_missing": ("gauge", MODEL),
+    "expertmesh_expert_replicas_min": ("gauge", MODEL),
+    "expertmesh_expert_replicas_wanted": ("gauge", MODEL),
+    "expertmesh_ready": ("gauge", MODEL),
+    "expertmesh_readiness_losses": ("counter", MODEL),
+    "expertmesh_certificate_expiry_timestamp_seconds": ("gauge", MODEL | {"certificate"}),
     "expertmesh_expert_tokens": ("counter", MODEL | {"rank"}),
     "expertmesh_expert_balancedness": ("histogram", MODEL | {"phase"}),
     "expertmesh_expert_dispatch_seconds": ("histogram", MODEL),
@@ -97,7 +103,7 @@ class Opened:
 def opened(*, vllm_names: bool = False) -> Opened:
     metrics = Metrics(vllm_names=vllm_names)
     ready = [WorkerStatus(rank, WorkerState.READY, experts={0: (rank,)}) for rank in range(2)]
-    workers = WorkersStatus(tuple(ready))
+    workers = WorkersStatus(tuple(ready), num_replicas=1)
     stats = EngineStats(num_running=3, num_blocks=8, kv_usage=0.25, prefix_queries=10, prefix_hits=4)
     counts = EngineCounts()
     counts.open(range(2))
@@ -105,7 +111,12 @@ def opened(*, vllm_names: bool = False) -> Opened:
     async def counted() -> MetricsSnapshot:
         return counts.snapshot()
 
-    metrics.open("tiny", 512, MetricSources(lambda: stats, lambda: STATUS, lambda: workers, 16, counted))
+    sources = MetricSources(
+        *(lambda: stats, lambda: STATUS, lambda: workers, 16, counted),
+        certificates=lambda: {"server": 2e9},
+        replicas=2,
+    )
+    metrics.open("tiny", 512, sources)
     return Opened(metrics, counts)
 
 
@@ -169,6 +180,9 @@ def test_values() -> None:
         'expertmesh_request_success_total{finished_reason="length",model_name="tiny"} 1.0',
         'expertmesh_requests_rejected_total{model_name="tiny",reason="QUEUE_FULL"} 1.0',
         'expertmesh_expert_workers{model_name="tiny",state="ready"} 2.0',
+        'expertmesh_expert_replicas_min{model_name="tiny"} 1.0',
+        'expertmesh_expert_replicas_wanted{model_name="tiny"} 2.0',
+        'expertmesh_certificate_expiry_timestamp_seconds{certificate="server",model_name="tiny"} 2e+09',
         'expertmesh_expert_tokens_total{model_name="tiny",rank="0"} 6.0',
         'expertmesh_expert_worker_restarts_total{model_name="tiny",reason="died"} 1.0',
         'expertmesh_expert_balancedness_sum{model_name="tiny",phase="prefill"} 0.6666666666666666',
@@ -184,8 +198,28 @@ def test_what_ended_while_it_ran_was_not_rejected() -> None:
     for reason in (Reason.EXPERT_WORKER_LOST, Reason.SLOW_CONSUMER, Reason.OUT_OF_MEMORY):
         server.metrics.requests.finished(Caller("a"), Facts(), ApiError.of(reason, "x"), cancelled=False)
     text, _ = server.text()
-    assert "expertmesh_requests_rejected_total{" not in text
-    assert text.count("expertmesh_request_errors_total{") == 3
+    assert rises(text, "expertmesh_requests_rejected_total") == {}
+    assert rises(text, "expertmesh_request_errors_total") == dict.fromkeys(
+        ("EXPERT_WORKER_LOST", "SLOW_CONSUMER", "OUT_OF_MEMORY"), 1.0
+    )
+
+
+def rises(text: str, name: str) -> dict[str, float]:
+    """Counts by their reason that are not 0."""
+    found = re.findall(rf'^{name}{{.*reason="(\w+)"}} (\S+)$', text, re.MULTILINE)
+    return {reason: float(count) for reason, count in found if float(count)}
+
+
+def test_what_alerts_count_is_there_before_it_happens() -> None:
+    """No rate shows the first one of a series that begins with it."""
+    text, _ = opened().text()
+    for name, reasons in (
+        ("request_errors", ("INTERNAL", "ENGINE_LOST", "EXPERT_WORKER_LOST", "OUT_OF_MEMORY", "NO_PROCESS")),
+        ("requests_rejected", ("QUEUE_FULL", "QUOTA_EXCEEDED", "NOT_READY", "DRAINING")),
+        ("expert_worker_losses", [reason.value for reason in FailureReason]),
+    ):
+        found = re.findall(rf'^expertmesh_{name}_total{{.*reason="(\w+)"}} 0.0$', text, re.MULTILINE)
+        assert sorted(found) == sorted(reasons)
 
 
 def test_a_request_that_was_left_has_no_queue_time() -> None:

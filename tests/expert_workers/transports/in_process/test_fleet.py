@@ -53,7 +53,7 @@ def test_a_worker_begins_empty_and_is_found(fleet: Fleet) -> None:
     info = fleet.describe(3, 10.0)
     assert (info.rank, info.keys, info.epoch) == (3, (), 0)
     assert fleet.beat(3, "us", 10.0).pid == info.pid
-    assert fleet.num_nodes() == 1
+    assert len(fleet.machines()) == 1
 
 
 def test_what_is_loaded_is_held_until_it_is_unloaded(fleet: Fleet) -> None:

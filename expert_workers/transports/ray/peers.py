@@ -1,0 +1,92 @@
+"""Files of a checkpoint from the machines of the cluster that have them, by calls of Ray's actors.
+
+Those who let us in are those who may have the weights: Ray's token, and its TLS where it is on.
+"""
+
+import random
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray.exceptions import RayError, RayTaskError
+
+from expert_workers.cluster.ray_errors import first_line
+from expert_workers.worker.offer import Lender
+from moe_model.checkpoint.reader import Checkpoint
+from moe_model.errors import CheckpointError
+from moe_model.halt import Halt
+from moe_model.remote.source import Range
+
+# On the coordinator's machine; a namespace has one coordinator.
+FILE_SERVER = "checkpoint-files"
+# Seconds for an answer of at most 16 MiB; the holder of a copy is asked for less long than the last resort.
+_HOLDER_TIMEOUT, _SERVER_TIMEOUT = 5.0, 60.0
+
+
+class FileServer:
+    """An actor on the coordinator's machine, which lends what the coordinator has."""
+
+    def __init__(self, folder: str, bytes_per_second: float | None) -> None:
+        self._lender = Lender(Checkpoint.open(Path(folder)), None, bytes_per_second)
+
+    def lend(self, name: str, ranges: Sequence[Range], is_urgent: bool) -> list[bytes] | None:
+        """As Lender."""
+        return self._lender.lend(name, ranges, is_urgent=is_urgent)
+
+
+class RayPeers:
+    """A RangeSource. Workers that hold the same experts are asked first, so that the coordinator's link is
+    spared; then the coordinator's machine, which has everything."""
+
+    where = "the machines of the cluster"
+
+    def __init__(self, namespace: str) -> None:
+        self._namespace = namespace
+        self._holders: tuple[str, ...] = ()
+        self._is_urgent = True
+
+    def ask(self, holders: Sequence[str], *, is_urgent: bool) -> None:
+        """From now on these actors, before the coordinator's machine."""
+        self._holders, self._is_urgent = tuple(holders), is_urgent
+
+    def read(self, name: str, ranges: Sequence[Range], halt: Halt) -> Sequence[bytes]:
+        """As RangeSource."""
+        holders = list(self._holders)
+        random.shuffle(holders)
+        for holder in holders:
+            halt.check()
+            found = self._ask(holder, name, ranges, _HOLDER_TIMEOUT)
+            if isinstance(found, list):
+                return found
+            if isinstance(found, RayError):
+                # It has died, or is too busy: it is not asked again for this load.
+                self._holders = tuple(other for other in self._holders if other != holder)
+        halt.check()
+        found = self._ask(FILE_SERVER, name, ranges, _SERVER_TIMEOUT)
+        if isinstance(found, list):
+            return found
+        reason = "has not got it any more" if found is None else first_line(found)
+        raise CheckpointError(f"{name}: the coordinator's machine does not send it: {reason}")
+
+    def _ask(
+        self, actor: str, name: str, ranges: Sequence[Range], timeout: float
+    ) -> list[bytes] | Exception | None:
+        try:
+            handle: Any = ray.get_actor(actor, namespace=self._namespace)
+            found = ray.get(handle.lend.remote(name, list(ranges), self._is_urgent), timeout=timeout)
+        except RayTaskError as error:
+            return error.cause if isinstance(error.cause, Exception) else error
+        except (RayError, ValueError) as error:
+            return error
+        return _checked(found, ranges)
+
+
+def _checked(found: object, ranges: Sequence[Range]) -> list[bytes] | None:
+    """Whether it is what was asked for; what the bytes are, their sums say."""
+    if not isinstance(found, list) or len(found) != len(ranges):
+        return None
+    for data, (begin, end) in zip(found, ranges, strict=True):
+        if not isinstance(data, bytes) or len(data) != end - begin:
+            return None
+    return found
