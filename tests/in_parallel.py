@@ -24,6 +24,7 @@ TOGETHER = {
     "tests/integration/": "clusters",
     "tests/scenarios/": "clusters",
     "tests/chaos/": "clusters",
+    "tests/deploy/test_live_": "clusters",
 }
 _FIRST = ("clusters", "demo server", "servers")
 
