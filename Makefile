@@ -14,7 +14,7 @@ INSTALLED := .venv/.installed
 # Each has its C sources in src/, and the module that is built of them beside it.
 NATIVE := moe_model/kernels/native expert_workers/transports/stream/native expert_workers/dispatch/native
 
-.PHONY: help install demo serve test test-long test-slow test-arm chaos check check-deploy format protos pages bench bench-serve bench-peers \
+.PHONY: help install demo serve test test-long test-slow test-arm chaos check check-deploy manifests format protos pages bench bench-serve bench-peers \
   bench-service fuzz examples clean
 
 help:  ## show this list
@@ -63,6 +63,10 @@ check: install  ## format, lint, types, stale stubs, stale pages
 check-deploy: install  ## the files of deploy/, by tools of their own in .venv-deploy: some 300 MB, downloaded once
 	$(BIN)/python scripts/deploy_tools.py
 	$(BIN)/python -m pytest -n $(JOBS) -m deploy tests/deploy $(ARGS)
+
+manifests: install  ## write deploy/kubernetes/base of what the Helm chart renders
+	$(BIN)/python scripts/deploy_tools.py
+	$(BIN)/python scripts/deploy_manifests.py
 
 format: install  ## format and fix what can be fixed
 	$(BIN)/ruff format .

@@ -3,6 +3,7 @@
 import argparse
 import sys
 
+from coordinator.commands.cluster_arguments import CLUSTER_FOLDER
 from coordinator.commands.leave_arguments import LeaveArguments
 from expert_workers.cluster.leave import leave
 from expert_workers.cluster.ray_environment import changed_environment
@@ -25,6 +26,8 @@ def run(args: argparse.Namespace) -> int:
 def _leave(given: LeaveArguments) -> bool:
     if given.ray_address is not None:
         return leave(given.timeout, given.ray_address)
+    if given.folder == CLUSTER_FOLDER and not given.folder.expanduser().exists():
+        return leave(given.timeout)
     folder = ClusterFolder.find(given.folder)
     membership = folder.membership()
     with changed_environment(folder.environment(membership)):

@@ -21,7 +21,8 @@ class LeaveArguments:
         Option(
             "--ray-address",
             metavar="HOST:PORT",
-            help="of a cluster that `expertmesh head` has not made; `auto`: the one on this machine",
+            help="of a cluster that `expertmesh head` has not made; by default, where there is no such "
+            "folder, RAY_ADDRESS, else the one on this machine",
         ),
     ] = None
     timeout: Annotated[

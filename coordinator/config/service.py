@@ -53,6 +53,16 @@ class Addresses:
             help="metrics on a port of their own; port 0 picks one, `off` for none (off)",
         ),
     ] = None
+    health: Annotated[
+        str | None,
+        Option(
+            "--health-address",
+            parse=_or_off,
+            metavar="HOST:PORT",
+            help="gRPC health and nothing else, without TLS and keys, for probes; port 0 picks one, `off` "
+            "for none (off)",
+        ),
+    ] = None
 
     def __post_init__(self) -> None:
         if self.grpc == OFF:
@@ -60,8 +70,15 @@ class Addresses:
 
     def all(self) -> dict[str, str]:
         """By what listens there."""
-        found = {"grpc": self.grpc, "http": self.http, "control": self.control, "metrics": self.metrics}
+        found = {**self._guarded(), "health": self.health}
         return {name: address for name, address in found.items() if address is not None}
+
+    def guarded(self) -> dict[str, str]:
+        """Those that strangers must not reach: whether a server can serve is no secret."""
+        return {name: address for name, address in self._guarded().items() if address is not None}
+
+    def _guarded(self) -> dict[str, str | None]:
+        return {"grpc": self.grpc, "http": self.http, "control": self.control, "metrics": self.metrics}
 
 
 @dataclass(frozen=True, slots=True)

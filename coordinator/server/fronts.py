@@ -35,7 +35,7 @@ logger = logging.getLogger(__name__)
 
 
 class Fronts:
-    """gRPC and HTTP, the control port, and the metrics' own."""
+    """gRPC and HTTP, the control port, and those of metrics and of health alone."""
 
     def __init__(
         self,
@@ -49,7 +49,7 @@ class Fronts:
         """`ledger` has what counts for limits; `has_held_ports`: the launcher holds them for all fronts of a
         server, which listen there. Raises ConfigError for what must not or cannot be listened to."""
         security = Security.open(config.security, config.api_key, ledger)
-        security.check_addresses(config.addresses.all())
+        security.check_addresses(config.addresses.guarded())
         self.gate = Gate(Admission(config.admission, ledger))
         self.readiness = Readiness(config.readiness)
         self.readiness.listen(metrics.readiness.changed)
@@ -79,6 +79,7 @@ class Fronts:
         self.metrics = self._http_server("metrics", config.addresses.metrics, api.metrics_app(), security)
         self._control_service = ControlService(self.gate)
         self.control = self._control_port(security)
+        self.health = self._health_port()
 
     def _http_api(self, security: Security) -> HttpApi:
         services = HttpServices(
@@ -121,6 +122,13 @@ class Fronts:
             with_reflection=security.with_reflection,
             is_held=self._has_held_ports,
         )
+
+    def _health_port(self) -> GrpcPort | None:
+        """For who can neither speak TLS nor show a certificate or a key, as the probes of Kubernetes."""
+        address = self._config.addresses.health
+        if address is None:
+            return None
+        return GrpcPort(address, {}, name="health", with_reflection=False, is_held=self._has_held_ports)
 
     def bind(self) -> None:
         """Takes all ports, so that a taken one shows before anything costly begins. Raises ConfigError."""
@@ -166,13 +174,18 @@ class Fronts:
 
     def describe(self) -> str:
         """Where it listens, as name=HOST:PORT."""
-        ports = {"grpc": self.grpc, "http": self.http, "control": self.control, "metrics": self.metrics}
-        return " ".join(f"{name}={port.address}" for name, port in ports.items() if port is not None)
+        return " ".join(f"{name}={port.address}" for name, port in self._by_name.items())
 
     @property
     def _ports(self) -> list[GrpcPort | HttpServer]:
-        ports = (self.grpc, self.http, self.control, self.metrics)
-        return [port for port in ports if port is not None]
+        return list(self._by_name.values())
+
+    @property
+    def _by_name(self) -> dict[str, GrpcPort | HttpServer]:
+        ports: tuple[GrpcPort | HttpServer | None, ...]
+        ports = (self.grpc, self.http, self.control, self.metrics, self.health)
+        names = ("grpc", "http", "control", "metrics", "health")
+        return {name: port for name, port in zip(names, ports, strict=True) if port is not None}
 
 
 async def _ended(task: asyncio.Task[None]) -> None:

@@ -27,7 +27,7 @@ from tests.coordinator.engine.client.clients import CLIENTS
 from tests.coordinator.engine.fakes import CountingRunner, engine_over
 
 ANY = "127.0.0.1:0"
-EVERYWHERE = Addresses(ANY, ANY, ANY, ANY)
+EVERYWHERE = Addresses(ANY, ANY, ANY, ANY, ANY)
 MODULES = tuple(Catalog.of_checkpoint(ModelConfig(n_layers=2, n_experts=2)).modules)
 
 

@@ -1,8 +1,8 @@
 """S14 as a program: what every file that starts Ray must say, whatever its format.
 
-Files are looked at as text, since templates are no YAML before they are rendered; YAML that can be parsed is
-flattened first, so that a command may also be a list. A file stands for itself: what it takes from elsewhere,
-a person who reads it cannot see.
+Files are looked at as text; YAML is flattened first, so that a command may also be a list. A file stands for
+itself: what it takes from elsewhere, a person who reads it cannot see. Of Helm's templates only that
+counts which is rendered of them.
 """
 
 import re
@@ -24,15 +24,17 @@ _HEX = re.compile(r"(?<!sha256:)(?<![0-9A-Fa-f])[0-9A-Fa-f]{64}(?![0-9A-Fa-f])")
 
 def files(folder: Path) -> list[Path]:
     """Those that may start something."""
-    found = (path for path in folder.rglob("*") if path.is_file())
+    found = (path for path in folder.rglob("*") if path.is_file() and "templates" not in path.parts)
     return sorted(path for path in found if path.suffix in SUFFIXES or path.name.startswith("Dockerfile"))
 
 
 def violations(text: str, *, is_yaml: bool) -> list[str]:
     """What a file lacks, in words; nothing for one that starts no Ray and holds no token."""
-    texts = [_joined(text), *(_flattened(text) if is_yaml else ())]
+    flattened = list(_flattened(text)) if is_yaml else []
+    texts = [_joined(text), *flattened]
     found = _secrets(texts)
-    starts = {match for each in texts for match in _starts(each)}
+    # Of YAML its values: a command's text may be one of several that belong together.
+    starts = {match for each in flattened or texts for match in _starts(each)}
     clusters = [document for document in (_documents(text) if is_yaml else ()) if _is_cluster(document)]
     if not starts and not clusters:
         return found
@@ -41,7 +43,6 @@ def violations(text: str, *, is_yaml: bool) -> list[str]:
         found.append("RAY_AUTH_MODE=token is missing")
     if not _is_set(everything, "RAY_USAGE_STATS_ENABLED", "0"):
         found.append("RAY_USAGE_STATS_ENABLED=0 is missing")
-    # A list that was flattened stands beside the same list as text, where it is no command.
     for start in sorted(starts):
         found += _lacking(start, "--head" in start or "symmetric-run" in start)
     for cluster in clusters:
@@ -99,18 +100,27 @@ def _documents(text: str) -> list[Any]:
 
 
 def _flattened(text: str) -> Iterator[str]:
-    """Every list of plain values as one line, and every value."""
+    """Every list of plain values as one line, and every value that stands alone."""
     todo = _documents(text)
     while todo:
         node = todo.pop()
         if isinstance(node, dict):
-            todo += node.values()
+            todo += _with_whole_command(node).values()
         elif isinstance(node, list):
-            todo += node
             if all(isinstance(item, str | int | float) for item in node):
                 yield _joined(" ".join(map(str, node)))
+            else:
+                todo += node
         elif isinstance(node, str):
             yield _joined(node)
+
+
+def _with_whole_command(node: dict[str, Any]) -> dict[str, Any]:
+    """A container's command and arguments are one command."""
+    command, arguments = node.get("command"), node.get("args")
+    if not isinstance(command, list) or not isinstance(arguments, list):
+        return node
+    return {**node, "command": [*command, *arguments], "args": None}
 
 
 def _is_cluster(document: Any) -> bool:

@@ -49,17 +49,19 @@ class Watchers:
 async def watching(fronts: Fronts) -> AsyncIterator[Watchers]:
     assert fronts.control is not None
     assert fronts.http is not None
+    assert fronts.health is not None
     async with (
         httpx.AsyncClient(base_url=f"http://{fronts.http.address}", verify=False) as http,
         grpc.aio.insecure_channel(fronts.grpc.address) as public,
         grpc.aio.insecure_channel(fronts.control.address) as control,
+        grpc.aio.insecure_channel(fronts.health.address) as alone,
     ):
-        stubs: list[Any] = [health_pb2_grpc.HealthStub(channel) for channel in (public, control)]
-        services = ("GenerationService", "ControlService")
+        stubs: list[Any] = [health_pb2_grpc.HealthStub(channel) for channel in (public, control, alone)]
+        names = (["", "expertmesh.v1.GenerationService"], ["", "expertmesh.v1.ControlService"], [""])
         watches = [
             aiter(stub.Watch(health_pb2.HealthCheckRequest(service=name)))
-            for stub, service in zip(stubs, services, strict=True)
-            for name in ("", f"expertmesh.v1.{service}")
+            for stub, known in zip(stubs, names, strict=True)
+            for name in known
         ]
         yield Watchers(http, watches, stubs)
 

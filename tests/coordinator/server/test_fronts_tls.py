@@ -85,3 +85,13 @@ async def test_nothing_is_said_in_the_clear(fronts: Fronts) -> None:
             assert web is not None
             with pytest.raises(httpx.TransportError):
                 await client.get(f"http://{web.address}/livez")
+
+
+async def test_the_port_of_health_alone_asks_for_nothing_and_has_nothing_else(fronts: Fronts) -> None:
+    assert fronts.health is not None
+    async with grpc.aio.insecure_channel(fronts.health.address) as channel:
+        assert await _is_alive(channel)
+        for method in ("expertmesh.v1.GenerationService/Generate", "expertmesh.v1.ControlService/GetLoad"):
+            ask: Any = channel.unary_unary(f"/{method}")
+            call = ask(b"", timeout=PATIENCE)
+            assert await call.code() is grpc.StatusCode.UNIMPLEMENTED

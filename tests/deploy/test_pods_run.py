@@ -1,0 +1,182 @@
+"""The chart's pods, run for real: a coordinator with Ray's head, two workers. They serve, lose one, and end.
+
+As root, with iproute2; on networks between namespaces, as kubelet and KubeRay's operator would start them.
+"""
+
+import secrets
+import subprocess
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from coordinator.api.security.api_keys import key_of
+from expertmesh import Client
+from expertmesh.connection import Connection
+from expertmesh.errors import ClientError
+from expertmesh.results import Delta
+from tests.chaos.namespaces import Network, missing_capability
+from tests.coordinator.api.certificates import Authority, write_private
+from tests.deploy import network_policy
+from tests.deploy.chart import LEAST, Values, merged, rendered
+from tests.deploy.pods import Object, of_kind, pods
+from tests.deploy.run_pods import Pod
+from tests.deploy.tools import ROOT
+from tests.integration.ray_cluster import wait_listening
+
+pytestmark = [pytest.mark.deploy, pytest.mark.timeout(400)]
+
+KEY = "em-alice-alice-alice"
+START, END = 120.0, 30.0
+SMALL = {"cpu": "1", "memory": "2Gi"}
+VALUES: Values = {
+    "model": {"source": "/models/model"},
+    "workers": {
+        "replicas": 2,
+        "copies": 2,
+        "resources": {"requests": SMALL, "limits": SMALL},
+        "leaveTimeout": 40,
+    },
+    "coordinator": {
+        "args": ["--threads=1", "--worker-threads=1"],
+        "dtype": "float32",
+        "withdrawalGrace": 1,
+        "drainTimeout": 20,
+    },
+}
+# What the network policy lets through, health, for the node's own probes, and Ray Client, which it does not.
+OPEN = {6379, *range(6381, 6387), *range(20000, 20200), 50051, 50053, 8000, 9100, network_policy.RAY_CLIENT}
+PROMPT, TOKENS = "def main():", 64
+
+
+@dataclass(frozen=True)
+class Release:
+    """Its pods, which run, and what a client needs."""
+
+    coordinator: Pod
+    workers: list[Pod]
+    ca: Path
+
+    def client(self) -> Client:
+        connection = Connection(ca=self.ca, api_key=KEY)
+        return Client(f"{self.coordinator.host.address}:50051", connection=connection)
+
+    def generate(self, max_tokens: int = TOKENS) -> str:
+        with self.client() as client:
+            return client.generate(PROMPT, max_tokens=max_tokens, temperature=0.0, ignore_eos=True).text
+
+    def logs(self) -> str:
+        return "\n".join(pod.log(name) for pod in (self.coordinator, *self.workers) for name in pod.running)
+
+
+@pytest.fixture(params=["plain", "raycluster"])
+def release(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Release]:
+    if missing := missing_capability():
+        pytest.fail(f"pods cannot be run: {missing}")
+    objects = rendered(merged(LEAST, merged(VALUES, {"mode": request.param})))
+    with Network() as network:
+        yield started(objects, network, tmp_path)
+
+
+def started(objects: list[Object], network: Network, folder: Path) -> Release:
+    templates = dict(pods(objects))
+    head, worker = templates.values()
+    hosts = [network.host(name) for name in ("head", "one", "two")]
+    names = {"demo-ray": hosts[0].address, "demo-head-svc": hosts[0].address}
+    places = volumes(folder, hosts[0].address)
+    made = []
+    for host, template in zip(hosts, (head, worker, worker), strict=True):
+        own = folder / host.name.rpartition("-")[2]
+        own.mkdir()
+        (own / "cache").mkdir()
+        made.append(Pod(host, template, own, {**places, "/cache": str(own / "cache")}, names))
+    starts = ray_starts(objects)
+    release = Release(made[0], made[1:], folder / "ca.pem")
+    ray = release.coordinator.start("ray-head", starts.get("head"))
+    if not starts:
+        # A sidecar is waited for.
+        wait_listening(6379, ray, START, hosts[0].address)
+    release.coordinator.start("coordinator")
+    for pod in release.workers:
+        pod.start(
+            "ray-worker",
+            starts.get("workers"),
+            RAY_ADDRESS="demo-head-svc:6379" if starts else "demo-ray:6379",
+        )
+    with Client(f"{hosts[0].address}:50053") as probe:
+        try:
+            probe.wait_ready(START)
+        except ClientError as error:
+            raise AssertionError(f"{error}\n{release.logs()}") from None
+    return release
+
+
+def volumes(folder: Path, address: str) -> dict[str, str]:
+    """Where secrets and the model are, by their paths in containers."""
+    authority, mounted = Authority(), folder / "secrets"
+    (folder / "ca.pem").write_bytes(authority.pem)
+    certificate, key = authority.sign(addresses=(address,))
+    line = key_of("alice", KEY).line().encode()
+    files = {"ray/token": secrets.token_hex(32).encode(), "keys/keys": line}
+    for name, data in {**files, "tls/tls.crt": certificate, "tls/tls.key": key}.items():
+        (mounted / name).parent.mkdir(parents=True, exist_ok=True)
+        write_private(mounted / name, data)
+    return {"/etc/expertmesh": str(mounted), "/models/model": str(ROOT / "demo" / "checkpoint")}
+
+
+def ray_starts(objects: list[Object]) -> dict[str, list[str]]:
+    """What KubeRay's operator has its containers run, by group: as its pod.go makes it of parameters."""
+    found = {}
+    for cluster in of_kind(objects, "RayCluster"):
+        groups = {"head": cluster["spec"]["headGroupSpec"]}
+        groups |= {each["groupName"]: each for each in cluster["spec"]["workerGroupSpecs"]}
+        for name, group in groups.items():
+            parameters = dict(group["rayStartParams"])
+            if name == "head":
+                parameters["dashboard-host"] = "0.0.0.0"
+            else:
+                parameters |= {"address": "demo-head-svc:6379", "num-cpus": SMALL["cpu"]}
+            options = " ".join(
+                f"--{key}" if value == "true" else f"--{key}={value}" for key, value in parameters.items()
+            )
+            start = f"ray start {'--head ' if name == 'head' else ''}{options} --block"
+            wait = (
+                ""
+                if name == "head"
+                else "until ray health-check --address demo-head-svc:6379; do sleep 1; done; "
+            )
+            found[name] = ["/bin/bash", "-c", f"ulimit -n 65536; {wait}{start}"]
+    return found
+
+
+def test_pods_come_up_serve_lose_a_node_and_end(release: Release) -> None:
+    golden = release.generate()
+    for pod in (release.coordinator, *release.workers):
+        assert pod.ports() - OPEN == set(), pod.host.run("ss", "-ltnp")
+
+    # A pod is deleted while a stream runs: the other worker has a copy of every expert.
+    with release.client() as client:
+        stream = client.stream(PROMPT, max_tokens=TOKENS, temperature=0.0, ignore_eos=True)
+        first = next(event for event in stream if isinstance(event, Delta))
+        release.workers[0].stop("ray-worker", RAY_ADDRESS=f"{release.coordinator.host.address}:6379")
+        rest = [event.text for event in stream if isinstance(event, Delta)]
+    assert "".join([first.text, *rest]) == golden
+    assert release.generate() == golden
+
+    # The coordinator's pod ends: what runs is finished, Ray's head goes last.
+    assert release.coordinator.stop("coordinator") == 0, release.logs()
+    assert release.coordinator.stop("ray-head") in (0, 1), release.logs()
+
+
+def test_a_coordinator_that_crashes_finds_its_workers(release: Release) -> None:
+    golden = release.generate()
+    process: subprocess.Popen[Any] = release.coordinator.running["coordinator"]
+    process.kill()
+    process.wait(END)
+    release.coordinator.start("coordinator")
+    with Client(f"{release.coordinator.host.address}:50053") as probe:
+        probe.wait_ready(START)
+    assert release.generate() == golden
+    assert "takes over" in release.logs() or "taken over" in release.logs()
