@@ -14,7 +14,6 @@ from concurrent.futures import Future
 from http import HTTPStatus
 from typing import TypeVar
 
-from expert_workers.cluster.ray_tls import reason_of
 from expert_workers.machines import certificates
 from expert_workers.machines.enrol_messages import (
     BYTES_PATH,
@@ -33,6 +32,7 @@ from expert_workers.machines.enrol_messages import (
     refusal,
 )
 from expert_workers.machines.join_token import JoinToken
+from expert_workers.tls import reason_of
 from moe_model.errors import ClusterError, ConfigError
 from moe_model.halt import Halt
 
