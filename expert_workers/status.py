@@ -79,4 +79,5 @@ class Workers(Protocol):
 
     def scale(self, num_workers: int, timeout: float) -> Scaled:
         """Returns when there are so many workers and each holds its part, `timeout` seconds at most. Raises
-        NoWorkersError where all experts are in the coordinator's process, ExpertMeshError."""
+        NoWorkersError where all experts are in the coordinator's process, BoundWorkersError where workers
+        follow machines, ExpertMeshError."""

@@ -1,8 +1,6 @@
 """Certificates of a cluster's machines: its own CA, and what that signs."""
 
-import hashlib
 import ipaddress
-import ssl
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Self
@@ -23,7 +21,6 @@ _CA_LIFE, _LIFE = timedelta(days=3650), timedelta(days=365)
 # Clocks differ: a new certificate is valid on a machine that is so far behind.
 _BACKDATED = timedelta(hours=1)
 _DAY = timedelta(days=1)
-_BEGIN = "-----BEGIN CERTIFICATE-----"
 
 
 class Authority:
@@ -124,14 +121,7 @@ def is_for(certificate: bytes, address: str, key: bytes) -> bool:
 
 def fingerprint(certificate: bytes) -> str:
     """SHA-256 of the first certificate of a PEM text, in hexadecimal digits. Raises ConfigError."""
-    first = _BEGIN + certificate.decode("ascii", "replace").partition(_BEGIN)[2]
-    try:
-        return hashlib.sha256(ssl.PEM_cert_to_DER_cert(first.partition("-----END")[0] + _END)).hexdigest()
-    except ValueError:
-        raise ConfigError("is no certificate in PEM") from None
-
-
-_END = "-----END CERTIFICATE-----\n"
+    return _loaded(certificate).fingerprint(hashes.SHA256()).hex()
 
 
 def _loaded(certificate: bytes) -> x509.Certificate:

@@ -29,15 +29,13 @@ from expert_workers.cluster.ray_start import (
 )
 from expert_workers.machines.node_spec import NodeSpec, receive_line
 
-# A node that is not heard of counts as dead after some 4 s, and not after a minute; and a node that hears
-# nothing of its head ends after half a minute, to be started again when the head is there. On a busy machine
-# an agent of Ray's takes longer to start than Ray allows.
+# A node that is not heard of counts as dead after some 4 s, and not after a minute. On a busy machine an
+# agent of Ray's takes longer to start than Ray allows.
 _SYSTEM_CONFIG = {
     **SYSTEM_CONFIG,
     "health_check_period_ms": 500,
     "health_check_timeout_ms": 1000,
     "health_check_failure_threshold": 3,
-    "gcs_rpc_server_reconnect_timeout_s": 30,
     "agent_register_timeout_ms": 90_000,
 }
 

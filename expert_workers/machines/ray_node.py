@@ -62,13 +62,14 @@ class RayNode:
             raise
         return made
 
-    def wait_lost(self, wakes: Wakes) -> str:
-        """Until one of its processes has ended, whose name it returns. Raises HaltedError."""
+    def wait_lost(self, wakes: Wakes, timeout: float | None = None) -> str:
+        """Until one of its processes has ended, whose name it returns; empty after `timeout` seconds. Raises
+        HaltedError."""
         poll = select.poll()
         for descriptor in self._watched:
             poll.register(descriptor, select.POLLIN)
-        ready = wakes.wait(poll)
-        return self._watched[ready[0]]
+        ready = wakes.wait(poll, timeout)
+        return self._watched[ready[0]] if ready else ""
 
     def end(self) -> None:
         """With all that it has started, and its files. Idempotent."""

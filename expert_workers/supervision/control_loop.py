@@ -85,6 +85,11 @@ class ControlLoop:
         """Whether the workers are another coordinator's now."""
         return self._endings.is_fenced
 
+    @property
+    def follows_machines(self) -> bool:
+        """Whether their number says how many workers there shall be."""
+        return self._options.workers_per_node > 0
+
     def expert_ids(self) -> dict[ExpertKey, int]:
         return self._desired.expert_ids()
 

@@ -167,8 +167,7 @@ class CheckpointSource:
         if not self.has_files and self._mirror is None:
             assert spec.offer is not None
             assert self._elsewhere is not None
-            assert spec.fingerprint is not None, "what is offered is known"
-            self._mirror = open_offer(spec.offer, spec.fingerprint, spec.checkpoint_path, self._elsewhere)
+            self._mirror = open_offer(spec.offer, spec.checkpoint_path, self._elsewhere)
         if self._mirror is not None:
             return Checkpoint.open(self._mirror.path)
         given = spec.checkpoint_path

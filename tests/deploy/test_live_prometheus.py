@@ -25,7 +25,7 @@ from tests.deploy.monitoring import metrics_of, panels, rules
 from tests.deploy.tools import run
 from tests.integration.processes import DEMO_CHECKPOINT, Server
 
-pytestmark = [pytest.mark.deploy, pytest.mark.xdist_group("live_prometheus"), pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.deploy, pytest.mark.timeout(600)]
 
 KEY = "a-key-for-everything-that-tests-do"
 

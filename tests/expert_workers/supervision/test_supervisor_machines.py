@@ -9,6 +9,7 @@ import pytest
 from expert_workers.supervision.health import HealthOptions
 from expert_workers.transports.fleet import Machine
 from expert_workers.worker.expert_worker import ExpertWorker
+from moe_model.errors import BoundWorkersError
 from moe_model.versions.expert_versions import ExpertModule
 from tests.expert_workers.supervised import ALL, OPTIONS, Coordinator, World, supervised
 
@@ -76,6 +77,14 @@ def test_a_machine_that_is_gone_takes_its_worker_along() -> None:
         world.machine.machines = (Machine("a"), Machine("c"))
         coordinator.until(lambda: gone not in coordinator.workers(), coordinator.check_equal)
         coordinator.until(lambda: coordinator.num_holders(0, 2) == {2}, coordinator.check_equal)
+
+
+def test_their_number_is_not_to_be_told() -> None:
+    with (
+        supervised(0, options=FOLLOWING, machines="ab") as (coordinator, _),
+        pytest.raises(BoundWorkersError, match="follow the machines"),
+    ):
+        coordinator.supervisor.scale(3)
 
 
 def test_a_worker_has_rows_as_soon_as_its_first_expert_is_there(monkeypatch: pytest.MonkeyPatch) -> None:
