@@ -57,7 +57,7 @@ class EnrolClient:
         patience: float = PATIENCE,
     ) -> None:
         """`source`: the address of ours to come from, None for the system's choice."""
-        self.where = f"the head at [{host}]:{port}" if ":" in host else f"the head at {host}:{port}"
+        self.where = f"the head at {host}:{port}"
         self._host, self._port = host, port
         self._token = token
         self._source = source

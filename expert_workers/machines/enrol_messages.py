@@ -153,9 +153,9 @@ def _text(value: dict[str, Any], name: str, most: int) -> str:
 
 def _address(text: str) -> str:
     try:
-        return str(ipaddress.ip_address(text))
+        return str(ipaddress.IPv4Address(text))
     except ValueError:
-        raise MessageError("address: is no IP address") from None
+        raise MessageError("address: is no IPv4 address") from None
 
 
 def _ports(value: Any) -> NodePorts:

@@ -66,11 +66,12 @@ def run_join(
     with ExitStack() as stack:
         folder = ClusterFolder.create(plan.folder)
         stack.enter_context(folder.held())
+        folder.stays()
         enrolment = _Enrolment(plan, wakes, tell)
         membership = enrolment.into(folder)
         environment = node_environment(folder, membership, plan.environment)
         spec = NodeSpec(membership.head, membership.address, False, usable_cores().number, membership.ports)
-        staying = _Staying(spec, environment, wakes, plan.head_timeout, enrolment.client)
+        staying = _Staying(spec, environment, wakes, plan.head_timeout, enrolment.client, folder)
         staying.run(lambda: ready(membership), lambda: leave(folder))
 
 
@@ -153,7 +154,9 @@ class _Staying:
         wakes: Wakes,
         patience: float,
         client: EnrolClient,
+        folder: ClusterFolder,
     ) -> None:
+        self._folder = folder
         self._spec = spec
         self._client = client
         self._run = ""
@@ -163,8 +166,9 @@ class _Staying:
         self._pause = _FIRST_PAUSE
 
     def run(self, ready: Callable[[], None], leave: Callable[[], None]) -> None:
-        """Until a signal. Raises ClusterError where the head does not come back, or Ray does not start;
-        HaltedError where the signal came while there was no node."""
+        """Until a signal, or until `expertmesh leave` has ended the node. Raises ClusterError where the head
+        does not come back, or Ray does not start; HaltedError where the signal came while there was no
+        node."""
         node = self._start()
         ready()
         while True:
@@ -179,6 +183,9 @@ class _Staying:
                 node.end()
             if time.monotonic() - began > _STAYED:
                 self._pause = _FIRST_PAUSE
+            if self._folder.is_leaving:
+                # By a command on this machine, which says how that went.
+                return
             logger.warning("%s; the node is started again", why)
             node = self._start_again()
             logger.warning("the node is in the cluster again")
@@ -212,7 +219,7 @@ class _Staying:
     def _require_head(self) -> None:
         """Raises ClusterError where nothing accepts connections there: load alone is no such case."""
         host, _, port = self._spec.head.rpartition(":")
-        for why in reach.unreachable(host.strip("[]"), [int(port)], self._spec.address).values():
+        for why in reach.unreachable(host, [int(port)], self._spec.address).values():
             raise ClusterError(f"Ray's head {self._spec.head} cannot be reached: {why}")
 
     def _start(self) -> RayNode:

@@ -6,6 +6,7 @@ It reads a NodeSpec from the channel, and says there how it went.
 
 import json
 import os
+import shutil
 import socket
 import sys
 import threading
@@ -38,6 +39,10 @@ _SYSTEM_CONFIG = {
     "health_check_failure_threshold": 3,
     "agent_register_timeout_ms": 90_000,
 }
+
+
+# Looked at, as it is where Ray keeps what processes share.
+_SHARED = "/dev/shm"  # noqa: S108
 
 
 def main() -> NoReturn:
@@ -84,6 +89,8 @@ def start(spec: NodeSpec, folder: Path) -> None:
         num_cpus=spec.num_cpus,
         temp_dir=str(ray_folder(folder)),
         object_store_memory=OBJECT_STORE_BYTES,
+        # Where that is too small, as in containers, Ray would use a folder that is open to others.
+        plasma_directory=None if _has_room(_SHARED) else str(folder),
         include_dashboard=False,
         **settings,
     )
@@ -94,6 +101,13 @@ def start(spec: NodeSpec, folder: Path) -> None:
         own_process_groups(),
     ):
         Node(params, head=spec.is_head, shutdown_at_exit=False, spawn_reaper=True)
+
+
+def _has_room(place: str) -> bool:
+    try:
+        return shutil.disk_usage(place).free >= OBJECT_STORE_BYTES
+    except OSError:
+        return False
 
 
 def _say(told: socket.socket, what: dict[str, str]) -> None:

@@ -35,7 +35,11 @@ class Machine:
         self._log = self._log_path.open("wb")
         command = [*prefix, *COMMAND, *arguments, f"--folder={self.folder}"]
         self.process = subprocess.Popen(
-            command, stdout=subprocess.PIPE, stderr=self._log, env={**os.environ, **(env or {})}
+            command,
+            stdout=subprocess.PIPE,
+            stderr=self._log,
+            env={**os.environ, **(env or {})},
+            process_group=0,
         )
         self.ready_line = ""
 
@@ -58,7 +62,11 @@ class Machine:
         return dict(part.split("=", 1) for part in self.ready_line.split()[1:])[name]
 
     def stop(self, number: signal.Signals = signal.SIGTERM, timeout: float = 60.0) -> int:
-        self.process.send_signal(number)
+        """The exit code after a signal; Ctrl-C of a terminal is for the whole group of processes."""
+        if number is signal.SIGINT:
+            os.killpg(self.process.pid, number)
+        else:
+            self.process.send_signal(number)
         return self.process.wait(timeout)
 
     def pids(self) -> set[int]:

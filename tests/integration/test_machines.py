@@ -4,7 +4,9 @@ import os
 import shutil
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -12,8 +14,8 @@ import pytest
 from expert_workers.machines.cluster_folder import JOIN_TOKEN, RAY_TOKEN
 from expert_workers.machines.join_token import JoinToken
 from expertmesh import Client, ControlClient
-from tests.coordinator.api.certificates import write_private
-from tests.integration.machines import Machine, head, join
+from tests.coordinator.api.certificates import DAY, Authority, write_private
+from tests.integration.machines import HEAD_ADDRESS, Machine, head, join
 from tests.integration.processes import (
     DEMO_CHECKPOINT,
     Server,
@@ -54,24 +56,42 @@ def test_a_server_on_machines_that_have_joined(cluster: Machine, tmp_path: Path)
         ) as server:
             server.wait_ready()
             with Client(server.address) as client:
-                tokens = client.generate("def f(", max_tokens=8, temperature=0, return_token_ids=True)
-            assert len(tokens.token_ids) == 8
+                expected = generate(client)
+            assert len(expected) == 8
             with ControlClient(server.address_of("control")) as control:
                 workers = control.topology()
             assert {worker.host for worker in workers} == {"127.0.0.2", "127.0.0.3"}
-            assert_no_secret(
-                cluster, [cluster.process.pid, one.process.pid, other.process.pid, server.process.pid]
-            )
+            assert_no_secret(cluster, [each.process.pid for each in (cluster, one, other, server)])
+            found = run_command("doctor", cluster.value("enrol"), f"--folder={cluster.folder}")
+            assert found.returncode == 0, found.stdout
+            for address in ("127.0.0.2", "127.0.0.3", "127.0.0.9"):
+                assert f"machine {address}\n" in found.stdout
+            assert found.stdout.count("other machines: 2 can be reached") == 3
+            below = children(other.process.pid)
+            answers = while_it_leaves(server, other)
+            assert not wait_gone(below | other.pids())
+            assert len(answers) > 3
+            assert set(answers) == {expected}
             assert server.stop() == 0
-        found = run_command("doctor", cluster.value("enrol"), f"--folder={cluster.folder}")
-        assert found.returncode == 0, found.stdout
-        for address in ("127.0.0.2", "127.0.0.3", "127.0.0.9"):
-            assert f"machine {address}\n" in found.stdout
-        assert found.stdout.count("other machines: 2 can be reached") == 3
-        below = children(one.process.pid) | children(other.process.pid)
+        below = children(one.process.pid)
         assert one.stop() == 0, one.log
-        assert other.stop(signal.SIGINT) == 0, other.log
-        assert not wait_gone(below | one.pids() | other.pids())
+        assert not wait_gone(below | one.pids())
+
+
+def while_it_leaves(server: Server, machine: Machine) -> list[tuple[int, ...]]:
+    """What one client gets, a request after the other, from before Ctrl-C until after the machine's end."""
+    with Client(server.address) as client, ThreadPoolExecutor(1) as pool:
+        ended = pool.submit(machine.stop, signal.SIGINT)
+        answers = []
+        while not ended.done():
+            answers.append(generate(client))
+        assert ended.result() == 0, machine.log
+        assert "workers are still here" not in machine.log
+        return [*answers, generate(client)]
+
+
+def generate(client: Client) -> tuple[int, ...]:
+    return client.generate("def f(", max_tokens=8, temperature=0, return_token_ids=True).token_ids
 
 
 def assert_no_secret(cluster: Machine, roots: list[int]) -> None:
@@ -111,7 +131,7 @@ def test_a_node_that_lost_its_raylet_comes_back(cluster: Machine, tmp_path: Path
         node.wait_ready()
         (raylet,) = (pid for pid in children(node.process.pid) if name_of(pid) == "raylet")
         os.kill(raylet, signal.SIGKILL)
-        wait_for(lambda: "in the cluster again" in node.log, 60, node)
+        wait_for(partial(said, node, "in the cluster again"), 60, node)
         assert raylet not in children(node.process.pid)
         assert node.stop() == 0
 
@@ -126,11 +146,11 @@ def test_nothing_is_left_of_a_joiner_that_was_killed(cluster: Machine, tmp_path:
         assert not wait_gone(below | node.pids(), 20)
 
 
-def test_a_signal_at_any_time_of_a_start(cluster: Machine, tmp_path: Path) -> None:
+def test_a_signal_at_any_time_of_a_joiner_s_start(cluster: Machine, tmp_path: Path) -> None:
     """From the first check on, through Ray's start, to a node that is ready."""
     for at, pause in enumerate((0.2, 0.9, 1.6, 2.3)):
         with join(tmp_path, cluster, 10 + at) as node:
-            wait_for(lambda: "starting checks" in node.log, 30, node)
+            wait_for(partial(said, node, "starting checks"), 30, node)
             time.sleep(pause)
             below = children(node.process.pid)
             code = node.stop(signal.SIGINT if at % 2 else signal.SIGTERM)
@@ -142,7 +162,7 @@ def test_a_second_signal_ends_a_joiner_at_once(cluster: Machine, tmp_path: Path)
     with join(tmp_path, cluster, 2) as node:
         node.wait_ready()
         node.process.send_signal(signal.SIGTERM)
-        wait_for(lambda: "leaving" in node.log, 20, node)
+        wait_for(partial(said, node, "leaving"), 20, node)
         node.process.send_signal(signal.SIGTERM)
         assert node.process.wait(20) == 0
 
@@ -165,7 +185,8 @@ def test_a_head_that_comes_back_has_its_joiners_again(tmp_path: Path) -> None:
             with head(tmp_path, *ports) as again:
                 again.wait_ready()
                 assert {name: (again.folder / name).read_bytes() for name in kept} == kept
-                wait_for(lambda: "in the cluster again" in node.log, 90, node)
+                # Ray by itself takes a minute to find out.
+                wait_for(partial(said, node, "in the cluster again"), 45, node)
                 assert again.stop() == 0
             shutil.rmtree(first.folder)
 
@@ -208,10 +229,65 @@ def name_of(pid: int) -> str:
         return ""
 
 
-def wait_for(condition: object, timeout: float, machine: Machine) -> None:
-    assert callable(condition)
+def wait_for(condition: Callable[[], bool], timeout: float, machine: Machine) -> None:
     deadline = time.monotonic() + timeout
     while not condition():
         assert time.monotonic() < deadline, machine.log
         assert machine.process.poll() is None, machine.log
         time.sleep(0.05)
+
+
+def test_a_signal_at_any_time_of_a_head_s_start(tmp_path: Path) -> None:
+    for at, pause in enumerate((0.0, 0.6, 1.2, 1.8)):
+        with head(tmp_path, name=f"head-{at}") as machine:
+            wait_for(partial(said, machine, "starting Ray"), 30, machine)
+            time.sleep(pause)
+            below = children(machine.process.pid)
+            assert machine.stop(signal.SIGTERM if at % 2 else signal.SIGINT) == 0, machine.log
+            assert not wait_gone(below | machine.pids(), 20), machine.log
+
+
+def test_certificates_of_the_user_s(tmp_path: Path) -> None:
+    authority = Authority()
+    for name, address in (("of-head", HEAD_ADDRESS), ("of-node", "127.0.0.2"), ("of-other", "127.0.0.77")):
+        (tmp_path / name).mkdir()
+        certificate, key = authority.sign(addresses=["127.0.0.1", address], ends=30 * DAY)
+        for file, data in (("ca.pem", authority.pem), ("node.pem", certificate), ("node.key", key)):
+            write_private(tmp_path / name / file, data)
+    with head(tmp_path, f"--certificates={tmp_path / 'of-head'}") as machine:
+        machine.wait_ready()
+        with join(tmp_path, machine, 2) as node:
+            assert "bring certificates of their own: say --certificates DIR" in error_of(node)
+        with join(tmp_path, machine, 3, f"--certificates={tmp_path / 'of-other'}") as node:
+            assert "is for another name or address" in error_of(node)
+        with join(tmp_path, machine, 2, f"--certificates={tmp_path / 'of-node'}") as node:
+            node.wait_ready()
+            assert (node.folder / "node.pem").read_bytes() == (tmp_path / "of-node/node.pem").read_bytes()
+            found = run_command("doctor", machine.value("enrol"), f"--folder={machine.folder}")
+            assert found.returncode == 0, found.stdout
+            assert node.stop() == 0
+
+
+def test_without_tls_where_that_is_asked_for(tmp_path: Path) -> None:
+    with head(tmp_path, "--no-tls") as machine:
+        machine.wait_ready()
+        assert machine.value("tls") == "off"
+        with join(tmp_path, machine, 2) as node:
+            assert node.wait_ready().value("tls") == "off"
+            assert node.stop() == 0
+
+
+def said(machine: Machine, text: str) -> bool:
+    return text in machine.log
+
+
+def test_a_machine_that_was_told_to_leave_stays_away(cluster: Machine, tmp_path: Path) -> None:
+    with join(tmp_path, cluster, 2) as node:
+        node.wait_ready()
+        below = children(node.process.pid)
+        assert run_command("leave", f"--folder={node.folder}").returncode == 0
+        assert node.process.wait(30) == 0, node.log
+        assert not wait_gone(below | node.pids())
+    with join(tmp_path, cluster, 2) as node:
+        node.wait_ready()
+        assert node.stop() == 0

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from expert_workers.machines.cluster_folder import ClusterFolder, Membership
+from expert_workers.machines.node_environment import node_environment
 from expert_workers.machines.ports import NodePorts, PortRange
 from moe_model.errors import ConfigError
 
@@ -106,6 +107,36 @@ def test_a_broken_membership_is_named(tmp_path: Path, text: bytes) -> None:
     folder.write("cluster.json", text)
     with pytest.raises(ConfigError, match=r"cluster\.json: cannot be read; start head or join again"):
         folder.membership()
+
+
+def test_a_machine_that_cannot_leave_stays(tmp_path: Path) -> None:
+    folder = ClusterFolder.create(tmp_path / "c")
+    with folder.leaving():
+        assert folder.is_leaving
+    assert folder.is_leaving, "for the joiner to see"
+    folder.stays()
+    with pytest.raises(KeyError), folder.leaving():
+        raise KeyError
+    assert not folder.is_leaving
+
+
+def test_a_user_without_a_home_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    def none(_: Path) -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr(Path, "expanduser", none)
+    with pytest.raises(ConfigError, match="there is no home folder"):
+        ClusterFolder.create(Path("~/x"))
+
+
+def test_the_environment_of_a_node_is_ours_and_more(tmp_path: Path) -> None:
+    folder = ClusterFolder.create(tmp_path / "c")
+    made = Membership("10.0.0.1:6379", "10.0.0.2", is_head=False, has_tls=False, ports=NodePorts())
+    ours = {"PATH": "/bin", "RAY_ADDRESS": "x", "RAY_AUTH_TOKEN": "secret", "RAY_USE_TLS": "1"}
+    found = node_environment(folder, made, ours)
+    assert found["PATH"] == "/bin"
+    assert not found.keys() & {"RAY_ADDRESS", "RAY_AUTH_TOKEN", "RAY_USE_TLS", "RAY_TLS_CA_CERT"}
+    assert found["RAY_AUTH_MODE"] == "token"
 
 
 def test_the_environment_has_paths_and_no_secret(tmp_path: Path) -> None:

@@ -21,8 +21,8 @@ def test_ports_have_names_and_a_sample() -> None:
     ports = NodePorts()
     assert ports.sample() == (*range(6381, 6387), 20000, 20099, 20100, 20199)
     assert len(list(ports.all())) == 206
-    assert [ports.name_of(port) for port in (6382, 20000, 20100)] == [
-        *("Ray's object manager", "Ray's workers", "rows")
+    assert [ports.name_of(port) for port in (6382, 20000, 20100, 6379)] == [
+        *("Ray's object manager", "Ray's workers", "rows", "Ray's head")
     ]
     assert ports.workers.overlaps(PortRange(20099, 20100))
     assert not ports.workers.overlaps(ports.data)
