@@ -90,7 +90,7 @@ def _of_ray_beside(spec: Any) -> Iterator[str]:
         yield "KubeRay starts Ray in the first container only"
     if "/dev/tcp/127.0.0.1/50052" not in waits:
         yield "Ray's head ends while the coordinator drains"
-    if "until ray health-check" not in str(coordinator.get("command")):
+    if "/dev/tcp/$POD_IP/6379" not in str(coordinator.get("command")):
         yield "the coordinator does not wait for Ray"
 
 

@@ -4,6 +4,7 @@ import asyncio
 import re
 import time
 from dataclasses import replace
+from pathlib import Path
 
 from coordinator.config.security import SecurityConfig
 from coordinator.config.serve import ServeConfig
@@ -40,7 +41,7 @@ async def test_metrics_say_how_the_server_was_set_up(tmp_path: Path) -> None:
     engine = InProcessEngine(EngineThread(engine_over(CountingRunner(), max_seq_len=32)))
     security = SecurityConfig(tls=Authority().write(tmp_path))
     config = ServeConfig(
-        Path("nowhere"), addresses=ADDRESSES, security=security, workers=WorkersConfig(3, replicas=2)
+        "nowhere", addresses=ADDRESSES, security=security, workers=WorkersConfig(3, replicas=2)
     )
     async with open_front_side(config) as side:
         await side.open(served_model(), engine)

@@ -2,8 +2,8 @@
 - serve
 - {{ required "model.source: a folder, ORG/NAME or a URL" .Values.model.source | quote }}
 - --ray-address=$(POD_IP):6379
-- --workers={{ .Values.workers.replicas | int }}
 - --workers-per-node=1
+- --min-machines={{ .Values.workers.copies | int }}
 - --replicas={{ .Values.workers.copies | int }}
 - --keep-workers
 - --take-over
@@ -53,7 +53,7 @@
   command:
     - /bin/bash
     - -c
-    - until ray health-check --address "$POD_IP:6379"; do sleep 1; done; exec expertmesh "$@"
+    - until (exec 3<>/dev/tcp/$POD_IP/6379) 2>/dev/null; do sleep 1; done; exec expertmesh "$@"
     - expertmesh
   {{- end }}
   args:
