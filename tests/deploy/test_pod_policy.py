@@ -68,6 +68,7 @@ POD_MISTAKES: list[tuple[Callable[[list[Object]], object], str]] = [
     (lambda o: _pod(o)["securityContext"].pop("runAsNonRoot"), "runAsNonRoot is not true"),
     (lambda o: _secret(o).pop("defaultMode"), "others may read it"),
     (lambda o: _secret(o).update(defaultMode=0o444), "others may read it"),
+    (lambda o: _pod(o)["volumes"].append({"name": "x", "emptyDir": {}}), "emptyDir x: may fill"),
     (
         lambda o: _pod(o)["volumes"].append({"name": "x", "hostPath": {"path": "/var/run"}}),
         "hostPath x: is the node's own",
