@@ -79,7 +79,7 @@
       containerPort: 50051
     - name: http
       containerPort: 8000
-    - name: metrics
+    - name: em-metrics
       containerPort: 9100
     # kubelet speaks no TLS here, and has no certificate: this port has health and nothing else.
     - name: health

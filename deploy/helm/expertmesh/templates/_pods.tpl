@@ -51,7 +51,8 @@ runtimeClassName: {{ . }}
   ports:
     - name: gcs
       containerPort: 6379
-    - name: metrics-ray
+    # KubeRay would add a port of this name.
+    - name: metrics
       containerPort: 6384
   {{- include "expertmesh.node.probes" 6379 | nindent 2 }}
   resources:
@@ -141,7 +142,7 @@ spec:
       ports:
         - name: ray
           containerPort: 6381
-        - name: metrics-ray
+        - name: metrics
           containerPort: 6384
       lifecycle:
         preStop:
