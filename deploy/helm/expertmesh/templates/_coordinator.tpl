@@ -13,6 +13,7 @@
 - --control-address=127.0.0.1:50052
 - --metrics-address=0.0.0.0:9100
 - --health-address=0.0.0.0:50053
+- --start-timeout={{ .Values.coordinator.startTimeout }}
 - --withdrawal-grace={{ .Values.coordinator.withdrawalGrace }}
 - --drain-timeout={{ .Values.coordinator.drainTimeout }}
 - --log-format=json
