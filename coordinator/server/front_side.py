@@ -55,7 +55,7 @@ class FrontSide:
         sources = MetricSources(
             *(engine.stats, engine.model, engine.workers, self._config.engine.block_size, engine.counts),
             certificates=self.fronts.certificates,
-            replicas=workers.replicas if workers.num_workers else 0,
+            replicas=workers.replicas if workers.has_workers else 0,
         )
         self.watchers.metrics.open(model.name, model.max_context, sources)
         if self.watchers.tracing is not None:

@@ -6,6 +6,8 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
+import pytest
+
 from coordinator.config.security import SecurityConfig
 from coordinator.config.serve import ServeConfig
 from coordinator.config.service import Addresses
@@ -36,13 +38,14 @@ async def test_a_cache_of_another_size_is_told_of() -> None:
     assert await engine.close()
 
 
-async def test_metrics_say_how_the_server_was_set_up(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "workers", [WorkersConfig(3, replicas=2), WorkersConfig(workers_per_node=1, replicas=2)]
+)
+async def test_metrics_say_how_the_server_was_set_up(tmp_path: Path, workers: WorkersConfig) -> None:
     """Its certificates, the replicas that were asked for, and whether it is ready."""
     engine = InProcessEngine(EngineThread(engine_over(CountingRunner(), max_seq_len=32)))
     security = SecurityConfig(tls=Authority().write(tmp_path))
-    config = ServeConfig(
-        "nowhere", addresses=ADDRESSES, security=security, workers=WorkersConfig(3, replicas=2)
-    )
+    config = ServeConfig("nowhere", addresses=ADDRESSES, security=security, workers=workers)
     async with open_front_side(config) as side:
         await side.open(served_model(), engine)
         text = side.watchers.metrics.render()[0].decode()
