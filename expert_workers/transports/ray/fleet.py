@@ -81,8 +81,6 @@ class RayFleet:
         info = self._info(rank, self._ask(rank, "describe", timeout=timeout))
         if info.node_id != self._node_id and info.node_id not in self._agents:
             self._agents[info.node_id] = _launch_agent(info.node_id)
-        if not info.has_files:
-            self._lend_files()
         if _identity(info) in self._condemned:
             self._end_condemned(info)
             raise WorkerFailureError(Failure(FailureReason.DIED, f"worker {rank}: its process was given up"))
@@ -93,6 +91,10 @@ class RayFleet:
 
     def claim(self, rank: int, client: str, epoch: int, *, by_force: bool, timeout: float) -> None:
         self._ask(rank, "claim", client, epoch, by_force, timeout=timeout)
+        # Not before: what lends files to another coordinator's workers is none of our business.
+        info = self._infos.get(rank)
+        if info is not None and not info.has_files and self._options.spec.offer is not None:
+            self._lend_files()
 
     def load(
         self, rank: int, modules: Sequence[ExpertModule], timeout: float, supply: Supply = URGENT
@@ -277,6 +279,7 @@ def _launch_files(options: FleetOptions, node_id: str) -> Any:
         namespace=options.namespace,
         num_cpus=0,
         max_concurrency=_NUM_THREADS,
+        max_restarts=-1,
         scheduling_strategy=where,
         enable_task_events=False,
     )

@@ -4,6 +4,7 @@ Those who let us in are those who may have the weights: Ray's token, and its TLS
 """
 
 import random
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -25,14 +26,23 @@ _HOLDER_TIMEOUT, _SERVER_TIMEOUT = 5.0, 60.0
 
 
 class FileServer:
-    """An actor on the coordinator's machine, which lends what the coordinator has."""
+    """An actor on the coordinator's machine, which lends what the coordinator has. It begins empty: of an
+    actor that cannot be made, Ray does not say why in one line."""
 
     def __init__(self, folder: str, bytes_per_second: float | None) -> None:
-        self._lender = Lender(Checkpoint.open(Path(folder)), None, bytes_per_second)
+        self._folder, self._bytes_per_second = Path(folder), bytes_per_second
+        self._lock = threading.Lock()
+        self._lender: Lender | None = None
 
     def lend(self, name: str, ranges: Sequence[Range], is_urgent: bool) -> list[bytes] | None:
-        """As Lender."""
-        return self._lender.lend(name, ranges, is_urgent=is_urgent)
+        """As Lender. Raises ExpertMeshError."""
+        return self._opened().lend(name, ranges, is_urgent=is_urgent)
+
+    def _opened(self) -> Lender:
+        with self._lock:
+            if self._lender is None:
+                self._lender = Lender(Checkpoint.open(self._folder), None, self._bytes_per_second)
+            return self._lender
 
 
 class RayPeers:
