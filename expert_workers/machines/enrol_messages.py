@@ -27,6 +27,7 @@ LINK_BYTES = 8 << 20
 # Clocks that differ by more break what certificates and logs say.
 MAX_CLOCK_DIFFERENCE = 30.0
 _MAX_TEXT, _MAX_VERSION = 8 << 10, 64
+_MAX_TIME = 1e12
 
 
 class MessageError(ValueError):
@@ -52,8 +53,8 @@ class EnrolRequest:
             raise MessageError("versions: not understood")
         texts = {name: _text(versions, name, _MAX_VERSION) for name in versions}
         time, address = value.get("time"), _text(value, "address", 64)
-        if not isinstance(time, int | float) or isinstance(time, bool):
-            raise MessageError("time: is not a number")
+        if not isinstance(time, int | float) or isinstance(time, bool) or abs(time) > _MAX_TIME:
+            raise MessageError("time: is not a number of seconds")
         return cls(Versions(**texts), float(time), _address(address), _text(value, "request", _MAX_TEXT))
 
 
@@ -160,7 +161,7 @@ def _address(text: str) -> str:
 
 def _ports(value: Any) -> NodePorts:
     try:
-        made = NodePorts(value["first"], _range(value["workers"]), _range(value["data"]))
+        made = NodePorts(_port(value["first"]), _range(value["workers"]), _range(value["data"]))
         is_right = all(1024 <= each.first <= each.last <= 65535 for each in made.ranges)
     except (TypeError, KeyError):
         is_right = False
@@ -170,7 +171,11 @@ def _ports(value: Any) -> NodePorts:
 
 
 def _range(value: Any) -> PortRange:
-    first, last = value["first"], value["last"]
-    if type(first) is not int or type(last) is not int:
+    return PortRange(_port(value["first"]), _port(value["last"]))
+
+
+def _port(value: Any) -> int:
+    """Raises TypeError."""
+    if type(value) is not int:
         raise TypeError
-    return PortRange(first, last)
+    return value
