@@ -58,13 +58,13 @@ def run_head(
     """`tell` gets each check that is not well. Raises HaltedError after a signal, ClusterError, ConfigError;
     what it has started has ended then."""
     address = plan.address
-    _check(plan, tell)
     with ExitStack() as stack:
         folder = ClusterFolder.create(plan.folder)
         stack.enter_context(folder.held())
         server = _listen(address, plan.enrol_port)
         stack.callback(server.close)
         _require_free(plan)
+        _check(plan, tell)
         secrets = head_secrets(folder, address, plan.certificates)
         head = f"{address}:{plan.port}"
         membership = Membership(head, address, is_head=True, has_tls=plan.has_tls, ports=plan.ports)
