@@ -9,12 +9,14 @@ from coordinator.commands.cluster_arguments import CLUSTER_FOLDER
 from coordinator.commands.head_arguments import HeadArguments
 from coordinator.server.environment import for_processes
 from coordinator.server.stop_signals import signals_heard_by
+from expert_workers.machines.checks import Row
 from expert_workers.machines.head import HeadPlan, HeadReady, run_head
 from expert_workers.machines.reach import own_address
 from expert_workers.machines.wakes import Wakes
 from expertmesh.commands.options import options_of
 from moe_model.errors import ConfigError, HaltedError
 from moe_model.machine import usable_cores
+from moe_model.remote.settings import cache_of
 
 
 def run(args: argparse.Namespace) -> int:
@@ -27,9 +29,12 @@ def run(args: argparse.Namespace) -> int:
         sys.stdout.write(_announced(plan, started))
         sys.stdout.flush()
 
+    def tell(row: Row) -> None:
+        sys.stderr.write(f"{row.line()}\n")
+
     with Wakes() as wakes, signals_heard_by(wakes.hear):
         try:
-            run_head(plan, wakes, Backoff(), ready)
+            run_head(plan, wakes, Backoff(), tell, ready)
         except HaltedError:
             sys.stderr.write("stopped\n")
     return 0
@@ -56,6 +61,7 @@ def _plan(given: HeadArguments) -> HeadPlan:
         ports=given.ports.ports,
         certificates=given.certificates,
         has_tls=not given.no_tls,
+        cache=cache_of().path,
         environment=for_processes(),
         num_cpus=usable_cores().number if given.with_worker else 0,
     )

@@ -1,6 +1,7 @@
 """What of this machine would go wrong in a cluster, and what to do; one row for each thing. Light."""
 
 import os
+import platform
 import resource
 import shutil
 import socket
@@ -59,6 +60,7 @@ class Row:
 def machine_rows(cache: Path) -> list[Row]:
     """All that can be said without a network. `cache` is where files of models will be."""
     return [
+        system(platform.release(), _has_pidfds()),
         versions(),
         kernels(),
         cores(),
@@ -69,6 +71,21 @@ def machine_rows(cache: Path) -> list[Row]:
         temporary_folder(tempfile.gettempdir()),
         host_name(socket.gethostname()),
     ]
+
+
+def system(release: str, has_pidfds: bool) -> Row:
+    """`has_pidfds`: processes can be waited for as files, by which the end of Ray's is seen."""
+    if not has_pidfds:
+        return Row("system", Level.ERROR, f"Linux {release} is too old", "5.3 or newer is needed")
+    return Row("system", Level.OK, f"Linux {release}")
+
+
+def _has_pidfds() -> bool:
+    try:
+        os.close(os.pidfd_open(os.getpid()))
+    except OSError:
+        return False
+    return True
 
 
 def versions() -> Row:

@@ -6,7 +6,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from http import HTTPStatus
 from secrets import token_hex
 from typing import Protocol
@@ -55,8 +55,8 @@ class Secrets:
 
     ca: bytes
     authority: Authority | None
-    join_secret: str
-    ray_token: str
+    join_secret: str = field(repr=False)
+    ray_token: str = field(repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +65,7 @@ class Asked:
 
     method: str
     path: str
-    bearer: str
+    bearer: str = field(repr=False)
     body: bytes
     peer: str
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from expert_workers.machines import checks
+from expert_workers.machines.checks import Level, Row
 from expert_workers.machines.cluster_folder import JOIN_TOKEN, ClusterFolder, Membership
 from expert_workers.machines.enrol_server import EnrolServer
 from expert_workers.machines.enrol_service import EnrolService, Slows
@@ -23,8 +24,8 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class HeadPlan:
-    """`certificates`: a folder with ca.pem, node.pem,
-    node.key of a CA of the user's. `num_cpus`: 0 for a machine that holds no workers."""
+    """`certificates`: a folder with ca.pem, node.pem, node.key of a CA of the user's. `num_cpus`: 0 for a
+    machine that holds no workers. `cache`: where files of models will be."""
 
     folder: Path
     address: str
@@ -34,6 +35,7 @@ class HeadPlan:
     certificates: Path | None
     has_tls: bool
     num_cpus: int
+    cache: Path
     environment: Mapping[str, str]
 
 
@@ -46,8 +48,15 @@ class HeadReady:
     token: Path
 
 
-def run_head(plan: HeadPlan, wakes: Wakes, slows: Slows, ready: Callable[[HeadReady], None]) -> None:
-    """Raises HaltedError after a signal, ClusterError and ConfigError. What it has started has ended then."""
+def run_head(
+    plan: HeadPlan,
+    wakes: Wakes,
+    slows: Slows,
+    tell: Callable[[Row], None],
+    ready: Callable[[HeadReady], None],
+) -> None:
+    """`tell` gets each check that is not well. Raises HaltedError after a signal, ClusterError, ConfigError;
+    what it has started has ended then."""
     address = plan.address
     with ExitStack() as stack:
         folder = ClusterFolder.create(plan.folder)
@@ -55,6 +64,7 @@ def run_head(plan: HeadPlan, wakes: Wakes, slows: Slows, ready: Callable[[HeadRe
         server = _listen(address, plan.enrol_port)
         stack.callback(server.close)
         _require_free(plan)
+        _check(plan, tell)
         secrets = head_secrets(folder, address, plan.certificates)
         head = f"{address}:{plan.port}"
         membership = Membership(head, address, is_head=True, has_tls=plan.has_tls, ports=plan.ports)
@@ -70,6 +80,15 @@ def run_head(plan: HeadPlan, wakes: Wakes, slows: Slows, ready: Callable[[HeadRe
         )
 
 
+def _check(plan: HeadPlan, tell: Callable[[Row], None]) -> None:
+    """Raises ClusterError where this machine can be no head."""
+    rows = [row for row in checks.machine_rows(plan.cache) if row.level is not Level.OK]
+    for row in rows:
+        tell(row)
+    if failed := [f"{row.name}: {row.said}; {row.todo}" for row in rows if row.level is Level.ERROR]:
+        raise ClusterError(f"this machine cannot be a head: {' | '.join(failed)}")
+
+
 def _listen(address: str, port: int) -> EnrolServer:
     try:
         return EnrolServer(address, port)
@@ -82,5 +101,5 @@ def _listen(address: str, port: int) -> EnrolServer:
 
 def _require_free(plan: HeadPlan) -> None:
     row = checks.free_ports([plan.port, *plan.ports.all()], plan.ports)
-    if row.level is checks.Level.ERROR:
+    if row.level is Level.ERROR:
         raise ConfigError(f"port {row.said}; {row.todo}")

@@ -1,14 +1,17 @@
-"""TLS between machines: files that no peer could accept, and when those that one can accept end."""
+"""TLS between machines: files that no peer could accept, when others end, and where names lead to."""
 
+import os
 from pathlib import Path
 
 import pytest
 from cryptography import x509
 
-from expert_workers.tls import TlsPaths, check_own
+from expert_workers.tls import FOLDER_VARIABLE, TlsPaths, check_own, context
 from moe_model.errors import ConfigError
-from tests.coordinator.api.certificates import DAY, Authority
+from tests.coordinator.api.certificates import DAY, Authority, write_private
 from tests.expert_workers.cluster.test_ray_tls import HOST, write_paths
+
+NAMES = TlsPaths("node.pem", "node.key", "ca.pem")
 
 
 @pytest.fixture(scope="module")
@@ -42,3 +45,21 @@ def test_what_ends_first_counts_certificate_or_ca(tmp_path: Path, authority: Aut
         first = min(seconds(signed[0]), seconds(authority.pem))
         assert check_own(write_paths(tmp_path / name, authority, signed)) == first
     assert first == seconds(authority.pem)
+
+
+def test_names_are_below_the_folder_of_the_environment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    authority = Authority()
+    certificate, key = authority.sign()
+    for name, data in (("node.pem", certificate), ("node.key", key), ("ca.pem", authority.pem)):
+        write_private(tmp_path / name, data)
+    with pytest.raises(ConfigError, match=r"data plane TLS ca\.pem: cannot be used"):
+        context(NAMES, is_server=True)
+    monkeypatch.setenv(FOLDER_VARIABLE, str(tmp_path))
+    context(NAMES, is_server=True)
+    monkeypatch.setenv(FOLDER_VARIABLE, str(tmp_path / "none"))
+    with pytest.raises(ConfigError, match=r"none/ca\.pem: cannot be used"):
+        context(NAMES, is_server=True)
+    absolute = (os.path.join(tmp_path, name) for name in (NAMES.cert, NAMES.key, NAMES.ca))
+    context(TlsPaths(*absolute), is_server=False)

@@ -1,6 +1,7 @@
 """Heads and joiners as processes, on addresses of this machine's loopback device."""
 
 import os
+import random
 import selectors
 import signal
 import subprocess
@@ -10,6 +11,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from expert_workers.machines.reach import taken
 from expert_workers.tls import FOLDER_VARIABLE
 from tests.integration.processes import COMMAND
 from tests.integration.ray_cluster import free_port
@@ -108,14 +110,12 @@ def ports_of_a_node() -> list[str]:
     ]
 
 
-_next_port = 10_000 + (os.getpid() % 100) * 200
-
-
 def _free_range(count: int) -> int:
-    """Below those that the system gives to others. A process of tests has some of its own."""
-    global _next_port
-    first, _next_port = _next_port, _next_port + count
-    return first
+    """The first of so many, below those that the system gives to others; where other tests may look too."""
+    while True:
+        first = random.randrange(10_000, 32_000)
+        if not taken(range(first, first + count)):
+            return first
 
 
 @contextmanager

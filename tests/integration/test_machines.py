@@ -24,6 +24,7 @@ from tests.integration.processes import (
     run_command,
     wait_gone,
 )
+from tests.integration.ray_cluster import free_port
 
 # Some with each change, the others with `make chaos`: each takes ten seconds and more.
 pytestmark = pytest.mark.timeout(280)
@@ -176,13 +177,13 @@ def test_a_second_signal_ends_a_joiner_at_once(cluster: Machine, tmp_path: Path)
 
 @pytest.mark.chaos
 def test_a_head_that_comes_back_has_its_joiners_again(tmp_path: Path) -> None:
-    ports = ["--port=9479", "--enrol-port=9480"]
+    ports = [f"--port={free_port()}", f"--enrol-port={free_port()}"]
     with head(tmp_path, *ports) as first:
         first.wait_ready()
         kept = {
             name: (first.folder / name).read_bytes() for name in ("own-ca.pem", "ray.token", "join.token")
         }
-        second = run_command("head", "--address=127.0.0.9", f"--folder={first.folder}", "--enrol-port=9481")
+        second = run_command("head", "--address=127.0.0.9", f"--folder={first.folder}")
         assert_one_line_error(second, str(first.folder), f"process {first.process.pid} uses it")
         with join(tmp_path, first, 2, "--head-timeout=120") as node:
             node.wait_ready()

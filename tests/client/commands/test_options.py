@@ -181,3 +181,22 @@ def test_a_name_that_is_no_field_is_not_offered() -> None:
 
     with pytest.raises(AssertionError, match="knid"):
         list(declared(Wrong))
+
+
+@dataclass(frozen=True)
+class Loose:
+    where: Annotated[str | None, Option("WHERE", help="may be left out")] = None
+    folder: Annotated[Path | None, Option("--folder", bare=Path("usual"), help="may stand alone")] = None
+
+
+def test_an_argument_by_its_place_may_be_left_out_where_it_has_a_default() -> None:
+    parser = parser_of(Loose)
+    assert options_of(parser.parse_args([]), Loose) == Loose()
+    assert options_of(parser.parse_args(["there"]), Loose) == Loose("there")
+
+
+def test_a_flag_that_stands_alone_has_a_value_of_its_own() -> None:
+    parser = parser_of(Loose)
+    assert options_of(parser.parse_args(["--folder"]), Loose) == Loose(None, Path("usual"))
+    assert options_of(parser.parse_args(["--folder", "other"]), Loose) == Loose(None, Path("other"))
+    assert options_of(parser.parse_args(["there", "--folder"]), Loose) == Loose("there", Path("usual"))

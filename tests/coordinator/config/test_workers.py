@@ -1,11 +1,15 @@
+import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from coordinator.config.workers import WorkersConfig
-from coordinator.server.open_fleet import data_tls
+from coordinator.server.open_fleet import data_tls, open_transport
 from expert_workers.dispatch.combine import Combine
 from expert_workers.dispatch.options import OnLoss
+from expert_workers.machines.cluster_folder import ClusterFolder, Membership
+from expert_workers.machines.ports import NodePorts
 from expert_workers.tls import TlsPaths
 from expertmesh.commands.options import add_options, declared, options_of
 from expertmesh.commands.parser import OneLineParser
@@ -64,3 +68,42 @@ def test_a_number_of_machines_is_for_workers_that_follow_them() -> None:
 def test_without_workers_here_there_may_be_some_on_each_machine() -> None:
     assert not parse("--workers", "0").has_workers
     assert parse("--workers", "0", "--workers-per-node", "1").has_workers
+
+
+def test_a_cluster_brings_its_certificates_and_excludes_other_ways(tmp_path: Path) -> None:
+    folder = ClusterFolder.create(tmp_path / "cluster")
+    membership = Membership("10.0.0.1:6379", "10.0.0.1", is_head=True, has_tls=True, ports=NodePorts())
+    folder.remember(membership)
+    config = parse("--cluster", str(folder.path))
+    assert config.is_on_running_ray
+    assert not config.needs_own_ray
+    with pytest.raises(ConfigError, match=r"node\.key: No such file"):
+        data_tls(config)
+    folder.write("node.key", b"x")
+    assert data_tls(config) == TlsPaths("node.pem", "node.key", "ca.pem"), "each machine's own, by name"
+    folder.remember(replace(membership, has_tls=False))
+    assert data_tls(config) is None
+    assert parse("--cluster").cluster == Path("~/.expertmesh/cluster")
+    assert parse().cluster is None
+    files = ["--data-tls-cert=a", "--data-tls-key=b", "--data-tls-ca=c"]
+    with pytest.raises(ConfigError, match="leave out --data-tls-cert"):
+        parse("--cluster", *files)
+    with pytest.raises(SystemExit):
+        parse("--cluster", "--ray-address=h:1")
+
+
+def test_a_cluster_that_is_not_there_is_named(tmp_path: Path) -> None:
+    config = parse("--cluster", str(tmp_path / "none"))
+    with pytest.raises(ConfigError, match=r"none: there is none; `expertmesh head`"), open_transport(config):
+        pass
+
+
+def test_the_environment_of_a_cluster_is_there_for_its_time(tmp_path: Path) -> None:
+    folder = ClusterFolder.create(tmp_path / "cluster")
+    folder.remember(Membership("10.0.0.1:6379", "10.0.0.1", is_head=True, has_tls=False, ports=NodePorts()))
+    assert "EXPERTMESH_CLUSTER" not in os.environ
+    with open_transport(parse("--cluster", str(folder.path))):
+        assert os.environ["EXPERTMESH_CLUSTER"] == str(folder.path)
+        assert os.environ["RAY_AUTH_TOKEN_PATH"] == str(folder.path / "ray.token")
+    assert "EXPERTMESH_CLUSTER" not in os.environ
+    assert "RAY_AUTH_TOKEN_PATH" not in os.environ

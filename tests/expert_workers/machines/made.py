@@ -19,7 +19,8 @@ from expert_workers.machines.versions import Versions
 from moe_model.halt import Halt
 
 HOST = "127.0.0.1"
-HEAD = f"{HOST}:6379"
+# Nothing listens there.
+HEAD = f"{HOST}:1"
 
 
 @dataclass(frozen=True, slots=True)

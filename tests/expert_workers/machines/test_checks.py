@@ -47,6 +47,11 @@ def test_open_files(limits: tuple[int, int], level: Level) -> None:
     assert checks.open_files(limits).level is level
 
 
+def test_a_system_that_is_too_old() -> None:
+    assert checks.system("4.18.0", has_pidfds=False).level is Level.ERROR
+    assert checks.system("6.1.0", has_pidfds=True).level is Level.OK
+
+
 def test_kernels_that_are_not_built(tmp_path: Path) -> None:
     row = checks.kernels(tmp_path)
     assert row.level is Level.WARNING

@@ -12,7 +12,7 @@ import pytest
 from expert_workers.machines.certificates import new_key, request_for
 from expert_workers.machines.enrol_server import MAX_OF_A_PEER
 from moe_model.errors import ClusterError
-from tests.expert_workers.machines.made import HOST, Enrolling, a_request, enrolling
+from tests.expert_workers.machines.made import HEAD, HOST, Enrolling, a_request, enrolling
 
 ENOUGH = 10.0
 
@@ -41,7 +41,7 @@ def test_a_joiner_is_answered(tmp_path: Path) -> None:
     with enrolling(tmp_path / "head") as head:
         client = head.client()
         client.trust()
-        assert client.enrol(a_request(request_for(new_key()))).head == "127.0.0.1:6379"
+        assert client.enrol(a_request(request_for(new_key()))).head == HEAD
         assert client.bytes_per_second() > 1e6
 
 
