@@ -123,9 +123,9 @@ class CacheFolder:
             logger.warning("cache %s: %s: what is fetched is not kept", self.path, why)
 
     def max_bytes(self, used: int) -> int:
-        if self._max_bytes is not None:
-            return self._max_bytes
-        return int((used + shutil.disk_usage(self.path).free) * _SHARE)
+        """Of a cache that has `used`: never more than the disk has for it. Raises OSError."""
+        most = used + shutil.disk_usage(self.path).free
+        return int(most * _SHARE) if self._max_bytes is None else min(self._max_bytes, most)
 
     def used_bytes(self) -> int:
         """What all of it takes of the disk. Raises OSError."""

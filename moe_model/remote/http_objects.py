@@ -23,14 +23,16 @@ _OF_NOTHING = re.compile(r"bytes \*/0")
 _ABSENT, _DENIED = (404, 410), (401, 403)
 _PARTIAL, _BEYOND, _CHANGED, _SERVER_ERROR = 206, 416, 412, 500
 _BUSY = (408, 425, 429)
-_CHUNK_BYTES = 1 << 20
+_CHUNK_BYTES = 64 << 10
+# Its caller knows how long it has.
+_NO_TIMEOUT = aiohttp.ClientTimeout(total=None)
 
 
 class HttpObjects:
     """Raises ImportError without the extra packages."""
 
     def __init__(self, url: CheckpointUrl) -> None:
-        self._url = url
+        self._url, self.num_bytes = url, 0
         # Proxies and .netrc, as for other programs; this machine is never behind a proxy.
         options = {"trust_env": not _is_this_machine(url.parts.hostname or "")}
         self.files: Any = fsspec.filesystem(url.parts.scheme, client_kwargs=options, encoded=True)
@@ -70,6 +72,7 @@ class HttpObjects:
                 chunk := await response.content.read(min(_CHUNK_BYTES, end - begin - len(data)))
             ):
                 data += chunk
+                self.num_bytes += len(chunk)
             if len(data) < end - begin:
                 raise TryAgainError(f"{self._url.shown}/{name}: the connection broke off")
             return bytes(data)
@@ -81,7 +84,7 @@ class HttpObjects:
         headers = {"Range": f"bytes={begin}-{end - 1}", "Accept-Encoding": "identity"}
         url = self.files.encode_url(self._url.file(name))
         try:
-            async with self._turns, session.get(url, headers=headers) as response:
+            async with self._turns, session.get(url, headers=headers, timeout=_NO_TIMEOUT) as response:
                 yield response
         except (aiohttp.ClientError, OSError) as error:
             why = without_secrets(str(error))[:200] or type(error).__name__

@@ -111,15 +111,29 @@ def test_a_query_that_signs_all_of_a_folder(url: str, server: RangedServer, fold
 
 
 def test_an_answer_that_does_not_come(url: str, server: RangedServer, published: Path) -> None:
-    source = UrlSource(CheckpointUrl.parse(url), Patience(one=0.2, all=0.5, pause=0.05))
+    source = UrlSource(CheckpointUrl.parse(url), Patience(silent=0.2, all=0.5, pause=0.05))
     server.may_send.clear()
-    with pytest.raises(CheckpointError, match=r"does not answer within 0 s; tried \d times in 0.5 s"):
+    with pytest.raises(CheckpointError, match=r"sends nothing for 0.\d s; tried \d times in 0.\d s"):
         source.look(["config.json", MANIFEST], Halt())
+
+
+def test_a_server_that_is_slow(url: str, server: RangedServer, published: Path) -> None:
+    """It is waited for, as long as bytes come: in all, far longer than one may be silent, or a read take."""
+    path = tensor_file(published)
+    source = UrlSource(CheckpointUrl.parse(url), Patience(silent=0.3, all=0.5))
+    name = path.relative_to(published).as_posix()
+    size = source.look([name], Halt())[name].size
+    server.pause = 0.1
+    assert source.read(name, [(0, size)], Halt())[0] == path.read_bytes()
+    hurried = UrlSource(CheckpointUrl.parse(url), Patience(silent=0.3, all=0.5, bytes_per_second=1e9))
+    hurried.look([name], Halt())
+    with pytest.raises(CheckpointError, match=r"is too slow; tried 1 times in 0.\d s"):
+        hurried.read(name, [(0, size)], Halt())
 
 
 def test_a_server_that_is_not_there(tmp_path: Path) -> None:
     source = UrlSource(CheckpointUrl.parse("http://127.0.0.1:9/model"), Patience(all=0.3, pause=0.05))
-    with pytest.raises(CheckpointError, match=r"127.0.0.1:9/model/config.json: .*tried \d times in 0.3 s"):
+    with pytest.raises(CheckpointError, match=r"127.0.0.1:9/model/config.json: .*tried \d times in \d.\d s"):
         source.look(["config.json"], Halt())
 
 
