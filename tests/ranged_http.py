@@ -16,7 +16,8 @@ _RANGE = re.compile(r"bytes=(\d+)-(\d+)")
 class RangedServer:
     """`num_bytes`: of bodies that it has sent, `asked` by path. What it can do wrong: send no ranges; answer
     the next requests with these codes; break off in the middle of the next bodies; send nothing until it is
-    told to; send no versions; want a query; make a pause after each tenth of a body."""
+    told to; send no versions; want a query; make a pause after each tenth of a body;
+    answer otherwise than 404 where there is nothing."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -26,6 +27,7 @@ class RangedServer:
         self.codes: list[int] = []
         self.num_cut = 0
         self.pause = 0.0
+        self.code_of_nothing = 404
         self.may_send = threading.Event()
         self.may_send.set()
         self.headers: list[dict[str, str]] = []
@@ -88,7 +90,7 @@ class RangedServer:
         if self.wanted_query and parts.query != self.wanted_query:
             code = 403
         elif not path.is_file():
-            code = 404
+            code = self.code_of_nothing
         if code is not None:
             _answer(request, code, {}, b"")
             return

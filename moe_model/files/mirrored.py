@@ -55,7 +55,8 @@ def announce(folder: MirroredFolder) -> None:
 
 def withdraw(folder: MirroredFolder) -> None:
     """It is closed: nothing of it is read any more. Idempotent."""
-    _OPEN.pop(folder.path, None)
+    if _OPEN.get(folder.path) is folder:
+        del _OPEN[folder.path]
 
 
 def mirrored_folder(path: Path) -> MirroredFolder | None:

@@ -105,6 +105,14 @@ def test_credentials_that_are_wrong(url: str, server: RangedServer, published: P
     assert "authorization" in {name.lower() for name in server.headers[-1]}
 
 
+def test_a_store_that_denies_what_it_has_not(url: str, server: RangedServer, folder: Path) -> None:
+    """As a public bucket does whose content must not be listed."""
+    server.code_of_nothing = 403
+    assert_same(Checkpoint.open(open_url(url)), folder)
+    with pytest.raises(CheckpointError, match="the server answers 403: it wants credentials"):
+        open_url(f"{url}/nothing")
+
+
 def test_a_query_that_signs_all_of_a_folder(url: str, server: RangedServer, folder: Path) -> None:
     server.wanted_query = "sig=a%2Fb%3D"
     assert_same(Checkpoint.open(open_url(f"{url}?{server.wanted_query}")), folder)
