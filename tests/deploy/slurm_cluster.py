@@ -23,6 +23,8 @@ ROOT = Path(__file__).parents[2]
 USER = 65534
 _DAEMONS = ("munged", "slurmctld", "slurmd", "sbatch", "setpriv", "unshare")
 _START_TIMEOUT = 60.0
+# Slurm's own ports: of its daemons, and what srun listens on.
+_DAEMON_PORTS, _SRUN_PORTS = (6817, 6818), (60001, 60100)
 # Runs the command behind it, on a machine of that name, whose /tmp and /root are empty but for what is named.
 # Its shell is the first process there, which waits for those that have lost their parents.
 _MACHINE = """
@@ -62,6 +64,7 @@ SelectTypeParameters=CR_CPU
 MpiDefault=none
 ReturnToService=2
 KillWait=30
+SrunPortRange={srun[0]}-{srun[1]}
 PartitionName=main Nodes=ALL Default=YES MaxTime=INFINITE State=UP
 """
 
@@ -155,6 +158,15 @@ class SlurmCluster:
             line for line in lines if line and not line.startswith(("slurmd ", "unshare ", "sh -c \nset"))
         ]
 
+    def open_ports(self, node: str) -> set[int]:
+        """On which jobs of a node can be reached from elsewhere; none of Slurm's own."""
+        lines = self.nodes[node].run("ss", "--no-header", "--listening", "--tcp", "--numeric").splitlines()
+        places = [line.split()[3].rpartition(":") for line in lines]
+        ports = {
+            int(port) for host, _, port in places if not host.startswith(("127.", "[::1]", "[::ffff:127."))
+        }
+        return ports - {*_DAEMON_PORTS, *range(_SRUN_PORTS[0], _SRUN_PORTS[1] + 1)}
+
     def temporary(self, node: str) -> list[str]:
         """What lies in a node's /tmp, but what the rig has bound there."""
         pids = [pid for pid in self.nodes[node].pids() if Path(f"/proc/{pid}/comm").read_text() == "slurmd\n"]
@@ -183,7 +195,7 @@ class SlurmCluster:
         key = self.folder / "munge.key"
         key.touch(0o600)
         key.write_bytes(secrets.token_bytes(128))
-        conf = _CONF.format(controller=self._controller.address, folder=self.folder)
+        conf = _CONF.format(controller=self._controller.address, folder=self.folder, srun=_SRUN_PORTS)
         for name, host in self.nodes.items():
             conf += f"NodeName={name} NodeAddr={host.address} CPUs=2 RealMemory=1000 State=UNKNOWN\n"
         (self.folder / "slurm.conf").write_text(conf)

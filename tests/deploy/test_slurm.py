@@ -53,6 +53,7 @@ class Job:
         assert "To end it" in self.output, self.output + cluster.logs()
         self.key_file = Path(self._said(r"The key is in (\S+),"))
         self.grpc = "127.0.0.1:" + self._said(r"-L 50051:127\.0\.0\.1:(\d+)")
+        self.first_port = 10_000 + self.number % 90 * 250
         # As its own page says it.
         self.head = self._said(r"Serving on (\S+) for")
 
@@ -138,6 +139,8 @@ def test_two_nodes_are_one_cluster_and_end_together(start: Callable[..., SlurmCl
     assert " workers=2 " in job.output
     for node in cluster.nodes:
         assert [line for line in cluster.processes(node) if line.startswith("ray::ExpertActor")]
+        assert cluster.open_ports(node)
+        assert {port for port in cluster.open_ports(node) if port // 250 != job.first_port // 250} == set()
     assert_told_to_no_process(cluster, secrets_of(cluster, job))
     running = job.request(*LONG)
     wait_for_output(running)
