@@ -43,9 +43,9 @@ test-long: install  ## servers that lose workers, end or are overloaded; propert
 	$(BIN)/python -m pytest -n $(JOBS) --time-per-folder -m '(long or hypothesis) and not slow and not chaos' \
 	  --hypothesis-profile=full $(ARGS)
 
-test-store: install  ## checkpoints in an object store, a server on this machine: downloads some 100 MB once
+test-store: install  ## checkpoints in object stores, servers on this machine: downloads some 300 MB once
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt --target .venv-store --upgrade \
-	  s3fs==2026.9.0 'moto[server]==5.2.5'
+	  s3fs==2026.9.0 gcsfs==2026.10.1 'moto[server]==5.2.5' gcp-storage-emulator==2026.7.19
 	PYTHONPATH=.venv-store $(BIN)/python -m pytest -m store tests/moe_model/remote/test_store.py $(ARGS)
 
 chaos: install  ## all scenarios of failure; those of networks need root, iproute2 and iptables

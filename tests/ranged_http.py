@@ -3,6 +3,7 @@
 import re
 import threading
 from collections import Counter
+from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import TracebackType
@@ -15,7 +16,8 @@ _RANGE = re.compile(r"bytes=(\d+)-(\d+)")
 class RangedServer:
     """`num_bytes`: of bodies that it has sent, `asked` by path. What it can do wrong: send no ranges; answer
     the next requests with these codes; break off in the middle of the next bodies; send nothing until it is
-    told to; send no versions; want a query."""
+    told to; send no versions; want a query; make a pause after each tenth of a body;
+    answer otherwise than 404 where there is nothing."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -24,6 +26,8 @@ class RangedServer:
         self.has_ranges, self.has_versions, self.wanted_query = True, True, ""
         self.codes: list[int] = []
         self.num_cut = 0
+        self.pause = 0.0
+        self.code_of_nothing = 404
         self.may_send = threading.Event()
         self.may_send.set()
         self.headers: list[dict[str, str]] = []
@@ -86,7 +90,7 @@ class RangedServer:
         if self.wanted_query and parts.query != self.wanted_query:
             code = 403
         elif not path.is_file():
-            code = 404
+            code = self.code_of_nothing
         if code is not None:
             _answer(request, code, {}, b"")
             return
@@ -109,18 +113,28 @@ class RangedServer:
             # Of one byte there is no middle: such an answer is only looked at.
             is_cut = self.num_cut > 0 and len(body) > 1
             self.num_cut -= is_cut
-        _answer(request, 206, headers, body, is_cut=is_cut)
+        _answer(request, 206, headers, body, is_cut=is_cut, pause=self.pause)
 
 
 def _answer(
-    request: BaseHTTPRequestHandler, code: int, headers: dict[str, str], body: bytes, *, is_cut: bool = False
+    request: BaseHTTPRequestHandler,
+    code: int,
+    headers: dict[str, str],
+    body: bytes,
+    *,
+    is_cut: bool = False,
+    pause: float = 0.0,
 ) -> None:
     request.send_response(code)
     for name, value in headers.items():
         request.send_header(name, value)
     request.send_header("Content-Length", str(len(body)))
     request.end_headers()
-    request.wfile.write(body[: len(body) // 2] if is_cut else body)
-    if is_cut:
-        request.wfile.flush()
-        request.close_connection = True
+    body = body[: len(body) // 2] if is_cut else body
+    step = max(1, -(-len(body) // 10)) if pause else max(1, len(body))
+    for begin in range(0, len(body), step):
+        # One that has left does not wait for the rest.
+        with suppress(ConnectionError):
+            request.wfile.write(body[begin : begin + step])
+        threading.Event().wait(pause)
+    request.close_connection = is_cut

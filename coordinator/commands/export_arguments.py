@@ -12,7 +12,9 @@ from moe_model.names import DtypeName
 class ExportArguments:
     """Which model, and where it goes."""
 
-    checkpoint: Annotated[str, Option("CHECKPOINT", help="the model's folder, or its name on the hub")]
+    checkpoint: Annotated[
+        str, Option("CHECKPOINT", help="the model's folder, its name on the hub, or its URL")
+    ]
     dest: Annotated[str, Option("DEST", help="the new Hugging Face folder; nothing may be there")]
     dtype: Annotated[
         DtypeName | None, Option("--dtype", help="of the weights; default: what the checkpoint has")

@@ -19,7 +19,7 @@ class ImportArguments:
         Option(
             "SOURCE",
             help="an assembled .pt or .safetensors file, an output folder with such a file or with parts, a "
-            "Hugging Face folder, or a model's name on the hub",
+            "Hugging Face folder, or a model's name on the hub or URL",
         ),
     ]
     dest: Annotated[str, DEST]

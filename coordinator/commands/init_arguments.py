@@ -34,7 +34,7 @@ class InitArguments:
             "--like",
             metavar="CONFIG",
             one_of="sizes",
-            help="family and sizes of a Hugging Face config.json, its folder, or its name on the hub",
+            help="family and sizes of a Hugging Face config.json, a folder, a name on the hub, or a URL",
         ),
     ] = None
     layers: Annotated[

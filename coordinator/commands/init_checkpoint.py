@@ -16,6 +16,8 @@ from moe_model.checkpoint.manifest import DTYPES
 from moe_model.checkpoint.random_model import RandomModel
 from moe_model.checkpoint.writer import Progress
 from moe_model.config import ModelConfig
+from moe_model.remote.given import given_folder
+from moe_model.remote.url import is_url
 
 
 def run(args: argparse.Namespace) -> int:
@@ -40,7 +42,8 @@ def _by_sizes(given: InitArguments, progress: Progress) -> None:
 
 def _like(given: InitArguments, progress: Progress) -> None:
     assert given.like is not None
-    config = config_like(local_config(given.like), given.layers)
+    like = given_folder(given.like) if is_url(given.like) else local_config(given.like)
+    config = config_like(like, given.layers)
     scale = 1.0 if given.scale is None else given.scale
     model = RandomModel(config, given.seed, dtype=DTYPES[given.dtype], scale=scale)
     initialise_like(given.dest, model, force=given.force, on_progress=progress)

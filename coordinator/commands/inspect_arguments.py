@@ -11,7 +11,9 @@ from expertmesh.commands.options import Option, add_options
 class InspectArguments:
     """Which checkpoint, and how closely it is looked at."""
 
-    checkpoint: Annotated[str, Option("CHECKPOINT", help="the checkpoint's folder, or its name on the hub")]
+    checkpoint: Annotated[
+        str, Option("CHECKPOINT", help="the checkpoint's folder, its name on the hub, or its URL")
+    ]
     verify: Annotated[
         bool,
         Option("--verify", help="read every file; check its tensors, and its SHA-256 if known"),

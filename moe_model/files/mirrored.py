@@ -3,6 +3,7 @@
 The only hook between readers of files and `moe_model/remote`: a folder is announced here while it is open.
 """
 
+import os
 from pathlib import Path
 from typing import Protocol
 
@@ -54,7 +55,8 @@ def announce(folder: MirroredFolder) -> None:
 
 def withdraw(folder: MirroredFolder) -> None:
     """It is closed: nothing of it is read any more. Idempotent."""
-    _OPEN.pop(folder.path, None)
+    if _OPEN.get(folder.path) is folder:
+        del _OPEN[folder.path]
 
 
 def mirrored_folder(path: Path) -> MirroredFolder | None:
@@ -74,7 +76,7 @@ def mirrored_file(path: Path) -> MirroredFile | None:
 
 def require_whole(folder: Path) -> None:
     """Raises CheckpointError for files of a mirror that is not open: what is missing would read as zeros."""
-    resolved = folder.resolve()
+    resolved = Path(os.path.realpath(folder))
     if mirrored_folder(folder) is None and (resolved.parent / SUMS_FOLDER).is_dir():
         raise CheckpointError(
             f"{folder}: is a cache, which has parts of a checkpoint: give what it was fetched from"

@@ -63,7 +63,7 @@ class CacheFolder:
 
     def __init__(self, path: Path, max_bytes: int | None = None) -> None:
         # Links resolved: the path of a mirror, resolved, must be the one that is announced.
-        self.path, self._max_bytes = path.resolve(), max_bytes
+        self.path, self._max_bytes = Path(os.path.realpath(path)), max_bytes
         self._lock, self._allowance = threading.Lock(), 0
         self._has_warned = False
 
@@ -123,9 +123,9 @@ class CacheFolder:
             logger.warning("cache %s: %s: what is fetched is not kept", self.path, why)
 
     def max_bytes(self, used: int) -> int:
-        if self._max_bytes is not None:
-            return self._max_bytes
-        return int((used + shutil.disk_usage(self.path).free) * _SHARE)
+        """Of a cache that has `used`: never more than the disk has for it. Raises OSError."""
+        most = used + shutil.disk_usage(self.path).free
+        return int(most * _SHARE) if self._max_bytes is None else min(self._max_bytes, most)
 
     def used_bytes(self) -> int:
         """What all of it takes of the disk. Raises OSError."""
@@ -167,8 +167,9 @@ class CacheFolder:
             if freed >= wanted:
                 break
             folder = self.path / path.relative_to(self.path).parts[0]
-            data = folder / "files" / path.relative_to(folder / SUMS_FOLDER)
-            with suppress(FileNotFoundError), BlockFile(data, path, data.stat().st_size).opened() as blocks:
+            data = folder / _FILES / path.relative_to(folder / SUMS_FOLDER)
+            # One that was evicted meanwhile, or that is another user's.
+            with suppress(OSError), BlockFile(data, path, data.stat().st_size).opened() as blocks:
                 gone = blocks.present()[: -(-(wanted - freed) // BLOCK_BYTES)]
                 blocks.drop(gone)
                 freed += len(gone) * BLOCK_BYTES

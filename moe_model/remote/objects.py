@@ -14,8 +14,10 @@ class TryAgainError(Exception):
 
 
 class Objects(Protocol):
-    """The files below one URL, asked on `loop`. Every method raises CheckpointError, TryAgainError, or what
-    its library does."""
+    """The files below one URL, asked on `loop`. `num_bytes` counts what comes. Every method raises
+    CheckpointError, TryAgainError, or what its library does."""
+
+    num_bytes: int
 
     @property
     def loop(self) -> asyncio.AbstractEventLoop: ...

@@ -21,7 +21,7 @@ class StoreObjects:
     """Raises ImportError without the extra packages. Credentials are the library's own to find."""
 
     def __init__(self, url: CheckpointUrl) -> None:
-        self._url = url
+        self._url, self.num_bytes = url, 0
         found: Any = fsspec.filesystem(url.parts.scheme)
         self.files = found if found.async_impl else AsyncFileSystemWrapper(found, asynchronous=False)
         self.loop: asyncio.AbstractEventLoop = self.files.loop
@@ -39,14 +39,18 @@ class StoreObjects:
 
     async def read(self, name: str, file: RemoteFile, ranges: Sequence[Range]) -> Sequence[bytes]:
         path = f"{self._root}/{name}"
-        reads = (self.files._cat_file(path, start=begin, end=end) for begin, end in ranges)
-        found: list[bytes] = await asyncio.gather(*reads)
+        found = await asyncio.gather(*(self._read(path, begin, end) for begin, end in ranges))
         # Looked at afterwards: what has changed while it was read shows, too.
         self.files.invalidate_cache()
         now = _file(await self.files._info(path))
         if (now.size, now.version) != (file.size, file.version):
             raise has_changed(self._url.shown, name)
         return found
+
+    async def _read(self, path: str, begin: int, end: int) -> bytes:
+        data: bytes = await self.files._cat_file(path, start=begin, end=end)
+        self.num_bytes += len(data)
+        return data
 
     async def _list(self) -> Mapping[str, Mapping[str, Any]]:
         self.files.invalidate_cache()

@@ -57,7 +57,8 @@ class CheckpointUrl:
 
     def file(self, name: str) -> str:
         """The URL of a file in it, with the query of the folder: a signature may be for all of it."""
-        return urlunsplit(self.parts._replace(path=f"{self.parts.path}/{quote(name)}"))
+        folder = quote(self.parts.path, safe="/%:@!$&'()*+,;=~")
+        return urlunsplit(self.parts._replace(path=f"{folder}/{quote(name)}"))
 
     @property
     def path(self) -> str:

@@ -6,6 +6,7 @@ import logging
 import time
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from concurrent.futures import Future
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import count
 from typing import Any, TypeVar
@@ -25,10 +26,12 @@ _OBJECTS = {"http": "http_objects.HttpObjects", "https": "http_objects.HttpObjec
 
 @dataclass(frozen=True, slots=True)
 class Patience:
-    """Seconds: of one try, of all tries of one read, and the pause after the first, which doubles."""
+    """Seconds: without a byte, which ends a try; of all tries of one read, and as many more as its bytes take
+    at `bytes_per_second`; and the pause after the first try, which doubles."""
 
-    one: float = 60.0
+    silent: float = 60.0
     all: float = 180.0
+    bytes_per_second: float = 16 << 10
     pause: float = 0.25
     longest_pause: float = 8.0
 
@@ -67,34 +70,34 @@ class UrlSource:
 
     def read(self, name: str, ranges: Sequence[Range], halt: Halt) -> Sequence[bytes]:
         file = self._files[name]
-        return self._run(lambda: self._objects.read(name, file, ranges), halt)
+        seconds = sum(end - begin for begin, end in ranges) / self._patience.bytes_per_second
+        return self._run(lambda: self._objects.read(name, file, ranges), halt, seconds)
 
     def known(self, files: Mapping[str, RemoteFile]) -> None:
         """Of files that need no look: their sizes are known, and sums that are checked."""
         self._files |= files
 
-    def _run(self, work: Callable[[], Coroutine[Any, Any, T]], halt: Halt) -> T:
-        until, why = time.monotonic() + self._patience.all, ""
+    def _run(self, work: Callable[[], Coroutine[Any, Any, T]], halt: Halt, more_seconds: float = 0.0) -> T:
+        started = time.monotonic()
+        until = started + self._patience.all + more_seconds
         for tries in count(1):
-            left = until - time.monotonic()
-            if left <= 0:
-                raise CheckpointError(f"{why}; tried {tries - 1} times in {self._patience.all:g} s")
             try:
-                return self._try(work, halt, min(left, self._patience.one))
+                return self._try(work, halt, until)
             except TryAgainError as error:
                 why = str(error)
+            pause = min(self._patience.pause * 2 ** (tries - 1), self._patience.longest_pause)
+            if time.monotonic() + pause >= until:
+                break
             logger.warning("%s; it is tried again", why)
-            self._pause(tries, halt)
-        raise AssertionError("it counts without an end")
+            _wait(pause, halt)
+        raise CheckpointError(f"{why}; tried {tries} times in {time.monotonic() - started:.1f} s")
 
-    def _try(self, work: Callable[[], Coroutine[Any, Any, T]], halt: Halt, seconds: float) -> T:
+    def _try(self, work: Callable[[], Coroutine[Any, Any, T]], halt: Halt, until: float) -> T:
         future = asyncio.run_coroutine_threadsafe(work(), self._objects.loop)
         try:
-            return halt.result(future, seconds)
+            return self._result(future, halt, until)
         except (ExpertMeshError, TryAgainError):
             raise
-        except TimeoutError:
-            raise TryAgainError(f"{self.where}: does not answer within {seconds:.0f} s") from None
         except (FileNotFoundError, PermissionError) as error:
             raise CheckpointError(f"{self.where}: {_reason(error)}") from None
         except OSError as error:
@@ -105,13 +108,25 @@ class UrlSource:
         finally:
             future.cancel()
 
-    def _pause(self, tries: int, halt: Halt) -> None:
-        seconds = min(self._patience.pause * 2 ** (tries - 1), self._patience.longest_pause)
-        never: Future[None] = Future()
-        try:
-            halt.result(never, seconds)
-        except TimeoutError:
-            return
+    def _result(self, future: "Future[T]", halt: Halt, until: float) -> T:
+        """While bytes come, it is waited for."""
+        while True:
+            num_bytes, left = self._objects.num_bytes, until - time.monotonic()
+            seconds = max(0.0, min(left, self._patience.silent))
+            try:
+                return halt.result(future, seconds)
+            except TimeoutError:
+                if future.done() or self._objects.num_bytes == num_bytes:
+                    raise TryAgainError(f"{self.where}: sends nothing for {seconds:.1f} s") from None
+                if left <= seconds:
+                    raise TryAgainError(f"{self.where}: is too slow") from None
+
+
+def _wait(seconds: float, halt: Halt) -> None:
+    """Raises HaltedError."""
+    never: Future[None] = Future()
+    with suppress(TimeoutError):
+        halt.result(never, seconds)
 
 
 def _reason(error: Exception) -> str:

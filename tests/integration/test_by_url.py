@@ -158,6 +158,8 @@ def test_the_commands_take_urls(published: Path, tmp_path: Path) -> None:
         assert inspected.returncode == 0, inspected.stderr
         assert json.loads(inspected.stdout)["family"] == "mixtral"
         assert server.num_bytes < 10 * BLOCK_BYTES
+        like = run_command("init", "--like", server.url, "--layers", "1", str(tmp_path / "like"))
+        assert like.returncode == 0, like.stderr
         imported = run_command("import", f"file://{published}", str(tmp_path / "mine"))
         assert imported.returncode == 0, imported.stderr
         server.has_ranges = False

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import shutil
 import subprocess
 import sys
 from contextlib import closing
@@ -136,6 +137,22 @@ def test_the_share_of_the_disk(tmp_path: Path) -> None:
     status = os.statvfs(tmp_path)
     free = status.f_bavail * status.f_frsize
     assert CacheFolder(tmp_path).max_bytes(0) == pytest.approx(0.8 * free, rel=0.05)
+    assert CacheFolder(tmp_path, 1 << 60).max_bytes(0) == pytest.approx(free, rel=0.05)
+
+
+def test_for_a_full_disk_others_go(
+    source: MemorySource, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever the limit is."""
+    cache = CacheFolder(tmp_path, 1 << 60)
+    with closing(opened(source, cache, "mirror-1")) as mirror:
+        read(mirror, source, "a", "b", "c")
+    usage, has = shutil.disk_usage(tmp_path), cache.used_bytes()
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=has - cache.used_bytes()))
+    with closing(opened(source, CacheFolder(tmp_path, 1 << 60), "mirror-2")) as mirror:
+        read(mirror, source, "a")
+        assert is_kept(mirror, "a")
+    assert not (tmp_path / "mirror-1").exists()
 
 
 HOLD = """
@@ -193,7 +210,9 @@ def test_a_link_in_the_place_of_a_folder_is_refused(source: MemorySource, tmp_pa
     ("given", "num_bytes"),
     [("1", 1), ("200000000000", 200_000_000_000), ("200GiB", 200 << 30), (" 3 MiB", 3 << 20)],
 )
-def test_settings(tmp_path: Path, given: str, num_bytes: int) -> None:
+def test_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, given: str, num_bytes: int) -> None:
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=1 << 60))
     cache = cache_of({CACHE: str(tmp_path / "link" / ".."), CACHE_BYTES: given})
     assert (cache.path, cache.max_bytes(0)) == (tmp_path, num_bytes)
 

@@ -105,21 +105,43 @@ def test_credentials_that_are_wrong(url: str, server: RangedServer, published: P
     assert "authorization" in {name.lower() for name in server.headers[-1]}
 
 
+def test_a_store_that_denies_what_it_has_not(url: str, server: RangedServer, folder: Path) -> None:
+    """As a public bucket does whose content must not be listed."""
+    server.code_of_nothing = 403
+    assert_same(Checkpoint.open(open_url(url)), folder)
+    with pytest.raises(CheckpointError, match="the server answers 403: it wants credentials"):
+        open_url(f"{url}/nothing")
+
+
 def test_a_query_that_signs_all_of_a_folder(url: str, server: RangedServer, folder: Path) -> None:
     server.wanted_query = "sig=a%2Fb%3D"
     assert_same(Checkpoint.open(open_url(f"{url}?{server.wanted_query}")), folder)
 
 
 def test_an_answer_that_does_not_come(url: str, server: RangedServer, published: Path) -> None:
-    source = UrlSource(CheckpointUrl.parse(url), Patience(one=0.2, all=0.5, pause=0.05))
+    source = UrlSource(CheckpointUrl.parse(url), Patience(silent=0.2, all=0.5, pause=0.05))
     server.may_send.clear()
-    with pytest.raises(CheckpointError, match=r"does not answer within 0 s; tried \d times in 0.5 s"):
+    with pytest.raises(CheckpointError, match=r"sends nothing for 0.\d s; tried \d times in 0.\d s"):
         source.look(["config.json", MANIFEST], Halt())
+
+
+def test_a_server_that_is_slow(url: str, server: RangedServer, published: Path) -> None:
+    """It is waited for, as long as bytes come: in all, far longer than one may be silent, or a read take."""
+    path = tensor_file(published)
+    source = UrlSource(CheckpointUrl.parse(url), Patience(silent=0.3, all=0.5))
+    name = path.relative_to(published).as_posix()
+    size = source.look([name], Halt())[name].size
+    server.pause = 0.1
+    assert source.read(name, [(0, size)], Halt())[0] == path.read_bytes()
+    hurried = UrlSource(CheckpointUrl.parse(url), Patience(silent=0.3, all=0.5, bytes_per_second=1e9))
+    hurried.look([name], Halt())
+    with pytest.raises(CheckpointError, match=r"is too slow; tried 1 times in 0.\d s"):
+        hurried.read(name, [(0, size)], Halt())
 
 
 def test_a_server_that_is_not_there(tmp_path: Path) -> None:
     source = UrlSource(CheckpointUrl.parse("http://127.0.0.1:9/model"), Patience(all=0.3, pause=0.05))
-    with pytest.raises(CheckpointError, match=r"127.0.0.1:9/model/config.json: .*tried \d times in 0.3 s"):
+    with pytest.raises(CheckpointError, match=r"127.0.0.1:9/model/config.json: .*tried \d times in \d.\d s"):
         source.look(["config.json"], Halt())
 
 

@@ -1,6 +1,7 @@
-"""Checkpoints in an object store: a real S3 server on this machine, and the library that speaks to it."""
+"""Checkpoints in object stores: real servers on this machine, and the libraries that speak to them."""
 
 import importlib
+import socket
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
@@ -62,4 +63,48 @@ def test_an_object_that_is_gone(store: Any, folder: Path) -> None:
     checkpoint = Checkpoint.open(open_url("s3://models/my model"))
     store.rm(f"models/my model/{tensor_file(folder).relative_to(folder).as_posix()}")
     with pytest.raises(CheckpointError, match="s3://models/my model: "):
+        checkpoint.verify()
+
+
+@pytest.fixture
+def google(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """As `store`, of the other kind."""
+    port = free_port()
+    create = importlib.import_module("gcp_storage_emulator.server").create_server
+    server = create("127.0.0.1", port, in_memory=True, default_bucket="models")
+    server.start()
+    monkeypatch.setenv("STORAGE_EMULATOR_HOST", f"http://127.0.0.1:{port}")
+    monkeypatch.setenv("GOOGLE_CLOUD_PROJECT", "mine")
+    # The emulator has no gRPC, by which the library would ask what kind of bucket it is.
+    monkeypatch.setenv("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")
+    files = importlib.import_module("gcsfs").GCSFileSystem(token="anon", skip_instance_cache=True)
+    for path in folder.rglob("*"):
+        if path.is_file():
+            files.pipe(f"models/mine/{path.relative_to(folder).as_posix()}", path.read_bytes())
+    yield files
+    files.clear_instance_cache()
+    server.stop()
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        return int(taken.getsockname()[1])
+
+
+@pytest.mark.filterwarnings("ignore:Sending a large body:ResourceWarning")
+def test_from_google_s_buckets(google: Any, folder: Path) -> None:
+    checkpoint = Checkpoint.open(open_url("gs://models/mine"))
+    assert (checkpoint.name, checkpoint.location) == ("mine", "gs://models/mine")
+    assert_same(checkpoint, folder)
+    with pytest.raises(CheckpointError, match="gs://models/nothing: there is no such folder"):
+        open_url("gs://models/nothing")
+
+
+@pytest.mark.filterwarnings("ignore:Sending a large body:ResourceWarning")
+def test_an_object_of_google_s_that_has_been_replaced(google: Any, folder: Path) -> None:
+    checkpoint = Checkpoint.open(open_url("gs://models/mine"))
+    path = tensor_file(folder)
+    name = path.relative_to(folder).as_posix()
+    google.pipe(f"models/mine/{name}", path.read_bytes()[:-4] + b"1234")
+    with pytest.raises(CheckpointError, match=f"{name}: has changed since it was opened"):
         checkpoint.verify()
