@@ -8,6 +8,10 @@ from typing import Any
 import pytest
 import yaml
 
+from coordinator.api.shared.errors import Reason
+from coordinator.api.telemetry.requests import FAULTS
+from expert_workers.status import WorkerState
+from expert_workers.transports.base import FailureReason
 from tests.coordinator.api.telemetry.test_names import EXPECTED
 from tests.deploy.monitoring import DASHBOARD, MONITORING, RULES, TESTS, alerts, metrics_of, panels, rules
 
@@ -69,6 +73,21 @@ def test_every_metric_that_is_asked_for_is_one_of_ours(expression: str) -> None:
     names = metrics_of(expression)
     assert names, expression
     assert names <= {*shown(), *recorded(), *OTHER_METRICS}
+
+
+@pytest.mark.parametrize("rule", rules(), ids=lambda rule: rule.get("alert") or rule["record"])
+def test_values_of_labels_that_are_asked_for_are_ours(rule: dict[str, Any]) -> None:
+    known = {"job": {"expertmesh"}, "reason": {*Reason, *FailureReason}, "state": {*WorkerState}}
+    for label, values in re.findall(r'(\w+)=~?"([^"]+)"', rule["expr"]):
+        assert set(values.split("|")) <= known[label]
+
+
+def test_requests_that_fail_through_no_fault_of_callers_are_those_that_metrics_know() -> None:
+    (rule,) = (
+        rule for rule in rules() if rule.get("record", "").startswith("instance:expertmesh_requests_failed")
+    )
+    (reasons,) = re.findall(r'reason=~"([^"]+)"', rule["expr"])
+    assert set(reasons.split("|")) == FAULTS
 
 
 def test_what_is_recorded_is_used() -> None:

@@ -23,8 +23,8 @@ class ReadinessMetrics:
             self._losses.own[0] += 1
 
     def read(self, model: str) -> Iterator[Metric]:
-        """Of all fronts: ready are they when each is. What turns one turns all of them, mostly, and is one
-        loss."""
+        """Of all fronts together, which are ready when each of them is. What turns one turns all, mostly, and
+        is one loss."""
         gauge = GaugeMetricFamily(f"{PREFIX}ready", "Whether each front is ready.", labels=["model_name"])
         gauge.add_metric([model], min(numbers[0] for numbers in self._ready.each()))
         yield gauge
