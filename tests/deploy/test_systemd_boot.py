@@ -87,8 +87,13 @@ def test_a_cluster_of_units_starts_leaves_restarts_and_stops(
     wait_until(lambda: head.journal(SERVE).count("READY grpc=") == 2, 120, "the server is not back")
     assert head.run(*CLIENT, "--max-tokens", "8")
 
-    for machine, unit in ((head, SERVE), (one, JOIN), (two, JOIN), (head, HEAD)):
-        machine.run("systemctl", "stop", unit)
-        assert machine.state(unit)["Result"] == "success", machine.journal(unit)
+    for machine in (one, two):
+        machine.run("systemctl", "stop", JOIN)
+        assert machine.state(JOIN)["Result"] == "success", machine.journal(JOIN)
+    # The server needs the head, so it ends first, and in order.
+    head.run("systemctl", "stop", HEAD)
+    for unit in (SERVE, HEAD):
+        ended = head.state(unit)
+        assert (ended["ActiveState"], ended["Result"]) == ("inactive", "success"), head.journal(unit)
     for machine in machines:
         assert machine.processes_of_user("expertmesh") == []
