@@ -11,7 +11,7 @@ from tests.chaos.namespaces import Network
 from tests.chaos.ray_hosts import wait_until
 from tests.deploy.systemd_machine import PROGRAM, Machine, make_root, missing
 
-pytestmark = [pytest.mark.deploy, pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.deploy, pytest.mark.timeout(900)]
 
 HEAD, JOIN, SERVE = "expertmesh-head", "expertmesh-join", "expertmesh-serve"
 CLIENT = (PROGRAM, "client", "127.0.0.1:50051", "--prompt", "def main():", "--temperature", "0")
