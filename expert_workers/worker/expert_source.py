@@ -3,6 +3,7 @@
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Protocol
 
@@ -107,9 +108,10 @@ class CheckpointSource:
         self._lender: Lender | None = None
         self._freed = FreedMemory()
 
-    @property
+    @cached_property
     def has_files(self) -> bool:
-        """Whether they are at the spec's path, or it is offered none."""
+        """Whether they are at the spec's path, or it is offered none. Looked at once: what is open is not
+        opened from elsewhere later, and a heart must not stop with a disk that hangs."""
         is_offered = self._spec.offer is not None and self._elsewhere is not None
         return not is_offered or not _is_nothing(self._spec.checkpoint_path)
 

@@ -35,6 +35,10 @@ def _violations(name: str, spec: Any) -> Iterator[str]:
             numbers = {group.get(key) for key in ("replicas", "minReplicas", "maxReplicas")}
             if len(numbers) != 1 or None in numbers:
                 yield f"{where}: without the autoscaler replicas, minReplicas and maxReplicas are equal"
+    for where, group in groups.items():
+        ports = [port["name"] for port in group["template"]["spec"]["containers"][0].get("ports") or []]
+        if "metrics" not in ports:
+            yield f"{where}: the operator adds a port `metrics`, which a service may find before ours"
     variables = environment(head["template"]["spec"]["containers"][0])
     yield from (f"{key}: belongs into gcsFaultToleranceOptions" for key in _STORED if key in variables)
     yield from _of_fault_tolerance(spec.get("gcsFaultToleranceOptions") or {})

@@ -25,6 +25,8 @@ def _of_pod(template: Object) -> Iterator[str]:
     mounted = {mount["name"] for each in containers(template) for mount in each.get("volumeMounts") or []}
     yield from (f"volume {name}: is mounted nowhere" for name in volumes - mounted)
     yield from (f"volume {name}: there is none" for name in mounted - volumes)
+    ports = [port["name"] for each in containers(template) for port in each.get("ports") or []]
+    yield from (f"port {name}: two have this name" for name in set(ports) if ports.count(name) > 1)
     for container in containers(template):
         yield from (f"{container['name']}: {each}" for each in _of_container(container))
     yield from _of_worker(spec) if _is(template, "worker") else _of_coordinator(spec)
@@ -90,7 +92,7 @@ def _of_ray_beside(spec: Any) -> Iterator[str]:
         yield "KubeRay starts Ray in the first container only"
     if "/dev/tcp/127.0.0.1/50052" not in waits:
         yield "Ray's head ends while the coordinator drains"
-    if "until ray health-check" not in str(coordinator.get("command")):
+    if "/dev/tcp/$POD_IP/6379" not in str(coordinator.get("command")):
         yield "the coordinator does not wait for Ray"
 
 

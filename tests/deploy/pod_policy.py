@@ -41,6 +41,8 @@ def _of_volumes(volumes: list[Object]) -> Iterator[str]:
     for volume in volumes:
         if "secret" in volume and volume["secret"].get("defaultMode") != _SECRET_MODE:
             yield f"secret {volume['name']}: others may read it"
+        if "emptyDir" in volume and not (volume["emptyDir"] or {}).get("sizeLimit"):
+            yield f"emptyDir {volume['name']}: may fill the node's disk"
         if (volume.get("hostPath") or {}).get("path") in _OF_THE_NODE:
             yield f"hostPath {volume['name']}: is the node's own"
 

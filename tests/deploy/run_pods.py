@@ -47,7 +47,7 @@ class Pod:
         self.host = host
         self.template = template
         self.folder = folder
-        self._places = places
+        self._places, self._names = places, names
         self.running: dict[str, subprocess.Popen[bytes]] = {}
         hosts = folder / "hosts"
         hosts.write_text("".join(f"{address} {name}\n" for name, address in names.items()))
@@ -90,6 +90,12 @@ class Pod:
         process = self.running.pop(name)
         process.send_signal(signal.SIGTERM)
         return process.wait(grace)
+
+    def again(self) -> "Pod":
+        """Another one in its place, with folders of its own."""
+        folder = self.folder.with_name(f"{self.folder.name}+")
+        folder.mkdir()
+        return Pod(self.host, self.template, folder, self._places, self._names)
 
     def container(self, name: str) -> Any:
         return next(each for each in containers(self.template) if each["name"] == name)

@@ -96,6 +96,7 @@ def test_they_serve_from_two_machines(hosts: dict[str, ComposeHost], secrets: Pa
     places = {hosts[name].host.address for name in ("worker-1", "worker-2")}
     assert set(workers(coordinator, secrets)) == places
     assert "replicas=2" in coordinator.log
+    coordinator.wait_healthy()
 
 
 def test_what_runs_may_do_nothing_else(hosts: dict[str, ComposeHost]) -> None:

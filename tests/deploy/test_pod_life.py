@@ -59,6 +59,7 @@ MISTAKES: list[tuple[Callable[[list[Object]], object], str]] = [
         "volume x: is mounted nowhere",
     ),
     (lambda o: _worker(o)["volumes"].pop(0), "volume tmp: there is none"),
+    (lambda o: _serve(o)["ports"][0].update(name="metrics"), "port metrics: two have this name"),
     (lambda o: _serve(o).pop("livenessProbe"), "livenessProbe is missing"),
     (lambda o: _serve(o)["readinessProbe"]["grpc"].update(service="liveness"), "asks for 'liveness'"),
     (lambda o: _serve(o)["livenessProbe"]["grpc"].update(service=""), "livenessProbe asks for ''"),

@@ -5,8 +5,9 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+import yaml
 
-from tests.deploy import network_policy, pod_policy
+from tests.deploy import network_policy, pod_policy, ray_policy
 from tests.deploy.chart import VARIANTS, variants
 from tests.deploy.pods import Object, containers, of_kind, pods
 
@@ -26,6 +27,30 @@ def test_pods_keep_the_policy(name: str) -> None:
 @pytest.mark.parametrize("name", PINNED)
 def test_networks_keep_the_policy(name: str) -> None:
     assert network_policy.violations(variants()[name]) == []
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_ray_keeps_the_policy(name: str) -> None:
+    assert ray_policy.violations(yaml.safe_dump_all(variants()[name]), is_yaml=True) == []
+
+
+@pytest.mark.parametrize("name", ["least", "plain"])
+@pytest.mark.parametrize(
+    ("old", "new", "problem"),
+    [
+        ("node-manager-port", "x", "--node-manager-port is not pinned"),
+        ("max-worker-port", "x", "--max-worker-port is not pinned"),
+        ("include-dashboard", "x", "--include-dashboard=false is missing"),
+        ("RAY_AUTH_MODE", "RAY_MODE", "RAY_AUTH_MODE=token is missing"),
+        ("RAY_USAGE_STATS_ENABLED", "RAY_STATS", "RAY_USAGE_STATS_ENABLED=0 is missing"),
+        ("name: HOME\n", "name: RAY_AUTH_TOKEN\n", "holds a token"),
+    ],
+)
+def test_a_mistake_in_how_ray_starts_is_found(name: str, old: str, new: str, problem: str) -> None:
+    text = yaml.safe_dump_all(variants()[name])
+    assert old in text
+    found = ray_policy.violations(text.replace(old, new), is_yaml=True)
+    assert any(problem in each for each in found), found
 
 
 def test_what_a_user_opens_is_found() -> None:
@@ -68,6 +93,7 @@ POD_MISTAKES: list[tuple[Callable[[list[Object]], object], str]] = [
     (lambda o: _pod(o)["securityContext"].pop("runAsNonRoot"), "runAsNonRoot is not true"),
     (lambda o: _secret(o).pop("defaultMode"), "others may read it"),
     (lambda o: _secret(o).update(defaultMode=0o444), "others may read it"),
+    (lambda o: _pod(o)["volumes"].append({"name": "x", "emptyDir": {}}), "emptyDir x: may fill"),
     (
         lambda o: _pod(o)["volumes"].append({"name": "x", "hostPath": {"path": "/var/run"}}),
         "hostPath x: is the node's own",

@@ -36,6 +36,10 @@ def _variable(cluster: Object, name: str) -> None:
         (lambda c: c["spec"]["workerGroupSpecs"][0].update(maxReplicas=9), "workers: without the autoscaler"),
         (lambda c: _head(c).update(resources={"CPU": "1"}), "head: resources and rayStartParams"),
         (lambda c: _head(c)["rayStartParams"].update(labels="a=b"), "head: labels"),
+        (
+            lambda c: _head(c)["template"]["spec"]["containers"][0].pop("ports"),
+            "head: the operator adds a port",
+        ),
         (lambda c: _variable(c, "RAY_USE_TLS"), "head: RAY_USE_TLS: is set by tlsOptions"),
         (lambda c: _variable(c, "RAY_GCS_STORAGE"), "RAY_GCS_STORAGE: belongs into"),
         (

@@ -25,7 +25,8 @@ from tests.integration.processes import (
     wait_gone,
 )
 
-pytestmark = [pytest.mark.long, pytest.mark.timeout(280)]
+# Some with each change, the others with `make chaos`: each takes ten seconds and more.
+pytestmark = pytest.mark.timeout(280)
 
 
 @pytest.fixture(scope="module")
@@ -43,6 +44,7 @@ def error_of(machine: Machine) -> str:
     return last
 
 
+@pytest.mark.long
 def test_a_server_on_machines_that_have_joined(cluster: Machine, tmp_path: Path) -> None:
     with join(tmp_path, cluster, 2) as one, join(tmp_path, cluster, 3) as other:
         one.wait_ready()
@@ -109,6 +111,7 @@ def assert_no_secret(cluster: Machine, roots: list[int]) -> None:
             assert not [secret for secret in secrets if secret in text], (pid, name)
 
 
+@pytest.mark.long
 def test_what_a_joiner_is_refused_for(cluster: Machine, tmp_path: Path) -> None:
     token = JoinToken.read(cluster.folder / JOIN_TOKEN)
     wrong = write_private(tmp_path / "wrong", JoinToken("ab" * 32, token.ca).line().encode())
@@ -126,6 +129,7 @@ def test_what_a_joiner_is_refused_for(cluster: Machine, tmp_path: Path) -> None:
         assert "leave out --certificates" in error_of(joiner)
 
 
+@pytest.mark.chaos
 def test_a_node_that_lost_its_raylet_comes_back(cluster: Machine, tmp_path: Path) -> None:
     with join(tmp_path, cluster, 2) as node:
         node.wait_ready()
@@ -136,6 +140,7 @@ def test_a_node_that_lost_its_raylet_comes_back(cluster: Machine, tmp_path: Path
         assert node.stop() == 0
 
 
+@pytest.mark.long
 def test_nothing_is_left_of_a_joiner_that_was_killed(cluster: Machine, tmp_path: Path) -> None:
     with join(tmp_path, cluster, 2) as node:
         node.wait_ready()
@@ -146,6 +151,7 @@ def test_nothing_is_left_of_a_joiner_that_was_killed(cluster: Machine, tmp_path:
         assert not wait_gone(below | node.pids(), 20)
 
 
+@pytest.mark.chaos
 def test_a_signal_at_any_time_of_a_joiner_s_start(cluster: Machine, tmp_path: Path) -> None:
     """From the first check on, through Ray's start, to a node that is ready."""
     for at, pause in enumerate((0.2, 0.9, 1.6, 2.3)):
@@ -158,6 +164,7 @@ def test_a_signal_at_any_time_of_a_joiner_s_start(cluster: Machine, tmp_path: Pa
             assert not wait_gone(below | node.pids(), 20), node.log
 
 
+@pytest.mark.chaos
 def test_a_second_signal_ends_a_joiner_at_once(cluster: Machine, tmp_path: Path) -> None:
     with join(tmp_path, cluster, 2) as node:
         node.wait_ready()
@@ -167,6 +174,7 @@ def test_a_second_signal_ends_a_joiner_at_once(cluster: Machine, tmp_path: Path)
         assert node.process.wait(20) == 0
 
 
+@pytest.mark.chaos
 def test_a_head_that_comes_back_has_its_joiners_again(tmp_path: Path) -> None:
     ports = ["--port=9479", "--enrol-port=9480"]
     with head(tmp_path, *ports) as first:
@@ -191,6 +199,7 @@ def test_a_head_that_comes_back_has_its_joiners_again(tmp_path: Path) -> None:
             shutil.rmtree(first.folder)
 
 
+@pytest.mark.chaos
 def test_a_joiner_gives_up_when_its_head_stays_away(tmp_path: Path) -> None:
     with head(tmp_path) as first:
         first.wait_ready()
@@ -204,6 +213,7 @@ def test_a_joiner_gives_up_when_its_head_stays_away(tmp_path: Path) -> None:
             assert not wait_gone(below | node.pids())
 
 
+@pytest.mark.chaos
 def test_a_head_whose_gcs_dies_says_so(tmp_path: Path) -> None:
     with head(tmp_path) as machine:
         machine.wait_ready()
@@ -215,6 +225,7 @@ def test_a_head_whose_gcs_dies_says_so(tmp_path: Path) -> None:
         assert not wait_gone(below | machine.pids())
 
 
+@pytest.mark.chaos
 def test_a_head_refuses_what_is_open(tmp_path: Path) -> None:
     folder = f"--folder={tmp_path / 'x'}"
     refused = run_command("head", "--no-tls", "--address=192.0.2.1", folder)
@@ -237,6 +248,7 @@ def wait_for(condition: Callable[[], bool], timeout: float, machine: Machine) ->
         time.sleep(0.05)
 
 
+@pytest.mark.chaos
 def test_a_signal_at_any_time_of_a_head_s_start(tmp_path: Path) -> None:
     for at, pause in enumerate((0.0, 0.6, 1.2, 1.8)):
         with head(tmp_path, name=f"head-{at}") as machine:
@@ -247,6 +259,7 @@ def test_a_signal_at_any_time_of_a_head_s_start(tmp_path: Path) -> None:
             assert not wait_gone(below | machine.pids(), 20), machine.log
 
 
+@pytest.mark.chaos
 def test_certificates_of_the_user_s(tmp_path: Path) -> None:
     authority = Authority()
     for name, address in (("of-head", HEAD_ADDRESS), ("of-node", "127.0.0.2"), ("of-other", "127.0.0.77")):
@@ -268,6 +281,7 @@ def test_certificates_of_the_user_s(tmp_path: Path) -> None:
             assert node.stop() == 0
 
 
+@pytest.mark.chaos
 def test_without_tls_where_that_is_asked_for(tmp_path: Path) -> None:
     with head(tmp_path, "--no-tls") as machine:
         machine.wait_ready()
@@ -281,6 +295,7 @@ def said(machine: Machine, text: str) -> bool:
     return text in machine.log
 
 
+@pytest.mark.long
 def test_a_machine_that_was_told_to_leave_stays_away(cluster: Machine, tmp_path: Path) -> None:
     with join(tmp_path, cluster, 2) as node:
         node.wait_ready()

@@ -91,11 +91,12 @@ def test_a_certificate_is_valid_where_clocks_are_behind(authority: Authority) ->
     assert (datetime.now(UTC) - made.not_valid_before_utc).total_seconds() > 3500
 
 
-def test_a_fingerprint_is_of_the_first_certificate(authority: Authority) -> None:
+def test_a_fingerprint_is_of_all_certificates(authority: Authority) -> None:
     certificate = x509.load_pem_x509_certificate(authority.pem)
     expected = certificate.fingerprint(hashes.SHA256()).hex()
     assert fingerprint(authority.pem) == expected
-    assert fingerprint(b"some text\n" + authority.pem + Authority.new().pem) == expected
+    assert fingerprint(b"some text\n" + authority.pem) == expected
+    assert fingerprint(authority.pem + Authority.new().pem) != expected
     for broken in (b"", b"x", b"-----BEGIN CERTIFICATE-----\n*\n-----END CERTIFICATE-----\n"):
         with pytest.raises(ConfigError):
             fingerprint(broken)

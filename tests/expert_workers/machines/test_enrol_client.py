@@ -11,7 +11,7 @@ import pytest
 
 from expert_workers.machines import reach
 from expert_workers.machines.certificates import fingerprint, new_key, request_for
-from expert_workers.machines.cluster_folder import CERT, KEY, ClusterFolder
+from expert_workers.machines.cluster_folder import CA, CERT, KEY, ClusterFolder
 from expert_workers.machines.enrol_client import EnrolClient
 from expert_workers.machines.enrol_messages import ReachRequest
 from expert_workers.machines.enrol_service import Secrets
@@ -29,6 +29,24 @@ def test_another_ca_is_refused_before_the_secret_is_said(tmp_path: Path) -> None
         client = head.client(replace(head.token, ca="ab" * 32))
         with pytest.raises(ClusterError, match="another CA than the join token names"):
             client.trust()
+
+
+def test_a_ca_beside_the_right_one_is_refused(tmp_path: Path) -> None:
+    """The right one is anyone's to ask for, and a certificate of the other one would be trusted as well."""
+    with enrolling(tmp_path / "head") as head:
+        token, ca = head.token, head.folder.read(CA)
+    secrets = head_secrets(ClusterFolder.create(tmp_path / "false"), HOST, None)
+    both = replace(secrets, ca=ca + secrets.ca)
+    with serving(ClusterFolder(tmp_path / "false"), both) as false, pytest.raises(ClusterError) as refused:
+        false.client(token).trust()
+    refused.match("another CA than the join token names")
+
+
+def test_what_is_not_hashed_is_not_kept(tmp_path: Path) -> None:
+    with enrolling(tmp_path / "head") as head:
+        token, ca = head.token, head.folder.read(CA)
+        with serving(head.folder, Secrets(b"more\n" + ca + b"more\n", None, token.secret, "x")) as wordy:
+            assert wordy.client(token).trust()[0] == ca
 
 
 def test_a_wrong_secret_is_refused(tmp_path: Path) -> None:

@@ -60,7 +60,8 @@ seccompProfile:
 
 {{- define "expertmesh.pod.volumes" -}}
 - name: tmp
-  emptyDir: {}
+  emptyDir:
+    sizeLimit: {{ .Values.ray.tmp }}
 - name: shm
   emptyDir:
     medium: Memory

@@ -2,8 +2,8 @@
 - serve
 - {{ required "model.source: a folder, ORG/NAME or a URL" .Values.model.source | quote }}
 - --ray-address=$(POD_IP):6379
-- --workers={{ .Values.workers.replicas | int }}
 - --workers-per-node=1
+- --min-machines={{ .Values.workers.copies | int }}
 - --replicas={{ .Values.workers.copies | int }}
 - --keep-workers
 - --take-over
@@ -13,6 +13,7 @@
 - --control-address=127.0.0.1:50052
 - --metrics-address=0.0.0.0:9100
 - --health-address=0.0.0.0:50053
+- --start-timeout={{ .Values.coordinator.startTimeout }}
 - --withdrawal-grace={{ .Values.coordinator.withdrawalGrace }}
 - --drain-timeout={{ .Values.coordinator.drainTimeout }}
 - --log-format=json
@@ -53,7 +54,7 @@
   command:
     - /bin/bash
     - -c
-    - until ray health-check --address "$POD_IP:6379"; do sleep 1; done; exec expertmesh "$@"
+    - until (exec 3<>/dev/tcp/$POD_IP/6379) 2>/dev/null; do sleep 1; done; exec expertmesh "$@"
     - expertmesh
   {{- end }}
   args:
@@ -79,7 +80,7 @@
       containerPort: 50051
     - name: http
       containerPort: 8000
-    - name: metrics
+    - name: em-metrics
       containerPort: 9100
     # kubelet speaks no TLS here, and has no certificate: this port has health and nothing else.
     - name: health

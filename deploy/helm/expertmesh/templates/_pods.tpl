@@ -35,7 +35,6 @@ runtimeClassName: {{ . }}
   restartPolicy: Always
   command: [ray, start, --head, --block]
   args:
-    - --node-ip-address=$(POD_IP)
     {{- include "expertmesh.ray.options" (include "expertmesh.ray.head" . | fromYaml) | trim | nindent 4 }}
   {{- else }}
   lifecycle:
@@ -52,7 +51,8 @@ runtimeClassName: {{ . }}
   ports:
     - name: gcs
       containerPort: 6379
-    - name: metrics-ray
+    # KubeRay would add a port of this name.
+    - name: metrics
       containerPort: 6384
   {{- include "expertmesh.node.probes" 6379 | nindent 2 }}
   resources:
@@ -116,14 +116,13 @@ spec:
       image: {{ include "expertmesh.image" (dict "image" .Values.image "default" .Values.image) }}
       imagePullPolicy: {{ .Values.image.pullPolicy }}
       {{- if eq .Values.mode "plain" }}
-      # It connects again until the head is there.
+      # As soon as the head is there; a node that loses it ends, and is started again.
       command:
         - /bin/bash
         - -c
-        - until ray health-check --address "$RAY_ADDRESS"; do sleep 1; done; exec ray start --block --address="$RAY_ADDRESS" "$@"
+        - until (exec 3<>/dev/tcp/${RAY_ADDRESS/://}) 2>/dev/null; do sleep 1; done; exec ray start --block --address="$RAY_ADDRESS" "$@"
         - ray
       args:
-        - --node-ip-address=$(POD_IP)
         - --num-cpus=$(CPUS)
         {{- include "expertmesh.ray.options" (include "expertmesh.ray.worker" . | fromYaml) | trim | nindent 8 }}
       {{- end }}
@@ -143,7 +142,7 @@ spec:
       ports:
         - name: ray
           containerPort: 6381
-        - name: metrics-ray
+        - name: metrics
           containerPort: 6384
       lifecycle:
         preStop:

@@ -2,6 +2,7 @@
 {{- define "expertmesh.ports.data" -}}20100-20199{{- end -}}
 
 {{- define "expertmesh.ports.ray" -}}
+node-ip-address: $(POD_IP)
 node-manager-port: "6381"
 object-manager-port: "6382"
 runtime-env-agent-port: "6383"
