@@ -11,7 +11,7 @@ from tests.chaos.namespaces import Network
 from tests.chaos.ray_hosts import wait_until
 from tests.deploy.systemd_machine import PROGRAM, Machine, make_root, missing
 
-pytestmark = [pytest.mark.deploy, pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.deploy, pytest.mark.timeout(900)]
 
 HEAD, JOIN, SERVE = "expertmesh-head", "expertmesh-join", "expertmesh-serve"
 CLIENT = (PROGRAM, "client", "127.0.0.1:50051", "--prompt", "def main():", "--temperature", "0")
@@ -87,8 +87,13 @@ def test_a_cluster_of_units_starts_leaves_restarts_and_stops(
     wait_until(lambda: head.journal(SERVE).count("READY grpc=") == 2, 120, "the server is not back")
     assert head.run(*CLIENT, "--max-tokens", "8")
 
-    for machine, unit in ((head, SERVE), (one, JOIN), (two, JOIN), (head, HEAD)):
-        machine.run("systemctl", "stop", unit)
-        assert machine.state(unit)["Result"] == "success", machine.journal(unit)
+    for machine in (one, two):
+        machine.run("systemctl", "stop", JOIN)
+        assert machine.state(JOIN)["Result"] == "success", machine.journal(JOIN)
+    # The server needs the head, so it ends first, and in order.
+    head.run("systemctl", "stop", HEAD)
+    for unit in (SERVE, HEAD):
+        ended = head.state(unit)
+        assert (ended["ActiveState"], ended["Result"]) == ("inactive", "success"), head.journal(unit)
     for machine in machines:
         assert machine.processes_of_user("expertmesh") == []
