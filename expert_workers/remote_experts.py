@@ -23,12 +23,18 @@ class RemoteExperts:
     answers_travel = True
 
     def __init__(
-        self, pool: ExpertPool, supervisor: Supervisor, close: Callable[[], None], num_slices: int = 1
+        self,
+        pool: ExpertPool,
+        supervisor: Supervisor,
+        close: Callable[[], None],
+        num_slices: int = 1,
+        own_certificate_end: float | None = None,
     ) -> None:
         """`close` ends the workers, or leaves them; it is called last. Pool and supervisor know slices of
         experts only, so many of each; the engine knows whole ones."""
         self._pool, self._supervisor, self._close = pool, supervisor, close
         self._num_slices = num_slices
+        self._own_certificate_end = own_certificate_end
         # Methods of the pool's own: a step calls these for every layer, and nothing lies between.
         backend: ExpertBackend = pool if num_slices == 1 else SlicedDispatches(pool, num_slices)
         self.forward, self.begin, self.finish = backend.forward, backend.begin, backend.finish
@@ -70,6 +76,13 @@ class RemoteExperts:
         """On how many workers the expert is, or the slice of one, that is on the fewest."""
         held = Counter(key for w in self._supervisor.workers() if w.is_ready for key in w.held)
         return min(held[key] for key in self._supervisor.expert_ids())
+
+    @property
+    def certificate_end(self) -> float | None:
+        """When the first certificate ends, this process's or a worker's, in seconds since 1970; None without
+        TLS between machines."""
+        theirs = [worker.info.certificate_end for worker in self._supervisor.workers() if worker.info]
+        return min((end for end in (self._own_certificate_end, *theirs) if end is not None), default=None)
 
     def topology(self) -> tuple[WorkerStatus, ...]:
         """Any thread may ask."""

@@ -71,6 +71,10 @@ class Workers(Protocol):
     def num_replicas(self) -> int:
         """On how many workers the expert with the fewest holders is; 0 where there are no workers."""
 
+    @property
+    def certificate_end(self) -> float | None:
+        """When the first certificate between machines ends, in seconds since 1970; None without any."""
+
     def holders(self, key: tuple[int, int]) -> Sequence[int]:
         """The ranks of the workers that hold a module, by layer and slot."""
 
@@ -79,4 +83,5 @@ class Workers(Protocol):
 
     def scale(self, num_workers: int, timeout: float) -> Scaled:
         """Returns when there are so many workers and each holds its part, `timeout` seconds at most. Raises
-        NoWorkersError where all experts are in the coordinator's process, ExpertMeshError."""
+        NoWorkersError where all experts are in the coordinator's process, BoundWorkersError where workers
+        follow machines, ExpertMeshError."""

@@ -4,6 +4,7 @@
     ├── UserError              what a caller can cause and mend
     │   ├── ConfigError          a model configuration or an option
     │   ├── NoWorkersError       a change of expert workers where there are none
+    │   ├── BoundWorkersError    a number of expert workers where that of the machines counts
     │   ├── CheckpointError      a file or folder we were asked to read or write
     │   └── TokenizerError       a tokenizer file, or text it cannot take
     │       └── TokenizerLimitError  a text that takes the tokenizer too long or too much memory
@@ -24,6 +25,7 @@ Messages are one line and name the thing. The command line prints them as they a
 from expertmesh.errors import ConfigError, ExpertMeshError, UserError
 
 __all__ = [
+    "BoundWorkersError",
     "BusyError",
     "CheckpointError",
     "ClusterError",
@@ -46,6 +48,10 @@ __all__ = [
 
 class NoWorkersError(UserError):
     """All experts are in the coordinator's process: there are no workers to change."""
+
+
+class BoundWorkersError(UserError):
+    """The expert workers follow the machines of the cluster: their number is not to be told."""
 
 
 class CheckpointError(UserError):

@@ -24,6 +24,8 @@ TOGETHER = {
     "tests/integration/": "clusters",
     "tests/scenarios/": "clusters",
     "tests/chaos/": "clusters",
+    "tests/deploy/test_live_compose.py": "clusters",
+    "tests/deploy/test_live_prometheus.py": "clusters",
 }
 _FIRST = ("clusters", "demo server", "servers")
 

@@ -82,9 +82,8 @@ def test_the_environment_is_read_in_few_files() -> None:
         # So has a node what is its own.
         "expert_workers/cluster/data_ports.py",
         "moe_model/remote/settings.py",
-        # Where the files of this process's own machine are, and what Ray's processes get.
+        # Where the files of this process's own machine are.
         "expert_workers/tls.py",
-        "expert_workers/machines/node_environment.py",
     }
 
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
+from coordinator.api.grpc.address import parse_address
 from expert_workers.machines.ports import NodePorts, PortRange
 from expertmesh.commands.options import Option
 from expertmesh.commands.values import whole_number
@@ -30,10 +31,11 @@ port_number = whole_number(1024, 65535)
 
 
 def ip_address(text: str) -> str:
+    """Of version 4, as all of a cluster's are."""
     try:
-        return str(ipaddress.ip_address(text))
+        return str(ipaddress.IPv4Address(text))
     except ValueError:
-        raise argparse.ArgumentTypeError(f"{text[:MAX_QUOTED]!r} is not an IP address") from None
+        raise argparse.ArgumentTypeError(f"{text[:MAX_QUOTED]!r} is not an IPv4 address") from None
 
 
 def port_range(text: str) -> PortRange:
@@ -45,6 +47,14 @@ def port_range(text: str) -> PortRange:
     if made.first > made.last:
         raise argparse.ArgumentTypeError(f"{text[:MAX_QUOTED]!r} ends before it begins")
     return made
+
+
+def enrolment(address: str) -> tuple[str, int]:
+    """Host and port of where a head answers joiners. Raises ConfigError."""
+    host, port = parse_address(address, "head")
+    if ":" in host or not port:
+        raise ConfigError(f"head address {address[:MAX_QUOTED]!r}: expected NAME:PORT or IPV4:PORT")
+    return host, port
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from coordinator.api.grpc.address import parse_address
+from coordinator.commands.cluster_arguments import enrolment
 from coordinator.commands.doctor_arguments import DoctorArguments
 from expert_workers.cluster.ray_environment import changed_environment
 from expert_workers.machines import checks
@@ -16,12 +16,13 @@ from expert_workers.machines.enrol_client import EnrolClient
 from expert_workers.machines.enrol_messages import EnrolRequest
 from expert_workers.machines.join_token import JoinToken
 from expert_workers.machines.node_checks import cluster_rows
-from expert_workers.machines.node_environment import cache_folder
+from expert_workers.machines.reach import unreachable
 from expert_workers.machines.versions import Versions
 from expert_workers.machines.way_to_head import way_rows
 from expertmesh.commands.options import options_of
 from moe_model.errors import ClusterError, ConfigError
 from moe_model.halt import Halt
+from moe_model.remote.settings import cache_of
 
 
 def run(args: argparse.Namespace) -> int:
@@ -46,7 +47,7 @@ def _told(what: str, rows: Iterator[Row]) -> Level:
 
 
 def _of_this_machine(given: DoctorArguments) -> Iterator[Row]:
-    yield from checks.machine_rows((given.cache or cache_folder()).expanduser().absolute())
+    yield from checks.machine_rows(given.cache or cache_of().path)
     if _membership(given) is None:
         yield checks.free_ports(given.ports.ports.all(), given.ports.ports)
 
@@ -54,7 +55,15 @@ def _of_this_machine(given: DoctorArguments) -> Iterator[Row]:
 def _of_the_way(given: DoctorArguments, head: str) -> Iterator[Row]:
     """The first thing that fails ends it: what comes after needs it."""
     try:
-        host, port = parse_address(head, "head")
+        host, port = enrolment(head)
+        for why in unreachable(host, [port]).values():
+            hint = "start head there; look at the address and at firewalls"
+            yield Row("head", Level.ERROR, f"{head} cannot be reached: {why}", hint)
+            return
+        if not _token_file(given).exists():
+            hint = "say where a copy of the head's join.token is (--token-file)"
+            yield Row("head", Level.WARNING, "something listens there, and no more can be said", hint)
+            return
         token = JoinToken.read(_token_file(given))
         membership = _membership(given)
         source = None if membership is None else membership.address

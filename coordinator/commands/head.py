@@ -5,7 +5,9 @@ import ipaddress
 import sys
 
 from coordinator.api.security.backoff import Backoff
+from coordinator.commands.cluster_arguments import CLUSTER_FOLDER
 from coordinator.commands.head_arguments import HeadArguments
+from coordinator.server.environment import for_processes
 from coordinator.server.stop_signals import signals_heard_by
 from expert_workers.machines.head import HeadPlan, HeadReady, run_head
 from expert_workers.machines.reach import own_address
@@ -54,6 +56,7 @@ def _plan(given: HeadArguments) -> HeadPlan:
         ports=given.ports.ports,
         certificates=given.certificates,
         has_tls=not given.no_tls,
+        environment=for_processes(),
         num_cpus=usable_cores().number if given.with_worker else 0,
     )
 
@@ -61,11 +64,13 @@ def _plan(given: HeadArguments) -> HeadPlan:
 def _announced(plan: HeadPlan, started: HeadReady) -> str:
     """One line for programs, and those that a person pastes."""
     tls = "on" if started.membership.has_tls else "off"
+    folder = started.token.parent
+    usual = plan.folder == CLUSTER_FOLDER
     return (
         f"READY head={started.membership.head} enrol={started.enrol} tls={tls} token={started.token}\n"
         f"Copy {started.token} to each further machine (mode 600: it is a secret), and there:\n"
         f"  expertmesh join {started.enrol} --token-file {started.token.name}"
         f"{' --certificates DIR' if plan.certificates else ''}\n"
         f"Then here:\n"
-        f"  expertmesh serve MODEL --cluster {started.token.parent} --workers-per-node 1\n"
+        f"  expertmesh serve MODEL --cluster{'' if usual else f' {folder}'} --workers-per-node 1\n"
     )

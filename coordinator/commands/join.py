@@ -7,16 +7,17 @@ import sys
 from contextlib import suppress
 from os import close, pidfd_open
 
-from coordinator.api.grpc.address import parse_address
+from coordinator.commands.cluster_arguments import enrolment
 from coordinator.commands.join_arguments import JoinArguments
+from coordinator.server.environment import for_processes
 from coordinator.server.stop_signals import signals_heard_by
 from expert_workers.machines.checks import Row
 from expert_workers.machines.cluster_folder import ClusterFolder, Membership
 from expert_workers.machines.joiner import JoinPlan, run_join
-from expert_workers.machines.node_environment import CACHE_BYTES_VARIABLE, CACHE_VARIABLE, cache_folder
 from expert_workers.machines.wakes import Wakes
 from expertmesh.commands.options import options_of
 from moe_model.errors import HaltedError
+from moe_model.remote.settings import CACHE, CACHE_BYTES, cache_of
 
 # Seconds that `expertmesh leave` has beyond its own time, for its libraries and for Ray.
 _MORE = 20.0
@@ -51,10 +52,12 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _plan(given: JoinArguments) -> JoinPlan:
-    host, port = parse_address(given.head, "head")
-    more = {} if given.cache is None else {CACHE_VARIABLE: str(given.cache.expanduser().absolute())}
+    host, port = enrolment(given.head)
+    environment = for_processes()
+    if given.cache is not None:
+        environment[CACHE] = str(given.cache.absolute())
     if given.cache_bytes is not None:
-        more[CACHE_BYTES_VARIABLE] = str(given.cache_bytes)
+        environment[CACHE_BYTES] = given.cache_bytes
     return JoinPlan(
         host=host,
         port=port,
@@ -63,9 +66,9 @@ def _plan(given: JoinArguments) -> JoinPlan:
         address=given.address,
         ports=given.ports.ports,
         certificates=given.certificates,
-        cache=(given.cache or cache_folder()).expanduser().absolute(),
+        cache=cache_of(environment).path,
         head_timeout=given.head_timeout,
-        environment=more,
+        environment=environment,
     )
 
 

@@ -17,7 +17,7 @@ from coordinator.commands.cluster_arguments import (
 )
 from coordinator.commands.start_report import Say, plainly
 from expertmesh.commands.options import Group, Option, add_options
-from expertmesh.commands.values import positive_seconds, seconds, whole_number
+from expertmesh.commands.values import positive_seconds, seconds
 
 HEAD = Option("HOST:PORT", help="where the head answers joiners, as `expertmesh head` says it")
 TOKEN_FILE = Option("--token-file", metavar="FILE", help="a copy of the head's join.token, mode 600")
@@ -43,12 +43,9 @@ class JoinArguments:
     certificates: Annotated[Path | None, CERTIFICATES] = None
     cache: Annotated[Path | None, CACHE] = None
     cache_bytes: Annotated[
-        int | None,
+        str | None,
         Option(
-            "--cache-bytes",
-            parse=whole_number(1, 1 << 62),
-            metavar="N",
-            help="of them, at most (EXPERTMESH_CACHE_BYTES)",
+            "--cache-bytes", metavar="N", help="of them, at most, as 200GiB (default: EXPERTMESH_CACHE_BYTES)"
         ),
     ] = None
     head_timeout: Annotated[

@@ -30,5 +30,6 @@ def _leave(given: LeaveArguments) -> bool:
         return leave(given.timeout)
     folder = ClusterFolder.find(given.folder)
     membership = folder.membership()
-    with changed_environment(folder.environment(membership)):
+    # For the joiner, which would start a node anew that has ended.
+    with changed_environment(folder.environment(membership)), folder.leaving():
         return leave(given.timeout, membership.head, at=membership.address)

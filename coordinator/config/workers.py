@@ -235,6 +235,8 @@ class WorkersConfig:
     def __post_init__(self) -> None:
         if self.cluster is not None and self.data_tls is not None:
             raise ConfigError("--cluster has certificates of its own: leave out --data-tls-cert")
+        if self.min_machines > 1 and not self.workers_per_node:
+            raise ConfigError("--min-machines is for workers that follow machines: say --workers-per-node K")
 
     @property
     def is_on_running_ray(self) -> bool:

@@ -87,7 +87,9 @@ def open_workers(
             if not (workers.keep_workers or supervisor.is_fenced):
                 fleet.end(ours)
 
-        experts = RemoteExperts(pool, supervisor, end_workers, engine.expert_slices)
+        experts = RemoteExperts(
+            pool, supervisor, end_workers, engine.expert_slices, transport.certificate_end
+        )
         stack.callback(experts.close)
         phases(f"{there.num_workers} workers with their experts")
         _start(supervisor, there, workers.start_timeout, progress)

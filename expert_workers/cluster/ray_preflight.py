@@ -18,8 +18,8 @@ from ray._private.utils import check_version_info, compute_version_info
 from ray.core.generated import gcs_pb2, gcs_service_pb2
 
 from expert_workers.cluster.ray_environment import AUTH_MODE, TOKEN_PATH, RayAccess
-from expert_workers.cluster.ray_tls import check_own, check_transport
-from expert_workers.tls import TlsPaths
+from expert_workers.cluster.ray_tls import RAY_TLS, check_transport
+from expert_workers.tls import TlsPaths, check_own
 from moe_model.errors import ClusterError, ConfigError
 
 # A bit less than the 5 s that are promised.
@@ -54,7 +54,7 @@ def preflight(
     """`address` is what the user wrote. Raises ConfigError, ClusterError; each says what to do."""
     deadline = time.monotonic() + patience
     if access.tls is not None:
-        check_own(access.tls)
+        check_own(access.tls, what=RAY_TLS)
     where = f"Ray at {address}"
     check_transport(where, host, port, access.tls, deadline)
     head = _Head(where, host, port, access, deadline)

@@ -12,7 +12,8 @@ from ray._private import services as ray_services
 from ray._private.utils import detect_fate_sharing_support
 
 from expert_workers.cluster.ray_environment import TOKEN, OwnToken, read_tls, warn_of_open_token
-from expert_workers.cluster.ray_tls import check_own
+from expert_workers.cluster.ray_tls import RAY_TLS
+from expert_workers.tls import check_own
 
 OBJECT_STORE_BYTES = 256 << 20
 # Ray's default of 15 lets any other process on the machine starve the workers.
@@ -26,7 +27,8 @@ def check_environment() -> None:
     """What the environment asks of a Ray that is ours can be had. Raises ConfigError."""
     warn_of_open_token()
     if (tls := read_tls()) is not None:
-        check_own(tls, str(ray_services.get_node_ip_address()))  # type: ignore[no-untyped-call]
+        address = str(ray_services.get_node_ip_address())  # type: ignore[no-untyped-call]
+        check_own(tls, address, what=RAY_TLS)
 
 
 def own_environment(token: OwnToken) -> dict[str, str | None]:

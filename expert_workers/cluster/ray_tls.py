@@ -11,9 +11,11 @@ import time
 from contextlib import suppress
 from typing import Any
 
-from expert_workers.tls import TlsPaths, context
-from moe_model.errors import ClusterError, ConfigError
+from expert_workers.tls import TlsPaths, context, reason_of
+from moe_model.errors import ClusterError
 
+# What errors call the files.
+RAY_TLS = "Ray TLS"
 # The HTTP/2 client preface with an empty SETTINGS frame; a server's first frame is one too (RFC 9113, 3.4).
 _HELLO = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes((0, 0, 0, 4, 0, 0, 0, 0, 0))
 _FRAME_HEADER_BYTES = 9
@@ -21,32 +23,7 @@ _SETTINGS = 4
 _ALERT = 21
 # Kept of the time for a second look, after the first had no answer.
 _SECOND_LOOK = 1.0
-_NOT_YET_VALID, _EXPIRED = 9, 10
-_WRONG_NAME = (62, 64)
-_WHAT = "Ray TLS"
 _SETUP = "RAY_USE_TLS=1, RAY_TLS_SERVER_CERT, RAY_TLS_SERVER_KEY and RAY_TLS_CA_CERT"
-
-
-def check_own(paths: TlsPaths, name: str | None = None) -> None:
-    """Shakes hands in memory with itself. Raises ConfigError for files that no peer could accept.
-
-    `name` is where peers will find the certificate, if that is known.
-    """
-    to_server, to_client = ssl.MemoryBIO(), ssl.MemoryBIO()
-    asking = context(paths, is_server=False, what=_WHAT)
-    asking.check_hostname = name is not None
-    client = asking.wrap_bio(to_client, to_server, server_hostname=name)
-    server = context(paths, is_server=True, what=_WHAT).wrap_bio(to_server, to_client, server_side=True)
-    for peer in (client, server, client, server):
-        try:
-            peer.do_handshake()
-        except ssl.SSLWantReadError:
-            continue
-        except ssl.SSLCertVerificationError as error:
-            reason = reason_of(error) or f"is not of the CA {paths.ca} ({error.verify_message})"
-            raise ConfigError(f"{_WHAT} certificate {paths.cert}: {reason}") from None
-        except ssl.SSLError as error:
-            raise ConfigError(f"{_WHAT} certificate {paths.cert}: cannot be used ({error.reason})") from None
 
 
 def check_transport(where: str, host: str, port: int, tls: TlsPaths | None, deadline: float) -> None:
@@ -80,7 +57,7 @@ def _check_plain(where: str, host: str, port: int, deadline: float) -> None:
 
 
 def _check_tls(where: str, host: str, port: int, paths: TlsPaths, deadline: float) -> None:
-    client = context(paths, is_server=False, what=_WHAT)
+    client = context(paths, is_server=False, what=RAY_TLS)
     # Ray compares names and addresses too.
     client.check_hostname = True
     client.set_alpn_protocols(["h2"])
@@ -110,17 +87,6 @@ def _not_tls(where: str, host: str, port: int, deadline: float) -> ClusterError:
                 "or unset RAY_USE_TLS"
             )
     return ClusterError(f"{where} cannot be used: something else listens there")
-
-
-def reason_of(error: ssl.SSLCertVerificationError) -> str | None:
-    """What is wrong with a certificate besides its signature; None where it is that."""
-    if error.verify_code == _EXPIRED:
-        return "has expired, unless this machine's clock is wrong"
-    if error.verify_code == _NOT_YET_VALID:
-        return "is not valid yet, unless this machine's clock is wrong"
-    if error.verify_code in _WRONG_NAME:
-        return f"is for another name or address ({error.verify_message})"
-    return None
 
 
 def _offers_tls(host: str, port: int, deadline: float) -> bool:

@@ -1,10 +1,9 @@
 """Certificates of a cluster's machines: its own CA, and what that signs."""
 
-import hashlib
 import ipaddress
-import ssl
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
+from hashlib import sha256
 from typing import Self
 
 from cryptography import x509
@@ -23,7 +22,6 @@ _CA_LIFE, _LIFE = timedelta(days=3650), timedelta(days=365)
 # Clocks differ: a new certificate is valid on a machine that is so far behind.
 _BACKDATED = timedelta(hours=1)
 _DAY = timedelta(days=1)
-_BEGIN = "-----BEGIN CERTIFICATE-----"
 
 
 class Authority:
@@ -122,16 +120,23 @@ def is_for(certificate: bytes, address: str, key: bytes) -> bool:
     return address in addresses and loaded.public_key() == made.public_key()
 
 
-def fingerprint(certificate: bytes) -> str:
-    """SHA-256 of the first certificate of a PEM text, in hexadecimal digits. Raises ConfigError."""
-    first = _BEGIN + certificate.decode("ascii", "replace").partition(_BEGIN)[2]
+def fingerprint(ca: bytes) -> str:
+    """SHA-256 of all certificates of a PEM text, in hexadecimal digits: who trusts the text trusts each of
+    them. Raises ConfigError."""
+    return sha256(b"".join(each.public_bytes(serialization.Encoding.DER) for each in _all_of(ca))).hexdigest()
+
+
+def without_more(ca: bytes) -> bytes:
+    """The certificates that `fingerprint` is of, in PEM, and nothing in which another reader could find one
+    more. Raises ConfigError."""
+    return b"".join(each.public_bytes(serialization.Encoding.PEM) for each in _all_of(ca))
+
+
+def _all_of(certificates: bytes) -> list[x509.Certificate]:
     try:
-        return hashlib.sha256(ssl.PEM_cert_to_DER_cert(first.partition("-----END")[0] + _END)).hexdigest()
+        return x509.load_pem_x509_certificates(certificates)
     except ValueError:
         raise ConfigError("is no certificate in PEM") from None
-
-
-_END = "-----END CERTIFICATE-----\n"
 
 
 def _loaded(certificate: bytes) -> x509.Certificate:

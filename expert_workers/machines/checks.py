@@ -28,8 +28,8 @@ _LEAST_MEMORY, _LITTLE_MEMORY = 1 * _GIB, 4 * _GIB
 _LITTLE_DISK = 10 * _GIB
 # It is looked at, and nothing is put there.
 _SHARED = Path("/dev/shm")  # noqa: S108
-# Ray's own least for its object store.
-_LEAST_SHM = 76 * _MIB
+# What a node wants of it, see ray_start.py.
+_LEAST_SHM = 256 * _MIB
 _LEAST_FILES, _FEW_FILES = 1024, 4096
 # A socket's path in TMPDIR: see own_folder.py.
 _LONGEST_TEMP = 29

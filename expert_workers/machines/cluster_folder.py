@@ -25,7 +25,7 @@ DATA_PORTS_VARIABLE = "EXPERTMESH_DATA_PORTS"
 CA, CERT, KEY, RAY_TOKEN, JOIN_TOKEN = "ca.pem", "node.pem", "node.key", "ray.token", "join.token"
 # The CA that a head has made; `ca.pem` may be another's.
 OWN_CA, OWN_CA_KEY = "own-ca.pem", "own-ca.key"
-_MEMBERSHIP, _LOCK = "cluster.json", "lock"
+_MEMBERSHIP, _LOCK, _LEAVING = "cluster.json", "lock", "leaving"
 _WHAT = "cluster folder"
 
 
@@ -50,7 +50,7 @@ class ClusterFolder:
     @classmethod
     def create(cls, path: Path) -> "ClusterFolder":
         """Raises ConfigError for one that cannot be made, or that others can look into."""
-        path = path.expanduser().absolute()
+        path = _absolute(path)
         try:
             path.mkdir(0o700, parents=True, exist_ok=True)
         except OSError as error:
@@ -59,7 +59,7 @@ class ClusterFolder:
 
     @classmethod
     def find(cls, path: Path) -> "ClusterFolder":
-        path = path.expanduser().absolute()
+        path = _absolute(path)
         try:
             found = path.stat()
         except FileNotFoundError:
@@ -106,6 +106,24 @@ class ClusterFolder:
         finally:
             os.close(lock)
         return False
+
+    @contextmanager
+    def leaving(self) -> Iterator[None]:
+        """Its machine leaves, and stays away when the block is over; unless that raises."""
+        self.write(_LEAVING, b"")
+        try:
+            yield
+        except BaseException:
+            self.stays()
+            raise
+
+    @property
+    def is_leaving(self) -> bool:
+        return self.has(_LEAVING)
+
+    def stays(self) -> None:
+        """Takes back that its machine leaves."""
+        self.file(_LEAVING).unlink(missing_ok=True)
 
     def file(self, name: str) -> Path:
         return self.path / name
@@ -162,6 +180,14 @@ class ClusterFolder:
             FOLDER_VARIABLE: str(self.path),
             DATA_PORTS_VARIABLE: str(membership.ports.data),
         }
+
+
+def _absolute(path: Path) -> Path:
+    """Raises ConfigError for a user without a home, as there are in containers."""
+    try:
+        return path.expanduser().absolute()
+    except RuntimeError:
+        raise ConfigError(f"{_WHAT} {path}: there is no home folder; say another one") from None
 
 
 def _membership(value: Any) -> Membership:

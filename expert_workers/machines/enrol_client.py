@@ -14,7 +14,6 @@ from concurrent.futures import Future
 from http import HTTPStatus
 from typing import TypeVar
 
-from expert_workers.cluster.ray_tls import reason_of
 from expert_workers.machines import certificates
 from expert_workers.machines.enrol_messages import (
     BYTES_PATH,
@@ -33,6 +32,7 @@ from expert_workers.machines.enrol_messages import (
     refusal,
 )
 from expert_workers.machines.join_token import JoinToken
+from expert_workers.tls import reason_of
 from moe_model.errors import ClusterError, ConfigError
 from moe_model.halt import Halt
 
@@ -57,7 +57,7 @@ class EnrolClient:
         patience: float = PATIENCE,
     ) -> None:
         """`source`: the address of ours to come from, None for the system's choice."""
-        self.where = f"the head at [{host}]:{port}" if ":" in host else f"the head at {host}:{port}"
+        self.where = f"the head at {host}:{port}"
         self._host, self._port = host, port
         self._token = token
         self._source = source
@@ -73,7 +73,9 @@ class EnrolClient:
         anything.check_hostname, anything.verify_mode = False, ssl.CERT_NONE
         status, ca, address = self._ask(anything, "GET", CA_PATH, b"", secret="")
         try:
+            # What is hashed is all that is trusted: the answer comes from whatever listens there.
             is_it = status == HTTPStatus.OK and certificates.fingerprint(ca) == self._token.ca
+            ca = certificates.without_more(ca)
         except ConfigError:
             raise ClusterError(f"{self.where} is none: something else listens there") from None
         if not is_it:

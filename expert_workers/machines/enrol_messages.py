@@ -59,16 +59,17 @@ class EnrolRequest:
 
 @dataclass(frozen=True, slots=True)
 class Checked:
-    """Where Ray's head is, and the ports of its machine."""
+    """Where Ray's head is, and the ports of its machine; `run` is another with each start of the head."""
 
     head: str
     head_ports: NodePorts
+    run: str
 
     @classmethod
     def parse(cls, data: bytes) -> "Checked":
         """Raises MessageError."""
         value = _object(data)
-        return cls(_text(value, "head", 64), _ports(value.get("head_ports")))
+        return cls(_text(value, "head", 64), _ports(value.get("head_ports")), _text(value, "run", 64))
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,9 +153,9 @@ def _text(value: dict[str, Any], name: str, most: int) -> str:
 
 def _address(text: str) -> str:
     try:
-        return str(ipaddress.ip_address(text))
+        return str(ipaddress.IPv4Address(text))
     except ValueError:
-        raise MessageError("address: is no IP address") from None
+        raise MessageError("address: is no IPv4 address") from None
 
 
 def _ports(value: Any) -> NodePorts:

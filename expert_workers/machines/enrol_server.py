@@ -36,8 +36,7 @@ class EnrolServer:
 
     def __init__(self, address: str, port: int, seconds: float = CONNECTION_SECONDS) -> None:
         """Raises OSError where it cannot listen."""
-        family = socket.AF_INET6 if ":" in address else socket.AF_INET
-        self._listener = socket.create_server((address, port), family=family, backlog=_BACKLOG)
+        self._listener = socket.create_server((address, port), backlog=_BACKLOG)
         self._seconds = seconds
         self._lock = threading.Lock()
         self._peers: Counter[str] = Counter()

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from http import HTTPStatus
+from secrets import token_hex
 from typing import Protocol
 
 from expert_workers.machines.certificates import Authority
@@ -96,6 +97,7 @@ class EnrolService:
         self._secrets = secrets
         self._membership = membership
         self._slows = slows
+        self._run = token_hex(8)
         self._lock = threading.Lock()
         self._clock = clock
         self._routes: dict[tuple[str, str], Callable[[Asked], bytes]] = {
@@ -138,7 +140,7 @@ class EnrolService:
 
     def _may_join(self, asked: Asked) -> bytes:
         self._check(EnrolRequest.parse(asked.body), asked.peer)
-        return encode(Checked(self._membership.head, self._membership.ports))
+        return encode(Checked(self._membership.head, self._membership.ports, self._run))
 
     def _enrol(self, asked: Asked) -> bytes:
         request, ours = EnrolRequest.parse(asked.body), self._membership

@@ -1,7 +1,7 @@
 """A cluster's head: Ray's, and what answers joiners, until a signal or the end of one of Ray's processes."""
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,6 +34,7 @@ class HeadPlan:
     certificates: Path | None
     has_tls: bool
     num_cpus: int
+    environment: Mapping[str, str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,14 +56,14 @@ def run_head(plan: HeadPlan, wakes: Wakes, slows: Slows, ready: Callable[[HeadRe
         stack.callback(server.close)
         _require_free(plan)
         secrets = head_secrets(folder, address, plan.certificates)
-        head = _joined(address, plan.port)
+        head = f"{address}:{plan.port}"
         membership = Membership(head, address, is_head=True, has_tls=plan.has_tls, ports=plan.ports)
         folder.remember(membership)
         spec = NodeSpec(head, address, True, plan.num_cpus, plan.ports)
-        node = RayNode.start(spec, node_environment(folder, membership, {}), wakes)
+        node = RayNode.start(spec, node_environment(folder, membership, plan.environment), wakes)
         stack.callback(node.end)
         server.start(EnrolService(secrets, membership, slows), server_context(folder))
-        ready(HeadReady(membership, _joined(address, server.port), folder.file(JOIN_TOKEN)))
+        ready(HeadReady(membership, f"{address}:{server.port}", folder.file(JOIN_TOKEN)))
         name = node.wait_lost(wakes)
         raise ClusterError(
             f"Ray's {name} has died, and with it the cluster; start head again, joiners come back"
@@ -73,10 +74,9 @@ def _listen(address: str, port: int) -> EnrolServer:
     try:
         return EnrolServer(address, port)
     except OSError as error:
-        where = _joined(address, port)
         raise ConfigError(
-            f"enrol address {where}: cannot be listened on ({error.strerror}); is another head running, or "
-            "is this not an address of this machine (--address, --enrol-port)?"
+            f"enrol address {address}:{port}: cannot be listened on ({error.strerror}); is another head "
+            "running, or is this not an address of this machine (--address, --enrol-port)?"
         ) from None
 
 
@@ -84,7 +84,3 @@ def _require_free(plan: HeadPlan) -> None:
     row = checks.free_ports([plan.port, *plan.ports.all()], plan.ports)
     if row.level is checks.Level.ERROR:
         raise ConfigError(f"port {row.said}; {row.todo}")
-
-
-def _joined(host: str, port: int) -> str:
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

@@ -4,7 +4,7 @@ import secrets
 import ssl
 from pathlib import Path
 
-from expert_workers.cluster.ray_tls import check_own
+from expert_workers.cluster.ray_tls import RAY_TLS
 from expert_workers.machines import certificates
 from expert_workers.machines.certificates import HEAD_NAME, RENEW_DAYS, Authority
 from expert_workers.machines.cluster_folder import (
@@ -19,7 +19,7 @@ from expert_workers.machines.cluster_folder import (
 )
 from expert_workers.machines.enrol_service import Secrets
 from expert_workers.machines.join_token import JoinToken
-from expert_workers.tls import TlsPaths
+from expert_workers.tls import TlsPaths, check_own
 from moe_model.errors import ConfigError
 from moe_model.files.private_files import check_private, read_bounded
 
@@ -53,7 +53,7 @@ def bring(folder: ClusterFolder, brought: Path) -> None:
 
 def check_identity(folder: ClusterFolder, address: str) -> None:
     """The certificate in use is one that others will accept at this address. Raises ConfigError."""
-    check_own(paths(folder), address)
+    check_own(paths(folder), address, what=RAY_TLS)
     left = certificates.days_left(folder.read(CERT))
     if left < 1:
         raise ConfigError(f"{_WHAT} {folder.file(CERT)}: ends within a day; bring a newer one")

@@ -33,6 +33,8 @@ logger = logging.getLogger(__name__)
 # Seconds between two tries of a node that does not start or does not stay, and how long it has to stay for
 # the next try to be soon again.
 _FIRST_PAUSE, _LONGEST_PAUSE, _STAYED = 0.5, 4.0, 30.0
+# Seconds between two looks at the head, and after which it counts as gone.
+_LOOK, _GONE = 3.0, 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,12 +66,13 @@ def run_join(
     with ExitStack() as stack:
         folder = ClusterFolder.create(plan.folder)
         stack.enter_context(folder.held())
-        membership = _Enrolment(plan, wakes, tell).into(folder)
+        folder.stays()
+        enrolment = _Enrolment(plan, wakes, tell)
+        membership = enrolment.into(folder)
         environment = node_environment(folder, membership, plan.environment)
         spec = NodeSpec(membership.head, membership.address, False, usable_cores().number, membership.ports)
-        _Staying(spec, environment, wakes, plan.head_timeout).run(
-            lambda: ready(membership), lambda: leave(folder)
-        )
+        staying = _Staying(spec, environment, wakes, plan.head_timeout, enrolment.client, folder)
+        staying.run(lambda: ready(membership), lambda: leave(folder))
 
 
 class _Enrolment:
@@ -81,7 +84,7 @@ class _Enrolment:
         self._failed: list[str] = []
         token = JoinToken.read(plan.token_file)
         _check_brought(plan, token)
-        self._client = EnrolClient(plan.host, plan.port, token, plan.address, wakes.halt)
+        self.client = EnrolClient(plan.host, plan.port, token, plan.address, wakes.halt)
 
     def into(self, folder: ClusterFolder) -> Membership:
         """Raises ClusterError where a check has failed, after all have been told."""
@@ -90,13 +93,13 @@ class _Enrolment:
             self._say(row)
         self._say(checks.free_ports(plan.ports.all(), plan.ports))
         self._require()
-        ca, address = self._client.trust()
-        self._say(Row("head", Level.OK, f"{self._client.where} is the one of the join token"))
+        ca, address = self.client.trust()
+        self._say(Row("head", Level.OK, f"{self.client.where} is the one of the join token"))
         key = certificates.new_key()
         request = b"" if plan.certificates else certificates.request_for(key)
-        enrolled = self._client.enrol(EnrolRequest(Versions.here(), time.time(), address, request.decode()))
+        enrolled = self.client.enrol(EnrolRequest(Versions.here(), time.time(), address, request.decode()))
         self._say(Row("token, versions, clock", Level.OK, "as the head's"))
-        for row in way_rows(self._client, plan.ports, address, enrolled.head, enrolled.head_ports):
+        for row in way_rows(self.client, plan.ports, address, enrolled.head, enrolled.head_ports):
             self._say(row)
         self._require()
         return _keep(folder, plan, enrolled, ca, key, address)
@@ -144,22 +147,34 @@ def _keep(
 class _Staying:
     """Keeps one node in the cluster."""
 
-    def __init__(self, spec: NodeSpec, environment: Mapping[str, str], wakes: Wakes, patience: float) -> None:
+    def __init__(
+        self,
+        spec: NodeSpec,
+        environment: Mapping[str, str],
+        wakes: Wakes,
+        patience: float,
+        client: EnrolClient,
+        folder: ClusterFolder,
+    ) -> None:
+        self._folder = folder
         self._spec = spec
+        self._client = client
+        self._run = ""
         self._environment = environment
         self._wakes = wakes
         self._patience = patience
         self._pause = _FIRST_PAUSE
 
     def run(self, ready: Callable[[], None], leave: Callable[[], None]) -> None:
-        """Until a signal. Raises ClusterError where the head does not come back, or Ray does not start;
-        HaltedError where the signal came while there was no node."""
+        """Until a signal, or until `expertmesh leave` has ended the node. Raises ClusterError where the head
+        does not come back, or Ray does not start; HaltedError where the signal came while there was no
+        node."""
         node = self._start()
         ready()
         while True:
             began = time.monotonic()
             try:
-                name = node.wait_lost(self._wakes)
+                why = self._wait_lost(node)
             except HaltedError:
                 # The node is still there, for it to be left.
                 leave()
@@ -168,15 +183,51 @@ class _Staying:
                 node.end()
             if time.monotonic() - began > _STAYED:
                 self._pause = _FIRST_PAUSE
-            logger.warning("Ray's %s has ended; the node is started again", name)
+            if self._folder.is_leaving:
+                # By a command on this machine, which says how that went.
+                return
+            logger.warning("%s; the node is started again", why)
             node = self._start_again()
             logger.warning("the node is in the cluster again")
 
-    def _start(self) -> RayNode:
+    def _wait_lost(self, node: RayNode) -> str:
+        """Why there is no node any more. Raises HaltedError."""
+        gone_since = None
+        while True:
+            if name := node.wait_lost(self._wakes, _LOOK):
+                return f"Ray's {name} has ended"
+            try:
+                self._require_head()
+                if self._is_another_head():
+                    return "the head was started again"
+                gone_since = None
+            except ClusterError as error:
+                # Its head has long taken it for dead then, and Ray itself would wait for a minute.
+                gone_since = gone_since or time.monotonic()
+                if time.monotonic() - gone_since > _GONE:
+                    return str(error)
+
+    def _is_another_head(self) -> bool:
+        """Ray itself would find out after a minute. A head that does not answer says nothing."""
+        try:
+            request = EnrolRequest(Versions.here(), time.time(), self._spec.address, "")
+            before, self._run = self._run, self._client.check(request).run
+        except ClusterError:
+            return False
+        return before not in ("", self._run)
+
+    def _require_head(self) -> None:
+        """Raises ClusterError where nothing accepts connections there: load alone is no such case."""
         host, _, port = self._spec.head.rpartition(":")
-        # Ray would load its libraries first, and then try for a minute.
-        for why in reach.unreachable(host.strip("[]"), [int(port)], self._spec.address).values():
+        for why in reach.unreachable(host, [int(port)], self._spec.address).values():
             raise ClusterError(f"Ray's head {self._spec.head} cannot be reached: {why}")
+
+    def _start(self) -> RayNode:
+        # Ray would load its libraries first, and then try for a minute.
+        self._require_head()
+        # Before there is a node: if it is started again meanwhile, that is seen.
+        self._run = ""
+        self._is_another_head()
         return RayNode.start(self._spec, self._environment, self._wakes)
 
     def _start_again(self) -> RayNode:

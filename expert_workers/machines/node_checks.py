@@ -16,7 +16,7 @@ from expert_workers.cluster.ray_cluster import RayCluster
 from expert_workers.cluster.ray_errors import first_line
 from expert_workers.machines import reach
 from expert_workers.machines.checks import Level, Row, machine_rows
-from expert_workers.machines.node_environment import cache_folder
+from moe_model.remote.settings import cache_of
 
 # For all machines together: each starts a process, and may wait for connections that a firewall drops.
 PATIENCE = 40.0
@@ -85,7 +85,7 @@ def _clock(ahead: float) -> Row:
 
 def _look(others: list[tuple[str, int]]) -> tuple[list[Row], float]:
     """Runs on the machine that is looked at; its clock at the end."""
-    rows = [*machine_rows(cache_folder()), _ways(others)]
+    rows = [*machine_rows(cache_of().path), _ways(others)]
     return rows, time.time()
 
 

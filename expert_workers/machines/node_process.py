@@ -6,6 +6,7 @@ It reads a NodeSpec from the channel, and says there how it went.
 
 import json
 import os
+import shutil
 import socket
 import sys
 import threading
@@ -29,17 +30,19 @@ from expert_workers.cluster.ray_start import (
 )
 from expert_workers.machines.node_spec import NodeSpec, receive_line
 
-# A node that is not heard of counts as dead after some 4 s, and not after a minute; and a node that hears
-# nothing of its head ends after half a minute, to be started again when the head is there. On a busy machine
-# an agent of Ray's takes longer to start than Ray allows.
+# A node that is not heard of counts as dead after some 4 s, and not after a minute. On a busy machine an
+# agent of Ray's takes longer to start than Ray allows.
 _SYSTEM_CONFIG = {
     **SYSTEM_CONFIG,
     "health_check_period_ms": 500,
     "health_check_timeout_ms": 1000,
     "health_check_failure_threshold": 3,
-    "gcs_rpc_server_reconnect_timeout_s": 30,
     "agent_register_timeout_ms": 90_000,
 }
+
+
+# Looked at, as it is where Ray keeps what processes share.
+_SHARED = "/dev/shm"  # noqa: S108
 
 
 def main() -> NoReturn:
@@ -86,6 +89,8 @@ def start(spec: NodeSpec, folder: Path) -> None:
         num_cpus=spec.num_cpus,
         temp_dir=str(ray_folder(folder)),
         object_store_memory=OBJECT_STORE_BYTES,
+        # Where that is too small, as in containers, Ray would use a folder that is open to others.
+        plasma_directory=None if _has_room(_SHARED) else str(folder),
         include_dashboard=False,
         **settings,
     )
@@ -96,6 +101,13 @@ def start(spec: NodeSpec, folder: Path) -> None:
         own_process_groups(),
     ):
         Node(params, head=spec.is_head, shutdown_at_exit=False, spawn_reaper=True)
+
+
+def _has_room(place: str) -> bool:
+    try:
+        return shutil.disk_usage(place).free >= OBJECT_STORE_BYTES
+    except OSError:
+        return False
 
 
 def _say(told: socket.socket, what: dict[str, str]) -> None:

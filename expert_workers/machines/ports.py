@@ -54,4 +54,6 @@ class NodePorts:
         """What listens there, for people."""
         if self.services.first <= port <= self.services.last:
             return f"Ray's {_SERVICES[port - self.first]}"
-        return "Ray's workers" if self.workers.first <= port <= self.workers.last else "rows"
+        if self.workers.first <= port <= self.workers.last:
+            return "Ray's workers"
+        return "rows" if self.data.first <= port <= self.data.last else "Ray's head"

@@ -13,7 +13,7 @@ from typing import Self
 from expert_workers.cluster.own_folder import OwnFolder
 from expert_workers.machines.node_spec import NodeSpec, receive_line
 from expert_workers.machines.wakes import Wakes
-from expert_workers.processes import children
+from expert_workers.processes import children, descendants, kill_and_wait
 from moe_model.errors import ClusterError
 
 # Ray itself gives up a node after 30 s; its libraries load before that.
@@ -62,13 +62,14 @@ class RayNode:
             raise
         return made
 
-    def wait_lost(self, wakes: Wakes) -> str:
-        """Until one of its processes has ended, whose name it returns. Raises HaltedError."""
+    def wait_lost(self, wakes: Wakes, timeout: float | None = None) -> str:
+        """Until one of its processes has ended, whose name it returns; empty after `timeout` seconds. Raises
+        HaltedError."""
         poll = select.poll()
         for descriptor in self._watched:
             poll.register(descriptor, select.POLLIN)
-        ready = wakes.wait(poll)
-        return self._watched[ready[0]]
+        ready = wakes.wait(poll, timeout)
+        return self._watched[ready[0]] if ready else ""
 
     def end(self) -> None:
         """With all that it has started, and its files. Idempotent."""
@@ -77,9 +78,11 @@ class RayNode:
         try:
             self._process.wait(_END_SECONDS)
         except subprocess.TimeoutExpired:
-            # The kernel ends Ray with it.
+            # The kernel ends Ray's own processes with it, and not those that they have started.
+            below = descendants(self._process.pid)
             self._process.kill()
             self._process.wait()
+            kill_and_wait(below, _END_SECONDS)
         self._channel.close()
         for descriptor in self._watched:
             os.close(descriptor)

@@ -19,7 +19,6 @@ def way_rows(
         failed = client.unreachable(ReachRequest(ports))
     yield checks.reachable("ports from the head", address, failed, ports)
     host, _, port = head.rpartition(":")
-    host = host.strip("[]")
     there = (int(port), head_ports.first, head_ports.first + 1)
     yield checks.reachable("ports of the head", host, reach.unreachable(host, there, address), head_ports)
     rate = client.bytes_per_second()

@@ -85,6 +85,11 @@ class ControlLoop:
         """Whether the workers are another coordinator's now."""
         return self._endings.is_fenced
 
+    @property
+    def follows_machines(self) -> bool:
+        """Whether their number says how many workers there shall be."""
+        return self._options.workers_per_node > 0
+
     def expert_ids(self) -> dict[ExpertKey, int]:
         return self._desired.expert_ids()
 
@@ -144,8 +149,10 @@ class ControlLoop:
         now = time.monotonic()
         note_adopted(self._roster.holders, self._pool.adopted, now)
         self._place(now)
-        self._rescue_lost()
+        lost = self._rescue_lost()
         wanted = self._desired.wanted(self._roster.holders)
+        for worker in self._roster.workers:
+            worker.is_needed = not lost.isdisjoint(wanted.get(worker.rank, ()))
         drop_after, routed = self._options.drop_after, self._publisher.routed
         for action in actions(self._roster.holders, wanted, routed, now, drop_after):
             self._jobs.act(action)
@@ -174,12 +181,14 @@ class ControlLoop:
                 self._pending.add(PendingChange(len(workers)))
             self._pending.moved(self._desired.num_moved)
 
-    def _rescue_lost(self) -> None:
-        """Looks for experts that no worker holds, once one was lost."""
+    def _rescue_lost(self) -> Keys:
+        """Looks for experts that no worker holds, once one was lost; returns them."""
         if self._pending.is_starting or all(w.lost_at is None for w in self._roster.workers):
-            return
-        if missing := self._missing():
+            return frozenset()
+        missing = self._missing()
+        if missing:
             self.rescue(tuple(missing))
+        return missing
 
     def _end(self, why: ClusterError) -> None:
         """The cluster is gone. What is under way computes on with what there is, and waits for what those

@@ -131,7 +131,8 @@ class Jobs:
     ) -> Loaded:
         """All modules, or those that can be loaded; none of them if it shall be a whole, or none can be.
 
-        `on_part` is told of each part as it is there, the first of which is one module; False ends the load.
+        `on_part` is told of each part as it is there, in the order of the modules and at first of one; False
+        ends the load.
         """
         try:
             return self._load(rank, modules, supply, on_part)
@@ -188,7 +189,8 @@ class Jobs:
         self, rank: int, modules: Sequence[ExpertModule], supply: Supply, on_part: OnPart | None = None
     ) -> Loaded:
         """Part by part: each has the whole time for one load, and shows when it is there."""
-        info, left, untold, num = None, sorted(modules, key=_layer), list[ExpertKey](), 1
+        left = list(modules) if on_part is not None else sorted(modules, key=_layer)
+        info, untold, num = None, list[ExpertKey](), 1
         while left:
             part = left[:num] if on_part is not None else [m for m in left if m.layer == left[0].layer]
             left = left[len(part) :]

@@ -13,7 +13,7 @@ from expert_workers.supervision.pending_changes import PendingChange
 from expert_workers.supervision.worker_state import SupervisedWorker
 from expert_workers.transports.base import Failure
 from expert_workers.transports.fleet import Machine
-from moe_model.errors import ClusterError, WorkerStartError
+from moe_model.errors import BoundWorkersError, ClusterError, WorkerStartError
 from moe_model.halt import Halt
 from moe_model.layers.dispatch import ExpertKey
 from moe_model.versions.expert_versions import ExpertModule
@@ -58,7 +58,10 @@ class Supervisor:
             return
 
     def scale(self, num_workers: int, timeout: float = 600.0) -> Scaled:
-        """Returns when there are so many and each holds its part. Raises ExpertMeshError."""
+        """Returns when there are so many and each holds its part. Raises ExpertMeshError, BoundWorkersError
+        where the machines say how many."""
+        if self._control.follows_machines:
+            raise BoundWorkersError("the workers follow the machines of the cluster")
         change = PendingChange()
         try:
             return self._wait(change, partial(self._control.resize, num_workers, change), timeout)

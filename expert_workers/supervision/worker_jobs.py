@@ -88,9 +88,11 @@ class WorkerJobs:
                 )
                 self.run(worker, bring_up, partial(self._up, worker))
             case Load(rank, keys):
-                is_whole, modules = self._pending.is_starting, self._desired.modules(keys)
-                on_part = None if is_whole else partial(self._part_loaded, worker, worker.num_jobs + 1)
-                supply = supply_of(keys, worker, self._roster.workers)
+                is_whole, desired = self._pending.is_starting, self._desired
+                first, supply = supply_of(keys, worker, self._roster.workers)
+                modules = [*desired.modules(first), *desired.modules(keys - first)]
+                number = worker.num_jobs + 1
+                on_part = None if is_whole else partial(self._part_loaded, worker, number, supply.is_urgent)
                 load = partial(
                     self._jobs.load, rank, modules, is_whole=is_whole, supply=supply, on_part=on_part
                 )
@@ -142,11 +144,11 @@ class WorkerJobs:
         worker.lost_at = None
         self._note_canaries(worker, up.canaries)
 
-    def _part_loaded(self, worker: SupervisedWorker, number: int, loaded: Loaded) -> bool:
-        """On the thread of the worker's job of this number. What is there gets rows at once; for a worker
-        that leaves, the rest is not loaded."""
+    def _part_loaded(self, worker: SupervisedWorker, number: int, is_urgent: bool, loaded: Loaded) -> bool:
+        """On the thread of the worker's job of this number. What is there gets rows at once. The rest is not
+        loaded for a worker that leaves, and is loaded later where requests have come to wait for others."""
         self._loop.post(partial(self._note_part, worker, number, loaded))
-        return not worker.is_leaving
+        return not worker.is_leaving and (is_urgent or not worker.is_needed)
 
     def _note_part(self, worker: SupervisedWorker, number: int, loaded: Loaded) -> None:
         is_current = self._roster.get(worker.rank) is worker and worker.num_jobs == number
@@ -198,12 +200,14 @@ class WorkerJobs:
             self._roster.forgive(worker)
 
 
-def supply_of(keys: Keys, worker: SupervisedWorker, workers: Iterable[SupervisedWorker]) -> Supply:
-    """Others that hold some of the modules can lend what they were read from. A module that none of them
-    holds is one that requests may wait for."""
+def supply_of(
+    keys: Keys, worker: SupervisedWorker, workers: Iterable[SupervisedWorker]
+) -> tuple[Keys, Supply]:
+    """Others that hold some of the modules can lend what they were read from. Those that none of them holds,
+    which are returned as well, come first: requests may wait for them."""
     others = [other for other in workers if other is not worker and other.is_ready]
-    holders = tuple(other.rank for other in others if other.held & keys)
-    return Supply(holders, is_urgent=bool(keys.difference(*(other.held for other in others))))
+    first = keys.difference(*(other.held for other in others))
+    return first, Supply(tuple(other.rank for other in others if other.held & keys), is_urgent=bool(first))
 
 
 def _is_expected_back(worker: SupervisedWorker) -> bool:

@@ -26,7 +26,8 @@ class Surplus:
 @dataclass(slots=True)
 class SupervisedWorker:
     """One worker, on the supervisor's thread. `is_busy`: a job, number `num_jobs`, is at it; `held` is what
-    its process has loaded, `missing` what it should hold besides, and `problem` why it could not load that.
+    its process has loaded, `missing` what it should hold besides, and `problem` why it could not load that;
+    `is_needed`: some of that no worker holds.
     `address` is there while it can be asked. `bound_to` is the only machine that it may run on, None: any."""
 
     rank: int
@@ -40,6 +41,7 @@ class SupervisedWorker:
     is_busy: bool = False
     num_jobs: int = 0
     is_leaving: bool = False
+    is_needed: bool = False
     num_losses: int = 0
     last_loss: str = ""
     last_reason: FailureReason | None = None

@@ -168,6 +168,11 @@ class Transport(Protocol[E]):
     def spans_processes(self) -> bool:
         """Whether a worker may be in another process than its clients."""
 
+    @property
+    def certificate_end(self) -> float | None:
+        """When the first ends of the certificate that this process shows and its CA's, in seconds since 1970;
+        None where it shows none."""
+
     def serve(self, worker: ExpertWorker, site: Site) -> Served[E]:
         """The worker's half: from now on the worker answers links. Raises OSError."""
 

@@ -3,6 +3,7 @@
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Protocol
 
@@ -107,9 +108,10 @@ class CheckpointSource:
         self._lender: Lender | None = None
         self._freed = FreedMemory()
 
-    @property
+    @cached_property
     def has_files(self) -> bool:
-        """Whether they are at the spec's path, or it is offered none."""
+        """Whether they are at the spec's path, or it is offered none. Looked at once: what is open is not
+        opened from elsewhere later, and a heart must not stop with a disk that hangs."""
         is_offered = self._spec.offer is not None and self._elsewhere is not None
         return not is_offered or not _is_nothing(self._spec.checkpoint_path)
 
@@ -167,8 +169,7 @@ class CheckpointSource:
         if not self.has_files and self._mirror is None:
             assert spec.offer is not None
             assert self._elsewhere is not None
-            assert spec.fingerprint is not None, "what is offered is known"
-            self._mirror = open_offer(spec.offer, spec.fingerprint, spec.checkpoint_path, self._elsewhere)
+            self._mirror = open_offer(spec.offer, spec.checkpoint_path, self._elsewhere)
         if self._mirror is not None:
             return Checkpoint.open(self._mirror.path)
         given = spec.checkpoint_path

@@ -45,7 +45,7 @@ class WorkerInfo:
     modules, `free_bytes` is what its process may still take; `load_seconds` are all that it has ever spent on
     loading. `fingerprint` is empty, and `kernels` None, until it has opened a checkpoint. The process around
     it fills in `node_id` and `host`, and where it fetches the checkpoint from other machines, `has_files` and
-    `num_fetched`, the bytes that it has fetched.
+    `num_fetched`, the bytes that it has fetched. `certificate_end` is its transport's.
     """
 
     rank: int
@@ -67,6 +67,7 @@ class WorkerInfo:
     kernels: KernelKind | None = None
     has_files: bool = True
     num_fetched: int = 0
+    certificate_end: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

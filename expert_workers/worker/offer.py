@@ -31,11 +31,11 @@ class Offer:
     bytes_per_second: float | None = None
 
 
-def open_offer(offer: Offer, fingerprint: str, location: str, source: RangeSource) -> Mirror:
+def open_offer(offer: Offer, location: str, source: RangeSource) -> Mirror:
     """A folder of this machine's cache with these files, which are fetched when they are read. Raises
     CheckpointError, ConfigError."""
-    cache = cache_of()
-    return open_mirror(fingerprint, offer.listing, source, cache, name=offer.name, location=location)
+    listing, cache = offer.listing, cache_of()
+    return open_mirror(listing.key(), listing, source, cache, name=offer.name, location=location)
 
 
 class Lender:

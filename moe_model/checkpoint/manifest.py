@@ -15,6 +15,7 @@ import torch
 from moe_model.checkpoint.generation_defaults import GenerationDefaults as GenerationDefaults
 from moe_model.checkpoint.json_values import check_keys, is_int
 from moe_model.checkpoint.recognise import MANIFEST as MANIFEST
+from moe_model.checkpoint.recognise import MAX_FILE_BYTES as MAX_FILE_BYTES
 from moe_model.config import MODEL_KEYS_OF_VERSION_1, ModelConfig
 from moe_model.errors import CheckpointError, ConfigError
 from moe_model.families import read_model_config
@@ -32,7 +33,6 @@ TOKENIZER = "tokenizer.json"
 TOKENIZER_CONFIG = "tokenizer_config.json"
 DTYPES: Mapping[str, torch.dtype] = MappingProxyType({name: getattr(torch, name) for name in DTYPE_NAMES})
 MAX_MANIFEST_BYTES = 64 << 20
-MAX_FILE_BYTES = 1 << 50
 
 _KEYS = {"format", "format_version", "model", "dtype", "generation", "tokenizer", "files"}
 

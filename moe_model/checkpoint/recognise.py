@@ -27,6 +27,7 @@ TORCH_SUFFIXES = (".pt", ".pth", ".bin", ".ckpt")
 POINTER = "is a pointer of git-lfs and not the file itself: run `git lfs pull` in its repository"
 HUGGING_FACE_CONFIG = "config.json"
 MAX_CONFIG_BYTES = 1 << 20
+MAX_FILE_BYTES = 1 << 50
 ONLY_OURS = f"this version serves models of ModularForge, and of Hugging Face: {', '.join(HUGGING_FACE)}"
 
 _ARCHIVES = (".zip", ".tar", ".gz", ".tgz", ".xz", ".bz2", ".zst", ".7z")

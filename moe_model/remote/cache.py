@@ -91,6 +91,13 @@ class CacheFolder:
             f"{what}: EXPERTMESH_CACHE names a folder on a disk that has room and can be written to"
         )
 
+    def no_room(self, name: str) -> CheckpointError:
+        """For a file that it must have, and what to do."""
+        return CheckpointError(
+            f"cache {self.path}: has no room for {name}: EXPERTMESH_CACHE_BYTES says how much it may have, "
+            "EXPERTMESH_CACHE where it is"
+        )
+
     def make_room(self, num_bytes: int) -> bool:
         """Whether so many more may be kept; other things go for them."""
         with self._lock:

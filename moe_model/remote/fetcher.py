@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Iterator
+from typing import NamedTuple
 
 from moe_model.errors import CheckpointError
 from moe_model.halt import Halt
@@ -14,6 +15,14 @@ from moe_model.remote.token_bucket import TokenBucket
 _RANGE_BYTES, _RANGES_AT_ONCE = 16 * BLOCK_BYTES, 4
 # With a limit, as many bytes are asked for at once as it allows in so many seconds.
 _LIMITED_SECONDS = 0.1
+
+
+class Fetched(NamedTuple):
+    """Blocks from `first` on, and their sums."""
+
+    first: int
+    view: memoryview
+    sums: bytes
 
 
 class Fetcher:
@@ -30,43 +39,45 @@ class Fetcher:
     def known(self, name: str, first: int, count: int) -> bytes | None:
         return None if self.sums is None else self.sums.of(name, first, count)
 
-    def fetch(self, name: str, first: int, view: memoryview) -> bytes:
-        """Fills `view` with the blocks from `first` on; returns their sums. Raises CheckpointError,
-        HaltedError."""
-        begin = first * BLOCK_BYTES
-        for ranges in self._batches(begin, begin + len(view)):
-            self.bucket.take(sum(end - start for start, end in ranges), self.halt)
-            for (start, end), data in zip(ranges, self._source.read(name, ranges, self.halt), strict=True):
-                if len(data) != end - start:
-                    raise CheckpointError(
-                        f"{self._source.where}: {name}: sends {len(data)} of {end - start} bytes"
-                    )
-                view[start - begin : end - begin] = data
-                with self._lock:
-                    self.num_bytes += len(data)
-        sums = block_sums(view)
-        self._check(name, first, sums)
-        return sums
+    def fetch(self, name: str, first: int, view: memoryview) -> Iterator[Fetched]:
+        """Fills `view` with the blocks from `first` on; yields each part of it as it has come. Raises
+        CheckpointError, HaltedError."""
+        done = 0
+        while done < len(view):
+            ranges = self._next_ranges(first * BLOCK_BYTES + done, first * BLOCK_BYTES + len(view))
+            size = ranges[-1][1] - ranges[0][0]
+            self.bucket.take(size, self.halt)
+            part = view[done : done + size]
+            self._read(name, ranges, part)
+            sums = block_sums(part)
+            self._check(name, first + done // BLOCK_BYTES, sums)
+            yield Fetched(first + done // BLOCK_BYTES, part, sums)
+            done += size
 
-    def _batches(self, begin: int, end: int) -> Iterator[list[Range]]:
-        rate = self.bucket.bytes_per_second
-        size, at_once = _RANGE_BYTES, _RANGES_AT_ONCE
+    def _next_ranges(self, begin: int, end: int) -> list[Range]:
+        """Some that follow each other, of whole blocks."""
+        rate, at_once, size = self.bucket.bytes_per_second, _RANGES_AT_ONCE, _RANGE_BYTES
         if rate is not None:
-            size, at_once = min(size, max(BLOCK_BYTES, int(rate * _LIMITED_SECONDS))), 1
-        starts = range(begin, end, size)
-        for number in range(0, len(starts), at_once):
-            yield [(start, min(start + size, end)) for start in starts[number : number + at_once]]
+            at_once, size = 1, min(size, max(1, int(rate * _LIMITED_SECONDS) // BLOCK_BYTES) * BLOCK_BYTES)
+        starts = range(begin, min(end, begin + at_once * size), size)
+        return [(start, min(start + size, end)) for start in starts]
+
+    def _read(self, name: str, ranges: list[Range], view: memoryview) -> None:
+        filled = 0
+        for (start, end), data in zip(ranges, self._source.read(name, ranges, self.halt), strict=True):
+            if len(data) != end - start:
+                raise CheckpointError(f"{self.where}: {name}: sends {len(data)} of {end - start} bytes")
+            view[filled : filled + len(data)] = data
+            filled += len(data)
+            with self._lock:
+                self.num_bytes += len(data)
 
     def _check(self, name: str, first: int, sums: bytes) -> None:
         known = self.known(name, first, len(sums) // SUM_BYTES)
         if known is not None and known != sums:
-            wrong = next(
-                i
-                for i in range(0, len(sums), SUM_BYTES)
-                if known[i : i + SUM_BYTES] != sums[i : i + SUM_BYTES]
-            )
-            begin = (first + wrong // SUM_BYTES) * BLOCK_BYTES
+            wrong = next(i for i in range(len(sums)) if known[i] != sums[i]) // SUM_BYTES
+            begin = (first + wrong) * BLOCK_BYTES
             raise CheckpointError(
-                f"{self._source.where}: {name}: the bytes from {begin} on do not have the sum that they "
+                f"{self.where}: {name}: the bytes from {begin} on do not have the sum that they "
                 "should have: the file has changed, or was damaged on its way"
             )

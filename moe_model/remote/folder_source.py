@@ -6,7 +6,9 @@ from pathlib import Path
 from moe_model.checkpoint.manifest import MANIFEST
 from moe_model.checkpoint.reader import Checkpoint
 from moe_model.checkpoint.recognise import is_present
+from moe_model.errors import CheckpointError
 from moe_model.files.piece_file import PieceFile
+from moe_model.files.whole_file import reason
 from moe_model.halt import Halt
 from moe_model.remote.listing import BLOCK_SUMS, Listing, RemoteFile
 from moe_model.remote.source import Range
@@ -15,14 +17,26 @@ from moe_model.remote.source import Range
 def listing_of(checkpoint: Checkpoint) -> Listing:
     """All files that it is read from. A mirror by this listing has the same fingerprint, and no bytes of
     tensors are needed for it. Raises CheckpointError."""
+    path = checkpoint.path
     files = {
-        name: RemoteFile(entry.size, digest=checkpoint.digests.get(name, entry.sha256))
+        name: RemoteFile(
+            entry.size, entry.sha256 or _written(path / name), checkpoint.digests.get(name, entry.sha256)
+        )
         for name, entry in checkpoint.files.items()
     }
     for name in (MANIFEST, BLOCK_SUMS):
-        if is_present(path := checkpoint.path / name):
-            files[name] = RemoteFile(PieceFile(path).size)
+        if is_present(path / name):
+            files[name] = RemoteFile(PieceFile(path / name).size, _written(path / name))
     return Listing(files)
+
+
+def _written(path: Path) -> str:
+    """When, which differs once it was replaced. A digest by samples may not, and what is kept elsewhere of
+    the old file must not be taken for the new one's. Raises CheckpointError."""
+    try:
+        return str(path.stat().st_mtime_ns)
+    except OSError as error:
+        raise CheckpointError(f"{path}: {reason(error)}") from None
 
 
 class FolderSource:

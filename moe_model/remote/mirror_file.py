@@ -9,13 +9,14 @@ from moe_model.errors import CheckpointError
 from moe_model.files.whole_file import reason
 from moe_model.remote.block_file import BlockFile, OpenBlocks, runs
 from moe_model.remote.cache import CacheFolder
-from moe_model.remote.fetcher import Fetcher
-from moe_model.remote.listing import BLOCK_BYTES, SUM_BYTES, RemoteFile
+from moe_model.remote.fetcher import Fetched, Fetcher
+from moe_model.remote.listing import BLOCK_BYTES, SUM_BYTES, RemoteFile, num_blocks
 from moe_model.remote.range_lock import locked_range
 
 # What a read has in memory beside its result.
 _WINDOW_BYTES = 64 * BLOCK_BYTES
-# Blocks that another process or thread fetches are waited for so long, then fetched here as well.
+# Of blocks that another process or thread fetches, the next one is waited for so long; then all are fetched
+# here as well.
 _LOCK_SECONDS = 60.0
 
 
@@ -80,36 +81,41 @@ class MirrorFile:
             if self._must_keep:
                 raise self._cache.unusable(error) from None
             self._cache.warn(reason(error))
-            self._fetcher.fetch(self._name, first, window)
+            for _ in self._fetcher.fetch(self._name, first, window):
+                """It is in the window."""
 
     def _fill_from(self, blocks: OpenBlocks, first: int, window: memoryview) -> None:
-        known = self._fetcher.known(self._name, first, -(-len(window) // BLOCK_BYTES))
+        known = self._fetcher.known(self._name, first, num_blocks(len(window)))
         os.utime(blocks.sums)
         for begin, end in runs(blocks.load(first, window, known)):
             part = window[(begin - first) * BLOCK_BYTES : (end - first) * BLOCK_BYTES]
-            lock = locked_range(
-                blocks.sums, begin * SUM_BYTES, (end - begin) * SUM_BYTES, _LOCK_SECONDS, self._fetcher.halt
-            )
-            with lock:
-                # The one that had the lock before has fetched them, as a rule.
-                of_part = known and known[(begin - first) * SUM_BYTES : (end - first) * SUM_BYTES]
-                self._fetch(blocks, begin, part, blocks.load(begin, part, of_part))
+            of_part = known and known[(begin - first) * SUM_BYTES : (end - first) * SUM_BYTES]
+            self._fetch_once(blocks, begin, part, of_part)
+
+    def _fetch_once(self, blocks: OpenBlocks, first: int, part: memoryview, known: bytes | None) -> None:
+        """What others are fetching is waited for, as long as they get on with it."""
+        span = first * SUM_BYTES, num_blocks(len(part)) * SUM_BYTES
+        num_missing = num_blocks(len(part))
+        while True:
+            with locked_range(blocks.sums, *span, _LOCK_SECONDS, self._fetcher.halt) as got:
+                missing = blocks.load(first, part, known)
+                if got or len(missing) >= num_missing:
+                    self._fetch(blocks, first, part, missing)
+                    return
+                num_missing = len(missing)
 
     def _fetch(self, blocks: OpenBlocks, first: int, part: memoryview, missing: Sequence[int]) -> None:
         for begin, end in runs(missing):
             view = part[(begin - first) * BLOCK_BYTES : (end - first) * BLOCK_BYTES]
-            sums = self._fetcher.fetch(self._name, begin, view)
-            if self._cache.make_room(len(view)):
-                self._keep(blocks, begin, view, sums)
-            elif self._must_keep:
-                raise CheckpointError(
-                    f"cache {self._cache.path}: has no room for {self._name}: EXPERTMESH_CACHE_BYTES says "
-                    "how much it may have, EXPERTMESH_CACHE where it is"
-                )
+            for fetched in self._fetcher.fetch(self._name, begin, view):
+                if self._cache.make_room(len(fetched.view)):
+                    self._keep(blocks, fetched)
+                elif self._must_keep:
+                    raise self._cache.no_room(self._name)
 
-    def _keep(self, blocks: OpenBlocks, first: int, view: memoryview, sums: bytes) -> None:
+    def _keep(self, blocks: OpenBlocks, fetched: Fetched) -> None:
         try:
-            blocks.keep(first, view, sums)
+            blocks.keep(*fetched)
         except OSError as error:
             if self._must_keep:
                 raise self._cache.unusable(error) from None

@@ -19,11 +19,11 @@ class Objects(Protocol):
 
     @property
     def loop(self) -> asyncio.AbstractEventLoop: ...
+    async def names(self) -> Sequence[str] | None:
+        """All of them; None where they cannot be listed. Asked first."""
+
     async def look(self, names: Sequence[str]) -> Mapping[str, RemoteFile]:
         """Those of the files that there are."""
-
-    async def names(self) -> Sequence[str] | None:
-        """All of them; None where they cannot be listed."""
 
     async def read(self, name: str, file: RemoteFile, ranges: Sequence[Range]) -> Sequence[bytes]:
         """Ranges of a file that must still be the one that was listed."""

@@ -1,17 +1,14 @@
 """A checkpoint's URL as a folder of this process, opened once."""
 
-import hashlib
-import json
 import logging
 import threading
-from dataclasses import astuple
 from pathlib import Path
 
 from moe_model.checkpoint.manifest import MANIFEST
 from moe_model.checkpoint.reader import OnBytes
 from moe_model.files.mirrored import mirrored_folder
 from moe_model.halt import Halt
-from moe_model.remote.listing import BLOCK_SUMS, Listing
+from moe_model.remote.listing import BLOCK_SUMS
 from moe_model.remote.mirror import Mirror, open_mirror
 from moe_model.remote.settings import cache_of
 from moe_model.remote.url import CheckpointUrl
@@ -37,7 +34,7 @@ def _open(url: CheckpointUrl, on_bytes: OnBytes | None, halt: Halt) -> Mirror:
     source, cache = UrlSource(url), cache_of()
     listing = read_listing(source, halt)
     mirror = open_mirror(
-        *(_key(url, listing), listing, source, cache),
+        *(listing.key(url.shown), listing, source, cache),
         name=url.name,
         location=url.given,
         halt=halt,
@@ -50,9 +47,3 @@ def _open(url: CheckpointUrl, on_bytes: OnBytes | None, halt: Halt) -> Mirror:
             "%s: has no %s: bytes are checked by size and ETag only (expertmesh sums)", url.shown, BLOCK_SUMS
         )
     return mirror
-
-
-def _key(url: CheckpointUrl, listing: Listing) -> str:
-    """Of what is there now: whatever takes its place has another."""
-    files = {name: astuple(file) for name, file in listing.files.items()}
-    return hashlib.sha256(json.dumps([url.shown, files], sort_keys=True).encode()).hexdigest()

@@ -25,13 +25,16 @@ class StoreObjects:
         found: Any = fsspec.filesystem(url.parts.scheme)
         self.files = found if found.async_impl else AsyncFileSystemWrapper(found, asynchronous=False)
         self.loop: asyncio.AbstractEventLoop = self.files.loop
+        self._listed: Mapping[str, Mapping[str, Any]] = {}
         self._root = str(found._strip_protocol(url.path)).rstrip("/")
 
     async def names(self) -> Sequence[str]:
-        return list(await self._found())
+        self._listed = await self._list()
+        return list(self._listed)
 
     async def look(self, names: Sequence[str]) -> Mapping[str, RemoteFile]:
-        found = await self._found()
+        """As they were listed."""
+        found = self._listed
         return {name: _file(found[name]) for name in names if name in found}
 
     async def read(self, name: str, file: RemoteFile, ranges: Sequence[Range]) -> Sequence[bytes]:
@@ -45,7 +48,7 @@ class StoreObjects:
             raise has_changed(self._url.shown, name)
         return found
 
-    async def _found(self) -> Mapping[str, Mapping[str, Any]]:
+    async def _list(self) -> Mapping[str, Mapping[str, Any]]:
         self.files.invalidate_cache()
         found = await self.files._find(self._root, detail=True)
         if not found:

@@ -21,6 +21,7 @@ class LocalExperts:
 
     answers_travel = False
     num_replicas = 0
+    certificate_end: float | None = None
 
     def __init__(
         self,

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 
-from expertmesh import Client, ClientError, Delta, Finished, GenerateOptions
+from expertmesh import Client, ClientError, Connection, Delta, Finished, GenerateOptions
 from tests.chaos.ray_hosts import wait_until
 
 _WORDS = ("a", "open", "x1", "read", "sum", "end", "keys", "it")
@@ -15,15 +15,17 @@ MAX_TOKENS = 64
 OK = "OK"
 # Longer than any wait that the server promises to end.
 _STREAM_TIMEOUT = 90.0
+# A text, or token ids.
+Asked = str | tuple[int, ...]
 # What is to come for each prompt, at least as long as any stream.
-Golden = Mapping[str, tuple[int, ...]]
+Golden = Mapping[Asked, tuple[int, ...]]
 
 
 @dataclass(slots=True)
 class Stream:
     """One request. `times` are of its messages with tokens; all by time.monotonic()."""
 
-    prompt: str
+    prompt: Asked
     started: float
     tokens: list[int] = field(default_factory=list)
     times: list[float] = field(default_factory=list)
@@ -40,7 +42,7 @@ class Stream:
         return max(later - earlier for earlier, later in pairwise(times))
 
 
-def golden_of(address: str, prompts: Sequence[str] = PROMPTS) -> Golden:
+def golden_of(address: str, prompts: Sequence[Asked] = PROMPTS) -> Golden:
     """What a server answers to each prompt, one after the other."""
     with Client(address) as client:
         return {prompt: client.generate(prompt, **_greedy(MAX_TOKENS)).token_ids for prompt in prompts}
@@ -50,12 +52,17 @@ class Load:
     """One thread for each prompt, which asks again as soon as it has its answer, until the block ends."""
 
     def __init__(
-        self, address: str, prompts: Sequence[str] = PROMPTS, *, max_tokens: int = MAX_TOKENS
+        self,
+        address: str,
+        prompts: Sequence[Asked] = PROMPTS,
+        *,
+        max_tokens: int = MAX_TOKENS,
+        connection: Connection | None = None,
     ) -> None:
         self._max_tokens = max_tokens
         self.streams: list[Stream] = []
         self.usual_gap = 0.0
-        self._client = Client(address, timeout=_STREAM_TIMEOUT)
+        self._client = Client(address, timeout=_STREAM_TIMEOUT, connection=connection)
         self._stop = threading.Event()
         self._threads = [threading.Thread(target=self._run, args=(prompt,)) for prompt in prompts]
 
@@ -87,10 +94,10 @@ class Load:
         )
         return time.monotonic() - started
 
-    def _whole_since(self, moment: float) -> set[str]:
+    def _whole_since(self, moment: float) -> set[Asked]:
         return {s.prompt for s in list(self.streams) if s.started >= moment and s.status == OK}
 
-    def _run(self, prompt: str) -> None:
+    def _run(self, prompt: Asked) -> None:
         while not self._stop.is_set():
             stream = Stream(prompt, time.monotonic())
             self.streams.append(stream)

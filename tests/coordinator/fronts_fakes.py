@@ -47,6 +47,7 @@ class FakeWorkers:
     """Workers that are as the test says."""
 
     num_replicas = 0
+    certificate_end: float | None = None
 
     def __init__(self, workers: Sequence[WorkerStatus] = ()) -> None:
         self._workers = workers

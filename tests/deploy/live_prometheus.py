@@ -4,7 +4,6 @@ import math
 import re
 import socket
 import subprocess
-import time
 from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
@@ -13,6 +12,7 @@ from typing import Any, Self
 import httpx
 import yaml
 
+from tests.chaos.ray_hosts import wait_until
 from tests.deploy.monitoring import MONITORING, RULES
 from tests.deploy.tools import tool
 
@@ -89,12 +89,14 @@ class Prometheus:
         alerts = self._http.get("/api/v1/alerts").json()["data"]["alerts"]
         return [a for a in alerts if a["labels"]["alertname"] == name and a["state"] == "firing"]
 
-    def until(self, condition: Callable[[], object], timeout: float = PATIENCE) -> None:
-        deadline = time.monotonic() + timeout
-        while not condition():
+    def until(self, condition: Callable[[], object]) -> None:
+        """Waits for it, as long as Prometheus runs."""
+
+        def is_so() -> bool:
             assert self._process.poll() is None, (self._folder / "log").read_text()[-3000:]
-            assert time.monotonic() < deadline, "it did not come about"
-            time.sleep(INTERVAL / 5)
+            return bool(condition())
+
+        wait_until(is_so, PATIENCE, "it has not come about")
 
     def _is_ready(self) -> bool:
         try:

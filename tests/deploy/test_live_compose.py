@@ -2,6 +2,7 @@
 
 import json
 import subprocess
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -95,6 +96,7 @@ def test_they_serve_from_two_machines(hosts: dict[str, ComposeHost], secrets: Pa
     places = {hosts[name].host.address for name in ("worker-1", "worker-2")}
     assert set(workers(coordinator, secrets)) == places
     assert "replicas=2" in coordinator.log
+    coordinator.wait_healthy()
 
 
 def test_what_runs_may_do_nothing_else(hosts: dict[str, ComposeHost]) -> None:
@@ -109,13 +111,30 @@ def test_what_runs_may_do_nothing_else(hosts: dict[str, ComposeHost]) -> None:
 
 def test_a_worker_that_goes_costs_no_request(hosts: dict[str, ComposeHost], secrets: Path) -> None:
     coordinator, worker = hosts["coordinator"], hosts["worker-1"]
-    expected = generate(coordinator, secrets)
-    worker.stop(grace(worker))
-    assert generate(coordinator, secrets) == expected
-    worker.start()
-    worker.wait_healthy()
-    wait_until(lambda: len(workers(coordinator, secrets)) == 2, PATIENCE, coordinator.log[-3000:])
-    assert generate(coordinator, secrets) == expected
+    before, answers, ended = (
+        workers(coordinator, secrets),
+        [generate(coordinator, secrets)],
+        threading.Event(),
+    )
+
+    def ask() -> None:
+        while not ended.is_set():
+            answers.append(generate(coordinator, secrets))
+
+    asking = threading.Thread(target=ask)
+    asking.start()
+    try:
+        worker.stop(grace(worker))
+        assert set(workers(coordinator, secrets)) == {hosts["worker-2"].host.address}
+        worker.start()
+        wait_until(lambda: len(workers(coordinator, secrets)) == 2, PATIENCE, coordinator.log[-3000:])
+    finally:
+        ended.set()
+        asking.join()
+    after = workers(coordinator, secrets)
+    assert [after[place] == pid for place, pid in before.items()].count(True) == 1, "one is another process"
+    assert len(answers) > 2
+    assert set(answers) == {answers[0]}
 
 
 def test_a_coordinator_that_starts_again_finds_its_workers(

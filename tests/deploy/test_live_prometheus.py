@@ -9,7 +9,6 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import timedelta
 
 import httpx
 import pytest
@@ -19,13 +18,13 @@ from coordinator.config.security import TlsConfig
 from expertmesh import Client, ControlClient
 from expertmesh.connection import Connection
 from expertmesh.v1 import control_pb2 as pb
-from tests.coordinator.api.certificates import Authority, write_private
+from tests.coordinator.api.certificates import DAY, Authority, write_private
 from tests.deploy.live_prometheus import Prometheus, without_thresholds
 from tests.deploy.monitoring import metrics_of, panels, rules
 from tests.deploy.tools import run
 from tests.integration.processes import DEMO_CHECKPOINT, Server
 
-pytestmark = [pytest.mark.deploy, pytest.mark.xdist_group("live_prometheus"), pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.deploy, pytest.mark.timeout(600)]
 
 KEY = "a-key-for-everything-that-tests-do"
 
@@ -56,7 +55,7 @@ class Live:
 @pytest.fixture(scope="module")
 def live(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
     folder = tmp_path_factory.mktemp("live")
-    authority = Authority()
+    authority, machines = Authority(), Authority("machines", ends=90 * DAY)
     tls, ca = authority.write(folder), write_private(folder / "ca.pem", authority.pem)
     key = write_private(folder / "metrics_key", b"a-key-for-prometheus-only")
     hashes = f"prometheus:{hashlib.sha256(key.read_bytes()).hexdigest()}\n"
@@ -72,6 +71,9 @@ def live(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
         "127.0.0.1:0",
     ]
     files = ["--tls-cert", str(tls.cert), "--tls-key", str(tls.key), "--api-key-file", str(keys)]
+    certificate, private = machines.sign(ends=90 * DAY)
+    for name, data in (("cert", certificate), ("key", private), ("ca", machines.pem)):
+        files += [f"--data-tls-{name}", str(write_private(folder / f"data-{name}.pem", data))]
     env = {"EXPERTMESH_API_KEY": KEY}
     with Server(str(DEMO_CHECKPOINT), *options, *files, log=folder / "log", env=env) as server:
         server.wait_ready()
@@ -151,6 +153,13 @@ def test_an_expression_without_data_would_be_found(live: Live) -> None:
     assert not live.prometheus.has_numbers("histogram_quantile(0.5, 0 * expertmesh_step_seconds_bucket)")
 
 
+def test_each_kind_of_certificate_is_known(live: Live) -> None:
+    """Between machines: of the workers too, which say so themselves."""
+    for kind, days in (("server", 1), ("data", 90)):
+        left = f'expertmesh_certificate_expiry_timestamp_seconds{{certificate="{kind}"}} - time()'
+        assert live.prometheus.values(left) == [pytest.approx(days * DAY.total_seconds(), abs=600)]
+
+
 def test_a_lost_worker_fires_and_resolves(live: Live) -> None:
     """One that cannot come back, since the process that would start it stands still; then it goes on."""
     name = "ExpertMeshWorkerLost"
@@ -176,5 +185,5 @@ def test_a_certificate_that_is_about_to_end_fires_and_a_new_one_resolves(live: L
     live.prometheus.until(lambda: all(map(live.prometheus.firing, names)))
     (alert,) = live.prometheus.firing(names[1])
     assert alert["annotations"]["summary"].startswith("A certificate (server) of 127.0.0.1:")
-    live.authority.write(live.tls.cert.parent, ends=timedelta(days=90))
+    live.authority.write(live.tls.cert.parent, ends=90 * DAY)
     live.prometheus.until(lambda: not any(map(live.prometheus.firing, names)))

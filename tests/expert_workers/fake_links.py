@@ -154,6 +154,7 @@ class GivenLinks:
 
     waits: Plane
     spans_processes: ClassVar[bool] = False
+    certificate_end: ClassVar[float | None] = None
 
     def serve(self, worker: ExpertWorker, site: Site) -> Served[Any]:
         raise NotImplementedError("its links are made elsewhere")

@@ -162,6 +162,7 @@ def test_the_type_checker_finds_types(alone: ClientAlone) -> None:
     ("arguments", "port", "said"),
     [
         (["client", "--prompt", "x", "--max-tokens", "3", "--json"], "grpc", '"completion_tokens": 3'),
+        (["health"], "grpc", "ready"),
         (["top", "--once"], "control", "sequences  0 running"),
         (["experts", "list"], "control", "layer  expert"),
         (["scale", "--workers", "1"], "control", "1 -> 1 workers"),
@@ -194,6 +195,7 @@ def test_help_lists_what_there_is(alone: ClientAlone, folder: Path) -> None:
     shown = run(alone.command, "--help", folder=folder).stdout
     assert re.findall(r"^  (\w+)  ", shown, re.MULTILINE) == [
         "client",
+        "health",
         "top",
         "scale",
         "experts",

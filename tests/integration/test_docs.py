@@ -24,9 +24,11 @@ PAGES = {name: (ROOT / "docs" / name).read_text(encoding="utf-8") for name in ("
 EVERY_PAGE = sorted(
     [ROOT / "README.md", ROOT / "SECURITY.md", ROOT / "deploy" / "README.md", *(ROOT / "docs").glob("*.md")]
 )
-# Options of ray and curl that pages mention.
+# Options of ray, curl and what deploys that pages mention.
 FOREIGN = {"--head", "--port", "--address", "--include-dashboard", "--disable-usage-stats", "--generate"} | {
-    *("--cacert", "--cert", "--key")
+    *("--cacert", "--cert", "--key"),
+    *("--nodes", "--values", "--install", "--wait", "--file", "--now"),
+    *("--ignore-daemonsets", "--delete-emptydir-data"),
 }
 # As the pages have them, and as the server's READY line calls them.
 ADDRESSES = {"127.0.0.1:50051": "grpc", "127.0.0.1:50052": "control", "127.0.0.1:8000": "http"}

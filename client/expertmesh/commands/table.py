@@ -51,6 +51,7 @@ COMMANDS = {
         starts_ray=True,
     ),
     "client": Entry("client_arguments", "client", "stream a generation from a server", CLIENT),
+    "health": Entry("health_arguments", "health", "say whether a server can serve, by the exit code", CLIENT),
     "top": Entry("top_arguments", "top", "show a server's load, workers, experts and rates, live", CLIENT),
     "scale": Entry(
         "scale_arguments", "scale", "change the number of a server's workers, while it serves", CLIENT

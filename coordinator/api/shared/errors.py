@@ -22,6 +22,7 @@ from coordinator.engine.messages.errors import (
     UnknownExpertError,
 )
 from moe_model.errors import (
+    BoundWorkersError,
     BusyError,
     ClusterError,
     ExpertMeshError,
@@ -147,6 +148,11 @@ _EXCEPTIONS: tuple[tuple[type[BaseException], Reason, str], ...] = (
         UnknownExpertError,
         Reason.INVALID_FIELD,
         "experts: leaves no expert in some layer, for one has just been retired",
+    ),
+    (
+        BoundWorkersError,
+        Reason.UNSUPPORTED_FEATURE,
+        "this server's workers follow its machines (--workers-per-node): let machines join or leave",
     ),
     (NoWorkersError, Reason.UNSUPPORTED_FEATURE, "this server's experts run in the coordinator"),
     (BusyError, Reason.QUEUE_FULL, "the server is busy with what other requests have to be prepared for"),

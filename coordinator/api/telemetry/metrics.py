@@ -22,6 +22,9 @@ from coordinator.metrics.ledger import Ledger
 from coordinator.metrics.store import summed
 from expert_workers.status import WorkerState
 
+# A kind of certificate: between machines.
+DATA = "data"
+
 
 @dataclass(frozen=True, slots=True)
 class MetricSources:
@@ -91,9 +94,11 @@ class Metrics:
         yield _counter("prefix_cache_hits", "Prompt tokens found.", label, stats.prefix_hits)
         yield _counter("num_preemptions", "Sequences that gave way.", label, stats.num_preemptions)
         yield from self.readiness.read(self._model)
-        yield from self._read_workers(sources.workers(), sources.replicas)
+        workers = sources.workers()
+        yield from self._read_workers(workers, sources.replicas)
         yield from self._read_model(sources.model())
-        yield self._read_certificates(sources.certificates())
+        data = {} if workers.certificate_end is None else {DATA: workers.certificate_end}
+        yield self._read_certificates({**sources.certificates(), **data})
 
     def _read_workers(self, status: WorkersStatus, replicas: int) -> Iterator[Metric]:
         workers, label = status.workers, [self._model]

@@ -62,6 +62,8 @@ class OperatedExperts(Protocol):
 
     @property
     def num_replicas(self) -> int: ...
+    @property
+    def certificate_end(self) -> float | None: ...
     def topology(self) -> Sequence[WorkerStatus]: ...
     def missing_experts(self) -> Sequence[ExpertModule]: ...
     def scale(self, num_workers: int, timeout: float) -> Scaled: ...
@@ -94,7 +96,12 @@ class Operated:
 
 
 def workers_status(experts: OperatedExperts) -> WorkersStatus:
-    return WorkersStatus(tuple(experts.topology()), tuple(experts.missing_experts()), experts.num_replicas)
+    return WorkersStatus(
+        tuple(experts.topology()),
+        tuple(experts.missing_experts()),
+        experts.num_replicas,
+        experts.certificate_end,
+    )
 
 
 def worker_handlers(experts: OperatedExperts) -> Handlers:

@@ -35,12 +35,14 @@ class WorkersStatus:
     """The expert workers, by rank; none where all experts are in the engine's process.
 
     `missing` are the modules that cannot be computed at the moment; the expert with the fewest holders is on
-    `num_replicas` workers.
+    `num_replicas` workers. `certificate_end` is when the first of the certificates between machines ends, in
+    seconds since 1970; None where there are none.
     """
 
     workers: tuple[WorkerStatus, ...] = ()
     missing: tuple[ExpertModule, ...] = ()
     num_replicas: int = 0
+    certificate_end: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -29,6 +29,7 @@ class InProcessTransport:
     """A Transport. A worker lives as long as its Served does, or a link to it."""
 
     spans_processes = False
+    certificate_end: float | None = None
 
     def __init__(self, options: TransportOptions | None = None) -> None:
         """There is nothing to be told."""

@@ -71,6 +71,7 @@ class ExpertActor:
             host=self._host,
             has_files=self._source.has_files,
             num_fetched=self._source.num_fetched,
+            certificate_end=self._transport.certificate_end,
         )
 
     def claim(self, client: str, epoch: int, by_force: bool) -> None:

@@ -34,6 +34,7 @@ class RayTransport:
 
     options: TransportOptions = NO_OPTIONS
     spans_processes: ClassVar[bool] = True
+    certificate_end: ClassVar[float | None] = None
 
     def serve(self, worker: ExpertWorker, site: Site) -> ServedActor:
         assert isinstance(site.process, ActorName), "its process is an actor"

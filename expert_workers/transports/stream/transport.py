@@ -2,7 +2,7 @@
 
 import ssl
 
-from expert_workers.tls import context
+from expert_workers.tls import check_own, context
 from expert_workers.transports.base import NO_OPTIONS, Site, TransportOptions
 from expert_workers.transports.stream.auth import Endpoint
 from expert_workers.transports.stream.connect import open_link
@@ -23,16 +23,18 @@ class StreamTransport:
         self._options = options
         self._use_unix = use_unix
         self._client_tls: ssl.SSLContext | None = None
+        self.certificate_end: float | None = None
         self._tls_of_links()
 
     def __getstate__(self) -> dict[str, object]:
         """A copy for another process reads the files there."""
-        return {**self.__dict__, "_client_tls": None}
+        return {**self.__dict__, "_client_tls": None, "certificate_end": None}
 
     def serve(self, worker: ExpertWorker, site: Site) -> StreamServer:
         """As Transport; raises ConfigError too."""
         paths = self._options.tls
         tls = None if paths is None else context(paths, is_server=True)
+        self.certificate_end = None if paths is None else check_own(paths)
         return StreamServer(
             worker,
             site.host,
@@ -52,4 +54,5 @@ class StreamTransport:
         """Read once: links are opened also when the files are gone."""
         if self._client_tls is None and self._options.tls is not None:
             self._client_tls = context(self._options.tls, is_server=False)
+            self.certificate_end = check_own(self._options.tls)
         return self._client_tls

@@ -22,6 +22,8 @@ from coordinator.commands import (
     init_checkpoint,
     inspect_arguments,
     inspect_checkpoint,
+    sums,
+    sums_arguments,
 )
 from coordinator.commands.amounts import format_bytes
 from coordinator.commands.progress import progress_line
@@ -35,6 +37,7 @@ ARGUMENTS = {
     import_checkpoint: import_arguments,
     init_checkpoint: init_arguments,
     inspect_checkpoint: inspect_arguments,
+    sums: sums_arguments,
 }
 FACTS = {"num_parameters": 261472, "num_active_parameters_per_token": 147904}
 
@@ -270,6 +273,17 @@ def test_no_progress_where_there_is_no_terminal() -> None:
     with progress_line(stream := io.StringIO(), "going") as progress:
         progress(1, 9)
     assert stream.getvalue() == ""
+
+
+def test_sums(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = write_folder(tmp_path / "model", make_tensors(), shards=3)
+    assert run(sums, folder) == 0
+    assert re.match(r"summed 3 files, 10.\d kB, \d.\d s -> .*model/block-sums\n", capsys.readouterr().out)
+    # It is no file of the model's: nothing else changes by it.
+    assert "block-sums" not in inspected(capsys, folder)["files"]
+    assert run(import_checkpoint, folder, tmp_path / "mine") == 0
+    with pytest.raises(CheckpointError, match="mine: needs no sums, the one of each file is in its manifest"):
+        run(sums, tmp_path / "mine")
 
 
 @pytest.mark.parametrize(

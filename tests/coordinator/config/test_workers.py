@@ -53,3 +53,14 @@ def test_files_of_tls_are_needed_together_and_the_key_must_be_private(tmp_path: 
     key.chmod(0o644)
     with pytest.raises(ConfigError, match=r"data plane TLS key .*: others can read"):
         data_tls(parse(*paths))
+
+
+def test_a_number_of_machines_is_for_workers_that_follow_them() -> None:
+    assert parse("--workers-per-node", "2", "--min-machines", "3").min_machines == 3
+    with pytest.raises(ConfigError, match="say --workers-per-node K"):
+        parse("--min-machines", "3")
+
+
+def test_without_workers_here_there_may_be_some_on_each_machine() -> None:
+    assert not parse("--workers", "0").has_workers
+    assert parse("--workers", "0", "--workers-per-node", "1").has_workers

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from expert_workers.cluster.ray_tls import check_own, check_transport
+from expert_workers.cluster.ray_tls import check_transport
 from expert_workers.tls import TlsPaths, context
-from moe_model.errors import ClusterError, ConfigError
-from tests.coordinator.api.certificates import DAY, Authority, write_private
+from moe_model.errors import ClusterError
+from tests.coordinator.api.certificates import Authority, write_private
 
 HOST = "127.0.0.1"
 PATIENCE = 1.6
@@ -153,18 +153,3 @@ def test_a_name_server_that_never_answers(monkeypatch: pytest.MonkeyPatch) -> No
     with pytest.raises(ClusterError, match="cannot be reached: timed out"):
         look(1)
     done.set()
-
-
-def test_our_own_files_are_looked_at_first(tmp_path: Path, authority: Authority, paths: TlsPaths) -> None:
-    check_own(paths)
-    check_own(paths, HOST)
-    with pytest.raises(ConfigError, match="is for another name or address"):
-        check_own(paths, "192.0.2.1")
-    old = write_paths(tmp_path / "old", authority, authority.sign(begins=-DAY, ends=-DAY / 2))
-    early = write_paths(tmp_path / "early", authority, authority.sign(begins=DAY / 2))
-    other = write_paths(tmp_path / "other", authority, Authority("other").sign())
-    for bad, message in ((old, "has expired"), (early, "is not valid yet"), (other, "is not of the CA")):
-        with pytest.raises(ConfigError, match=rf"^Ray TLS certificate {bad.cert}: {message}"):
-            check_own(bad)
-    with pytest.raises(ConfigError, match=rf"^Ray TLS {paths.cert}: cannot be used"):
-        check_own(TlsPaths(paths.cert, other.key, paths.ca))

@@ -22,6 +22,7 @@ class SlowTransport:
     """A Transport whose links are made when they may be; `made` are all of them, by endpoint."""
 
     spans_processes: ClassVar[bool] = True
+    certificate_end: ClassVar[float | None] = None
 
     def __init__(self) -> None:
         self.made: dict[Any, LocalLink] = {}

@@ -144,6 +144,14 @@ def test_who_is_bound_to_a_machine_is_started_there(fleet: ToldFleet) -> None:
     assert fleet.asked[0] == "start on here"
 
 
+def test_a_load_in_parts_keeps_the_order_of_its_modules(fleet: ToldFleet) -> None:
+    jobs = make_jobs(fleet)
+    jobs.bring_up(0, frozenset(KEYS))
+    fleet.asked.clear()
+    jobs.load(0, checkpoint_modules(list(reversed(KEYS))), on_part=lambda _: True)
+    assert fleet.asked[0] == "load 1,2"
+
+
 def test_the_first_module_is_of_use_before_the_others_are_there(fleet: ToldFleet) -> None:
     jobs, parts = make_jobs(fleet), list[Loaded]()
     jobs.bring_up(0, frozenset(KEYS))

@@ -270,6 +270,18 @@ def test_the_topology_says_which_worker_holds_what() -> None:
         assert record.last_loss.startswith("worker 1: its stream ")
 
 
+def test_the_first_certificate_to_end_counts_this_process_s_or_a_worker_s() -> None:
+    with supervised(2) as (coordinator, _):
+        end_of = partial(RemoteExperts, coordinator.pool, coordinator.supervisor, lambda: None, 1)
+        assert end_of().certificate_end is None
+        assert end_of(3e9).certificate_end == 3e9
+        for worker, end in zip(coordinator.supervisor.workers(), (2e9, 4e9), strict=True):
+            assert worker.info is not None
+            worker.info = replace(worker.info, certificate_end=end)
+        assert end_of().certificate_end == end_of(3e9).certificate_end == 2e9
+        assert end_of(1e9).certificate_end == 1e9
+
+
 def test_workers_that_run_already_are_used_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
     with supervised(2) as (first, world):
         workers = [world.machine.worker(rank) for rank in (0, 1)]

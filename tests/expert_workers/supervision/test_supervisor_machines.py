@@ -6,11 +6,14 @@ from dataclasses import replace
 
 import pytest
 
+from expert_workers.dispatch.options import OnLoss
 from expert_workers.supervision.health import HealthOptions
-from expert_workers.transports.fleet import Machine
-from expert_workers.worker.expert_worker import ExpertWorker
+from expert_workers.supervision.worker_state import Keys
+from expert_workers.transports.fleet import URGENT, Machine, Supply
+from expert_workers.worker.expert_worker import ExpertWorker, WorkerInfo
+from moe_model.errors import BoundWorkersError
 from moe_model.versions.expert_versions import ExpertModule
-from tests.expert_workers.supervised import ALL, OPTIONS, Coordinator, World, supervised
+from tests.expert_workers.supervised import ALL, OPTIONS, Coordinator, ToldFleet, World, supervised
 
 FOLLOWING = replace(
     OPTIONS,
@@ -78,6 +81,14 @@ def test_a_machine_that_is_gone_takes_its_worker_along() -> None:
         coordinator.until(lambda: coordinator.num_holders(0, 2) == {2}, coordinator.check_equal)
 
 
+def test_their_number_is_not_to_be_told() -> None:
+    with (
+        supervised(0, options=FOLLOWING, machines="ab") as (coordinator, _),
+        pytest.raises(BoundWorkersError, match="follow the machines"),
+    ):
+        coordinator.supervisor.scale(3)
+
+
 def test_a_worker_has_rows_as_soon_as_its_first_expert_is_there(monkeypatch: pytest.MonkeyPatch) -> None:
     """The second part of its load is held up."""
     goes, num_loads, load = threading.Event(), 0, ExpertWorker.load
@@ -125,3 +136,33 @@ def test_a_load_ends_when_its_machine_leaves(monkeypatch: pytest.MonkeyPatch) ->
         coordinator.until(lambda: world.machine.node_ids_in_use() == {"a"}, coordinator.check_equal)
         assert len(loads) == 1
         assert coordinator.held() == {0: ALL}
+
+
+def test_a_load_is_begun_anew_once_requests_wait_for_some_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A worker loads at its leisure what others hold; then these are gone."""
+    goes, loads, load = threading.Event(), list[tuple[Keys, bool]](), ToldFleet.load
+
+    def slow(
+        fleet: ToldFleet, rank: int, modules: Sequence[ExpertModule], timeout: float, supply: Supply = URGENT
+    ) -> WorkerInfo:
+        if rank == 2:
+            loads.append((frozenset(module.key for module in modules), supply.is_urgent))
+            if len(loads) == 1:
+                assert goes.wait(60)
+        return load(fleet, rank, modules, timeout, supply)
+
+    monkeypatch.setattr(ToldFleet, "load", slow)
+    options = replace(FOLLOWING, on_loss=OnLoss.RELOAD)
+    with supervised(0, options=options, replicas=2, machines="ab") as (coordinator, world):
+        world.machine.restarts = False
+        world.machine.machines += (Machine("c"),)
+        try:
+            coordinator.until(lambda: len(loads) == 1, coordinator.check_equal)
+            for rank in (0, 1):
+                world.machine.kill(rank)
+            coordinator.until(lambda: coordinator.workers()[2].is_needed)
+        finally:
+            goes.set()
+        coordinator.until(lambda: coordinator.held()[2] == ALL)
+        coordinator.check_equal()
+        assert [is_urgent for _, is_urgent in loads] == [False] + [True] * (len(loads) - 1)

@@ -21,15 +21,16 @@ def holding(rank: int, *keys: tuple[int, int]) -> SupervisedWorker:
 
 
 @pytest.mark.parametrize(
-    ("keys", "supply"),
+    ("keys", "first", "supply"),
     [
-        ({A}, Supply((1,), is_urgent=False)),
-        ({A, B}, Supply((1, 2), is_urgent=False)),
-        ({A, C}, Supply((1,), is_urgent=True)),
-        ({C}, Supply((), is_urgent=True)),
+        ({A}, set(), Supply((1,), is_urgent=False)),
+        ({A, B}, set(), Supply((1, 2), is_urgent=False)),
+        ({A, C}, {C}, Supply((1,), is_urgent=True)),
+        ({C}, {C}, Supply((), is_urgent=True)),
     ],
 )
-def test_what_no_other_holds_is_urgent(keys: Keys, supply: Supply) -> None:
+def test_what_no_other_holds_is_urgent(keys: Keys, first: Keys, supply: Supply) -> None:
     worker, lost = holding(0, C), holding(3, C)
     lost.address = None
-    assert supply_of(frozenset(keys), worker, [worker, holding(1, A), holding(2, B), lost]) == supply
+    others = [worker, holding(1, A), holding(2, B), lost]
+    assert supply_of(frozenset(keys), worker, others) == (first, supply)

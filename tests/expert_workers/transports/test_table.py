@@ -112,6 +112,7 @@ class QueueTransport:
     options: TransportOptions = NO_OPTIONS
     servers: dict[int, QueueServer] = field(default_factory=dict)
     spans_processes: ClassVar[bool] = False
+    certificate_end: ClassVar[float | None] = None
     made: ClassVar[list[int]] = []
 
     def serve(self, worker: ExpertWorker, site: Site) -> QueueServer:

@@ -1,5 +1,7 @@
 """A worker on a machine without the checkpoint: it reads its own experts from others, and lends them."""
 
+import os
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -118,7 +120,24 @@ def test_an_empty_folder_is_none(checkpoint: Checkpoint, tmp_path: Path) -> None
     path.mkdir()
     assert not source.has_files
     (path / "something").touch()
+    assert CheckpointSource(spec_of(checkpoint, path), others).has_files
+
+
+def test_a_disk_is_looked_at_once(
+    checkpoint: Checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A worker is asked every second whether it has the files, which may be on a network that hangs."""
+    path = tmp_path / "here"
+    shutil.copytree(checkpoint.path, path)
+    others = Others(Lender(checkpoint, None, None))
+    source = CheckpointSource(spec_of(checkpoint, path), others)
     assert source.has_files
+    source.open()
+    shutil.rmtree(path)
+    monkeypatch.setattr(os, "scandir", lambda _: pytest.fail("it is looked at again"))
+    assert source.has_files
+    source.hurry(is_urgent=True)
+    assert not others.asked
 
 
 def test_without_another_machine_it_says_what_is_missing(checkpoint: Checkpoint, tmp_path: Path) -> None:

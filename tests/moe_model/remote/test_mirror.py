@@ -1,5 +1,6 @@
 """Mirrors over a source in memory: what is read is what the source has, and each block is fetched once."""
 
+import hashlib
 import os
 import threading
 from collections.abc import Iterator
@@ -17,8 +18,8 @@ from moe_model.files.piece_file import PieceFile
 from moe_model.halt import Halt
 from moe_model.remote.block_file import block_sums
 from moe_model.remote.cache import CacheFolder
-from moe_model.remote.listing import BLOCK_BYTES, SUM_BYTES
-from moe_model.remote.mirror import Mirror
+from moe_model.remote.listing import BLOCK_BYTES, SUM_BYTES, Listing, RemoteFile
+from moe_model.remote.mirror import Mirror, open_mirror
 from tests.moe_model.remote.sources import KEY, MemorySource, mirror_of
 
 WEIGHTS = "a/weights.safetensors"
@@ -152,6 +153,29 @@ def test_kept_bytes_that_are_not_those_of_the_known_sums(source: MemorySource, t
     source.files[WEIGHTS] = right
     with closing(mirror_of(source, tmp_path, sums=TwoSums(block_sums(memoryview(right))))) as mirror:
         assert PieceFile(mirror.path / WEIGHTS).read(0, SIZE) == right
+
+
+def small_mirror(source: MemorySource, cache: Path, content: bytes | None) -> Mirror:
+    """Of a listing that says what its small file is, or does not."""
+    digest = None if content is None else hashlib.sha256(content).hexdigest()
+    listing = Listing({"config.json": RemoteFile(2, digest=digest)})
+    return open_mirror(KEY, listing, source, CacheFolder(cache), name="m", location="m")
+
+
+def test_a_small_file_that_is_not_the_one_that_was_listed(source: MemorySource, tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match=r"memory: config.json: SHA-256 is not the one that was listed"):
+        small_mirror(source, tmp_path, b"[]")
+    source.files["config.json"] = b"[]"
+    with closing(small_mirror(source, tmp_path, b"[]")) as mirror:
+        assert (mirror.path / "config.json").read_bytes() == b"[]"
+
+
+def test_a_small_file_that_was_kept_before_its_sum_was_known(source: MemorySource, tmp_path: Path) -> None:
+    """As by a process that was killed between the two."""
+    small_mirror(source, tmp_path, None).close()
+    source.files["config.json"] = b"[]"
+    with closing(small_mirror(source, tmp_path, b"[]")) as mirror:
+        assert (mirror.path / "config.json").read_bytes() == b"[]"
 
 
 def test_what_is_forgotten_is_fetched_again(mirror: Mirror, source: MemorySource) -> None:

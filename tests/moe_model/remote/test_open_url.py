@@ -8,13 +8,14 @@ from pathlib import Path
 
 import pytest
 
-from moe_model.checkpoint.manifest import MANIFEST
+from moe_model.checkpoint.manifest import MANIFEST, SHARED
 from moe_model.checkpoint.reader import Checkpoint
 from moe_model.errors import CheckpointError, ConfigError, HaltedError
 from moe_model.halt import Halt
 from moe_model.remote.open_url import open_url
 from moe_model.remote.url import CheckpointUrl
 from moe_model.remote.url_source import Patience, UrlSource
+from tests.models import write_checkpoint
 from tests.moe_model.remote.remote_folders import assert_same, close_all, tensor_file
 from tests.ranged_http import RangedServer
 
@@ -52,6 +53,20 @@ def test_a_file_that_has_been_replaced(url: str, folder: Path) -> None:
         # One that opens it now gets the new one, whatever is in the cache of the old.
         close_all()
         assert_same(Checkpoint.open(open_url(url)), folder)
+
+
+def test_bytes_that_were_damaged_on_their_way(tmp_path: Path, url: str) -> None:
+    """The sum of a whole file shows it, after its blocks were kept: they are fetched again."""
+    (tmp_path / "www").mkdir()
+    path = write_checkpoint(tmp_path / "www" / "my model") / SHARED
+    right = path.read_bytes()
+    checkpoint = Checkpoint.open(open_url(url))
+    path.write_bytes(right[:-4] + bytes(4))
+    for _ in range(2):
+        with pytest.raises(CheckpointError, match="SHA-256 is not the manifest's"):
+            checkpoint.read_shared()
+    path.write_bytes(right)
+    checkpoint.read_shared()
 
 
 def test_from_a_disk_a_file_that_has_been_replaced(folder: Path) -> None:

@@ -103,7 +103,7 @@ class Opened:
 def opened(*, vllm_names: bool = False) -> Opened:
     metrics = Metrics(vllm_names=vllm_names)
     ready = [WorkerStatus(rank, WorkerState.READY, experts={0: (rank,)}) for rank in range(2)]
-    workers = WorkersStatus(tuple(ready), num_replicas=1)
+    workers = WorkersStatus(tuple(ready), num_replicas=1, certificate_end=1.5e9)
     stats = EngineStats(num_running=3, num_blocks=8, kv_usage=0.25, prefix_queries=10, prefix_hits=4)
     counts = EngineCounts()
     counts.open(range(2))
@@ -183,6 +183,7 @@ def test_values() -> None:
         'expertmesh_expert_replicas_min{model_name="tiny"} 1.0',
         'expertmesh_expert_replicas_wanted{model_name="tiny"} 2.0',
         'expertmesh_certificate_expiry_timestamp_seconds{certificate="server",model_name="tiny"} 2e+09',
+        'expertmesh_certificate_expiry_timestamp_seconds{certificate="data",model_name="tiny"} 1.5e+09',
         'expertmesh_expert_tokens_total{model_name="tiny",rank="0"} 6.0',
         'expertmesh_expert_worker_restarts_total{model_name="tiny",reason="died"} 1.0',
         'expertmesh_expert_balancedness_sum{model_name="tiny",phase="prefill"} 0.6666666666666666',

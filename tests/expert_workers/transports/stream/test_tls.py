@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from expert_workers.tls import TlsPaths, context
+from expert_workers.tls import TlsPaths, check_own, context
 from expert_workers.transports.base import FailureReason, Site, TransportOptions, WorkerFailureError
 from expert_workers.transports.stream.connection import StreamConnection
 from expert_workers.transports.stream.transport import StreamTransport
@@ -102,7 +102,10 @@ def test_a_transport_names_its_files_before_workers_start_and_opens_links_withou
         StreamTransport(TransportOptions(TlsPaths(missing, paths.key, paths.ca)))
     ours = StreamTransport(TransportOptions(paths), use_unix=False)
     # As a worker's process gets it.
-    server = pickle.loads(pickle.dumps(ours)).serve(make_worker(CONFIG, PLACEMENT, 0), Site(HOST))
+    theirs = pickle.loads(pickle.dumps(ours))
+    assert theirs.certificate_end is None, "its machine has another certificate"
+    server = theirs.serve(make_worker(CONFIG, PLACEMENT, 0), Site(HOST))
+    assert ours.certificate_end == theirs.certificate_end == check_own(paths)
     Path(paths.cert).unlink()
     link = ours.connect(0, server.endpoint, 10.0)
     assert server.endpoint.is_tls

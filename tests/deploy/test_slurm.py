@@ -1,0 +1,176 @@
+"""deploy/slurm/expertmesh.sbatch by a real Slurm: it starts, answers, drains, and leaves nothing behind."""
+
+import re
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+
+from tests.chaos.ray_hosts import wait_until
+from tests.deploy.slurm_cluster import ROOT, SlurmCluster, missing
+from tests.deploy.tools import DEPLOY
+
+pytestmark = [pytest.mark.deploy, pytest.mark.timeout(400)]
+
+SBATCH, CHECKPOINT = DEPLOY / "slurm" / "expertmesh.sbatch", ROOT / "demo" / "checkpoint"
+START_TIMEOUT = 150.0
+MODEL = (str(SBATCH), str(CHECKPOINT), "--workers-per-node=1", "--worker-threads=1")
+# In the prompt's model: some seconds of tokens.
+LONG = ("--prompt", "def main():", "--ignore-eos", "--max-tokens", "480", "--context-overflow", "stop")
+
+
+@pytest.fixture
+def start() -> Iterator[Callable[..., SlurmCluster]]:
+    """Starts a cluster with these nodes, which ends with the test."""
+    if lacking := missing():
+        pytest.fail(f"{lacking}: apt-get install slurm-wlm munge iproute2 iptables, and run as root")
+    clusters: list[SlurmCluster] = []
+
+    def started(*nodes: str) -> SlurmCluster:
+        clusters.append(SlurmCluster(*nodes))
+        return clusters[-1].__enter__()
+
+    yield started
+    for cluster in clusters:
+        cluster.close()
+
+
+class Job:
+    """One that serves: submitted, and waited for."""
+
+    def __init__(self, cluster: SlurmCluster, *options: str) -> None:
+        self.cluster = cluster
+        self.number = cluster.submit(*options, *MODEL)
+        ended = ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT")
+        wait_until(
+            lambda: "To end it" in self.output or cluster.job(self.number)["JobState"] in ended,
+            START_TIMEOUT,
+            "no READY",
+        )
+        assert "To end it" in self.output, self.output + cluster.logs()
+        self.key_file = Path(self._said(r"The key is in (\S+),"))
+        self.grpc = "127.0.0.1:" + self._said(r"-L 50051:127\.0\.0\.1:(\d+)")
+        self.first_port = 10_000 + self.number % 90 * 250
+        # As its own page says it.
+        self.head = self._said(r"Serving on (\S+) for")
+
+    @property
+    def output(self) -> str:
+        return self.cluster.output(self.number)
+
+    def request(self, *arguments: str) -> subprocess.Popen[bytes]:
+        client = (sys.executable, "-m", "expertmesh.cli", "client", self.grpc)
+        return self.cluster.on_node(self.head, *client, "--api-key-file", str(self.key_file), *arguments)
+
+    def _said(self, pattern: str) -> str:
+        found = re.search(pattern, self.output)
+        assert found, self.output
+        return found[1]
+
+
+def assert_nothing_stays(cluster: SlurmCluster) -> None:
+    for node in cluster.nodes:
+        wait_until(lambda node=node: not cluster.processes(node), 60, "processes stay")  # type: ignore[misc]
+        assert cluster.temporary(node) == []
+    assert [path.suffix for path in cluster.home.iterdir()] == [".log"]
+
+
+def answer(request: subprocess.Popen[bytes]) -> str:
+    output, _ = request.communicate(timeout=120)
+    assert request.returncode == 0, output
+    return output.decode()
+
+
+def wait_for_output(request: subprocess.Popen[bytes]) -> bytes:
+    """Until a stream has begun; its first bytes."""
+    assert request.stdout is not None
+    return request.stdout.read(1)
+
+
+def secrets_of(cluster: SlurmCluster, job: Job) -> list[str]:
+    """The API key, and Ray's token as the processes on the head find it."""
+    (folder,) = cluster.temporary(job.head)
+    pids = cluster.nodes[job.head].pids()
+    paths = (cluster.root_of(pid) / "tmp" / folder / "ray.token" for pid in pids)
+    token = next(path.read_text() for path in paths if path.exists())
+    assert token.strip()
+    return [token.strip(), job.key_file.read_text().strip()]
+
+
+def assert_told_to_no_process(cluster: SlurmCluster, secrets: list[str]) -> None:
+    for host in cluster.nodes.values():
+        for pid in host.pids():
+            for name in ("cmdline", "environ"):
+                # It may have ended meanwhile.
+                with suppress(OSError):
+                    told = Path(f"/proc/{pid}/{name}").read_bytes().decode(errors="replace")
+                    assert not any(secret in told for secret in secrets), (name, told[:200])
+
+
+def test_one_node_serves_until_its_time_is_up(start: Callable[..., SlurmCluster]) -> None:
+    cluster = start("n1")
+    job = Job(cluster, "--time=60")
+    assert job.head == "n1"
+    assert answer(job.request("--prompt", "def main():", "--max-tokens", "8"))
+    assert job.key_file.stat().st_mode & 0o777 == 0o600
+    assert_told_to_no_process(cluster, secrets_of(cluster, job))
+    # No new job comes to a node that is being emptied, and what serves there goes on.
+    cluster.run("scontrol", "update", "nodename=n1", "state=drain", "reason=test")
+    other = cluster.submit(*MODEL)
+    assert answer(job.request("--prompt", "def main():", "--max-tokens", "8"))
+    assert cluster.job(other)["JobState"] == "PENDING"
+    cluster.run("scancel", str(other))
+    running = job.request(*LONG)
+    wait_for_output(running)
+    # Slurm looks at the time every 30 s, and signals a job whose end is less than a minute away.
+    cluster.run("scontrol", "update", f"jobid={job.number}", "timelimit=1")
+    ended = cluster.wait_state(job.number, "COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", timeout=150)
+    assert (ended["JobState"], ended["ExitCode"]) == ("COMPLETED", "0:0"), job.output
+    answer(running)
+    assert_nothing_stays(cluster)
+
+
+def test_two_nodes_are_one_cluster_and_end_together(start: Callable[..., SlurmCluster]) -> None:
+    cluster = start("n1", "n2")
+    job = Job(cluster, "--nodes=2")
+    assert " workers=2 " in job.output
+    for node in cluster.nodes:
+        assert [line for line in cluster.processes(node) if line.startswith("ray::ExpertActor")]
+        assert cluster.open_ports(node)
+        assert {port for port in cluster.open_ports(node) if port // 250 != job.first_port // 250} == set()
+    assert_told_to_no_process(cluster, secrets_of(cluster, job))
+    running = job.request(*LONG)
+    wait_for_output(running)
+    cluster.run("scancel", "--batch", "--signal=TERM", str(job.number), is_user=True)
+    answer(running)
+    ended = cluster.wait_state(job.number, "COMPLETED", "FAILED", "CANCELLED")
+    assert (ended["JobState"], ended["ExitCode"]) == ("COMPLETED", "0:0"), job.output
+    assert_nothing_stays(cluster)
+
+
+def test_a_job_that_is_cancelled_leaves_nothing(start: Callable[..., SlurmCluster]) -> None:
+    cluster = start("n1", "n2")
+    job = Job(cluster, "--nodes=2")
+    running = job.request(*LONG)
+    wait_for_output(running)
+    cluster.run("scancel", str(job.number), is_user=True)
+    output, _ = running.communicate(timeout=60)
+    assert running.returncode != 0
+    assert b"UNAVAILABLE" in output
+    cluster.wait_state(job.number, "CANCELLED")
+    assert_nothing_stays(cluster)
+
+
+@pytest.mark.parametrize("mistake", [(str(SBATCH), "no/such/model"), (str(SBATCH),)], ids=["model", "none"])
+def test_a_start_that_fails_is_a_job_that_fails(
+    start: Callable[..., SlurmCluster], mistake: tuple[str, ...]
+) -> None:
+    cluster = start("n1")
+    number = cluster.submit(*mistake)
+    ended = cluster.wait_state(number, "COMPLETED", "FAILED", "CANCELLED")
+    assert ended["JobState"] == "FAILED", cluster.output(number)
+    assert "error: " in cluster.output(number) or "usage: " in cluster.output(number)
+    assert_nothing_stays(cluster)
