@@ -33,7 +33,7 @@ MONITORED: Values = {
     "caSecret": "ca",
     "serverName": "expertmesh.example",
 }
-FETCHED: Values = {"model": {"source": "s3://models/m", "volume": {}}}
+FETCHED: Values = {"model": {"source": "s3://models/m", "volume": None}}
 STORE = [{"to": [{"ipBlock": {"cidr": "192.0.2.0/24"}}], "ports": [{"protocol": "TCP", "port": 443}]}]
 # What differs from LEAST, by name: every part of every template is in one of them.
 VARIANTS: dict[str, Values] = {
@@ -71,7 +71,7 @@ VARIANTS: dict[str, Values] = {
         },
         "networkPolicy": {"egress": STORE},
     },
-    "rocksdb": {"gcsFaultTolerance": {"backend": "rocksdb"}},
+    "rocksdb": {"gcsFaultTolerance": {"backend": "rocksdb"}, "model": {"onWorkers": False}},
     "spread": {
         "workers": {
             "topologySpreadConstraints": [
@@ -95,9 +95,11 @@ class RefusedError(Exception):
 
 
 def merged(values: Mapping[str, Any], changes: Mapping[str, Any]) -> Values:
-    """As Helm merges: maps by key, all else as a whole."""
+    """As Helm merges: maps by key, all else as a whole; None takes a key away."""
     out = copy.deepcopy(dict(values))
-    for key, value in changes.items():
+    for key in (key for key, value in changes.items() if value is None):
+        out.pop(key, None)
+    for key, value in ((key, value) for key, value in changes.items() if value is not None):
         old = out.get(key)
         out[key] = merged(old, value) if isinstance(old, dict) and isinstance(value, dict) else value
     return out

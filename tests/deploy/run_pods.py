@@ -100,6 +100,11 @@ class Pod:
     def container(self, name: str) -> Any:
         return next(each for each in containers(self.template) if each["name"] == name)
 
+    def sees(self, path: Path) -> bool:
+        """Whether its containers find something there, at this machine's path."""
+        found = self.host.popen("nsenter", f"--target={self._holder.pid}", "--mount", "test", "-e", str(path))
+        return found.wait() == 0
+
     def log(self, name: str) -> str:
         return (self.folder / f"{name}.log").read_text(encoding="utf-8", errors="replace")
 

@@ -1,5 +1,6 @@
 """The Helm chart by Helm itself: it lints, renders with many values, and refuses those that make no sense."""
 
+import json
 import re
 import shutil
 from pathlib import Path
@@ -22,6 +23,7 @@ from tests.deploy.chart import (
     rendered,
     variants,
 )
+from tests.deploy.tools import DEPLOY
 
 pytestmark = pytest.mark.deploy
 
@@ -90,7 +92,6 @@ def test_every_value_matters() -> None:
         ({"secrets": {"tls": "Not A Name"}}, "/secrets/tls"),
         ({"workers": {"replicas": 0}}, "minimum: got 0, want 1"),
         ({"workers": {"replicas": "2"}}, "got string, want integer"),
-        ({"workers": {"resources": {"limits": None}}}, "limits"),
         ({"coordinator": {"args": ["serve"]}}, "/coordinator/args/0"),
         ({"coordinator": {"env": [{"name": "RAY_AUTH_TOKEN", "value": "x"}]}}, "/coordinator/env/0/name"),
         ({"workers": {"env": [{"name": "RAY_AUTH_MODE", "value": "disabled"}]}}, "/workers/env/0/name"),
@@ -145,3 +146,12 @@ def _leaves(values: Any, path: str = "") -> list[str]:
     if isinstance(values, dict) and values:
         return [leaf for key, each in values.items() for leaf in _leaves(each, f"{path}.{key}".lstrip("."))]
     return [path]
+
+
+def test_rules_and_dashboard_are_those_of_monitoring() -> None:
+    """In a package too, where they are files of their own."""
+    by_kind = {(each["kind"], each["metadata"]["name"]): each for each in variants()["monitored"]}
+    rules = yaml.safe_load((DEPLOY / "monitoring" / "expertmesh.rules.yaml").read_text())
+    assert by_kind["PrometheusRule", "demo"]["spec"] == rules
+    board = json.loads((DEPLOY / "monitoring" / "expertmesh.dashboard.json").read_text())
+    assert json.loads(by_kind["ConfigMap", "demo-dashboard"]["data"]["expertmesh.json"]) == board

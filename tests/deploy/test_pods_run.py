@@ -4,6 +4,7 @@ As root, with iproute2; on networks between namespaces, as kubelet and KubeRay's
 """
 
 import secrets
+import shutil
 import subprocess
 import threading
 from collections.abc import Iterator, Mapping
@@ -23,7 +24,7 @@ from tests.chaos.namespaces import Network, missing_capability
 from tests.coordinator.api.certificates import Authority, write_private
 from tests.deploy import network_policy
 from tests.deploy.chart import LEAST, Values, merged, rendered
-from tests.deploy.pods import Object, of_kind, pods
+from tests.deploy.pods import Object, containers, of_kind, pods
 from tests.deploy.run_pods import Pod
 from tests.deploy.tools import ROOT
 from tests.integration.ray_cluster import wait_listening
@@ -60,6 +61,7 @@ class Release:
     coordinator: Pod
     workers: list[Pod]
     ca: Path
+    with_model: bool
     # What KubeRay would have containers run, by group; nothing without it.
     starts: Mapping[str, list[str]]
 
@@ -99,16 +101,18 @@ class Release:
         return "\n".join(pod.log(name) for pod in (self.coordinator, *self.workers) for name in pod.running)
 
 
-@pytest.fixture(params=["plain", "raycluster"])
+@pytest.fixture(params=[("plain", True), ("raycluster", False)], ids=lambda each: str(each[0]))
 def release(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Release]:
     if missing := missing_capability():
         pytest.fail(f"pods cannot be run: {missing}")
-    objects = rendered(merged(LEAST, merged(VALUES, {"mode": request.param})))
+    mode, on_workers = request.param
+    changes = {"mode": mode, "model": {"onWorkers": on_workers}}
+    objects = rendered(merged(LEAST, merged(VALUES, changes)))
     with Network() as network:
-        yield started(objects, network, tmp_path)
+        yield started(objects, network, tmp_path, on_workers=on_workers)
 
 
-def started(objects: list[Object], network: Network, folder: Path) -> Release:
+def started(objects: list[Object], network: Network, folder: Path, *, on_workers: bool) -> Release:
     templates = dict(pods(objects))
     head, worker = templates.values()
     hosts = [network.host(name) for name in ("head", "one", "two")]
@@ -119,9 +123,10 @@ def started(objects: list[Object], network: Network, folder: Path) -> Release:
         own = folder / host.name.rpartition("-")[2]
         own.mkdir()
         (own / "cache").mkdir()
-        made.append(Pod(host, template, own, {**places, "/cache": str(own / "cache")}, names))
+        seen = {path: place for path, place in places.items() if _is_mounted(template, path)}
+        made.append(Pod(host, template, own, {**seen, "/cache": str(own / "cache")}, names))
     starts = ray_starts(objects)
-    release = Release(made[0], made[1:], folder / "ca.pem", starts)
+    release = Release(made[0], made[1:], folder / "ca.pem", on_workers, starts)
     ray = release.coordinator.start("ray-head", starts.get("head"))
     if not starts:
         # A sidecar is waited for.
@@ -137,6 +142,14 @@ def started(objects: list[Object], network: Network, folder: Path) -> Release:
     return release
 
 
+def _is_mounted(template: Object, path: str) -> bool:
+    return any(
+        mount["mountPath"].startswith(path.rpartition("/")[0]) or path.startswith(mount["mountPath"])
+        for container in containers(template)
+        for mount in container["volumeMounts"]
+    )
+
+
 def volumes(folder: Path, address: str) -> dict[str, str]:
     """Where secrets and the model are, by their paths in containers."""
     authority, mounted = Authority(), folder / "secrets"
@@ -147,7 +160,9 @@ def volumes(folder: Path, address: str) -> dict[str, str]:
     for name, data in {**files, "tls/tls.crt": certificate, "tls/tls.key": key}.items():
         (mounted / name).parent.mkdir(parents=True, exist_ok=True)
         write_private(mounted / name, data)
-    return {"/etc/expertmesh": str(mounted), "/models/model": str(ROOT / "demo" / "checkpoint")}
+    # Not where it is in the tree, which every pod sees.
+    shutil.copytree(ROOT / "demo" / "checkpoint", folder / "model")
+    return {"/etc/expertmesh": str(mounted), "/models/model": str(folder / "model")}
 
 
 def ray_starts(objects: list[Object]) -> dict[str, list[str]]:
@@ -201,6 +216,11 @@ def under_load(release: Release, golden: str) -> Iterator[None]:
 def test_pods_come_up_are_replaced_and_end(release: Release) -> None:
     golden = release.generate()
     before = release.experts()
+    model = release.ca.with_name("model")
+    assert [pod.sees(model) for pod in (release.coordinator, *release.workers)] == [
+        True,
+        *[release.with_model] * 2,
+    ]
     # One worker on each machine, so that copies are on two.
     assert [len(pod.host.pids() & before) for pod in release.workers] == [1, 1]
     for pod in (release.coordinator, *release.workers):

@@ -46,11 +46,6 @@ seccompProfile:
 - name: ray-token
   mountPath: /etc/expertmesh/ray
   readOnly: true
-{{- if .Values.model.volume }}
-- name: model
-  mountPath: {{ .Values.model.mountPath }}
-  readOnly: true
-{{- end }}
 {{- if .Values.secrets.dataTls }}
 - name: data-tls
   mountPath: /etc/expertmesh/data-tls
@@ -77,15 +72,26 @@ seccompProfile:
   secret:
     secretName: {{ required "secrets.rayToken: the secret with Ray's token, in the key token" .Values.secrets.rayToken }}
     defaultMode: 0440
-{{- with .Values.model.volume }}
-- name: model
-  {{- toYaml . | nindent 2 }}
-{{- end }}
 {{- with .Values.secrets.dataTls }}
 - name: data-tls
   secret:
     secretName: {{ . }}
     defaultMode: 0440
+{{- end }}
+{{- end -}}
+
+{{- define "expertmesh.model.mount" -}}
+{{- if .Values.model.volume }}
+- name: model
+  mountPath: {{ .Values.model.mountPath }}
+  readOnly: true
+{{- end }}
+{{- end -}}
+
+{{- define "expertmesh.model.volume" -}}
+{{- with .Values.model.volume }}
+- name: model
+  {{- toYaml . | nindent 2 }}
 {{- end }}
 {{- end -}}
 

@@ -117,6 +117,7 @@
     {{- include "expertmesh.container.security" . | nindent 4 }}
   volumeMounts:
     {{- include "expertmesh.container.mounts" . | nindent 4 }}
+    {{- include "expertmesh.model.mount" . | trim | nindent 4 }}
     {{- if .Values.ray.mtls }}
     - name: coordinator-ray-tls
       mountPath: /etc/expertmesh/ray-tls
@@ -140,6 +141,7 @@
 {{- end -}}
 
 {{- define "expertmesh.coordinator.volumes" -}}
+{{ include "expertmesh.model.volume" . }}
 {{- if .Values.ray.mtls }}
 # What KubeRay has cert-manager write for the head's pod.
 - name: coordinator-ray-tls

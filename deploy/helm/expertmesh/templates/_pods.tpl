@@ -155,6 +155,12 @@ spec:
         {{- include "expertmesh.container.security" . | nindent 8 }}
       volumeMounts:
         {{- include "expertmesh.container.mounts" . | nindent 8 }}
+        {{- if .Values.model.onWorkers }}
+        {{- include "expertmesh.model.mount" . | trim | nindent 8 }}
+        {{- end }}
   volumes:
     {{- include "expertmesh.pod.volumes" . | nindent 4 }}
+    {{- if .Values.model.onWorkers }}
+    {{- include "expertmesh.model.volume" . | trim | nindent 4 }}
+    {{- end }}
 {{- end -}}
