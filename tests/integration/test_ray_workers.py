@@ -4,7 +4,6 @@ The cluster and its workers are started once; tests of the way to them run for e
 """
 
 import os
-import shutil
 import signal
 import socket
 import subprocess
@@ -22,21 +21,13 @@ from expert_workers.cluster.ray_cluster import RayCluster
 from expert_workers.cluster.ray_preflight import PATIENCE
 from expert_workers.dispatch.options import OnLoss
 from expert_workers.processes import Process, is_running
-from expert_workers.transports.base import WorkerFailureError
-from expert_workers.transports.ray.fleet import FleetOptions, RayFleet, actor_name
-from expert_workers.transports.ray.peers import FILE_SERVER, RayPeers
-from expert_workers.transports.ray.transport import RayTransport
-from expert_workers.worker.expert_worker import WorkerSpec
-from expert_workers.worker.offer import Offer
+from expert_workers.transports.ray.fleet import actor_name
 from moe_model.checkpoint.initialise import initialise_checkpoint
-from moe_model.checkpoint.manifest import MANIFEST
 from moe_model.checkpoint.reader import Checkpoint
 from moe_model.config import ModelConfig
-from moe_model.errors import CheckpointError, ClusterError, ExpertsLostError, WorkerStartError
-from moe_model.halt import Halt
+from moe_model.errors import ClusterError, ExpertsLostError, WorkerStartError
 from moe_model.kernels.choice import choose_kernels
 from moe_model.loading import load_local_experts
-from moe_model.remote.folder_source import listing_of
 from moe_model.versions.local_experts import LocalExperts
 from tests.expert_workers.fakes import make_routing, make_rows
 from tests.integration.processes import stop, unmapped, wait_gone
@@ -281,42 +272,6 @@ def test_an_address_that_cannot_be_used_is_told_soon(address: str) -> None:
     with pytest.raises(ClusterError, match=r"^Ray [^\n]*$"):
         RayCluster.connect(address)
     assert time.monotonic() - started < SOON
-
-
-@pytest.mark.long
-def test_a_coordinator_that_is_refused_leaves_the_other_s_files_alone(
-    cluster: RayCluster, checkpoint: Checkpoint, tmp_path: Path
-) -> None:
-    """What lends them is called the same for all of a namespace. Killed, it comes back."""
-    offer = Offer(checkpoint.name, listing_of(checkpoint))
-    # There is one machine here: the files come to be there once the worker has seen that they are not.
-    there = tmp_path / "there"
-    spec = WorkerSpec(0, str(there), checkpoint.dtype, num_threads=1, offer=offer)
-    first, second = (RayFleet(FleetOptions(spec, "files", RayTransport())) for _ in range(2))
-    first.start(0)
-    try:
-        assert not first.describe(0, 60.0).has_files
-        shutil.copytree(checkpoint.path, there)
-        first.claim(0, "first", 1, by_force=False, timeout=10.0)
-        lending = ray.get_actor(FILE_SERVER, namespace="files")._actor_id
-        second.describe(0, 60.0)
-        with pytest.raises(WorkerFailureError, match="is in use by first"):
-            second.claim(0, "second", 2, by_force=False, timeout=10.0)
-        second.close()
-        assert ray.get_actor(FILE_SERVER, namespace="files")._actor_id == lending
-        ray.kill(ray.get_actor(FILE_SERVER, namespace="files"), no_restart=False)
-        peers = RayPeers("files")
-        until(lambda: _is_read(peers))
-    finally:
-        first.end([0])
-        first.close()
-
-
-def _is_read(peers: RayPeers) -> bool:
-    try:
-        return len(peers.read(MANIFEST, [(0, 10)], Halt())) == 1
-    except CheckpointError:
-        return False
 
 
 SCRIPT = """
