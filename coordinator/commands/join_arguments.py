@@ -17,7 +17,7 @@ from coordinator.commands.cluster_arguments import (
 )
 from coordinator.commands.start_report import Say, plainly
 from expertmesh.commands.options import Group, Option, add_options
-from expertmesh.commands.values import positive_seconds, seconds
+from expertmesh.commands.values import positive_seconds
 
 HEAD = Option("HOST:PORT", help="where the head answers joiners, as `expertmesh head` says it")
 TOKEN_FILE = Option("--token-file", metavar="FILE", help="a copy of the head's join.token, mode 600")
@@ -61,7 +61,7 @@ class JoinArguments:
         float,
         Option(
             "--leave-timeout",
-            parse=seconds,
+            parse=positive_seconds,
             metavar="S",
             help="seconds that its workers have to be emptied after the first signal (%(default)g)",
         ),

@@ -235,6 +235,9 @@ class WorkersConfig:
     def __post_init__(self) -> None:
         if self.cluster is not None and self.data_tls is not None:
             raise ConfigError("--cluster has certificates of its own: leave out --data-tls-cert")
+        if self.is_on_running_ray and not self.has_workers:
+            name = "--cluster" if self.cluster is not None else "--ray-address"
+            raise ConfigError(f"{name} is for expert workers: say --workers N, or --workers-per-node K")
         if self.min_machines > 1 and not self.workers_per_node:
             raise ConfigError("--min-machines is for workers that follow machines: say --workers-per-node K")
 

@@ -117,6 +117,7 @@ def worker_spec(checkpoint: Checkpoint, engine: EngineConfig, workers: WorkersCo
         num_slices=engine.expert_slices,
         instruction_set=engine.instruction_set,
         offer=_offer(checkpoint, workers),
+        bytes_per_second=workers.fetch_rate * 1e6 or None,
     )
 
 
@@ -124,8 +125,7 @@ def _offer(checkpoint: Checkpoint, workers: WorkersConfig) -> Offer | None:
     """To machines of a running cluster that do not have the files, unless they have them from where we do."""
     if not workers.is_on_running_ray or is_url(checkpoint.location):
         return None
-    rate = workers.fetch_rate * 1e6 if workers.fetch_rate else None
-    return Offer(checkpoint.name, listing_of(checkpoint), rate)
+    return Offer(checkpoint.name, listing_of(checkpoint))
 
 
 def threads_of_each(num_workers: int, cores: Cores) -> int:

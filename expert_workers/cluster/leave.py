@@ -50,9 +50,12 @@ def leave(timeout: float, address: str = "auto", at: str | None = None) -> bool:
 
 
 def _nodes_here(client: GcsClient, where: str, at: str | None) -> set[str]:
-    alive = _alive(client)
     here = at or str(ray_services.get_node_ip_address(where))  # type: ignore[no-untyped-call]
-    ids = {each for each, node in alive.items() if node.node_manager_address == here}
+    ever = {each: node for each, node in _all(client).items() if node.node_manager_address == here}
+    if not ever:
+        raise ClusterError(f"Ray at {where} has no node at {here}, the address of this machine")
+    alive = _alive(client)
+    ids = ever.keys() & alive.keys()
     if any(alive[each].is_head_node for each in ids):
         raise ClusterError(
             f"Ray at {where} has its head on this machine, which cannot leave: end the coordinator, "
@@ -62,6 +65,10 @@ def _nodes_here(client: GcsClient, where: str, at: str | None) -> set[str]:
 
 
 def _alive(client: GcsClient) -> Mapping[str, GcsNodeInfo]:
-    """By their ids."""
+    return {key: node for key, node in _all(client).items() if node.state == GcsNodeInfo.ALIVE}
+
+
+def _all(client: GcsClient) -> Mapping[str, GcsNodeInfo]:
+    """Those that there ever were, by their ids."""
     nodes = client.get_all_node_info(timeout=_ANSWER_SECONDS)
-    return {key.hex(): node for key, node in nodes.items() if node.state == GcsNodeInfo.ALIVE}
+    return {key.hex(): node for key, node in nodes.items()}

@@ -168,8 +168,11 @@ class ControlLoop:
         return tick if due is None else min(tick, due)
 
     def _place(self, now: float) -> None:
-        """Says anew which worker shall hold what, unless one has yet to be ready for the first time."""
-        if not all(w.is_ready or w.num_losses for w in self._roster.holders if not w.is_leaving):
+        """Says anew which worker shall hold what, unless one has yet to be ready for the first time; that is
+        not waited for where another one is to leave."""
+        holders = self._roster.holders
+        is_one_coming = any(not (w.is_ready or w.num_losses or w.is_leaving) for w in holders)
+        if is_one_coming and (self._pending.is_starting or not any(w.is_leaving for w in holders)):
             return
         loads, workers = None, self._roster.workers
         if self._recent.is_due(now):

@@ -36,12 +36,14 @@ class Expected:
 
 @dataclass(frozen=True, slots=True)
 class Timeouts:
-    """Seconds that a worker is given to start, to get ready then, for a heartbeat, to load modules."""
+    """Seconds that a worker is given to start, to get ready then, for a heartbeat, to load modules, and to
+    fetch and load them: a worker that hangs meanwhile is known by its heart."""
 
     start: float = 120.0
     ready: float = 5.0
     answer: float = 10.0
     load: float = 120.0
+    fetch: float = 3600.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +111,10 @@ class Jobs:
         info = fleet.describe(rank, timeouts.ready if is_back else timeouts.start)
         # First of all: another coordinator's workers are none of our business, whatever they are.
         fleet.claim(rank, expected.client, expected.epoch, by_force=expected.by_force, timeout=timeouts.ready)
+        if node_id not in (None, info.node_id):
+            # Of an earlier coordinator, which had one of this rank elsewhere.
+            fleet.end([rank])
+            raise WorkerFailureError(Failure(FailureReason.DIED, f"worker {rank}: ran on another machine"))
         problem = mismatch(expected, rank, info)
         if problem:
             raise WorkerFailureError(Failure(FailureReason.RAISED, problem))
@@ -191,11 +197,13 @@ class Jobs:
         """Part by part: each has the whole time for one load, and shows when it is there."""
         left = list(modules) if on_part is not None else sorted(modules, key=_layer)
         info, untold, num = None, list[ExpertKey](), 1
+        is_paced = on_part is not None or supply.is_far
+        timeout = self._timeouts.fetch if supply.is_far else self._timeouts.load
         while left:
-            part = left[:num] if on_part is not None else [m for m in left if m.layer == left[0].layer]
+            part = left[:num] if is_paced else [m for m in left if m.layer == left[0].layer]
             left = left[len(part) :]
             started = time.monotonic()
-            info = self._fleet.load(rank, part, self._timeouts.load, supply)
+            info = self._fleet.load(rank, part, timeout, supply)
             num = next_number(len(part), time.monotonic() - started)
             self._on_loaded(len(part))
             untold += [module.key for module in part]

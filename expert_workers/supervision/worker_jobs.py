@@ -207,7 +207,9 @@ def supply_of(
     which are returned as well, come first: requests may wait for them."""
     others = [other for other in workers if other is not worker and other.is_ready]
     first = keys.difference(*(other.held for other in others))
-    return first, Supply(tuple(other.rank for other in others if other.held & keys), is_urgent=bool(first))
+    holders = tuple(other.rank for other in others if other.held & keys)
+    is_far = worker.info is not None and not worker.info.has_files
+    return first, Supply(holders, is_urgent=bool(first), is_far=is_far)
 
 
 def _is_expected_back(worker: SupervisedWorker) -> bool:

@@ -25,10 +25,11 @@ class Machine:
 @dataclass(frozen=True, slots=True)
 class Supply:
     """Where a worker without the files gets them: `holders` are workers that have them, `is_urgent`: requests
-    wait for them."""
+    wait for them. `is_far`: this worker has to get them, which may take its time."""
 
     holders: tuple[int, ...] = ()
     is_urgent: bool = True
+    is_far: bool = False
 
 
 URGENT = Supply()

@@ -21,7 +21,7 @@ from moe_model.loading import load_module
 from moe_model.machine import FreedMemory
 from moe_model.names import InstructionChoice, WeightForm
 from moe_model.remote.mirror import Mirror
-from moe_model.remote.open_url import open_url
+from moe_model.remote.open_url import mirror_of_url
 from moe_model.remote.source import Range, RangeSource
 from moe_model.remote.url import is_url, without_secrets
 from moe_model.versions.expert_versions import ExpertModule
@@ -32,9 +32,10 @@ class WorkerSpec:
     """Which worker it is and how it computes; what it holds, it is told later.
 
     `checkpoint_path` may be a URL, which is opened on the worker's own machine; `offer`: what to read where
-    there is nothing at a path. `num_threads` is for a worker with a process of its own, None: all cores of
-    its machine; `fingerprint` None takes any checkpoint; `form` rounds the experts' matrices; `num_slices`
-    are those of each expert, of which the worker is told which to hold.
+    there is nothing at a path; `bytes_per_second`: what it fetches at most, and lends at most, of what no
+    request waits for, None: as fast as it goes. `num_threads` is for a worker with a process of its own,
+    None: all cores of its machine; `fingerprint` None takes any checkpoint; `form` rounds the experts'
+    matrices; `num_slices` are those of each expert, of which the worker is told which to hold.
     """
 
     rank: int
@@ -48,6 +49,7 @@ class WorkerSpec:
     num_slices: int = 1
     instruction_set: InstructionChoice = "auto"
     offer: Offer | None = None
+    bytes_per_second: float | None = None
 
     @property
     def precision(self) -> str:
@@ -112,6 +114,8 @@ class CheckpointSource:
     def has_files(self) -> bool:
         """Whether they are at the spec's path, or it is offered none. Looked at once: what is open is not
         opened from elsewhere later, and a heart must not stop with a disk that hangs."""
+        if is_url(self._spec.checkpoint_path):
+            return False
         is_offered = self._spec.offer is not None and self._elsewhere is not None
         return not is_offered or not _is_nothing(self._spec.checkpoint_path)
 
@@ -122,10 +126,10 @@ class CheckpointSource:
 
     def hurry(self, is_urgent: bool) -> None:
         """Whether requests wait for what is read from now on. Raises ExpertMeshError."""
-        if not self.has_files and self._spec.offer is not None:
+        if not self.has_files:
             self._open()
-            assert self._mirror is not None
-            self._mirror.limit(None if is_urgent else self._spec.offer.bytes_per_second)
+        if self._mirror is not None:
+            self._mirror.limit(None if is_urgent else self._spec.bytes_per_second)
 
     def lend(self, name: str, ranges: Sequence[Range], *, is_urgent: bool) -> list[bytes] | None:
         """As Lender: to other machines. Any thread."""
@@ -160,17 +164,17 @@ class CheckpointSource:
             rows_dtype = kernels.hidden_dtype(spec.dtype)
             opened = Opened(checkpoint.fingerprint, checkpoint.config.d_model, rows_dtype, kernels)
             self._opened = checkpoint, opened
-            rate = None if spec.offer is None else spec.offer.bytes_per_second
-            self._lender = Lender(checkpoint, self._mirror, rate)
+            self._lender = Lender(checkpoint, self._mirror, spec.bytes_per_second)
         return self._opened
 
     def _checkpoint(self) -> Checkpoint:
         spec = self._spec
-        if not self.has_files and self._mirror is None:
+        if self.has_files:
+            return Checkpoint.open(Path(spec.checkpoint_path))
+        if is_url(spec.checkpoint_path):
+            self._mirror = mirror_of_url(spec.checkpoint_path)
+        else:
             assert spec.offer is not None
             assert self._elsewhere is not None
             self._mirror = open_offer(spec.offer, spec.checkpoint_path, self._elsewhere)
-        if self._mirror is not None:
-            return Checkpoint.open(self._mirror.path)
-        given = spec.checkpoint_path
-        return Checkpoint.open(open_url(given) if is_url(given) else Path(given))
+        return Checkpoint.open(self._mirror.path)

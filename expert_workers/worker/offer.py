@@ -20,15 +20,10 @@ from moe_model.remote.token_bucket import TokenBucket
 
 @dataclass(frozen=True, slots=True)
 class Offer:
-    """The files of the checkpoint `name`, as other machines have them, for workers whose machine has not.
-
-    `bytes_per_second` is what one machine fetches at most, and what one gives at most, while no request
-    waits for it; None: as fast as it goes.
-    """
+    """The files of the checkpoint `name`, as other machines have them, for workers whose machine has not."""
 
     name: str
     listing: Listing
-    bytes_per_second: float | None = None
 
 
 def open_offer(offer: Offer, location: str, source: RangeSource) -> Mirror:

@@ -25,7 +25,8 @@ BLOCK_SUMS = "block-sums"
 # A file of tensors that is smaller than any is fetched whole too: a reader says what it is instead.
 _MIN_ON_DEMAND_BYTES = 1024
 MAX_FILES = 1 << 20
-_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,200}(/[A-Za-z0-9_][A-Za-z0-9._-]{0,200}){0,4}")
+_PART = r"\w[\w .()+-]{0,200}"
+_NAME = re.compile(rf"{_PART}(/{_PART}){{0,4}}")
 
 
 @dataclass(frozen=True, slots=True)

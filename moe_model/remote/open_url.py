@@ -16,18 +16,23 @@ from moe_model.remote.url_listing import read_listing
 from moe_model.remote.url_source import UrlSource
 
 logger = logging.getLogger(__name__)
-_OPENED: dict[str, Path] = {}
+_OPENED: dict[str, Mirror] = {}
 _LOCK = threading.Lock()
 
 
 def open_url(given: str, on_bytes: OnBytes | None = None, halt: Halt | None = None) -> Path:
-    """The folder of a mirror, which stays open as long as the process lives; the same one for the same URL.
-    `on_bytes` is told of what is fetched at once. Raises CheckpointError, ConfigError, HaltedError."""
+    """The folder of `mirror_of_url`."""
+    return mirror_of_url(given, on_bytes, halt).path
+
+
+def mirror_of_url(given: str, on_bytes: OnBytes | None = None, halt: Halt | None = None) -> Mirror:
+    """A mirror, which stays open as long as the process lives; the same one for the same URL. `on_bytes` is
+    told of what is fetched at once. Raises CheckpointError, ConfigError, HaltedError."""
     with _LOCK:
-        path = _OPENED.get(given)
-        if path is None or mirrored_folder(path) is None:
-            path = _OPENED[given] = _open(CheckpointUrl.parse(given), on_bytes, halt or Halt()).path
-        return path
+        mirror = _OPENED.get(given)
+        if mirror is None or mirrored_folder(mirror.path) is None:
+            mirror = _OPENED[given] = _open(CheckpointUrl.parse(given), on_bytes, halt or Halt())
+        return mirror
 
 
 def _open(url: CheckpointUrl, on_bytes: OnBytes | None, halt: Halt) -> Mirror:

@@ -17,7 +17,7 @@ from expert_workers.processes import Process, kill_and_wait
 from expert_workers.transports.base import AnyTransport, Served, Site
 from expert_workers.transports.frame import decode_call, encode, reply_frame
 from expert_workers.transports.ray.links import ActorName
-from expert_workers.transports.ray.peers import RayPeers
+from expert_workers.transports.ray.peers import Lent, RayPeers, summed
 from expert_workers.wire import Array
 from expert_workers.worker.expert_source import CheckpointSource
 from expert_workers.worker.expert_worker import ExpertWorker, WorkerInfo, WorkerSpec
@@ -88,9 +88,9 @@ class ExpertActor:
         self._worker.load(modules)
         return self.describe()
 
-    def lend(self, name: str, ranges: Sequence[Range], is_urgent: bool) -> list[bytes] | None:
+    def lend(self, name: str, ranges: Sequence[Range], is_urgent: bool) -> Lent | None:
         """As Lender: to another machine's worker."""
-        return self._source.lend(name, ranges, is_urgent=is_urgent)
+        return summed(self._source.lend(name, ranges, is_urgent=is_urgent))
 
     def unload(self, keys: Sequence[ExpertKey]) -> WorkerInfo:
         self._worker.unload(keys)

@@ -23,7 +23,7 @@ from expert_workers.transports.base import AnyTransport, Failure, FailureReason,
 from expert_workers.transports.fleet import URGENT, Machine, Supply
 from expert_workers.transports.ray.actor import ExpertActor, NodeAgent
 from expert_workers.transports.ray.links import ActorName, failure_of
-from expert_workers.transports.ray.peers import FILE_SERVER, FileServer
+from expert_workers.transports.ray.peers import FILE_SERVER, LENDING, NUM_LENDING, FileServer
 from expert_workers.wire import Array
 from expert_workers.worker.expert_worker import WorkerInfo, WorkerSpec
 from moe_model.errors import ClusterError
@@ -251,7 +251,7 @@ def _launch(spec: WorkerSpec, options: FleetOptions, node_id: str | None) -> Any
     }
     try:
         return (
-            ray.remote(ExpertActor)
+            _lending(ExpertActor)
             .options(**settings)
             .remote(spec, options.transport, options.host, ActorName(name, options.namespace))
         )
@@ -262,6 +262,12 @@ def _launch(spec: WorkerSpec, options: FleetOptions, node_id: str | None) -> Any
         raise ClusterError(f"worker {spec.rank}: Ray cannot start it: {first_line(error)}") from None
 
 
+def _lending(actor: type[object]) -> Any:
+    """A kind of actors that have threads of their own to lend files."""
+    remote: Any = ray.remote
+    return remote(concurrency_groups={LENDING: NUM_LENDING})(actor)
+
+
 def _launch_agent(node_id: str) -> Any:
     where = NodeAffinitySchedulingStrategy(node_id, soft=False)
     return ray.remote(NodeAgent).options(num_cpus=0, scheduling_strategy=where).remote()
@@ -269,16 +275,14 @@ def _launch_agent(node_id: str) -> Any:
 
 def _launch_files(options: FleetOptions, node_id: str) -> Any:
     """In the place of an earlier coordinator's, which may not be gone yet."""
-    spec, offer = options.spec, options.spec.offer
-    assert offer is not None, "a worker has files where it is offered none"
+    spec = options.spec
     with suppress(ValueError):
         ray.kill(ray.get_actor(FILE_SERVER, namespace=options.namespace))
     where = NodeAffinitySchedulingStrategy(node_id, soft=False)
-    server = ray.remote(FileServer).options(
+    server = _lending(FileServer).options(
         name=FILE_SERVER,
         namespace=options.namespace,
         num_cpus=0,
-        max_concurrency=_NUM_THREADS,
         max_restarts=-1,
         scheduling_strategy=where,
         enable_task_events=False,
@@ -286,7 +290,7 @@ def _launch_files(options: FleetOptions, node_id: str) -> Any:
     deadline = time.monotonic() + _END_TIMEOUT
     while True:
         try:
-            return server.remote(spec.checkpoint_path, offer.bytes_per_second)
+            return server.remote(spec.checkpoint_path, spec.bytes_per_second)
         except ActorAlreadyExistsError:
             if time.monotonic() >= deadline:
                 taken = f"Ray actor {FILE_SERVER!r} of {options.namespace!r} does not end"

@@ -3,6 +3,7 @@
 Those who let us in are those who may have the weights: Ray's token, and its TLS where it is on.
 """
 
+import hashlib
 import random
 import threading
 from collections.abc import Sequence
@@ -21,8 +22,19 @@ from moe_model.remote.source import Range
 
 # On the coordinator's machine; a namespace has one coordinator.
 FILE_SERVER = "checkpoint-files"
+# Threads of their own in the actors that lend: one that waits for its turn keeps no heartbeat waiting.
+LENDING, NUM_LENDING = "lending", 4
 # Seconds for an answer of at most 16 MiB; the holder of a copy is asked for less long than the last resort.
 _HOLDER_TIMEOUT, _SERVER_TIMEOUT = 5.0, 60.0
+
+
+# Ranges of a file, each with its SHA-256: what is under way has no better sum than TCP's.
+Lent = list[tuple[bytes, bytes]]
+
+
+def summed(found: Sequence[bytes] | None) -> Lent | None:
+    """As it is sent."""
+    return None if found is None else [(data, hashlib.sha256(data).digest()) for data in found]
 
 
 class FileServer:
@@ -34,9 +46,9 @@ class FileServer:
         self._lock = threading.Lock()
         self._lender: Lender | None = None
 
-    def lend(self, name: str, ranges: Sequence[Range], is_urgent: bool) -> list[bytes] | None:
+    def lend(self, name: str, ranges: Sequence[Range], is_urgent: bool) -> Lent | None:
         """As Lender. Raises ExpertMeshError."""
-        return self._opened().lend(name, ranges, is_urgent=is_urgent)
+        return summed(self._opened().lend(name, ranges, is_urgent=is_urgent))
 
     def _opened(self) -> Lender:
         with self._lock:
@@ -84,19 +96,26 @@ class RayPeers:
     ) -> list[bytes] | Exception | None:
         try:
             handle: Any = ray.get_actor(actor, namespace=self._namespace)
-            found = ray.get(handle.lend.remote(name, list(ranges), self._is_urgent), timeout=timeout)
+            lend = handle.lend.options(concurrency_group=LENDING)
+            found = ray.get(lend.remote(name, list(ranges), self._is_urgent), timeout=timeout)
         except RayTaskError as error:
             return error.cause if isinstance(error.cause, Exception) else error
         except (RayError, ValueError) as error:
             return error
-        return _checked(found, ranges)
+        return checked(found, ranges)
 
 
-def _checked(found: object, ranges: Sequence[Range]) -> list[bytes] | None:
-    """Whether it is what was asked for; what the bytes are, their sums say."""
+def checked(found: object, ranges: Sequence[Range]) -> list[bytes] | None:
+    """What was lent, if it is what was asked for and has arrived as it was sent."""
     if not isinstance(found, list) or len(found) != len(ranges):
         return None
-    for data, (begin, end) in zip(found, ranges, strict=True):
-        if not isinstance(data, bytes) or len(data) != end - begin:
+    whole = list[bytes]()
+    for each, (begin, end) in zip(found, ranges, strict=True):
+        if not isinstance(each, tuple) or len(each) != 2:
             return None
-    return found
+        data, sha256 = each
+        is_right = isinstance(data, bytes) and len(data) == end - begin
+        if not is_right or hashlib.sha256(data).digest() != sha256:
+            return None
+        whole.append(data)
+    return whole

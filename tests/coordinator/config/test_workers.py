@@ -65,6 +65,12 @@ def test_a_number_of_machines_is_for_workers_that_follow_them() -> None:
         parse("--min-machines", "3")
 
 
+def test_a_cluster_without_workers_is_refused() -> None:
+    for name, more in (("--cluster", []), ("--ray-address", ["auto"])):
+        with pytest.raises(ConfigError, match=f"^{name} is for expert workers: say --workers N"):
+            parse("--workers=0", name, *more)
+
+
 def test_without_workers_here_there_may_be_some_on_each_machine() -> None:
     assert not parse("--workers", "0").has_workers
     assert parse("--workers", "0", "--workers-per-node", "1").has_workers
@@ -74,7 +80,7 @@ def test_a_cluster_brings_its_certificates_and_excludes_other_ways(tmp_path: Pat
     folder = ClusterFolder.create(tmp_path / "cluster")
     membership = Membership("10.0.0.1:6379", "10.0.0.1", is_head=True, has_tls=True, ports=NodePorts())
     folder.remember(membership)
-    config = parse("--cluster", str(folder.path))
+    config = parse("--workers=1", "--cluster", str(folder.path))
     assert config.is_on_running_ray
     assert not config.needs_own_ray
     with pytest.raises(ConfigError, match=r"node\.key: No such file"):
@@ -83,17 +89,17 @@ def test_a_cluster_brings_its_certificates_and_excludes_other_ways(tmp_path: Pat
     assert data_tls(config) == TlsPaths("node.pem", "node.key", "ca.pem"), "each machine's own, by name"
     folder.remember(replace(membership, has_tls=False))
     assert data_tls(config) is None
-    assert parse("--cluster").cluster == Path("~/.expertmesh/cluster")
+    assert parse("--workers=1", "--cluster").cluster == Path("~/.expertmesh/cluster")
     assert parse().cluster is None
     files = ["--data-tls-cert=a", "--data-tls-key=b", "--data-tls-ca=c"]
     with pytest.raises(ConfigError, match="leave out --data-tls-cert"):
-        parse("--cluster", *files)
+        parse("--workers=1", "--cluster", *files)
     with pytest.raises(SystemExit):
-        parse("--cluster", "--ray-address=h:1")
+        parse("--workers=1", "--cluster", "--ray-address=h:1")
 
 
 def test_a_cluster_that_is_not_there_is_named(tmp_path: Path) -> None:
-    config = parse("--cluster", str(tmp_path / "none"))
+    config = parse("--workers=1", "--cluster", str(tmp_path / "none"))
     with pytest.raises(ConfigError, match=r"none: there is none; `expertmesh head`"), open_transport(config):
         pass
 
@@ -102,7 +108,7 @@ def test_the_environment_of_a_cluster_is_there_for_its_time(tmp_path: Path) -> N
     folder = ClusterFolder.create(tmp_path / "cluster")
     folder.remember(Membership("10.0.0.1:6379", "10.0.0.1", is_head=True, has_tls=False, ports=NodePorts()))
     assert "EXPERTMESH_CLUSTER" not in os.environ
-    with open_transport(parse("--cluster", str(folder.path))):
+    with open_transport(parse("--workers=1", "--cluster", str(folder.path))):
         assert os.environ["EXPERTMESH_CLUSTER"] == str(folder.path)
         assert os.environ["RAY_AUTH_TOKEN_PATH"] == str(folder.path / "ray.token")
     assert "EXPERTMESH_CLUSTER" not in os.environ

@@ -32,6 +32,7 @@ class ToldFleet(LocalFleet):
         super().__init__(make_spec(0), TRANSPORT, lambda spec: ExpertWorker(spec, self.source))
         self.asked: list[str] = []
         self.supplies: list[Supply] = []
+        self.timeouts: list[float] = []
         self.changes: dict[str, Any] = {}
 
     def start(self, rank: int, node_id: str | None = None) -> None:
@@ -45,6 +46,7 @@ class ToldFleet(LocalFleet):
             " ".join(["load", *(f"{layer},{slot}" for layer, slot in sorted(m.key for m in modules))])
         )
         self.supplies.append(supply)
+        self.timeouts.append(timeout)
         return super().load(rank, modules, timeout, supply)
 
     def describe(self, rank: int, timeout: float) -> WorkerInfo:
@@ -140,8 +142,8 @@ def test_a_layer_after_the_other_is_loaded_and_told(fleet: ToldFleet) -> None:
 
 
 def test_who_is_bound_to_a_machine_is_started_there(fleet: ToldFleet) -> None:
-    make_jobs(fleet).bring_up(1, frozenset(KEYS), "here")
-    assert fleet.asked[0] == "start on here"
+    make_jobs(fleet).bring_up(1, frozenset(KEYS), "")
+    assert fleet.asked[0] == "start on "
 
 
 def test_a_load_in_parts_keeps_the_order_of_its_modules(fleet: ToldFleet) -> None:
@@ -150,6 +152,24 @@ def test_a_load_in_parts_keeps_the_order_of_its_modules(fleet: ToldFleet) -> Non
     fleet.asked.clear()
     jobs.load(0, checkpoint_modules(list(reversed(KEYS))), on_part=lambda _: True)
     assert fleet.asked[0] == "load 1,2"
+
+
+def test_one_that_runs_on_another_machine_is_ended(fleet: ToldFleet) -> None:
+    fleet.start(1)
+    fleet.changes = {"node_id": "there"}
+    with pytest.raises(WorkerFailureError, match="worker 1: ran on another machine") as raised:
+        make_jobs(fleet).bring_up(1, frozenset(KEYS), "here")
+    assert raised.value.failure.reason is FailureReason.DIED
+    assert (fleet.asked[1], fleet.workers) == ("claim 4 us False", {})
+
+
+def test_what_has_to_be_fetched_may_take_its_time_and_shows_how_far_it_is(fleet: ToldFleet) -> None:
+    told: list[int] = []
+    jobs = Jobs(fleet, EXPECTED, Timeouts(load=1.0, fetch=77.0), NotedLinks(), told.append)
+    jobs.bring_up(0, frozenset(KEYS))
+    jobs.load(0, checkpoint_modules(KEYS), is_whole=True, supply=Supply(is_far=True))
+    assert told == [1, 2]
+    assert fleet.timeouts == [77.0, 77.0]
 
 
 def test_the_first_module_is_of_use_before_the_others_are_there(fleet: ToldFleet) -> None:

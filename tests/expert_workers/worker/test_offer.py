@@ -62,8 +62,8 @@ class Others:
 
 
 def spec_of(checkpoint: Checkpoint, path: Path, rate: float | None = None) -> WorkerSpec:
-    offer = Offer(checkpoint.name, listing_of(checkpoint), rate)
-    return WorkerSpec(0, str(path), checkpoint.dtype, fingerprint=checkpoint.fingerprint, offer=offer)
+    offer, sums = Offer(checkpoint.name, listing_of(checkpoint)), checkpoint.fingerprint
+    return WorkerSpec(0, str(path), checkpoint.dtype, fingerprint=sums, offer=offer, bytes_per_second=rate)
 
 
 def test_it_fetches_its_own_experts_and_no_others(checkpoint: Checkpoint, tmp_path: Path) -> None:

@@ -5,9 +5,7 @@ from pathlib import Path
 import torch
 
 from moe_model.checkpoint.reader import Checkpoint
-from moe_model.files.mirrored import mirrored_folder
 from moe_model.remote import open_url as opening
-from moe_model.remote.mirror import Mirror
 from tests.moe_model.checkpoint.hugging_face.written import CONFIG, make_tensors, write_folder
 
 _VOCABULARY = 40_000
@@ -43,8 +41,6 @@ def assert_same(found: Checkpoint, folder: Path) -> None:
 
 def close_all() -> None:
     """As the end of a process does."""
-    for path in opening._OPENED.values():
-        mirror = mirrored_folder(path)
-        if isinstance(mirror, Mirror):
-            mirror.close()
+    for mirror in opening._OPENED.values():
+        mirror.close()
     opening._OPENED.clear()
