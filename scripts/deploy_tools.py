@@ -1,17 +1,21 @@
 """Makes .venv-deploy, the tools that check the files of deploy/: `python scripts/deploy_tools.py`.
 
 Those of PyPI are pinned in tests/deploy/requirements.txt. Prometheus and its promtool are Debian's: the
-package is downloaded and unpacked, not installed, so that this needs no root and starts no service. What
-cannot be had here is said, and the tests that need it say so again as they fail.
+package is downloaded and unpacked, not installed, so that this needs no root and starts no service. What real
+Slurm clusters, machines of systemd and images are made with is installed where this runs as root, and starts
+no service either. What cannot be had here is said, and the tests that need it say so again as they fail.
 """
 
 import hashlib
+import os
 import platform
 import shutil
 import subprocess
 import sys
 import tempfile
 import venv
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -20,6 +24,21 @@ REQUIREMENTS = ROOT / "tests" / "deploy" / "requirements.txt"
 # Where a package of Debian's is unpacked, and a command that it has.
 UNPACKED = VENV / "debian"
 DEBIAN = {"prometheus": "promtool"}
+# A command of each package that the tests need installed.
+SYSTEM = {
+    "slurmctld": "slurmctld",
+    "slurmd": "slurmd",
+    "slurm-client": "sbatch",
+    "munge": "munged",
+    "systemd-container": "systemd-nspawn",
+    "mmdebstrap": "mmdebstrap",
+    "buildah": "buildah",
+    "iproute2": "tc",
+    "iptables": "iptables",
+    "openssl": "openssl",
+}
+# What Debian's packages ask before they start a service; 101 is no.
+POLICY, NO_SERVICES = Path("/usr/sbin/policy-rc.d"), "#!/bin/sh\nexit 101\n"
 
 
 class ToolsError(Exception):
@@ -32,6 +51,7 @@ def main() -> int:
             print(f"made {VENV.name}", flush=True)
         for package, command in DEBIAN.items():
             debian_tool(package, command)
+        system_packages()
     except (ToolsError, OSError) as error:
         print(f"deploy_tools: {error}", file=sys.stderr)
         return 1
@@ -76,6 +96,34 @@ def debian_tool(package: str, command: str) -> None:
             return
         run(["dpkg-deb", "-x", str(found[0]), str(UNPACKED)])
     print(f"unpacked {package} of {platform.freedesktop_os_release()['PRETTY_NAME']}", flush=True)
+
+
+def system_packages() -> None:
+    """Installs those of `SYSTEM` that are not here, or says which they are."""
+    missing = [package for package, command in SYSTEM.items() if shutil.which(command) is None]
+    if not missing:
+        return
+    install = ["apt-get", "-qq", "install", "-y", "--no-install-recommends", *missing]
+    if os.geteuid() != 0 or shutil.which("apt-get") is None:
+        print(f"not installed: {', '.join(missing)}; as root on Debian: {' '.join(install)}", flush=True)
+        return
+    print(f"installing {', '.join(missing)}", flush=True)
+    with services_kept_from_starting():
+        run(["apt-get", "-qq", "update"])
+        run(install)
+
+
+@contextmanager
+def services_kept_from_starting() -> Iterator[None]:
+    if POLICY.exists():
+        yield
+        return
+    POLICY.write_text(NO_SERVICES, encoding="ascii")
+    POLICY.chmod(0o755)
+    try:
+        yield
+    finally:
+        POLICY.unlink()
 
 
 def run(command: list[str]) -> None:
