@@ -201,7 +201,8 @@ def test_help_lists_what_there_is(alone: ClientAlone, folder: Path) -> None:
         "experts",
         "completion",
     ]
-    assert "with the server (pip install expertmesh): serve, generate, demo, keys, bench, chaos" in shown
+    with_the_server = "serve, generate, demo, head, join, leave, doctor, keys, bench, chaos"
+    assert f"with the server (pip install expertmesh): {with_the_server}" in shown
 
 
 def test_completion_knows_what_there_is(alone: ClientAlone, folder: Path) -> None:

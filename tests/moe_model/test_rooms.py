@@ -73,7 +73,8 @@ def test_what_is_remote_is_opened_from_outside() -> None:
         *(f"expert_workers/worker/{name}.py" for name in ("expert_source", "offer")),
         *(f"expert_workers/transports/ray/{name}.py" for name in ("actor", "peers")),
         *(f"coordinator/commands/{name}_checkpoint.py" for name in ("export", "import", "init", "inspect")),
-        "coordinator/commands/sums.py",
+        *(f"coordinator/commands/{name}.py" for name in ("doctor", "head", "join", "sums")),
+        "expert_workers/machines/node_checks.py",
     }
     for path, found in importers("moe_model", "moe_model/remote").items():
         known = (
