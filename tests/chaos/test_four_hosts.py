@@ -86,7 +86,9 @@ class Cluster:
         ports = {"grpc": 50051, "http": 8000, "control": 50052}
         listening = [f"--{name}-address={address}:{port}" for name, port in ports.items()]
         cluster = f"--cluster={self.head.home / '.expertmesh' / 'cluster'}"
-        options = ("--workers-per-node=1", "--min-machines=3", "--replicas=2", "--call-timeout=2")
+        options = ["--workers-per-node=1", "--min-machines=3", "--replicas=2", "--call-timeout=2"]
+        # What is fetched is what the last placement says, and not what loads have said meanwhile.
+        options.append("--rebalance-interval=0")
         self.server.begin("serve", str(self.model), cluster, *options, *listening, *self.secrets.options)
         self.server.ready(200.0)
 
