@@ -102,7 +102,11 @@ class WorkerJobs:
                 self.run(worker, drop, partial(self._dropped, worker))
             case End(rank):
                 worker.address = None  # It is not lost: from here on it does not matter how it ends.
-                self.run(worker, partial(self._jobs.end, rank), lambda _: self._roster.ended(rank))
+                self.run(worker, partial(self._jobs.end, rank), lambda _: self._ended(rank))
+
+    def _ended(self, rank: int) -> None:
+        _log.info("worker %d has left", rank)
+        self._roster.ended(rank)
 
     def load_here(self, missing: Keys, now: float) -> None:
         """Loads what no worker holds into this process, if it may and can."""

@@ -143,10 +143,10 @@ class RayFleet:
         for rank in ranks:
             _wait_unnamed(rank, self._options.namespace, deadline)
             self._actors.pop(rank, None)
-            info = self._infos.pop(rank, None)
-            # Ray leaves a stopped process as it is, with all its memory.
-            if info is not None:
-                self.fence(info)
+            # Ray leaves a stopped process as it is, with all its memory. Until then its machine has an agent.
+            if rank in self._infos:
+                self.fence(self._infos[rank])
+                self._infos.pop(rank, None)
 
     def check(self) -> None:
         if not is_reachable():
