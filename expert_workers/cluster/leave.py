@@ -40,7 +40,7 @@ def leave(timeout: float, address: str = "auto", at: str | None = None) -> bool:
             is_accepted, reason = client.drain_node(each, DRAIN_NODE_REASON_PREEMPTION, _WHY, 0)
             if not is_accepted:
                 raise ClusterError(f"Ray at {where} does not let the machine go: {reason}")
-        while _alive(client).keys() & leaving:
+        while any(node.state == GcsNodeInfo.ALIVE for each, node in _all(client).items() if each in leaving):
             if time.monotonic() >= deadline:
                 return False
             time.sleep(_LOOK_SECONDS)
@@ -54,18 +54,13 @@ def _nodes_here(client: GcsClient, where: str, at: str | None) -> set[str]:
     ever = {each: node for each, node in _all(client).items() if node.node_manager_address == here}
     if not ever:
         raise ClusterError(f"Ray at {where} has no node at {here}, the address of this machine")
-    alive = _alive(client)
-    ids = ever.keys() & alive.keys()
-    if any(alive[each].is_head_node for each in ids):
+    ids = {each for each, node in ever.items() if node.state == GcsNodeInfo.ALIVE}
+    if any(ever[each].is_head_node for each in ids):
         raise ClusterError(
             f"Ray at {where} has its head on this machine, which cannot leave: end the coordinator, "
             "then the head"
         )
     return ids
-
-
-def _alive(client: GcsClient) -> Mapping[str, GcsNodeInfo]:
-    return {key: node for key, node in _all(client).items() if node.state == GcsNodeInfo.ALIVE}
 
 
 def _all(client: GcsClient) -> Mapping[str, GcsNodeInfo]:
