@@ -29,6 +29,10 @@ FOREIGN = {"--head", "--port", "--address", "--include-dashboard", "--disable-us
     *("--cacert", "--cert", "--key"),
     *("--nodes", "--values", "--install", "--wait", "--file", "--now"),
     *("--ignore-daemonsets", "--delete-emptydir-data"),
+    # Of `ray start`, whose ports a firewall has to know.
+    *("--node-manager-port", "--object-manager-port", "--runtime-env-agent-port", "--metrics-export-port"),
+    *("--dashboard-agent-grpc-port", "--dashboard-agent-listen-port", "--ray-client-server-port"),
+    *("--min-worker-port", "--max-worker-port", "--num-cpus"),
 }
 # As the pages have them, and as the server's READY line calls them.
 ADDRESSES = {"127.0.0.1:50051": "grpc", "127.0.0.1:50052": "control", "127.0.0.1:8000": "http"}
