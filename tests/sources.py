@@ -7,7 +7,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
 PRODUCT = ("client", "moe_model", "expert_workers", "coordinator")
-WITHOUT_TESTS = (*PRODUCT, "benchmarks", "chaos", "demo", "scripts")
+WITHOUT_TESTS = (*PRODUCT, "benchmarks", "chaos", "scaling", "demo", "scripts")
 ALL = (*WITHOUT_TESTS, "tests")
 
 

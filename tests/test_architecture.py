@@ -190,7 +190,7 @@ def test_the_configuration_is_below_what_it_configures() -> None:
 
 
 def test_nothing_imports_tests_or_benchmarks() -> None:
-    for package in ("tests", "benchmarks", "chaos", "demo", "scripts"):
+    for package in ("tests", "benchmarks", "chaos", "scaling", "demo", "scripts"):
         assert importers(package, *PRODUCT) == {}
 
 

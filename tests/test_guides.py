@@ -14,7 +14,7 @@ GUIDES = (README, CONTRIBUTING, GLOSSARY, PICTURES)
 MAX_README_LINES = 250
 # A path from the root of the repository. NAME and * stand for what is not there yet.
 PATH = re.compile(
-    r"(?<![\w./-])((?:client|moe_model|expert_workers|coordinator|protos|tests|docs|scripts|deploy|benchmarks)"
+    r"(?<![\w./-])((?:client|moe_model|expert_workers|coordinator|protos|tests|docs|scripts|deploy|benchmarks|scaling)"
     r"/[\w./-]*\w(?:/|\b))"
 )
 # As subjects they leave the reader to find out which part acts.

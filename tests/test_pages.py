@@ -21,7 +21,7 @@ ROOT = Path(__file__).resolve().parents[1]
 OPTIONS = ROOT / "docs" / "options.md"
 DEPLOY = ROOT / "deploy" / "README.md"
 PAGES = sorted([ROOT / "README.md", ROOT / "SECURITY.md", DEPLOY, *ROOT.glob("docs/*.md")])
-PRODUCT = ("coordinator", "expert_workers", "moe_model", "chaos")
+PRODUCT = ("coordinator", "expert_workers", "moe_model", "chaos", "scaling")
 SERVICES = [
     *generation_pb2.DESCRIPTOR.services_by_name.values(),
     *control_pb2.DESCRIPTOR.services_by_name.values(),

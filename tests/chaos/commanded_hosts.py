@@ -15,8 +15,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from expertmesh import Connection
-from tests.chaos.namespaces import Host
-from tests.chaos.ray_hosts import wait_until
+from scaling.hosts.namespaces import Host
+from scaling.hosts.ray_hosts import wait_until
 from tests.integration.processes import COMMAND
 
 _MEMORY = Path("/sys/fs/cgroup/memory")

@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.chaos.namespaces import missing_capability
+from scaling.hosts.namespaces import missing_capability
 
 
 @pytest.fixture(scope="session")

@@ -7,7 +7,7 @@ import time
 from types import TracebackType
 from typing import Self
 
-from tests.chaos.namespaces import Host
+from scaling.hosts.namespaces import Host
 
 PORT = 7
 

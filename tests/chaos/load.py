@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 
 from expertmesh import Client, ClientError, Connection, Delta, Finished, GenerateOptions
-from tests.chaos.ray_hosts import wait_until
+from scaling.hosts.ray_hosts import wait_until
 
 _WORDS = ("a", "open", "x1", "read", "sum", "end", "keys", "it")
 PROMPTS = tuple(f"def test_{word}(self):\n    " for word in _WORDS)

@@ -7,7 +7,7 @@ import urllib.request
 from pathlib import Path
 
 from expertmesh import ControlClient
-from tests.chaos.ray_hosts import RayHosts, pids_of
+from scaling.hosts.ray_hosts import RayHosts, pids_of
 from tests.integration.processes import DEMO_CHECKPOINT, Server
 
 _ACTOR = "ray::ExpertActor"

@@ -16,6 +16,9 @@ import yaml
 
 from expertmesh import ControlClient
 from expertmesh.v1 import control_pb2
+from scaling.hosts.links import Bandwidth, Delay, partition
+from scaling.hosts.namespaces import Network
+from scaling.hosts.ray_hosts import wait_until
 from tests.chaos.commanded_hosts import (
     CommandedHost,
     Secrets,
@@ -23,10 +26,7 @@ from tests.chaos.commanded_hosts import (
     make_secrets,
     write_figures,
 )
-from tests.chaos.links import Bandwidth, Delay, partition
 from tests.chaos.load import Asked, Load, Stream, check, gaps, golden_of
-from tests.chaos.namespaces import Network
-from tests.chaos.ray_hosts import wait_until
 from tests.integration.processes import Server, run_command
 
 pytestmark = [pytest.mark.chaos, pytest.mark.timeout(900), pytest.mark.usefixtures("capable")]

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from scaling.hosts.namespaces import Host, Network
+from scaling.hosts.ray_hosts import RayHosts, pids_of, wait_until
 from tests.chaos.load import Load, check, golden_of
-from tests.chaos.namespaces import Host, Network
-from tests.chaos.ray_hosts import RayHosts, pids_of, wait_until
 from tests.chaos.serve_hosts import ServeHosts
 from tests.integration.processes import DEMO_CHECKPOINT, Server
 

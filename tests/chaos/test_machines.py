@@ -11,9 +11,9 @@ import pytest
 from expert_workers.machines.cluster_folder import CA, CERT, KEY
 from expertmesh import Client, ControlClient
 from expertmesh.v1 import control_pb2 as pb
-from tests.chaos.links import Filter, partition
-from tests.chaos.namespaces import Host, Network
-from tests.chaos.ray_hosts import wait_until
+from scaling.hosts.links import Filter, partition
+from scaling.hosts.namespaces import Host, Network
+from scaling.hosts.ray_hosts import wait_until
 from tests.integration.machines import Machine
 from tests.integration.processes import COMMAND, DEMO_CHECKPOINT, Server
 

@@ -15,10 +15,10 @@ from typing import Any
 
 import pytest
 
-from tests.chaos.links import Bandwidth, Delay, Fault, loss, one_way, partition, reset
+from scaling.hosts.links import Bandwidth, Delay, Fault, loss, one_way, partition, reset
+from scaling.hosts.namespaces import Host, Network
+from scaling.hosts.ray_hosts import QUICK_HEALTH_CHECKS, RayHosts, wait_until
 from tests.chaos.load import OK, Golden, Load, check, gaps, golden_of
-from tests.chaos.namespaces import Host, Network
-from tests.chaos.ray_hosts import QUICK_HEALTH_CHECKS, RayHosts, wait_until
 from tests.chaos.serve_hosts import ServeHosts
 from tests.integration.processes import DEMO_CHECKPOINT, Server
 

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.chaos.links import partition
-from tests.chaos.namespaces import Network, short_temp_dir
-from tests.chaos.ray_hosts import QUICK_HEALTH_CHECKS, RayHosts, pids_of, wait_until
+from scaling.hosts.links import partition
+from scaling.hosts.namespaces import Network, short_temp_dir
+from scaling.hosts.ray_hosts import QUICK_HEALTH_CHECKS, RayHosts, pids_of, wait_until
 from tests.integration.processes import wait_gone
 
 pytestmark = [pytest.mark.chaos, pytest.mark.timeout(240), pytest.mark.usefixtures("capable")]

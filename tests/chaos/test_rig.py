@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from scaling.hosts.links import Bandwidth, Delay, Unplug, loss, one_way, partition, reset
+from scaling.hosts.namespaces import Host, Network, missing_capability, run, sweep
 from tests.chaos.echo import Echo, serve_echo
-from tests.chaos.links import Bandwidth, Delay, Unplug, loss, one_way, partition, reset
-from tests.chaos.namespaces import Host, Network, missing_capability, run, sweep
 from tests.integration.processes import wait_gone
 
 pytestmark = [pytest.mark.chaos, pytest.mark.timeout(60), pytest.mark.usefixtures("capable")]
@@ -242,7 +242,7 @@ def test_nothing_is_left_when_the_test_fails() -> None:
 
 KILLED = """
 import os, signal
-from tests.chaos.namespaces import Network
+from scaling.hosts.namespaces import Network
 network = Network()
 host = network.host("h", is_relayed=True)
 print(os.getpid(), host.popen("sleep", "600").pid, host.relay.pid, flush=True)

@@ -16,8 +16,8 @@ from typing import Any
 
 import yaml
 
-from tests.chaos.namespaces import Host, Network
-from tests.chaos.ray_hosts import wait_until
+from scaling.hosts.namespaces import Host, Network
+from scaling.hosts.ray_hosts import wait_until
 from tests.deploy.tools import DEPLOY, ROOT
 from tests.integration.processes import DEMO_CHECKPOINT
 

@@ -12,7 +12,7 @@ from typing import Any, Self
 import httpx
 import yaml
 
-from tests.chaos.ray_hosts import wait_until
+from scaling.hosts.ray_hosts import wait_until
 from tests.deploy.monitoring import MONITORING, RULES
 from tests.deploy.tools import tool
 

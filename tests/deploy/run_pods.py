@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from tests.chaos.namespaces import Host
+from scaling.hosts.namespaces import Host
 from tests.deploy.pods import Object, containers
 from tests.deploy.tools import ROOT
 

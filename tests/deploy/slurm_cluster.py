@@ -15,8 +15,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from tests.chaos.namespaces import Host, Network, missing_capability
-from tests.chaos.ray_hosts import wait_until
+from scaling.hosts.namespaces import Host, Network, missing_capability
+from scaling.hosts.ray_hosts import wait_until
 
 ROOT = Path(__file__).parents[2]
 # Jobs are an ordinary user's.

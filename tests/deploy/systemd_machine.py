@@ -14,8 +14,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from tests.chaos.namespaces import Host, missing_capability
-from tests.chaos.ray_hosts import wait_until
+from scaling.hosts.namespaces import Host, missing_capability
+from scaling.hosts.ray_hosts import wait_until
 from tests.deploy.tools import DEPLOY, ROOT
 
 PROGRAM = "/opt/expertmesh/bin/expertmesh"

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.chaos.namespaces import Network, missing_capability
-from tests.chaos.ray_hosts import wait_until
+from scaling.hosts.namespaces import Network, missing_capability
+from scaling.hosts.ray_hosts import wait_until
 from tests.deploy.compose_hosts import COMPOSE, PATIENCE, ComposeHost, compose_hosts, service
 from tests.deploy.tools import ROOT
 from tests.integration.processes import DEMO_CHECKPOINT, run_command

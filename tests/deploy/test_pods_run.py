@@ -20,7 +20,7 @@ from coordinator.api.security.api_keys import key_of
 from expertmesh import Client
 from expertmesh.connection import Connection
 from expertmesh.errors import ClientError
-from tests.chaos.namespaces import Network, missing_capability
+from scaling.hosts.namespaces import Network, missing_capability
 from tests.coordinator.api.certificates import Authority, write_private
 from tests.deploy import network_policy
 from tests.deploy.chart import LEAST, Values, merged, rendered

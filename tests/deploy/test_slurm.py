@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.chaos.ray_hosts import wait_until
+from scaling.hosts.ray_hosts import wait_until
 from tests.deploy.slurm_cluster import ROOT, SlurmCluster, missing
 from tests.deploy.tools import DEPLOY
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.chaos.namespaces import Network
-from tests.chaos.ray_hosts import wait_until
+from scaling.hosts.namespaces import Network
+from scaling.hosts.ray_hosts import wait_until
 from tests.deploy.systemd_machine import PROGRAM, Machine, make_root, missing
 
 pytestmark = [pytest.mark.deploy, pytest.mark.timeout(900)]

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from expertmesh import Client
-from tests.chaos.ray_hosts import wait_until
+from scaling.hosts.ray_hosts import wait_until
 from tests.integration.processes import DEMO_CHECKPOINT, Server
 
 pytestmark = pytest.mark.long

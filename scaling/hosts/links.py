@@ -10,8 +10,8 @@ from collections.abc import Sequence
 from types import TracebackType
 from typing import Self
 
-from tests.chaos.namespaces import Host, Network
-from tests.chaos.relay import Relay
+from scaling.hosts.namespaces import Host, Network
+from scaling.hosts.relay import Relay
 
 _numbers = itertools.count(1)
 

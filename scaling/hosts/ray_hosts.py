@@ -20,11 +20,11 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from tests.chaos.namespaces import Host, short_temp_dir
+from scaling.hosts.namespaces import Host, short_temp_dir
 
 PORT = 6379
 START_TIMEOUT = 100.0
-_RAY = (sys.executable, "-m", "ray.scripts.scripts", "start", "--block", "--disable-usage-stats")
+_RAY = (sys.executable, "-P", "-m", "ray.scripts.scripts", "start", "--block", "--disable-usage-stats")
 _STARTED = "This command will now block forever"
 # Each host has all ports for itself.
 _PORTS = {

@@ -1,9 +1,8 @@
-"""Hosts for tests: network namespaces around a router, so that a fault happens on the wire between them.
+"""Hosts on one machine: network namespaces around a router, so that a fault happens on the wire between them.
 
 A `Network` is a router in a namespace of its own. Each `Host` is a namespace with one cable to it, and so is
-the test itself, which can dial every host. Nothing else can be reached from a host. The names of everything
-hold the pid of the test's process: a later run takes away what a killed one has left.
-"""
+this process itself, which can dial every host. Nothing else can be reached from a host. The names of
+everything hold the pid of the test's process: a later run takes away what a killed one has left."""
 
 import itertools
 import os
@@ -20,7 +19,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, Self
 
-from tests.chaos.relay import Relay
+from scaling.hosts.relay import Relay
 
 # Reserved for tests between networks (RFC 2544), so that nobody else uses these addresses.
 SUBNETS = [f"198.{18 + high}.{low}" for high in range(2) for low in range(256)]

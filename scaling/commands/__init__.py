@@ -1,0 +1,1 @@
+"""What the commands do; their arguments are in coordinator/commands/, which are quick to load."""

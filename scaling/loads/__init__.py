@@ -1,0 +1,1 @@
+"""What sends requests: our own client, and load generators of others."""
