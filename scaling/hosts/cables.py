@@ -15,7 +15,7 @@ from scaling.hosts.relay import Relay
 from scaling.link import Link
 
 # So much of a limited cable may go at once, as the kernel's timers are no finer; at least two packets.
-_BURST_SECONDS, _MIN_BURST_BYTES = 1e-4, 3_200
+_BURST_SECONDS, _MIN_BURST_BYTES = 2e-4, 3_200
 _GIGABIT = 1e9
 # A frame of many packets is lost whole: where packets are to be lost, senders make one frame of each.
 _ANY_NUM_SEGMENTS = 65_535

@@ -87,7 +87,7 @@ class NamespaceTopology:
 
 
 class RunningHosts:
-    """A Running. Beside what that says: `machines`, the address of each host by its name: `head`, `w0`, ..."""
+    """A Running. Beside what that says: `machines`, the address of each host, `head`, `w0`, ..."""
 
     def __init__(self, cluster: HostCluster, server: HeadServer, cell: Cell) -> None:
         self._cluster, self._server, self._cell = cluster, server, cell

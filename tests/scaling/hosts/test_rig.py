@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from scaling.hosts.links import Bandwidth, Delay, Unplug, loss, one_way, partition, reset
 from scaling.hosts.left_over import run, sweep
+from scaling.hosts.links import Bandwidth, Delay, Unplug, loss, one_way, partition, reset
 from scaling.hosts.namespaces import Host, Network, missing_capability
-from tests.scaling.hosts.echo import Echo, serve_echo
 from tests.integration.processes import wait_gone
+from tests.scaling.hosts.echo import Echo, serve_echo
 
 pytestmark = [pytest.mark.chaos, pytest.mark.timeout(60), pytest.mark.usefixtures("capable")]
 SHORT = 0.4
