@@ -49,7 +49,7 @@ class SweepArguments:
     ] = None
     ray_address: Annotated[
         str | None,
-        Option("--ray-address", metavar="HOST:PORT", help="run all cells on this Ray cluster (where: cluster)"),
+        Option("--ray-address", metavar="HOST:PORT", help="of a Ray cluster on which all cells run"),
     ] = None
     model: Annotated[
         str | None, Option("--model", metavar="MODEL", help="of all cells (the experiment's)")
@@ -70,9 +70,7 @@ class SweepArguments:
         bool,
         Option("--between-runs", help="of compare: how many medians of DIR2 are within DIR's intervals"),
     ] = False
-    to: Annotated[
-        str | None, Option("--to", choices=FORMS, help="of export: whose form of results")
-    ] = None
+    to: Annotated[str | None, Option("--to", choices=FORMS, help="of export: whose form of results")] = None
 
     def __post_init__(self) -> None:
         given = [folder for folder in (self.first, self.second) if folder is not None]

@@ -11,7 +11,6 @@ from rich.table import Table
 from coordinator.commands.sweep_arguments import SweepArguments
 from expertmesh.commands.options import options_of
 from expertmesh.commands.signals import sigterm_exits
-from moe_model.errors import ConfigError
 from moe_model.remote.settings import cache_of
 from scaling.cell import Cell
 from scaling.commands.sweep_progress import shown

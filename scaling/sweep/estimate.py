@@ -33,7 +33,7 @@ def turn_seconds(turn: Turn) -> float:
 
 
 class Remaining:
-    """Seconds that are left: what is guessed of the rest, times what the guesses of the past were short of."""
+    """Seconds that are left: what is guessed of the rest, by how far guesses of the past were off."""
 
     def __init__(self, turns: Iterable[Turn]) -> None:
         self._left = sum(map(turn_seconds, turns))

@@ -21,8 +21,8 @@ _NUM_NAMED = 3
 
 
 class Bounds(Struct, frozen=True, forbid_unknown_fields=True):
-    """By how much predictions may miss, as shares of what was measured: `throughput`, the median over cells of
-    the errors of tokens a second; `worst`, the largest of these; `gap`, the median of the errors of the
+    """By how much predictions may miss, as shares of what was measured: `throughput`, the median over cells
+    of the errors of tokens a second; `worst`, the largest of these; `gap`, the median of the errors of the
     median gap between tokens. None: no bound."""
 
     throughput: Above | None = None

@@ -50,7 +50,7 @@ def says(whole: Any, part: Any) -> bool:
         return (
             isinstance(whole, list | tuple)
             and len(whole) == len(part)
-            and all(map(says, whole, part, strict=True))
+            and all(says(one, other) for one, other in zip(whole, part, strict=True))
         )
     # 1 is True in Python, and is not in a file.
     return bool(isinstance(whole, bool) == isinstance(part, bool) and whole == part)

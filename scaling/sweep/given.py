@@ -58,11 +58,9 @@ def chosen(cells: Mapping[str, Cell], only: Sequence[str]) -> dict[str, Cell]:
     """Those that `--only` names, all where it names none. Raises ConfigError for what names none."""
     for text in only:
         if not any(_is_meant(cell, text) for cell in cells.values()):
-            raise ConfigError(f"--only {text}: no cell has this key, or this in its line; --dry-run shows them")
+            raise ConfigError(f"--only {text}: no cell has this key or text; --dry-run shows them")
     return {
-        key: cell
-        for key, cell in cells.items()
-        if not only or any(_is_meant(cell, text) for text in only)
+        key: cell for key, cell in cells.items() if not only or any(_is_meant(cell, text) for text in only)
     }
 
 

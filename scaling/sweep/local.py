@@ -13,7 +13,7 @@ from benchmarks import process_tree
 from benchmarks.server_process import ROOT, cli_module, environment_of
 from expertmesh import ControlClient
 from scaling.cell import Cell, Fault
-from scaling.sweep.faults import worker_fault
+from scaling.hosts.faults import worker_fault
 from scaling.sweep.guard import GRACE, KILLED, guarded
 from scaling.sweep.roles import roles
 from scaling.topology import Running
@@ -59,9 +59,7 @@ class LocalTopology:
         return ""
 
     @contextmanager
-    def start(
-        self, cell: Cell, checkpoint: Path, arguments: Sequence[str], log: Path
-    ) -> Iterator[Running]:
+    def start(self, cell: Cell, checkpoint: Path, arguments: Sequence[str], log: Path) -> Iterator[Running]:
         command = [sys.executable, "-P", "-m", cli_module(ROOT), "serve", str(checkpoint.resolve())]
         command += [f"--{name}-address=127.0.0.1:0" for name in ("grpc", "http", "control")]
         command += ["--withdrawal-grace=0", f"--workers={cell.workers}", *arguments]

@@ -29,7 +29,10 @@ def begun(folder: Path, plan: Plan, num_rounds: int, *, is_resumed: bool) -> Res
     results = Results.open(folder)
     _check(folder, results.manifest, wanted)
     machine = results.manifest.machine
-    resumed = [*machine.get("resumed", []), {name: wanted.machine[name] for name in ("commit", "dirty", "date")}]
+    resumed = [
+        *machine.get("resumed", []),
+        {name: wanted.machine[name] for name in ("commit", "dirty", "date")},
+    ]
     results.manifest = msgspec.structs.replace(
         wanted,
         machine={**machine, "resumed": resumed},
@@ -48,7 +51,9 @@ def _machine() -> dict[str, Any]:
 def _check(folder: Path, found: Manifest, wanted: Manifest) -> None:
     other = found.cells.keys() ^ wanted.cells.keys()
     if other:
-        raise ConfigError(f"{folder}: results of other cells ({len(other)} differ): --out says another folder")
+        raise ConfigError(
+            f"{folder}: results of other cells ({len(other)} differ): --out says another folder"
+        )
     if found.seed != wanted.seed:
         raise ConfigError(f"{folder}: results of seed {found.seed}, the experiment's is {wanted.seed}")
     if found.machine.get("cpu") != wanted.machine.get("cpu"):

@@ -17,7 +17,7 @@ from scaling.loads.senders import sender
 from scaling.observation import Observation
 from scaling.shape import config_of
 from scaling.sweep import metrics, resources
-from scaling.sweep.expert_loads import loads_LE
+from scaling.sweep.expert_loads import loads_of_experts
 from scaling.sweep.fault_thread import FaultThread
 from scaling.topology import Running
 
@@ -27,8 +27,8 @@ _TOKENIZER = "tokenizer.json"
 
 
 class Order(Struct, frozen=True):
-    """`warmup`: requests before. `has_loads`: whether the experts' loads are looked at as well. `start_s`: how
-    long the server took to start, 0 where it ran already. `folder`: for files of what sends the load."""
+    """`warmup`: requests before. `has_loads`: whether the experts' loads are looked at as well. `start_s`:
+    how long the server took to start, 0 where it ran already. `folder`: for files of what sends the load."""
 
     cell: Cell
     number: int
@@ -114,10 +114,12 @@ def _send(target: Target, load: Load, order: Order, on_begin: Any) -> LoadRun:
 
 
 def _loads(target: Target, checkpoint: Path, order: Order) -> list[list[int]]:
+    """Empty where the server does not tell them: that is no reason to lose a measurement."""
     config = config_of(checkpoint)
-    return loads_LE(
-        target, config.moe_layers, config.n_experts, order.cell.load.prompt_tokens, order.seed
-    )
+    try:
+        return loads_of_experts(target, len(config.moe_layers), config.n_experts, order.cell.load, order.seed)
+    except RuntimeError:
+        return []
 
 
 def _errors(errors: dict[str, int]) -> str:

@@ -42,7 +42,9 @@ class Heard(Struct, frozen=True):
     done: Callable[[Observation], None]
 
 
-def turns(cells: Mapping[str, Cell], num_rounds: int, seed: int, done: set[tuple[str, int]]) -> Iterator[Turn]:
+def turns(
+    cells: Mapping[str, Cell], num_rounds: int, seed: int, done: set[tuple[str, int]]
+) -> Iterator[Turn]:
     """What of the rounds is not done yet, in the order that the seed gives."""
     by_server: dict[str, dict[str, Cell]] = {}
     for key, cell in cells.items():

@@ -31,9 +31,7 @@ class Row(Struct, frozen=True):
 def rows(results: Results, keys: Iterable[str]) -> list[Row]:
     """In the order of the keys."""
     by_cell = results.of()
-    return [
-        _row(results.manifest.cells[key], by_cell[key], results.predictions.get(key)) for key in keys
-    ]
+    return [_row(results.manifest.cells[key], by_cell[key], results.predictions.get(key)) for key in keys]
 
 
 def _row(cell: Cell, found: Sequence[Observation], prediction: Prediction | None) -> Row:

@@ -90,7 +90,9 @@ def is_parameters(found: Any) -> bool:
     """Whether a file that was read is one of these, and no experiment of ours."""
     if isinstance(found, list):
         return True
-    return isinstance(found, dict) and "name" not in found and all(isinstance(v, dict) for v in found.values())
+    return (
+        isinstance(found, dict) and "name" not in found and all(isinstance(v, dict) for v in found.values())
+    )
 
 
 def read_parameters(path: Path, rows: Mapping[str, _Row]) -> list[Fields]:
