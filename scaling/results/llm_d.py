@@ -1,6 +1,6 @@
 """A run as llm-d's Benchmark Report, version 0.2.1.
 
-The format: https://github.com/llm-d/llm-d-benchmark, folder llmdbenchmark/analysis/benchmark_report, whose JSON
+The format: https://github.com/llm-d/llm-d-benchmark, llmdbenchmark/analysis/benchmark_report, whose JSON
 Schema the tests validate with. What we have no value for is left out: all of it is optional there.
 """
 
