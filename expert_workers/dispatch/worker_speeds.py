@@ -29,7 +29,8 @@ class WorkerSpeeds:
     def __init__(self, options: PoolOptions, clock: Callable[[], float] = time.monotonic) -> None:
         self._options = options
         self._clock = clock
-        self._latency = Latency()
+        self._planned = options.first_costs
+        self._latency = Latency(self._planned)
         self._owed: list[Sent] = []
         self._behind: frozenset[int] = frozenset()
         self._costs: dict[int, float] = {}
@@ -46,12 +47,12 @@ class WorkerSpeeds:
         return self._costs
 
     def costs(self, links: Mapping[int, Link]) -> dict[int, float]:
-        """What a row costs with each worker that may be given any; 1 with the quickest."""
+        """What a row costs with each worker that may be given any; 1 with the quickest, or what is planned."""
         now = self._clock()
         if now >= self._until:
             alive = [r for r, link in links.items() if link.failure is None and r not in self._behind]
             costs = self._latency.costs(alive, now)
-            self._costs = {rank: cost for rank, cost in costs.items() if cost < TOO_SLOW}
+            self._costs = {r: c * self._planned.get(r, 1.0) for r, c in costs.items() if c < TOO_SLOW}
             self._until = now + _INTERVAL
             self._timeouts.clear()
         return self._costs
