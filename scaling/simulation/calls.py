@@ -166,13 +166,18 @@ class CallPool:
             yield self._news | self._env.timeout(min(timeout, left))
         return left > 0
 
+    def _assign(
+        self, holders: Sequence[tuple[int, ...]], counts: Sequence[int], costs: Mapping[int, float]
+    ) -> tuple[dict[int, Segments], list[int]]:
+        return assign(holders, counts, costs, self._options.fixed_rows)
+
     def _holders(self, flight: Flight) -> list[tuple[int, ...]]:
         held = self._held[flight.layer]
         return [held[column] for column in flight.columns]
 
     def _send(self, flight: Flight) -> Generator[Event, Any, None]:
         costs = self.speeds.costs(self._links)
-        segments, lost = assign(self._holders(flight), flight.todo_C, costs)
+        segments, lost = self._assign(self._holders(flight), flight.todo_C, costs)
         if lost:
             segments = yield from self._hard_to_place(flight)
         for rank, columns in segments.items():
@@ -186,7 +191,7 @@ class CallPool:
 
     def _hard_to_place(self, flight: Flight) -> Generator[Event, Any, dict[int, Segments]]:
         while True:
-            segments, lost = assign(self._holders(flight), flight.todo_C, self._costs_of_all())
+            segments, lost = self._assign(self._holders(flight), flight.todo_C, self._costs_of_all())
             if not lost:
                 return segments
             self.patience.begin()
@@ -219,7 +224,7 @@ class CallPool:
         self._env.process(self._life(call))
 
     def _life(self, call: Call) -> Generator[Event, Any, None]:
-        env, worker, there = self._env, call.link, call.link.place.machine
+        env, worker, there = self._env, call.link, call.link.place.where
         yield env.timeout(self._network.arrival(env.now, self._here, there, call.bytes_out) - env.now)
         call.at_worker = env.now
         with worker.turn.request() as turn:
@@ -268,7 +273,7 @@ class CallPool:
             for column, rows in call.segments:
                 if flight.open_C[column] and any(rank in costs for rank in holders[column]):
                     counts[column] = rows
-            segments, _ = assign(holders, counts, costs)
+            segments, _ = self._assign(holders, counts, costs)
             self.num_hedged += len(segments)
             for rank, columns in segments.items():
                 yield from self._send_one(flight, rank, columns)
@@ -312,7 +317,7 @@ class CallPool:
         call, now = flight.last, self._env.now
         if call is None:
             return Split()
-        delay = self._network.way(self._here, call.link.place.machine).delay_s
+        delay = self._network.way(self._here, call.link.place.where).delay_s
         return Split(
             calls=call.started - flight.started,
             link=max(0.0, (call.at_worker - call.started) + (call.arrived - call.done) - 2 * delay),

@@ -38,7 +38,7 @@ class Breaking:
             yield world.env.timeout(fault.seconds)
             worker.cores.limit(worker.group, worker.place.quota)
         else:
-            world.network.cut_until[worker.place.machine] = world.env.now + fault.seconds
+            world.network.cut_until[worker.place.where] = world.env.now + fault.seconds
 
     def lost(self, worker: SimWorker) -> None:
         """A call was not answered in time."""
@@ -82,7 +82,7 @@ class Breaking:
             worker.place,
             worker.costs,
             worker.cores,
-            worker.cores.group(worker.place.quota),
+            worker.cores.group(worker.place.quota, world.setting.period_s),
             Resource(world.env),
         )
         self._gone.discard(rank)

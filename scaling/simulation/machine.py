@@ -12,22 +12,33 @@ from math import inf
 
 from simpy import Environment, Event
 
-PERIOD_S = 0.1
+USUAL_PERIOD_S = 0.1
 # Below a nanosecond there is nothing left to do: what rounding leaves must not come back for ever.
 _EPSILON = 1e-9
 
 
 class Group:
-    """Tasks that share a quota. `used`: seconds of cores that they have had."""
+    """Tasks that share a quota, of each `period` in seconds. `used`: seconds of cores that they have had."""
 
-    def __init__(self, quota: float | None) -> None:
-        self.quota = quota
-        self.budget = inf if quota is None else quota * PERIOD_S
+    def __init__(self, quota: float | None, period: float, now: float) -> None:
+        self.period = period
+        self.limit(quota, now)
         self.is_paused = False
         self.used = 0.0
         self.clock = 0.0
         self.demand = 0.0
         self.tasks: list[tuple[float, int, float, Event]] = []
+
+    def limit(self, quota: float | None, now: float) -> None:
+        self.quota = quota
+        self.budget = inf if quota is None else quota * self.period
+        self.ends = now + self.period
+
+    def renew(self, now: float) -> None:
+        """Its budget, where a period has begun."""
+        if self.quota is not None and now >= self.ends - _EPSILON:
+            self.budget = self.quota * self.period
+            self.ends += self.period * (1 + int((now - self.ends + _EPSILON) / self.period))
 
     @property
     def runs(self) -> bool:
@@ -59,12 +70,11 @@ class Cores:
         self._groups: list[Group] = []
         self._numbers = count()
         self._at = 0.0
-        self._period = 0
         self._rate = 1.0
         self._alarm = 0
 
-    def group(self, quota: float | None = None) -> Group:
-        self._groups.append(Group(quota))
+    def group(self, quota: float | None = None, period: float = USUAL_PERIOD_S) -> Group:
+        self._groups.append(Group(quota, period, self._env.now))
         return self._groups[-1]
 
     def run(self, group: Group, seconds: float, threads: float) -> Event:
@@ -87,8 +97,7 @@ class Cores:
     def limit(self, group: Group, quota: float | None) -> None:
         """Another quota, from now on."""
         self._advance()
-        group.quota = quota
-        group.budget = inf if quota is None else quota * PERIOD_S
+        group.limit(quota, self._env.now)
         self._arm()
 
     def clear(self, group: Group) -> None:
@@ -104,12 +113,8 @@ class Cores:
             for group in self._groups:
                 group.advance(now - self._at, self._rate)
             self._at = now
-        period = int((now + _EPSILON) / PERIOD_S)
-        if period > self._period:
-            self._period = period
-            for group in self._groups:
-                if group.quota is not None:
-                    group.budget = group.quota * PERIOD_S
+        for group in self._groups:
+            group.renew(now)
 
     def _arm(self) -> None:
         """Shares the cores out anew, and wakes up when that changes."""
@@ -118,9 +123,8 @@ class Cores:
         self._rate = min(1.0, self.num / demand) if demand else 1.0
         waits = [(group.tasks[0][0] - group.clock) / self._rate for group in running]
         limited = [group for group in self._groups if group.quota is not None and group.tasks]
-        if limited:
-            waits.append((self._period + 1) * PERIOD_S - self._at)
-            waits += [g.budget / (g.demand * self._rate) for g in limited if g.runs]
+        waits += [g.ends - self._at for g in limited]
+        waits += [g.budget / (g.demand * self._rate) for g in limited if g.runs]
         self._alarm += 1
         if waits:
             alarm, timeout = self._alarm, self._env.timeout(max(min(waits), 0.0))

@@ -61,10 +61,12 @@ class PlainPool:
         self._env, self._network, self._messages = env, network, messages
         self._workers, self._held, self._costs = workers, held, costs
         self._cores, self._group = cores, group
-        ways = [network.way(here, worker.place.machine) for worker in workers]
+        ways = [network.way(here, worker.place.where) for worker in workers]
         self._ways = ways
         self._delays = np.array([way.delay_s for way in ways])
-        self._byte_s = np.array([way.byte_s for way in ways])
+        self._here_s = network.byte_s(here)
+        # What a byte takes beyond its time on the coordinator's link, where a path is slower than that.
+        self._beyond_s = np.array([max(0.0, way.byte_s - self._here_s) for way in ways])
         self._lossy = any(way.loss for way in ways)
         self._even = dict.fromkeys(range(len(workers)), 1.0)
         self._busy_until = np.zeros(len(workers))
@@ -90,17 +92,18 @@ class PlainPool:
         stretched = (env.now - begun) / sending if sending else 1.0
         ready_W = begun + stretched * np.cumsum(halves_W)
 
-        byte_s_W, delays_W = self._byte_s[ranks], self._delays[ranks]
-        sent_W = departures(ready_W, out_W * byte_s_W, self._free_up)
+        beyond_W, delays_W = self._beyond_s[ranks], self._delays[ranks]
+        sent_W = departures(ready_W, out_W * self._here_s, self._free_up)
         self._free_up = float(sent_W[-1])
-        arrived_W = sent_W + delays_W + self._losses(ranks, out_W)
+        arrived_W = sent_W + out_W * beyond_W + delays_W + self._losses(ranks, out_W)
         work_W = np.array([self._work_s(*each) for each in zip(ranks, segments, out_W, back_W, strict=True)])
         start_W = np.maximum(arrived_W, self._busy_until[ranks])
         done_W = start_W + work_W
         self._busy_until[ranks] = done_W
 
-        order = np.argsort(done_W + delays_W, kind="stable")
-        came_W = departures((done_W + delays_W)[order], (back_W * byte_s_W)[order], self._free_down)
+        back_at_W = done_W + delays_W + back_W * beyond_W
+        order = np.argsort(back_at_W, kind="stable")
+        came_W = departures(back_at_W[order], (back_W * self._here_s)[order], self._free_down)
         self._free_down = float(came_W[-1])
         came_W = came_W + self._losses(ranks[order], back_W[order])
         taken_W = departures(came_W, halves_W[order], max(env.now, self._free_here))

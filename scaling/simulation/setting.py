@@ -9,8 +9,11 @@ from moe_model.config import ModelConfig
 from scaling.cell import Fault
 from scaling.costs.base import NodeCosts
 from scaling.costs.choose import costs_of
+from scaling.link import Link
 from scaling.machines import Machine, Machines
 from scaling.shape import Shape, shape_of_config
+from scaling.simulation.machine import USUAL_PERIOD_S
+from scaling.simulation.network import CableWays, MachineWays, Ways
 from scaling.simulation.routing import Draws, Even
 
 # Of a machine, with the experts' form, the others' form, and a number of threads.
@@ -22,26 +25,36 @@ def usual_costs(machine: Machine, shape: Shape, form: str, shared_form: str, thr
 
 
 @dataclass(frozen=True, slots=True)
-class WorkerPlace:
-    """`quota`: cores that a control group leaves it; None: no limit. `max_modules`: what its memory holds."""
+class Place:
+    """Where a process computes. `quota`: cores that a control group leaves it of each period; None: no limit.
+    `host`: where it is in the network, where that is more than its machine."""
 
     machine: str
     threads: float
     quota: float | None = None
+    host: str = ""
+
+    @property
+    def where(self) -> str:
+        return self.host or self.machine
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerPlace(Place):
+    """`max_modules`: what its memory holds; None: any number."""
+
     max_modules: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
-class CoordinatorPlace:
-    machine: str
-    threads: float
-    quota: float | None = None
+class CoordinatorPlace(Place):
+    """An engine's; its front and the load's client compute on the same machine."""
 
 
 @dataclass(frozen=True, slots=True)
 class Setting:
     """`holders`: (layer, expert) -> ranks, of a plan; None: as the product places them. `form`: of experts'
-    weights; `dtype`: of all else, and of the rows. `routing` draws which experts rows go to. `kv_bytes` None:
+    weights; `dtype`: of all else, and of the rows. `cables`: of hosts, where these are on one machine. `routing` draws which experts rows go to. `kv_bytes` None:
     half of what a coordinator's machine has left, as the product takes it. `restart_s`: until the process of a
     worker that died is there again, before it loads. `is_forced`: routing is drawn by the server itself."""
 
@@ -54,6 +67,8 @@ class Setting:
     replicas: int = 1
     redundant: int = 0
     holders: dict[tuple[int, int], tuple[int, ...]] | None = None
+    cables: dict[str, Link] | None = None
+    period_s: float = USUAL_PERIOD_S
     routing: Draws = Even()
     faults: tuple[Fault, ...] = ()
     restart_s: float = 5.0
@@ -90,7 +105,11 @@ class Setting:
             and not self.faults
         )
 
-    def costs(self, place: WorkerPlace | CoordinatorPlace, shape: Shape) -> NodeCosts:
+    @property
+    def ways(self) -> Ways:
+        return MachineWays(self.machines) if self.cables is None else CableWays(self.cables)
+
+    def costs(self, place: Place, shape: Shape) -> NodeCosts:
         machine = self.machines.named(place.machine)
         return self.costs_of(machine, shape, self.form, self.shared_form, place.threads)
 

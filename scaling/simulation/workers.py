@@ -99,6 +99,6 @@ def make_workers(
     for rank, where in enumerate(setting.workers):
         machine = cores[where.machine]
         costs = setting.costs(where, shape)
-        group = machine.group(where.quota)
+        group = machine.group(where.quota, setting.period_s)
         found.append(SimWorker(rank, where, costs, machine, group, Resource(env)))
     return found

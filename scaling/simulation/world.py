@@ -37,7 +37,7 @@ class World:
         self.setting, self.demand, self.shape = setting, demand, setting.shape
         self.env = Environment()
         self.rng = np.random.default_rng((setting.seed, 1))
-        self.network = Network(setting.machines, np.random.default_rng((setting.seed, 2)))
+        self.network = Network(setting.ways, np.random.default_rng((setting.seed, 2)))
         places = (*setting.coordinators, *setting.workers)
         self.cores = {
             name: Cores(self.env, setting.machines.named(name).cores)
@@ -111,19 +111,19 @@ class World:
 
     def _engine(self, place: CoordinatorPlace) -> SimEngine:
         setting, shape, cores = self.setting, self.shape, self.cores[place.machine]
-        costs, group = setting.costs(place, shape), cores.group(place.quota)
+        costs, group = setting.costs(place, shape), cores.group(place.quota, setting.period_s)
         overlap = Overlap(setting.engine.micro_batches, lambda: float(self.env.now))
         longest = max((ask.num_prompt + ask.num_output for ask in self.demand.asks), default=1)
         pool: PlainPool | CallPool | None = None
         if self.workers and self.is_plain:
             held = held_by_layer(shape, self.holders)
             pool = PlainPool(
-                *(self.env, self.network, self.messages, self.workers, held, place.machine, costs),
+                *(self.env, self.network, self.messages, self.workers, held, place.where, costs),
                 *(cores, group),
             )
         elif self.workers:
             pool = CallPool(
-                *(self.env, setting.pool, self.network, self.messages, self.workers, place.machine, costs),
+                *(self.env, setting.pool, self.network, self.messages, self.workers, place.where, costs),
                 *(cores, group, self.breaking.lost),
             )
             pool.publish(held_by_layer(shape, self.holders))
