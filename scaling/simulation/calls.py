@@ -230,9 +230,10 @@ class CallPool:
         with worker.turn.request() as turn:
             yield turn
             call.begun = env.now
-            seconds = worker.seconds(count for _, count in call.segments)
+            rows = [count for _, count in call.segments]
+            seconds, weight = worker.seconds(rows), worker.weight(rows)
             seconds += worker.costs.answer(round(call.bytes_out), round(call.bytes_back))
-            yield worker.cores.run(worker.group, seconds, worker.place.threads)
+            yield worker.cores.run(worker.group, seconds, worker.place.threads, weight)
         call.done = env.now
         worker.num_calls += 1
         worker.num_pairs += call.num_pairs

@@ -81,6 +81,7 @@ class Breaking:
             rank,
             worker.place,
             worker.costs,
+            worker.whole,
             worker.cores,
             worker.cores.group(worker.place.quota, world.setting.period_s),
             Resource(world.env),

@@ -1,7 +1,9 @@
 """Cores that processes of one machine share: processor sharing, and quotas as Linux's control groups have them.
 
 A task is so many seconds of work by so many threads, alone. Where the tasks of a machine together have more
-threads than it has cores, every thread gets an equal part of them. A group of tasks (a process, a container)
+threads than it has cores, every thread gets an equal part of them. A task may want more of the machine than
+its threads: one thread that reads weights as fast as memory gives them leaves the others little, so its
+`weight` is what it would take of all cores to get as far as quickly. A group of tasks (a process, a container)
 may have a quota: of each period it computes as long as its budget lasts, then it stands still until the next
 one begins (Linux, Documentation/scheduler/sched-bwc.rst: 100 ms by default).
 """
@@ -26,8 +28,8 @@ class Group:
         self.is_paused = False
         self.used = 0.0
         self.clock = 0.0
-        self.demand = 0.0
-        self.tasks: list[tuple[float, int, float, Event]] = []
+        self.demand = self.weight = 0.0
+        self.tasks: list[tuple[float, int, float, float, Event]] = []
 
     def limit(self, quota: float | None, now: float) -> None:
         self.quota = quota
@@ -53,11 +55,12 @@ class Group:
     def pop_done(self) -> list[Event]:
         done = []
         while self.tasks and self.tasks[0][0] <= self.clock + _EPSILON:
-            _, _, threads, event = heappop(self.tasks)
+            _, _, threads, weight, event = heappop(self.tasks)
             self.demand -= threads
+            self.weight -= weight
             done.append(event)
         if not self.tasks:
-            self.demand = 0.0
+            self.demand = self.weight = 0.0
         return done
 
 
@@ -77,15 +80,18 @@ class Cores:
         self._groups.append(Group(quota, period, self._env.now))
         return self._groups[-1]
 
-    def run(self, group: Group, seconds: float, threads: float) -> Event:
-        """Happens when the work is done. `seconds`: of these threads, with nothing else on the machine."""
+    def run(self, group: Group, seconds: float, threads: float, weight: float = 0.0) -> Event:
+        """Happens when the work is done. `seconds`: of these threads, with nothing else on the machine;
+        `weight`: in cores, at least as many as threads."""
         event = Event(self._env)
         if seconds <= 0:
             return event.succeed()
         self._advance()
         threads = min(threads, self.num)
-        heappush(group.tasks, (group.clock + seconds, next(self._numbers), threads, event))
+        weight = min(max(weight, threads), self.num)
+        heappush(group.tasks, (group.clock + seconds, next(self._numbers), threads, weight, event))
         group.demand += threads
+        group.weight += weight
         self._arm()
         return event
 
@@ -104,7 +110,7 @@ class Cores:
         """Its process is gone: what it had to do is never done."""
         self._advance()
         group.tasks.clear()
-        group.demand = 0.0
+        group.demand = group.weight = 0.0
         self._arm()
 
     def _advance(self) -> None:
@@ -119,8 +125,8 @@ class Cores:
     def _arm(self) -> None:
         """Shares the cores out anew, and wakes up when that changes."""
         running = [group for group in self._groups if group.runs]
-        demand = sum(group.demand for group in running)
-        self._rate = min(1.0, self.num / demand) if demand else 1.0
+        weight = sum(group.weight for group in running)
+        self._rate = min(1.0, self.num / weight) if weight else 1.0
         waits = [(group.tasks[0][0] - group.clock) / self._rate for group in running]
         limited = [group for group in self._groups if group.quota is not None and group.tasks]
         waits += [g.ends - self._at for g in limited]

@@ -20,7 +20,7 @@ _GREEDY = SamplingParams(temperature=0.0)
 
 def make_sequence(ask: Ask, number: int, max_seq_len: int, block_size: int, rng: np.random.Generator) -> Sequence:
     """One that ends after `num_output` tokens."""
-    prompt = tuple(rng.integers(0, 1 << 30, ask.num_prompt).tolist())
+    prompt = ask.prompt or tuple(rng.integers(0, 1 << 30, ask.num_prompt).tolist())
     rules = StopRules(max_tokens=ask.num_output, ignore_eos=True)
     request = Request(f"r{number}", prompt, _GREEDY, rules, arrival_time=0.0)
     return Sequence(request, max_seq_len, block_size, key=number)

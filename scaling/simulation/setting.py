@@ -117,11 +117,12 @@ class Setting:
 @dataclass(frozen=True, slots=True)
 class Ask:
     """One request of a load: seconds since its beginning, None where a client sends it as its last one ends;
-    prompt and output in tokens."""
+    prompt and output in tokens. `prompt`: its ids, where others' may begin with the same; empty: any."""
 
     at_s: float | None
     num_prompt: int
     num_output: int
+    prompt: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,7 @@
 """Workers of a simulation: what each holds and costs, whether it is there, and its cores."""
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from simpy import Environment, Resource
 
@@ -24,11 +24,13 @@ Holders = Mapping[ExpertKey, tuple[int, ...]]
 class SimWorker:
     """As `expert_workers.transports.base.Link` it is what a coordinator knows of it: `rank` and `failure`.
 
-    `turn`: one call at a time. `experts_s` remembers what calls of some rows cost."""
+    `whole`: costs with all cores of its machine; `turn`: one call at a time. `experts_s` remembers what calls
+    of some rows cost."""
 
     rank: int
     place: WorkerPlace
     costs: NodeCosts
+    whole: NodeCosts
     cores: Cores
     group: Group
     turn: Resource
@@ -36,6 +38,7 @@ class SimWorker:
     num_calls: int = 0
     num_pairs: int = 0
     experts_s: dict[tuple[int, ...], float] = field(default_factory=dict)
+    weights: dict[tuple[int, ...], float] = field(default_factory=dict)
 
     def seconds(self, rows: Iterable[int]) -> float:
         """Of one call's experts with so many rows each, in any order."""
@@ -43,6 +46,16 @@ class SimWorker:
         found = self.experts_s.get(key)
         if found is None:
             found = self.experts_s[key] = self.costs.experts(key)
+        return found
+
+    def weight(self, rows: Iterable[int]) -> float:
+        """How many of its machine's cores a call of these rows is worth: see Cores."""
+        if self.place.threads >= self.cores.num:
+            return self.cores.num
+        key = tuple(sorted(rows))
+        found = self.weights.get(key)
+        if found is None:
+            found = self.weights[key] = self.cores.num * self.whole.experts(key) / max(self.seconds(key), 1e-30)
         return found
 
     def look(self) -> None:
@@ -99,6 +112,7 @@ def make_workers(
     for rank, where in enumerate(setting.workers):
         machine = cores[where.machine]
         costs = setting.costs(where, shape)
+        whole = setting.costs(replace(where, threads=machine.num), shape)
         group = machine.group(where.quota, setting.period_s)
-        found.append(SimWorker(rank, where, costs, machine, group, Resource(env)))
+        found.append(SimWorker(rank, where, costs, whole, machine, group, Resource(env)))
     return found
