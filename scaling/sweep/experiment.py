@@ -2,6 +2,7 @@
 
 import itertools
 import math
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -18,6 +19,16 @@ from scaling.sweep.fields import merged, nested, says
 Fields = dict[str, Any]
 MAX_CELLS = 10_000
 _NUM_NAMED = 3
+# Options of `serve` that are not for `serve:` to say.
+_OPTION = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*")
+_OF_CELLS = frozenset(("dtype", "workers", "replicas", "transport", "wire-dtype", "combine", "plan"))
+_OF_SWEEPS = frozenset(
+    (
+        *("force-routing", "grpc-address", "http-address", "control-address", "metrics-address"),
+        *("health-address", "ray-address", "ray-namespace", "cluster", "withdrawal-grace"),
+        *("api-key-file", "tls-cert", "tls-key", "tls-client-ca"),
+    )
+)
 
 
 class Bounds(Struct, frozen=True, forbid_unknown_fields=True):
@@ -116,11 +127,22 @@ def _short(given: Mapping[str, Any]) -> str:
 def _refuse(cells: Iterable[Cell]) -> None:
     by_reason: dict[str, list[str]] = {}
     for cell in cells:
-        for reason in check(cell):
+        for reason in [*check(cell), *_options(cell)]:
             by_reason.setdefault(reason, []).append(cell.label)
     if by_reason:
         parts = [f"{reason} ({_named(labels)})" for reason, labels in by_reason.items()]
         raise ConfigError(f"cells that cannot be; change them or `skip` them: {'; '.join(parts)}")
+
+
+def _options(cell: Cell) -> list[str]:
+    """What `serve` may not say: a cell's own fields, and addresses."""
+    return [
+        f"serve: {name}: {'a field of the cell says it' if name in _OF_CELLS else 'the sweep says it'}"
+        if name in _OF_CELLS or name in _OF_SWEEPS
+        else f"serve: {name!r} is no name of an option"
+        for name in cell.serve
+        if name in _OF_CELLS or name in _OF_SWEEPS or not _OPTION.fullmatch(name)
+    ]
 
 
 def _named(labels: Sequence[str]) -> str:

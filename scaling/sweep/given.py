@@ -4,8 +4,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from msgspec import structs
-
 from coordinator.commands.sweep_arguments import SweepArguments
 from moe_model.errors import ConfigError
 from scaling.cell import Cell
@@ -78,7 +76,3 @@ def missing(cells: Iterable[Cell], ray_address: str | None) -> None:
     if by_reason:
         parts = [f"{reason} ({num} cells)" for reason, num in by_reason.items()]
         raise ConfigError(f"cells that cannot run here: {'; '.join(parts)}")
-
-
-def with_rounds(experiment: Experiment, num_rounds: int) -> Experiment:
-    return structs.replace(experiment, rounds=num_rounds)

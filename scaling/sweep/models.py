@@ -25,9 +25,7 @@ def checkpoint_of(cell: Cell, base: Path, cache: Path) -> Path:
             raise ConfigError(f"{cell.model}: layers: of a config.json only")
         return path
     if not path.is_file():
-        raise ConfigError(
-            f"{cell.model}: neither a checkpoint's folder nor a config.json, looked for in {base}"
-        )
+        raise ConfigError(f"{cell.model}: neither a checkpoint nor a config.json, looked for in {base}")
     folder = cache / _name(path, cell)
     if not _is_whole(folder):
         cache.mkdir(parents=True, exist_ok=True)

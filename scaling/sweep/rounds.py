@@ -26,6 +26,9 @@ _NO_LOAD = Load(concurrency=1)
 # What a run may raise that is its own fault, and no reason to end the sweep.
 _FAILURES = (RuntimeError, ExpertMeshError, OSError)
 
+# Runs that are over: of which cell, in which round.
+Runs = set[tuple[str, int]]
+
 
 class Turn(Struct, frozen=True):
     """What is next: some cells of one round, which one server serves one after the other."""
@@ -42,9 +45,7 @@ class Heard(Struct, frozen=True):
     done: Callable[[Observation], None]
 
 
-def turns(
-    cells: Mapping[str, Cell], num_rounds: int, seed: int, done: set[tuple[str, int]]
-) -> Iterator[Turn]:
+def turns(cells: Mapping[str, Cell], num_rounds: int, seed: int, done: Runs) -> Iterator[Turn]:
     """What of the rounds is not done yet, in the order that the seed gives."""
     by_server: dict[str, dict[str, Cell]] = {}
     for key, cell in cells.items():
@@ -145,6 +146,6 @@ class Rounds:
         return folder / f"{cell.key}-{number}.log"
 
 
-def done_of(observations: Sequence[Observation]) -> set[tuple[str, int]]:
+def done_of(observations: Sequence[Observation]) -> Runs:
     """Which runs need not be done again: those that failed are tried again."""
     return {(each.cell, each.round) for each in observations if each.failed is None}
