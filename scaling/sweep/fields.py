@@ -16,18 +16,20 @@ def nested(fields: Mapping[str, Any], name: str, depth: int = 0) -> dict[str, An
     found: dict[str, Any] = {}
     for key, value in fields.items():
         inner = nested(value, f"{name}.{key}", depth + 1) if isinstance(value, Mapping) else value
-        *path, last = key.split(".") if "." in key else [key]
-        place = found
-        for part in path:
-            place = place.setdefault(part, {})
-            if not isinstance(place, dict):
-                raise ConfigError(f"{name}: {key!r} is a part of a field that has a value")
-        if last in place:
-            if not (isinstance(inner, dict) and isinstance(place[last], dict)):
-                raise ConfigError(f"{name}: {key!r} is there twice")
-            inner = merged(place[last], inner)
-        place[last] = inner
+        for part in reversed(key.split(".")):
+            inner = {part: inner}
+        _add(found, inner, name)
     return found
+
+
+def _add(found: dict[str, Any], more: dict[str, Any], name: str) -> None:
+    for key, value in more.items():
+        if key not in found:
+            found[key] = value
+        elif isinstance(found[key], dict) and isinstance(value, dict):
+            _add(found[key], value, f"{name}.{key}")
+        else:
+            raise ConfigError(f"{name}: {key!r} is there twice")
 
 
 def merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:

@@ -21,7 +21,8 @@ from scaling.sweep.server_arguments import server_arguments
 from scaling.topology import Running, Topology
 
 LOGS = "logs"
-_MAX_REASON = 500
+# Of a long reason, the letters that are kept of its beginning and of its end.
+_HALF = 250
 _NO_LOAD = Load(concurrency=1)
 # What a run may raise that is its own fault, and no reason to end the sweep.
 _FAILURES = (RuntimeError, ExpertMeshError, OSError)
@@ -53,7 +54,7 @@ def turns(cells: Mapping[str, Cell], num_rounds: int, seed: int, done: Runs) -> 
     for number in range(num_rounds):
         for server in order(by_server, seed, number):
             group = by_server[server]
-            left = [group[key] for key in order(group, seed, number) if (key, number) not in done]
+            left = [group[key] for key in order(group, seed, number, server) if (key, number) not in done]
             if left:
                 yield Turn(number, tuple(left))
 
@@ -132,7 +133,7 @@ class Rounds:
                 seed=workload_seed(cell, self._seed, number),
                 started_at=datetime.now(UTC).isoformat(timespec="seconds"),
                 seconds=0.0,
-                failed=" ".join(str(error).split())[:_MAX_REASON] or type(error).__name__,
+                failed=reason_of(error),
             )
         )
 
@@ -144,6 +145,12 @@ class Rounds:
         folder = self._results.folder / LOGS
         folder.mkdir(exist_ok=True)
         return folder / f"{cell.key}-{number}.log"
+
+
+def reason_of(error: Exception) -> str:
+    """One line; of a long one the beginning and the end, where logs say what happened."""
+    said = " ".join(str(error).split()) or type(error).__name__
+    return said if len(said) <= 2 * _HALF else f"{said[:_HALF]} ... {said[-_HALF:]}"
 
 
 def done_of(observations: Sequence[Observation]) -> Runs:

@@ -11,8 +11,9 @@ def seed_of(seed: int, key: str, number: int) -> int:
     return int.from_bytes(digest[:4], "little") >> 1
 
 
-def order(keys: Iterable[str], seed: int, number: int) -> list[str]:
-    """The keys in the order of one round, which does not depend on the order in which they are given."""
+def order(keys: Iterable[str], seed: int, number: int, of: str = "") -> list[str]:
+    """The keys in the order of one round, which does not depend on the order in which they are given. `of`:
+    what they are keys of, so that several have orders of their own."""
     found = sorted(keys)
-    random.Random(f"{seed}/{number}").shuffle(found)
+    random.Random(f"{seed}/{number}/{of}").shuffle(found)
     return found
