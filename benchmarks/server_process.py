@@ -21,11 +21,13 @@ ENGINE_MODULE, FRONT_MODULE = "coordinator.server.engine_process", "coordinator.
 
 @dataclass(frozen=True, slots=True)
 class ServerProcess:
-    """`pid`: of what was started. `address`: gRPC of generations; `control_address`: of operators."""
+    """`pid`: of what was started. `address`: gRPC of generations; `control_address`: of operators;
+    `http_address`: of OpenAI's API."""
 
     pid: int
     address: str
     control_address: str
+    http_address: str = ""
 
     def pids(self) -> list[int]:
         """The process that was started, and all that it has started: engine, fronts, workers, Ray."""
@@ -94,7 +96,7 @@ def serving(
             if not ready.startswith("READY "):
                 raise RuntimeError(f"the server did not start: {log.read_text(errors='replace')[-2000:]}")
             fields = dict(part.split("=", 1) for part in ready.split()[1:])
-            yield ServerProcess(process.pid, fields["grpc"], fields["control"])
+            yield ServerProcess(process.pid, fields["grpc"], fields["control"], fields["http"])
         finally:
             process.send_signal(signal.SIGTERM)
             process.wait(60)

@@ -11,7 +11,7 @@ from msgspec import Meta, Struct
 
 from moe_model.names import DtypeName
 from scaling.link import Link
-from scaling.ranges import Above, Amount, Count, Name, Positive
+from scaling.ranges import Above, Amount, Count, Name, Positive, Share
 
 Where = Literal["local", "namespaces", "cluster"]
 # How experts are skewed: a router's choices are replaced, or what it may choose from is cut down.
@@ -55,7 +55,9 @@ class Load(Struct, frozen=True, forbid_unknown_fields=True):
     """So many requests at once (`concurrency`), or so many a second (`rate`, Poisson); one of them.
 
     `tool`: what sends them, our own client or a load generator by its name. `trace`: a file whose requests
-    are sent at their times and lengths, of `trace_format`."""
+    are sent at their times and lengths, of `trace_format`; with `rate`, its times are stretched to so many a
+    second, with `concurrency` they do not count. Without one, prompts and outputs are as long as said or, by
+    `lengths`, so long on the average: see scaling.workloads.lengths."""
 
     concurrency: Positive | None = None
     rate: Above | None = None
@@ -65,6 +67,8 @@ class Load(Struct, frozen=True, forbid_unknown_fields=True):
     tool: Name = "own"
     trace: Name | None = None
     trace_format: Name | None = None
+    lengths: Literal["exact", "uniform", "lognormal"] = "exact"
+    length_spread: Share = 0.5
 
     def __str__(self) -> str:
         how = f"{self.concurrency} at once" if self.rate is None else f"{self.rate:g}/s"

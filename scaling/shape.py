@@ -9,6 +9,8 @@ from pathlib import Path
 
 from msgspec import Struct
 
+from moe_model.checkpoint.hugging_face.folder import read_json
+from moe_model.checkpoint.importer import read_model_config
 from moe_model.checkpoint.like import config_like
 from moe_model.checkpoint.reader import Checkpoint
 from moe_model.config import ModelConfig
@@ -62,14 +64,24 @@ def shape_of(model: Path, num_layers: int | None = None) -> Shape:
 
 
 def config_of(model: Path, num_layers: int | None = None) -> ModelConfig:
-    """Raises CheckpointError, ConfigError."""
+    """Of a checkpoint's folder, a family's config.json, or sizes as `expertmesh init --config` takes them.
+    Raises CheckpointError, ConfigError."""
     if not model.is_dir():
         if not model.is_file():
             raise ConfigError(f"{model}: neither a checkpoint's folder nor a config.json")
-        return config_like(model, num_layers)
+        if not is_own_config(model):
+            return config_like(model, num_layers)
+        if num_layers is None:
+            return read_model_config(model)
     if num_layers is not None:
         raise ConfigError(f"{model}: layers: of a config.json only")
     return Checkpoint.open(model).config
+
+
+def is_own_config(path: Path) -> bool:
+    """Whether a file says sizes as `expertmesh init --config` takes them, and is no family's config.json.
+    Raises CheckpointError."""
+    return path.suffix in (".yaml", ".yml") or "model_type" not in read_json(path)
 
 
 def shape_of_config(config: ModelConfig, name: str) -> Shape:

@@ -10,12 +10,16 @@ LEAST_ROWS = 64
 
 
 def assign(
-    holders: Sequence[tuple[int, ...]], counts: Sequence[int], costs: Mapping[int, float]
+    holders: Sequence[tuple[int, ...]],
+    counts: Sequence[int],
+    costs: Mapping[int, float],
+    fixed_rows: float = 0.0,
 ) -> tuple[dict[int, Segments], list[int]]:
     """Gives every column that has rows, whole, to one holder; says which columns have rows and no holder.
 
     `holders` and `counts` are by column; `costs[rank]` is what one row costs that worker, relative to the
-    others, and a rank without a cost is not used. Columns without a choice come first, then the largest, each
+    others, and a rank without a cost is not used; that a column has any rows costs as much as `fixed_rows` of
+    them, since its expert's weights are read. Columns without a choice come first, then the largest, each
     to the worker that would be done with it first; of equals to the lower rank. Ranks are sorted, and so are
     the segments of each.
 
@@ -38,7 +42,7 @@ def assign(
                 lost.append(column)
     if choices:
         choices.sort()
-        chosen = _choose(choices, chosen, counts, costs)
+        chosen = _choose(choices, chosen, counts, costs, fixed_rows)
     segments: dict[int, Segments] = {rank: [] for rank in sorted(set(chosen.values()))}
     for column, rank in chosen.items():
         segments[rank].append((column, counts[column]))
@@ -64,16 +68,17 @@ def _choose(
     forced: Mapping[int, int],
     counts: Sequence[int],
     costs: Mapping[int, float],
+    fixed_rows: float,
 ) -> dict[int, int]:
     """column -> rank, by column, of the forced ones and of the choices, which come largest first."""
     spent = dict.fromkeys(costs, 0.0)
     for column, rank in forced.items():
-        spent[rank] += counts[column] * costs[rank]
+        spent[rank] += (counts[column] + fixed_rows) * costs[rank]
     chosen = dict(forced)
     for negative, column, ranks in choices:
         best, least = -1, 0.0
         for rank in ranks:
-            done = spent[rank] - negative * costs[rank]
+            done = spent[rank] + (fixed_rows - negative) * costs[rank]
             if best < 0 or done < least or (done == least and rank < best):
                 best, least = rank, done
         chosen[column] = best

@@ -5,6 +5,7 @@ Shapes: C columns of a layer's router.
 
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from itertools import count
 
 from expert_workers.dispatch.assign import Segments, assign, pieces
@@ -29,6 +30,7 @@ class Calls:
         self._speeds = speeds
         self._options = options
         self._adopt = adopt
+        self._assign = partial(assign, fixed_rows=options.fixed_rows)
         self._call_ids = count(1)
 
     def begin(self, dispatch: Dispatch) -> None:
@@ -45,7 +47,7 @@ class Calls:
         routes = self._routes
         table = routes.tables[dispatch.table]
         costs = self._speeds.costs(routes.linked.links)
-        segments, lost = assign(dispatch.holders(table), dispatch.todo_C, costs)
+        segments, lost = self._assign(dispatch.holders(table), dispatch.todo_C, costs)
         if lost:
             segments = self._hard_to_place(dispatch)
         for rank, columns in segments.items():
@@ -70,7 +72,7 @@ class Calls:
             for column, rows in sent.part.segments:
                 if dispatch.open_C[column] and any(rank in costs for rank in holders[column]):
                     counts[column] = rows
-            segments, _ = assign(holders, counts, costs)
+            segments, _ = self._assign(holders, counts, costs)
             num_calls += len(segments)
             for rank, columns in segments.items():
                 self._send_one(dispatch, rank, columns)
@@ -80,7 +82,7 @@ class Calls:
         """Workers that are slow or behind must do where there are no others; then any that can be found."""
         while True:
             table = self._routes.tables[dispatch.table]
-            segments, lost = assign(dispatch.holders(table), dispatch.todo_C, self._costs_of_all())
+            segments, lost = self._assign(dispatch.holders(table), dispatch.todo_C, self._costs_of_all())
             if not lost:
                 return segments
             self._routes.await_holders(table, sorted({dispatch.columns[each] for each in lost}))

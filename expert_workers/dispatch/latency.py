@@ -3,7 +3,7 @@
 Times are kept by the size of a call, in powers of two of its rows, as rows cost time.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 # After so many seconds without a call half of a worker's slowness is forgiven, so that it is tried again.
 FORGIVENESS = 5.0
@@ -13,6 +13,9 @@ _KEPT = 16
 _STEP = 0.05
 _NUM_LARGE_STEPS = 40
 _WEIGHT = 0.2
+# Within so many times the quickest, workers are as quick as it, or as planned. A plan tells two workers' rows
+# apart by more than their number, so that by that number alone both may seem to be off it.
+_EQUAL, _EQUAL_PLANNED = 1.5, 3.0
 
 
 class Quantile:
@@ -43,14 +46,19 @@ class Quantile:
 
 
 class Latency:
-    """Of one pool. Belongs to its thread."""
+    """Of one pool. Belongs to its thread. With `planned`, what a row costs each worker, a worker that is as
+    quick as planned is as quick as the others: times are taken in parts of what it costs."""
 
-    def __init__(self) -> None:
+    def __init__(self, planned: Mapping[int, float] | None = None) -> None:
+        self._planned = planned or {}
+        self._slowest = max(self._planned.values(), default=1.0)
+        self._equal = _EQUAL_PLANNED if self._planned else _EQUAL
         self._sizes: dict[int, _Size] = {}
         self._workers: dict[int, _Worker] = {}
 
     def add(self, rank: int, num_pairs: int, seconds: float, now: float) -> None:
         """A call of a worker came back after so long. On the path of every call."""
+        seconds /= self._planned.get(rank, 1.0)
         bucket = num_pairs.bit_length()
         size = self._sizes.get(bucket)
         if size is None:
@@ -66,15 +74,18 @@ class Latency:
         worker.at = now
 
     def usual(self, num_pairs: int) -> float | None:
-        """The median of calls of this size, or what it can be at most; None: not known yet."""
-        return self._expected(num_pairs.bit_length(), _MIN_SAMPLES)
+        """The median of calls of this size, or what it can be at most, with the slowest as planned; None: not
+        known yet."""
+        usual = self._expected(num_pairs.bit_length(), _MIN_SAMPLES)
+        return None if usual is None else usual * self._slowest
 
     def costs(self, ranks: Iterable[int], now: float) -> dict[int, float]:
-        """How many times longer than usual each worker takes for a row, at least 1 for the quickest."""
+        """How many times longer than usual, or than planned, each worker takes for a row, at least 1 for the
+        quickest."""
         costs = {rank: self._cost(rank, now) for rank in ranks}
         least = min(costs.values(), default=1.0)
-        # Noise must not move rows about: within a half, workers are equal.
-        return {rank: 1.0 if cost < 1.5 * least else cost / least for rank, cost in costs.items()}
+        # Noise must not move rows about.
+        return {rank: 1.0 if cost < self._equal * least else cost / least for rank, cost in costs.items()}
 
     def _expected(self, bucket: int, least: int) -> float | None:
         """No more than larger calls take: a slow worker that gets only small ones is not their measure. Of

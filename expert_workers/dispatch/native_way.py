@@ -80,6 +80,7 @@ class NativeWay:
             wants_records,
             options.num_slices,
             2 * LEAST_ROWS if options.splits_rows else 0,
+            options.fixed_rows,
         )
         self._is_sliced = options.num_slices > 1
         self._count = count

@@ -2,6 +2,7 @@
 
 import logging
 import time
+from collections.abc import Callable
 
 from expert_workers.dispatch.options import PoolOptions
 
@@ -9,9 +10,11 @@ _log = logging.getLogger(__name__)
 
 
 class Patience:
-    """Belongs to the pool's thread. Seconds, from the first step that lacks experts to one that does not."""
+    """Belongs to the pool's thread. Seconds, from the first step that lacks experts to one that does not.
+    `clock`: what tells the time; a simulation has its own."""
 
-    def __init__(self, options: PoolOptions) -> None:
+    def __init__(self, options: PoolOptions, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
         self._longest = options.wait_timeout if options.on_loss.waits else 0.0
         self._inside = min(options.rescue_patience, self._longest)
         self._since: float | None = None
@@ -29,7 +32,7 @@ class Patience:
     def begin(self) -> None:
         """A step lacks experts."""
         if self._since is None and self._longest:
-            self._since = time.monotonic()
+            self._since = self._clock()
             _log.warning("experts lost; waiting at most %g s for them", self._longest)
 
     def end(self) -> None:
@@ -38,4 +41,4 @@ class Patience:
 
     @property
     def _waited(self) -> float:
-        return 0.0 if self._since is None else time.monotonic() - self._since
+        return 0.0 if self._since is None else self._clock() - self._since

@@ -5,7 +5,7 @@ neither does one that is much slower than the rest.
 """
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from expert_workers.dispatch.dispatch import Sent
 from expert_workers.dispatch.latency import Latency
@@ -24,11 +24,13 @@ TOO_SLOW = 8.0
 
 
 class WorkerSpeeds:
-    """Belongs to the pool's thread."""
+    """Belongs to the pool's thread. `clock`: what tells the time, a simulation has its own."""
 
-    def __init__(self, options: PoolOptions) -> None:
+    def __init__(self, options: PoolOptions, clock: Callable[[], float] = time.monotonic) -> None:
         self._options = options
-        self._latency = Latency()
+        self._clock = clock
+        self._planned = options.first_costs
+        self._latency = Latency(self._planned)
         self._owed: list[Sent] = []
         self._behind: frozenset[int] = frozenset()
         self._costs: dict[int, float] = {}
@@ -45,12 +47,12 @@ class WorkerSpeeds:
         return self._costs
 
     def costs(self, links: Mapping[int, Link]) -> dict[int, float]:
-        """What a row costs with each worker that may be given any; 1 with the quickest."""
-        now = time.monotonic()
+        """What a row costs with each worker that may be given any; 1 with the quickest, or what is planned."""
+        now = self._clock()
         if now >= self._until:
             alive = [r for r, link in links.items() if link.failure is None and r not in self._behind]
             costs = self._latency.costs(alive, now)
-            self._costs = {rank: cost for rank, cost in costs.items() if cost < TOO_SLOW}
+            self._costs = {r: c * self._planned.get(r, 1.0) for r, c in costs.items() if c < TOO_SLOW}
             self._until = now + _INTERVAL
             self._timeouts.clear()
         return self._costs
@@ -87,7 +89,7 @@ class WorkerSpeeds:
 
     def took(self, rank: int, num_pairs: int, seconds: float) -> None:
         """A worker's call of this size took so long."""
-        self._latency.add(rank, num_pairs, seconds, time.monotonic())
+        self._latency.add(rank, num_pairs, seconds, self._clock())
 
     def forget(self, rank: int) -> None:
         """Its process is another one from now on."""
@@ -101,7 +103,7 @@ class WorkerSpeeds:
 
     def settle_owed(self) -> list[Sent]:
         """Takes in what has come of what is owed; returns what failed, or is late by now."""
-        now = time.monotonic()
+        now = self._clock()
         for link in {sent.link.rank: sent.link for sent in self._owed}.values():
             link.look()
         left, failed = [], []

@@ -145,11 +145,13 @@ class Unplug(Fault):
 class Bandwidth(Fault):
     """A host's cable carries so many bits a second each way. Counts the packets that had to wait."""
 
-    def __init__(self, host: Host, bits_per_second: int, queue_seconds: float = 0.4) -> None:
+    def __init__(
+        self, host: Host, bits_per_second: int, queue_seconds: float = 0.4, burst_bytes: int = 16_384
+    ) -> None:
         super().__init__(f"{bits_per_second / 1e6:g} Mbit/s at {host.name}")
         self._ends = ((host.network.router, host.port), (host, host.device))
         # A bucket smaller than the largest packet would let none pass.
-        self._limit = f"rate {bits_per_second}bit burst 16kb latency {queue_seconds * 1e3:.0f}ms"
+        self._limit = f"rate {bits_per_second}bit burst {burst_bytes}b latency {queue_seconds * 1e3:.0f}ms"
 
     def _begin(self) -> None:
         for namespace, device in self._ends:

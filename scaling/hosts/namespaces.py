@@ -2,40 +2,26 @@
 
 A `Network` is a router in a namespace of its own. Each `Host` is a namespace with one cable to it, and so is
 this process itself, which can dial every host. Nothing else can be reached from a host. The names of
-everything hold the pid of the test's process: a later run takes away what a killed one has left."""
+everything hold the pid of this process: a later run takes away what a killed one has left."""
 
 import itertools
 import os
-import re
 import shutil
-import signal
 import subprocess
-import tempfile
-import time
 from collections.abc import Mapping
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from functools import cache
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, Self
 
+from scaling.hosts.groups import HostGroup
+from scaling.hosts.left_over import END_TIMEOUT, RUN_NETNS, kill_all_in, pids_in, run, sweep
 from scaling.hosts.relay import Relay
 
-# Reserved for tests between networks (RFC 2544), so that nobody else uses these addresses.
+# Reserved for benchmarks of networks (RFC 2544), so that no other network has these addresses.
 SUBNETS = [f"198.{18 + high}.{low}" for high in range(2) for low in range(256)]
-_NAMES = re.compile(r"\bemx([0-9]+)-[\w-]+")
-_RUN_NETNS = Path("/run/netns")
 _numbers = itertools.count(1)
-_TIMEOUT = 30.0
-_END_TIMEOUT = 10.0
-
-
-def run(*command: str, stdin: str | None = None) -> str:
-    """Runs a command to its end; its output. Raises RuntimeError with what it said when it fails."""
-    done = subprocess.run(command, input=stdin, capture_output=True, text=True, timeout=_TIMEOUT, check=False)
-    if done.returncode != 0:
-        raise RuntimeError(f"{' '.join(command)}: {(done.stderr or done.stdout).strip()}")
-    return done.stdout
 
 
 @cache
@@ -55,7 +41,7 @@ def missing_capability() -> str:
     except RuntimeError as error:
         return f"no network namespace can be made: {error}"
     try:
-        run("nsenter", f"--net={_RUN_NETNS / name}", "iptables", "-w", "-L", "-n")
+        run("nsenter", f"--net={RUN_NETNS / name}", "iptables", "-w", "-L", "-n")
     except RuntimeError as error:
         return f"no firewall rules in a network namespace: {error}"
     finally:
@@ -68,7 +54,7 @@ class Namespace:
 
     def __init__(self, name: str) -> None:
         self.name = name
-        self._path = _RUN_NETNS / name
+        self._path = RUN_NETNS / name
         self._children: list[subprocess.Popen[Any]] = []
         run("ip", "netns", "add", name)
         # In a namespace whose loopback device is down, Ray's actors hang without an error.
@@ -89,7 +75,7 @@ class Namespace:
         env: Mapping[str, str] | None = None,
     ) -> subprocess.Popen[bytes]:
         process = subprocess.Popen(
-            self.command(*command),
+            self._entering(self.command(*command)),
             stdin=subprocess.DEVNULL,
             stdout=stdout,
             stderr=stderr,
@@ -99,8 +85,11 @@ class Namespace:
         self._children.append(process)
         return process
 
+    def _entering(self, command: list[str]) -> list[str]:
+        return command
+
     def pids(self) -> set[int]:
-        """All that runs in here, whoever its parent is; no zombies."""
+        """All that runs in here, whatever its parent is; no zombies."""
         return pids_in(self._path)
 
     def kill_all(self) -> None:
@@ -110,7 +99,7 @@ class Namespace:
             process.kill()
         kill_all_in(self._path)
         for process in self._children:
-            process.wait(_END_TIMEOUT)
+            process.wait(END_TIMEOUT)
             if process.stdout is not None:
                 process.stdout.close()
         self._children.clear()
@@ -121,7 +110,8 @@ class Namespace:
 
 
 class Host(Namespace):
-    """A namespace with an address, and its cable: `device` at its own end, `port` at the router's."""
+    """A namespace with an address, and its cable: `device` at its own end, `port` at the router's. What
+    `popen` starts is in its `group`, where it has one."""
 
     def __init__(self, network: "Network", name: str, address: str, port: str) -> None:
         super().__init__(name)
@@ -130,11 +120,28 @@ class Host(Namespace):
         self.device = "eth0"
         self.port = port
         self.relay: Relay | None = None
+        self.group: HostGroup | None = None
+
+    def cap(self, cores: float | None, memory_mb: float | None) -> None:
+        """What the host has from now on; None: no limit. RuntimeError where this machine cannot limit it.
+
+        What was started before the first call is not held to it.
+        """
+        if self.group is None:
+            self.group = HostGroup(self.name)
+        self.group.limit_cores(cores)
+        self.group.limit_memory(memory_mb)
 
     def close(self) -> None:
-        if self.relay is not None:
-            self.relay.close()
-        super().close()
+        with ExitStack() as stack:
+            if self.group is not None:
+                stack.callback(self.group.close)
+            stack.callback(super().close)
+            if self.relay is not None:
+                stack.callback(self.relay.close)
+
+    def _entering(self, command: list[str]) -> list[str]:
+        return command if self.group is None else self.group.entering(command)
 
 
 class Network:
@@ -144,12 +151,12 @@ class Network:
         sweep()
         self.prefix = f"emx{os.getpid()}-{next(_numbers)}"
         self.subnet = _free_subnet()
-        self._device = f"{self.prefix}-t"
+        self._device = f"{self.prefix}-s"
         self.hosts: dict[str, Host] = {}
         self.router = Namespace(f"{self.prefix}-router")
         try:
             self.router.run("sh", "-c", "echo 1 > /proc/sys/net/ipv4/ip_forward")
-            self._plug_in_the_test()
+            self._plug_in_itself()
         except BaseException:
             self.close()
             raise
@@ -159,8 +166,8 @@ class Network:
         return f"{self.subnet}.1"
 
     @property
-    def test_address(self) -> str:
-        """The test's own address, from which it dials the hosts."""
+    def own_address(self) -> str:
+        """This process's, from which it dials the hosts."""
         return f"{self.subnet}.254"
 
     def host(self, name: str, *, is_relayed: bool = False) -> Host:
@@ -171,6 +178,22 @@ class Network:
         address = f"{self.subnet}.{2 + len(self.hosts)}"
         host = Host(self, f"{self.prefix}-{name}", address, f"to-{name}")
         self.hosts[name] = host
+        self._lay_cable(host, is_relayed)
+        return host
+
+    def change_cable(self, host: Host, *, is_relayed: bool) -> None:
+        """Another kind of cable between the same ends: connections that are there live on, as after a moment
+        without it. What Faults there are of the old cable must be healed before."""
+        if (host.relay is not None) == is_relayed:
+            return
+        if host.relay is not None:
+            host.relay.close()
+            host.relay = None
+        else:
+            _ip(self.router.name, f"link del {host.port}")
+        self._lay_cable(host, is_relayed)
+
+    def _lay_cable(self, host: Host, is_relayed: bool) -> None:
         if is_relayed:
             host.relay = Relay(self.router.name, host.port, host.name, host.device)
         else:
@@ -180,13 +203,12 @@ class Network:
             )
         _ip(
             host.name,
-            f"addr add {address}/32 dev {host.device}",
+            f"addr add {host.address}/32 dev {host.device}",
             f"link set {host.device} up",
             f"route add {self.gateway} dev {host.device}",
-            f"route add {self.subnet}.0/24 via {self.gateway} src {address}",
+            f"route add {self.subnet}.0/24 via {self.gateway} src {host.address}",
         )
         self.plug_in(host)
-        return host
 
     def plug_in(self, host: Host) -> None:
         """Brings the router's end of a cable up. The route goes when that end goes down."""
@@ -203,7 +225,7 @@ class Network:
         # One that cannot be ended keeps none of the others from its end.
         with ExitStack() as stack:
             for namespace in (self.router, *hosts.values()):
-                if (_RUN_NETNS / namespace.name).exists():
+                if (RUN_NETNS / namespace.name).exists():
                     stack.callback(namespace.close)
             # The kernel would take it away with the router, but some time later.
             if Path("/sys/class/net", self._device).exists():
@@ -217,76 +239,19 @@ class Network:
     ) -> None:
         self.close()
 
-    def _plug_in_the_test(self) -> None:
-        here, port = self._device, "to-test"
+    def _plug_in_itself(self) -> None:
+        here, port = self._device, "to-self"
         run("ip", "link", "add", here, "type", "veth", "peer", "name", port, "netns", self.router.name)
         _ip(
             self.router.name,
             f"addr add {self.gateway}/32 dev {port}",
             f"link set {port} up",
-            f"route add {self.test_address} dev {port}",
+            f"route add {self.own_address} dev {port}",
         )
-        run("ip", "addr", "add", f"{self.test_address}/32", "dev", here)
+        run("ip", "addr", "add", f"{self.own_address}/32", "dev", here)
         run("ip", "link", "set", here, "up")
-        route = f"route add {self.subnet}.0/24 via {self.gateway} dev {here} onlink src {self.test_address}"
+        route = f"route add {self.subnet}.0/24 via {self.gateway} dev {here} onlink src {self.own_address}"
         run("ip", *route.split())
-
-
-def sweep() -> list[str]:
-    """Takes away what killed runs have left: namespaces, all that runs in them, devices, folders.
-
-    Returns their names. Runs whose process is there are let alone.
-    """
-    devices, folders = Path("/sys/class/net"), short_temp_dir()
-    left = [path for place in (_RUN_NETNS, devices, folders) for path in sorted(place.glob("emx*-*"))]
-    left = [path for path in left if _is_left_over(path.name)]
-    for path in left:
-        # Another run may be sweeping too, and devices go with their namespace.
-        with suppress(RuntimeError, FileNotFoundError):
-            if path.parent == _RUN_NETNS:
-                kill_all_in(path)
-                run("ip", "netns", "del", path.name)
-            elif path.parent == devices:
-                run("ip", "link", "del", path.name)
-            else:
-                shutil.rmtree(path)
-    return [path.name for path in left]
-
-
-def short_temp_dir() -> Path:
-    """Where folders for sockets can be made, whose paths may have 107 bytes."""
-    parent = Path(tempfile.gettempdir())
-    return parent if len(str(parent)) < 30 else Path("/tmp")
-
-
-def pids_in(namespace: Path) -> set[int]:
-    wanted = namespace.stat()
-    found = set()
-    for name in os.listdir("/proc"):
-        # It may end while we look, and a zombie is in no namespace.
-        with suppress(OSError):
-            if name.isdigit():
-                its = os.stat(f"/proc/{name}/ns/net")
-                if (its.st_dev, its.st_ino) == (wanted.st_dev, wanted.st_ino):
-                    found.add(int(name))
-    return found
-
-
-def kill_all_in(namespace: Path) -> None:
-    """SIGKILL, and again for what was born meanwhile, until nothing runs in there."""
-    deadline = time.monotonic() + _END_TIMEOUT
-    while pids := pids_in(namespace):
-        if time.monotonic() > deadline:
-            raise RuntimeError(f"still running in {namespace.name} after SIGKILL: {sorted(pids)}")
-        for pid in pids:
-            with suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
-        time.sleep(0.01)
-
-
-def _is_left_over(name: str) -> bool:
-    found = _NAMES.fullmatch(name)
-    return found is not None and not Path(f"/proc/{found[1]}").exists()
 
 
 def _ip(namespace: str, *commands: str) -> None:

@@ -1,7 +1,7 @@
 """A real Ray cluster over the hosts of a Network: a head, and a node on each of the others.
 
 As deployments do it: `ray start --block` on each, with a token, pinned ports, no dashboard. When Ray's raylet
-ends, so does that command and all of its node; whoever supervises it starts it anew, which here is the test.
+ends, so does that command and all of its node; what supervises it starts it anew: here, the one who asks.
 """
 
 import json
@@ -9,18 +9,20 @@ import os
 import secrets
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from scaling.hosts.namespaces import Host, short_temp_dir
+from scaling.hosts.left_over import short_temp_dir
+from scaling.hosts.namespaces import Host
 
 PORT = 6379
 START_TIMEOUT = 100.0
@@ -100,10 +102,11 @@ class RayHosts:
     def __enter__(self) -> Self:
         try:
             self._launch(self.head)
-            self._wait_started(self.head)
+            # The others can be on their way meanwhile: all they need of the head is that it listens.
+            wait_until(lambda: self._can_be_joined() or not self.is_up(self.head), START_TIMEOUT, "no head")
             for host in self.workers:
                 self._launch(host)
-            for host in self.workers:
+            for host in (self.head, *self.workers):
                 self._wait_started(host)
         except BaseException:
             self.close()
@@ -191,6 +194,11 @@ class RayHosts:
     def raylet_log(self, host: Host) -> str:
         found = self._folder.glob(f"{self._folder_of(host).name}/session_latest/logs/raylet.*")
         return "\n".join(path.read_text(encoding="utf-8", errors="replace") for path in sorted(found))
+
+    def _can_be_joined(self) -> bool:
+        with suppress(OSError), socket.create_connection((self.head.address, PORT), 1.0):
+            return True
+        return False
 
     def _folder_of(self, host: Host) -> Path:
         return self._folder / host.name.rpartition("-")[2]

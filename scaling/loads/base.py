@@ -10,13 +10,19 @@ from scaling.cell import Load
 
 
 class Target(Struct, frozen=True):
-    """A server, and what a load must know of its model. Addresses are HOST:PORT."""
+    """A server, and what a load must know of its model. Addresses are HOST:PORT.
+
+    `tokenizer`: the model's tokenizer.json; None: it has none, and then prompts are token ids, which only our
+    own client sends. `allowed_experts`: the experts that a request may use, of the requests in turns; empty:
+    all; of our own client only."""
 
     grpc_address: str
     http_address: str
     model_name: str
     vocab_size: int
     max_seq_len: int
+    tokenizer: Path | None = None
+    allowed_experts: tuple[tuple[int, ...], ...] = ()
 
 
 class Timed(Struct, frozen=True):
@@ -36,12 +42,14 @@ class Timed(Struct, frozen=True):
 
 class LoadRun(Struct, frozen=True):
     """`seconds`: from the first request to the end of the last. `load_cpu_s`: of what sent them. `began_s`:
-    when it began, by time.monotonic() of this machine."""
+    when it began, by time.monotonic() of this machine. `notes`: what of the workload is not as it was asked,
+    a sentence each."""
 
     seconds: float
     requests: tuple[Timed, ...]
     load_cpu_s: float
     began_s: float = 0.0
+    notes: tuple[str, ...] = ()
 
 
 class Sender(Protocol):

@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from scaling.hosts.left_over import short_temp_dir
 from scaling.hosts.links import partition
-from scaling.hosts.namespaces import Network, short_temp_dir
+from scaling.hosts.namespaces import Network
 from scaling.hosts.ray_hosts import QUICK_HEALTH_CHECKS, RayHosts, pids_of, wait_until
 from tests.integration.processes import wait_gone
 

@@ -15,6 +15,7 @@ def dispatcher(
     wants_records: bool,
     num_slices: int,
     split_rows: int,
+    fixed_rows: float = 0.0,
     /,
 ) -> object: ...
 def layer_experts(dispatcher: object, /) -> object: ...

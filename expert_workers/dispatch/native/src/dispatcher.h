@@ -125,6 +125,7 @@ typedef struct {
     int32_t *order_P, *row_of_T;
     uint32_t *choices_C;
     double *spent; /* by link */
+    double fixed_rows; /* that a column costs beside its own */
     memory work;
 } split;
 

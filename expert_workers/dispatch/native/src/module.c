@@ -13,13 +13,16 @@ static dispatcher *of(PyObject *capsule) { return PyCapsule_GetPointer(capsule, 
 static void free_capsule(PyObject *capsule) { free_dispatcher(of(capsule)); }
 
 /* (epoch, whether float32 rows travel as bfloat16, whether sums of more than two are exact, whether dispatches are told,
- * slices of each expert, rows of a column with a choice from which on it is Python's, or 0) */
+ * slices of each expert, rows of a column with a choice from which on it is Python's, or 0, rows that a column costs beside
+ * its own) */
 static PyObject *py_dispatcher(PyObject *self, PyObject *args) {
     (void)self;
     unsigned long long epoch;
     int wire_is_bf16, is_exact, wants_records;
     long num_slices, split_rows;
-    if (!PyArg_ParseTuple(args, "Kpppll", &epoch, &wire_is_bf16, &is_exact, &wants_records, &num_slices, &split_rows))
+    double fixed_rows = 0.0;
+    if (!PyArg_ParseTuple(args, "Kpppll|d", &epoch, &wire_is_bf16, &is_exact, &wants_records, &num_slices, &split_rows,
+                          &fixed_rows))
         return NULL;
     if (num_slices < 1 || split_rows < 0)
         return PyErr_Format(PyExc_ValueError, "%ld slices, %ld rows", num_slices, split_rows);
@@ -32,6 +35,7 @@ static PyObject *py_dispatcher(PyObject *self, PyObject *args) {
     d->wants_records = wants_records;
     d->num_slices = num_slices;
     d->split_rows = (uint32_t)split_rows;
+    d->split.fixed_rows = fixed_rows;
     d->next_call = FIRST_CALL;
     pthread_mutex_init(&d->lock, NULL);
     d->told = wants_records ? malloc(sizeof *d->told * MAX_RECORDS) : NULL;

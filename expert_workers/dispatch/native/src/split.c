@@ -58,7 +58,8 @@ static void sort_choices(split *s, long num_choices) {
 static void choose(split *s, const layer_table *layer, const route_table *table, long num_choices) {
     for (long link = 0; link < table->num_links; link++) s->spent[link] = 0.0;
     for (long c = 0; c < s->num_columns; c++)
-        if (s->chosen_C[c] != NO_LINK) s->spent[s->chosen_C[c]] += s->counts_C[c] * table->links[s->chosen_C[c]].cost;
+        if (s->chosen_C[c] != NO_LINK)
+            s->spent[s->chosen_C[c]] += (s->counts_C[c] + s->fixed_rows) * table->links[s->chosen_C[c]].cost;
     sort_choices(s, num_choices);
     for (long i = 0; i < num_choices; i++) {
         const uint32_t column = s->choices_C[i];
@@ -67,7 +68,7 @@ static void choose(split *s, const layer_table *layer, const route_table *table,
         for (uint32_t h = layer->first_C[column]; h < layer->first_C[column + 1]; h++) {
             const int32_t link = (int32_t)layer->holders[h];
             if (table->links[link].cost < 0) continue;
-            const double done = s->spent[link] + s->counts_C[column] * table->links[link].cost;
+            const double done = s->spent[link] + (s->counts_C[column] + s->fixed_rows) * table->links[link].cost;
             /* Links are by rank: of equals the lower. */
             if (best == NO_LINK || done < least || (done == least && link < best)) {
                 best = link;

@@ -28,7 +28,7 @@ def _echo(connection: socket.socket) -> None:
 
 def serve_echo(host: Host) -> None:
     """Starts the server on a host, where it runs as long as the host is there."""
-    process = host.popen(sys.executable, "-m", "tests.chaos.echo", host.address, stdout=-1)
+    process = host.popen(sys.executable, "-m", "tests.scaling.hosts.echo", host.address, stdout=-1)
     assert process.stdout is not None
     assert process.stdout.readline() == b"READY\n"
 

@@ -9,10 +9,11 @@ from pathlib import Path
 
 import pytest
 
+from scaling.hosts.left_over import run, sweep
 from scaling.hosts.links import Bandwidth, Delay, Unplug, loss, one_way, partition, reset
-from scaling.hosts.namespaces import Host, Network, missing_capability, run, sweep
-from tests.chaos.echo import Echo, serve_echo
+from scaling.hosts.namespaces import Host, Network, missing_capability
 from tests.integration.processes import wait_gone
+from tests.scaling.hosts.echo import Echo, serve_echo
 
 pytestmark = [pytest.mark.chaos, pytest.mark.timeout(60), pytest.mark.usefixtures("capable")]
 SHORT = 0.4
@@ -257,7 +258,7 @@ def test_what_a_killed_run_has_left_is_swept_away(network: Network) -> None:
     assert Path(f"/proc/{sleep}").exists()
     swept = sweep()
     mine = {name for name in swept if name.startswith(f"emx{pid}-")}
-    assert {name.rpartition("-")[2] for name in mine} == {"h", "router", "t"}
+    assert {name.rpartition("-")[2] for name in mine} == {"h", "router", "s"}
     assert wait_gone({int(sleep), int(relay)}) == set()
     assert list(Path("/run/netns").glob(f"emx{pid}-*")) == []
     with Echo(network.hosts["a"]) as echo:

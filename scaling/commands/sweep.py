@@ -1,0 +1,73 @@
+"""`expertmesh sweep`."""
+
+import argparse
+import sys
+from pathlib import Path
+
+from coordinator.commands.sweep_arguments import COMPARE, EXPORT, REPORT, SweepArguments
+from expertmesh.commands.options import options_of
+from expertmesh.commands.signals import sigterm_exits
+from moe_model.remote.settings import cache_of
+from scaling.cell import Cell
+from scaling.commands.sweep_end import conclude
+from scaling.commands.sweep_progress import shown
+from scaling.results.commands import compare, export, report
+from scaling.store import Results
+from scaling.sweep.after import machines_of
+from scaling.sweep.estimate import said, turn_seconds
+from scaling.sweep.experiment import Plan
+from scaling.sweep.given import chosen, given_plan, missing
+from scaling.sweep.manifest import begun
+from scaling.sweep.rounds import Rounds, Turn, done_of, turns
+from scaling.sweep.topologies import opened
+
+_MODELS = "random-models"
+
+
+def run(args: argparse.Namespace) -> int:
+    """Raises ConfigError."""
+    given = options_of(args, SweepArguments)
+    if given.file in (REPORT, COMPARE, EXPORT):
+        return _with_results(given)
+    plan = given_plan(given)
+    cells = chosen(plan.cells, given.only)
+    num_rounds = given.rounds or plan.experiment.rounds
+    if given.dry_run:
+        return _show_cells(plan, cells, num_rounds)
+    missing(cells.values(), given.ray_address)
+    machines_of(plan)
+    folder = given.out or Path(f"sweep-{plan.experiment.name}")
+    results = begun(folder, plan, num_rounds, is_resumed=given.resume)
+    left = list(turns(cells, num_rounds, plan.experiment.seed, done_of(results.observations)))
+    cache = given.cache or cache_of().path / _MODELS
+    with sigterm_exits():
+        try:
+            _run(plan, results, left, cache, given.ray_address)
+        except (KeyboardInterrupt, SystemExit):
+            print(f"ended; the same with `--out {folder} --resume` goes on", file=sys.stderr)
+            raise
+    return conclude(plan, results, cells)
+
+
+def _with_results(given: SweepArguments) -> int:
+    assert given.first is not None
+    if given.file == REPORT:
+        return report(given.first)
+    if given.file == EXPORT:
+        assert given.to is not None
+        return export(given.first, given.to, given.out)
+    assert given.second is not None
+    return compare(given.first, given.second, given.between_runs)
+
+
+def _run(plan: Plan, results: Results, left: list[Turn], cache: Path, ray_address: str | None) -> None:
+    with opened(ray_address) as topologies, shown(sys.stderr, left, plan.cells) as heard:
+        Rounds(plan, results, topologies, cache, heard).run(left)
+
+
+def _show_cells(plan: Plan, cells: dict[str, Cell], num_rounds: int) -> int:
+    for key, cell in cells.items():
+        print(f"{key}  {cell.label}")
+    seconds = sum(map(turn_seconds, turns(cells, num_rounds, plan.experiment.seed, set())))
+    print(f"{len(cells)} cells x {num_rounds} rounds, about {said(seconds)} (a guess, for a small model)")
+    return 0

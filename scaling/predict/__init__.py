@@ -1,0 +1,1 @@
+"""What is expected of a sweep's cells, by simulating them."""

@@ -1,0 +1,1 @@
+"""What observations become: intervals, tables, a report, comparisons, and files for other projects."""

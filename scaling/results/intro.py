@@ -1,0 +1,99 @@
+"""What a report says first: what was run, on what, and how sure its figures are."""
+
+from collections.abc import Mapping, Sequence
+from statistics import median
+from typing import Any
+
+from scaling.results.aspects import ASPECTS, varying
+from scaling.results.checks import misses_of
+from scaling.results.html import escape
+from scaling.results.summary import CellSummary
+from scaling.store import Results
+
+# More load than this share of the cores before a cell's own began is said.
+BUSY = 0.5
+MOST_VALUES = 8
+
+
+def sentences(results: Results, summaries: Sequence[CellSummary]) -> list[tuple[str, bool]]:
+    """Each with whether it is a warning."""
+    found = [(_what(results, summaries), False), (_where(results.manifest.machine), False)]
+    found += [(text, False) for text in _sure(summaries)]
+    failed = [summary for summary in summaries if summary.failures]
+    if failed:
+        num = sum(len(summary.failures) for summary in failed)
+        found.append((f"{num} runs of {len(failed)} cells failed; their reasons are below.", True))
+    unfinished = [s for s in summaries if s.num_rounds + len(s.failures) < results.manifest.num_rounds]
+    if unfinished:
+        found.append(
+            (f"{len(unfinished)} cells have not run in all rounds: the sweep is not finished.", True)
+        )
+    found += [(text, True) for text in _busy(results)]
+    found += [
+        (text[0].upper() + text[1:] + ".", True) for text in misses_of(results.manifest.bounds, summaries)
+    ]
+    return found
+
+
+def intro(results: Results, summaries: Sequence[CellSummary]) -> str:
+    items = sentences(results, summaries)
+    marks = {True: " class=bad", False: ""}
+    return "<ul>" + "".join(f"<li{marks[bad]}>{escape(text)}</li>" for text, bad in items) + "</ul>"
+
+
+def _what(results: Results, summaries: Sequence[CellSummary]) -> str:
+    manifest = results.manifest
+    text = (
+        f"{len(summaries)} cells, each in {manifest.num_rounds} interleaved rounds, "
+        f"{len(results.observations)} runs, seed {manifest.seed}."
+    )
+    cells = [summary.cell for summary in summaries]
+    for name in varying(cells):
+        values = list(dict.fromkeys(ASPECTS[name](cell) or "none" for cell in cells))
+        more = f" and {len(values) - MOST_VALUES} more" if len(values) > MOST_VALUES else ""
+        text += f" {name.capitalize()}: {', '.join(values[:MOST_VALUES])}{more}."
+    return text
+
+
+def _where(machine: Mapping[str, Any]) -> str:
+    memory = machine.get("memory_bytes")
+    versions = machine.get("versions")
+    parts = [str(machine.get("cpu") or "an unknown processor"), f"{machine.get('cores', '?')} cores"]
+    parts += [f"{memory / 2**30:.1f} GiB"] if isinstance(memory, int | float) else []
+    parts += [str(machine["gpu"])] if machine.get("gpu") else []
+    parts += [str(machine[name]) for name in ("kernel",) if machine.get(name)]
+    parts += [f"{name} {v}" for name, v in versions.items() if v] if isinstance(versions, dict) else []
+    commit = machine.get("commit")
+    changed = ", with changes" if machine.get("dirty") else ""
+    parts += [f"commit {str(commit)[:12]}{changed}"] if commit else ["no commit"]
+    return "On " + ", ".join(parts) + f"; begun {machine.get('date', 'at an unknown time')}."
+
+
+def _sure(summaries: Sequence[CellSummary]) -> list[str]:
+    estimates = [s.estimates["tokens_per_s"] for s in summaries if "tokens_per_s" in s.estimates]
+    known = [e for e in estimates if e.repeat is not None and e.variance is not None and e.median > 0]
+    if not known:
+        return ["No cell ran in two rounds: how sure these figures are is not known."] if estimates else []
+    halves = [100 * (e.repeat.high / e.median - 1) for e in known if e.repeat is not None]
+    shared = [100 * e.variance.shared**0.5 for e in known if e.variance is not None]
+    return [
+        f"How sure: another run's median throughput is expected within ± {median(halves):.1f} % of a cell's "
+        f"(the middle one of {len(halves)} cells; at most ± {max(halves):.1f} %). From round to "
+        f"round the whole "
+        f"machine drifted by {shared[0]:.1f} % (standard deviation), which is in it."
+    ]
+
+
+def _busy(results: Results) -> list[str]:
+    cores = results.manifest.machine.get("cores")
+    if not isinstance(cores, int | float):
+        return []
+    busy = [each for each in results.observations if each.load_average > BUSY * cores]
+    if not busy:
+        return []
+    worst = max(each.load_average for each in busy)
+    return [
+        f"{len(busy)} of {len(results.observations)} runs began while the machine was busy (a "
+        f"load average of "
+        f"up to {worst:.1f} on {cores:g} cores): what else ran is in their figures."
+    ]
