@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
@@ -31,7 +32,8 @@ class StepResult:
     could be drawn. The rest is by the key of the sequence: why it fails, and what it asked for.
 
     `further` and `further_logprobs` are what follows that token, as far as it stands: see acceptance.py.
-    `prompt_logprobs` begin with prompt token `Sequence.num_scored`.
+    `prompt_logprobs` begin with prompt token `Sequence.num_scored`. `routed`: of all chunks, RoutedRows, where
+    the routing is recorded.
     """
 
     token_ids: Sequence[int | None]
@@ -41,3 +43,4 @@ class StepResult:
     further_logprobs: Mapping[int, Sequence[TokenLogprobs]] = field(default_factory=dict)
     prompt_logprobs: Mapping[int, Sequence[TokenLogprobs]] = field(default_factory=dict)
     traces: Mapping[int, ChunkTrace] = field(default_factory=dict)
+    routed: Sequence[Any] = ()

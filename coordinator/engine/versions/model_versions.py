@@ -92,6 +92,16 @@ class ModelVersions:
         """The expert id of each column, and `absent` for the one after the last."""
         return np.array([*(module.expert for module in self._columns[layer].modules), absent])
 
+    def experts_of_columns(self, columns_TLK: np.ndarray, absent: int) -> np.ndarray:
+        """ids_TLK, uint16, of layers that have experts; the columns themselves where these are the ids."""
+        if len(self.live) == 1 and self.newest is self._first:
+            return columns_TLK
+        layers = [layer for layer, columns in enumerate(self._columns) if columns.modules]
+        by_layer = [
+            self.experts_by_column(layer, absent)[columns_TLK[:, place]] for place, layer in enumerate(layers)
+        ]
+        return np.stack(by_layer, axis=1).astype(np.uint16)
+
     def _version(self, number: int) -> ModelVersion:
         (found,) = (version for version in self.live if version.number == number)
         return found
