@@ -1,7 +1,7 @@
 """Experts that rows are made to go to, for measurements: a table says which a row may choose from.
 
-The router's product is computed as ever; its rule then chooses, and weighs, as if there were no other experts.
-Shapes: L layers that have experts, P rows of the table, C candidates of a row, T tokens, E experts.
+The router's product is computed as ever; its rule then chooses, and weighs, as if there were no other
+experts. Shapes: L layers that have experts, P rows of the table, C candidates of a row, T tokens, E experts.
 """
 
 from dataclasses import dataclass

@@ -55,7 +55,10 @@ class Sampler:
     def of_trace(cls, path: Path) -> "Sampler":
         """Rows that were recorded: also who is chosen with whom. Raises ConfigError."""
         trace = TraceFile.open(path)
-        return cls(trace.some_rows(NUM_ROWS).transpose(1, 0, 2), trace.header.num_experts)
+        ids_RLK = trace.some_rows(NUM_ROWS)
+        # What is absent is one more.
+        num_experts = max(trace.header.num_experts, int(ids_RLK.max()))
+        return cls(np.ascontiguousarray(ids_RLK.transpose(1, 0, 2)), num_experts)
 
     def draw(self, layer: int, num_rows: int, rng: np.random.Generator) -> np.ndarray:
         """rows_E, int64: they add up to K times `num_rows`, where all rows have K experts."""

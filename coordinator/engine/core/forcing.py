@@ -11,7 +11,8 @@ import torch
 from coordinator.engine.core.batch import Batch
 from moe_model.layers.forced_experts import ForcedRows, ForcedTable
 
-# Odd numbers, so that neighbouring positions and tokens lie far apart (the first one is 2^63 / the golden ratio).
+# Odd numbers, so that neighbouring positions and tokens lie far apart (the first one is 2^63 / the golden
+# ratio).
 _BY_POSITION, _BY_TOKEN = 0x4F1BBCDCBFA53E0B, 0x2545F4914F6CDD1D
 _SHIFT = 40
 
@@ -41,7 +42,9 @@ class ReplayedForcing:
     """The n-th sequence of an engine goes the way of the n-th recorded one, after the last again the first;
     so do its positions. `first_key`: of the sequence that is the first one."""
 
-    def __init__(self, table: ForcedTable, starts_N: np.ndarray, lengths_N: np.ndarray, first_key: int = 0) -> None:
+    def __init__(
+        self, table: ForcedTable, starts_N: np.ndarray, lengths_N: np.ndarray, first_key: int = 0
+    ) -> None:
         self._table = table
         self._starts, self._lengths = starts_N.tolist(), lengths_N.tolist()
         self._first_key = first_key

@@ -14,9 +14,9 @@ from coordinator.engine.core.acceptance import Accepted, accept, sampling_rows
 from coordinator.engine.core.batch import Batch, build_batch, join_batches, split_step
 from coordinator.engine.core.forcing import Forcing
 from coordinator.engine.core.overlap import Overlap
-from coordinator.engine.core.routing_trace import RoutedRows, RoutingTrace, asked_for, wants_trace
+from coordinator.engine.core.routing_trace import RoutingTrace, asked_for, wants_trace
 from coordinator.engine.core.step import Chunk, Step
-from coordinator.engine.core.step_result import StepResult
+from coordinator.engine.core.step_result import RoutedRows, StepResult
 from coordinator.engine.messages.output import TokenLogprobs
 from coordinator.engine.sampling.logprobs import token_logprobs
 from coordinator.engine.sampling.prompt_scores import score_prompts

@@ -1,10 +1,10 @@
-"""Keeps which experts the tokens of a step were routed to: for requests that want to know, and for a recording.
+"""Keeps which experts the tokens of a step were routed to: for requests that want to know, and for a
+recording.
 
 Shapes: T tokens of the step, L layers that have experts, K experts per token.
 """
 
 from collections.abc import Sequence as Seq
-from typing import NamedTuple
 
 import numpy as np
 from torch import Tensor
@@ -12,21 +12,11 @@ from torch import Tensor
 from coordinator.engine.core.batch import Batch
 from coordinator.engine.core.sequence import Sequence
 from coordinator.engine.core.step import Chunk
-from coordinator.engine.core.step_result import ChunkTrace
+from coordinator.engine.core.step_result import ChunkTrace, RoutedRows
 from coordinator.engine.versions.model_versions import ModelVersions
 from moe_model.layers.router import Routing
 
 _ABSENT = np.iinfo(np.uint16).max
-
-
-class RoutedRows(NamedTuple):
-    """Of one chunk: the tokens from `first_position` of prompt and output, the last of which may be drafts.
-    `ids_TLK` is uint16, its largest number stands for no expert."""
-
-    sequence: Sequence
-    first_position: int
-    ids_TLK: np.ndarray
-    num_drafted: int
 
 
 def wants_trace(chunk: Chunk) -> bool:
@@ -34,7 +24,8 @@ def wants_trace(chunk: Chunk) -> bool:
 
 
 class RoutingTrace:
-    """The routing of one part of a step. It is told once per layer, by `observe`, or of all layers at once."""
+    """The routing of one part of a step. It is told once per layer, by `observe`, or of all layers at
+    once."""
 
     def __init__(self, versions: ModelVersions) -> None:
         self._versions = versions

@@ -1,12 +1,12 @@
 """The bytes of a routing trace: a header, then blocks, each whole by itself. All numbers little-endian.
 
     magic, u32 length, header as JSON
-    block: b"BLCK", u32 bytes that follow the head, u32 bytes unpacked, u32 CRC-32 of what follows, that in zlib
-    unpacked: u32 number of entries, u16 layers, u8 K, u8 bytes of an id, the entries, then ids_TLK of all their
-    rows, in their order
+    block: b"BLCK", u32 bytes that follow the head, u32 bytes unpacked, u32 CRC-32 of what follows, that in
+    zlib unpacked: u32 number of entries, u16 layers, u8 K, u8 bytes of an id, the entries, then ids_TLK of
+    all their rows, in their order
 
-Expert ids are logical ones; all bits set: absent, of a token that went to fewer than K experts. Shapes: T rows
-of a block, L MoE layers, K experts per token.
+Expert ids are logical ones; all bits set: absent, of a token that went to fewer than K experts. Shapes: T
+rows of a block, L MoE layers, K experts per token.
 """
 
 import json

@@ -68,7 +68,9 @@ class NativeProgram:
             address_of(chosen_TLK),
             *(value for contexts in attend.contexts for value in _context_in_c(contexts, num_tokens)),
         )
-        return NativeRun(self, step, num_tokens, (token_ids_T, positions_T, attend, experts, cache, forced, chosen_TLK))
+        return NativeRun(
+            self, step, num_tokens, (token_ids_T, positions_T, attend, experts, cache, forced, chosen_TLK)
+        )
 
     def room_for_choices(self, num_tokens: int) -> Tensor | None:
         if self._choices is None:
@@ -202,7 +204,8 @@ def _gate_of(block: Block) -> Gate:
 
 
 def _choices(plan: Plan) -> tuple[int, int] | None:
-    """How many routers there are, and to how many experts each of them sends a row; None where they differ."""
+    """How many routers there are, and to how many experts each of them sends a row; None where they
+    differ."""
     of_routers = [plan.stops[n] for n, each in enumerate(plan.instructions) if each[0] == Kind.ROUTE]
     fits = all(each.n_experts <= _MOST_COLUMNS for each in of_routers)
     most = {each.top_k for each in of_routers}
