@@ -63,6 +63,9 @@ COMMANDS = {
     "keys": Entry("keys", "keys", "make API keys"),
     "bench": Entry("bench", "bench", "measure this machine: engine, service, dispatch, other systems"),
     "chaos": Entry("chaos", "chaos", "break workers of a live server under load, report what was lost"),
+    "trace": Entry(
+        "trace_arguments", "trace", "say what a recorded routing means for load; plot and convert it"
+    ),
     "import": Entry(
         "import_arguments",
         "import_checkpoint",

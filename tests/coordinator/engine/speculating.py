@@ -19,9 +19,9 @@ from coordinator.engine.core.sequence import Sequence
 from coordinator.engine.core.speculation import Speculation
 from coordinator.engine.core.step import Step
 from coordinator.engine.core.step_result import StepResult
-from coordinator.engine.recording.recorder import RoutingRecorder
 from coordinator.engine.messages.output import FinishReason, Stop, TokenLogprobs
 from coordinator.engine.messages.records import StepRecord
+from coordinator.engine.recording.recorder import RoutingRecorder
 from coordinator.server import build_engine
 from moe_model import ModelConfig
 from moe_model.families import family_of
