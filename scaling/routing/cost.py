@@ -1,8 +1,9 @@
-"""What recording costs an engine's steps, and what forcing does: `python -P -m scaling.routing.cost CHECKPOINT`.
+"""What recording costs an engine's steps, and what forcing does: `python -P -m scaling.routing.cost
+CHECKPOINT`.
 
-Engines take turns, run by run. The forced one replays what the plain one did: the same experts, so that all of
-the difference is what forcing itself takes. Skewed routing is another matter: it changes what experts cost.
-"""
+Engines take turns, run by run. The forced one replays what the plain one did: the same experts, so that all
+of the difference is what forcing itself takes. Skewed routing is another matter: it changes what experts
+cost."""
 
 import argparse
 import statistics

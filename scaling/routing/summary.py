@@ -113,8 +113,8 @@ def layer_load(layer: int, counts_E: np.ndarray) -> LayerLoad:
 
 
 def with_copies(counts_E: np.ndarray, num_copies: int) -> float:
-    """Most rows of one copy over the mean of all copies, each further one of the expert with the most: rows of
-    an expert are shared evenly by its copies."""
+    """Most rows of one copy over the mean of all copies, each further one of the expert with the most: rows
+    of an expert are shared evenly by its copies."""
     copies_E = np.ones(len(counts_E), dtype=np.int64)
     for _ in range(num_copies):
         copies_E[np.argmax(counts_E / copies_E)] += 1
