@@ -1,17 +1,19 @@
 """Pictures of a routing trace: load of layer and expert, how it is spread, drift."""
 
 from pathlib import Path
+from typing import Any
 
 import matplotlib as mpl
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.gridspec import SubplotSpec
 
 from moe_model.errors import ConfigError
 from scaling.routing.summary import Summary
 
 SUFFIXES = (".svg", ".png", ".pdf")
 # A trace's ids do not depend on when a picture of it is made.
-_STYLE = {"svg.hashsalt": "expertmesh", "font.size": 9}
+_STYLE: Any = {"svg.hashsalt": "expertmesh", "font.size": 9}
 
 
 def plot(found: Summary, shares_LE: np.ndarray, out: Path) -> None:
@@ -31,11 +33,11 @@ def plot(found: Summary, shares_LE: np.ndarray, out: Path) -> None:
             raise ConfigError(f"--out {out}: {error.strerror}") from error
 
 
-def _heat(figure: Figure, place: object, found: Summary, shares_LE: np.ndarray) -> None:
-    axes = figure.add_subplot(place)  # type: ignore[arg-type]
+def _heat(figure: Figure, place: SubplotSpec, found: Summary, shares_LE: np.ndarray) -> None:
+    axes = figure.add_subplot(place)
     relative_LE = shares_LE * shares_LE.shape[1]
     most = max(2.0, float(relative_LE.max()))
-    shades = {"cmap": "viridis", "vmin": 0, "vmax": most}
+    shades: dict[str, Any] = {"cmap": "viridis", "vmin": 0, "vmax": most}
     image = axes.imshow(relative_LE, aspect="auto", interpolation="nearest", **shades)
     axes.set(xlabel="expert", ylabel="layer", title="rows of an expert, over the mean of its layer")
     layers = [layer.layer for layer in found.layers]
@@ -44,9 +46,9 @@ def _heat(figure: Figure, place: object, found: Summary, shares_LE: np.ndarray) 
     figure.colorbar(image, ax=axes)
 
 
-def _ranks(figure: Figure, place: object, found: Summary, shares_LE: np.ndarray) -> None:
+def _ranks(figure: Figure, place: SubplotSpec, found: Summary, shares_LE: np.ndarray) -> None:
     """From the most loaded expert of each layer to the least."""
-    axes = figure.add_subplot(place)  # type: ignore[arg-type]
+    axes = figure.add_subplot(place)
     ordered_LE = -np.sort(-shares_LE, axis=1)
     ranks_E = np.arange(1, shares_LE.shape[1] + 1)
     axes.fill_between(
@@ -59,8 +61,8 @@ def _ranks(figure: Figure, place: object, found: Summary, shares_LE: np.ndarray)
     axes.legend(frameon=False)
 
 
-def _drift(figure: Figure, place: object, found: Summary) -> None:
-    axes = figure.add_subplot(place)  # type: ignore[arg-type]
+def _drift(figure: Figure, place: SubplotSpec, found: Summary) -> None:
+    axes = figure.add_subplot(place)
     starts = [number * found.window_tokens for number in range(len(found.drift))]
     axes.plot(starts, found.drift, marker=".", label="window to the whole")
     axes.axhline(found.drift_by_chance, color="black", linewidth=0.8, linestyle=":", label="by chance alone")

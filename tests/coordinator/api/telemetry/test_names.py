@@ -48,6 +48,7 @@ EXPECTED = {
     "expertmesh_request_params_n": ("histogram", MODEL),
     "expertmesh_iteration_tokens": ("histogram", MODEL),
     "expertmesh_step_seconds": ("histogram", MODEL | {"phase"}),
+    "expertmesh_routing_trace_tokens": ("counter", MODEL | {"outcome"}),
     "expertmesh_spec_decode_num_draft_tokens": ("counter", MODEL),
     "expertmesh_spec_decode_num_accepted_tokens": ("counter", MODEL),
     "expertmesh_expert_workers": ("gauge", MODEL | {"state"}),
