@@ -148,8 +148,15 @@ def _blocks(number: int, ids_TLK: np.ndarray) -> Iterator[Block]:
     """Of one sequence; what its prompt was is not known."""
     empty_TLK = ids_TLK[:0]
     yield Block(np.array([(BEGIN, 0, 0, number, number, 0, 0)], dtype=ENTRY), empty_TLK)
-    for first in range(0, len(ids_TLK), BLOCK_TOKENS):
-        rows_TLK = ids_TLK[first : first + BLOCK_TOKENS]
+    known_T = (ids_TLK != ABSENT).any((1, 2))
+    changes = np.flatnonzero(np.diff(known_T, prepend=False, append=False))
+    pieces = [
+        (first, min(first + BLOCK_TOKENS, int(end)))
+        for start, end in changes.reshape(-1, 2)
+        for first in range(int(start), int(end), BLOCK_TOKENS)
+    ]
+    for first, end in pieces:
+        rows_TLK = ids_TLK[first:end]
         yield Block(np.array([(ROWS, 0, 0, number, first, len(rows_TLK), 0)], dtype=ENTRY), rows_TLK)
     yield Block(np.array([(END, 0, 0, number, len(ids_TLK) + 1, 0, 0)], dtype=ENTRY), empty_TLK)
 
@@ -179,4 +186,6 @@ def _checked(found: np.ndarray, name: str) -> np.ndarray:
     is_absent = (found < 0) if found.dtype.kind == "i" else (found == np.iinfo(found.dtype).max)
     if (found[~is_absent] >= ABSENT).any():
         raise ConfigError(f"{name}: an expert above {ABSENT - 1}")
-    return np.where(is_absent, ABSENT, found).astype(np.uint16)
+    ids_TLK = found.astype(np.uint16)
+    ids_TLK[is_absent] = ABSENT
+    return ids_TLK
