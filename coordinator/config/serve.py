@@ -6,6 +6,7 @@ from typing import Annotated
 from coordinator.config.engine import EngineConfig
 from coordinator.config.model import ModelOptions
 from coordinator.config.observability import ObservabilityConfig
+from coordinator.config.routing import RoutingConfig
 from coordinator.config.security import SecurityConfig
 from coordinator.config.service import (
     Addresses,
@@ -46,4 +47,7 @@ class ServeConfig:
     observability: Annotated[ObservabilityConfig, _TELLING] = field(default_factory=ObservabilityConfig)
     workers: Annotated[WorkersConfig, Group("expert workers")] = TWO_WORKERS
     engine: Annotated[EngineConfig, Group("engine")] = field(default_factory=EngineConfig)
+    routing: Annotated[RoutingConfig, Group("routing, for measurements")] = field(
+        default_factory=RoutingConfig
+    )
     api_key: str | None = None

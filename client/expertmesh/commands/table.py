@@ -65,6 +65,8 @@ COMMANDS = {
     "chaos": Entry("chaos", "chaos", "break workers of a live server under load, report what was lost"),
     "sweep": Entry(
         "sweep_arguments", "sweep", "measure how a model scales: all cells of an experiment, in rounds"
+    "trace": Entry(
+        "trace_arguments", "trace", "say what a recorded routing means for load; plot and convert it"
     ),
     "import": Entry(
         "import_arguments",

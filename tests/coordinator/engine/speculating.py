@@ -11,6 +11,7 @@ import pytest
 from coordinator.engine.attention.kernel_attention import attention_plan
 from coordinator.engine.cache.kv_cache import KVCache
 from coordinator.engine.core.engine import Engine
+from coordinator.engine.core.forcing import Forcing
 from coordinator.engine.core.model_runner import ModelRunner
 from coordinator.engine.core.overlap import Overlap
 from coordinator.engine.core.scheduler import Scheduler
@@ -20,6 +21,7 @@ from coordinator.engine.core.step import Step
 from coordinator.engine.core.step_result import StepResult
 from coordinator.engine.messages.output import FinishReason, Stop, TokenLogprobs
 from coordinator.engine.messages.records import StepRecord
+from coordinator.engine.recording.recorder import RoutingRecorder
 from coordinator.server import build_engine
 from moe_model import ModelConfig
 from moe_model.families import family_of
@@ -105,6 +107,8 @@ def engine_with(
     kernels: Kernels,
     sizes: Sizes = Sizes(),
     counted: Counted | None = None,
+    recorder: RoutingRecorder | None = None,
+    forcing: Forcing | None = None,
 ) -> Engine:
     """Drafts of up to `most` tokens, always; None: none."""
     blocks = sizes_of(config, sizes.num_blocks, 4, sizes.max_num_seqs, sizes.max_step_tokens)
@@ -117,8 +121,12 @@ def engine_with(
     scheduler = Scheduler(blocks, sizes.max_num_seqs, sizes.max_step_tokens, speculation=speculation)
     overlap = None if sizes.num_parts is None else Overlap(sizes.num_parts)
     kind = Unreliable if sizes.fails else ModelRunner
-    runner = kind(random_model(config, kernels=kernels), cache, attention_plan(kernels), overlap)
-    return Engine(scheduler, runner, config.max_seq_len, observer=counted)
+    runner = kind(
+        *(random_model(config, kernels=kernels), cache, attention_plan(kernels), overlap),
+        is_recorded=None if recorder is None else lambda: recorder.is_on,
+        forcing=forcing,
+    )
+    return Engine(scheduler, runner, config.max_seq_len, observer=counted, recorder=recorder)
 
 
 @dataclass(frozen=True)

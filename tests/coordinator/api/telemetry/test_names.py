@@ -48,6 +48,7 @@ EXPECTED = {
     "expertmesh_request_params_n": ("histogram", MODEL),
     "expertmesh_iteration_tokens": ("histogram", MODEL),
     "expertmesh_step_seconds": ("histogram", MODEL | {"phase"}),
+    "expertmesh_routing_trace_tokens": ("counter", MODEL | {"outcome"}),
     "expertmesh_spec_decode_num_draft_tokens": ("counter", MODEL),
     "expertmesh_spec_decode_num_accepted_tokens": ("counter", MODEL),
     "expertmesh_expert_workers": ("gauge", MODEL | {"state"}),
@@ -141,6 +142,7 @@ def fed(server: Opened, request_id: str = "a") -> None:
     engine.dispatched([dispatch, dispatch])
     engine.step(StepRecord(0, 1, 0.01, 5, 2, 5, 5))
     engine.restarted(1, FailureReason.DIED)
+    engine.recorded(3, True)
     metrics.fronts.unknown_fields("expertmesh.v1.GenerationService", "Generate")
     metrics.fronts.call_started("unary", "s", "m")
     metrics.fronts.call_ended("unary", "s", "m", "OK", 0.1)
