@@ -33,7 +33,9 @@ def config_of(args: argparse.Namespace) -> ServeConfig:
             raise ConfigError(f"{flag} {_shown(given)} contradicts the plan's {_shown(value)}")
         values[each.dest] = value
     if values.get("workers_per_node"):
-        raise ConfigError("--workers-per-node follows the machines of the cluster, --plan its own: leave one out")
+        raise ConfigError(
+            "--workers-per-node follows the machines of the cluster, --plan its own: leave one out"
+        )
     config = options_of(argparse.Namespace(**values), ServeConfig)
     # Other processes read it again, wherever they are.
     workers = replace(config.workers, plan=told.plan.absolute(), plan_machines=told.machines)

@@ -73,7 +73,9 @@ class PlanFile:
         for name in PlannedModel.__slots__:
             planned, here = getattr(self.model, name), getattr(found, name)
             if planned != here:
-                raise ConfigError(f"the plan is of another model: {name} {_brief(planned)}, not {_brief(here)}")
+                raise ConfigError(
+                    f"the plan is of another model: {name} {_brief(planned)}, not {_brief(here)}"
+                )
 
     def addresses(self, given: Sequence[str]) -> dict[str, str]:
         """Machine -> address, of those that have workers; `given`: NAME=ADDRESS each, before the plan's own.
@@ -126,7 +128,8 @@ def parse_plan(data: Any) -> PlanFile:
     check_number("fixed_rows", found["fixed_rows"], 0, 1e6)
     options = _options(found["options"])
     rows = tuple(
-        tuple(_list_of_numbers(row, f"loads: {n}")) for n, row in enumerate(_list(found, "loads", _MAX_LAYERS))
+        tuple(_list_of_numbers(row, f"loads: {n}"))
+        for n, row in enumerate(_list(found, "loads", _MAX_LAYERS))
     )
     coordinator = _text(found["coordinator"], "coordinator")
     plan = PlanFile(model, options, workers, machines, coordinator, float(found["fixed_rows"]), rows)
@@ -141,7 +144,9 @@ def _check_whole(plan: PlanFile) -> None:
         raise ConfigError(f"loads: expected {len(model.layers)} lists of one length")
     num_slices, rest = divmod(len(rows[0]), model.experts)
     if rest or str(num_slices) != plan.options.get("expert-slices", "1"):
-        raise ConfigError(f"loads: {len(rows[0])} of a layer are not those of {model.experts} experts' slices")
+        raise ConfigError(
+            f"loads: {len(rows[0])} of a layer are not those of {model.experts} experts' slices"
+        )
     if str(len(plan.workers)) != plan.options.get("workers"):
         raise ConfigError(f"options: workers: is not {len(plan.workers)}, as many as there are in the plan")
     for rank, worker in enumerate(plan.workers):
@@ -240,4 +245,8 @@ def _text(value: Any, where: str) -> str:
 
 
 def _brief(value: object) -> str:
-    return brief(value) if not isinstance(value, tuple) else f"{len(value)} of {brief(value[0] if value else 0)} ..."
+    return (
+        brief(value)
+        if not isinstance(value, tuple)
+        else f"{len(value)} of {brief(value[0] if value else 0)} ..."
+    )

@@ -34,7 +34,7 @@ def longest_first(problem: Problem) -> Holders:
     holders: Holders = []
     for layer in range(problem.num_layers):
         work_EM = problem.work_EM(layer) / problem.num_copies
-        time_M = np.zeros(problem.num_workers)
+        time_M = problem.start_M.copy()
         row: list[tuple[int, ...]] = [()] * problem.num_modules
         for module in np.argsort(-work_EM.min(axis=1), kind="stable"):
             ranks: list[int] = []

@@ -48,7 +48,8 @@ class Evaluator:
         chosen_E = self.chosen(holders_E, rows_E.tolist())
         used = chosen_E >= 0
         seconds = self.problem.times(rows_E[used].astype(float), self.problem.kind_M[chosen_E[used]])
-        return np.bincount(chosen_E[used], seconds, self.problem.num_workers)
+        found = np.bincount(chosen_E[used], seconds, self.problem.num_workers)
+        return np.where(found > 0, found + self.problem.start_M, 0.0)
 
     def layer(self, layer: int, holders_E: Sequence[tuple[int, ...]]) -> float:
         """Seconds of a layer's slowest worker, mean of the drawn steps."""

@@ -67,7 +67,9 @@ def _constraints(problem: Problem, work_LEM: np.ndarray) -> list[LinearConstrain
     of_module, of_worker, of_layer = index // workers, index % workers, index // (modules * workers)
     ones = np.ones(num)
 
-    def rows(values: list[np.ndarray], at: list[np.ndarray], columns: list[np.ndarray], count: int) -> csr_array:  # type: ignore[type-arg]
+    def rows(
+        values: list[np.ndarray], at: list[np.ndarray], columns: list[np.ndarray], count: int
+    ) -> csr_array:  # type: ignore[type-arg]
         parts = tuple(map(np.concatenate, (values, at, columns)))
         return csr_array((parts[0], (parts[1], parts[2])), shape=(count, width))
 

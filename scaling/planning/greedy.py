@@ -16,7 +16,7 @@ def greedy(problem: Problem) -> Holders:
         room.open(layer)
         row: list[list[int]] = [[] for _ in range(problem.num_modules)]
         work_EM = problem.work_EM(layer)
-        time_M = np.zeros(problem.num_workers)
+        time_M = problem.start_M.copy()
         order = np.argsort(-work_EM.min(axis=1), kind="stable").tolist()
         for copy in range(problem.num_copies):
             for module in order:

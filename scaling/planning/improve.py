@@ -46,7 +46,9 @@ class Improver:
 
     def _room_M(self, holders: Holders) -> Ints:
         ranks = [rank for row in holders for ranks in row for rank in ranks]
-        return self.evaluator.problem.room_M - np.bincount(ranks, minlength=self.evaluator.problem.num_workers)
+        return self.evaluator.problem.room_M - np.bincount(
+            ranks, minlength=self.evaluator.problem.num_workers
+        )
 
     def _layer(self, layer: int, row: Row, room_M: Ints, now: float, deadline: float) -> None:
         while time.monotonic() < deadline:
@@ -72,9 +74,7 @@ class Improver:
         """For the worker that is slowest in the steps that take longest: another holder for one of its
         modules, one more holder, or an exchange with a worker that has the least to do."""
         evaluator, problem = self.evaluator, self.evaluator.problem
-        times_SM = np.array(
-            [evaluator.times_M(layer, step, row) for step in range(evaluator.drawn.shape[1])]
-        )
+        times_SM = np.array([evaluator.times_M(layer, step, row) for step in range(evaluator.drawn.shape[1])])
         slowest = int(times_SM[int(times_SM.max(axis=1).argmax())].argmax())
         takers = [int(m) for m in times_SM.mean(axis=0).argsort(kind="stable")[:_TAKERS] if m != slowest]
         work_EM = problem.work_EM(layer)
