@@ -42,8 +42,8 @@ class PlannedModel:
 
 @dataclass(frozen=True, slots=True)
 class PlannedWorker:
-    """`cost`: what a row costs it, relative to the others; `experts`: of each layer, the slots (of slices, the
-    slots of these) that it holds."""
+    """`cost`: what a row costs it, relative to the others; `experts`: of each layer, the slots (of slices,
+    the slots of these) that it holds."""
 
     machine: str
     cost: float
@@ -52,8 +52,8 @@ class PlannedWorker:
 
 @dataclass(frozen=True, slots=True)
 class PlanFile:
-    """`machines`: the address of each in its cluster, None where the plan does not know it. `loads`: relative,
-    of each module of each layer with experts."""
+    """`machines`: the address of each in its cluster, None where the plan does not know it. `loads`:
+    relative, of each module of each layer with experts."""
 
     model: PlannedModel
     options: Mapping[str, str]
@@ -92,7 +92,8 @@ class PlanFile:
         needed = {worker.machine for worker in self.workers}
         for name in sorted(needed - found.keys()):
             raise ConfigError(
-                f"nothing says which machine of the cluster {name!r} of the plan is: --plan-machine {name}=ADDRESS"
+                f"nothing says which machine of the cluster {name!r} of the plan is: "
+                f"--plan-machine {name}=ADDRESS"
             )
         return {name: found[name] for name in sorted(needed)}
 

@@ -56,8 +56,8 @@ class SupervisorOptions:
     stays for `drop_after` once the last step that could have asked for it there has begun. An interval of 0
     is never; `tick` is the longest time between two looks. `workers_per_node` 0: there are as many workers as
     were asked for; `has_machines`: they are on machines that may come and go. `kernels`: what this process
-    computes with on its CPU, experts or not; None: nothing. `planned`: what the workers shall hold while all of
-    its workers are there, and no others."""
+    computes with on its CPU, experts or not; None: nothing. `planned`: what the workers shall hold while
+    all of its workers are there, and no others."""
 
     replicas: int = 1
     redundant: int = 0

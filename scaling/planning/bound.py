@@ -13,13 +13,13 @@ from scaling.planning.problem import Problem
 _STEPS = 60
 
 
-def bound_L(problem: Problem) -> Floats:
+def bounds(problem: Problem) -> Floats:
     """Seconds, of each layer's slowest worker in a mean step. The dual is raised by some steps of the
     multiplicative subgradient; a module also goes to one worker whole."""
     found = np.zeros(problem.num_layers)
     num_K = np.bincount(problem.kind_M, minlength=len(problem.table_KG)).astype(np.float64)
     for layer in range(problem.num_layers):
-        work_EK = problem.work_EK(layer)
+        work_EK = problem.kind_work(layer)
         whole = float(work_EK.min(axis=1).max())
         found[layer] = max(whole, _dual(work_EK, num_K)) + float(problem.start_M.min())
     return found

@@ -8,7 +8,7 @@ import numpy as np
 
 from moe_model.errors import ConfigError
 from moe_model.names import WeightForm
-from scaling.planning.bound import bound_L
+from scaling.planning.bound import bounds
 from scaling.planning.drawn import draw_steps
 from scaling.planning.evaluate import Evaluator
 from scaling.planning.problem import LacksRoomError
@@ -159,7 +159,7 @@ def _by_batch(setting: Setting, wish: Wish) -> list[tuple[Setting, Step]]:
             break
         # A few layers stand for all.
         layers = np.unique(np.linspace(0, problem.num_layers - 1, _LAYERS).astype(int))
-        experts = float(bound_L(problem.with_(chance_LE=problem.chance_LE[layers])).mean())
+        experts = float(bounds(problem.with_(chance_LE=problem.chance_LE[layers])).mean())
         found.append((at, estimate(at, experts * problem.num_layers)))
     return found
 
@@ -205,7 +205,8 @@ def _copies(base: Setting, wish: Wish, notes: list[str]) -> int:
     if lacking := _lacking(base.with_(num_copies=2), wish):
         if not _lacking(base.with_(num_copies=1), wish):
             notes.append(
-                f"no loss of a machine is survived: a second copy of each expert needs {_gigabytes(base, lacking)}"
+                "no loss of a machine is survived: a second copy of each expert needs "
+                f"{_gigabytes(base, lacking)}"
             )
         return 1
     return 2

@@ -13,25 +13,11 @@ _MOST_ROWS = 24
 
 def report(plan: Plan, others: list[Change]) -> Iterator[str]:
     """Lines."""
-    setting, step, solution = plan.setting, plan.step, plan.solution
-    yield f"{setting.shape.name}: {len(setting.workers)} workers, {setting.coordinator} coordinates"
-    yield f"  {setting.num_rows} sequences at once, {setting.dtype}, experts {setting.form}, {_slices(setting.num_slices)}"
-    yield (
-        f"  survives the loss of any {plan.survives} machine{'s' if plan.survives != 1 else ''} that hold experts"
-        if (plan.survives)
-        else "  survives no loss of a machine that holds experts"
-    )
-    yield f"  --micro-batches {plan.micro_batches}, --speculate {plan.speculate} (pays from {100 * plan.break_even:.0f} % of {DRAFT} drafted tokens that are right)"
+    yield from _options(plan)
     yield ""
-    yield f"predicted: {step.tokens_per_s:.1f} tokens/s, {1e3 * step.seconds:.3g} ms between two tokens; binds: {step.binds}"
-    for name, seconds in step.parts.items():
-        yield f"  {name:32} {1e3 * seconds:10.3f} ms  {100 * seconds / step.seconds:3.0f} %"
+    yield from _step(plan)
     yield ""
-    yield f"experts, by {solution.method}: {1e3 * solution.seconds:.3f} ms a step, {100 * solution.above_bound:.1f} % above a bound that no placement beats"
-    if solution.gap is not None:
-        yield f"  the solver's own gap, for mean loads: {100 * solution.gap:.2f} %"
-    for name, seconds in solution.others.items():
-        yield f"  {name:32} {1e3 * seconds:10.3f} ms  {seconds / solution.seconds:.2f} times as long"
+    yield from _placement(plan)
     yield ""
     yield from _machines(plan)
     for note in plan.notes:
@@ -41,6 +27,45 @@ def report(plan: Plan, others: list[Change]) -> Iterator[str]:
         yield "what would change it, each planned anew for the same batch:"
     for each in others:
         yield f"  {each.name:32} {_gain(plan, each)}"
+
+
+def _options(plan: Plan) -> Iterator[str]:
+    setting, number = plan.setting, plan.survives
+    yield f"{setting.shape.name}: {len(setting.workers)} workers, {setting.coordinator} coordinates"
+    yield (
+        f"  {setting.num_rows} sequences at once, {setting.dtype}, experts {setting.form}, "
+        f"{_slices(setting.num_slices)}"
+    )
+    lost = "any machine" if number == 1 else f"any {number} machines"
+    yield f"  survives the loss of {lost} with experts" if number else "  survives no loss of a machine"
+    share = 100 * plan.break_even
+    yield (
+        f"  --micro-batches {plan.micro_batches}, --speculate {plan.speculate}, which pays where "
+        f"{share:.0f} % of {DRAFT} drafted tokens are right"
+    )
+
+
+def _step(plan: Plan) -> Iterator[str]:
+    step = plan.step
+    yield (
+        f"predicted: {step.tokens_per_s:.1f} tokens/s, {1e3 * step.seconds:.3g} ms between two tokens; "
+        f"binds: {step.binds}"
+    )
+    for name, seconds in step.parts.items():
+        yield f"  {name:32} {1e3 * seconds:10.3f} ms  {100 * seconds / step.seconds:3.0f} %"
+
+
+def _placement(plan: Plan) -> Iterator[str]:
+    solution = plan.solution
+    yield (
+        f"experts, by {solution.method}: {1e3 * solution.seconds:.3f} ms a step, "
+        f"{100 * solution.above_bound:.1f} % above a bound that no placement beats"
+    )
+    if solution.gap is not None:
+        yield f"  the solver's own gap, for mean loads: {100 * solution.gap:.2f} %"
+    for name, seconds in solution.others.items():
+        times = seconds / solution.seconds
+        yield f"  {name:32} {1e3 * seconds:10.3f} ms  {times:.2f} times as long"
 
 
 def _slices(number: int) -> str:

@@ -130,8 +130,8 @@ class Setting:
         lacking = self.coordinator_bytes - 1e9 * machine.memory_gb
         if lacking > 0:
             raise ConfigError(
-                f"{self.coordinator} cannot coordinate: needs {lacking / 1e9:.1f} GB more of memory for what is "
-                f"no expert and a cache of {self.num_rows} sequences of {self.context} tokens"
+                f"{self.coordinator} cannot coordinate: needs {lacking / 1e9:.1f} GB more of memory "
+                f"for what is no expert and a cache of {self.num_rows} sequences of {self.context} tokens"
             )
 
 

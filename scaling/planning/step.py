@@ -70,7 +70,7 @@ def step_of(setting: Setting, evaluator: Evaluator, holders: Holders) -> Step:
     num_steps, pair_seconds = evaluator.drawn.shape[1], _pair_seconds(setting)
     for layer, row in enumerate(holders):
         for step in range(num_steps):
-            times_M = evaluator.times_M(layer, step, row)
+            times_M = evaluator.worker_times(layer, step, row)
             slowest, is_asked_M = int(times_M.argmax()), times_M > 0
             start = float(evaluator.problem.start_M[slowest])
             sent = pair_seconds * int(evaluator.drawn[layer, step].sum())

@@ -38,12 +38,15 @@ def changes(plan: Plan, wish: Wish) -> list[Change]:
         f"links {_FASTER:g} times as fast": setting.with_(machines=_faster(setting.machines, _FASTER, 1.0)),
         "half of the network's delay": setting.with_(machines=_faster(setting.machines, 1.0, 0.5)),
     }
-    return [_tried(name, each, wish) for name, each in found.items()]
+    return [_tried(name, each, wish, plan) for name, each in found.items()]
 
 
-def _tried(name: str, setting: Setting, wish: Wish) -> Change:
+def _tried(name: str, setting: Setting, wish: Wish, before: Plan) -> Change:
+    """What the machines hold now is one of the placements to choose from, where it has copies enough: nothing
+    that is added makes a plan worse."""
+    known = before.solution.holders if setting.num_copies == before.setting.num_copies else None
     try:
-        solution = solve(setting.problem(), seconds=wish.seconds / 5, seed=wish.seed)
+        solution = solve(setting.problem(), seconds=wish.seconds / 5, seed=wish.seed, known=known)
     except ConfigError as error:
         return Change(name, None, str(error))
     return Change(name, whole(setting, solution, wish))

@@ -1,4 +1,4 @@
-"""A plan as the file that `serve --plan` reads (coordinator/server/plan_file.py), and as JSON for programs."""
+"""A plan as the file that `serve --plan` reads (coordinator/server/plan_file.py), and for programs."""
 
 import ipaddress
 import json
