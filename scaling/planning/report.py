@@ -65,7 +65,7 @@ def _placement(plan: Plan) -> Iterator[str]:
         yield f"  the solver's own gap, for mean loads: {100 * solution.gap:.2f} %"
     for name, seconds in solution.others.items():
         times = seconds / solution.seconds
-        yield f"  {name:32} {1e3 * seconds:10.3f} ms  {times:.2f} times as long"
+        yield f"  {name:36} {1e3 * seconds:10.3f} ms  {times:.2f} times as long"
 
 
 def _slices(number: int) -> str:

@@ -20,6 +20,8 @@ SIMPLE: dict[str, Callable[[Problem], Holders]] = {
     "round robin": round_robin,
     "longest first": longest_first,
 }
+# Round robin, with a dispatch that takes all workers for equally quick and experts for rows alone.
+EVEN = "round robin, workers taken as alike"
 # Drawn steps of a layer: as many as can be computed a few times a second for all of them.
 _MOST_STEPS, _EFFORT = 16, 60_000
 _IMPROVED = 2
@@ -82,5 +84,10 @@ def solve(
         evaluator.fixed_rows,
         method,
         gap if method.startswith("exact") else None,
-        {name: float(seconds_by[name].sum()) for name in SIMPLE},
+        {name: float(seconds_by[name].sum()) for name in SIMPLE} | {EVEN: _even(evaluator, found)},
     )
+
+
+def _even(evaluator: Evaluator, found: dict[str, Holders]) -> float:
+    alike = Evaluator(evaluator.problem, evaluator.drawn, dict.fromkeys(evaluator.costs, 1.0), 0.0)
+    return float(alike.layer_seconds(found["round robin"]).sum())
