@@ -14,11 +14,12 @@ from moe_model.errors import ConfigError
 from moe_model.names import WeightForm
 from scaling.machines import Machines
 from scaling.planning.choose import Wish, plan
-from scaling.planning.loads import chances, even_loads, zipf_loads
+from scaling.planning.loads import chances, even_loads
 from scaling.planning.report import report
 from scaling.planning.setting import Setting
 from scaling.planning.what_if import changes
 from scaling.planning.write import report_data, write_plan
+from scaling.routing.loads import loads_of, zipf_loads
 from scaling.shape import Shape, config_of, shape_of_config
 from scaling.strict import read
 
@@ -63,7 +64,7 @@ def loads_of_option(trace: str | None, shape: Shape) -> Sequence[Sequence[float]
         return zipf_loads(shape, float(found[1]), int(found[2] or 0))
     if trace.startswith("zipf:"):
         raise ConfigError(f"--trace {trace}: expected zipf:S or zipf:S:SEED, as zipf:1.2:7")
-    raise ConfigError(f"--trace {trace}: recorded traces cannot be read yet: say zipf:S")
+    return loads_of(Path(trace))
 
 
 def machines_of(text: str) -> Machines:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from math import floor
 
+import msgspec
 import numpy as np
 import torch
 
@@ -137,7 +138,8 @@ class Setting:
 
 def kind_of(machine: Machine) -> tuple[object, ...]:
     """What of a machine decides its times: equal for machines of one kind."""
-    return (machine.cores, machine.gbytes_per_s, machine.gflops, machine.rates, machine.overheads)
+    values = msgspec.structs.asdict(machine)
+    return tuple(value for name, value in values.items() if name not in ("name", "memory_gb", "fit"))
 
 
 @lru_cache(4096)

@@ -5,7 +5,8 @@ from hypothesis import strategies as st
 
 from moe_model.errors import ConfigError
 from scaling.planning.drawn import draw_steps
-from scaling.planning.loads import chances, even_loads, zipf_loads
+from scaling.planning.loads import chances, even_loads
+from scaling.routing.loads import zipf_loads
 from tests.examples import examples
 from tests.scaling.planning.problems import make_problem
 from tests.scaling.planning.shapes import small_shape
@@ -18,14 +19,6 @@ def test_chances_of_a_layer_add_up_to_the_experts_of_a_row(top_k: int, seed: int
     chance_LE = chances(zipf_loads(shape, s, seed), shape)
     assert chance_LE.sum(axis=1) == pytest.approx(np.full(3, top_k))
     assert ((chance_LE > 0) & (chance_LE <= 1)).all()
-
-
-def test_layers_have_orders_of_their_own() -> None:
-    shape = small_shape(num_layers=4, num_experts=16, top_k=2)
-    loads = zipf_loads(shape, 1.2, 0)
-    assert len({int(np.argmax(row)) for row in loads}) > 1
-    assert sorted(loads[0]) == pytest.approx(sorted(loads[1]))
-    assert loads != zipf_loads(shape, 1.2, 1)
 
 
 def test_loads_of_another_model_are_refused() -> None:

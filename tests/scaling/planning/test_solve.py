@@ -10,9 +10,10 @@ from scaling.planning.baselines import longest_first, round_robin, wrap_around
 from scaling.planning.bound import bounds
 from scaling.planning.exact import exact
 from scaling.planning.greedy import greedy
-from scaling.planning.loads import chances, zipf_loads
+from scaling.planning.loads import chances
 from scaling.planning.problem import LacksRoomError, Problem
 from scaling.planning.solve import EVEN, SIMPLE, solve
+from scaling.routing.loads import zipf_loads
 from tests.examples import examples
 from tests.scaling.planning.problems import check_placement, make_problem, problems
 from tests.scaling.planning.shapes import small_shape
