@@ -8,6 +8,7 @@ import numpy as np
 
 from moe_model.errors import ConfigError
 from moe_model.names import WeightForm
+from scaling.machines import Machine
 from scaling.planning.bound import bounds
 from scaling.planning.drawn import draw_steps
 from scaling.planning.evaluate import Evaluator
@@ -168,7 +169,7 @@ def _coordinators(base: Setting, wish: Wish) -> list[str]:
     """One of each kind of machines, the quickest at what is no expert first."""
     if wish.coordinator is not None:
         return [base.machines.named(wish.coordinator).name]
-    kinds = {}
+    kinds: dict[tuple[object, ...], Machine] = {}
     for machine in base.machines.machines:
         key = (kind_of(machine), machine.memory_gb, _reach(base, machine.name))
         kinds.setdefault(key, machine)
