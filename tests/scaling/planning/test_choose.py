@@ -1,3 +1,4 @@
+from functools import cache
 from pathlib import Path as FilePath
 
 import msgspec
@@ -37,8 +38,14 @@ def made(base: Setting, **wish: object) -> Plan:
     return plan(base, Wish(seconds=0.2, **wish))  # type: ignore[arg-type]
 
 
+@cache
+def usual() -> Plan:
+    """What three machines are used for where nothing is asked."""
+    return made(setting())
+
+
 def test_the_quickest_machine_coordinates_and_one_loss_is_survived() -> None:
-    found = made(setting())
+    found = usual()
     assert found.setting.coordinator == "c"
     assert found.survives == 1
     assert [m.name for m in found.setting.workers] == ["a", "b", "c"]
@@ -54,14 +61,14 @@ def test_what_was_named_is_kept() -> None:
 
 
 def test_latency_takes_one_sequence_and_throughput_many() -> None:
-    latency, throughput = made(setting(), objective="latency"), made(setting())
+    latency, throughput = made(setting(), objective="latency"), usual()
     assert latency.step.num_rows == 1 < throughput.step.num_rows
     assert latency.step.seconds < throughput.step.seconds
     assert latency.step.tokens_per_s < throughput.step.tokens_per_s
 
 
 def test_a_gap_bounds_the_batch_or_is_said_to_be_missed() -> None:
-    free = made(setting())
+    free = usual()
     bound_ms = 0.5e3 * free.step.seconds
     bound = made(setting(), max_gap_ms=bound_ms)
     assert bound.step.num_rows < free.step.num_rows
@@ -98,14 +105,14 @@ def test_a_network_of_which_nothing_is_known_is_refused() -> None:
 
 
 def test_memory_is_within_the_machines() -> None:
-    found = made(setting())
+    found = usual()
     used = memory_gb(found)
     for each in found.setting.machines.machines:
         assert 0 < used[each.name] <= each.memory_gb
 
 
 def test_a_file_is_what_a_server_reads(tmp_path: FilePath) -> None:
-    found = made(setting())
+    found = usual()
     write_plan(found, tmp_path / "plan.json")
     data = msgspec.json.decode((tmp_path / "plan.json").read_bytes())
     file = parse_plan(data)
@@ -123,8 +130,7 @@ def test_machines_that_are_called_by_their_address_are_known_by_it() -> None:
 
 
 def test_nothing_that_is_added_makes_a_plan_worse() -> None:
-    base = setting()
-    found = made(base)
+    found = usual()
     others = changes(found, Wish(seconds=0.2))
     assert [each.name.split()[0] for each in others] == ["one", "one", "links", "half"]
     for each in others:
