@@ -95,15 +95,9 @@ class Lines:
 
     def __init__(self, case: Case, stack: ExitStack) -> None:
         self.case = case
-        self.native = _dispatch.dispatcher(
-            EPOCH,
-            case.options.wire_dtype == "bfloat16",
-            case.options.combine is Combine.EXACT,
-            True,
-            1,
-            0,
-            case.options.fixed_rows,
-        )
+        options = case.options
+        is_narrow, is_exact = options.wire_dtype == "bfloat16", options.combine is Combine.EXACT
+        self.native = _dispatch.dispatcher(EPOCH, is_narrow, is_exact, True, 1, 0, options.fixed_rows)
         ranks = sorted(case.ranks)
         ours, theirs = zip(*(socket.socketpair() for _ in ranks), strict=True)
         for end in (*ours, *theirs):
