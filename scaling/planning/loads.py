@@ -1,4 +1,4 @@
-"""How likely a row of a step is one of each expert: from a trace's counts, or from Zipf's law.
+"""How likely a row of a step is one of each expert, from relative loads (scaling/routing/loads.py).
 
 Shapes: L layers with experts, E experts of each, K chosen of them.
 """
@@ -12,15 +12,6 @@ from moe_model.errors import ConfigError
 from scaling.shape import Shape
 
 Floats = NDArray[np.float64]
-
-
-def zipf_loads(shape: Shape, s: float, seed: int) -> list[list[float]]:
-    """L x E shares that add up to 1 in each layer: of the r-th most wanted expert 1 / r^s, another order in
-    each layer by the seed."""
-    rng, num_layers = np.random.default_rng(seed), len(shape.moe_layers)
-    shares_E = np.arange(1, shape.n_experts + 1, dtype=np.float64) ** -s
-    shares_E /= shares_E.sum()
-    return [shares_E[rng.permutation(shape.n_experts)].tolist() for _ in range(num_layers)]
 
 
 def even_loads(shape: Shape) -> list[list[float]]:

@@ -91,3 +91,19 @@ def test_the_slowest_is_within_a_column_of_the_mean(counts: list[int], num_worke
 def test_nothing_to_do_is_nothing() -> None:
     assert assign([], [], EVEN) == ({}, [])
     assert assign([(0,), ()], [0, 0], EVEN) == ({}, [])
+
+
+@given(columns(), costs_of_some)
+def test_no_fixed_rows_change_nothing(
+    drawn: tuple[list[tuple[int, ...]], list[int]], costs: dict[int, float]
+) -> None:
+    assert assign(*drawn, costs) == assign(*drawn, costs, 0.0)
+
+
+def test_that_a_column_has_rows_may_cost_more_than_its_rows() -> None:
+    """By rows alone the first worker has one column and the other three; with a fixed part, two each."""
+    holders, counts, costs = [(0, 1)] * 4, [9, 3, 3, 3], {0: 1.0, 1: 1.0}
+    by_rows, _ = assign(holders, counts, costs)
+    assert [len(by_rows[rank]) for rank in (0, 1)] == [1, 3]
+    with_fixed, _ = assign(holders, counts, costs, 100.0)
+    assert [len(with_fixed[rank]) for rank in (0, 1)] == [2, 2]

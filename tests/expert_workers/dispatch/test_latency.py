@@ -79,3 +79,26 @@ def test_a_slow_worker_that_gets_small_calls_is_not_their_measure() -> None:
         latency.add(1, 4, 0.01, 0.0)
     assert latency.costs([0, 1], 0.0)[1] > 5.0
     assert latency.usual(4) == pytest.approx(0.001, rel=0.1)
+
+
+def test_workers_that_are_as_quick_as_planned_are_as_quick_as_each_other() -> None:
+    """The slow one gets few rows, and takes as long for these as the quick one for many."""
+    latency = Latency({0: 1.0, 1: 4.0})
+    for n in range(100):
+        latency.add(0, 8, 0.010, float(n))
+        latency.add(1, 2, 0.010, float(n))
+    assert latency.costs([0, 1], 100.0) == {0: 1.0, 1: 1.0}
+    # What is usual allows for the slowest.
+    usual = latency.usual(8)
+    assert usual is not None
+    assert usual >= 0.040 * 0.9
+
+
+def test_a_worker_that_is_far_off_its_plan_costs_more() -> None:
+    latency = Latency({0: 1.0, 1: 4.0})
+    for n in range(100):
+        latency.add(0, 8, 0.010, float(n))
+        latency.add(1, 8, 0.400, float(n))
+    costs = latency.costs([0, 1], 100.0)
+    assert costs[0] == 1.0
+    assert costs[1] > 3.0

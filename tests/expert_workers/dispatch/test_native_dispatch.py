@@ -77,7 +77,8 @@ def cases(draw: st.DrawFn) -> Case:
     x_TD = torch.from_numpy(with_ties(generator, num_tokens, draw(st.integers(1, 9))))
     routing = Routing(torch.from_numpy(weights_TK), torch.from_numpy(ids_TK), torch.empty(0))
     wire_dtype, combine = draw(st.sampled_from(["float32", "bfloat16"])), draw(st.sampled_from(Combine))
-    options = PoolOptions(wire_dtype=wire_dtype, combine=combine, epoch=EPOCH)
+    fixed_rows = draw(st.sampled_from([0.0, 0.0, 2.5, 100.0]))
+    options = PoolOptions(wire_dtype=wire_dtype, combine=combine, epoch=EPOCH, fixed_rows=fixed_rows)
     return Case(x_TD.to(dtype), routing, slots_C, tuple(holders), costs, ranks, options)
 
 
@@ -94,9 +95,9 @@ class Lines:
 
     def __init__(self, case: Case, stack: ExitStack) -> None:
         self.case = case
-        self.native = _dispatch.dispatcher(
-            EPOCH, case.options.wire_dtype == "bfloat16", case.options.combine is Combine.EXACT, True, 1, 0
-        )
+        options = case.options
+        is_narrow, is_exact = options.wire_dtype == "bfloat16", options.combine is Combine.EXACT
+        self.native = _dispatch.dispatcher(EPOCH, is_narrow, is_exact, True, 1, 0, options.fixed_rows)
         ranks = sorted(case.ranks)
         ours, theirs = zip(*(socket.socketpair() for _ in ranks), strict=True)
         for end in (*ours, *theirs):
@@ -148,7 +149,7 @@ def received(peer: socket.socket, num_bytes: int) -> bytes:
 def expected_calls(case: Case) -> dict[int, tuple[RowSlice, ExpertCall]]:
     """What calls.py would send; call ids are not known."""
     rows = case.rows
-    segments, lost = assign(case.ranks_C, rows.todo_C, case.costs)
+    segments, lost = assign(case.ranks_C, rows.todo_C, case.costs, case.options.fixed_rows)
     assert not lost
     calls = {}
     for rank, columns in segments.items():

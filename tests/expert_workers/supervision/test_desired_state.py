@@ -4,6 +4,8 @@ from typing import Any
 import pytest
 
 from expert_workers.dispatch.routes import HERE, Address
+from expert_workers.placement.placement import Placement
+from expert_workers.placement.planned import Planned
 from expert_workers.supervision.desired_state import DesiredState
 from expert_workers.supervision.worker_state import SupervisedWorker
 from moe_model.config import ModelConfig
@@ -220,3 +222,41 @@ def test_this_process_keeps_what_no_worker_holds() -> None:
     assert desired.wanted(workers)[HERE] == {(0, 0)}
     workers[0].held |= {(0, 0)}
     assert desired.wanted(workers)[HERE] == frozenset()
+
+
+EVERYWHERE = {key: (0, 1) if key[1] else (1,) for key in sorted(KEYS)}
+LOADS = {key: 1.0 + 9.0 * (key[1] == 0) for key in sorted(KEYS)}
+
+
+def planned() -> DesiredState:
+    return DesiredState(MODULES, 1, 0, Planned(Placement(EVERYWHERE), LOADS, {0: 4.0, 1: 1.0}))
+
+
+def test_a_plan_is_kept_while_its_workers_are_there() -> None:
+    desired, workers = planned(), [worker(0), worker(1)]
+    assert place(desired, workers)
+    hold(workers, desired)
+    assert desired.wanted(workers)[1] == KEYS
+    assert desired.wanted(workers)[0] == {key for key in KEYS if key[1]}
+    assert not place(desired, workers)
+
+
+def test_a_worker_that_joins_moves_nothing_of_a_plan() -> None:
+    desired, workers = planned(), [worker(0), worker(1)]
+    place(desired, workers)
+    hold(workers, desired)
+    workers.append(worker(2))
+    place(desired, workers)
+    wanted = desired.wanted(workers)
+    assert wanted[1] == KEYS
+    assert wanted[0] == {key for key in KEYS if key[1]}
+
+
+def test_what_a_lost_worker_of_a_plan_held_is_placed_and_comes_back() -> None:
+    desired, workers = planned(), [worker(0), worker(1)]
+    place(desired, workers)
+    hold(workers, desired)
+    place(desired, workers[:1])
+    assert desired.wanted(workers[:1])[0] == KEYS
+    assert place(desired, workers)
+    assert desired.wanted(workers)[0] == {key for key in KEYS if key[1]}
