@@ -4,10 +4,10 @@ A table of (rows, KiB of a matrix) is read by straight lines between logarithms.
 disturbed; that more rows or larger matrices take less time is not believed.
 """
 
+import math
 from bisect import bisect_left
 from collections.abc import Iterable, Sequence
 from itertools import accumulate
-from math import exp, log
 
 from scaling.machines import ProductRate
 
@@ -37,14 +37,15 @@ class ProductTable:
 
     def seconds(self, num_rows: float, kb: float) -> float:
         """Of a product with one matrix. Beyond the table time goes with rows and with bytes; below its
-        smallest matrix with a power of them, as a part of it stays; with a single size it goes with bytes everywhere."""
+        smallest matrix with a power of them, as a part of it stays. Of a single size: with bytes."""
         if num_rows <= 0 or kb <= 0:
             return 0.0
         times = tuple(accumulate((_at(curve, num_rows) for _, curve in self._curves), max))
         kbs = tuple(size for size, _ in self._curves)
         if self._is_any:
             return times[0] * kb / kbs[0]
-        return _at((kbs, times), kb) * min(1.0, kb / kbs[0]) ** _SMALL
+        is_small = kb < kbs[0]
+        return times[0] * math.pow(kb / kbs[0], _SMALL) if is_small else _at((kbs, times), kb)
 
 
 def _rising(seconds: dict[float, float]) -> _Curve:
@@ -65,5 +66,5 @@ def _at(curve: _Curve, x: float) -> float:
 
 def _between(xs: Sequence[float], ys: Sequence[float], right: int, x: float) -> float:
     left = right - 1
-    share = log(x / xs[left]) / log(xs[right] / xs[left])
-    return exp((1 - share) * log(ys[left]) + share * log(ys[right]))
+    share = math.log(x / xs[left]) / math.log(xs[right] / xs[left])
+    return math.exp((1 - share) * math.log(ys[left]) + share * math.log(ys[right]))

@@ -16,6 +16,8 @@ from scaling.machines import FittedStep, Machine, Overheads
 from scaling.probe.steps import Measured, StepWork
 from scaling.shape import Shape
 
+# Errors up to here count by their squares.
+_SMALL_ERROR = 0.03
 # The unit of each term, in seconds.
 TERMS = {
     "step_us": 1e-6,
@@ -34,11 +36,21 @@ def fitted(machine: Machine, shapes: dict[str, Shape], measured: Sequence[Measur
     plain = msgspec.structs.replace(machine, overheads=Overheads(experts_us=machine.overheads.experts_us))
     rows = np.array([_mean_terms(plain, shapes[each.model], each) for each in measured])
     seconds = np.array([each.seconds for each in measured])
-    # One of each row is its own share of a second's error.
-    found, _ = nnls(rows / seconds[:, None], np.ones(len(seconds)))
-    terms = dict(zip(TERMS, map(float, found), strict=True))
+    terms = dict(zip(TERMS, robust(rows, seconds), strict=True))
     terms["kernels"] = max(terms["kernels"], 1e-3)
     return msgspec.structs.replace(machine, overheads=msgspec.structs.replace(machine.overheads, **terms))
+
+
+def robust(rows: NDArray[np.float64], seconds: NDArray[np.float64]) -> list[float]:
+    """Coefficients, none below zero, of the least sum of relative errors: squares count less and less of
+    what other work of the machine has disturbed (iteratively reweighted least squares)."""
+    relative = rows / seconds[:, None]
+    weights = np.ones(len(seconds))
+    found = np.zeros(rows.shape[1])
+    for _ in range(20):
+        found, _ = nnls(relative * weights[:, None], weights)
+        weights = 1 / np.sqrt(np.maximum(np.abs(relative @ found - 1), _SMALL_ERROR))
+    return [float(each) for each in found]
 
 
 def _mean_terms(plain: Machine, shape: Shape, each: Measured) -> NDArray[np.float64]:
@@ -69,20 +81,36 @@ def products_seconds(costs: ModelCosts, shape: Shape, work: StepWork) -> float:
 
 
 def explained(machine: Machine, shape: Shape, each: Measured) -> float:
-    """Seconds of a step, by the machine's costs alone; without what workers' calls take."""
+    """Seconds of a step, by the machine's costs alone, with what calls of its workers take."""
+    return sum(split(machine, shape, each).values())
+
+
+def split(machine: Machine, shape: Shape, each: Measured) -> dict[str, float]:
+    """Seconds of a mean step by part. Workers are on the engine's machine: together they compute as fast as
+    the engine would, each call costs the engine's time one after the other, and workers answer at once."""
     costs = ModelCosts.of(machine, shape, form="bfloat16")
-    return float(np.mean([step_seconds(costs, shape, work) for work in each.works]))
+    parts = [_split(costs, shape, work) for work in each.works]
+    found = {part: float(np.mean([of[part] for of in parts])) for part in parts[0]}
+    workers, layers = each.workers, len(shape.moe_layers)
+    if workers:
+        out, back = round(each.bytes_out / workers), round(each.bytes_back / workers)
+        found["calls"] = layers * (workers * costs.call(out, back) + costs.answer(out, back))
+    return found
 
 
-def step_seconds(costs: ModelCosts, shape: Shape, work: StepWork) -> float:
-    layers = shape.n_layers
-    positions = work.positions
-    shared = sum(costs.shared_layer(layer, work.num_rows, positions) for layer in range(layers))
-    experts = sum(map(costs.experts, work.rows_LE))
-    return costs.step(work.num_rows, work.num_drawn) + shared + experts + costs.head(work.num_drawn)
+def _split(costs: ModelCosts, shape: Shape, work: StepWork) -> dict[str, float]:
+    rows, layers = work.num_rows, range(shape.n_layers)
+    attention = len(layers) * costs.attention(rows, work.positions)
+    return {
+        "step": costs.step(rows, work.num_drawn),
+        "shared": sum(costs.shared_layer(layer, rows, work.positions) for layer in layers) - attention,
+        "attention": attention,
+        "experts": sum(map(costs.experts, work.rows_LE)),
+        "head": costs.head(work.num_drawn),
+    }
 
 
-def residuals(
+def fitted_steps(
     machine: Machine, shapes: dict[str, Shape], measured: Sequence[Measured]
 ) -> tuple[FittedStep, ...]:
     return tuple(
@@ -92,3 +120,25 @@ def residuals(
         )
         for each in measured
     )
+
+
+def with_calls(
+    machine: Machine, shape: Shape, alone: Sequence[Measured], remote: Sequence[Measured]
+) -> Machine:
+    """The machine with what calls to workers cost: of steps with workers, what they take longer than the same
+    steps without."""
+    without = {(each.phase, each.batch, each.works[0].num_rows): each.seconds for each in alone}
+    rows, more, seconds = [], [], []
+    for each in remote:
+        before = without[each.phase, each.batch, each.works[0].num_rows]
+        layers, num_bytes = len(shape.moe_layers), each.bytes_out + each.bytes_back
+        both_ends = num_bytes / 2 + num_bytes / (2 * each.workers)
+        rows.append([1e-6 * each.workers * layers, 1e-6 * layers, 1e-9 * both_ends * layers])
+        more.append(max(0.0, each.seconds - before))
+        seconds.append(each.seconds)
+    # Errors count as shares of the whole step, not of what is left of it.
+    weights = 1 / np.array(seconds)
+    found, _ = nnls(np.array(rows) * weights[:, None], np.array(more) * weights)
+    names = ("call_us", "worker_us", "byte_ns")
+    terms = dict(zip(names, map(float, found), strict=True))
+    return msgspec.structs.replace(machine, overheads=msgspec.structs.replace(machine.overheads, **terms))

@@ -6,7 +6,6 @@ Shapes: E experts of a layer.
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from itertools import pairwise
 from typing import Any, Literal, cast
 
@@ -18,6 +17,8 @@ from coordinator.config.workers import WorkersConfig
 from coordinator.engine.core.engine import Engine
 from coordinator.server.build_engine import build_engine
 from coordinator.server.experts import open_experts
+from expert_workers.dispatch.pool_stats import DispatchRecord
+from expert_workers.transports.base import FailureReason
 from moe_model.checkpoint.reader import Checkpoint
 from moe_model.layers.dispatch import sort_by_expert
 from moe_model.layers.router import Routing
@@ -38,7 +39,8 @@ class StepWork(Struct, frozen=True):
 
 
 class Measured(Struct, frozen=True):
-    """Steps of one kind of one model: what each did, and the seconds that one takes."""
+    """Steps of one kind of one model: what each did, and the seconds that one takes. Bytes are those that go to
+    all workers together, and come back, of one layer of a mean step."""
 
     model: str
     phase: Literal["prefill", "decode"]
@@ -46,6 +48,29 @@ class Measured(Struct, frozen=True):
     workers: int
     works: tuple[StepWork, ...]
     seconds: float
+    bytes_out: float = 0.0
+    bytes_back: float = 0.0
+
+
+class _Bytes:
+    """An ExpertObserver of workers that none is lost of: how many bytes went each way, layer by layer."""
+
+    def __init__(self) -> None:
+        self.out: list[int] = []
+        self.back: list[int] = []
+
+    def dispatched(self, records: Sequence[DispatchRecord]) -> None:
+        self.out += [record.bytes_sent for record in records]
+        self.back += [record.bytes_received for record in records]
+
+    def lost(self, rank: int, reason: FailureReason) -> None:
+        raise RuntimeError(f"worker {rank} was lost while steps were measured: {reason}")
+
+    def restarted(self, rank: int, reason: FailureReason) -> None:
+        """It was lost before."""
+
+    def rebalanced(self, num_moved: int, seconds: float) -> None:
+        """Nothing waits for it."""
 
 
 class _Watched:
@@ -76,37 +101,49 @@ def opened(
         num_threads=num_threads,
         max_num_seqs=64,
         max_step_tokens=max_tokens,
+        kv_cache_bytes=256 << 20,
         prefix_caching=False,
         max_gap_ms=None,
         micro_batches=1,
     )
     ours = WorkersConfig(num_workers=workers, ray_namespace=f"probe-{workers}", rebalance_interval=0)
-    with open_experts(checkpoint, config, ours) as experts:
-        yield StepBench(checkpoint, config, experts, workers)
+    seen = _Bytes()
+    with open_experts(checkpoint, config, ours, [seen]) as experts:
+        yield StepBench(checkpoint, config, experts, workers, seen)
 
 
 class StepBench:
     """Runs loads on one engine; what each step has to do is found out with a second one, untimed."""
 
     def __init__(
-        self, checkpoint: Checkpoint, config: EngineConfig, experts: RunningExperts, workers: int
+        self,
+        checkpoint: Checkpoint,
+        config: EngineConfig,
+        experts: RunningExperts,
+        workers: int,
+        seen: _Bytes,
     ) -> None:
-        self._checkpoint, self._workers = checkpoint, workers
+        self._checkpoint, self._workers, self._seen = checkpoint, workers, seen
         self._engine = build_engine(checkpoint, config, experts)
         self._watched = _Watched(experts, checkpoint.config.n_experts)
-        small = replace(config, kv_cache_bytes=256 << 20)
-        self._twin = build_engine(checkpoint, small, cast(RunningExperts, self._watched))
+        self._twin = build_engine(checkpoint, config, cast(RunningExperts, self._watched))
 
     def measure(self, name: str, batch: int, load: Load, repeats: int) -> list[Measured]:
         """The step of all prompts, and the steps after it: as Measured each. The first run warms up."""
         works = self._works(batch, load)
         self._run(self._engine, batch, load)
-        runs = [self._run(self._engine, batch, load) for _ in range(repeats)]
+        runs, ways = [], []
+        for _ in range(repeats):
+            self._seen.out.clear()
+            self._seen.back.clear()
+            runs.append(self._run(self._engine, batch, load))
+            ways = [_by_step(each, len(works)) for each in (self._seen.out, self._seen.back)]
         prefill = quantile([run[0] for run in runs])
         decode = quantile([seconds for run in runs for seconds in run[1:]])
+        first, rest = ([way[0] for way in ways], [sum(way[1:]) / len(way[1:]) for way in ways])
         return [
-            Measured(name, "prefill", batch, self._workers, works[:1], prefill),
-            Measured(name, "decode", batch, self._workers, works[1:], decode),
+            Measured(name, "prefill", batch, self._workers, works[:1], prefill, *first),
+            Measured(name, "decode", batch, self._workers, works[1:], decode, *rest),
         ]
 
     def _run(self, engine: Engine, batch: int, load: Load) -> list[float]:
@@ -130,6 +167,14 @@ class StepBench:
         )
 
 
+def _by_step(of_layers: Sequence[int], num_steps: int) -> list[float]:
+    """Of each step, the mean of its layers; nothing where nothing is sent."""
+    if not of_layers:
+        return [0.0] * num_steps
+    layers = len(of_layers) // num_steps
+    return [sum(of_layers[i * layers : (i + 1) * layers]) / layers for i in range(num_steps)]
+
+
 def _work(batch: int, load: Load, index: int, rows_LE: LayerRows) -> StepWork:
     prompt = load.prompt_tokens
     if index == 0:
@@ -137,9 +182,9 @@ def _work(batch: int, load: Load, index: int, rows_LE: LayerRows) -> StepWork:
     return StepWork(batch, batch, batch * (prompt + index), rows_LE)
 
 
-def batches(quick: bool) -> Sequence[tuple[int, Load]]:
+def loads(*, quick: bool) -> Sequence[tuple[int, Load]]:
     """Numbers of sequences, with what each has: one of them with long prompts, for attention."""
     short = Load(prompt_tokens=16, new_tokens=17)
     if quick:
-        return (1, short), (8, short), (32, short), (4, Load(192, 9))
+        return (1, short), (8, short), (32, short), (4, Load(128, 9))
     return (1, short), (4, short), (8, short), (16, short), (32, short), (4, Load(224, 13))

@@ -62,6 +62,10 @@ COMMANDS = {
     ),
     "keys": Entry("keys", "keys", "make API keys"),
     "bench": Entry("bench", "bench", "measure this machine: engine, service, dispatch, other systems"),
+    "probe": Entry(
+        *("probe_arguments", "probe", "measure machines and the network between them, for plans"),
+        starts_ray=False,
+    ),
     "chaos": Entry("chaos", "chaos", "break workers of a live server under load, report what was lost"),
     "import": Entry(
         "import_arguments",
