@@ -23,9 +23,9 @@ _INSTEAD: Mapping[str, tuple[str, ...]] = {
     "float32": ("bfloat16",),
 }
 _KINDS: Mapping[ProductKind, tuple[ProductKind, ...]] = {
-    "linear": ("linear", "expert"),
+    "linear": ("linear", "exact", "expert"),
     "exact": ("exact", "linear", "expert"),
-    "expert": ("expert", "linear"),
+    "expert": ("expert", "linear", "exact"),
 }
 
 
@@ -139,8 +139,8 @@ class ModelCosts(Struct, frozen=True):
         return max(seconds, self.bound.product(params, num_rows, form))
 
     def _with_all(self, kind: ProductKind, form: str, num_rows: int, params: int) -> float:
-        for other in _KINDS[kind]:
-            for instead in (form, *_INSTEAD[form]):
+        for instead in (form, *_INSTEAD[form]):
+            for other in _KINDS[kind]:
                 table = self.rates.get((other, instead, 0)) or self.rates.get((other, instead, 1))
                 if table is not None:
                     return table.seconds(num_rows, params * weight_bytes(instead) / 1024)

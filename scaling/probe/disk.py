@@ -15,19 +15,19 @@ def read_mb_per_s(folder: Path | None = None, num_bytes: int = 256 << 20) -> flo
     try:
         with tempfile.NamedTemporaryFile(prefix="expertmesh-disk-", dir=folder) as file:
             part = os.urandom(_AT_ONCE)
-            for _ in range(num_bytes // _AT_ONCE):
+            for _ in range(max(1, num_bytes // _AT_ONCE)):
                 file.write(part)
             file.flush()
             os.fsync(file.fileno())
-            return _read(file.fileno(), num_bytes)
+            return _read(file.fileno())
     except OSError:
         return None
 
 
-def _read(fd: int, num_bytes: int) -> float:
+def _read(fd: int) -> float:
     os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
     buffer = bytearray(_AT_ONCE)
     started, place = time.perf_counter(), 0
-    while place < num_bytes:
-        place += os.preadv(fd, [buffer], place)
-    return 1e-6 * num_bytes / (time.perf_counter() - started)
+    while num_read := os.preadv(fd, [buffer], place):
+        place += num_read
+    return 1e-6 * place / (time.perf_counter() - started)

@@ -13,7 +13,7 @@ from moe_model.checkpoint.reader import Checkpoint
 from moe_model.config import ModelConfig
 from moe_model.kernels.choice import choose_kernels, kind_of
 from moe_model.machine import memory_bytes, usable_cores
-from scaling.machines import FittedStep, Machine
+from scaling.machines import FittedStep, Machine, ProductRate
 from scaling.probe import kernels, models, service, steps
 from scaling.probe.disk import read_mb_per_s
 from scaling.probe.fit import fitted, fitted_steps, with_calls
@@ -21,6 +21,7 @@ from scaling.probe.steps import Measured
 from scaling.shape import shape_of_config
 
 Say = Callable[[str], None]
+_LARGE_KB = 2048.0
 
 
 class Depth(Struct, frozen=True):
@@ -69,8 +70,8 @@ def measure_machine(name: str, depth: Depth, say: Say) -> Machine:
         name=name,
         cores=float(cores.number),
         memory_gb=round(memory_bytes() / 1e9, 1),
-        gbytes_per_s=1e-9 * physics.read_bytes_per_second,
-        gflops=1e-9 * physics.flops_per_second,
+        gbytes_per_s=max([1e-9 * physics.read_bytes_per_second, *_from_memory(rates)]),
+        gflops=max([1e-9 * physics.flops_per_second, *(r.gflops for r in rates if r.form == "bfloat16")]),
         kernels=kind_of(native, torch.bfloat16, "model").name,
         rates=rates,
         has_gpu=torch.cuda.is_available(),
@@ -83,6 +84,11 @@ def measure_machine(name: str, depth: Depth, say: Say) -> Machine:
     say("the disk")
     machine = msgspec.structs.replace(machine, disk_mb_per_s=read_mb_per_s(num_bytes=depth.disk_bytes))
     return with_steps(machine, depth, say)
+
+
+def _from_memory(rates: Sequence[ProductRate]) -> list[float]:
+    """GB/s of what is too large for a core's own cache."""
+    return [rate.gbytes_per_s for rate in rates if rate.matrix_kb >= _LARGE_KB]
 
 
 def with_steps(machine: Machine, depth: Depth, say: Say) -> Machine:

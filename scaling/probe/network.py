@@ -73,9 +73,9 @@ def probe_cluster(
     """Raises ClusterError where the cluster cannot be reached or a machine of it cannot be measured."""
     cluster = RayCluster.connect(address, insecure=insecure)
     try:
-        with _probers() as probers:
+        with probers() as found:
             try:
-                return _measured(probers, depth.arguments, say, names=names)
+                return _measured(found, depth.arguments, say, names=names)
             except (ray.exceptions.RayError, RuntimeError) as error:
                 raise ClusterError(" ".join(str(error).split())[-400:]) from error
     finally:
@@ -98,7 +98,7 @@ def with_paths(machines: Machines, paths: Sequence[Path]) -> Machines:
 
 
 @contextmanager
-def _probers() -> Iterator[list[Any]]:
+def probers() -> Iterator[list[Any]]:
     """One on each machine that is there; they end with the block. Raises ClusterError where there is none."""
     nodes = [node for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
     if not nodes:

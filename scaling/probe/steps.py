@@ -39,8 +39,8 @@ class StepWork(Struct, frozen=True):
 
 
 class Measured(Struct, frozen=True):
-    """Steps of one kind of one model: what each did, and the seconds that one takes. Bytes are those that go to
-    all workers together, and come back, of one layer of a mean step."""
+    """Steps of one kind of one model: what each did, and the seconds that one takes. Bytes are those that go
+    to all workers together, and come back, of one layer of a mean step."""
 
     model: str
     phase: Literal["prefill", "decode"]
