@@ -41,10 +41,10 @@ def measured(machine: Machine, noise: Random | None = None) -> list[Measured]:
                 each = Measured(name, "decode", batch, 0, (work(shape, batch, batch, context),), 1.0)
                 found.append(each)
             found.append(Measured(name, "prefill", batch, 0, (work(shape, 16 * batch, batch, 8),), 1.0))
-    scale = (lambda: 1.0) if noise is None else (lambda: 3.0 if noise.random() < 0.1 else 1.0)
+    scales = [3.0 if noise is not None and noise.random() < 0.1 else 1.0 for _ in found]
     return [
-        msgspec.structs.replace(each, seconds=scale() * explained(machine, SHAPES[each.model], each))
-        for each in found
+        msgspec.structs.replace(each, seconds=scale * explained(machine, SHAPES[each.model], each))
+        for each, scale in zip(found, scales, strict=True)
     ]
 
 
