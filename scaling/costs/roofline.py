@@ -1,6 +1,6 @@
 """Costs from a memory's bandwidth and a processor's rate alone: no machine is quicker.
 
-For machines that nobody has probed (published figures), and the bound that measured costs are held to.
+For machines that were not probed (published figures), and the bound that measured costs are held to.
 Williams, Waterman, Patterson: Roofline, an insightful visual performance model, CACM 52 (4), 2009.
 """
 

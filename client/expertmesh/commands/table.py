@@ -64,6 +64,9 @@ COMMANDS = {
     "bench": Entry("bench", "bench", "measure this machine: engine, service, dispatch, other systems"),
     "plan": Entry(
         "plan_arguments", "plan", "say which experts to hold on which machines, with how many copies"
+    "probe": Entry(
+        *("probe_arguments", "probe", "measure machines and the network between them, for plans"),
+        starts_ray=False,
     ),
     "chaos": Entry("chaos", "chaos", "break workers of a live server under load, report what was lost"),
     "sweep": Entry(
