@@ -7,12 +7,13 @@ The spread of d is known from as many values as there are rounds; that of e is b
 
 from collections.abc import Mapping, Sequence
 from math import exp, hypot, log, pi, sqrt
+from statistics import median
 
 import numpy as np
 from msgspec import Struct
 from scipy.optimize import brentq
-from scipy.special import digamma, polygamma
-from scipy.stats import bootstrap, t
+from scipy.special import digamma, stdtrit, zeta
+from scipy.stats import bootstrap
 
 from scaling.prediction import Interval
 
@@ -64,10 +65,10 @@ def median_variance(num: int) -> float:
     return (pi / 2) / (num + pi / 2 - 1)
 
 
-def repeat_interval(median: float, variance: Variance, num: int, num_again: int) -> Interval:
-    """Where the median of `num_again` rounds of another run is expected, when `num` rounds gave `median`
+def repeat_interval(value: float, variance: Variance, num: int, num_again: int) -> Interval:
+    """Where the median of `num_again` rounds of another run is expected, when `num` rounds gave `value`
     (> 0)."""
-    return _around(median, (variance, variance), (num, num_again))
+    return _around(value, (variance, variance), (num, num_again))
 
 
 def ratio_interval(one: float, other: float, variances: Sequence[Variance], nums: Sequence[int]) -> Interval:
@@ -91,7 +92,7 @@ def _half(parts: Sequence[tuple[float, float]], confidence: float) -> float:
     if total <= 0:
         return 0.0
     df = total**2 / sum(value**2 / df for value, df in parts)
-    return float(t.ppf((1 + confidence) / 2, df)) * sqrt(total)
+    return float(stdtrit(df, (1 + confidence) / 2)) * sqrt(total)
 
 
 def variances(values: Mapping[str, Mapping[int, float]]) -> dict[str, Variance]:
@@ -124,7 +125,8 @@ def _round_effects(logs: Mapping[str, Mapping[int, float]]) -> tuple[float, dict
             by_round.setdefault(number, []).append(value - mean)
     if len(logs) < 2:
         return 0.0, dict.fromkeys(by_round, 0.0)
-    effects = {number: sum(of) / len(of) for number, of in by_round.items()}
+    # The median: one noisy cell must not look like a drift of all.
+    effects = {number: median(of) for number, of in by_round.items()}
     return float(np.var(list(effects.values()), ddof=1)) if len(effects) > 1 else 0.0, effects
 
 
@@ -147,7 +149,7 @@ def _prior(own: Sequence[tuple[float, float]]) -> tuple[float, float]:
     if len(known) < 3:
         return pooled, (MOST_DF if len(own) > 1 else 0.0)
     shifted = [value - float(digamma(df / 2)) + log(df / 2) for value, df in known]
-    excess = float(np.var(shifted, ddof=1)) - float(np.mean([polygamma(1, df / 2) for _, df in known]))
+    excess = float(np.var(shifted, ddof=1)) - float(np.mean([_trigamma(df / 2) for _, df in known]))
     prior_df = _half_trigamma_inverse(excess)
     if prior_df >= MOST_DF:
         return pooled, MOST_DF
@@ -157,8 +159,12 @@ def _prior(own: Sequence[tuple[float, float]]) -> tuple[float, float]:
 def _half_trigamma_inverse(value: float) -> float:
     """The df at which trigamma(df / 2) is `value`; between 1/2 and MOST_DF."""
     lowest, highest = 0.5, MOST_DF
-    if value <= float(polygamma(1, highest / 2)):
+    if value <= _trigamma(highest / 2):
         return highest
-    if value >= float(polygamma(1, lowest / 2)):
+    if value >= _trigamma(lowest / 2):
         return lowest
-    return float(brentq(lambda df: float(polygamma(1, df / 2)) - value, lowest, highest))
+    return float(brentq(lambda df: _trigamma(df / 2) - value, lowest, highest, rtol=1e-6))
+
+
+def _trigamma(x: float) -> float:
+    return float(zeta(2.0, x))
