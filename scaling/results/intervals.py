@@ -105,13 +105,17 @@ def variances(values: Mapping[str, Mapping[int, float]]) -> dict[str, Variance]:
     shared, effects = _round_effects(repeated)
     own = {cell: _own(of, effects, len(repeated)) for cell, of in repeated.items()}
     prior, prior_df = _prior(list(own.values()))
+    floor = _pooled(list(own.values()))
     found = {}
     for cell in logs:
         value, df = own.get(cell, (prior, 1.0))
         both = df + prior_df
         # Empirical Bayes: Smyth, Stat. Appl. Genet. Mol. Biol. 3 (2004) 3.
         mixed = prior if prior_df >= MOST_DF else (df * value + prior_df * prior) / both
-        found[cell] = Variance(mixed, min(both, _num_df(own)), shared, max(1.0, len(effects) - 1.0))
+        # Noise of three rounds that looks small mostly is not: no cell is surer than all are on average.
+        found[cell] = Variance(
+            max(mixed, floor), min(both, _num_df(own)), shared, max(1.0, len(effects) - 1.0)
+        )
     return found
 
 
@@ -144,7 +148,7 @@ def _num_df(own: Mapping[str, tuple[float, float]]) -> float:
 def _prior(own: Sequence[tuple[float, float]]) -> tuple[float, float]:
     """What cells' own variances are drawn from: a value and how many degrees of freedom it is worth; by the
     moments of their logarithms (Smyth, equations of section 6.2)."""
-    pooled = sum(value * df for value, df in own) / sum(df for _, df in own)
+    pooled = _pooled(own)
     known = [(log(value), df) for value, df in own if value > TINY]
     if len(known) < 3:
         return pooled, (MOST_DF if len(own) > 1 else 0.0)
@@ -154,6 +158,10 @@ def _prior(own: Sequence[tuple[float, float]]) -> tuple[float, float]:
     if prior_df >= MOST_DF:
         return pooled, MOST_DF
     return exp(float(np.mean(shifted)) + float(digamma(prior_df / 2)) - log(prior_df / 2)), prior_df
+
+
+def _pooled(own: Sequence[tuple[float, float]]) -> float:
+    return sum(value * df for value, df in own) / sum(df for _, df in own)
 
 
 def _half_trigamma_inverse(value: float) -> float:

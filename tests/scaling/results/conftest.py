@@ -9,7 +9,7 @@ from scaling.observation import Observation
 from scaling.store import Results
 from tests.scaling.results import made
 
-HOSTILE = "models/<script>alert('x')</script> $a_{ & \"b\".json"
+HOSTILE = "models/<script>alert('x')$a_{ & \"b\".json"
 
 
 @pytest.fixture(scope="package")
