@@ -1,6 +1,7 @@
 """Two runs side by side: what differs, what is noise, and what a second run reproduces."""
 
 from pathlib import Path
+from random import Random
 
 import msgspec
 import pytest
@@ -16,7 +17,7 @@ from tests.scaling.results import made
 def changed(folder: Path, like: Results, factor: float) -> Results:
     """The same cells, another run: rates times a factor."""
     found = Results.create(folder, like.manifest)
-    random = made.Random(99)
+    random = Random(99)
     for key, cell in like.manifest.cells.items():
         for number in range(like.manifest.num_rounds):
             run = made.observe(cell, number, random)

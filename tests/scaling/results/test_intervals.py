@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from math import exp, log
 from statistics import median
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,7 +20,7 @@ from scaling.results.intervals import (
     variances,
 )
 
-Drift = Callable[[np.random.Generator, int], NDArray[np.float64]]
+Drift = Callable[[np.random.Generator, int], NDArray[np.floating[Any]]]
 DRIFTS: dict[str, Drift] = {
     "none": lambda random, rounds: np.zeros(rounds),
     # Each round is another: what else the machine does, its clock.
@@ -31,11 +32,11 @@ DRIFTS: dict[str, Drift] = {
 
 def run(
     random: np.random.Generator,
-    means_C: NDArray[np.float64],
-    noise_C: NDArray[np.float64],
+    means_C: NDArray[np.floating[Any]],
+    noise_C: NDArray[np.floating[Any]],
     drift: Drift,
     rounds: int,
-) -> NDArray[np.float64]:
+) -> NDArray[np.floating[Any]]:
     """Measured values, [C, R]."""
     noise_CR = random.normal(0, 1, (len(means_C), rounds)) * noise_C[:, None]
     return np.exp(means_C[:, None] + drift(random, rounds)[None, :] + noise_CR)
@@ -80,7 +81,7 @@ def test_a_bootstrap_of_three_rounds_is_too_narrow_for_that() -> None:
         one, other = random.normal(100, 2, 3), random.normal(100, 2, 3)
         found = median_interval(one.tolist())
         assert found is not None
-        inside += found.low <= np.median(other) <= found.high
+        inside += found.low <= float(np.median(other)) <= found.high
     assert inside < 90
 
 
