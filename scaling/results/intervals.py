@@ -7,12 +7,13 @@ The spread of d is known from as many values as there are rounds; that of e is b
 
 from collections.abc import Mapping, Sequence
 from math import exp, hypot, log, pi, sqrt
+from statistics import median
 
 import numpy as np
 from msgspec import Struct
 from scipy.optimize import brentq
-from scipy.special import digamma, polygamma
-from scipy.stats import bootstrap, t
+from scipy.special import digamma, stdtrit, zeta
+from scipy.stats import bootstrap
 
 from scaling.prediction import Interval
 
@@ -64,10 +65,10 @@ def median_variance(num: int) -> float:
     return (pi / 2) / (num + pi / 2 - 1)
 
 
-def repeat_interval(median: float, variance: Variance, num: int, num_again: int) -> Interval:
-    """Where the median of `num_again` rounds of another run is expected, when `num` rounds gave `median`
+def repeat_interval(value: float, variance: Variance, num: int, num_again: int) -> Interval:
+    """Where the median of `num_again` rounds of another run is expected, when `num` rounds gave `value`
     (> 0)."""
-    return _around(median, (variance, variance), (num, num_again))
+    return _around(value, (variance, variance), (num, num_again))
 
 
 def ratio_interval(one: float, other: float, variances: Sequence[Variance], nums: Sequence[int]) -> Interval:
@@ -91,7 +92,7 @@ def _half(parts: Sequence[tuple[float, float]], confidence: float) -> float:
     if total <= 0:
         return 0.0
     df = total**2 / sum(value**2 / df for value, df in parts)
-    return float(t.ppf((1 + confidence) / 2, df)) * sqrt(total)
+    return float(stdtrit(df, (1 + confidence) / 2)) * sqrt(total)
 
 
 def variances(values: Mapping[str, Mapping[int, float]]) -> dict[str, Variance]:
@@ -104,13 +105,17 @@ def variances(values: Mapping[str, Mapping[int, float]]) -> dict[str, Variance]:
     shared, effects = _round_effects(repeated)
     own = {cell: _own(of, effects, len(repeated)) for cell, of in repeated.items()}
     prior, prior_df = _prior(list(own.values()))
+    floor = _pooled(list(own.values()))
     found = {}
     for cell in logs:
         value, df = own.get(cell, (prior, 1.0))
         both = df + prior_df
         # Empirical Bayes: Smyth, Stat. Appl. Genet. Mol. Biol. 3 (2004) 3.
         mixed = prior if prior_df >= MOST_DF else (df * value + prior_df * prior) / both
-        found[cell] = Variance(mixed, min(both, _num_df(own)), shared, max(1.0, len(effects) - 1.0))
+        # Noise of three rounds that looks small mostly is not: no cell is surer than all are on average.
+        found[cell] = Variance(
+            max(mixed, floor), min(both, _num_df(own)), shared, max(1.0, len(effects) - 1.0)
+        )
     return found
 
 
@@ -124,7 +129,8 @@ def _round_effects(logs: Mapping[str, Mapping[int, float]]) -> tuple[float, dict
             by_round.setdefault(number, []).append(value - mean)
     if len(logs) < 2:
         return 0.0, dict.fromkeys(by_round, 0.0)
-    effects = {number: sum(of) / len(of) for number, of in by_round.items()}
+    # The median: one noisy cell must not look like a drift of all.
+    effects = {number: median(of) for number, of in by_round.items()}
     return float(np.var(list(effects.values()), ddof=1)) if len(effects) > 1 else 0.0, effects
 
 
@@ -142,23 +148,31 @@ def _num_df(own: Mapping[str, tuple[float, float]]) -> float:
 def _prior(own: Sequence[tuple[float, float]]) -> tuple[float, float]:
     """What cells' own variances are drawn from: a value and how many degrees of freedom it is worth; by the
     moments of their logarithms (Smyth, equations of section 6.2)."""
-    pooled = sum(value * df for value, df in own) / sum(df for _, df in own)
+    pooled = _pooled(own)
     known = [(log(value), df) for value, df in own if value > TINY]
     if len(known) < 3:
         return pooled, (MOST_DF if len(own) > 1 else 0.0)
     shifted = [value - float(digamma(df / 2)) + log(df / 2) for value, df in known]
-    excess = float(np.var(shifted, ddof=1)) - float(np.mean([polygamma(1, df / 2) for _, df in known]))
+    excess = float(np.var(shifted, ddof=1)) - float(np.mean([_trigamma(df / 2) for _, df in known]))
     prior_df = _half_trigamma_inverse(excess)
     if prior_df >= MOST_DF:
         return pooled, MOST_DF
     return exp(float(np.mean(shifted)) + float(digamma(prior_df / 2)) - log(prior_df / 2)), prior_df
 
 
+def _pooled(own: Sequence[tuple[float, float]]) -> float:
+    return sum(value * df for value, df in own) / sum(df for _, df in own)
+
+
 def _half_trigamma_inverse(value: float) -> float:
     """The df at which trigamma(df / 2) is `value`; between 1/2 and MOST_DF."""
     lowest, highest = 0.5, MOST_DF
-    if value <= float(polygamma(1, highest / 2)):
+    if value <= _trigamma(highest / 2):
         return highest
-    if value >= float(polygamma(1, lowest / 2)):
+    if value >= _trigamma(lowest / 2):
         return lowest
-    return float(brentq(lambda df: float(polygamma(1, df / 2)) - value, lowest, highest))
+    return float(brentq(lambda df: _trigamma(df / 2) - value, lowest, highest, rtol=1e-6))
+
+
+def _trigamma(x: float) -> float:
+    return float(zeta(2.0, x))

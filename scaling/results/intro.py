@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from statistics import median
 from typing import Any
 
-from scaling.results.aspects import ASPECTS, varying
+from scaling.results.aspects import ASPECTS, varying, words
 from scaling.results.checks import misses_of
 from scaling.results.html import escape
 from scaling.results.summary import CellSummary
@@ -13,6 +13,8 @@ from scaling.store import Results
 # More load than this share of the cores before a cell's own began is said.
 BUSY = 0.5
 MOST_VALUES = 8
+# What is said where all cells have it alike.
+ALIKE = ("model", "dtype", "workers", "where", "load", "lengths")
 
 
 def sentences(results: Results, summaries: Sequence[CellSummary]) -> list[tuple[str, bool]]:
@@ -43,16 +45,22 @@ def intro(results: Results, summaries: Sequence[CellSummary]) -> str:
 
 def _what(results: Results, summaries: Sequence[CellSummary]) -> str:
     manifest = results.manifest
-    text = (
-        f"{len(summaries)} cells, each in {manifest.num_rounds} interleaved rounds, "
-        f"{len(results.observations)} runs, seed {manifest.seed}."
-    )
     cells = [summary.cell for summary in summaries]
-    for name in varying(cells):
+    names = varying(cells)
+    text = (
+        f"{_num(len(cells), 'cell')}, each in {_num(manifest.num_rounds, 'round')}, interleaved: "
+        f"{_num(len(results.observations), 'run')}, seed {manifest.seed}."
+    )
+    for name in names:
         values = list(dict.fromkeys(ASPECTS[name](cell) or "none" for cell in cells))
         more = f" and {len(values) - MOST_VALUES} more" if len(values) > MOST_VALUES else ""
         text += f" {name.capitalize()}: {', '.join(values[:MOST_VALUES])}{more}."
-    return text
+    alike = [name for name in ALIKE if name not in names]
+    return text + (f" All: {words(cells[0], alike)}." if cells and alike else "")
+
+
+def _num(number: int, word: str) -> str:
+    return f"{number} {word}" if number == 1 else f"{number} {word}s"
 
 
 def _where(machine: Mapping[str, Any]) -> str:
@@ -76,12 +84,14 @@ def _sure(summaries: Sequence[CellSummary]) -> list[str]:
         return ["No cell ran in two rounds: how sure these figures are is not known."] if estimates else []
     halves = [100 * (e.repeat.high / e.median - 1) for e in known if e.repeat is not None]
     shared = [100 * e.variance.shared**0.5 for e in known if e.variance is not None]
-    return [
+    text = (
         f"How sure: another run's median throughput is expected within ± {median(halves):.1f} % of a cell's "
-        f"(the middle one of {len(halves)} cells; at most ± {max(halves):.1f} %). From round to "
-        f"round the whole "
-        f"machine drifted by {shared[0]:.1f} % (standard deviation), which is in it."
-    ]
+        f"(the middle one of {_num(len(halves), 'cell')}; at most ± {max(halves):.1f} %)."
+    )
+    if len(known) > 1:
+        text += f" From round to round the whole machine drifted by {shared[0]:.1f} % (standard deviation), "
+        text += "which is in it."
+    return [text]
 
 
 def _busy(results: Results) -> list[str]:

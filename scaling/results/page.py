@@ -23,6 +23,7 @@ figure svg{width:100%;height:auto;display:block}
 svg text{font-family:system-ui,sans-serif!important}
 .scroll{overflow-x:auto;margin:1rem 0}table{border-collapse:collapse;font-size:.85rem}
 th,td{padding:.25rem .6rem;border-bottom:1px solid var(--line);text-align:left;vertical-align:top}
+td:first-child{min-width:14rem}
 th{background:var(--paper);white-space:nowrap}td.n{text-align:right;white-space:nowrap;
 font-variant-numeric:tabular-nums}
 th button{font:inherit;font-weight:600;color:inherit;background:none;border:0;padding:0;cursor:pointer}

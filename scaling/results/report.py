@@ -31,9 +31,10 @@ def write_report(results: Results) -> Path:
 def report_html(results: Results) -> str:
     summaries = summarise(results)
     view = view_of(results, summaries)
-    parts = [_cells(view)] if view.summaries else []
-    parts += [part for make in FIGURES if (part := make(view)) is not None]
-    parts += [part for part in (_failures(summaries), _about(results)) if part is not None]
+    made = [make(view) for make in FIGURES]
+    made += [_cells(view) if view.summaries else None, predictions.cells_part(view)]
+    made += [_failures(summaries), _about(results)]
+    parts = [part for part in made if part is not None]
     return page(f"{results.manifest.name}: results of a sweep", intro(results, summaries), parts)
 
 
@@ -46,9 +47,8 @@ def _cells(view: View) -> Part:
         fields = [_estimate(summary.estimates.get(measure.name), measure.unit) for measure in named]
         rows.append([Field(view.words(summary), hint=summary.key), number(summary.num_rounds), *fields])
     reading = (
-        "Medians over the rounds; the smaller figures behind throughput's are where the median "
-        "of another run is "
-        "expected. The pointer over a figure shows its intervals. summary.csv has all of it."
+        "Medians over the rounds; in brackets, where the median of another run is expected. The pointer over "
+        "a number shows its intervals. summary.csv has all of it."
     )
     return Part("Cells", reading, table(head, rows))
 

@@ -7,12 +7,14 @@ on a dark one.
 import io
 import re
 import warnings
-from typing import Any
+from math import ceil, floor, log10
+from typing import Any, Literal
 
 import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
+from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullFormatter, NullLocator
 
 FOREGROUND, GRID, PAPER = "#010203", "#010204", "#010205"
 SERIES = tuple(f"#0102{number:02x}" for number in range(16, 24))
@@ -22,6 +24,8 @@ VARIABLES = {FOREGROUND: "--ink", GRID: "--line", PAPER: "--paper"} | {
     color: f"--s{number}" for number, color in enumerate(SERIES)
 }
 WIDTH = 9.6
+# How many times its beginning an axis ends at, where more than powers of ten are named.
+MOST_STEPS = 300
 SETTINGS: Any = {
     "svg.fonttype": "none",
     "font.family": "sans-serif",
@@ -89,6 +93,30 @@ def style(number: int) -> str:
 def marker(number: int) -> str:
     """Colours alone are not told apart by every reader."""
     return MARKERS[number % len(MARKERS)]
+
+
+def plain_log(axes: Axes, which: Literal["x", "y"]) -> None:
+    """A logarithmic axis with plain numbers, also between powers of ten where there is room."""
+    axis = axes.xaxis if which == "x" else axes.yaxis
+    (axes.set_xscale if which == "x" else axes.set_yscale)("log")
+    low, high = axis.get_view_interval()
+    axis.set_major_formatter(FuncFormatter(_number))
+    if low > 0 and high / low < MOST_STEPS:
+        axis.set_major_locator(FixedLocator([tick for tick in _steps(low, high) if low <= tick <= high]))
+    axis.set_minor_formatter(NullFormatter())
+    axis.set_minor_locator(NullLocator())
+
+
+def _steps(low: float, high: float) -> list[float]:
+    """Round numbers between two, five or so."""
+    if high / low > 4:
+        powers = range(floor(log10(low)), ceil(log10(high)))
+        return [factor * 10.0**power for power in powers for factor in (1, 2, 5)]
+    return [float(tick) for tick in MaxNLocator(nbins=5, steps=[1, 2, 2.5, 5, 10]).tick_values(low, high)]
+
+
+def _number(value: float, _: int | None = None) -> str:
+    return f"{value:,.0f}" if value >= 1000 else f"{value:g}"
 
 
 def _svg(figure: Figure) -> str:

@@ -46,9 +46,10 @@ def _sum(loads: list[list[list[int]]]) -> NDArray[np.float64] | None:
 
 
 def _drawn(maps: dict[str, NDArray[np.float64]]) -> str:
-    rows = -(-len(maps) // COLUMNS)
+    columns = min(COLUMNS, len(maps))
+    rows = -(-len(maps) // columns)
     most = max(2.0, max(float(load_LE.max()) for load_LE in maps.values()))
-    with Canvas(rows, COLUMNS, 0.3 + 2.1 * rows) as canvas:
+    with Canvas(rows, columns, 0.3 + 2.1 * rows) as canvas:
         for axes, (title, load_LE) in zip(canvas.axes, maps.items(), strict=False):
             image = axes.imshow(load_LE, aspect="auto", vmin=0, vmax=most, interpolation="nearest")
             axes.set_title(f"{shortened(title)} (most: {load_LE.max():.2f})", fontsize=9)

@@ -5,10 +5,9 @@ from statistics import median
 from typing import NamedTuple
 
 from matplotlib.axes import Axes
-from matplotlib.ticker import NullFormatter, ScalarFormatter
 
 from scaling.observation import QUANTILES, Observation, Spread
-from scaling.results.figures.drawing import FOREGROUND, SERIES, Canvas
+from scaling.results.figures.drawing import FOREGROUND, SERIES, Canvas, plain_log
 from scaling.results.figures.view import Part, View
 from scaling.results.html import Field, figure, number, table
 
@@ -83,18 +82,8 @@ def _draw(axes: Axes, rows: Sequence[Row], color: str) -> None:
             )
             axes.plot(row[p50], y, marker="o", color=FOREGROUND, markersize=3.5)
             axes.plot(row[p99], y, marker="|", color=color, markersize=7)
-    axes.set_xscale("log")
-    axes.xaxis.set_major_formatter(_plain())
-    low, high = axes.get_xlim()
-    axes.xaxis.set_minor_formatter(NullFormatter() if high / low > 8 else _plain())
-    axes.tick_params(axis="x", which="minor", labelsize=8)
+    plain_log(axes, "x")
     axes.set_ylim(len(rows) - 0.4, -0.6)
-
-
-def _plain() -> ScalarFormatter:
-    formatter = ScalarFormatter()
-    formatter.set_scientific(False)
-    return formatter
 
 
 def _table(row: Rows) -> str:

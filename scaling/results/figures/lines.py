@@ -5,7 +5,6 @@ from typing import Any, NamedTuple
 
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
-from matplotlib.ticker import NullFormatter, ScalarFormatter
 
 from scaling.results.figures.drawing import FOREGROUND, color, marker, style
 from scaling.results.summary import CellSummary
@@ -53,20 +52,6 @@ def draw(axes: Axes, series: Mapping[str, Sequence[Point]]) -> None:
         if known:
             xs, ys = zip(*known, strict=True)
             axes.plot(xs, ys, linestyle=(0, (1, 2)), linewidth=1.1, fillstyle="none", markersize=8, **look)
-
-
-def logarithmic(axes: Axes) -> None:
-    """Plain numbers on the axis, a factor of one size everywhere."""
-    axes.set_yscale("log")
-    low, high = axes.get_ylim()
-    formatter = ScalarFormatter()
-    formatter.set_scientific(False)
-    axes.yaxis.set_major_formatter(formatter)
-    if high / low < 20:
-        axes.yaxis.set_minor_formatter(formatter)
-        axes.tick_params(axis="y", which="minor", labelsize=8)
-    else:
-        axes.yaxis.set_minor_formatter(NullFormatter())
 
 
 def legend(axes: Axes, with_ideal: bool, with_predicted: bool) -> None:

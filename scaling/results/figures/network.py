@@ -4,8 +4,8 @@ from collections.abc import Mapping, Sequence
 
 from scaling.link import Link
 from scaling.results.aspects import grouped, shortened
-from scaling.results.figures.drawing import Canvas
-from scaling.results.figures.lines import Point, draw, legend, logarithmic, points
+from scaling.results.figures.drawing import Canvas, plain_log
+from scaling.results.figures.lines import Point, draw, legend, points
 from scaling.results.figures.view import MAX_PANELS, Part, View
 from scaling.results.html import figure
 from scaling.results.summary import CellSummary
@@ -55,7 +55,7 @@ def _drawn(lines: Lines, links: Sequence[Link]) -> str:
         draw(
             right, {label: [p.scaled(100 / line[0].measured) for p in line] for label, line in lines.items()}
         )
-        logarithmic(left)
+        plain_log(left, "y")
         left.set_ylabel("tokens/s")
         right.set_ylabel("of the fastest link, %")
         right.set_ylim(bottom=0)

@@ -5,13 +5,12 @@ from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.ticker import NullFormatter, ScalarFormatter
 
 from scaling.results.aspects import grouped
 from scaling.results.checks import misses_of
-from scaling.results.figures.drawing import FOREGROUND, GRID, Canvas, color, marker
+from scaling.results.figures.drawing import FOREGROUND, GRID, Canvas, color, marker, plain_log
 from scaling.results.figures.view import Part, View
-from scaling.results.html import Field, escape, figure, number, table
+from scaling.results.html import Field, figure, number, table
 from scaling.results.measures import BY_NAME
 from scaling.results.summary import PREDICTED, CellSummary
 
@@ -20,30 +19,37 @@ BANDS = {"tokens_per_s": "throughput_worst", "gap_ms": "gap_worst", "first_token
 
 
 def part(view: View) -> Part | None:
-    """None where no cell has both; a table alone where one has."""
+    """None where no cell has both; a table alone where one cell has them."""
     known = [summary for summary in view.summaries if summary.error("tokens_per_s") is not None]
     if not known:
         return None
     bounds = view.results.manifest.bounds
-    found = misses_of(bounds, view.summaries)
-    said = "".join(f"<li class=bad>{escape(sentence)}</li>" for sentence in found)
-    if bounds and not found:
-        said = "<li>All bounds of the experiment hold.</li>"
-    body = f"<ul>{said}</ul>" if said else ""
+    body = ""
+    if bounds and not misses_of(bounds, view.summaries):
+        body = "<p>All bounds of the experiment hold.</p>"
     if len(known) > 1:
         body += figure(_drawn(view, known))
     reading = (
         "On the diagonal a prediction is what was measured; above it, more was predicted. The "
         "band is the bound "
-        "that the experiment set for its worst cell, where it set one. An error is (predicted - measured) / "
-        "measured. `binds` is what the simulation says that a step waits for most."
+        "that the experiment set for its worst cell, where it set one. An error is "
+        "(predicted - measured) / measured."
     )
-    return Part("Prediction against measurement", reading, body + _errors(known) + _table(view, known))
+    return Part("Prediction against measurement", reading, body + _errors(known))
+
+
+def cells_part(view: View) -> Part | None:
+    """Every cell that has a prediction and a measurement; None where none has."""
+    known = [summary for summary in view.summaries if summary.error("tokens_per_s") is not None]
+    if not known:
+        return None
+    reading = "What a step waits for most, by the simulation, is in the last column."
+    return Part("Predictions, cell by cell", reading, _table(view, known))
 
 
 def _drawn(view: View, known: Sequence[CellSummary]) -> str:
     bounds = view.results.manifest.bounds
-    with Canvas(1, len(PREDICTED), 3.4) as canvas:
+    with Canvas(1, len(PREDICTED), 3.7) as canvas:
         for axes, name in zip(canvas.axes, PREDICTED, strict=True):
             series = grouped(known, lambda s: s.cell, ("model",))
             for index, (label, of) in enumerate(series.items()):
@@ -80,12 +86,9 @@ def _diagonal(axes: Axes, bound: float | None) -> None:
         )
     axes.set_xlim(low, high)
     axes.set_ylim(low, high)
-    axes.set_aspect("equal", adjustable="box")
-    for axis in (axes.xaxis, axes.yaxis):
-        formatter = ScalarFormatter()
-        formatter.set_scientific(False)
-        axis.set_major_formatter(formatter)
-        axis.set_minor_formatter(NullFormatter())
+    axes.set_box_aspect(1)
+    plain_log(axes, "x")
+    plain_log(axes, "y")
 
 
 def _errors(known: Sequence[CellSummary]) -> str:

@@ -5,8 +5,8 @@ from collections.abc import Mapping, Sequence
 from matplotlib.axes import Axes
 
 from scaling.results.aspects import grouped, shortened
-from scaling.results.figures.drawing import Canvas, color
-from scaling.results.figures.lines import Point, draw, legend, logarithmic, points
+from scaling.results.figures.drawing import Canvas, color, plain_log
+from scaling.results.figures.lines import Point, draw, legend, points
 from scaling.results.figures.view import MAX_PANELS, Part, View
 from scaling.results.html import figure
 from scaling.results.summary import CellSummary
@@ -64,7 +64,7 @@ def _drawn(lines: Lines) -> str:
             if len(ideal) > 1:
                 xs, ys = zip(*ideal, strict=True)
                 left.plot(xs, ys, linestyle="--", linewidth=0.9, color=color(number), alpha=0.6)
-        logarithmic(left)
+        plain_log(left, "y")
         left.set_ylabel("tokens/s")
         right.axhline(100, linestyle="--", linewidth=0.9, color=color(0), alpha=0.6)
         right.set_ylim(bottom=0)

@@ -47,7 +47,7 @@ def observe(cell: Cell, number: int, random: Random, noise: float = 0.02, drift:
         first = round(10 * cell.fault.at_s)
         timeline[first : first + 15] = [0] * 12 + [round(tokens / 30)] * 3
     spread = Spread(gap * 1.05, tuple(gap * f for f in (0.8, 0.93, 1, 1.06, 1.3, 1.7, 2.6)), 900)
-    first = Spread(gap * 6, tuple(gap * f for f in (3, 4, 5, 7, 9, 11, 15)), 32)
+    to_first = Spread(gap * 6, tuple(gap * f for f in (3, 4, 5, 7, 9, 11, 15)), 32)
     experts = [1 / (e + 1) ** (cell.skew.zipf or 0.2) for e in range(16)]
     return Observation(
         cell=cell.key,
@@ -62,7 +62,7 @@ def observe(cell: Cell, number: int, random: Random, noise: float = 0.02, drift:
         num_tokens=round(8 * tokens),
         tokens_per_s=tokens,
         requests_per_s=tokens / 32,
-        first_token_ms=first,
+        first_token_ms=to_first,
         per_token_ms=spread,
         gap_ms=spread,
         max_gap_ms=gap * 9,

@@ -1,0 +1,152 @@
+"""The report: it asks the network for nothing, escapes what it shows, and has the figures of its data."""
+
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from scaling.results import commands
+from scaling.results.report import REPORT, report_html, write_report
+from scaling.store import Results
+from tests.scaling.results import made
+from tests.scaling.results.conftest import HOSTILE
+
+VOID = {"meta", "br", "img", "hr", "link", "input"}
+LOADS = {"src", "href", "xlink:href", "srcset", "action", "data", "poster"}
+
+
+class Page(HTMLParser):
+    """What a browser would find."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(convert_charrefs=True)
+        self.text = text
+        self.tags: list[str] = []
+        self.open: list[str] = []
+        self.references: list[str] = []
+        self.handlers: list[str] = []
+        self.texts: list[str] = []
+        self.headings: list[str] = []
+        self.feed(text)
+        self.close()
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        if tag not in VOID:
+            self.open.append(tag)
+        self._look(attrs)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self._look(attrs)
+
+    def _look(self, attrs: list[tuple[str, str | None]]) -> None:
+        self.references += [value or "" for name, value in attrs if name in LOADS]
+        self.handlers += [name for name, _ in attrs if name.startswith("on")]
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.texts.append(data)
+        if self.open and self.open[-1] == "h2":
+            self.headings.append(data)
+
+
+@pytest.fixture(scope="module")
+def page(everything: Results) -> Page:
+    return Page(report_html(everything))
+
+
+def test_every_tag_ends(page: Page) -> None:
+    assert page.open == []
+
+
+def test_it_asks_the_network_for_nothing(page: Page) -> None:
+    assert page.references
+    assert [each for each in page.references if not each.startswith(("#", "data:"))] == []
+    assert re.findall(r"url\((?!#)[^)]*\)|@import", page.text) == []
+    assert "default-src 'none'" in page.text
+
+
+def test_what_is_in_the_results_runs_nothing(page: Page) -> None:
+    """A model, an experiment and a reason that would be tags."""
+    assert page.tags.count("script") == 1
+    assert "img" not in page.tags
+    assert page.handlers == []
+    text = "".join(page.texts)
+    assert "<img src=http://x.invalid/>" in text
+    assert "<b>no memory</b> & more" in text
+    assert HOSTILE.removeprefix("models/").removesuffix(".json") in text
+
+
+def test_each_figure_is_there(page: Page) -> None:
+    assert page.headings == [
+        "Prediction against measurement",
+        "Throughput and efficiency against workers",
+        "What the network cost",
+        "Latency",
+        "Where a step's time goes",
+        "Load of layers and experts",
+        "Goodput under faults",
+        "Cells",
+        "Predictions, cell by cell",
+        "What failed",
+        "Machine and experiment",
+    ]
+    assert page.tags.count("svg") >= 7
+
+
+def test_it_says_first_what_ran_where_and_how_sure(page: Page) -> None:
+    text = "".join(page.texts)
+    intro = text[text.index("results of a sweep") : text.index("Prediction against")]
+    for part in ("5 cells", "3 rounds", "A processor, 2 cores", "commit 0123456789ab", "How sure", "failed"):
+        assert part in intro
+
+
+def test_a_figure_with_one_point_is_a_table(tmp_path: Path) -> None:
+    results = made.make(tmp_path / "a", [msgspec.structs.replace(made.single()[0], workers=2)], rounds=1)
+    results.observations = [msgspec.structs.replace(each, loads_LE=[]) for each in results.observations]
+    found = Page(report_html(results))
+    assert "svg" not in found.tags
+    assert "Latency" in found.headings
+    assert found.tags.count("table") >= 4
+
+
+def test_results_without_a_run_are_a_page(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    results = made.make(tmp_path / "a", made.small(), rounds=0, predicted=False)
+    assert commands.report(results.folder) == 0
+    path = results.folder / REPORT
+    assert capsys.readouterr().out == f"{path}\n"
+    found = Page(path.read_text(encoding="utf-8"))
+    assert found.headings == ["Machine and experiment"]
+
+
+def test_a_sweep_that_is_not_finished_says_so(tmp_path: Path) -> None:
+    results = made.make(tmp_path / "a", made.single(), rounds=2, predicted=False)
+    results.manifest = msgspec.structs.replace(results.manifest, num_rounds=3)
+    assert "1 cells have not run in all rounds" in report_html(results)
+
+
+def test_a_busy_machine_is_said(tmp_path: Path) -> None:
+    results = made.make(tmp_path / "a", made.single(), rounds=2, predicted=False)
+    results.observations = [msgspec.structs.replace(each, load_average=5.5) for each in results.observations]
+    assert "2 of 2 runs began while the machine was busy" in report_html(results)
+
+
+def test_a_prediction_that_misses_fails_the_command(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    results = made.make(tmp_path / "a", made.single(), rounds=2, bounds={"throughput_worst": 1e-4})
+    assert commands.report(results.folder) == 1
+    assert "the worst error of throughput of 1 cells" in capsys.readouterr().out
+    assert "The worst error of throughput" in write_report(results).read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("broken", [{"loads_LE": [[1, 2], [3]]}, {"timeline": [1]}, {"split_ms": {"a": 0.0}}])
+def test_odd_observations_break_no_figure(tmp_path: Path, broken: dict[str, object]) -> None:
+    results = made.make(tmp_path / "a", made.faulty()[1:2], rounds=2, predicted=False)
+    results.observations = [msgspec.structs.replace(each, **broken) for each in results.observations]
+    assert Page(report_html(results)).open == []
