@@ -49,6 +49,15 @@ class HostGroup:
         procs = [str(group.folder / "cgroup.procs") for group in (self._cpu, self._memory)]
         return ["sh", "-c", _ENTER, *procs, *command]
 
+    def weigh(self, num_processes: int) -> None:
+        """Where processes want more cores than there are, all in here together count as so many without a
+        group. RuntimeError."""
+        with _told():
+            if self._cpu.version == 2:
+                self._cpu.write("cpu.weight", str(min(10_000, 100 * num_processes)))
+            else:
+                self._cpu.write("cpu.shares", str(1024 * num_processes))
+
     def limit_cores(self, cores: float | None) -> None:
         """From now on; None: no limit. Raises RuntimeError."""
         period = _PERIOD_US if cores is None else max(_PERIOD_US, round(_MIN_QUOTA_US / cores))
