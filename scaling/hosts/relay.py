@@ -52,7 +52,7 @@ class _Way:
         if self.bits_per_second > 0:
             if self.free_at - now > _MAX_QUEUE:
                 return None
-            self.free_at = max(now, self.free_at) + 8 * _num_wire_bytes(frame) / self.bits_per_second
+            self.free_at = max(now, self.free_at) + 8 * num_wire_bytes(frame) / self.bits_per_second
             now = self.free_at
         return now + self.delay + rng.uniform(-self.jitter, self.jitter)
 
@@ -109,7 +109,7 @@ def _carry(other_end: dict[int, int], rng: random.Random) -> None:
             _write(*heapq.heappop(on_the_way)[2:])
 
 
-def _num_wire_bytes(frame: bytes) -> int:
+def num_wire_bytes(frame: bytes) -> int:
     """Of the packets that a frame is on a cable: a header for each of them."""
     _, kind, header_len, segment_len = struct.unpack_from("BBHH", frame)
     num = len(frame) - _HEADER

@@ -16,7 +16,7 @@ from tests.scaling.hosts.echo import Echo, serve_echo
 pytestmark = [pytest.mark.chaos, pytest.mark.timeout(120), pytest.mark.usefixtures("capable")]
 
 NUM_PACKETS = 4000
-# Counts what comes of the datagrams that are sent to it, until there is none for a second. 33: SO_RCVBUFFORCE.
+# Counts what comes of the datagrams that are sent to it, until none comes for a second. 33: SO_RCVBUFFORCE.
 COUNT = """
 import socket, sys
 receiver = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
