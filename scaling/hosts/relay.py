@@ -58,7 +58,10 @@ class _Way:
 
 
 def main(arguments: list[str]) -> None:
-    here, there = (_open_tap(*arguments[i : i + 2]) for i in (0, 2))
+    with open("/proc/self/ns/net", "rb") as own:
+        here, there = (_open_tap(*arguments[i : i + 2]) for i in (0, 2))
+        # Not one of a host's processes: those end, and start anew, without their cable.
+        _enter(own.fileno(), "its own")
     # On a busy machine a frame would wait for the processor longer than for its delay.
     with suppress(OSError):
         os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(1))
@@ -69,15 +72,18 @@ def main(arguments: list[str]) -> None:
 
 def _open_tap(namespace: str, device: str) -> int:
     """A new device, which goes away with this process."""
-    libc = ctypes.CDLL(None, use_errno=True)
     with open(f"/run/netns/{namespace}", "rb") as file:
-        if libc.setns(file.fileno(), _CLONE_NEWNET) != 0:
-            raise OSError(ctypes.get_errno(), "setns", namespace)
+        _enter(file.fileno(), namespace)
     tap = os.open("/dev/net/tun", os.O_RDWR | os.O_NONBLOCK)
     flags = _IFF_TAP | _IFF_NO_PI | _IFF_VNET_HDR
     fcntl.ioctl(tap, _TUNSETIFF, struct.pack("16sH22x", device.encode(), flags))
     fcntl.ioctl(tap, _TUNSETOFFLOAD, _OFFLOADS)
     return tap
+
+
+def _enter(namespace: int, name: str) -> None:
+    if ctypes.CDLL(None, use_errno=True).setns(namespace, _CLONE_NEWNET) != 0:
+        raise OSError(ctypes.get_errno(), "setns", name)
 
 
 def _carry(other_end: dict[int, int], rng: random.Random) -> None:
@@ -165,7 +171,9 @@ class Relay:
         """Idempotent."""
         for stream in (self._process.stdin, self._process.stdout):
             assert stream is not None
-            stream.close()
+            # What it was last told may not have gone out, where it has died.
+            with suppress(BrokenPipeError):
+                stream.close()
         if self._process.poll() is None:
             self._process.kill()
         self._process.wait(10)
