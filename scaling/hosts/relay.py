@@ -26,7 +26,7 @@ _TUNSETIFF = 0x400454CA
 _TUNSETOFFLOAD = 0x400454D0
 _IFF_TAP, _IFF_NO_PI, _IFF_VNET_HDR = 0x0002, 0x1000, 0x4000
 # The sender's kernel need neither cut what it sends into packets nor sum it up: a frame has up to 64 KiB of a
-# stream, and says so in a header, which the other end is given as it is. See virtio_net_hdr in the headers of Linux.
+# stream, and says so in a header, which the other end is given as it is. See virtio_net_hdr of Linux.
 _OFFLOADS = 0x01 | 0x02 | 0x04  # TUN_F_CSUM, TUN_F_TSO4, TUN_F_TSO6
 _MAX_FRAME = 1 << 17
 # As a queue of a network card: more than this on its way, and the newest is lost.
