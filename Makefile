@@ -49,7 +49,7 @@ test-store: install  ## checkpoints in object stores, servers on this machine: d
 	PYTHONPATH=.venv-store $(BIN)/python -m pytest -m store tests/moe_model/remote/test_store.py $(ARGS)
 
 chaos: install  ## all scenarios of failure; those of networks need root, iproute2 and iptables
-	$(BIN)/python -m pytest -m 'not slow' tests/scenarios tests/chaos tests/integration/test_chaos.py tests/integration/test_machines.py $(ARGS)
+	$(BIN)/python -m pytest -m 'not slow' tests/scenarios tests/chaos tests/scaling/hosts tests/integration/test_chaos.py tests/integration/test_machines.py $(ARGS)
 
 test-slow: install  ## the tests that take a minute each
 	$(BIN)/python -m pytest -m slow $(ARGS)

@@ -24,6 +24,7 @@ TOGETHER = {
     "tests/integration/": "clusters",
     "tests/scenarios/": "clusters",
     "tests/chaos/": "clusters",
+    "tests/scaling/hosts/": "clusters",
     "tests/deploy/test_live_compose.py": "clusters",
     "tests/deploy/test_live_prometheus.py": "clusters",
 }

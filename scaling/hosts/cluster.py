@@ -75,12 +75,14 @@ class HostCluster:
     def is_whole(self) -> bool:
         return self.ray is None or all(self.ray.is_up(host) for host in (self.head, *self.workers))
 
-    def wait_empty(self) -> None:
-        """Until no host has a worker's process. Raises TimeoutError."""
+    def is_empty(self) -> bool:
+        """Whether no host has a worker's process, or has none some seconds later."""
         hosts = (self.head, *self.workers)
-        wait_until(
-            lambda: not any(pids_of(host, ACTOR) for host in hosts), _EMPTY_TIMEOUT, "a worker did not end"
-        )
+        try:
+            wait_until(lambda: not any(pids_of(host, ACTOR) for host in hosts), _EMPTY_TIMEOUT, "not empty")
+        except TimeoutError:
+            return False
+        return True
 
     def _limit_to_whole_cores(self, cell: Cell) -> None:
         for host, caps in zip(self.workers, caps_of(cell), strict=True):

@@ -16,7 +16,7 @@ from chaos.processes import FaultError
 
 CONTROLLERS = ("cpu", "memory")
 # The kernel takes no quota below a millisecond. In the longest stop of a host with few cores its worker
-# answers nobody: the period is as short as the quota allows.
+# answers no call: the period is as short as the quota allows.
 _PERIOD_US, _MIN_QUOTA_US = 4_000, 1_000
 _END_TIMEOUT = 10.0
 # What enters the groups by itself, so that all that it starts is in them from the beginning.
@@ -49,9 +49,18 @@ class HostGroup:
         procs = [str(group.folder / "cgroup.procs") for group in (self._cpu, self._memory)]
         return ["sh", "-c", _ENTER, *procs, *command]
 
+    def weigh(self, num_processes: int) -> None:
+        """Where processes want more cores than there are, all in here together count as so many without a
+        group. RuntimeError."""
+        with _told():
+            if self._cpu.version == 2:
+                self._cpu.write("cpu.weight", str(min(10_000, 100 * num_processes)))
+            else:
+                self._cpu.write("cpu.shares", str(1024 * num_processes))
+
     def limit_cores(self, cores: float | None) -> None:
         """From now on; None: no limit. Raises RuntimeError."""
-        period = _PERIOD_US if cores is None else max(_PERIOD_US, round(_MIN_QUOTA_US / cores))
+        period = period_us(cores)
         quota = None if cores is None else max(_MIN_QUOTA_US, round(cores * period))
         with _told():
             if self._cpu.version == 2:
@@ -111,6 +120,11 @@ def missing_groups(mounts: Path = MOUNTS) -> str:
     except RuntimeError as error:
         return f"hosts need control groups: {error}"
     return ""
+
+
+def period_us(cores: float | None) -> int:
+    """In which a host has its quota anew, in microseconds."""
+    return _PERIOD_US if cores is None else max(_PERIOD_US, round(_MIN_QUOTA_US / cores))
 
 
 @contextmanager

@@ -88,3 +88,8 @@ def kill_all_in(namespace: Path) -> None:
 def _is_left_over(name: str) -> bool:
     found = _NAMES.fullmatch(name)
     return found is not None and not Path(f"/proc/{found[1]}").exists()
+
+
+if __name__ == "__main__":
+    for _name in sweep():
+        print(_name)

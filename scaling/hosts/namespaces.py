@@ -129,6 +129,8 @@ class Host(Namespace):
         """
         if self.group is None:
             self.group = HostGroup(self.name)
+            # A group counts as one process otherwise, however many threads its workers have.
+            self.group.weigh(os.cpu_count() or 1)
         self.group.limit_cores(cores)
         self.group.limit_memory(memory_mb)
 

@@ -1,7 +1,7 @@
 """A real Ray cluster over the hosts of a Network: a head, and a node on each of the others.
 
 As deployments do it: `ray start --block` on each, with a token, pinned ports, no dashboard. When Ray's raylet
-ends, so does that command and all of its node; what supervises it starts it anew: here, the one who asks.
+ends, so does that command and all of its node; what supervises it starts it anew: here, the caller.
 """
 
 import json

@@ -26,7 +26,7 @@ _TUNSETIFF = 0x400454CA
 _TUNSETOFFLOAD = 0x400454D0
 _IFF_TAP, _IFF_NO_PI, _IFF_VNET_HDR = 0x0002, 0x1000, 0x4000
 # The sender's kernel need neither cut what it sends into packets nor sum it up: a frame has up to 64 KiB of a
-# stream, and says so in a header, which the other end is given as it is. See linux/if_tun.h.
+# stream, and says so in a header, which the other end is given as it is. See virtio_net_hdr of Linux.
 _OFFLOADS = 0x01 | 0x02 | 0x04  # TUN_F_CSUM, TUN_F_TSO4, TUN_F_TSO6
 _MAX_FRAME = 1 << 17
 # As a queue of a network card: more than this on its way, and the newest is lost.
@@ -52,13 +52,16 @@ class _Way:
         if self.bits_per_second > 0:
             if self.free_at - now > _MAX_QUEUE:
                 return None
-            self.free_at = max(now, self.free_at) + 8 * _num_wire_bytes(frame) / self.bits_per_second
+            self.free_at = max(now, self.free_at) + 8 * num_wire_bytes(frame) / self.bits_per_second
             now = self.free_at
         return now + self.delay + rng.uniform(-self.jitter, self.jitter)
 
 
 def main(arguments: list[str]) -> None:
-    here, there = (_open_tap(*arguments[i : i + 2]) for i in (0, 2))
+    with open("/proc/self/ns/net", "rb") as own:
+        here, there = (_open_tap(*arguments[i : i + 2]) for i in (0, 2))
+        # Not one of a host's processes: those end, and start anew, without their cable.
+        _enter(own.fileno(), "its own")
     # On a busy machine a frame would wait for the processor longer than for its delay.
     with suppress(OSError):
         os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(1))
@@ -69,15 +72,18 @@ def main(arguments: list[str]) -> None:
 
 def _open_tap(namespace: str, device: str) -> int:
     """A new device, which goes away with this process."""
-    libc = ctypes.CDLL(None, use_errno=True)
     with open(f"/run/netns/{namespace}", "rb") as file:
-        if libc.setns(file.fileno(), _CLONE_NEWNET) != 0:
-            raise OSError(ctypes.get_errno(), "setns", namespace)
+        _enter(file.fileno(), namespace)
     tap = os.open("/dev/net/tun", os.O_RDWR | os.O_NONBLOCK)
     flags = _IFF_TAP | _IFF_NO_PI | _IFF_VNET_HDR
     fcntl.ioctl(tap, _TUNSETIFF, struct.pack("16sH22x", device.encode(), flags))
     fcntl.ioctl(tap, _TUNSETOFFLOAD, _OFFLOADS)
     return tap
+
+
+def _enter(namespace: int, name: str) -> None:
+    if ctypes.CDLL(None, use_errno=True).setns(namespace, _CLONE_NEWNET) != 0:
+        raise OSError(ctypes.get_errno(), "setns", name)
 
 
 def _carry(other_end: dict[int, int], rng: random.Random) -> None:
@@ -109,7 +115,7 @@ def _carry(other_end: dict[int, int], rng: random.Random) -> None:
             _write(*heapq.heappop(on_the_way)[2:])
 
 
-def _num_wire_bytes(frame: bytes) -> int:
+def num_wire_bytes(frame: bytes) -> int:
     """Of the packets that a frame is on a cable: a header for each of them."""
     _, kind, header_len, segment_len = struct.unpack_from("BBHH", frame)
     num = len(frame) - _HEADER
@@ -165,7 +171,9 @@ class Relay:
         """Idempotent."""
         for stream in (self._process.stdin, self._process.stdout):
             assert stream is not None
-            stream.close()
+            # What it was last told may not have gone out, where it has died.
+            with suppress(BrokenPipeError):
+                stream.close()
         if self._process.poll() is None:
             self._process.kill()
         self._process.wait(10)

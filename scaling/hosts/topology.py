@@ -53,10 +53,8 @@ class NamespaceTopology:
                     yield RunningHosts(cluster, server, cell)
                 finally:
                     cluster.end(cell)
-            if not server.ended_by_itself:
+            if not (server.ended_by_itself and cluster.is_empty()):
                 self.close()
-            elif self._cluster is not None:
-                cluster.wait_empty()
         except BaseException:
             # Nothing is known of what is left there.
             self.close()

@@ -171,6 +171,16 @@ def test_a_relay_delays_each_way(far: Host, a: Host) -> None:
         assert round_trip(echo) < 0.005
 
 
+def test_a_cable_outlives_the_processes_of_its_host() -> None:
+    with Network() as network:
+        host = network.host("h", is_relayed=True)
+        for _ in range(2):
+            serve_echo(host)
+            with Echo(host) as echo:
+                assert echo.round_trip() < 1.0
+            host.kill_all()
+
+
 def test_jitter_spreads_the_delays(far: Host) -> None:
     with Echo(far) as echo, Delay(far, 0.02, jitter=0.01):
         times = [echo.round_trip() for _ in range(40)]
