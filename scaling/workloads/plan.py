@@ -11,7 +11,6 @@ from scaling.workloads.prompts import with_prompts
 from scaling.workloads.request import Sized, Workload, cut, fits
 from scaling.workloads.traces.table import sized_of
 
-
 # A load does not take longer: a year.
 MOST_SECONDS = 366 * 86_400.0
 

@@ -1,4 +1,4 @@
-"""aiperf 0.13 (https://github.com/ai-dynamo/aiperf): `aiperf profile`, whose JSON lines have every request."""
+"""aiperf 0.13 (https://github.com/ai-dynamo/aiperf): `aiperf profile`, with a line of JSON for a request."""
 
 from pathlib import Path
 

@@ -9,8 +9,8 @@ from scaling.loads.base import Target
 
 
 def tokenizer_folder(target: Target, folder: Path) -> Path:
-    """The folder of a Hugging Face model as it is; else one that is made in `folder`. Raises ConfigError where
-    the model has no tokenizer: such a model answers token ids only, and tools send texts."""
+    """The folder of a Hugging Face model as it is; else one that is made in `folder`. Raises ConfigError
+    where the model has no tokenizer: such a model answers token ids only, and tools send texts."""
     file = target.tokenizer
     if file is None or not file.is_file():
         raise ConfigError("load: the model has no tokenizer.json, which load generators need: take tool: own")

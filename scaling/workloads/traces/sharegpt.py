@@ -1,7 +1,7 @@
 """Conversations as files in the manner of ShareGPT have them: a JSON list of objects, or one in each line.
 
-`conversations` is a list of turns, `{"from": "human", "value": TEXT}` and `{"from": "gpt", "value": TEXT}`; the
-first turn is the prompt, the second the output, as in the benchmarks of vLLM
+`conversations` is a list of turns, `{"from": "human", "value": TEXT}` and `{"from": "gpt", "value": TEXT}`;
+the first turn is the prompt, the second the output, as in the benchmarks of vLLM
 (https://docs.vllm.ai/en/latest/benchmarking/cli/). `messages` with `role` and `content` are taken as well.
 Conversations of one turn are left out. There are no times.
 """

@@ -61,9 +61,7 @@ def _conversations(path: Path, load: Load, target: Target) -> tuple[list[Sized],
     notes: list[str] = []
     encode = _encoder(target)
     if encode is None:
-        notes.append(
-            f"the model has no tokenizer: {BYTES_PER_TOKEN} bytes of text count as a token, prompts are random"
-        )
+        notes.append(f"no tokenizer: {BYTES_PER_TOKEN} bytes of text count as a token, prompts are random")
         found = sharegpt.read(path, lambda turn: range(-(-len(turn.encode()) // BYTES_PER_TOKEN)))
         return [Sized(each.num_prompt, each.num_output) for each in _first(found, load, path, notes)], notes
     return _first(sharegpt.read(path, encode), load, path, notes), notes
@@ -89,6 +87,6 @@ def _encoder(target: Target) -> Callable[[str], Sequence[int]] | None:
     try:
         found = tokenizers.Tokenizer.from_file(str(target.tokenizer))
     # The library raises plain Exceptions.
-    except Exception as error:  # noqa: BLE001
+    except Exception as error:
         raise ConfigError(f"{target.tokenizer}: {' '.join(str(error).split())[:200]}") from error
     return lambda said: list(found.encode(said, add_special_tokens=False).ids)

@@ -208,7 +208,6 @@ def test_no_file_is_another_error(tmp_path: Path, text: bytes, kind: str) -> Non
     for start in (b"", HEAD.encode(), b'{"timestamp": ', b'[{"conversations": '):
         try:
             found = read(tmp_path, start + text, kind, Load(concurrency=1))
-        except ConfigError as error:
-            assert str(error)
-        else:
-            assert found.requests
+        except ConfigError:
+            continue
+        assert found.requests
