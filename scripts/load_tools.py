@@ -1,8 +1,8 @@
 """Makes .venv-loads, load generators of others: `python scripts/load_tools.py [NAME ...]`.
 
 Each has an environment of its own in there, with the versions of scripts/loads/NAME.txt. What this
-environment has already (torch above all) they see as well, which saves gigabytes. Of vLLM only what `vllm bench serve`
-imports is installed: the rest needs CUDA.
+environment has already (torch above all) they see as well, which saves gigabytes. Of vLLM only what
+`vllm bench serve` imports is installed: the rest needs CUDA.
 """
 
 import hashlib
