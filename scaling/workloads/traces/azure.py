@@ -1,8 +1,8 @@
 """Azure's traces of LLM inference: CSV with TIMESTAMP, ContextTokens, GeneratedTokens.
 
 Of November 2023 (https://github.com/Azure/AzurePublicDataset/blob/master/AzureLLMInferenceDataset2023.md),
-whose times have no zone and seven digits of a second, as `2023-11-16 18:17:03.9799600`; and of May 2024
-(AzureLLMInferenceDataset2024.md there), whose times end with a zone, as `2024-05-10 00:00:00.009930+00:00`.
+whose times have no zone and seven digits of a second, as `2023-11-16 18:17:03.9799600`; and of May 2024,
+described beside it, whose times end with a zone, as `2024-05-10 00:00:00.009930+00:00`.
 """
 
 import re

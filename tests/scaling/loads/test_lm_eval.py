@@ -70,6 +70,12 @@ def test_texts_are_those_of_our_client(target: Target, tmp_path: Path) -> None:
     _, samples = evaluated(target, "expertmesh_continuations", tmp_path)
     with Client(target.grpc_address) as client:
         for doc, sample in zip(DOCS, samples, strict=True):
-            options = {"max_tokens": 6, "temperature": 0.0, "stop_sequences": ["\n"]}
-            answer = client.generate(doc["question"], **options)  # type: ignore[arg-type]
+            # It sends token ids, without BOS.
+            answer = client.generate(
+                doc["question"],
+                max_tokens=6,
+                temperature=0.0,
+                stop_sequences=["\n"],
+                add_special_tokens=False,
+            )
             assert sample["filtered_resps"] == [answer.text]
