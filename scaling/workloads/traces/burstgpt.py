@@ -1,7 +1,7 @@
 """BurstGPT (https://github.com/HPMLL/BurstGPT, arXiv:2401.17644): CSV with a row for each request.
 
 `Timestamp` is in seconds since the trace began, `Request tokens` and `Response tokens` are lengths; other
-columns (`Model`, `Total tokens`, `Log Type`, later `Session ID` and `Elapsed time`) do not count. A request
+columns (`Model`, `Total tokens`, `Log Type` and, later, more) do not count. A request
 that failed has 0 response tokens; it is left out.
 """
 
