@@ -14,7 +14,7 @@ INSTALLED := .venv/.installed
 # Each has its C sources in src/, and the module that is built of them beside it.
 NATIVE := moe_model/kernels/native expert_workers/transports/stream/native expert_workers/dispatch/native
 
-.PHONY: help install demo serve test test-long test-slow test-arm test-store chaos check check-deploy manifests format protos pages bench bench-serve bench-peers \
+.PHONY: help install demo serve test test-long test-slow test-arm test-store test-loads chaos check check-deploy manifests format protos pages bench bench-serve bench-peers \
   bench-service fuzz examples clean
 
 help:  ## show this list
@@ -47,6 +47,10 @@ test-store: install  ## checkpoints in object stores, servers on this machine: d
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt --target .venv-store --upgrade \
 	  s3fs==2026.9.0 gcsfs==2026.10.1 'moto[server]==5.2.5' gcp-storage-emulator==2026.7.19
 	PYTHONPATH=.venv-store $(BIN)/python -m pytest -m store tests/moe_model/remote/test_store.py $(ARGS)
+
+test-loads: install  ## guidellm, aiperf, vLLM's client and lm-eval against a server: downloads some 900 MB once
+	$(BIN)/python scripts/load_tools.py
+	$(BIN)/python -m pytest -m loads tests/scaling/loads $(ARGS)
 
 chaos: install  ## all scenarios of failure; those of networks need root, iproute2 and iptables
 	$(BIN)/python -m pytest -m 'not slow' tests/scenarios tests/chaos tests/scaling/hosts tests/integration/test_chaos.py tests/integration/test_machines.py $(ARGS)
@@ -107,4 +111,4 @@ examples:  ## what the Node example in docs/ needs
 	npm install --no-save --silent @grpc/grpc-js @grpc/proto-loader
 
 clean:  ## remove what make made
-	rm -rf .venv .venv-store .venv-protos .venv-peers .venv-deploy .fuzz node_modules .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info client/*.egg-info build client/build dist $(NATIVE:%=%/*.so)
+	rm -rf .venv .venv-store .venv-loads .venv-protos .venv-peers .venv-deploy .fuzz node_modules .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info client/*.egg-info build client/build dist $(NATIVE:%=%/*.so)

@@ -62,7 +62,7 @@ def first_token(request: Timed) -> float:
 
 
 def per_token(request: Timed) -> float:
-    """Seconds from the first token to the last, over the tokens that followed the first; 0 of a single one."""
+    """Seconds from the first token to the last, over the tokens after the first; 0 of a single one."""
     if request.num_tokens < 2 or len(request.token_s) < 2:
         return 0.0
     return (request.token_s[-1] - request.token_s[0]) / (request.num_tokens - 1)

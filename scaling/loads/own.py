@@ -88,7 +88,7 @@ def _carried_out(order: Order, folder: Path, on_begin: Callable[[], None]) -> Re
 
 
 def timed_of(answer: Answer, planned: Planned) -> Timed:
-    """What came of one request. Its error is a status of gRPC, or says that a stream ended before its time."""
+    """What came of one request. Its error is a status of gRPC, or says that a stream ended early."""
     token_s: list[float] = []
     token_ids: list[int] = []
     has_summary = False

@@ -49,7 +49,8 @@ class LongClients:
     async def follow(self, client: int, message: bytes, trace: Trace) -> None:
         channel = self._channels[client % len(self._channels)]
         # Without functions for them, messages are the bytes that they are.
-        call = channel.unary_stream(STREAM)(message)
+        method: grpc.aio.UnaryStreamMultiCallable[bytes, bytes] = channel.unary_stream(STREAM)
+        call = method(message)
         try:
             async for data in call:
                 trace.messages.append((time.perf_counter(), data))
@@ -67,7 +68,7 @@ class Sent:
         self.sent: dict[int, float] = {}
 
     async def run(self) -> None:
-        """Returns when all have ended. A closed loop's clients take the next request that no other has taken."""
+        """Returns when all have ended. Clients of a closed loop take the next that no other has taken."""
         numbers = iter(range(len(self._order.messages)))
         if self._order.due_s:
             await asyncio.gather(*(self._when_due(number) for number in numbers))

@@ -4,7 +4,7 @@ import random
 
 
 def poisson(rate: float, num: int, seed: int) -> list[float]:
-    """(num,) seconds since the load began, growing; the first is 0. Gaps are exponential, of mean 1 / rate."""
+    """(num,) seconds since the load began, the first 0. Gaps are exponential, their mean 1 / rate."""
     rng, at, found = random.Random(f"arrivals {seed}"), 0.0, []
     for _ in range(num):
         found.append(at)

@@ -12,8 +12,8 @@ MOST = 16
 def lengths(kind: Lengths, mean: int, spread: float, num: int, seed: int, what: str) -> list[int]:
     """`num` lengths of at least one token.
 
-    `uniform`: from mean x (1 - spread) to mean x (1 + spread), both included. `lognormal`: the mean is `mean`,
-    and `spread` is the standard deviation of the logarithm. `what` keeps prompts' and outputs' apart."""
+    `uniform`: from mean x (1 - spread) to mean x (1 + spread), both included. `lognormal`: the mean is
+    `mean`, `spread` the standard deviation of the logarithm. `what` keeps prompts' and outputs' apart."""
     rng = random.Random(f"lengths {what} {seed}")
     match kind:
         case "uniform":

@@ -19,9 +19,9 @@ class Planned(Struct, frozen=True):
 class Sized(Struct, frozen=True):
     """A request as a trace has it: lengths in tokens, and no text.
 
-    `blocks`: numbers of its blocks of `block_tokens` tokens each, the last one of which may be shorter; prompts
-    that begin with the same numbers begin with the same tokens. Empty: it shares nothing. `prompt`: where the
-    trace has the text itself, its tokens."""
+    `blocks`: numbers of its blocks of `block_tokens` tokens each, the last one of which may be shorter;
+    prompts that begin with the same numbers begin with the same tokens. Empty: it shares nothing. `prompt`:
+    where the trace has the text itself, its tokens."""
 
     num_prompt: int
     num_output: int

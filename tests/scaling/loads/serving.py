@@ -5,9 +5,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from benchmarks.server_process import serving
 from prometheus_client.parser import text_string_to_metric_families
 
+from benchmarks.server_process import serving
 from scaling.loads.base import Target
 
 ROOT = Path(__file__).parents[3]
