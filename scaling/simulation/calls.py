@@ -97,7 +97,7 @@ class CallPool:
         self._changed = env.event()
         self._flights: list[Flight] = []
         self.num_bytes = [0.0, 0.0]
-        self.num_hedged = 0
+        self.num_hedged = self.num_pairs = 0
         self.can_fail = False
 
     def publish(self, held: Mapping[int, list[tuple[int, ...]]]) -> None:
@@ -235,8 +235,7 @@ class CallPool:
             seconds += worker.costs.answer(round(call.bytes_out), round(call.bytes_back))
             yield worker.cores.run(worker.group, seconds, worker.place.threads, weight)
         call.done = env.now
-        worker.num_calls += 1
-        worker.num_pairs += call.num_pairs
+        self.num_pairs += call.num_pairs
         yield env.timeout(self._network.arrival(env.now, there, self._here, call.bytes_back) - env.now)
         self.num_bytes[1] += call.bytes_back
         if call.outcome is None:

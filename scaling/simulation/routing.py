@@ -92,3 +92,8 @@ def _scaled(counts_E: Ints, num_rows: int, num_drawn: int, top_k: int) -> Ints:
         if whole_E[expert] < num_rows:
             whole_E[expert] += 1
     return whole_E
+
+
+def traced(path: Path, config: ModelConfig) -> Draws:
+    """By the shares of a recorded trace. Raises ConfigError."""
+    raise ConfigError(f"{path}: traces are not read yet for {config.family}")

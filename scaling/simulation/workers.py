@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
+from msgspec import structs
 from simpy import Environment, Resource
 
 from expert_workers.placement.placement import Placement, Share, place
@@ -10,6 +11,7 @@ from expert_workers.transports.base import Failure
 from moe_model.layers.dispatch import ExpertKey
 from scaling.costs.base import NodeCosts
 from scaling.costs.forms import weight_bytes
+from scaling.machines import Machine
 from scaling.shape import Shape
 from scaling.simulation.machine import Cores, Group
 from scaling.simulation.setting import Setting, WorkerPlace
@@ -35,8 +37,6 @@ class SimWorker:
     group: Group
     turn: Resource
     failure: Failure | None = None
-    num_calls: int = 0
-    num_pairs: int = 0
     experts_s: dict[tuple[int, ...], float] = field(default_factory=dict)
     weights: dict[tuple[int, ...], float] = field(default_factory=dict)
 
@@ -109,10 +109,15 @@ def make_workers(
     setting: Setting, shape: Shape, env: Environment, cores: Mapping[str, Cores]
 ) -> list[SimWorker]:
     found = []
+    known: dict[tuple[Machine, float], tuple[NodeCosts, NodeCosts, dict[tuple[int, ...], float]]] = {}
     for rank, where in enumerate(setting.workers):
         machine = cores[where.machine]
-        costs = setting.costs(where, shape)
-        whole = setting.costs(replace(where, threads=machine.num), shape)
+        # Machines that differ in nothing but their names have the same costs.
+        alike = structs.replace(setting.machines.named(where.machine), name="alike"), where.threads
+        if alike not in known:
+            whole = setting.costs(replace(where, threads=machine.num), shape)
+            known[alike] = setting.costs(where, shape), whole, {}
+        costs, whole, experts_s = known[alike]
         group = machine.group(where.quota, setting.period_s)
-        found.append(SimWorker(rank, where, costs, whole, machine, group, Resource(env)))
+        found.append(SimWorker(rank, where, costs, whole, machine, group, Resource(env), experts_s=experts_s))
     return found

@@ -63,6 +63,9 @@ COMMANDS = {
     "keys": Entry("keys", "keys", "make API keys"),
     "bench": Entry("bench", "bench", "measure this machine: engine, service, dispatch, other systems"),
     "chaos": Entry("chaos", "chaos", "break workers of a live server under load, report what was lost"),
+    "simulate": Entry(
+        "simulate_arguments", "simulate", "simulate a model on machines: rates, waits, and what binds"
+    ),
     "import": Entry(
         "import_arguments",
         "import_checkpoint",
