@@ -40,7 +40,7 @@ def test_the_workers_know_no_messages() -> None:
 
 
 # Of the composition root, what puts workers together.
-OPENERS = ("engine_side", "experts", "open_workers", "open_fleet", "ray_process")
+OPENERS = ("engine_side", "experts", "open_workers", "open_fleet", "planned_workers", "ray_process")
 
 
 # Commands that make machines a cluster; with a server they have nothing to do.

@@ -5,15 +5,14 @@ import asyncio
 from dataclasses import replace
 from importlib import import_module
 
-from coordinator.config.serve import ServeConfig
+from coordinator.commands.plan_options import config_of
 from coordinator.server.environment import api_key
 from coordinator.server.launcher.launch import launch
-from expertmesh.commands.options import options_of
 
 
 def run(args: argparse.Namespace) -> int:
     """Raises ExpertMeshError when the server cannot begin."""
-    config = replace(options_of(args, ServeConfig), api_key=api_key())
+    config = replace(config_of(args), api_key=api_key())
     if config.processes.with_engine:
         return asyncio.run(launch(config, args.report))
     # What computes is large, and this process is the one that does it.

@@ -29,7 +29,8 @@ class MachineArguments:
         float, Option("--worker-cores", parse=positive_number, metavar="N", help="cores (%(default)g)")
     ] = 32.0
     memory_gb: Annotated[
-        float, Option("--memory", parse=positive_number, metavar="GB", help="memory, of 1e9 bytes (%(default)g)")
+        float,
+        Option("--memory", parse=positive_number, metavar="GB", help="memory, of 1e9 bytes (%(default)g)"),
     ] = 256.0
     gbytes_per_s: Annotated[
         float,
@@ -65,7 +66,11 @@ class LoadArguments:
     concurrency: Annotated[
         int | None,
         Option(
-            "--concurrency", one_of="load", parse=positive, metavar="B", help="requests at once (8 without --rate)"
+            "--concurrency",
+            one_of="load",
+            parse=positive,
+            metavar="B",
+            help="requests at once (8 without --rate)",
         ),
     ] = None
     rate: Annotated[
@@ -148,7 +153,8 @@ class SimulateArguments:
         ),
     ] = None
     layers: Annotated[
-        int | None, Option("--layers", parse=positive, metavar="N", help="only so many of a config.json's layers")
+        int | None,
+        Option("--layers", parse=positive, metavar="N", help="only so many of a config.json's layers"),
     ] = None
     seed: Annotated[int, Option("--seed", parse=index, metavar="N", help="of all chance (%(default)s)")] = 0
     grid: Annotated[

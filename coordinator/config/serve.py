@@ -6,6 +6,7 @@ from typing import Annotated
 from coordinator.config.engine import EngineConfig
 from coordinator.config.model import ModelOptions
 from coordinator.config.observability import ObservabilityConfig
+from coordinator.config.plan import PlanConfig
 from coordinator.config.security import SecurityConfig
 from coordinator.config.service import (
     Addresses,
@@ -45,5 +46,6 @@ class ServeConfig:
     security: Annotated[SecurityConfig, _SECURITY] = field(default_factory=SecurityConfig)
     observability: Annotated[ObservabilityConfig, _TELLING] = field(default_factory=ObservabilityConfig)
     workers: Annotated[WorkersConfig, Group("expert workers")] = TWO_WORKERS
+    plan: Annotated[PlanConfig, Group("expert workers")] = field(default_factory=PlanConfig)
     engine: Annotated[EngineConfig, Group("engine")] = field(default_factory=EngineConfig)
     api_key: str | None = None

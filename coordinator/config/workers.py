@@ -231,6 +231,9 @@ class WorkersConfig:
     insecure: Annotated[
         bool, Option("--insecure", is_shared=True, help="use --ray-address also where Ray asks for no token")
     ] = False
+    # What a plan says besides options; a server's --plan sets it.
+    plan: Path | None = None
+    plan_machines: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if self.cluster is not None and self.data_tls is not None:

@@ -19,6 +19,8 @@ from coordinator.server.open_fleet import (
     worker_spec,
 )
 from coordinator.server.phases import UNTOLD, Phases
+from coordinator.server.plan_file import PlanFile
+from coordinator.server.planned_workers import nodes_of, planned_of, read_planned
 from expert_workers.cluster.place import OwnRay
 from expert_workers.dispatch.combine import Combine
 from expert_workers.dispatch.options import OnLoss, PoolOptions
@@ -60,22 +62,24 @@ def open_workers(
     another process has started for this one. Raises HaltedError."""
     client = f"coordinator {platform.node()}:{os.getpid()} ({uuid4().hex[:8]})"
     spec, halt = worker_spec(checkpoint, engine, workers), halt or Halt()
+    plan = read_planned(workers, checkpoint.config)
     with ExitStack() as stack:
         transport = stack.enter_context(open_transport(workers))
         if transport.spans_processes:
             phases("Ray")
         fleet = stack.enter_context(open_fleet(spec, transport, workers, own_ray))
         halt.check()
-        there = _what_is_there(fleet, workers, halt, phases)
+        there = _what_is_there(fleet, workers, halt, phases, plan)
         catalog = Catalog.of_checkpoint(checkpoint.config).sliced(engine.expert_slices)
         watchers, here = ExpertObservers(observers), InProcessTransport()
-        pool_options = _pool_options(engine, workers, there.epoch)
+        pool_options = _pool_options(engine, workers, there.epoch, plan)
         pool = ExpertPool(catalog, transport, pool_options, None, watchers, here)
         expected = Expected(there.epoch, client, spec.precision, checkpoint.fingerprint, workers.take_over)
         modules, own = list(catalog.modules), replace(spec, rank=HERE, num_threads=engine.num_threads)
         progress = _progress(checkpoint, len(modules), min(workers.replicas, there.num_workers), phases)
         jobs = Jobs(fleet, expected, _timeouts(workers), pool, progress.add)
-        options, load = _supervisor_options(engine, workers, own), _loader(own, expected, here, pool)
+        options = _supervisor_options(engine, workers, own, plan)
+        load = _loader(own, expected, here, pool)
         supervisor = Supervisor(ControlLoop(jobs, modules, pool, options, watchers, load, over))
         pool.set_rescuer(supervisor)
         halt.then(supervisor.halt)
@@ -114,13 +118,17 @@ def _start(supervisor: Supervisor, there: _There, timeout: float, progress: Modu
     supervisor.start(number, timeout, lambda: progress.num_loaded, machines, node_ids)
 
 
-def _what_is_there(fleet: Fleet, workers: WorkersConfig, halt: Halt, phases: Phases) -> _There:
+def _what_is_there(
+    fleet: Fleet, workers: WorkersConfig, halt: Halt, phases: Phases, plan: PlanFile | None
+) -> _There:
     ranks = fleet.find()
     if workers.replace_workers:
         fleet.end(ranks)
         ranks = frozenset()
     found = describe_all(fleet, ranks, workers.call_timeout, halt)
     epoch = 1 + max((info.epoch for info in found.values()), default=0)
+    if plan is not None and workers.is_on_running_ray:
+        return _There(ranks, epoch, workers.num_workers, None, nodes_of(plan, fleet, workers, halt, phases))
     if workers.workers_per_node == 0:
         return _There(ranks, epoch, workers.num_workers)
 
@@ -143,7 +151,9 @@ def _timeouts(workers: WorkersConfig) -> Timeouts:
     return Timeouts(start=start, answer=answer, load=start)
 
 
-def _supervisor_options(engine: EngineConfig, workers: WorkersConfig, spec: WorkerSpec) -> SupervisorOptions:
+def _supervisor_options(
+    engine: EngineConfig, workers: WorkersConfig, spec: WorkerSpec, plan: PlanFile | None
+) -> SupervisorOptions:
     """`spec`: how this process computes on its CPU, if it does."""
     on_loss = OnLoss(workers.on_expert_loss)
     uses_cpu = on_loss.computes_here or device_of(engine).type == "cpu"
@@ -156,10 +166,13 @@ def _supervisor_options(engine: EngineConfig, workers: WorkersConfig, spec: Work
         rebalance_interval=workers.rebalance_interval,
         health=HealthOptions(canary_interval=workers.canary_interval),
         kernels=spec.kind_of(spec.choose_kernels()) if uses_cpu else None,
+        planned=None if plan is None else planned_of(plan),
     )
 
 
-def _pool_options(engine: EngineConfig, workers: WorkersConfig, epoch: int) -> PoolOptions:
+def _pool_options(
+    engine: EngineConfig, workers: WorkersConfig, epoch: int, plan: PlanFile | None
+) -> PoolOptions:
     return PoolOptions(
         call_timeout=workers.call_timeout,
         least_timeout=min(1.0, workers.call_timeout),
@@ -170,6 +183,8 @@ def _pool_options(engine: EngineConfig, workers: WorkersConfig, epoch: int) -> P
         epoch=epoch,
         num_slices=engine.expert_slices,
         splits_rows=_has_native_kernels(engine, workers),
+        first_costs={} if plan is None else {rank: each.cost for rank, each in enumerate(plan.workers)},
+        fixed_rows=0.0 if plan is None else plan.fixed_rows,
     )
 
 

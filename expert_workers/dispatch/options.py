@@ -55,8 +55,8 @@ class PoolOptions:
     # Whether a row has the same bits with the workers' kernels whatever the others are: then the rows of one
     # expert may go to several holders.
     splits_rows: bool = False
-    # As a plan has it: what a row costs each worker, relative to the others, by rank; and the rows that cost as
-    # much as that an expert has any, since its weights are read. Without costs they are what is measured alone.
+    # As a plan has it: what a row costs each worker, relative to the others, by rank; and the rows that cost
+    # as much as that an expert has any, since its weights are read. Without costs, what is measured counts.
     first_costs: Mapping[int, float] = field(default_factory=dict)
     fixed_rows: float = 0.0
     # False: Python does what C could.

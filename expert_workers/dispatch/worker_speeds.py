@@ -47,7 +47,7 @@ class WorkerSpeeds:
         return self._costs
 
     def costs(self, links: Mapping[int, Link]) -> dict[int, float]:
-        """What a row costs with each worker that may be given any; 1 with the quickest, or what is planned."""
+        """What a row costs with each worker that may be given any; 1 with the quickest, or as planned."""
         now = self._clock()
         if now >= self._until:
             alive = [r for r, link in links.items() if link.failure is None and r not in self._behind]

@@ -53,7 +53,7 @@ class ControlLoop:
         any more: another coordinator has taken over, or the cluster's head is gone."""
         self._options = options = options or SupervisorOptions()
         self._pool, self._observer = pool, observer
-        self._desired = DesiredState(modules, options.replicas, options.redundant)
+        self._desired = DesiredState(modules, options.replicas, options.redundant, options.planned)
         self._recent = RecentLoads(options.rebalance_interval, time.monotonic())
         here = LastResort(load_here, options.restarts)
         self._roster = Roster(options.restarts, here)

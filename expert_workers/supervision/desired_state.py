@@ -10,6 +10,7 @@ from collections.abc import Set as AbstractSet
 
 from expert_workers.dispatch.routes import HERE
 from expert_workers.placement.placement import Placement, Share, moves, place
+from expert_workers.placement.planned import Planned
 from expert_workers.supervision.worker_state import Keys, SupervisedWorker
 from moe_model.errors import ConfigError
 from moe_model.layers.dispatch import ExpertKey
@@ -19,15 +20,25 @@ _log = logging.getLogger(__name__)
 
 # Of the memory that is free with a worker, what its experts may take.
 _MEMORY_SHARE = 0.8
+# How many times longer than a new placement's a layer may take, so that nothing of a plan moves: only what is
+# missing is placed.
+_STAYS = 1e6
+# As `place` has it.
+_TOLERANCE = 0.1
 
 
 class DesiredState:
     """Belongs to the supervisor's thread."""
 
-    def __init__(self, modules: Sequence[ExpertModule], replicas: int, redundant: int) -> None:
+    def __init__(
+        self, modules: Sequence[ExpertModule], replicas: int, redundant: int, planned: Planned | None = None
+    ) -> None:
+        """`planned` holds while its workers and modules are those that there are. Where they are not, what is
+        held stays, and what is missing is placed by the loads and costs that it was made for."""
         self._modules = {module.key: module for module in modules}
         self._replicas = replicas
-        self._redundant = redundant
+        self._redundant = redundant if planned is None else max(redundant, planned.redundant)
+        self._planned = planned
         self._placement = Placement({})
         self._extra: dict[ExpertKey, int] = {}
         self._placed_for: object = None
@@ -93,18 +104,9 @@ class DesiredState:
         if not present or (loads is None and placed_for == self._placed_for):
             return False
         self._placed_for = placed_for
-        neighbours = Counter(_node(w) for w in present)
-        shares = [self._share(w, costs if loads is not None else {}, neighbours[_node(w)]) for w in present]
         current = self._with_extra()
         try:
-            target = place(
-                sorted(self._modules),
-                shares,
-                self._replicas,
-                loads=loads,
-                redundant=self._redundant,
-                current=current,
-            )
+            target = self._target(present, current, loads, costs)
         except ConfigError as error:
             _log.error("the experts stay where they are: %s", error)
             return False
@@ -122,6 +124,32 @@ class DesiredState:
         )
         self._warn_of_few(target)
         return True
+
+    def _target(
+        self,
+        present: Sequence[SupervisedWorker],
+        current: Placement,
+        loads: Mapping[ExpertKey, float] | None,
+        costs: Mapping[int, float],
+    ) -> Placement:
+        """Raises ConfigError."""
+        planned, tolerance = self._planned, _TOLERANCE
+        if loads is None and planned is not None:
+            holders = planned.placement.holders
+            if planned.costs.keys() == {w.rank for w in present} and holders.keys() == self._modules.keys():
+                return planned.placement
+            loads, costs, tolerance = planned.loads, planned.costs, _STAYS
+        neighbours = Counter(_node(w) for w in present)
+        shares = [self._share(w, costs if loads is not None else {}, neighbours[_node(w)]) for w in present]
+        return place(
+            sorted(self._modules),
+            shares,
+            self._replicas,
+            loads=loads,
+            redundant=self._redundant,
+            current=current,
+            tolerance=tolerance,
+        )
 
     def _warn_of_few(self, target: Placement) -> None:
         """Copies that were asked for and have no place yet."""

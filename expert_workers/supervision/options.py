@@ -6,6 +6,7 @@ from typing import Protocol
 
 from expert_workers.dispatch.options import OnLoss
 from expert_workers.dispatch.routes import Routes
+from expert_workers.placement.planned import Planned
 from expert_workers.supervision.health import HealthOptions
 from expert_workers.supervision.restart_policy import RestartOptions
 from expert_workers.transports.base import FailureReason
@@ -55,7 +56,8 @@ class SupervisorOptions:
     stays for `drop_after` once the last step that could have asked for it there has begun. An interval of 0
     is never; `tick` is the longest time between two looks. `workers_per_node` 0: there are as many workers as
     were asked for; `has_machines`: they are on machines that may come and go. `kernels`: what this process
-    computes with on its CPU, experts or not; None: nothing."""
+    computes with on its CPU, experts or not; None: nothing. `planned`: what the workers shall hold while
+    all of its workers are there, and no others."""
 
     replicas: int = 1
     redundant: int = 0
@@ -69,3 +71,4 @@ class SupervisorOptions:
     health: HealthOptions = field(default_factory=HealthOptions)
     restarts: RestartOptions = field(default_factory=RestartOptions)
     kernels: KernelKind | None = None
+    planned: Planned | None = None

@@ -16,10 +16,12 @@ from moe_model.versions.expert_versions import ExpertModule
 
 @dataclass(frozen=True, slots=True)
 class Machine:
-    """One that could run workers. `is_leaving`: it is to be rid of those that it has, and gets no others."""
+    """One that could run workers. `is_leaving`: it is to be rid of those that it has, and gets no others.
+    `address`: of its node in the cluster."""
 
     node_id: str
     is_leaving: bool = False
+    address: str = ""
 
 
 @dataclass(frozen=True, slots=True)

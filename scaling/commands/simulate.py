@@ -66,7 +66,9 @@ def _one(given: SimulateArguments) -> int:
     shape = setting.shape
     context = load.prompt_tokens + (0 if load.steady else load.output_tokens)
     holders = first_holders(setting, shape) if setting.workers else {}
-    memory = fit(setting, shape, holders, -(-min(batch, setting.engine.max_num_seqs) // given.coordinators) * context)
+    memory = fit(
+        setting, shape, holders, -(-min(batch, setting.engine.max_num_seqs) // given.coordinators) * context
+    )
     setting = replace(setting, holders=dict(holders) if setting.workers else None)
     if load.steady:
         streams = steady(setting, batch, load.prompt_tokens)

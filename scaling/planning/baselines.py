@@ -1,4 +1,4 @@
-"""Placements that need no planner: in turn, and longest processing time first. What a plan is compared with."""
+"""Placements that need no planner: in turn, and the longest first. What a plan is compared with."""
 
 import numpy as np
 
@@ -33,8 +33,8 @@ def longest_first(problem: Problem) -> Holders:
     room_M = problem.room_M.copy()
     holders: Holders = []
     for layer in range(problem.num_layers):
-        work_EM = problem.work_EM(layer) / problem.num_copies
-        time_M = np.zeros(problem.num_workers)
+        work_EM = problem.work(layer) / problem.num_copies
+        time_M = problem.start_M.copy()
         row: list[tuple[int, ...]] = [()] * problem.num_modules
         for module in np.argsort(-work_EM.min(axis=1), kind="stable"):
             ranks: list[int] = []

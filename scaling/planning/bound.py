@@ -13,20 +13,21 @@ from scaling.planning.problem import Problem
 _STEPS = 60
 
 
-def bound_L(problem: Problem) -> Floats:
+def bounds(problem: Problem) -> Floats:
     """Seconds, of each layer's slowest worker in a mean step. The dual is raised by some steps of the
     multiplicative subgradient; a module also goes to one worker whole."""
     found = np.zeros(problem.num_layers)
+    num_K = np.bincount(problem.kind_M, minlength=len(problem.table_KG)).astype(np.float64)
     for layer in range(problem.num_layers):
-        work_EM = problem.work_EM(layer)
-        whole = float(work_EM.min(axis=1).max())
-        found[layer] = max(whole, _dual(work_EM, problem.num_slices))
+        work_EK = problem.kind_work(layer)
+        whole = float(work_EK.min(axis=1).max())
+        found[layer] = max(whole, _dual(work_EK, num_K)) + float(problem.start_M.min())
     return found
 
 
-def _dual(work_EM: Floats, num_slices: int) -> float:
+def _dual(work_EK: Floats, num_K: Floats) -> float:
     """Workers of one kind have the same weight, so a kind is one column with a number."""
-    kinds_EK, num_K = np.unique(work_EM, axis=1, return_counts=True)
+    kinds_EK, num_K = work_EK[:, num_K > 0], num_K[num_K > 0]
     weight_K = num_K / kinds_EK.sum(axis=0)
     weight_K /= weight_K.sum()
     best = 0.0

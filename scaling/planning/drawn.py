@@ -8,7 +8,8 @@ from scaling.planning.problem import Ints, Problem
 
 def draw_steps(problem: Problem, num_steps: int, seed: int = 0) -> Ints:
     """[L, steps, E] rows, the same for equal seeds. A row takes K different modules, each with its chance
-    (systematic sampling: Madow, Annals of Mathematical Statistics 20, 1949), all slices of an expert alike."""
+    (systematic sampling: Madow and Madow, Annals of Mathematical Statistics 15, 1944), all slices of an
+    expert alike."""
     rng, num_slices = np.random.default_rng(seed), problem.num_slices
     found = np.zeros((problem.num_layers, num_steps, problem.num_modules), np.int64)
     for layer in range(problem.num_layers):

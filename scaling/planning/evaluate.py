@@ -15,8 +15,8 @@ from scaling.planning.problem import Holders, Ints, Problem
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Evaluator:
-    """`drawn`: [L, steps, E] rows of some steps. `costs`, by worker, and `fixed_rows` are what the dispatch is
-    told of the workers."""
+    """`drawn`: [L, steps, E] rows of some steps. `costs`, by worker, and `fixed_rows` are what the dispatch
+    is told of the workers."""
 
     problem: Problem
     drawn: Ints
@@ -25,7 +25,7 @@ class Evaluator:
 
     @classmethod
     def of(cls, problem: Problem, drawn: Ints) -> "Evaluator":
-        costs = dict(enumerate(problem.costs_M().tolist()))
+        costs = dict(enumerate(problem.costs().tolist()))
         return cls(problem, drawn, costs, problem.fixed_rows)
 
     def chosen(self, holders_E: Sequence[tuple[int, ...]], rows_E: Sequence[int]) -> Ints:
@@ -42,19 +42,20 @@ class Evaluator:
                 found[[column * num_slices + part for column, _ in columns]] = rank
         return found
 
-    def times_M(self, layer: int, step: int, holders_E: Sequence[tuple[int, ...]]) -> Floats:
+    def worker_times(self, layer: int, step: int, holders_E: Sequence[tuple[int, ...]]) -> Floats:
         """Seconds of each worker for one layer of one drawn step."""
         rows_E = self.drawn[layer, step]
         chosen_E = self.chosen(holders_E, rows_E.tolist())
         used = chosen_E >= 0
         seconds = self.problem.times(rows_E[used].astype(float), self.problem.kind_M[chosen_E[used]])
-        return np.bincount(chosen_E[used], seconds, self.problem.num_workers)
+        found = np.bincount(chosen_E[used], seconds, self.problem.num_workers)
+        return np.where(found > 0, found + self.problem.start_M, 0.0)
 
     def layer(self, layer: int, holders_E: Sequence[tuple[int, ...]]) -> float:
         """Seconds of a layer's slowest worker, mean of the drawn steps."""
         num_steps = self.drawn.shape[1]
-        return float(np.mean([self.times_M(layer, step, holders_E).max() for step in range(num_steps)]))
+        return float(np.mean([self.worker_times(layer, step, holders_E).max() for step in range(num_steps)]))
 
-    def seconds_L(self, holders: Holders) -> Floats:
+    def layer_seconds(self, holders: Holders) -> Floats:
         """Of each layer."""
         return np.array([self.layer(layer, holders[layer]) for layer in range(self.problem.num_layers)])

@@ -15,8 +15,8 @@ def greedy(problem: Problem) -> Holders:
     for layer in range(problem.num_layers):
         room.open(layer)
         row: list[list[int]] = [[] for _ in range(problem.num_modules)]
-        work_EM = problem.work_EM(layer)
-        time_M = np.zeros(problem.num_workers)
+        work_EM = problem.work(layer)
+        time_M = problem.start_M.copy()
         order = np.argsort(-work_EM.min(axis=1), kind="stable").tolist()
         for copy in range(problem.num_copies):
             for module in order:

@@ -31,8 +31,8 @@ class Improver:
     def improve(self, holders: Holders, least_L: Floats) -> Holders:
         """A placement that is at least as quick. `least_L`: nothing is quicker than that."""
         found = [list(row) for row in holders]
-        room_M = self._room_M(found)
-        now_L = self.evaluator.seconds_L(found)
+        room_M = self._room_left(found)
+        now_L = self.evaluator.layer_seconds(found)
         deadline = time.monotonic() + self.seconds
         order = np.argsort(-(now_L - least_L), kind="stable").tolist()
         for place, layer in enumerate(order):
@@ -44,9 +44,11 @@ class Improver:
             self._layer(layer, found[layer], room_M, float(now_L[layer]), min(until, deadline))
         return found
 
-    def _room_M(self, holders: Holders) -> Ints:
+    def _room_left(self, holders: Holders) -> Ints:
         ranks = [rank for row in holders for ranks in row for rank in ranks]
-        return self.evaluator.problem.room_M - np.bincount(ranks, minlength=self.evaluator.problem.num_workers)
+        return self.evaluator.problem.room_M - np.bincount(
+            ranks, minlength=self.evaluator.problem.num_workers
+        )
 
     def _layer(self, layer: int, row: Row, room_M: Ints, now: float, deadline: float) -> None:
         while time.monotonic() < deadline:
@@ -73,11 +75,11 @@ class Improver:
         modules, one more holder, or an exchange with a worker that has the least to do."""
         evaluator, problem = self.evaluator, self.evaluator.problem
         times_SM = np.array(
-            [evaluator.times_M(layer, step, row) for step in range(evaluator.drawn.shape[1])]
+            [evaluator.worker_times(layer, step, row) for step in range(evaluator.drawn.shape[1])]
         )
         slowest = int(times_SM[int(times_SM.max(axis=1).argmax())].argmax())
         takers = [int(m) for m in times_SM.mean(axis=0).argsort(kind="stable")[:_TAKERS] if m != slowest]
-        work_EM = problem.work_EM(layer)
+        work_EM = problem.work(layer)
         mine = [module for module in range(problem.num_modules) if slowest in row[module]]
         mine.sort(key=lambda module: -work_EM[module, slowest])
         for module in mine[:_MODULES]:

@@ -31,15 +31,16 @@ _MOST_FIXED = 1024.0
 @dataclass(frozen=True, slots=True, eq=False)
 class Problem:
     """`chance_LE`: of a row, to be one of each module. `num_rows`: of a step. `table_KG`: seconds of one
-    module that has so many rows of GRID; `kind_M`, a worker's kind; `room_M`: modules that fit. `num_copies`:
-    of each module, on different workers. `num_slices`: of each expert, which are dispatched one after the
-    other slot by slot."""
+    module that has so many rows of GRID; `kind_M`, a worker's kind; `room_M`: modules that fit; `start_M`:
+    seconds that a worker takes for a layer in which it is asked at all. `num_copies`: of each module, on
+    different workers. `num_slices`: of each expert, which are dispatched one after the other slot by slot."""
 
     chance_LE: Floats
     num_rows: int
     table_KG: Floats
     kind_M: Ints
     room_M: Ints
+    start_M: Floats
     num_copies: int = 1
     num_slices: int = 1
 
@@ -64,19 +65,21 @@ class Problem:
         found: Floats = self.table_KG[kinds, at] * (1 - share) + self.table_KG[kinds, at + 1] * share
         return found
 
-    def work_EM(self, layer: int) -> Floats:
+    def work(self, layer: int) -> Floats:
         """Seconds of each module in a mean step, if a worker computes it always."""
+        return np.asarray(self.kind_work(layer)[:, self.kind_M], np.float64)
+
+    def kind_work(self, layer: int) -> Floats:
+        """The same, by kind of worker."""
         rows_E = self.num_rows * self.chance_LE[layer]
         touched_E = 1 - (1 - self.chance_LE[layer]) ** self.num_rows
         given_E = np.maximum(1.0, rows_E / np.maximum(touched_E, 1e-12))
         kinds = np.arange(len(self.table_KG))
-        by_kind_EK = touched_E[:, None] * self.times(given_E[:, None], kinds[None, :])
-        found: Floats = by_kind_EK[:, self.kind_M]
-        return found
+        return np.asarray(touched_E[:, None] * self.times(given_E[:, None], kinds[None, :]), np.float64)
 
-    def work_LM(self) -> Floats:
+    def layer_work(self) -> Floats:
         """Of each layer, all of it on each worker."""
-        return np.array([self.work_EM(layer).sum(axis=0) for layer in range(self.num_layers)])
+        return np.array([self.kind_work(layer).sum(axis=0)[self.kind_M] for layer in range(self.num_layers)])
 
     @property
     def fixed_rows(self) -> float:
@@ -88,9 +91,9 @@ class Problem:
         row = float(np.mean((many_K - one_K) / (most - 1) / one_K))
         return _MOST_FIXED if row <= 1 / _MOST_FIXED else max(0.0, 1 / row - 1)
 
-    def costs_M(self) -> Floats:
+    def costs(self) -> Floats:
         """What a row costs each worker with `fixed_rows` beside; 1 with the quickest."""
-        total_M = self.work_LM().sum(axis=0)
+        total_M = self.layer_work().sum(axis=0)
         return np.asarray(total_M / total_M.min(), np.float64)
 
     def check(self) -> None:

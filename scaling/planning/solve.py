@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from scaling.planning.baselines import longest_first, round_robin
-from scaling.planning.bound import bound_L
+from scaling.planning.bound import bounds
 from scaling.planning.drawn import draw_steps
 from scaling.planning.evaluate import Evaluator
 from scaling.planning.exact import exact
@@ -22,6 +22,7 @@ SIMPLE: dict[str, Callable[[Problem], Holders]] = {
 }
 # Drawn steps of a layer: as many as can be computed a few times a second for all of them.
 _MOST_STEPS, _EFFORT = 16, 60_000
+_IMPROVED = 2
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -49,30 +50,33 @@ class Solution:
         return self.seconds / max(float(self.bound_L.sum()), 1e-30) - 1
 
 
-def solve(problem: Problem, *, seconds: float = 10.0, seed: int = 0, is_rough: bool = False) -> Solution:
-    """`seconds` for searching, beside what making the first placements takes; `is_rough`: no search, where
-    many problems are compared. Raises ConfigError where the copies do not fit."""
+def solve(
+    problem: Problem, *, seconds: float = 10.0, seed: int = 0, known: Holders | None = None
+) -> Solution:
+    """`seconds` for searching, beside what making the first placements takes. `known`: a placement of the
+    same workers that is one to choose from. Raises ConfigError where the copies do not fit."""
     problem.check()
     num_steps = max(2, min(_MOST_STEPS, _EFFORT // (problem.num_layers * problem.num_modules)))
     evaluator = Evaluator.of(problem, draw_steps(problem, num_steps, seed))
-    bounds_L = bound_L(problem)
+    bounds_L = bounds(problem)
     found: dict[str, Holders] = {name: make(problem) for name, make in SIMPLE.items()}
     found["greedy"] = greedy(problem)
+    if known is not None:
+        found["as it was"] = known
     gap = None
-    if not is_rough and (best := exact(problem, seconds / 2)) is not None:
+    if (best := exact(problem, seconds / 2)) is not None:
         found["exact for mean loads (HiGHS)"], gap = best.holders, best.gap
-    seconds_by = {name: evaluator.seconds_L(holders) for name, holders in found.items()}
+    seconds_by = {name: evaluator.layer_seconds(holders) for name, holders in found.items()}
     order = sorted(found, key=lambda name: float(seconds_by[name].sum()))
-    method = order[0]
-    holders, taken_L = found[method], seconds_by[method]
-    if not is_rough:
-        holders = Improver(evaluator, seconds / 2).improve(holders, bounds_L)
-        after_L = evaluator.seconds_L(holders)
-        method += ", improved" if float(after_L.sum()) < float(taken_L.sum()) else ""
-        taken_L = np.asarray(after_L)
+    # The second best may be improved to more than the best.
+    for name in order[:_IMPROVED]:
+        better = Improver(evaluator, seconds / 2 / _IMPROVED).improve(found[name], bounds_L)
+        found[f"{name}, improved"] = better
+        seconds_by[f"{name}, improved"] = evaluator.layer_seconds(better)
+    method = min(found, key=lambda name: float(seconds_by[name].sum()))
     return Solution(
-        holders,
-        taken_L,
+        found[method],
+        np.asarray(seconds_by[method]),
         bounds_L,
         evaluator.costs,
         evaluator.fixed_rows,

@@ -111,9 +111,7 @@ class CallPool:
     def _links(self) -> dict[int, Link]:
         return {worker.rank: cast("Link", worker) for worker in self._workers}
 
-    def begin(
-        self, layer: int, num_tokens: int, rows_E: NDArray[Any]
-    ) -> Generator[Event, Any, Flight]:
+    def begin(self, layer: int, num_tokens: int, rows_E: NDArray[Any]) -> Generator[Event, Any, Flight]:
         """Raises ExpertsLostError."""
         self._settle_owed()
         counts, holders = rows_E.tolist(), self._held[layer]

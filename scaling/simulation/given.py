@@ -14,8 +14,8 @@ from moe_model.machine import Cores
 from scaling.cell import Fault
 from scaling.link import Link
 from scaling.machines import Machine, Machines
-from scaling.shape import config_of
-from scaling.simulation.routing import Draws, Even, Zipf, traced
+from scaling.shape import config_of, shape_of_config
+from scaling.simulation.routing import Draws, Even, forced, traced
 from scaling.simulation.setting import CoordinatorPlace, Setting, WorkerPlace
 from scaling.strict import convert
 
@@ -47,7 +47,9 @@ def setting_of(given: Given) -> Setting:
     machines = given.machines or _alike(given.machine, given.link, given.num_coordinators + num_workers)
     names = [machine.name for machine in machines.machines]
     if given.num_coordinators > len(names):
-        raise ConfigError(f"--coordinators: {given.num_coordinators} need as many machines, there are {len(names)}")
+        raise ConfigError(
+            f"--coordinators: {given.num_coordinators} need as many machines, there are {len(names)}"
+        )
     coordinators = tuple(
         CoordinatorPlace(name, given.engine.num_threads or _whole(machines.named(name)))
         for name in names[: given.num_coordinators]
@@ -92,13 +94,13 @@ def routing_of(text: str | None, config: ModelConfig) -> Draws:
     if not text.startswith("zipf:"):
         return traced(Path(text), config)
     try:
-        share, _, seed = text.removeprefix("zipf:").partition(":")
-        found = Zipf(float(share), int(seed or 0))
+        share, _, order = text.removeprefix("zipf:").partition(":")
+        s, seed = float(share), int(order or 0)
     except ValueError:
         raise ConfigError(f"--trace {text!r}: expected zipf:S or zipf:S:SEED, as zipf:1.2") from None
-    if not 0 <= found.s <= 8:
-        raise ConfigError(f"--trace {text!r}: {found.s:g} is not in [0, 8]")
-    return found
+    if not 0 <= s <= 8 or not 0 <= seed < 1 << 31:
+        raise ConfigError(f"--trace {text!r}: expected an S in [0, 8] and a SEED of at most 31 bits")
+    return forced(shape_of_config(config, "model"), s, seed)
 
 
 def fault_of(text: str) -> Fault:
@@ -107,12 +109,16 @@ def fault_of(text: str) -> Fault:
     worker, _, at = rest.partition("@")
     try:
         return convert(
-            {"kind": kind if mark else "kill", "worker": int(worker), "at_s": float(at)}, Fault, f"--fail {text}"
+            {"kind": kind if mark else "kill", "worker": int(worker), "at_s": float(at)},
+            Fault,
+            f"--fail {text}",
         )
     except ValueError as error:
         if isinstance(error, ConfigError):
             raise
-        raise ConfigError(f"--fail {text!r}: expected WORKER@SECOND, or {'|'.join(FAULTS)}: before it") from None
+        raise ConfigError(
+            f"--fail {text!r}: expected WORKER@SECOND, or {'|'.join(FAULTS)}: before it"
+        ) from None
 
 
 def link_of(text: str) -> Link:

@@ -18,7 +18,7 @@ from moe_model.names import DtypeName, WeightForm
 from scaling.link import Link
 from scaling.machines import Machine, Machines
 from scaling.ranges import Above, Amount, Name, Positive
-from scaling.shape import Shape, config_of
+from scaling.shape import config_of
 from scaling.simulation.memory import Fit, fit, swap_seconds
 from scaling.simulation.setting import CoordinatorPlace, Setting, WorkerPlace
 from scaling.simulation.steady import Steady, steady
@@ -111,7 +111,9 @@ def rows(grid: Grid, base: Path) -> Iterator[Row]:
         for num_workers in grid.workers:
             holders = first_holders(_setting(grid, model, config, num_workers, 1.0, 0.0), alone.shape)
             for gbit, delay_ms, batch in product(grid.gbit, grid.delay_ms, grid.batch):
-                setting = replace(_setting(grid, model, config, num_workers, gbit, delay_ms), holders=dict(holders))
+                setting = replace(
+                    _setting(grid, model, config, num_workers, gbit, delay_ms), holders=dict(holders)
+                )
                 yield _row(setting, holders, gbit, delay_ms, batch, grid.context, one[batch])
 
 

@@ -10,7 +10,6 @@ from scaling.simulation.setting import Setting
 from scaling.simulation.workers import Holders
 
 
-
 class Fit(Struct, frozen=True):
     """In gigabytes of 1e9 bytes. `lacks`: what does not fit, in a few words; empty: all does."""
 

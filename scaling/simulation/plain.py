@@ -173,7 +173,9 @@ class PlainPool:
         kinds_W = self._kinds[ranks]
         for kind in set(kinds_W.tolist()):
             its = kinds_W == kind
-            experts_W[its] += _remembered(self._answers[kind], self._costs_of[kind].answer, out_W[its], back_W[its])
+            experts_W[its] += _remembered(
+                self._answers[kind], self._costs_of[kind].answer, out_W[its], back_W[its]
+            )
         return experts_W
 
     def _mine(self, out_W: Floats, back_W: Floats) -> Floats:
@@ -191,7 +193,9 @@ def _remembered(
     known: dict[tuple[int, int], float], cost: Callable[[int, int], float], out_W: Floats, back_W: Floats
 ) -> Floats:
     """Of calls of so many bytes out and back, each size worked out once."""
-    sizes = zip(np.rint(out_W).astype(np.int64).tolist(), np.rint(back_W).astype(np.int64).tolist(), strict=True)
+    sizes = zip(
+        np.rint(out_W).astype(np.int64).tolist(), np.rint(back_W).astype(np.int64).tolist(), strict=True
+    )
     found = np.empty(len(out_W))
     for place, size in enumerate(sizes):
         seconds = known.get(size)

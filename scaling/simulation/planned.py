@@ -24,9 +24,12 @@ def with_plan(given: Given, path: Path) -> Setting:
     machines = given.machines
     return replace(
         base,
-        coordinators=(CoordinatorPlace(plan.coordinator, max(1, int(machines.named(plan.coordinator).cores))),),
+        coordinators=(
+            CoordinatorPlace(plan.coordinator, max(1, int(machines.named(plan.coordinator).cores))),
+        ),
         workers=tuple(
-            WorkerPlace(each.machine, max(1, int(machines.named(each.machine).cores))) for each in plan.workers
+            WorkerPlace(each.machine, max(1, int(machines.named(each.machine).cores)))
+            for each in plan.workers
         ),
         holders=holders_of(plan),
         pool=replace(

@@ -18,7 +18,9 @@ from scaling.simulation.setting import Ask, Setting
 _GREEDY = SamplingParams(temperature=0.0)
 
 
-def make_sequence(ask: Ask, number: int, max_seq_len: int, block_size: int, rng: np.random.Generator) -> Sequence:
+def make_sequence(
+    ask: Ask, number: int, max_seq_len: int, block_size: int, rng: np.random.Generator
+) -> Sequence:
     """One that ends after `num_output` tokens."""
     prompt = ask.prompt or tuple(rng.integers(0, 1 << 30, ask.num_prompt).tolist())
     rules = StopRules(max_tokens=ask.num_output, ignore_eos=True)
@@ -57,4 +59,3 @@ def _sizes(setting: Setting, kv_bytes: float, longest: int, num_seqs: int) -> Ca
 def usual_kv_bytes(memory_gb: float, weights_bytes: float) -> float:
     """As the product takes it: half of what is left."""
     return SHARE_OF_MEMORY * max(0.0, 1e9 * memory_gb - weights_bytes)
-

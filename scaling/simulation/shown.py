@@ -24,7 +24,9 @@ def load_lines(setting: Setting, memory: Fit, found: Outcome) -> list[str]:
         f"step {found.step_ms:.4g} ms, mean of {found.num_steps}: {_shares(found.shares)}",
     ]
     if found.num_retried or found.num_hedged:
-        lines.append(f"{found.num_hedged} calls hedged; steps that waited for lost experts: {found.num_retried}")
+        lines.append(
+            f"{found.num_hedged} calls hedged; steps that waited for lost experts: {found.num_retried}"
+        )
     return [*lines, f"binds: {found.binds}"]
 
 
@@ -51,11 +53,15 @@ def grid_lines(found: Sequence[Pays]) -> list[str]:
     """From which batch on the workers are quicker than one machine, by model and workers; links in columns."""
     links = sorted({(each.gbit, each.delay_ms) for each in found})
     heads = [f"{gbit:g} Gbit/s {delay:g} ms" for gbit, delay in links]
-    lines = ["batch from which on workers are quicker than one machine, how many times at best; what binds there"]
+    lines = [
+        "batch from which on workers are quicker than one machine, how many times at best; what binds there"
+    ]
     for model, workers in dict.fromkeys((each.model, each.workers) for each in found):
         lines.append(f"{model}, {workers} workers")
         by_link = {
-            (each.gbit, each.delay_ms): each for each in found if (each.model, each.workers) == (model, workers)
+            (each.gbit, each.delay_ms): each
+            for each in found
+            if (each.model, each.workers) == (model, workers)
         }
         lines += [f"  {head:<20} {_pays(by_link[link])}" for link, head in zip(links, heads, strict=True)]
     return lines

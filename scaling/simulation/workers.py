@@ -55,7 +55,9 @@ class SimWorker:
         key = tuple(sorted(rows))
         found = self.weights.get(key)
         if found is None:
-            found = self.weights[key] = self.cores.num * self.whole.experts(key) / max(self.seconds(key), 1e-30)
+            found = self.weights[key] = (
+                self.cores.num * self.whole.experts(key) / max(self.seconds(key), 1e-30)
+            )
         return found
 
     def look(self) -> None:
@@ -69,7 +71,12 @@ def first_holders(setting: Setting, shape: Shape) -> Holders:
     keys = [(layer, expert) for layer in shape.moe_layers for expert in range(shape.n_experts)]
     ranks = range(len(setting.workers))
     limited = any(worker.max_modules is not None for worker in setting.workers)
-    if len(keys) * len(ranks) > MOST_PLACED and setting.replicas == 1 and not setting.redundant and not limited:
+    if (
+        len(keys) * len(ranks) > MOST_PLACED
+        and setting.replicas == 1
+        and not setting.redundant
+        and not limited
+    ):
         return even_holders(keys, len(ranks))
     return place(keys, shares(setting, ranks), setting.replicas, redundant=setting.redundant).holders
 

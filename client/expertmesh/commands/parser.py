@@ -31,6 +31,8 @@ class OneLineParser(argparse.ArgumentParser):
         known, extra = super().parse_known_args(args, namespace)
         if extra:
             self.error(f"unexpected argument {quoted(extra[0])}")
+        # For a command to which it matters whether a default was asked for.
+        known.given_options = frozenset(self._options())
         return known, []
 
     def error(self, message: str) -> NoReturn:

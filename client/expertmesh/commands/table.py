@@ -62,6 +62,9 @@ COMMANDS = {
     ),
     "keys": Entry("keys", "keys", "make API keys"),
     "bench": Entry("bench", "bench", "measure this machine: engine, service, dispatch, other systems"),
+    "plan": Entry(
+        "plan_arguments", "plan", "say which experts to hold on which machines, with how many copies"
+    ),
     "chaos": Entry("chaos", "chaos", "break workers of a live server under load, report what was lost"),
     "simulate": Entry(
         "simulate_arguments", "simulate", "simulate a model on machines: rates, waits, and what binds"

@@ -155,9 +155,11 @@ class RayFleet:
     def machines(self) -> tuple[Machine, ...]:
         leaving = state.get_draining_nodes()
         nodes = ray.nodes()  # type: ignore[no-untyped-call]
-        ids = [node["NodeID"] for node in nodes if node["Alive"] and node["Resources"].get("CPU")]
+        able = [node for node in nodes if node["Alive"] and node["Resources"].get("CPU")]
         self._leave_alone(set(leaving))
-        return tuple(Machine(node_id, node_id in leaving) for node_id in ids)
+        return tuple(
+            Machine(node["NodeID"], node["NodeID"] in leaving, node["NodeManagerAddress"]) for node in able
+        )
 
     def close(self) -> None:
         for agent in self._agents.values():
