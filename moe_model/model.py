@@ -15,10 +15,13 @@ from moe_model.kernels.step_program import PagedAttend, ProgramRun, StepProgram
 from moe_model.layers.attention import Attend
 from moe_model.layers.dense import Gate, SharedModel
 from moe_model.layers.experts import ExpertBackend
+from moe_model.layers.forced_experts import ForcedRows
 from moe_model.layers.router import Routing
 
 # Called with (layer, routing) after each router, for a caller that wants to watch.
 Observe = Callable[[int, Routing], None]
+# Called with columns_TLK, uint16 in int16's place, once a step that is not watched otherwise is done.
+Record = Callable[[Tensor], None]
 # (layer, x_TD) -> where a layer's rows go.
 Route = Callable[[int, Tensor], Routing]
 
@@ -37,13 +40,17 @@ class LayerRouters:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Part:
-    """Tokens of a batch that go through the layers together. `route` None: as the model's own routers say."""
+    """Tokens of a batch that go through the layers together. `route` None: as the model's own routers say,
+    among what is `forced`. With `record`, `observe` is called only where the layers' routers are not all run
+    in one call."""
 
     token_ids_T: Tensor
     positions_T: Tensor
     attend: Attend
     observe: Observe | None = None
     route: Route | None = None
+    forced: ForcedRows | None = None
+    record: Record | None = None
 
 
 class Model:
@@ -111,13 +118,20 @@ class Model:
             return self._layers(part, h_parts)
         if isinstance(route, LayerRouters) and (other := program.with_routers(route.routers)) is not None:
             program, route = other, None
-        is_watched = part.observe is not None or route is not None
+        num_tokens, wants_record = len(part.token_ids_T), part.record is not None and route is None
+        chosen_TLK = program.room_for_choices(num_tokens) if wants_record else None
+        is_watched = route is not None or (part.observe is not None and chosen_TLK is None)
         run = program.start(
-            part.token_ids_T, part.positions_T, part.attend, in_c, stops_at_routers=is_watched
+            *(part.token_ids_T, part.positions_T, part.attend, in_c),
+            stops_at_routers=is_watched,
+            forced=part.forced,
+            chosen_TLK=chosen_TLK,
         )
-        return self._stops(run, part, h_parts)
+        return self._stops(run, part, h_parts, chosen_TLK)
 
-    def _stops(self, run: ProgramRun, part: Part, h_parts: list[Tensor]) -> Iterator[None]:
+    def _stops(
+        self, run: ProgramRun, part: Part, h_parts: list[Tensor], chosen_TLK: Tensor | None
+    ) -> Iterator[None]:
         """What a program leaves to its caller: routes that are watched or not its own, and experts that are
         not its kernels'."""
         while (stop := run.to_experts()) is not None:
@@ -134,6 +148,8 @@ class Model:
             yield
             run.answer(self._experts.finish(begun))
         h_parts.append(run.result())
+        if part.record is not None and chosen_TLK is not None:
+            part.record(chosen_TLK)
 
     def _layers(self, part: Part, h_parts: list[Tensor]) -> Iterator[None]:
         """One part of the model after the other: what a program must equal, bit by bit.
@@ -166,7 +182,10 @@ class Model:
 
 def _route(part: Part, layer: int, gate: Gate, n_TD: Tensor) -> Routing:
     """As the part or the layer's own router says; the part's watcher is told."""
-    routing = gate.router(n_TD) if part.route is None else part.route(layer, n_TD)
+    if part.route is not None:
+        routing = part.route(layer, n_TD)
+    else:
+        routing = gate.router(n_TD, None if part.forced is None else part.forced.selection(layer))
     if part.observe is not None:
         part.observe(layer, routing)
     return routing

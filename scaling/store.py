@@ -7,7 +7,7 @@ import json
 import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import msgspec
 from msgspec import Struct
@@ -107,23 +107,20 @@ def write_whole(path: Path, data: bytes) -> None:
 
 
 def _lines(path: Path) -> Iterable[Observation]:
+    """Of whole lines: what has no end was being written when the run was killed."""
     if not path.exists():
         return
-    lines = path.read_bytes().split(b"\n")
+    *lines, _ = path.read_bytes().split(b"\n")
     for number, line in enumerate(lines, 1):
-        if not line:
-            continue
         try:
             found = json.loads(line)
         except ValueError as error:
-            if number < len(lines):
-                raise ConfigError(f"{path}, line {number}: not JSON") from error
-            return
+            raise ConfigError(f"{path}, line {number}: not JSON") from error
         yield convert(found, Observation, f"{path}, line {number}")
 
 
-def _end_broken_line(path: Path, file: Any) -> None:
-    """A line that a killed run has not ended is cut off: its cell runs again."""
-    data = path.read_bytes() if file.tell() else b""
-    if data and not data.endswith(b"\n"):
+def _end_broken_line(path: Path, file: IO[bytes]) -> None:
+    """Cuts off a line that a killed run has not ended: its cell runs again."""
+    data = path.read_bytes()
+    if not data.endswith(b"\n"):
         file.truncate(data.rfind(b"\n") + 1)

@@ -7,6 +7,7 @@ from coordinator.config.engine import EngineConfig
 from coordinator.config.model import ModelOptions
 from coordinator.config.observability import ObservabilityConfig
 from coordinator.config.plan import PlanConfig
+from coordinator.config.routing import RoutingConfig
 from coordinator.config.security import SecurityConfig
 from coordinator.config.service import (
     Addresses,
@@ -48,4 +49,7 @@ class ServeConfig:
     workers: Annotated[WorkersConfig, Group("expert workers")] = TWO_WORKERS
     plan: Annotated[PlanConfig, Group("expert workers")] = field(default_factory=PlanConfig)
     engine: Annotated[EngineConfig, Group("engine")] = field(default_factory=EngineConfig)
+    routing: Annotated[RoutingConfig, Group("routing, for measurements")] = field(
+        default_factory=RoutingConfig
+    )
     api_key: str | None = None

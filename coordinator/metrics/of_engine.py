@@ -14,6 +14,7 @@ ITERATION_TOKENS = ours("iteration_tokens", "Tokens of one step.", edges=_TOKENS
 STEP_SECONDS = ours("step_seconds", "One step of the engine.", "phase", edges=SHORT)
 DRAFTED = ours("spec_decode_num_draft_tokens", "Tokens that were drafted and computed.")
 ACCEPTED = ours("spec_decode_num_accepted_tokens", "Drafted tokens that were those that were drawn.")
+ROUTED = ours("routing_trace_tokens", "Tokens whose routing was recorded, or missed since.", "outcome")
 DISPATCH_SECONDS = ours("expert_dispatch_seconds", "One layer's dispatch and answer.", edges=SHORT)
 COMBINE_SECONDS = ours("expert_combine_seconds", "Combining a layer's answers.", edges=SHORT)
 STRAGGLER_SECONDS = ours("expert_straggler_seconds", "Slowest worker less the median.", edges=SHORT)
@@ -35,7 +36,7 @@ BALANCEDNESS = ours(
 )
 
 FAMILIES = (
-    *(ITERATION_TOKENS, STEP_SECONDS, DRAFTED, ACCEPTED),
+    *(ITERATION_TOKENS, STEP_SECONDS, DRAFTED, ACCEPTED, ROUTED),
     *(DISPATCH_SECONDS, COMBINE_SECONDS, STRAGGLER_SECONDS),
     *(COMPUTE_SECONDS, PAIRS, BYTES, RETRIES, LOSSES, RESTARTS, HEDGES, DROPPED, REBALANCES),
     *(REBALANCE_SECONDS, BALANCEDNESS),

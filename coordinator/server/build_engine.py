@@ -7,6 +7,7 @@ from coordinator.engine.attention.kernel_attention import attention_plan
 from coordinator.engine.cache.cache_sizes import CacheSizes, cache_bytes
 from coordinator.engine.cache.kv_cache import KVCache
 from coordinator.engine.core.engine import Engine
+from coordinator.engine.core.forcing import Forcing
 from coordinator.engine.core.model_runner import ModelRunner
 from coordinator.engine.core.observer import EngineObserver
 from coordinator.engine.core.overlap import Overlap
@@ -14,6 +15,7 @@ from coordinator.engine.core.pacing import Pace
 from coordinator.engine.core.prepared import NO_VOCABULARY, Preparer
 from coordinator.engine.core.scheduler import Scheduler
 from coordinator.engine.core.speculation import Speculation
+from coordinator.engine.recording.recorder import RoutingRecorder
 from coordinator.engine.versions.exchange import ExchangedExperts, ExpertExchange, SwitchEngine
 from coordinator.engine.versions.model_versions import ModelVersions
 from coordinator.server.cache_budget import cache_sizes, max_context
@@ -37,6 +39,8 @@ def build_engine(
     preparer: Preparer = NO_VOCABULARY,
     on_bytes: OnBytes | None = None,
     part: SharedPart | None = None,
+    recorder: RoutingRecorder | None = None,
+    forcing: Forcing | None = None,
 ) -> Engine:
     """Puts an engine around the shared part, which it loads where there is none that is being loaded already.
     Raises CheckpointError, ConfigError."""
@@ -63,9 +67,15 @@ def build_engine(
         speculation=None if config.speculate is None else Speculation(config.speculate),
     )
     overlap = Overlap(config.micro_batches) if experts.answers_travel else None
-    versions = ModelVersions(model, experts)
-    runner = ModelRunner(model, cache, attention_plan(kernels), overlap, versions=versions)
-    return Engine(scheduler, runner, longest, experts, observer, versions, preparer)
+    versions = ModelVersions(model, experts, is_forced=forcing is not None)
+    is_recorded = None if recorder is None else lambda: recorder.is_on
+    runner = ModelRunner(
+        *(model, cache, attention_plan(kernels), overlap),
+        versions=versions,
+        is_recorded=is_recorded,
+        forcing=forcing,
+    )
+    return Engine(scheduler, runner, longest, experts, observer, versions, preparer, recorder)
 
 
 def _log_sizes(sizes: CacheSizes, longest: int, num_bytes: int) -> None:

@@ -15,11 +15,13 @@ from coordinator.engine.core.engine_thread import EngineThread
 from coordinator.engine.core.observer import EngineObservers
 from coordinator.engine.core.prepared import Preparer
 from coordinator.engine.messages.request import ContextOverflow, Request, StopRules
+from coordinator.engine.recording.recorder import RoutingRecorder
 from coordinator.engine.telemetry.counts import EngineCounts
 from coordinator.engine.telemetry.traces import StepTraces
 from coordinator.server.build_engine import build_engine, expert_exchange
 from coordinator.server.experts import open_experts
 from coordinator.server.phases import UNTOLD, Phases
+from coordinator.server.routing import forcing_of, recording
 from coordinator.server.shared_part import loading_shared
 from expert_workers.cluster.place import OwnRay
 from expert_workers.observers import ExpertObserver
@@ -39,12 +41,15 @@ class EngineSide:
     counts: EngineCounts = field(repr=False)
     _halt: Halt
     _warm: "Future[None]"
+    _recorder: RoutingRecorder | None = None
 
     def warm_up(self) -> None:
         """Returns when one token has come through everything, so that READY means it works: the first thing
         that the thread does when it is started, before any request. Raises the request's error; HaltedError
         soon after the start was halted."""
         self._halt.result(self._warm, _FOREVER)
+        if self._recorder is not None:
+            self._recorder.open()
         self.counts.open([worker.rank for worker in self.operated.workers().workers])
 
 
@@ -64,16 +69,22 @@ def open_engine_side(
     halt, counts, traces = halt or Halt(), EngineCounts(), StepTraces()
     told: Sequence[ExpertObserver] = (counts, traces)
     opened = open_experts(checkpoint, config.engine, config.workers, told, over, phases, halt, own_ray)
-    with loading_shared(checkpoint, config.engine, halt) as part, opened as experts:
+    forcing = forcing_of(config.routing.force, checkpoint.config)
+    recorded = recording(checkpoint, config.routing, counts.recorded)
+    with recorded as recorder, loading_shared(checkpoint, config.engine, halt) as part, opened as experts:
         halt.check()
         phases("engine")
         steps = EngineObservers([counts, traces])
-        core = build_engine(checkpoint, config.engine, experts, steps, preparer, phases.progress, part)
+        core = build_engine(
+            *(checkpoint, config.engine, experts, steps, preparer, phases.progress, part),
+            recorder=recorder,
+            forcing=forcing,
+        )
         thread = EngineThread(core)
         exchange = expert_exchange(checkpoint, config.engine, experts, core, thread.switch)
         warm = thread.call(lambda engine: _warm_up(engine, halt))
         operated = Operated.of(exchange, experts, counts.snapshot, traces)
-        yield EngineSide(thread, operated, counts, halt, warm)
+        yield EngineSide(thread, operated, counts, halt, warm, recorder)
 
 
 def _warm_up(engine: Engine, halt: Halt) -> None:

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from moe_model.kernels.base import Contexts, PagedAttention, Router
 from moe_model.layers.attention import AttentionForm, Kept
+from moe_model.layers.forced_experts import ForcedRows
 from moe_model.layers.router import Routing
 
 # What an instruction belongs to: a feed-forward network of all rows, and joining what it says, is "for all";
@@ -88,9 +89,16 @@ class StepProgram(Protocol):
         experts: object | None,
         *,
         stops_at_routers: bool,
+        forced: ForcedRows | None = None,
+        chosen_TLK: Tensor | None = None,
     ) -> ProgramRun:
         """`experts`: what runs them without the interpreter, ExpertBackend.in_c. Several runs may be under
-        way."""
+        way. Routers that are the program's own choose among what is `forced`, and write what they choose to
+        `chosen_TLK`, which is of `room_for_choices`."""
+
+    def room_for_choices(self, num_tokens: int) -> Tensor | None:
+        """Columns of the routers of all layers that have any, int16 that stand for uint16; None where they
+        cannot be written."""
 
     def with_routers(self, routers: tuple[Router | None, ...]) -> "StepProgram | None":
         """The same but for the routers, None of a dense layer; made once for a tuple. None: not all of them

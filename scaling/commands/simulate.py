@@ -37,9 +37,8 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _grid(given: SimulateArguments, path: Path) -> int:
-    grid, found = read(path, Grid), []
-    for row in _counted(rows(grid, path.parent), grid.num_points):
-        found.append(row)
+    grid = read(path, Grid)
+    found = list(_counted(rows(grid, path.parent), grid.num_points))
     said = pays(found)
     if given.out is not None:
         write_csv(given.out, found)

@@ -1,4 +1,4 @@
-"""Calls as events: workers that are shared, slow, paused or lost; replicas, hedging and patience of the product.
+"""Calls as events: workers that are shared, slow or lost; replicas, hedging and patience of the product.
 
 Follows `expert_workers.dispatch.calls` and `pool`: who is asked, when a replica is asked as well, and for how
 long lost experts are waited for, is decided by the product's own functions over the simulation's clock.

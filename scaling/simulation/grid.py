@@ -35,7 +35,7 @@ class GridModel(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Grid(Struct, frozen=True, forbid_unknown_fields=True):
-    """`machine`: the coordinator's and each worker's alike; its link: one of `gbit` with one of `delay_ms`."""
+    """`machine`: the coordinator's and each worker's alike; a link: one of `gbit` with one of `delay_ms`."""
 
     name: Name
     models: Annotated[tuple[GridModel, ...], Meta(min_length=1, max_length=100)]

@@ -37,6 +37,9 @@ class Even:
         return draw_shares(np.full(n_experts, 1.0 / n_experts), num_rows, top_k, rng)
 
 
+EVEN = Even()
+
+
 def draw_shares(shares_E: Floats, num_rows: int, top_k: int, rng: np.random.Generator) -> Ints:
     """K different experts for each row, one after the other by their shares: the K least of exponential
     variables with these rates (Efraimidis, Spirakis: Weighted random sampling with a reservoir, 2006).

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 from coordinator.config.engine import EngineConfig
 from expert_workers.dispatch.options import PoolOptions
@@ -14,7 +15,7 @@ from scaling.machines import Machine, Machines
 from scaling.shape import Shape, shape_of_config
 from scaling.simulation.machine import USUAL_PERIOD_S
 from scaling.simulation.network import CableWays, MachineWays, Ways
-from scaling.simulation.routing import Draws, Even
+from scaling.simulation.routing import EVEN, Draws
 
 # Of a machine, with the experts' form, the others' form, and a number of threads.
 CostsOf = Callable[[Machine, Shape, str, str, float], NodeCosts]
@@ -69,7 +70,7 @@ class Setting:
     holders: dict[tuple[int, int], tuple[int, ...]] | None = None
     cables: dict[str, Link] | None = None
     period_s: float = USUAL_PERIOD_S
-    routing: Draws = Even()
+    routing: Draws = EVEN
     faults: tuple[Fault, ...] = ()
     restart_s: float = 5.0
     is_forced: bool = False
@@ -91,7 +92,7 @@ class Setting:
 
     @property
     def shape(self) -> Shape:
-        return shape_of_config(self.config, self.name)
+        return _shape(self.config, self.name)
 
     @property
     def is_plain(self) -> bool:
@@ -112,6 +113,11 @@ class Setting:
     def costs(self, place: Place, shape: Shape) -> NodeCosts:
         machine = self.machines.named(place.machine)
         return self.costs_of(machine, shape, self.form, self.shared_form, place.threads)
+
+
+@lru_cache(maxsize=32)
+def _shape(config: ModelConfig, name: str) -> Shape:
+    return shape_of_config(config, name)
 
 
 @dataclass(frozen=True, slots=True)

@@ -54,10 +54,12 @@ def _steady(setting: Setting, batch: int, context: int, num_parts: int) -> Stead
         setting.engine,
         micro_batches=num_parts,
         max_num_seqs=most,
-        max_step_tokens=max(most + 1, setting.engine.max_step_tokens),
+        # Prompts are taken for computed as wholes, and none is looked for among the others'.
+        max_step_tokens=most * (context + 1) + 1,
         max_gap_ms=None,
+        prefix_caching=False,
     )
-    asks = [Ask(None, context, MOST_STEPS + 8)] * batch
+    asks = [Ask(None, context, MOST_STEPS + 8, (0,) * context)] * batch
     world = World(replace(setting, engine=engine), Demand(asks, batch))
     for each in world.engines:
         _fill(world, each, batch // len(world.engines) or 1)

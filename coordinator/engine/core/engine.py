@@ -3,6 +3,7 @@
 import logging
 import time
 from collections.abc import Iterable
+from collections.abc import Sequence as Seq
 from itertools import count
 from typing import NamedTuple, Protocol
 
@@ -14,7 +15,7 @@ from coordinator.engine.core.prepared import NO_VOCABULARY, Prepared, Preparer
 from coordinator.engine.core.scheduler import Scheduler
 from coordinator.engine.core.sequence import Sequence, max_output_tokens
 from coordinator.engine.core.step import Chunk, Further, Step
-from coordinator.engine.core.step_result import StepResult
+from coordinator.engine.core.step_result import RoutedRows, StepResult
 from coordinator.engine.messages.errors import CapacityError, EngineError, StepMemoryError
 from coordinator.engine.messages.output import FinishReason, Output
 from coordinator.engine.messages.records import StepRecord, TracedRequest
@@ -49,6 +50,13 @@ class WatchedExperts(Protocol):
     def idle(self) -> None: ...
 
 
+class Recorder(Protocol):
+    """What is told of the routing, where it is recorded: see RoutingRecorder."""
+
+    def step(self, num_tokens: int, routed: Seq[RoutedRows]) -> None: ...
+    def ended(self, sequence: Sequence) -> None: ...
+
+
 class _Ran(NamedTuple):
     """A run of a step, whose times are those of StepRecord."""
 
@@ -70,6 +78,7 @@ class Engine:
         observer: EngineObserver | None = None,
         versions: ModelVersions | None = None,
         preparer: Preparer = NO_VOCABULARY,
+        recorder: Recorder | None = None,
     ) -> None:
         """`versions` are the runner's; None: the model stays as it is."""
         self._scheduler = scheduler
@@ -77,6 +86,7 @@ class Engine:
         self._max_seq_len = max_seq_len
         self._experts = experts
         self._observer = observer
+        self._recorder = recorder
         self.versions = versions
         self.preparer = preparer
         # The versions that had sequences when it was last looked which are to be dropped.
@@ -236,6 +246,8 @@ class Engine:
         """Takes over what a step has found, and tells of it: only now it is known which drawn tokens come
         before a sequence's end. What it raises is about our own bookkeeping, and for `stop`."""
         further = self._scheduler.update(step, ran.result.token_ids, ran.result.further)
+        if self._recorder is not None:
+            self._recorder.step(step.num_tokens, ran.result.routed)
         if self._observer is not None:
             live = () if self.versions is None else self.versions.live
             self._observer.step(_record(step, ran, _number(further), live))
@@ -344,6 +356,8 @@ class Engine:
             self._timed.pop(request_id, None)
         self._scheduler.remove(sequence)
         self._runner.forget(sequence.key)
+        if self._recorder is not None:
+            self._recorder.ended(sequence)
 
 
 def is_late(request: Request, now: float) -> bool:

@@ -3,7 +3,7 @@
 Shapes: T tokens of the step, D d_model, R rows that sample, V vocabulary.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -12,10 +12,11 @@ from coordinator.engine.attention.torch_attention import AttentionPlan, paged_at
 from coordinator.engine.cache.kv_cache import KVCache
 from coordinator.engine.core.acceptance import Accepted, accept, sampling_rows
 from coordinator.engine.core.batch import Batch, build_batch, join_batches, split_step
+from coordinator.engine.core.forcing import Forcing
 from coordinator.engine.core.overlap import Overlap
-from coordinator.engine.core.routing_trace import RoutingTrace, wants_trace
+from coordinator.engine.core.routing_trace import RoutingTrace, asked_for, wants_trace
 from coordinator.engine.core.step import Chunk, Step
-from coordinator.engine.core.step_result import StepResult
+from coordinator.engine.core.step_result import RoutedRows, StepResult
 from coordinator.engine.messages.output import TokenLogprobs
 from coordinator.engine.sampling.logprobs import token_logprobs
 from coordinator.engine.sampling.prompt_scores import score_prompts
@@ -36,10 +37,13 @@ class ModelRunner:
         overlap: Overlap | None = None,
         sampler: Sampler | None = None,
         versions: ModelVersions | None = None,
+        is_recorded: Callable[[], bool] | None = None,
+        forcing: Forcing | None = None,
     ) -> None:
         """`overlap` decides how many parts of a step are in flight; None: one. `sampler` None: a new one.
 
-        `versions` None: the model stays as it is.
+        `versions` None: the model stays as it is. `is_recorded`: whether the routing of all sequences is
+        wanted at the moment. `forcing`: which experts rows are made to go to.
         """
         self._model = model
         self._cache = cache
@@ -47,13 +51,15 @@ class ModelRunner:
         self._overlap = overlap
         self._sampler = sampler or Sampler(model.config.vocab_size, model.device)
         self._versions = versions or ModelVersions(model)
+        self._is_recorded, self._forcing = is_recorded, forcing
         self._last_tells = cache.windows[cache.group_of(model.config.n_layers - 1)] is None
 
     @torch.inference_mode()
     def run(self, step: Step) -> StepResult:
         """Running a step twice gives the same: the cache is written by position, the draw is by counter."""
-        trace = RoutingTrace(self._versions) if any(map(wants_trace, step.chunks)) else None
-        h_TD, batch = self._forward(step, trace)
+        is_recorded = self._is_recorded is not None and self._is_recorded()
+        is_traced = is_recorded or any(map(wants_trace, step.chunks))
+        h_TD, batch, routed = self._forward(step, is_traced=is_traced)
         accepted = self._draw(h_TD, batch, step.sampling)
         return StepResult(
             accepted.token_ids,
@@ -62,7 +68,8 @@ class ModelRunner:
             accepted.further,
             accepted.further_logprobs,
             score_prompts(self._model, h_TD, batch),
-            {} if trace is None else trace.chunks(batch),
+            asked_for(routed, self._versions) if is_traced else {},
+            routed if is_recorded else (),
         )
 
     @torch.inference_mode()
@@ -70,27 +77,37 @@ class ModelRunner:
         """For a sequence that will not come again."""
         self._sampler.forget(key)
 
-    def _forward(self, step: Step, trace: RoutingTrace | None) -> tuple[Tensor, Batch]:
-        """A traced step stays whole: its layers are told one by one."""
+    def _forward(self, step: Step, *, is_traced: bool) -> tuple[Tensor, Batch, Sequence[RoutedRows]]:
         overlap = self._overlap
-        if overlap is None or trace is not None:
-            return self._forward_parts([step], trace)
+        if overlap is None:
+            return self._forward_parts([step], is_traced=is_traced)
         with overlap.timed(step.num_tokens) as num_parts:
-            return self._forward_parts(split_step(step, num_parts), None)
+            return self._forward_parts(split_step(step, num_parts), is_traced=is_traced)
 
-    def _forward_parts(self, steps: Sequence[Step], trace: RoutingTrace | None) -> tuple[Tensor, Batch]:
+    def _forward_parts(
+        self, steps: Sequence[Step], *, is_traced: bool
+    ) -> tuple[Tensor, Batch, Sequence[RoutedRows]]:
         batches = [build_batch(step, self._cache.block_size, self._model.device) for step in steps]
-        parts = [
-            Part(
-                batch.token_ids_T,
-                batch.positions_T,
-                self._plan(self._cache, batch),
-                None if trace is None else trace.observe,
-                self._versions.route(batch.chunks),
-            )
-            for batch in batches
+        traces = [RoutingTrace(self._versions) if is_traced else None for _ in batches]
+        h_TD = self._model.forward_parts(list(map(self._part, batches, traces)))
+        routed = [
+            rows
+            for trace, batch in zip(traces, batches, strict=True)
+            if trace is not None
+            for rows in trace.rows(batch)
         ]
-        return self._model.forward_parts(parts), join_batches(batches)
+        return h_TD, join_batches(batches), routed
+
+    def _part(self, batch: Batch, trace: RoutingTrace | None) -> Part:
+        return Part(
+            batch.token_ids_T,
+            batch.positions_T,
+            self._plan(self._cache, batch),
+            None if trace is None else trace.observe,
+            self._versions.route(batch.chunks),
+            None if self._forcing is None else self._forcing.rows(batch),
+            None if trace is None else trace.record,
+        )
 
     def _draw(self, h_TD: Tensor, batch: Batch, chunks: list[Chunk]) -> Accepted:
         if not chunks:

@@ -52,6 +52,8 @@ class Sequence:
         # Of the prompt as a whole, only the first sequence tells.
         self.num_scored = 1 if index == 0 else len(request.prompt_ids)
         self.num_traced = 0 if index == 0 else len(request.prompt_ids)
+        # Of which the routing is in the recording, if there is one.
+        self.num_recorded = 0
         self.matcher = prepared.matcher()
         # Whether it generates at all, or only scores its prompt.
         self.draws = request.stop.max_tokens > 0

@@ -92,6 +92,11 @@ class EngineCounts:
             for record in records:
                 self._count(record)
 
+    def recorded(self, num_tokens: int, is_written: bool) -> None:
+        """Of the routing, where it is recorded: on the recorder's thread what was written, on the engine's
+        what comes after its end."""
+        self._store.counter(of_engine.ROUTED, "recorded" if is_written else "missed").add(num_tokens)
+
     def _count(self, record: Dispatch) -> None:
         self._seconds.observe(record.seconds)
         self._combine.observe(record.combine_seconds)

@@ -143,6 +143,8 @@ class ExpertExchange:
 
     @contextmanager
     def _alone(self) -> Iterator[None]:
+        if self._versions.is_forced:
+            raise ExchangeError("experts stay as they are while the server has --force-routing")
         if not self._busy.acquire(blocking=False):
             raise ExchangeError("another change of experts is under way")
         try:

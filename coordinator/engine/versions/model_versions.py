@@ -25,8 +25,12 @@ from moe_model.versions.running_experts import RunningExperts
 class ModelVersions:
     """The versions in use, oldest first. The last one is what new requests get."""
 
-    def __init__(self, model: Model, experts: RunningExperts | None = None) -> None:
-        """Begins with the model as its checkpoint has it. `experts` None: the model stays so."""
+    def __init__(
+        self, model: Model, experts: RunningExperts | None = None, *, is_forced: bool = False
+    ) -> None:
+        """Begins with the model as its checkpoint has it. `experts` None: the model stays so. `is_forced`: so
+        it does, as rows are made to go to experts; no request selects any."""
+        self.is_forced = is_forced
         self._top_k = model.config.top_k
         self._device = model.device
         self._experts = experts
@@ -61,6 +65,8 @@ class ModelVersions:
 
     def check(self, selection: ExpertSelection | None) -> None:
         """Raises UnknownExpertError unless the newest version has, in every layer, experts for it."""
+        if selection is not None and self.is_forced:
+            raise UnknownExpertError("experts: cannot be selected while the server has --force-routing")
         if selection is None or selection.allowed is None:
             return
         allowed = set(selection.allowed)
@@ -91,6 +97,16 @@ class ModelVersions:
     def experts_by_column(self, layer: int, absent: int) -> np.ndarray:
         """The expert id of each column, and `absent` for the one after the last."""
         return np.array([*(module.expert for module in self._columns[layer].modules), absent])
+
+    def experts_of_columns(self, columns_TLK: np.ndarray, absent: int) -> np.ndarray:
+        """ids_TLK, uint16, of layers that have experts; the columns themselves where these are the ids."""
+        if len(self.live) == 1 and self.newest is self._first:
+            return columns_TLK
+        layers = [layer for layer, columns in enumerate(self._columns) if columns.modules]
+        by_layer = [
+            self.experts_by_column(layer, absent)[columns_TLK[:, place]] for place, layer in enumerate(layers)
+        ]
+        return np.stack(by_layer, axis=1).astype(np.uint16)
 
     def _version(self, number: int) -> ModelVersion:
         (found,) = (version for version in self.live if version.number == number)

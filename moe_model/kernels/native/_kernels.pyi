@@ -189,6 +189,12 @@ def program_step(
     num_tokens: int,
     ids: int,
     positions: int,
+    forced: int,
+    forced_rows: int,
+    num_routers: int,
+    num_forced_rows: int,
+    num_candidates: int,
+    chosen: int,
     /,
     *groups: int,
 ) -> object: ...

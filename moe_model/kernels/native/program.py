@@ -10,14 +10,19 @@ from torch import Tensor
 from moe_model.kernels.base import Contexts, Router
 from moe_model.kernels.native import _kernels
 from moe_model.kernels.native.paged import check_stored
-from moe_model.kernels.native.plan import STREAM, InexpressibleError, Kind, plan_of
-from moe_model.kernels.native.runtime import Runtime
+from moe_model.kernels.native.plan import STREAM, InexpressibleError, Kind, Plan, plan_of
+from moe_model.kernels.native.runtime import Runtime, address_of
 from moe_model.kernels.step_program import PagedAttend, PagedCache, ProgramPart, Stop
 from moe_model.layers.dense import Block, Gate, SharedModel
+from moe_model.layers.forced_experts import ForcedRows
 from moe_model.layers.router import Routing
 
 # Memory for a step of so many tokens is kept; larger steps are few, and what they need is large.
 KEPT_TOKENS = 256
+# What is said of a step whose experts are not forced.
+_NOT_FORCED = (0, 0, 0, 0, 0)
+# A column, and the one after the last, in two bytes.
+_MOST_COLUMNS = (1 << 16) - 1
 
 
 class NativeProgram:
@@ -29,6 +34,7 @@ class NativeProgram:
         plan = self.plan
         self._rerouted: tuple[tuple[Router | None, ...], NativeProgram | None] | None = None
         self.handle = _kernels.program(runtime.kernels, plan.n_layers, plan.widths, plan.instructions)
+        self._choices = _choices(plan)
         self._arenas: list[Arena] = []
         self._cache: tuple[PagedCache, object] | None = None
 
@@ -40,6 +46,8 @@ class NativeProgram:
         experts: object | None,
         *,
         stops_at_routers: bool,
+        forced: ForcedRows | None = None,
+        chosen_TLK: Tensor | None = None,
     ) -> "NativeRun":
         num_tokens = len(token_ids_T)
         for rows in (token_ids_T, positions_T):
@@ -56,9 +64,18 @@ class NativeProgram:
             num_tokens,
             token_ids_T.data_ptr(),
             positions_T.data_ptr(),
+            *_forced_in_c(forced, num_tokens),
+            address_of(chosen_TLK),
             *(value for contexts in attend.contexts for value in _context_in_c(contexts, num_tokens)),
         )
-        return NativeRun(self, step, num_tokens, (token_ids_T, positions_T, attend, experts, cache))
+        return NativeRun(
+            self, step, num_tokens, (token_ids_T, positions_T, attend, experts, cache, forced, chosen_TLK)
+        )
+
+    def room_for_choices(self, num_tokens: int) -> Tensor | None:
+        if self._choices is None:
+            return None
+        return torch.empty(num_tokens, *self._choices, dtype=torch.int16)
 
     def with_routers(self, routers: tuple[Router | None, ...]) -> "NativeProgram | None":
         if self._rerouted is None or self._rerouted[0] is not routers:
@@ -184,6 +201,25 @@ class NativeRun:
 def _gate_of(block: Block) -> Gate:
     assert block.gate is not None, "a dense layer has no router"
     return block.gate
+
+
+def _choices(plan: Plan) -> tuple[int, int] | None:
+    """How many routers there are, and to how many experts each of them sends a row; None where they
+    differ."""
+    of_routers = [plan.stops[n] for n, each in enumerate(plan.instructions) if each[0] == Kind.ROUTE]
+    fits = all(each.n_experts <= _MOST_COLUMNS for each in of_routers)
+    most = {each.top_k for each in of_routers}
+    return (len(of_routers), *most) if fits and len(most) == 1 else None
+
+
+def _forced_in_c(forced: ForcedRows | None, num_tokens: int) -> tuple[int, ...]:
+    if forced is None:
+        return _NOT_FORCED
+    ids_LPC, rows_T = forced.table.ids_LPC, forced.rows_T
+    assert rows_T.dtype == torch.int64
+    assert rows_T.shape == (num_tokens,)
+    assert ids_LPC.is_cpu
+    return (address_of(ids_LPC), address_of(rows_T), *ids_LPC.shape)
 
 
 def _context_in_c(contexts: Contexts, num_tokens: int) -> tuple[int, ...]:

@@ -228,8 +228,10 @@ static int read_program(program *p, PyObject *widths, PyObject *instructions) {
             return 0;
         }
     }
-    for (long n = 0; n < p->num_instructions; n++)
+    for (long n = 0; n < p->num_instructions; n++) {
         if (!read_instruction(PyTuple_GET_ITEM(instructions, n), p, &p->instructions[n])) return 0;
+        if (p->instructions[n].kind == ROUTE) p->instructions[n].route.order = p->num_routers++;
+    }
     if (p->num_buffers > 0 && p->num_instructions > 0 && p->instructions[0].kind == EMBED) return 1;
     PyErr_SetString(PyExc_ValueError, "a program that does not begin with the embedding");
     return 0;

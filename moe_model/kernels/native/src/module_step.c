@@ -113,8 +113,20 @@ static void read_experts_of(reader *r, program_step *s) {
     r->failed = s->tables == NULL && s->others == NULL;
 }
 
-/* (program, cache, experts, whether it stops at routers, threads, tokens, ids, positions, for each group of the cache:
- * slots, sequences, lengths, block table, sequences, blocks of each, longest). Checked; ValueError for what is outside. */
+/* (address or 0, and if there is one: rows of the tokens, routers, rows, candidates of each) */
+static void read_forced(reader *r, const program *p, forced_experts *forced) {
+    forced->ids_RPC = read_address(r);
+    forced->row_T = read_address(r);
+    const long num_routers = read_long(r);
+    forced->num_rows = read_long(r);
+    forced->num_candidates = read_long(r);
+    must(r, r->failed || forced->ids_RPC == NULL || (num_routers == p->num_routers && forced->row_T != NULL),
+         "a table of other routers");
+}
+
+/* (program, cache, experts, whether it stops at routers, threads, tokens, ids, positions, the five values of forced
+ * experts, where to write what routers choose or 0, for each group of the cache: slots, sequences, lengths, block table,
+ * sequences, blocks of each, longest). Checked; ValueError for what is outside. */
 PyObject *py_program_step(PyObject *self, PyObject *const *args, Py_ssize_t num_args) {
     (void)self;
     reader r = {args, num_args, 0};
@@ -126,6 +138,8 @@ PyObject *py_program_step(PyObject *self, PyObject *const *args, Py_ssize_t num_
     s.num_tokens = read_long(&r);
     s.ids_T = read_address(&r);
     s.position_T = read_address(&r);
+    if (!r.failed) read_forced(&r, p, &s.forced);
+    s.chosen_TRK = read_address(&r);
     must(&r, s.num_threads >= 1 && s.num_tokens >= 1, "nothing to do");
     if (r.failed) return NULL;
     step_with_groups *made = PyMem_RawCalloc(1, sizeof *made + sizeof(group_context) * s.cache->num_groups);

@@ -41,6 +41,9 @@ typedef struct {
     float *logits_TE;
     const uint8_t *allowed_TE; /* NULL: all */
     const int64_t *top_k_T;    /* NULL: as many as there are places */
+    const uint16_t *candidates_PC; /* NULL; else a row chooses among the experts of its row here, instead of `allowed_TE` */
+    const int64_t *candidate_row_T;
+    long num_candidates;
     float *weights_TK;
     int64_t *ids_TK;
     float *scratch;

@@ -160,7 +160,17 @@ static void do_route(const program *p, const program_step *s, const route_step *
         .ids_TK = (int64_t *)rows_at(p, s, i->ids),
         .scratch = s->scratch,
     };
+    if (s->forced.ids_RPC != NULL) {
+        op.candidates_PC = s->forced.ids_RPC + i->order * s->forced.num_rows * s->forced.num_candidates;
+        op.candidate_row_T = s->forced.row_T;
+        op.num_candidates = s->forced.num_candidates;
+    }
     run_route(&op, threads_for(s, s->num_tokens * i->gate.num_in * i->gate.num_out));
+    if (s->chosen_TRK == NULL) return;
+    for (long t = 0; t < s->num_tokens; t++) {
+        uint16_t *to_K = s->chosen_TRK + (t * p->num_routers + i->order) * i->top_k;
+        for (long k = 0; k < i->top_k; k++) to_K[k] = (uint16_t)op.ids_TK[t * i->top_k + k];
+    }
 }
 
 /* Whether the rows are computed, or on their way. */
@@ -328,6 +338,8 @@ const char *check_step(const program *p, const program_step *s) {
         if (e->positions_SD != NULL && (s->position_T[t] < 0 || s->position_T[t] >= e->num_positions))
             return "a position outside of the table";
     }
+    for (long t = 0; s->forced.ids_RPC != NULL && t < s->num_tokens; t++)
+        if (s->forced.row_T[t] < 0 || s->forced.row_T[t] >= s->forced.num_rows) return "a forced row outside of the table";
     for (long g = 0; g < s->cache->num_groups; g++) {
         const char *wrong = check_group(s, &s->groups[g], s->cache->num_blocks_G[g]);
         if (wrong != NULL) return wrong;

@@ -78,8 +78,9 @@ typedef struct {
     place x, y;
 } copy_step;
 
+/* `order`: which of the program's routers it is. */
 typedef struct {
-    long layer, top_k;
+    long layer, top_k, order;
     matrix gate;
     router_rule rule;
     place x, logits, weights, ids;
@@ -122,7 +123,7 @@ typedef struct {
 /* `width_B`: values of a row of each buffer. `seconds_I`: of each instruction, where they are wanted. */
 typedef struct {
     kernel_set kernels;
-    long num_buffers, num_layers, num_instructions;
+    long num_buffers, num_layers, num_instructions, num_routers;
     long *width_B;
     instruction *instructions;
     double *seconds_I;
@@ -155,6 +156,14 @@ typedef struct {
     const expert_table *tables[];
 } layer_tables;
 
+/* Experts that the rows of a step choose among, instead of all: of router r those of `ids_RPC`, at row `row_T` of a
+ * token. ids_RPC NULL: routers choose among all. */
+typedef struct {
+    const uint16_t *ids_RPC;
+    const int64_t *row_T;
+    long num_rows, num_candidates;
+} forced_experts;
+
 /* One step. Of `tables` and `others` at most one is there; with none, a program stops at each layer's experts. */
 typedef struct {
     long num_tokens;
@@ -164,6 +173,8 @@ typedef struct {
     const layer_tables *tables;
     const layer_experts *others;
     int stops_at_routers;
+    forced_experts forced;
+    uint16_t *chosen_TRK; /* NULL, or where each router's choice is written */
     char *arena;   /* program_arena_bytes() */
     float *stream; /* [T, D] */
     void *scratch; /* program_scratch_bytes() */

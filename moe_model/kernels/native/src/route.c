@@ -12,6 +12,19 @@ typedef struct {
     atomic_long next_row;
 } route_job;
 
+/* What row `t` may choose from. Where experts are forced, that is written behind what choosing itself works in: it needs a
+ * byte of each expert's last four. */
+static const uint8_t *allowed_of(const route_op *op, long t, float *scratch) {
+    const long num_experts = op->gate.num_out;
+    if (op->candidates_PC == NULL) return op->allowed_TE == NULL ? NULL : op->allowed_TE + t * num_experts;
+    uint8_t *allowed_E = (uint8_t *)(scratch + 2 * num_experts) + num_experts;
+    const uint16_t *ids_C = op->candidates_PC + op->candidate_row_T[t] * op->num_candidates;
+    memset(allowed_E, 0, num_experts);
+    for (long c = 0; c < op->num_candidates; c++)
+        if (ids_C[c] < num_experts) allowed_E[ids_C[c]] = 1;
+    return allowed_E;
+}
+
 static void choose_work(void *arg, int thread, int num_threads) {
     (void)num_threads;
     route_job *job = arg;
@@ -20,7 +33,7 @@ static void choose_work(void *arg, int thread, int num_threads) {
     float *scratch = op->scratch + thread * CHOICE_FLOATS(num_experts);
     for (long t; (t = take(&job->next_row, 1)) < op->num_tokens;)
         choose_experts(&op->rule, op->kernels.rows, op->logits_TE + t * num_experts,
-                       op->allowed_TE == NULL ? NULL : op->allowed_TE + t * num_experts, num_experts,
+                       allowed_of(op, t, scratch), num_experts,
                        op->top_k_T == NULL ? num_places : op->top_k_T[t], num_places, scratch,
                        op->weights_TK + t * num_places, op->ids_TK + t * num_places);
 }

@@ -141,6 +141,7 @@ def fed(server: Opened, request_id: str = "a") -> None:
     engine.dispatched([dispatch, dispatch])
     engine.step(StepRecord(0, 1, 0.01, 5, 2, 5, 5))
     engine.restarted(1, FailureReason.DIED)
+    engine.recorded(3, True)
     metrics.fronts.unknown_fields("expertmesh.v1.GenerationService", "Generate")
     metrics.fronts.call_started("unary", "s", "m")
     metrics.fronts.call_ended("unary", "s", "m", "OK", 0.1)
