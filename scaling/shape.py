@@ -3,9 +3,10 @@
 Shapes: D d_model, L layers, E experts of a layer, K chosen of them.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from math import prod
 from pathlib import Path
+from typing import Literal
 
 from msgspec import Struct
 
@@ -16,13 +17,22 @@ from moe_model.errors import ConfigError
 from moe_model.families import family_of
 
 
+class Product(Struct, frozen=True):
+    """A product of every row of a layer's shared part, as the step's program has it: queries, keys and values
+    are one, of exact rows; a network (a shared expert, a dense layer's) is one. `params`: its weights."""
+
+    kind: Literal["linear", "exact", "router", "network"]
+    params: int
+
+
 class Shape(Struct, frozen=True):
     """Numbers of weights, and where they are.
 
     `layer_params`, by layer: what rows of a step are multiplied with that is no expert (attention, router,
     shared expert, dense network). `expert_params`: of one expert. `expert_matrices`: (outputs, inputs) of one
     expert. `cache_values`: what all layers keep of a token. `attention_values`: numbers that a head's query
-    and weights meet of a position, all heads of one layer: two operations each."""
+    and weights meet of a position, all heads of one layer: two operations each. `layer_products`: what
+    `layer_matrices` are multiplied as; empty: one by one."""
 
     name: str
     family: str
@@ -40,6 +50,7 @@ class Shape(Struct, frozen=True):
     embedding_params: int
     cache_values: int
     attention_values: int
+    layer_products: tuple[tuple[Product, ...], ...] = ()
 
     @property
     def num_experts(self) -> int:
@@ -98,6 +109,7 @@ def shape_of_config(config: ModelConfig, name: str) -> Shape:
         embedding_params=0 if config.tie_embedding else embedding,
         cache_values=spec.values_per_token,
         attention_values=2 * config.n_heads * config.head_dim,
+        layer_products=tuple(map(_products, by_layer)),
     )
 
 
@@ -107,3 +119,27 @@ def _num(shapes: Iterable[tuple[int, ...]]) -> int:
 
 def _matrices(shapes: Iterable[tuple[int, ...]]) -> tuple[tuple[int, int], ...]:
     return tuple((shape[0], shape[1]) for shape in shapes if len(shape) == 2)
+
+
+# Of latent attention (moe_model/decoder/build_latent.py).
+_EXACT = ("kv_down", "kv_up", "q_down", "q_up")
+_JOINED = ("q", "k", "v", "qkv")
+
+
+def _products(shapes: Mapping[str, tuple[int, ...]]) -> tuple[Product, ...]:
+    """Of one layer; its tensors are `blocks.LAYER.PART.weight` or `blocks.LAYER.NETWORK.PART.weight`."""
+    joined, networks, found = 0, dict[str, int](), []
+    for name, shape in shapes.items():
+        parts = name.split(".")[2:-1]
+        params = prod(shape)
+        if len(shape) != 2 or shape[0] == 1:
+            continue
+        if len(parts) > 1 and parts[-1] != "router":
+            networks[parts[0]] = networks.get(parts[0], 0) + params
+        elif parts[-1] in _JOINED:
+            joined += params
+        else:
+            kind: Literal["linear", "exact", "router"] = "exact" if parts[-1] in _EXACT else "linear"
+            found.append(Product("router" if parts[-1] == "router" else kind, params))
+    found += [Product("exact", joined)] if joined else []
+    return (*found, *(Product("network", params) for params in networks.values()))

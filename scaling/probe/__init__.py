@@ -1,0 +1,1 @@
+"""Measures machines: products, whole steps, disks, and the network between them."""
