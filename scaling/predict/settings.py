@@ -1,4 +1,4 @@
-"""From a sweep's cell to what is simulated of it: the same server and load, on the machine that was probed."""
+"""From a sweep's cell to what is simulated of it: the same server and load, on a probed machine."""
 
 import argparse
 from dataclasses import replace

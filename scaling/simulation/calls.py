@@ -206,7 +206,7 @@ class CallPool:
     def _send_one(self, flight: Flight, rank: int, columns: Segments) -> Generator[Event, Any, None]:
         pairs, most = sum(count for _, count in columns), max(count for _, count in columns)
         pairs_W, segments_W = np.array([pairs]), np.array([len(columns)])
-        rows_W = self._messages.rows_W(flight.num_tokens, pairs_W, np.array([most]))
+        rows_W = self._messages.distinct_rows(flight.num_tokens, pairs_W, np.array([most]))
         out = float(self._messages.bytes_out(flight.num_tokens, rows_W, pairs_W, segments_W)[0])
         back = float(self._messages.bytes_back(rows_W, pairs_W)[0])
         yield self._cores.run(self._group, self._costs.call(round(out), round(back)) / 2, 1)

@@ -88,7 +88,7 @@ class PlainPool:
         """The coordinator's own time to send is over when this returns; the rest is known by then."""
         env, begun = self._env, self._env.now
         ranks, pairs_W, segments, most_W = self._chosen(layer, rows_E)
-        num_rows_W = self._messages.rows_W(num_tokens, pairs_W, most_W)
+        num_rows_W = self._messages.distinct_rows(num_tokens, pairs_W, most_W)
         counts_W = np.array([len(rows) for rows in segments])
         out_W = self._messages.bytes_out(num_tokens, num_rows_W, pairs_W, counts_W)
         back_W = self._messages.bytes_back(num_rows_W, pairs_W)
@@ -167,7 +167,7 @@ class PlainPool:
     def _work(
         self, ranks: NDArray[Any], rows: Sequence[Sequence[int]], out_W: Floats, back_W: Floats
     ) -> Floats:
-        """Each worker's own time for its call. Of workers that are alike, calls that are alike cost the same."""
+        """Each worker's own time for its call. Of workers that are alike, equal calls cost the same."""
         workers = self._workers
         experts_W = np.array([workers[rank].seconds(each) for rank, each in zip(ranks, rows, strict=True)])
         kinds_W = self._kinds[ranks]

@@ -55,8 +55,8 @@ class CoordinatorPlace(Place):
 @dataclass(frozen=True, slots=True)
 class Setting:
     """`holders`: (layer, expert) -> ranks, of a plan; None: as the product places them. `form`: of experts'
-    weights; `dtype`: of all else, and of the rows. `cables`: of hosts, where these are on one machine. `routing` draws which experts rows go to. `kv_bytes` None:
-    half of what a coordinator's machine has left, as the product takes it. `restart_s`: until the process of a
+    weights; `dtype`: of all else, and of the rows. `cables`: of hosts, where these are on one machine;
+    `period_s`: of their quotas. `routing` draws which experts rows go to. `restart_s`: until the process of a
     worker that died is there again, before it loads. `is_forced`: routing is drawn by the server itself."""
 
     config: ModelConfig
@@ -96,8 +96,8 @@ class Setting:
 
     @property
     def is_plain(self) -> bool:
-        """Whether no two of a step's calls meet anywhere but at the coordinator: one coordinator, workers with
-        machines of their own without quotas, nothing that breaks, no choice of holders."""
+        """Whether a step's calls meet nowhere but at the coordinator: one coordinator, workers with machines of
+        their own without quotas, nothing that breaks, no choice of holders."""
         places = [place.machine for place in (*self.coordinators, *self.workers)]
         return (
             len(self.coordinators) == 1

@@ -34,8 +34,10 @@ def steady_lines(setting: Setting, memory: Fit, found: Steady) -> list[str]:
     """Of streams that go on."""
     return [
         *head_lines(setting, memory),
-        f"{found.tokens_per_s:.4g} tokens/s: {found.batch} streams, {found.micro_batches} parts of a step in flight",
-        f"step {found.step_ms:.4g} ms, known to {found.error:.1%} by {found.num_steps}: {_shares(found.shares)}",
+        f"{found.tokens_per_s:.4g} tokens/s: {found.batch} streams,"
+        f" {found.micro_batches} parts of a step in flight",
+        f"step {found.step_ms:.4g} ms, known to {found.error:.1%} by {found.num_steps}:"
+        f" {_shares(found.shares)}",
         f"binds: {found.binds}",
     ]
 
@@ -50,7 +52,7 @@ def head_lines(setting: Setting, memory: Fit) -> list[str]:
 
 
 def grid_lines(found: Sequence[Pays]) -> list[str]:
-    """From which batch on the workers are quicker than one machine, by model and workers; links in columns."""
+    """From which batch on the workers are quicker than one machine, by model, workers and link."""
     links = sorted({(each.gbit, each.delay_ms) for each in found})
     heads = [f"{gbit:g} Gbit/s {delay:g} ms" for gbit, delay in links]
     lines = [

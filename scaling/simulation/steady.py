@@ -1,4 +1,4 @@
-"""Decoding as it goes on and on: so many sequences with so long contexts, a few steps until their time is known.
+"""Decoding as it goes on: so many sequences with so long contexts, a few steps until their time is known.
 
 The prompts are there at the beginning, computed in no time: what is asked is how quick streams are.
 """

@@ -117,10 +117,11 @@ def make_workers(
 ) -> list[SimWorker]:
     found = []
     known: dict[tuple[Machine, float], tuple[NodeCosts, NodeCosts, dict[tuple[int, ...], float]]] = {}
+    by_name = {machine.name: machine for machine in setting.machines.machines}
     for rank, where in enumerate(setting.workers):
         machine = cores[where.machine]
         # Machines that differ in nothing but their names have the same costs.
-        alike = structs.replace(setting.machines.named(where.machine), name="alike"), where.threads
+        alike = structs.replace(by_name[where.machine], name="alike"), where.threads
         if alike not in known:
             whole = setting.costs(replace(where, threads=machine.num), shape)
             known[alike] = setting.costs(where, shape), whole, {}

@@ -39,8 +39,9 @@ class World:
         self.rng = np.random.default_rng((setting.seed, 1))
         self.network = Network(setting.ways, np.random.default_rng((setting.seed, 2)))
         places = (*setting.coordinators, *setting.workers)
+        by_name = {machine.name: machine for machine in setting.machines.machines}
         self.cores = {
-            name: Cores(self.env, setting.machines.named(name).cores)
+            name: Cores(self.env, by_name[name].cores)
             for name in dict.fromkeys(place.machine for place in places)
         }
         self.workers = make_workers(setting, self.shape, self.env, self.cores)
