@@ -81,7 +81,7 @@ class Sampled:
 
 
 def traced(path: Path, config: ModelConfig) -> Draws:
-    """By a recorded trace: how often, and with whom. Raises ConfigError, also where it is of another model."""
+    """By a recorded trace: how often, and with whom. Raises ConfigError; also where it is another model's."""
     sampler = Sampler.of_trace(path)
     said = sampler.num_layers, sampler.num_experts, sampler.top_k
     wanted = len(config.moe_layers), config.n_experts, config.top_k

@@ -47,11 +47,12 @@ def make_scheduler(setting: Setting, kv_bytes: float, longest: int, num_seqs: in
 def _sizes(setting: Setting, kv_bytes: float, longest: int, num_seqs: int) -> CacheSizes:
     engine = setting.engine
     dtype = DTYPES[engine.dtype][0]
-    demand = Demand(
-        min(longest + 1, setting.config.max_seq_len),
-        max(1, min(engine.max_num_seqs, num_seqs)),
-        engine.max_step_tokens,
-    )
+    most = min(engine.max_context or setting.config.max_seq_len, setting.config.max_seq_len)
+    context = min(longest + 1, most)
+    # What the product makes room for, but no more than all requests of the load fill, one after the other:
+    # blocks of those that have ended may be found by later ones.
+    num_contexts = min(engine.max_num_seqs * -(-most // context), num_seqs)
+    demand = Demand(context, max(1, num_contexts), engine.max_step_tokens)
     spec = family_of(setting.config).cache_spec(setting.config)
     return sizes_for(spec, engine.block_size, dtype, demand, int(kv_bytes))
 

@@ -96,8 +96,8 @@ class Setting:
 
     @property
     def is_plain(self) -> bool:
-        """Whether a step's calls meet nowhere but at the coordinator: one coordinator, workers with machines of
-        their own without quotas, nothing that breaks, no choice of holders."""
+        """Whether a step's calls meet nowhere but at the coordinator: one coordinator, workers with machines
+        of their own without quotas, nothing that breaks."""
         places = [place.machine for place in (*self.coordinators, *self.workers)]
         return (
             len(self.coordinators) == 1
