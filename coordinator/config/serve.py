@@ -6,8 +6,8 @@ from typing import Annotated
 from coordinator.config.engine import EngineConfig
 from coordinator.config.model import ModelOptions
 from coordinator.config.observability import ObservabilityConfig
-from coordinator.config.routing import RoutingConfig
 from coordinator.config.plan import PlanConfig
+from coordinator.config.routing import RoutingConfig
 from coordinator.config.security import SecurityConfig
 from coordinator.config.service import (
     Addresses,

@@ -6,8 +6,8 @@ from statistics import fmean, median
 
 from scaling.cell import Cell
 from scaling.machines import Machines
-from scaling.prediction import Interval, Prediction
 from scaling.predict.settings import demand_of, setting_of
+from scaling.prediction import Interval, Prediction
 from scaling.simulation.outcome import Outcome
 from scaling.simulation.setting import CostsOf, usual_costs
 from scaling.simulation.world import World

@@ -1,4 +1,4 @@
-"""From a sweep's cell to what is simulated of it: the same server, the same load, on the machine that was probed."""
+"""From a sweep's cell to what is simulated of it: the same server and load, on a probed machine."""
 
 import argparse
 from dataclasses import replace
@@ -18,9 +18,17 @@ from scaling.cell import Cell, Host
 from scaling.link import Link
 from scaling.loads.base import Target
 from scaling.machines import Machine, Machines
-from scaling.shape import config_of
-from scaling.simulation.routing import Draws, Even, Zipf
-from scaling.simulation.setting import Ask, CoordinatorPlace, CostsOf, Demand, Setting, WorkerPlace, usual_costs
+from scaling.shape import Shape, config_of, shape_of_config
+from scaling.simulation.routing import Draws, Even, forced
+from scaling.simulation.setting import (
+    Ask,
+    CoordinatorPlace,
+    CostsOf,
+    Demand,
+    Setting,
+    WorkerPlace,
+    usual_costs,
+)
 from scaling.workloads.plan import workload
 
 HEAD = "head"
@@ -59,7 +67,9 @@ def setting_of(
     )
     first = machines.machines[0]
     coordinator = CoordinatorPlace(
-        first.name, engine.num_threads or max(1, int(first.cores)), host=HEAD if cell.where == "namespaces" else ""
+        first.name,
+        engine.num_threads or max(1, int(first.cores)),
+        host=HEAD if cell.where == "namespaces" else "",
     )
     return Setting(
         config,
@@ -72,7 +82,7 @@ def setting_of(
         redundant=workers.redundant_experts,
         cables=_cables(cell) if cell.where == "namespaces" else None,
         period_s=HOSTS_PERIOD_S,
-        routing=_routing(cell, skew_seed),
+        routing=_routing(cell, shape_of_config(config, cell.model), skew_seed),
         faults=() if cell.fault is None else (cell.fault,),
         is_forced=cell.skew.zipf is not None,
         seed=seed,
@@ -115,7 +125,9 @@ def _worker_places(cell: Cell, machines: Machines, asked: int | None) -> tuple[W
         hosts = cell.hosts or (Host(),) * cell.workers
         return tuple(_host_place(first, rank, host, asked) for rank, host in enumerate(hosts))
     cores = max(1, int(first.cores))
-    each = threads_of_each(cell.workers, Cores(cores, "", is_quota=first.cores != cores)) if cell.workers else 1
+    each = (
+        threads_of_each(cell.workers, Cores(cores, "", is_quota=first.cores != cores)) if cell.workers else 1
+    )
     return tuple(WorkerPlace(first.name, asked or each) for _ in range(cell.workers))
 
 
@@ -133,5 +145,7 @@ def _cables(cell: Cell) -> dict[str, Link]:
     return {HEAD: Link(gbit=cell.link.gbit), **cables}
 
 
-def _routing(cell: Cell, seed: int) -> Draws:
-    return Even() if cell.skew.zipf is None else Zipf(cell.skew.zipf, seed)
+def _routing(cell: Cell, shape: Shape, seed: int) -> Draws:
+    """Of a model with random weights, whose own routers' choice nothing tells, every expert alike; and what a
+    mask leaves is taken for forced."""
+    return Even() if cell.skew.zipf is None else forced(shape, cell.skew.zipf, seed)

@@ -1,4 +1,4 @@
-"""Calls as events: workers that are shared, slow, paused or lost; replicas, hedging and patience of the product.
+"""Calls as events: workers that are shared, slow or lost; replicas, hedging and patience of the product.
 
 Follows `expert_workers.dispatch.calls` and `pool`: who is asked, when a replica is asked as well, and for how
 long lost experts are waited for, is decided by the product's own functions over the simulation's clock.
@@ -97,7 +97,7 @@ class CallPool:
         self._changed = env.event()
         self._flights: list[Flight] = []
         self.num_bytes = [0.0, 0.0]
-        self.num_hedged = 0
+        self.num_hedged = self.num_pairs = 0
         self.can_fail = False
 
     def publish(self, held: Mapping[int, list[tuple[int, ...]]]) -> None:
@@ -111,9 +111,7 @@ class CallPool:
     def _links(self) -> dict[int, Link]:
         return {worker.rank: cast("Link", worker) for worker in self._workers}
 
-    def begin(
-        self, layer: int, num_tokens: int, rows_E: NDArray[Any]
-    ) -> Generator[Event, Any, Flight]:
+    def begin(self, layer: int, num_tokens: int, rows_E: NDArray[Any]) -> Generator[Event, Any, Flight]:
         """Raises ExpertsLostError."""
         self._settle_owed()
         counts, holders = rows_E.tolist(), self._held[layer]
@@ -208,7 +206,7 @@ class CallPool:
     def _send_one(self, flight: Flight, rank: int, columns: Segments) -> Generator[Event, Any, None]:
         pairs, most = sum(count for _, count in columns), max(count for _, count in columns)
         pairs_W, segments_W = np.array([pairs]), np.array([len(columns)])
-        rows_W = self._messages.rows_W(flight.num_tokens, pairs_W, np.array([most]))
+        rows_W = self._messages.distinct_rows(flight.num_tokens, pairs_W, np.array([most]))
         out = float(self._messages.bytes_out(flight.num_tokens, rows_W, pairs_W, segments_W)[0])
         back = float(self._messages.bytes_back(rows_W, pairs_W)[0])
         yield self._cores.run(self._group, self._costs.call(round(out), round(back)) / 2, 1)
@@ -235,8 +233,7 @@ class CallPool:
             seconds += worker.costs.answer(round(call.bytes_out), round(call.bytes_back))
             yield worker.cores.run(worker.group, seconds, worker.place.threads, weight)
         call.done = env.now
-        worker.num_calls += 1
-        worker.num_pairs += call.num_pairs
+        self.num_pairs += call.num_pairs
         yield env.timeout(self._network.arrival(env.now, there, self._here, call.bytes_back) - env.now)
         self.num_bytes[1] += call.bytes_back
         if call.outcome is None:

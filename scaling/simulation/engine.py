@@ -34,6 +34,7 @@ class Pool(Protocol):
     """Workers: PlainPool or CallPool."""
 
     num_bytes: list[float]
+    num_pairs: int
 
     def begin(self, layer: int, num_tokens: int, rows_E: NDArray[Any]) -> Generator[Event, Any, Any]: ...
     def finish(self, begun: Any, split: Split) -> Work: ...

@@ -66,7 +66,9 @@ class Breaking:
             return
         after = holders_without(world.setting, before, self._gone)
         ranks = {rank for held in after.values() for rank in held}
-        slowest = max((load_seconds(world.setting, world.shape, before, after, r) for r in ranks), default=0.0)
+        slowest = max(
+            (load_seconds(world.setting, world.shape, before, after, r) for r in ranks), default=0.0
+        )
         yield world.env.timeout(slowest)
         world.publish({key: tuple(r for r in held if r not in self._gone) for key, held in after.items()})
 

@@ -1,11 +1,11 @@
-"""Cores that processes of one machine share: processor sharing, and quotas as Linux's control groups have them.
+"""Cores that processes of one machine share: processor sharing, and quotas as Linux's control groups do it.
 
 A task is so many seconds of work by so many threads, alone. Where the tasks of a machine together have more
 threads than it has cores, every thread gets an equal part of them. A task may want more of the machine than
 its threads: one thread that reads weights as fast as memory gives them leaves the others little, so its
-`weight` is what it would take of all cores to get as far as quickly. A group of tasks (a process, a container)
-may have a quota: of each period it computes as long as its budget lasts, then it stands still until the next
-one begins (Linux, Documentation/scheduler/sched-bwc.rst: 100 ms by default).
+`weight` is what it would take of all cores to get as far as quickly. A group of tasks (a process, a
+container) may have a quota: of each period it computes as long as its budget lasts, then it stands still
+until the next one begins (Linux, Documentation/scheduler/sched-bwc.rst: 100 ms by default).
 """
 
 from heapq import heappop, heappush

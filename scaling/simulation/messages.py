@@ -1,4 +1,4 @@
-"""The bytes of calls and replies, as `expert_workers.wire`, `dispatch.split` and `transports.frame` make them.
+"""The bytes of calls and replies, as `expert_workers`' `wire`, `dispatch.split` and `frame` make them.
 
 Shapes: T tokens of a step, K experts per token, E experts of a layer, R rows of one worker, W workers.
 """
@@ -32,9 +32,11 @@ class Messages(NamedTuple):
         """Rows of a bfloat16 model travel as they are, those of a float32 one as `wire_dtype` says."""
         travels = wire_dtype if dtype == "float32" else dtype
         value_bytes = DTYPES[travels][0].itemsize
-        return cls(shape.d_model, shape.top_k, shape.n_experts, value_bytes, Combine(combine).form(shape.top_k))
+        return cls(
+            shape.d_model, shape.top_k, shape.n_experts, value_bytes, Combine(combine).form(shape.top_k)
+        )
 
-    def rows_W(self, num_tokens: int, pairs_W: Numbers, most_W: Numbers) -> Floats:
+    def distinct_rows(self, num_tokens: int, pairs_W: Numbers, most_W: Numbers) -> Floats:
         """Expected distinct tokens among the pairs of each worker: a row is sent once for all experts there.
 
         Of the K draws of a token without putting back, none falls on a worker whose experts have the share p

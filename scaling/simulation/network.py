@@ -1,9 +1,9 @@
-"""Messages between machines: each end sends and receives one after the other; then delay, and what a loss costs.
+"""Messages between machines: one after the other at each end; then delay, and what a loss costs.
 
 Of a lost packet TCP knows by those behind it after a round trip and a quarter (RACK, RFC 8985, section 6.2);
-where none is behind it, by a probe after two, and of a message of one packet 200 ms later (section 7.2; Linux's
-TCP_RTO_MIN). A path that loses packets carries at most 1.22 MSS / (RTT √p) (Mathis, Semke, Mahdavi, Ott: The
-macroscopic behavior of the TCP congestion avoidance algorithm, CCR 27 (3), 1997).
+where none is behind it, by a probe after two, and of a message of one packet 200 ms later (section 7.2;
+Linux's TCP_RTO_MIN). A path that loses packets carries at most 1.22 MSS / (RTT √p) (Mathis, Semke, Mahdavi,
+Ott: The macroscopic behavior of the TCP congestion avoidance algorithm, CCR 27 (3), 1997).
 """
 
 import math

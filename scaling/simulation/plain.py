@@ -5,7 +5,7 @@ each queue is D_i = max(D_{i-1}, A_i) + S_i (Lindley, 1952), worked out for all 
 Shapes: W workers that are called, in the order of their ranks; E experts.
 """
 
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -75,18 +75,24 @@ class PlainPool:
             layer: np.array([ranks[0] for ranks in ranks_E]) if all(len(r) == 1 for r in ranks_E) else None
             for layer, ranks_E in held.items()
         }
-        self._calls_s: dict[tuple[int, int, bool], float] = {}
+        self._calls_s: dict[tuple[int, int], float] = {}
+        # Workers that are alike have one object of costs.
+        self._costs_of = list({id(worker.costs): worker.costs for worker in workers}.values())
+        numbers = {id(costs): number for number, costs in enumerate(self._costs_of)}
+        self._kinds = np.array([numbers[id(worker.costs)] for worker in workers])
+        self._answers: list[dict[tuple[int, int], float]] = [{} for _ in self._costs_of]
+        self.num_pairs = 0
         self.num_bytes = [0.0, 0.0]
 
     def begin(self, layer: int, num_tokens: int, rows_E: NDArray[Any]) -> Generator[Event, Any, Flown]:
         """The coordinator's own time to send is over when this returns; the rest is known by then."""
         env, begun = self._env, self._env.now
         ranks, pairs_W, segments, most_W = self._chosen(layer, rows_E)
-        num_rows_W = self._messages.rows_W(num_tokens, pairs_W, most_W)
+        num_rows_W = self._messages.distinct_rows(num_tokens, pairs_W, most_W)
         counts_W = np.array([len(rows) for rows in segments])
         out_W = self._messages.bytes_out(num_tokens, num_rows_W, pairs_W, counts_W)
         back_W = self._messages.bytes_back(num_rows_W, pairs_W)
-        halves_W = np.array([self._call_s(a, b, mine=True) for a, b in zip(out_W, back_W, strict=True)]) / 2
+        halves_W = self._mine(out_W, back_W) / 2
         sending = float(halves_W.sum())
         yield self._cores.run(self._group, sending, 1)
         stretched = (env.now - begun) / sending if sending else 1.0
@@ -96,7 +102,7 @@ class PlainPool:
         sent_W = departures(ready_W, out_W * self._here_s, self._free_up)
         self._free_up = float(sent_W[-1])
         arrived_W = sent_W + out_W * beyond_W + delays_W + self._losses(ranks, out_W)
-        work_W = np.array([self._work_s(*each) for each in zip(ranks, segments, out_W, back_W, strict=True)])
+        work_W = self._work(ranks, segments, out_W, back_W)
         start_W = np.maximum(arrived_W, self._busy_until[ranks])
         done_W = start_W + work_W
         self._busy_until[ranks] = done_W
@@ -108,6 +114,7 @@ class PlainPool:
         came_W = came_W + self._losses(ranks[order], back_W[order])
         taken_W = departures(came_W, halves_W[order], max(env.now, self._free_here))
         self._free_here = float(taken_W[-1])
+        self.num_pairs += int(pairs_W.sum())
         self.num_bytes[0] += float(out_W.sum())
         self.num_bytes[1] += float(back_W.sum())
 
@@ -157,25 +164,42 @@ class PlainPool:
         pairs_W, most_W = np.array([sum(each) for each in rows]), np.array([max(each) for each in rows])
         return np.array(ranks), pairs_W, rows, most_W
 
-    def _work_s(self, rank: int, rows: list[int], num_out: float, num_back: float) -> float:
-        worker = self._workers[rank]
-        worker.num_calls += 1
-        worker.num_pairs += sum(rows)
-        return worker.seconds(rows) + self._call_s(num_out, num_back, mine=False, costs=worker.costs)
+    def _work(
+        self, ranks: NDArray[Any], rows: Sequence[Sequence[int]], out_W: Floats, back_W: Floats
+    ) -> Floats:
+        """Each worker's own time for its call. Of workers that are alike, equal calls cost the same."""
+        workers = self._workers
+        experts_W = np.array([workers[rank].seconds(each) for rank, each in zip(ranks, rows, strict=True)])
+        kinds_W = self._kinds[ranks]
+        for kind in set(kinds_W.tolist()):
+            its = kinds_W == kind
+            experts_W[its] += _remembered(
+                self._answers[kind], self._costs_of[kind].answer, out_W[its], back_W[its]
+            )
+        return experts_W
 
-    def _call_s(self, num_out: float, num_back: float, *, mine: bool, costs: NodeCosts | None = None) -> float:
-        """Remembered; of a worker's own machine where workers differ."""
-        costs = costs or self._costs
-        key = round(num_out), round(num_back), mine
-        if mine:
-            found = self._calls_s.get(key)
-            if found is None:
-                found = self._calls_s[key] = costs.call(key[0], key[1])
-            return found
-        return costs.answer(key[0], key[1])
+    def _mine(self, out_W: Floats, back_W: Floats) -> Floats:
+        """The coordinator's time for each call."""
+        return _remembered(self._calls_s, self._costs.call, out_W, back_W)
 
     def _losses(self, ranks: NDArray[Any], num_bytes_W: Floats) -> Floats:
         if not self._lossy:
             return np.zeros(len(ranks))
         each = zip(ranks, num_bytes_W, strict=True)
         return np.array([self._network.recovery(self._ways[rank], num) for rank, num in each])
+
+
+def _remembered(
+    known: dict[tuple[int, int], float], cost: Callable[[int, int], float], out_W: Floats, back_W: Floats
+) -> Floats:
+    """Of calls of so many bytes out and back, each size worked out once."""
+    sizes = zip(
+        np.rint(out_W).astype(np.int64).tolist(), np.rint(back_W).astype(np.int64).tolist(), strict=True
+    )
+    found = np.empty(len(out_W))
+    for place, size in enumerate(sizes):
+        seconds = known.get(size)
+        if seconds is None:
+            seconds = known[size] = cost(*size)
+        found[place] = seconds
+    return found

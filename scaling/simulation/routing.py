@@ -5,11 +5,16 @@ Shapes: T rows, E experts, K chosen.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
+from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+
+from moe_model.config import ModelConfig
+from moe_model.errors import ConfigError
+from scaling.routing.sampler import Sampler
+from scaling.shape import Shape
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
@@ -20,9 +25,7 @@ _MOST_KEYS = 1 << 15
 class Draws(Protocol):
     """Where rows go."""
 
-    def draw(
-        self, layer: int, num_rows: int, n_experts: int, top_k: int, rng: np.random.Generator
-    ) -> Ints:
+    def draw(self, layer: int, num_rows: int, n_experts: int, top_k: int, rng: np.random.Generator) -> Ints:
         """Rows of each expert of a layer, K·T in all and no expert more than T. `layer` counts all layers."""
 
 
@@ -34,35 +37,7 @@ class Even:
         return draw_shares(np.full(n_experts, 1.0 / n_experts), num_rows, top_k, rng)
 
 
-@dataclass(frozen=True, slots=True)
-class Zipf:
-    """The r-th most wanted expert of a layer has a share of 1/r^s, in an order by seed and layer."""
-
-    s: float
-    seed: int = 0
-
-    def draw(self, layer: int, num_rows: int, n_experts: int, top_k: int, rng: np.random.Generator) -> Ints:
-        return draw_shares(_zipf_shares(self.s, self.seed, layer, n_experts), num_rows, top_k, rng)
-
-
-class Shares:
-    """By the shares of each layer's experts, as a trace or the metrics of a server have them."""
-
-    def __init__(self, shares: dict[int, Sequence[float]]) -> None:
-        self._shares = {layer: np.asarray(row, float) / max(sum(row), 1e-30) for layer, row in shares.items()}
-
-    def draw(self, layer: int, num_rows: int, n_experts: int, top_k: int, rng: np.random.Generator) -> Ints:
-        known = self._shares.get(layer)
-        shares_E = np.full(n_experts, 1.0 / n_experts) if known is None else known
-        return draw_shares(shares_E, num_rows, top_k, rng)
-
-
-@cache
-def _zipf_shares(s: float, seed: int, layer: int, n_experts: int) -> Floats:
-    shares_E = np.arange(1, n_experts + 1, dtype=float) ** -s
-    shares_E /= shares_E.sum()
-    found: Floats = np.random.default_rng((seed, layer)).permutation(shares_E)
-    return found
+EVEN = Even()
 
 
 def draw_shares(shares_E: Floats, num_rows: int, top_k: int, rng: np.random.Generator) -> Ints:
@@ -92,3 +67,29 @@ def _scaled(counts_E: Ints, num_rows: int, num_drawn: int, top_k: int) -> Ints:
         if whole_E[expert] < num_rows:
             whole_E[expert] += 1
     return whole_E
+
+
+class Sampled:
+    """Rows as a sampler of `scaling.routing` draws them, which counts only layers with experts."""
+
+    def __init__(self, sampler: Sampler, moe_layers: Sequence[int]) -> None:
+        self._sampler = sampler
+        self._number = {layer: number for number, layer in enumerate(moe_layers)}
+
+    def draw(self, layer: int, num_rows: int, n_experts: int, top_k: int, rng: np.random.Generator) -> Ints:
+        return self._sampler.draw(self._number[layer], num_rows, rng)
+
+
+def traced(path: Path, config: ModelConfig) -> Draws:
+    """By a recorded trace: how often, and with whom. Raises ConfigError; also where it is another model's."""
+    sampler = Sampler.of_trace(path)
+    said = sampler.num_layers, sampler.num_experts, sampler.top_k
+    wanted = len(config.moe_layers), config.n_experts, config.top_k
+    if said != wanted:
+        raise ConfigError(f"{path}: layers with experts, experts, chosen: {said}, the model has {wanted}")
+    return Sampled(sampler, config.moe_layers)
+
+
+def forced(shape: Shape, s: float, seed: int) -> Draws:
+    """As `serve --force-routing zipf:S:SEED` routes: the same table."""
+    return Sampled(Sampler.of_zipf(shape, s, seed), shape.moe_layers)

@@ -18,7 +18,9 @@ from scaling.simulation.setting import Ask, Setting
 _GREEDY = SamplingParams(temperature=0.0)
 
 
-def make_sequence(ask: Ask, number: int, max_seq_len: int, block_size: int, rng: np.random.Generator) -> Sequence:
+def make_sequence(
+    ask: Ask, number: int, max_seq_len: int, block_size: int, rng: np.random.Generator
+) -> Sequence:
     """One that ends after `num_output` tokens."""
     prompt = ask.prompt or tuple(rng.integers(0, 1 << 30, ask.num_prompt).tolist())
     rules = StopRules(max_tokens=ask.num_output, ignore_eos=True)
@@ -45,11 +47,12 @@ def make_scheduler(setting: Setting, kv_bytes: float, longest: int, num_seqs: in
 def _sizes(setting: Setting, kv_bytes: float, longest: int, num_seqs: int) -> CacheSizes:
     engine = setting.engine
     dtype = DTYPES[engine.dtype][0]
-    demand = Demand(
-        min(longest + 1, setting.config.max_seq_len),
-        max(1, min(engine.max_num_seqs, num_seqs)),
-        engine.max_step_tokens,
-    )
+    most = min(engine.max_context or setting.config.max_seq_len, setting.config.max_seq_len)
+    context = min(longest + 1, most)
+    # What the product makes room for, but no more than all requests of the load fill, one after the other:
+    # blocks of those that have ended may be found by later ones.
+    num_contexts = min(engine.max_num_seqs * -(-most // context), num_seqs)
+    demand = Demand(context, max(1, num_contexts), engine.max_step_tokens)
     spec = family_of(setting.config).cache_spec(setting.config)
     return sizes_for(spec, engine.block_size, dtype, demand, int(kv_bytes))
 
@@ -57,4 +60,3 @@ def _sizes(setting: Setting, kv_bytes: float, longest: int, num_seqs: int) -> Ca
 def usual_kv_bytes(memory_gb: float, weights_bytes: float) -> float:
     """As the product takes it: half of what is left."""
     return SHARE_OF_MEMORY * max(0.0, 1e9 * memory_gb - weights_bytes)
-

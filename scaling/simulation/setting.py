@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 from coordinator.config.engine import EngineConfig
 from expert_workers.dispatch.options import PoolOptions
@@ -14,7 +15,7 @@ from scaling.machines import Machine, Machines
 from scaling.shape import Shape, shape_of_config
 from scaling.simulation.machine import USUAL_PERIOD_S
 from scaling.simulation.network import CableWays, MachineWays, Ways
-from scaling.simulation.routing import Draws, Even
+from scaling.simulation.routing import EVEN, Draws
 
 # Of a machine, with the experts' form, the others' form, and a number of threads.
 CostsOf = Callable[[Machine, Shape, str, str, float], NodeCosts]
@@ -54,8 +55,8 @@ class CoordinatorPlace(Place):
 @dataclass(frozen=True, slots=True)
 class Setting:
     """`holders`: (layer, expert) -> ranks, of a plan; None: as the product places them. `form`: of experts'
-    weights; `dtype`: of all else, and of the rows. `cables`: of hosts, where these are on one machine. `routing` draws which experts rows go to. `kv_bytes` None:
-    half of what a coordinator's machine has left, as the product takes it. `restart_s`: until the process of a
+    weights; `dtype`: of all else, and of the rows. `cables`: of hosts, where these are on one machine;
+    `period_s`: of their quotas. `routing` draws which experts rows go to. `restart_s`: until the process of a
     worker that died is there again, before it loads. `is_forced`: routing is drawn by the server itself."""
 
     config: ModelConfig
@@ -69,7 +70,7 @@ class Setting:
     holders: dict[tuple[int, int], tuple[int, ...]] | None = None
     cables: dict[str, Link] | None = None
     period_s: float = USUAL_PERIOD_S
-    routing: Draws = Even()
+    routing: Draws = EVEN
     faults: tuple[Fault, ...] = ()
     restart_s: float = 5.0
     is_forced: bool = False
@@ -91,12 +92,12 @@ class Setting:
 
     @property
     def shape(self) -> Shape:
-        return shape_of_config(self.config, self.name)
+        return _shape(self.config, self.name)
 
     @property
     def is_plain(self) -> bool:
-        """Whether no two of a step's calls meet anywhere but at the coordinator: one coordinator, workers with
-        machines of their own without quotas, nothing that breaks, no choice of holders."""
+        """Whether a step's calls meet nowhere but at the coordinator: one coordinator, workers with machines
+        of their own without quotas, nothing that breaks."""
         places = [place.machine for place in (*self.coordinators, *self.workers)]
         return (
             len(self.coordinators) == 1
@@ -112,6 +113,11 @@ class Setting:
     def costs(self, place: Place, shape: Shape) -> NodeCosts:
         machine = self.machines.named(place.machine)
         return self.costs_of(machine, shape, self.form, self.shared_form, place.threads)
+
+
+@lru_cache(maxsize=32)
+def _shape(config: ModelConfig, name: str) -> Shape:
+    return shape_of_config(config, name)
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
+from msgspec import structs
 from simpy import Environment, Resource
 
 from expert_workers.placement.placement import Placement, Share, place
@@ -10,6 +11,7 @@ from expert_workers.transports.base import Failure
 from moe_model.layers.dispatch import ExpertKey
 from scaling.costs.base import NodeCosts
 from scaling.costs.forms import weight_bytes
+from scaling.machines import Machine
 from scaling.shape import Shape
 from scaling.simulation.machine import Cores, Group
 from scaling.simulation.setting import Setting, WorkerPlace
@@ -35,8 +37,6 @@ class SimWorker:
     group: Group
     turn: Resource
     failure: Failure | None = None
-    num_calls: int = 0
-    num_pairs: int = 0
     experts_s: dict[tuple[int, ...], float] = field(default_factory=dict)
     weights: dict[tuple[int, ...], float] = field(default_factory=dict)
 
@@ -55,7 +55,9 @@ class SimWorker:
         key = tuple(sorted(rows))
         found = self.weights.get(key)
         if found is None:
-            found = self.weights[key] = self.cores.num * self.whole.experts(key) / max(self.seconds(key), 1e-30)
+            found = self.weights[key] = (
+                self.cores.num * self.whole.experts(key) / max(self.seconds(key), 1e-30)
+            )
         return found
 
     def look(self) -> None:
@@ -69,7 +71,12 @@ def first_holders(setting: Setting, shape: Shape) -> Holders:
     keys = [(layer, expert) for layer in shape.moe_layers for expert in range(shape.n_experts)]
     ranks = range(len(setting.workers))
     limited = any(worker.max_modules is not None for worker in setting.workers)
-    if len(keys) * len(ranks) > MOST_PLACED and setting.replicas == 1 and not setting.redundant and not limited:
+    if (
+        len(keys) * len(ranks) > MOST_PLACED
+        and setting.replicas == 1
+        and not setting.redundant
+        and not limited
+    ):
         return even_holders(keys, len(ranks))
     return place(keys, shares(setting, ranks), setting.replicas, redundant=setting.redundant).holders
 
@@ -109,10 +116,16 @@ def make_workers(
     setting: Setting, shape: Shape, env: Environment, cores: Mapping[str, Cores]
 ) -> list[SimWorker]:
     found = []
+    known: dict[tuple[Machine, float], tuple[NodeCosts, NodeCosts, dict[tuple[int, ...], float]]] = {}
+    by_name = {machine.name: machine for machine in setting.machines.machines}
     for rank, where in enumerate(setting.workers):
         machine = cores[where.machine]
-        costs = setting.costs(where, shape)
-        whole = setting.costs(replace(where, threads=machine.num), shape)
+        # Machines that differ in nothing but their names have the same costs.
+        alike = structs.replace(by_name[where.machine], name="alike"), where.threads
+        if alike not in known:
+            whole = setting.costs(replace(where, threads=machine.num), shape)
+            known[alike] = setting.costs(where, shape), whole, {}
+        costs, whole, experts_s = known[alike]
         group = machine.group(where.quota, setting.period_s)
-        found.append(SimWorker(rank, where, costs, whole, machine, group, Resource(env)))
+        found.append(SimWorker(rank, where, costs, whole, machine, group, Resource(env), experts_s=experts_s))
     return found

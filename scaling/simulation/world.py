@@ -39,8 +39,9 @@ class World:
         self.rng = np.random.default_rng((setting.seed, 1))
         self.network = Network(setting.ways, np.random.default_rng((setting.seed, 2)))
         places = (*setting.coordinators, *setting.workers)
+        by_name = {machine.name: machine for machine in setting.machines.machines}
         self.cores = {
-            name: Cores(self.env, setting.machines.named(name).cores)
+            name: Cores(self.env, by_name[name].cores)
             for name in dict.fromkeys(place.machine for place in places)
         }
         self.workers = make_workers(setting, self.shape, self.env, self.cores)
@@ -87,7 +88,7 @@ class World:
             split.add(engine.counts.split)
         gaps = gaps_ms(served)
         firsts = [1e3 * (each.token_s[0] - each.sent_s) for each in served if each.token_s]
-        sent, received = self._num_bytes()
+        sent, received = self.num_bytes()
         return Outcome(
             seconds=seconds,
             num_requests=len(served),
@@ -101,12 +102,12 @@ class World:
             num_steps=len(steps),
             split_ms=split_ms(split, len(steps)),
             shares=split.shares(),
-            binds=binds(split, self._front_share(seconds)),
+            binds=binds(split, self.front_share(seconds)),
             bytes_sent=sent,
             bytes_received=received,
             num_hedged=sum(pool.num_hedged for pool in self.pools),
             num_retried=sum(engine.counts.num_retried for engine in self.engines),
-            num_pairs=sum(worker.num_pairs for worker in self.workers),
+            num_pairs=sum(engine.pool.num_pairs for engine in self.engines if engine.pool is not None),
         )
 
     def _engine(self, place: CoordinatorPlace) -> SimEngine:
@@ -154,13 +155,13 @@ class World:
     def _client(self, index: int) -> Work:
         """The next request as the last one ends."""
         for ask in self._asks:
-            yield self._send(index, ask)
+            yield self.send(index, ask)
 
     def _late(self, index: int, ask: Ask) -> Work:
         yield self.env.timeout(ask.at_s or 0.0)
-        yield self._send(index, ask)
+        yield self.send(index, ask)
 
-    def _send(self, index: int, ask: Ask) -> Event:
+    def send(self, index: int, ask: Ask) -> Event:
         """Happens when its last token is there, or it has failed."""
         config, served, ended = self.setting.config, Served(ask.num_prompt, self.env.now), self.env.event()
         longest = min(self.setting.engine.max_context or config.max_seq_len, config.max_seq_len)
@@ -179,13 +180,13 @@ class World:
             served.failed = sequence in failed
             event.succeed()
 
-    def _front_share(self, seconds: float) -> float:
+    def front_share(self, seconds: float) -> float:
         """Of the coordinators' cores."""
         used = sum(engine.front.used for engine in self.engines)
         num = sum(self.setting.machines.named(place.machine).cores for place in self.setting.coordinators)
         return used / (num * seconds) if seconds else 0.0
 
-    def _num_bytes(self) -> tuple[float, float]:
+    def num_bytes(self) -> tuple[float, float]:
         pools = [engine.pool for engine in self.engines if engine.pool is not None]
         return sum(pool.num_bytes[0] for pool in pools), sum(pool.num_bytes[1] for pool in pools)
 

@@ -73,6 +73,8 @@ COMMANDS = {
         "sweep_arguments", "sweep", "measure how a model scales: all cells of an experiment, in rounds"
     "trace": Entry(
         "trace_arguments", "trace", "say what a recorded routing means for load; plot and convert it"
+    "simulate": Entry(
+        "simulate_arguments", "simulate", "simulate a model on machines: rates, waits, and what binds"
     ),
     "import": Entry(
         "import_arguments",
