@@ -76,6 +76,8 @@ class Plan(Struct, frozen=True):
 def planned(experiment: Experiment, base: Path, changes: Sequence[Fields] = ({},)) -> Plan:
     """`changes`: what else is changed of every cell, a cell for each. Raises ConfigError, one line for all
     cells that cannot be."""
+    if experiment.bounds.by_measure() and experiment.machines is None:
+        raise ConfigError("bounds: need `machines`, a file of `expertmesh probe`")
     found = list(_cells(experiment, changes))
     cells = {cell.key: cell for cell in found}
     _refuse(cells.values())

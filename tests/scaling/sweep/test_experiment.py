@@ -61,6 +61,7 @@ def test_skip_leaves_out_of_the_product_only() -> None:
         ({"base": {"load.concurrency.x": 3}}, "concurrency"),
         ({"rounds": 0}, "rounds"),
         ({"bounds": {"throughtput": 0.1}}, "throughtput"),
+        ({"bounds": {"gap": 0.1}}, "need `machines`"),
         ({"cells": [{"where": "moon"}]}, "cells 1"),
         ({"base": {"serve": {"workers": 3}}}, "serve: workers"),
         ({"base": {"serve": {"ray-address": "x"}}}, "serve: ray-address"),
