@@ -53,7 +53,7 @@ tables = st.lists(
 rows = st.integers(1, 1000)
 
 
-@given(tables, rows, rows, st.floats(1, 1e6), st.floats(1, 1e6))
+@given(tables, rows, rows, st.floats(64, 16384), st.floats(1, 8192))
 def test_more_rows_or_bytes_never_take_less(
     rates: list[ProductRate], one: int, other: int, kb: float, more: float
 ) -> None:
@@ -145,3 +145,8 @@ def test_products_are_those_of_a_layer() -> None:
     for matrices, products in zip(shape.layer_matrices, shape.layer_products, strict=True):
         assert sum(rows * columns for rows, columns in matrices) == sum(each.params for each in products)
         assert sorted(each.kind for each in products) == ["exact", "linear", "router"]
+
+
+def test_a_larger_matrix_that_was_quicker_is_not_believed() -> None:
+    table = ProductTable([rate(1, 1e-2), rate(1, 1e-3, 8 * MiB)])
+    assert [table.seconds(1, size * MiB) for size in (1, 4, 8)] == pytest.approx([1e-2] * 3)
