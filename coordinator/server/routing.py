@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from datetime import UTC, datetime
-from importlib.metadata import version
+from importlib import metadata
 from pathlib import Path
 
 import numpy as np
@@ -58,7 +58,7 @@ def header_of(checkpoint: Checkpoint, most_tokens: int) -> Header:
         num_experts=model.n_experts,
         top_k=model.top_k,
         most_tokens=most_tokens,
-        made_by=f"expertmesh {version('expertmesh')}",
+        made_by=f"expertmesh {metadata.version('expertmesh')}",
         started_at=datetime.now(UTC).isoformat(timespec="seconds"),
     )
 
