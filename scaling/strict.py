@@ -1,6 +1,7 @@
 """Files that people write, YAML or JSON, read into typed values; what a value does not have is refused by
 name."""
 
+import re
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -63,3 +64,9 @@ class _UniqueKeys(yaml.SafeLoader):
                 raise yaml.YAMLError(f"{value!r} is there twice, line {key.start_mark.line + 1}")
             seen.add(value)
         return super().construct_mapping(node, deep)
+
+
+# YAML 1.1, which the library reads, takes 1e-09 for text; YAML 1.2 and JSON take it for a number.
+_UniqueKeys.add_implicit_resolver(  # type: ignore[no-untyped-call]
+    "tag:yaml.org,2002:float", re.compile(r"[-+]?(\d+(\.\d*)?|\.\d+)[eE][-+]?\d+"), list("-+.0123456789")
+)

@@ -6,12 +6,10 @@ import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import cast
 
 from coordinator.commands.plan_arguments import PlanArguments
 from expertmesh.commands.options import options_of
 from moe_model.errors import ConfigError
-from moe_model.names import WeightForm
 from scaling.machines import Machines
 from scaling.planning.choose import Wish, plan
 from scaling.planning.loads import chances, even_loads
@@ -83,7 +81,7 @@ def _wish(options: PlanArguments) -> Wish:
         max_gap_ms=options.max_gap_ms,
         survive=options.survive,
         concurrency=options.concurrency,
-        form=None if options.expert_dtype == "auto" else cast(WeightForm, options.expert_dtype),
+        form=None if options.expert_dtype == "auto" else options.expert_dtype,
         num_slices=options.expert_slices,
         coordinator=options.coordinator,
         coordinator_only=options.coordinator_only,

@@ -40,7 +40,7 @@ def measures(run: LoadRun) -> dict[str, Any]:
         "first_token_ms": spread(1e3 * first_token(request) for request in good if request.token_s),
         "per_token_ms": spread(1e3 * per_token(request) for request in good if len(request.token_s) > 1),
         "gap_ms": spread(1e3 * gap for gap in gaps),
-        "max_gap_ms": 1e3 * max(gaps, default=0.0),
+        "max_gap_ms": 1e3 * max(map(longest_wait, good), default=0.0),
         "timeline": timeline(run),
         "tokens_sha": tokens_sha(run.requests),
         "errors": dict(Counter(request.error for request in run.requests if request.error is not None)),
@@ -69,11 +69,21 @@ def per_token(request: Timed) -> float:
 
 
 def token_gaps(request: Timed) -> list[float]:
-    """Seconds between each two tokens, 0 between those of one message; empty where the times of some tokens
-    are not known, as of tools that tell only the first and the last."""
+    """Seconds between each two tokens: of n tokens that came in one message, each took the n-th part of the
+    time since the message before. Empty where the times of some tokens are not known, as of tools that tell
+    only the first and the last."""
     if len(request.token_s) != request.num_tokens:
         return []
-    return [after - before for before, after in itertools.pairwise(request.token_s)]
+    messages = Counter(request.token_s)
+    gaps: list[float] = []
+    for before, after in itertools.pairwise(sorted(messages)):
+        gaps += [(after - before) / messages[after]] * messages[after]
+    return gaps
+
+
+def longest_wait(request: Timed) -> float:
+    """Seconds, the most between two messages with tokens; 0 where there was one."""
+    return max((after - before for before, after in itertools.pairwise(sorted(request.token_s))), default=0.0)
 
 
 def timeline(run: LoadRun) -> list[int]:

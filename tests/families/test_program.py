@@ -71,6 +71,9 @@ class _Counted:
         other = self._program.with_routers(routers)
         return None if other is None else _Counted(other, self._compared)
 
+    def room_for_choices(self, num_tokens: int) -> Tensor | None:
+        return self._program.room_for_choices(num_tokens)
+
     def times(self, *, go_on: bool) -> Mapping[ProgramPart, float]:
         return self._program.times(go_on=go_on)
 

@@ -20,6 +20,11 @@ def test_yaml_and_json_are_read(tmp_path: Path) -> None:
     assert read(written(tmp_path, '{"loss_percent": 2}'), Link) == Link(loss_percent=2.0)
 
 
+@pytest.mark.parametrize("text", ["1e-09", "5E-05", "1.5e3", "2e+1", ".5e1", "7", "0.25"])
+def test_numbers_are_read_as_json_writes_them(tmp_path: Path, text: str) -> None:
+    assert read(written(tmp_path, f'{{"delay_ms": {text}}}'), Link).delay_ms == float(text)
+
+
 @pytest.mark.parametrize(
     ("text", "said"),
     [
