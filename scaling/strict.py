@@ -50,7 +50,7 @@ class _UniqueKeys(yaml.SafeLoader):
 
     def compose_node(self, parent: Any, index: Any) -> Any:
         if self.check_event(yaml.AliasEvent):
-            mark = self.peek_event().start_mark  # type: ignore[no-untyped-call]
+            mark = self.peek_event().start_mark
             raise yaml.YAMLError(f"an alias, line {mark.line + 1}: write it out")
         return super().compose_node(parent, index)
 
@@ -67,6 +67,6 @@ class _UniqueKeys(yaml.SafeLoader):
 
 
 # YAML 1.1, which the library reads, takes 1e-09 for text; YAML 1.2 and JSON take it for a number.
-_UniqueKeys.add_implicit_resolver(  # type: ignore[no-untyped-call]
+_UniqueKeys.add_implicit_resolver(
     "tag:yaml.org,2002:float", re.compile(r"[-+]?(\d+(\.\d*)?|\.\d+)[eE][-+]?\d+"), list("-+.0123456789")
 )
