@@ -209,7 +209,7 @@ def _choices(plan: Plan) -> tuple[int, int] | None:
     of_routers = [plan.stops[n] for n, each in enumerate(plan.instructions) if each[0] == Kind.ROUTE]
     fits = all(each.n_experts <= _MOST_COLUMNS for each in of_routers)
     most = {each.top_k for each in of_routers}
-    return (len(of_routers), *most) if fits and len(most) == 1 else None
+    return (len(of_routers), most.pop()) if fits and len(most) == 1 else None
 
 
 def _forced_in_c(forced: ForcedRows | None, num_tokens: int) -> tuple[int, ...]:
