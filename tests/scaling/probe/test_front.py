@@ -88,11 +88,11 @@ def test_the_front_does_not_make_up_for_steps_that_the_fit_misses() -> None:
 def test_only_steps_of_the_first_load_are_what_a_server_runs() -> None:
     depth = Depth(None, (("tiny", ModelConfig()),), ((1, LOAD), (4, LOAD), (4, Load(200, 9))), 1, (), 1, 0)  # type: ignore[arg-type]
     shape = shape_of_config(CONFIG, NAME)
-    alone = [
-        Measured(NAME, phase, batch, 0, (work(shape, batch, batch, context),), 1.0)
-        for batch, context in ((1, 16), (4, 16), (4, 200))
-        for phase in ("prefill", "decode")
-    ]  # type: ignore[arg-type]
+    alone: list[Measured] = []
+    for batch, context in ((1, 16), (4, 16), (4, 200)):
+        works = (work(shape, batch, batch, context),)
+        alone.append(Measured(NAME, "prefill", batch, 0, works, 1.0))
+        alone.append(Measured(NAME, "decode", batch, 0, works, 1.0))
     found = short_steps(alone, depth)
     assert found == alone[:4]
     assert {each.phase for each in found} == {"prefill", "decode"}
