@@ -127,10 +127,10 @@ def with_calls(
 ) -> Machine:
     """The machine with what calls to workers cost: of steps with workers, what they take longer than the same
     steps without."""
-    without = {(each.phase, each.batch, each.works[0].num_rows): each.seconds for each in alone}
+    without = {_kind(each): each.seconds for each in alone}
     rows, more, seconds = [], [], []
     for each in remote:
-        before = without[each.phase, each.batch, each.works[0].num_rows]
+        before = without[_kind(each)]
         layers, num_bytes = len(shape.moe_layers), each.bytes_out + each.bytes_back
         both_ends = num_bytes / 2 + num_bytes / (2 * each.workers)
         rows.append([1e-6 * each.workers * layers, 1e-6 * layers, 1e-9 * both_ends * layers])
@@ -142,3 +142,9 @@ def with_calls(
     names = ("call_us", "worker_us", "byte_ns")
     terms = dict(zip(names, map(float, found), strict=True))
     return msgspec.structs.replace(machine, overheads=msgspec.structs.replace(machine.overheads, **terms))
+
+
+def _kind(each: Measured) -> tuple[str, int, int, int]:
+    """Of a step, whatever its workers. With positions: as many sequences are measured with short prompts and
+    with long ones."""
+    return each.phase, each.batch, each.works[0].num_rows, each.works[0].positions

@@ -17,6 +17,7 @@ from scaling.machines import FittedStep, Machine, ProductRate
 from scaling.probe import kernels, models, service, steps
 from scaling.probe.disk import read_mb_per_s
 from scaling.probe.fit import fitted, fitted_steps, with_calls
+from scaling.probe.front import simulated_token_s, with_front
 from scaling.probe.steps import Measured
 from scaling.shape import shape_of_config
 
@@ -95,10 +96,11 @@ def with_steps(machine: Machine, depth: Depth, say: Say) -> Machine:
     """The machine with overheads fitted to steps of models, and how well they explain these. Rates of
     products must be there."""
     shapes = {name: shape_of_config(config, name) for name, config in depth.models}
-    first = depth.models[0][0]
+    (first, first_config), load = depth.models[0], depth.loads[0][1]
     alone: list[Measured] = []
     remote: list[Measured] = []
     services: list[service.Service] = []
+    short: list[Measured] = []
     for name, config in depth.models:
         with models.made(config) as checkpoint:
             say(f"steps of {name}, {shapes[name].total_params / 1e6:.0f} M weights")
@@ -110,14 +112,23 @@ def with_steps(machine: Machine, depth: Depth, say: Say) -> Machine:
                 remote += measured_steps(checkpoint, name, depth, workers)
             if depth.num_turns:
                 say(f"a whole server of {name}")
-                short = [each for each in alone if each.works[0].num_rows == 16 * each.batch]
-                services = service.measure_service(checkpoint, depth.loads[0][1], short, depth.num_turns)
+                short = short_steps(alone, depth)
+                services = service.measure_service(checkpoint, load, short, depth.num_turns)
     machine = fitted(machine, shapes, alone)
     if remote:
         machine = with_calls(machine, shapes[first], [each for each in alone if each.model == first], remote)
-    machine = with_service(machine, services)
+    machine = with_front(machine, first_config, load, short, services)
     fit = fitted_steps(machine, shapes, [*alone, *remote])
-    return msgspec.structs.replace(machine, fit=(*fit, *_service_steps(machine, first, services)))
+    return msgspec.structs.replace(
+        machine, fit=(*fit, *_service_steps(machine, first, first_config, load, services))
+    )
+
+
+def short_steps(alone: Sequence[Measured], depth: Depth) -> list[Measured]:
+    """Those of the load that the first one has: others of as many sequences have longer prompts."""
+    first = depth.loads[0][1]
+    phases = [load == first for _, load in depth.loads for _ in ("prefill", "decode")]
+    return [each for each, is_short in zip(alone, phases, strict=True) if is_short]
 
 
 def measured_steps(checkpoint: Checkpoint, name: str, depth: Depth, workers: int) -> list[Measured]:
@@ -126,26 +137,13 @@ def measured_steps(checkpoint: Checkpoint, name: str, depth: Depth, workers: int
     return [each for pair in found for each in pair]
 
 
-def with_service(machine: Machine, services: Sequence[service.Service]) -> Machine:
-    """`token_us`: what a token takes in a server beyond the engine's steps: of all numbers of callers, the
-    median."""
-    if not services:
-        return machine
-    more = sorted(max(0.0, each.token_s - each.engine_token_s) for each in services)
-    token_us = 1e6 * more[len(more) // 2]
-    return msgspec.structs.replace(
-        machine, overheads=msgspec.structs.replace(machine.overheads, token_us=token_us)
-    )
-
-
 def _service_steps(
-    machine: Machine, model: str, services: Sequence[service.Service]
+    machine: Machine, model: str, config: ModelConfig, load: Load, services: Sequence[service.Service]
 ) -> tuple[FittedStep, ...]:
-    token_s = 1e-6 * machine.overheads.token_us
     return tuple(
         FittedStep(
             *(model, "service", each.concurrency, 0, 1e3 * each.token_s),
-            1e3 * (each.engine_token_s + token_s),
+            1e3 * simulated_token_s(machine, config, load, each.concurrency),
         )
         for each in services
     )

@@ -25,6 +25,8 @@ from scaling.strict import read
 Say = Callable[[str], None]
 _MACHINE_S = 900.0
 _LINK_S = 120.0
+# Of what a large call takes longer than a small one: at least so much is on the way.
+_LEAST_SHARE = 0.05
 _BUDGET_S = 1.0
 
 
@@ -82,11 +84,15 @@ def probe_cluster(
         cluster.close()
 
 
-def path_of(one: str, other: str, seconds: dict[int, float]) -> Path:
-    """Of round trips by their bytes. What a large call takes longer than a small one is its bytes' way there
-    and back, one after the other."""
-    longer = max(seconds[LARGE] - seconds[SMALL], 1e-9)
-    return Path((one, other), 8e-9 * 2 * (LARGE - SMALL) / longer, 1e6 * seconds[SMALL])
+def path_of(one: str, other: str, seconds: dict[int, float], here: dict[int, float]) -> Path:
+    """Of round trips by their bytes. `here`: of the same calls within a machine, which are what both ends
+    compute; costs of a call have that already (`call_us`, `worker_us`, `byte_ns`), so it is taken off. What a
+    large call takes longer than a small one is its bytes' way there and back, one after the other."""
+    between = {size: seconds[size] - here[size] for size in (SMALL, LARGE)}
+    # The rest of two measurements that are nearly alike is noise: the network has a part of it in any case.
+    longer = max(between[LARGE] - between[SMALL], _LEAST_SHARE * (seconds[LARGE] - seconds[SMALL]), 1e-9)
+    round_trip_s = max(between[SMALL], 0.0)
+    return Path((one, other), 8e-9 * 2 * (LARGE - SMALL) / longer, 1e6 * round_trip_s)
 
 
 def with_paths(machines: Machines, paths: Sequence[Path]) -> Machines:
@@ -126,8 +132,13 @@ def _measured(probers: Sequence[Any], arguments: Sequence[str], say: Say, *, nam
         found.append(msgspec.structs.replace(msgspec.json.decode(data, type=Machine), name=name))
     say(f"the network between {len(probers)} machines")
     endpoints = [ray.get(prober.serve.remote(), timeout=_LINK_S) for prober in probers]
+    here = [
+        ray.get(prober.round_trips.remote(endpoint), timeout=_LINK_S)
+        for prober, endpoint in zip(probers, endpoints, strict=True)
+    ]
     paths = []
     for one, other in combinations(range(len(probers)), 2):
         seconds = ray.get(probers[one].round_trips.remote(endpoints[other]), timeout=_LINK_S)
-        paths.append(path_of(found[one].name, found[other].name, seconds))
+        both = {size: (here[one][size] + here[other][size]) / 2 for size in seconds}
+        paths.append(path_of(found[one].name, found[other].name, seconds, both))
     return Machines(tuple(found), tuple(paths))

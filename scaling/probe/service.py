@@ -32,8 +32,7 @@ def measure_service(
 ) -> list[Service]:
     """`alone`: steps of this model in this process, with `load`. Raises RuntimeError for a server that does
     not start, and TimeoutError."""
-    steps = {(each.phase, each.batch): each.seconds for each in alone}
-    batches = sorted({batch for phase, batch in steps if phase == "decode"})
+    batches = sorted({each.batch for each in alone if each.phase == "decode"})
     with tempfile.TemporaryDirectory(prefix="expertmesh-probe-") as folder:
         arguments = ["--workers=0", "--dtype=bfloat16", "--max-gap=off", "--kv-cache-mib=256"]
         with serving(checkpoint.path, arguments, Path(folder) / "serve.log") as server:
@@ -41,11 +40,16 @@ def measure_service(
                 Service(
                     batch,
                     asyncio.run(_token_seconds(server, batch, load, num_turns)),
-                    (steps["prefill", batch] + (load.new_tokens - 1) * steps["decode", batch])
-                    / (batch * load.new_tokens),
+                    engine_token_seconds(alone, load, batch),
                 )
                 for batch in batches
             ]
+
+
+def engine_token_seconds(alone: Sequence[Measured], load: Load, batch: int) -> float:
+    """Of a token, where so many requests begin together and each step has one token of each."""
+    seconds = {each.phase: each.seconds for each in alone if each.batch == batch}
+    return (seconds["prefill"] + (load.new_tokens - 1) * seconds["decode"]) / (batch * load.new_tokens)
 
 
 async def _token_seconds(server: ServerProcess, concurrency: int, load: Load, num_turns: int) -> float:

@@ -127,10 +127,18 @@ def test_calls_over_the_stream_are_timed() -> None:
     assert 0 < found[SMALL] < found[LARGE]
 
 
-def test_a_path_is_made_of_round_trips() -> None:
-    path = path_of("m0", "m1", {SMALL: 1e-4, LARGE: 1e-4 + 2 * (LARGE - SMALL) * 8 / 1e9})
+def test_a_path_is_made_of_round_trips_without_what_both_ends_compute() -> None:
+    here = {SMALL: 5e-5, LARGE: 3e-4}
+    longer = 2 * (LARGE - SMALL) * 8 / 1e9
+    path = path_of("m0", "m1", {SMALL: here[SMALL] + 1e-4, LARGE: here[LARGE] + 1e-4 + longer}, here)
     assert path.gbit == pytest.approx(1.0)
     assert path.round_trip_us == pytest.approx(100)
+
+
+def test_a_path_that_is_as_quick_as_a_machine_itself_has_no_delay() -> None:
+    path = path_of("m0", "m1", {SMALL: 4e-5, LARGE: 2e-4}, {SMALL: 5e-5, LARGE: 3e-4})
+    assert path.round_trip_us == 0
+    assert 0 < path.gbit < 1e4
 
 
 def test_paths_that_were_measured_elsewhere_replace_their_own() -> None:
