@@ -85,6 +85,13 @@ class Rig:
         places = [f"--plan-machine=w{n}={self.machines[f'w{n}']}" for n in range(len(cores))]
         return found, [f"--plan={path}", *places]
 
+    def learned_plan(self) -> tuple[Plan, list[str]]:
+        """As `plan`; where no server has said the addresses, one is started for that."""
+        if not self.machines:
+            with self.start(CORES, []):
+                pass
+        return self.plan(CORES)
+
 
 def made_plan(checkpoint: Path, cores: tuple[float, ...]) -> Plan:
     config = Checkpoint.open(checkpoint).config
@@ -127,23 +134,52 @@ def test_a_plan_is_quicker_than_an_even_split(rig: Rig) -> None:
 
 
 def test_any_loss_leaves_each_expert_with_a_holder(rig: Rig) -> None:
-    if not rig.machines:
-        with rig.start(CORES, []):
-            pass
-    found, arguments = rig.plan(CORES)
+    """And changes no token; each worker is on the machine that it was planned for, with what it was
+    planned to hold."""
+    found, arguments = rig.learned_plan()
     for lost in range(len(CORES)):
         for row in found.solution.holders:
             assert all(set(ranks) - {lost} for ranks in row)
         with rig.start(CORES, arguments) as running:
+            check_binding(running, found)
             before = tokens(running, 0)
             with running.inject(Fault("kill", worker=lost)):
                 assert tokens(running, 0) == before
 
 
+def check_binding(running: RunningHosts, found: Plan) -> None:
+    assert running.ranks() == {machine.name: rank for rank, machine in enumerate(found.setting.workers)}
+    with ControlClient(running.control_address) as control:
+        workers = control.topology(include_experts=True)
+    held = {
+        (worker.rank, row.layer, expert)
+        for worker in workers
+        for row in worker.layers
+        for expert in row.expert_ids
+    }
+    layers = found.setting.shape.moe_layers
+    assert held == {
+        (rank, layers[n], expert)
+        for n, row in enumerate(found.solution.holders)
+        for expert, ranks in enumerate(row)
+        for rank in ranks
+    }
+
+
+def test_a_machine_that_is_not_in_the_cluster_is_named(rig: Rig) -> None:
+    _, arguments = rig.learned_plan()
+    elsewhere = [*arguments[:-1], "--plan-machine=w2=198.51.100.7", "--start-timeout=5"]
+    expected = r"machine 'w2' of the plan, 198\.51\.100\.7, is not"
+    with pytest.raises(RuntimeError, match=expected), rig.start(CORES, elsewhere):
+        pass
+
+
 def tokens(running: Running, number: int) -> tuple[int, ...]:
     with Client(running.grpc_address) as client:
         prompt = [2 + (7 * number + n) % 250 for n in range(16)]
-        return tuple(client.generate(prompt, max_tokens=TOKENS, temperature=0, timeout=300).token_ids)
+        done = client.generate(prompt, max_tokens=TOKENS, temperature=0, return_token_ids=True, timeout=300)
+    assert len(done.token_ids) == TOKENS
+    return done.token_ids
 
 
 def best_rate(name: str, running: RunningHosts) -> float:
