@@ -34,6 +34,9 @@ class PlanArguments:
             help="what `expertmesh probe` wrote, or the address of a running Ray cluster, which is probed",
         ),
     ]
+    insecure: Annotated[
+        bool, Option("--insecure", help="probe --machines HOST:PORT also where Ray asks for no token")
+    ] = False
     trace: Annotated[
         str | None,
         Option(

@@ -5,6 +5,7 @@ import json
 import re
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 from coordinator.commands.plan_arguments import PlanArguments
@@ -17,6 +18,8 @@ from scaling.planning.report import report
 from scaling.planning.setting import Setting
 from scaling.planning.what_if import changes
 from scaling.planning.write import report_data, write_plan
+from scaling.probe.local import depth
+from scaling.probe.network import probe_cluster
 from scaling.routing.loads import loads_of, zipf_loads
 from scaling.shape import Shape, config_of, shape_of_config
 from scaling.strict import read
@@ -25,11 +28,11 @@ _ZIPF = re.compile(r"zipf:(\d{1,2}(?:\.\d{1,9})?)(?::(\d{1,10}))?")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Raises ConfigError, CheckpointError."""
+    """Raises ConfigError, CheckpointError, ClusterError."""
     options = options_of(args, PlanArguments)
     config = config_of(options.model, options.num_layers)
     shape = shape_of_config(config, options.model.resolve().stem)
-    machines = machines_of(options.machines)
+    machines = machines_of(options.machines, insecure=options.insecure)
     setting = Setting(
         shape,
         config,
@@ -65,14 +68,15 @@ def loads_of_option(trace: str | None, shape: Shape) -> Sequence[Sequence[float]
     return loads_of(Path(trace))
 
 
-def machines_of(text: str) -> Machines:
-    """Raises ConfigError."""
+def machines_of(text: str, *, insecure: bool = False) -> Machines:
+    """Of a file, or of a running cluster, which is probed: each has its address for a name, so that a server
+    finds it. Raises ConfigError, ClusterError."""
     path = Path(text)
     if path.exists() or not re.fullmatch(r"[^/]+:\d{1,5}", text):
         return read(path, Machines)
-    raise ConfigError(
-        f"--machines {text}: write them to a file first: expertmesh probe --ray-address {text} --out FILE"
-    )
+    say = partial(print, file=sys.stderr, flush=True)
+    how = depth(quick=True, all_forms=False)
+    return probe_cluster(text, how, say, addresses=True, insecure=insecure)
 
 
 def _wish(options: PlanArguments) -> Wish:

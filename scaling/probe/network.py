@@ -40,6 +40,10 @@ class Prober:
     def host_name(self) -> str:
         return os.uname().nodename
 
+    def address(self) -> str:
+        """In the cluster."""
+        return self._host
+
     def machine(self, arguments: Sequence[str]) -> bytes:
         """What `expertmesh probe` finds there, in a process of its own: this one has a Ray already. Raises
         RuntimeError with its last lines."""
@@ -70,14 +74,22 @@ class Prober:
 
 
 def probe_cluster(
-    address: str, depth: Depth, say: Say, *, names: bool = False, insecure: bool = False
+    address: str,
+    depth: Depth,
+    say: Say,
+    *,
+    names: bool = False,
+    addresses: bool = False,
+    insecure: bool = False,
 ) -> Machines:
-    """Raises ClusterError where the cluster cannot be reached or a machine of it cannot be measured."""
+    """Machines are named m0, m1, ..., by their own names (`names`), or by their nodes' addresses, of which
+    each has another (`addresses`). Raises ClusterError where the cluster cannot be reached or a machine of it
+    cannot be measured."""
     cluster = RayCluster.connect(address, insecure=insecure)
     try:
         with probers() as found:
             try:
-                return _measured(found, depth.arguments, say, names=names)
+                return _measured(found, depth.arguments, say, names=names, addresses=addresses)
             except (ray.exceptions.RayError, RuntimeError) as error:
                 raise ClusterError(" ".join(str(error).split())[-400:]) from error
     finally:
@@ -122,11 +134,16 @@ def probers() -> Iterator[list[Any]]:
             ray.kill(prober)  # type: ignore[arg-type]
 
 
-def _measured(probers: Sequence[Any], arguments: Sequence[str], say: Say, *, names: bool) -> Machines:
+def _measured(
+    probers: Sequence[Any], arguments: Sequence[str], say: Say, *, names: bool, addresses: bool
+) -> Machines:
     """One at a time, so that none disturbs another."""
     found: list[Machine] = []
     for number, prober in enumerate(probers):
-        name = ray.get(prober.host_name.remote(), timeout=_LINK_S) if names else f"m{number}"
+        name = f"m{number}"
+        if names or addresses:
+            asked = prober.address if addresses else prober.host_name
+            name = ray.get(asked.remote(), timeout=_LINK_S)
         say(f"machine {number + 1} of {len(probers)}")
         data = ray.get(prober.machine.remote(arguments), timeout=_MACHINE_S + 30)
         found.append(msgspec.structs.replace(msgspec.json.decode(data, type=Machine), name=name))

@@ -38,12 +38,13 @@ def test_workers_hold_what_was_planned_and_tokens_are_the_same(tmp_path: Path) -
             worker.rank: {str(e.layer): sorted(e.expert_ids) for e in worker.layers} for worker in workers
         }
         with Client(server.address_of("grpc")) as client:
-            tokens = client.generate("def main():", max_tokens=12, temperature=0).token_ids
+            done = client.generate("def main():", max_tokens=12, temperature=0, return_token_ids=True)
     assert held == {rank: worker["experts"] for rank, worker in enumerate(plan["workers"])}
+    assert len(done.token_ids) == 12
     alone = run_command(
         *("generate", str(DEMO_CHECKPOINT), "--prompt=def main():", "--max-tokens=12", "--temperature=0"),
         "--json",
         timeout=TIMEOUT,
     )
     assert alone.returncode == 0, alone.stderr
-    assert json.loads(alone.stdout)["token_ids"] == list(tokens)
+    assert json.loads(alone.stdout)["token_ids"] == list(done.token_ids)
