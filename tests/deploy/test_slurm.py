@@ -218,6 +218,17 @@ def measured(cluster: SlurmCluster) -> list[dict[str, object]]:
     return [json.loads(line) for line in lines if line.endswith("\n")]
 
 
+def has_ended(cluster: SlurmCluster, number: int) -> bool:
+    return cluster.job(number)["JobState"] in ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT")
+
+
+def have_workers(cluster: SlurmCluster) -> bool:
+    """Whether each node has a worker of experts."""
+    return all(
+        any(line.startswith("ray::ExpertActor") for line in cluster.processes(node)) for node in cluster.nodes
+    )
+
+
 def assert_measured(cluster: SlurmCluster, number: int, rounds: int) -> None:
     ended = cluster.wait_state(number, "COMPLETED", "FAILED", "CANCELLED", timeout=SWEEP_TIMEOUT)
     said = cluster.output(number)
@@ -233,14 +244,8 @@ def assert_measured(cluster: SlurmCluster, number: int, rounds: int) -> None:
 def test_a_sweep_measures_on_the_nodes_of_a_job(start: Callable[..., SlurmCluster]) -> None:
     cluster = start("n1", "n2")
     number = cluster.submit("--nodes=2", *experiment(cluster, rounds=1))
-    wait_until(
-        lambda: all(
-            any(line.startswith("ray::ExpertActor") for line in cluster.processes(node))
-            for node in cluster.nodes
-        ),
-        SWEEP_TIMEOUT,
-        "a node without a worker",
-    )
+    wait_until(lambda: has_ended(cluster, number) or have_workers(cluster), SWEEP_TIMEOUT, "no workers")
+    assert have_workers(cluster), cluster.output(number)
     assert_measured(cluster, number, rounds=1)
 
 
@@ -253,7 +258,8 @@ def test_a_sweep_that_is_cancelled_goes_on_in_another_job(
     cluster = start("n1", "n2")
     command = experiment(cluster, rounds=2)
     number = cluster.submit("--nodes=2", *command)
-    wait_until(lambda: len(measured(cluster)) == 1, SWEEP_TIMEOUT, "no first run")
+    wait_until(lambda: has_ended(cluster, number) or measured(cluster), SWEEP_TIMEOUT, "no first run")
+    assert len(measured(cluster)) == 1, cluster.output(number)
     cluster.run("scancel", *how, str(number), is_user=True)
     # Slurm gives them 60 s from the signal to the time limit.
     cluster.wait_state(number, state, timeout=60)
