@@ -1,5 +1,6 @@
 """deploy/slurm/expertmesh.sbatch by a real Slurm: it starts, answers, drains, and leaves nothing behind."""
 
+import json
 import re
 import subprocess
 import sys
@@ -17,6 +18,8 @@ pytestmark = [pytest.mark.deploy, pytest.mark.timeout(900)]
 
 SBATCH, CHECKPOINT = DEPLOY / "slurm" / "expertmesh.sbatch", ROOT / "demo" / "checkpoint"
 START_TIMEOUT = 150.0
+# Of an experiment of one quick cell and two rounds.
+SWEEP_TIMEOUT = 300.0
 MODEL = (str(SBATCH), str(CHECKPOINT), "--worker-threads=1")
 # In the prompt's model: some seconds of tokens.
 REFUSED = re.compile(rb"^expertmesh client: error: UNAVAILABLE")
@@ -72,10 +75,14 @@ class Job:
         return found[1]
 
 
-def assert_nothing_stays(cluster: SlurmCluster) -> None:
+def assert_nodes_are_empty(cluster: SlurmCluster) -> None:
     for node in cluster.nodes:
         wait_until(lambda node=node: not cluster.processes(node), 60, "processes stay")  # type: ignore[misc]
         assert cluster.temporary(node) == []
+
+
+def assert_nothing_stays(cluster: SlurmCluster) -> None:
+    assert_nodes_are_empty(cluster)
     assert [path.suffix for path in cluster.home.iterdir()] == [".log"]
 
 
@@ -181,3 +188,81 @@ def test_a_start_that_fails_is_a_job_that_fails(
     assert ended["JobState"] == "FAILED", cluster.output(number)
     assert "error: " in cluster.output(number) or "usage: " in cluster.output(number)
     assert_nothing_stays(cluster)
+
+
+def experiment(cluster: SlurmCluster, rounds: int) -> tuple[str, ...]:
+    """What is behind `sbatch` for one quick cell on both nodes; its results go to a folder of the user's."""
+    file = cluster.home / "experiment.yaml"
+    file.write_text(
+        f"""\
+name: job
+rounds: {rounds}
+warmup: 1
+cells:
+  - model: {CHECKPOINT}
+    dtype: float32
+    where: cluster
+    workers: 2
+    serve: {{worker-threads: 1}}
+    load: {{concurrency: 2, num_requests: 4, prompt_tokens: 8, output_tokens: 8}}
+"""
+    )
+    file.chmod(0o644)
+    return (str(SBATCH), "sweep", file.name, "--out", "results")
+
+
+def measured(cluster: SlurmCluster) -> list[dict[str, object]]:
+    """The runs that a sweep has written so far."""
+    path = cluster.home / "results" / "observations.jsonl"
+    lines = path.read_text().splitlines(keepends=True) if path.exists() else []
+    return [json.loads(line) for line in lines if line.endswith("\n")]
+
+
+def has_ended(cluster: SlurmCluster, number: int) -> bool:
+    return cluster.job(number)["JobState"] in ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT")
+
+
+def have_workers(cluster: SlurmCluster) -> bool:
+    """Whether each node has a worker of experts."""
+    return all(
+        any(line.startswith("ray::ExpertActor") for line in cluster.processes(node)) for node in cluster.nodes
+    )
+
+
+def assert_measured(cluster: SlurmCluster, number: int, rounds: int) -> None:
+    ended = cluster.wait_state(number, "COMPLETED", "FAILED", "CANCELLED", timeout=SWEEP_TIMEOUT)
+    said = cluster.output(number)
+    assert (ended["JobState"], ended["ExitCode"]) == ("COMPLETED", "0:0"), said + repr(measured(cluster))
+    assert [(run["round"], run.get("failed")) for run in measured(cluster)] == [
+        (n, None) for n in range(rounds)
+    ]
+    assert (cluster.home / "results" / "report.html").exists()
+    assert_nodes_are_empty(cluster)
+    assert not list(cluster.home.glob("*.key"))
+
+
+def test_a_sweep_measures_on_the_nodes_of_a_job(start: Callable[..., SlurmCluster]) -> None:
+    cluster = start("n1", "n2")
+    number = cluster.submit("--nodes=2", *experiment(cluster, rounds=1))
+    wait_until(lambda: has_ended(cluster, number) or have_workers(cluster), SWEEP_TIMEOUT, "no workers")
+    assert have_workers(cluster), cluster.output(number)
+    assert_measured(cluster, number, rounds=1)
+
+
+@pytest.mark.parametrize(
+    ("how", "state"), [(("--batch", "--signal=TERM"), "FAILED"), ((), "CANCELLED")], ids=["script", "all"]
+)
+def test_a_sweep_that_is_cancelled_goes_on_in_another_job(
+    start: Callable[..., SlurmCluster], how: tuple[str, ...], state: str
+) -> None:
+    cluster = start("n1", "n2")
+    command = experiment(cluster, rounds=2)
+    number = cluster.submit("--nodes=2", *command)
+    wait_until(lambda: has_ended(cluster, number) or measured(cluster), SWEEP_TIMEOUT, "no first run")
+    assert len(measured(cluster)) == 1, cluster.output(number)
+    cluster.run("scancel", *how, str(number), is_user=True)
+    # Slurm gives them 60 s from the signal to the time limit.
+    cluster.wait_state(number, state, timeout=60)
+    assert_nodes_are_empty(cluster)
+    assert len(measured(cluster)) == 1
+    assert_measured(cluster, cluster.submit("--nodes=2", *command, "--resume"), rounds=2)

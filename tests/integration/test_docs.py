@@ -33,6 +33,15 @@ FOREIGN = {"--head", "--port", "--address", "--include-dashboard", "--disable-us
     *("--node-manager-port", "--object-manager-port", "--runtime-env-agent-port", "--metrics-export-port"),
     *("--dashboard-agent-grpc-port", "--dashboard-agent-listen-port", "--ray-client-server-port"),
     *("--min-worker-port", "--max-worker-port", "--num-cpus"),
+    # Of sbatch.
+    "--time",
+    # Of guidellm and aiperf.
+    *("--backend", "--profile", "--constraint", "--data", "--output", "--tokenizer"),
+    *("--url", "--endpoint-type", "--streaming", "--request-count", "--request-rate", "--arrival-pattern"),
+    *("--isl", "--osl", "--extra-inputs", "--ui"),
+    # Of `vllm bench serve`, and of lm-eval, whose --log_samples is cut where the pattern ends.
+    *("--base-url", "--dataset-name", "--random-input-len", "--random-output-len", "--num-prompts"),
+    *("--max-concurrency", "--save-result", "--save-detailed", "--tasks", "--log"),
 }
 # As the pages have them, and as the server's READY line calls them.
 ADDRESSES = {"127.0.0.1:50051": "grpc", "127.0.0.1:50052": "control", "127.0.0.1:8000": "http"}
