@@ -67,9 +67,6 @@ class _Counted:
         self._compared.num_calls += 1
         return self._program.start(*arguments, **options)
 
-    def room_for_choices(self, num_tokens: int) -> Tensor | None:
-        return self._program.room_for_choices(num_tokens)
-
     def with_routers(self, routers: tuple[Router | None, ...]) -> StepProgram | None:
         other = self._program.with_routers(routers)
         return None if other is None else _Counted(other, self._compared)
