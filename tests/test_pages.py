@@ -27,7 +27,7 @@ SERVICES = [
     *control_pb2.DESCRIPTOR.services_by_name.values(),
 ]
 # Names of files that are not ours, or are made.
-FOREIGN_FILES = re.compile(r"google/.*|_pb2\w*\.py|benchmarks\.service")
+FOREIGN_FILES = re.compile(r"google/.*|_pb2\w*\.py|benchmarks\.service|vllm/.*")
 FILE_NAME = re.compile(r"(?<![\w./*{}<-])((?:[\w.-]+/)*[\w-]+\.(?:py|md|c|h|proto|toml|service))\b(?![\w(])")
 
 

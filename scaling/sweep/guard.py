@@ -17,7 +17,7 @@ from expert_workers.processes import descendants, kill_and_wait
 
 # Seconds for the command to end by itself, and for its processes to be gone when they were killed.
 GRACE, KILLED = 40.0, 10.0
-# linux/prctl.h
+# Of prctl(2).
 _PR_SET_CHILD_SUBREAPER = 36
 
 

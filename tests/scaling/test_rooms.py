@@ -20,7 +20,7 @@ ROOMS = {
     "routing": (),
     "results": (),
     "loads": ("workloads",),
-    "probe": ("costs",),
+    "probe": ("costs", "simulation"),
     "planning": ("costs",),
     "simulation": ("costs", "routing"),
     "predict": ("simulation", "workloads"),
