@@ -201,7 +201,7 @@ def test_help_lists_what_there_is(alone: ClientAlone, folder: Path) -> None:
         "experts",
         "completion",
     ]
-    with_the_server = "serve, generate, demo, head, join, leave, doctor, keys, bench, chaos"
+    with_the_server = "serve, generate, demo, head, join, leave, doctor, keys, bench, sweep, probe"
     assert f"with the server (pip install expertmesh): {with_the_server}" in shown
 
 

@@ -62,23 +62,23 @@ COMMANDS = {
     ),
     "keys": Entry("keys", "keys", "make API keys"),
     "bench": Entry("bench", "bench", "measure this machine: engine, service, dispatch, other systems"),
-    "plan": Entry(
-        "plan_arguments", "plan", "say which experts to hold on which machines, with how many copies"
+    "sweep": Entry(
+        "sweep_arguments", "sweep", "measure how a model scales: all cells of an experiment, in rounds"
     ),
     "probe": Entry(
         *("probe_arguments", "probe", "measure machines and the network between them, for plans"),
         starts_ray=False,
     ),
-    "chaos": Entry("chaos", "chaos", "break workers of a live server under load, report what was lost"),
-    "sweep": Entry(
-        "sweep_arguments", "sweep", "measure how a model scales: all cells of an experiment, in rounds"
-    ),
-    "trace": Entry(
-        "trace_arguments", "trace", "say what a recorded routing means for load; plot and convert it"
+    "plan": Entry(
+        "plan_arguments", "plan", "say which experts to hold on which machines, with how many copies"
     ),
     "simulate": Entry(
         "simulate_arguments", "simulate", "simulate a model on machines: rates, waits, and what binds"
     ),
+    "trace": Entry(
+        "trace_arguments", "trace", "say what a recorded routing means for load; plot and convert it"
+    ),
+    "chaos": Entry("chaos", "chaos", "break workers of a live server under load, report what was lost"),
     "import": Entry(
         "import_arguments",
         "import_checkpoint",
