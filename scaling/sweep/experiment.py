@@ -13,6 +13,7 @@ from msgspec import Meta, Struct
 from moe_model.errors import ConfigError
 from scaling.cell import Cell, check
 from scaling.ranges import Above, Count, Name, Seed
+from scaling.results.checks import BOUNDS
 from scaling.strict import convert, load
 from scaling.sweep.fields import merged, nested, says
 
@@ -31,26 +32,12 @@ _OF_SWEEPS = frozenset(
 )
 
 
-class Bounds(Struct, frozen=True, forbid_unknown_fields=True):
-    """By how much predictions may miss, as shares of what was measured: `throughput`, the median over cells
-    of the errors of tokens a second; `worst`, the largest of these; `gap`, the median of the errors of the
-    median gap between tokens. None: no bound."""
-
-    throughput: Above | None = None
-    worst: Above | None = None
-    gap: Above | None = None
-
-    def by_measure(self) -> dict[str, float]:
-        """As a manifest names them."""
-        named = {"throughput_median": self.throughput, "throughput_worst": self.worst, "gap_median": self.gap}
-        return {name: bound for name, bound in named.items() if bound is not None}
-
-
 class Experiment(Struct, frozen=True, forbid_unknown_fields=True):
     """`base`: fields of every cell. `sweep`: a list for each field that varies; the product of all is run.
     `cells`: cells of their own, each what differs from `base`. `skip`: what is left out of the product.
     `warmup`: requests before each measurement. `machines`: a file of `expertmesh probe`, by which cells are
-    predicted. `cell_seconds`: the longest that one run's load may take."""
+    predicted. `bounds`: by how much predictions may miss, as shares of what was measured, by the names of
+    `scaling.results.checks`. `cell_seconds`: the longest that one run's load may take."""
 
     name: Name
     base: Fields = {}
@@ -60,7 +47,7 @@ class Experiment(Struct, frozen=True, forbid_unknown_fields=True):
     seed: Seed = 0
     rounds: Annotated[int, Meta(ge=1, le=1000)] = 3
     warmup: Count = 8
-    bounds: Bounds = Bounds()
+    bounds: dict[str, Above] = {}
     machines: Name | None = None
     cell_seconds: Above = 600.0
 
@@ -76,7 +63,10 @@ class Plan(Struct, frozen=True):
 def planned(experiment: Experiment, base: Path, changes: Sequence[Fields] = ({},)) -> Plan:
     """`changes`: what else is changed of every cell, a cell for each. Raises ConfigError, one line for all
     cells that cannot be."""
-    if experiment.bounds.by_measure() and experiment.machines is None:
+    for name in experiment.bounds:
+        if name not in BOUNDS:
+            raise ConfigError(f"bounds: {name!r} is not known; there are {', '.join(BOUNDS)}")
+    if experiment.bounds and experiment.machines is None:
         raise ConfigError("bounds: need `machines`, a file of `expertmesh probe`")
     found = list(_cells(experiment, changes))
     cells = {cell.key: cell for cell in found}

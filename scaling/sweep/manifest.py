@@ -22,7 +22,7 @@ def begun(folder: Path, plan: Plan, num_rounds: int, *, is_resumed: bool) -> Res
         seed=plan.experiment.seed,
         num_rounds=num_rounds,
         cells=plan.cells,
-        bounds=plan.experiment.bounds.by_measure(),
+        bounds=plan.experiment.bounds,
     )
     if not (is_resumed and (folder / MANIFEST).exists()):
         return Results.create(folder, wanted)

@@ -12,7 +12,7 @@ from scaling.observation import Observation
 from scaling.prediction import Interval, Prediction
 from scaling.store import Results
 from scaling.sweep.agreement import different_tokens
-from scaling.sweep.experiment import Bounds, Experiment, Plan
+from scaling.sweep.experiment import Experiment, Plan
 from scaling.sweep.given import chosen
 from scaling.sweep.manifest import begun
 
@@ -20,8 +20,8 @@ ONE, TWO = (Cell(model="m", workers=num, dtype="float32", load=Load(concurrency=
 CELLS = {cell.key: cell for cell in (ONE, TWO)}
 
 
-def plan(seed: int = 0, bounds: Bounds | None = None, cells: dict[str, Cell] | None = None) -> Plan:
-    experiment = Experiment("x", seed=seed, bounds=bounds or Bounds())
+def plan(seed: int = 0, bounds: dict[str, float] | None = None, cells: dict[str, Cell] | None = None) -> Plan:
+    experiment = Experiment("x", seed=seed, bounds=bounds or {})
     return Plan(experiment, CELLS if cells is None else cells, Path())
 
 
@@ -82,7 +82,7 @@ def test_a_cell_without_a_result(tmp_path: Path, capsys: pytest.CaptureFixture[s
 
 
 def test_predictions_that_miss(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    bounded = plan(bounds=Bounds(throughput=0.1))
+    bounded = plan(bounds={"throughput_median": 0.1})
     results = begun(tmp_path, bounded, 1, is_resumed=False)
     results.add(observed(ONE))
     results.add(observed(TWO))

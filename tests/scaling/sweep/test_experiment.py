@@ -61,7 +61,7 @@ def test_skip_leaves_out_of_the_product_only() -> None:
         ({"base": {"load.concurrency.x": 3}}, "concurrency"),
         ({"rounds": 0}, "rounds"),
         ({"bounds": {"throughtput": 0.1}}, "throughtput"),
-        ({"bounds": {"gap": 0.1}}, "need `machines`"),
+        ({"bounds": {"gap_median": 0.1}}, "need `machines`"),
         ({"cells": [{"where": "moon"}]}, "cells 1"),
         ({"base": {"serve": {"workers": 3}}}, "serve: workers"),
         ({"base": {"serve": {"ray-address": "x"}}}, "serve: ray-address"),
@@ -110,11 +110,17 @@ def test_uneven_cells_of_the_prediction() -> None:
     path = EXAMPLES / "prediction.yaml"
     found = planned(read_experiment(path), path.parent)
     assert sum(bool(cell.hosts) for cell in found.cells.values()) == 3
-    assert found.experiment.bounds.by_measure() == {
+    assert found.experiment.bounds == {
         "throughput_median": 0.08,
         "throughput_worst": 0.2,
         "gap_median": 0.12,
     }
+
+
+def test_a_bound_of_another_name_is_refused_before_anything_runs() -> None:
+    bounded = Experiment("x", bounds={"throughput": 0.1}, machines="machines.json")
+    with pytest.raises(ConfigError, match="'throughput' is not known; there are throughput_median, "):
+        planned(bounded, EXAMPLES)
 
 
 JSON = st.recursive(
