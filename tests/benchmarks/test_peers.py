@@ -50,7 +50,8 @@ def test_a_model_is_written_once_for_all(tmp_path: Path, monkeypatch: pytest.Mon
     found = OurModel(checkpoint, EngineConfig(dtype="bfloat16", num_threads=1)).probe([5, 6, 7], 4)
     exact = OurModel(checkpoint, EngineConfig(dtype="float32", num_threads=1)).probe([5, 6, 7], 4)
     assert (len(found.logits_V), len(found.token_ids)) == (64, 4)
-    assert 0 < compare([found], [exact]).logits_error < 0.05
+    # Nothing is rounded where products of bfloat16 weights take float32 rows, as with AVX2.
+    assert compare([found], [exact]).logits_error < 0.05
 
 
 @pytest.mark.parametrize(("ours", "allowed"), [(0.019, True), (0.021, False), (float("nan"), False)])
