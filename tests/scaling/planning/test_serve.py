@@ -8,7 +8,7 @@ import pytest
 from expertmesh import Client, ControlClient
 from tests.integration.processes import DEMO_CHECKPOINT, Server, run_command
 
-pytestmark = [pytest.mark.long, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 MACHINES = """
 link: {gbit: 10, delay_ms: 0.05}

@@ -163,7 +163,7 @@ def test_a_fit_that_is_off_is_called_so() -> None:
     assert any("step 5 us" in line for line in shown(1.0))
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_steps_with_workers_and_a_whole_server_are_fitted() -> None:
     machine = Machine("m0", 2, 8, 10, 100, rates=(RATE,))
     found = local.with_steps(machine, small_depth(num_turns=1, workers=(1, 2)), silent)
@@ -175,7 +175,7 @@ def test_steps_with_workers_and_a_whole_server_are_fitted() -> None:
     assert found.overheads.call_us + found.overheads.worker_us + found.overheads.byte_ns > 0
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_a_machine_of_a_cluster_is_reached_by_its_actor() -> None:
     cluster = RayCluster.start_local(num_cpus=1)
     try:

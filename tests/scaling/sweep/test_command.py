@@ -76,7 +76,7 @@ def below(process: "subprocess.Popen[str]") -> frozenset[Process]:
     return frozenset(each for each in descendants(process.pid) if is_running(each))
 
 
-@pytest.mark.long
+@pytest.mark.slow
 @pytest.mark.timeout(1500)
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
 def test_a_run_that_is_ended_leaves_nothing_and_goes_on(experiment: Path, number: signal.Signals) -> None:
