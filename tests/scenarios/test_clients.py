@@ -190,6 +190,8 @@ async def test_d7_a_server_has_a_deadline_for_those_who_have_none(
 
 # Of this process, which is the client too. What refusing costs is bounded by what receiving costs.
 REFUSED_SECONDS = 0.05
+# On a slow processor: so many times what writing and reading the message takes there.
+REFUSED_READINGS = 5
 HOSTILE_BODIES: dict[str, dict[str, Any]] = {
     "a batch": {"prompt": ["x"] * 65},
     "a large batch": {"prompt": [[5]] * 10_000},
@@ -204,7 +206,21 @@ async def test_d8_oversize_is_refused_at_once(config: ServeConfig) -> None:
         seconds |= {name: await refused_by_http(server, body) for name, body in HOSTILE_BODIES.items()}
         assert server.engine.stats().num_steps == 1, "only the warm-up's"
     print("D8:", {name: f"{1000 * value:.1f} ms" for name, value in seconds.items()})
-    assert max(seconds.values()) <= REFUSED_SECONDS
+    allowed = {name: REFUSED_READINGS * reading_seconds(message) for name, message in HOSTILE.items()}
+    late = {
+        name: each for name, each in seconds.items() if each > max(REFUSED_SECONDS, allowed.get(name, 0.0))
+    }
+    assert late == {}
+
+
+def reading_seconds(message: pb.GenerateRequest) -> float:
+    """CPU seconds, the best of five."""
+    best = float("inf")
+    for _ in range(5):
+        started = time.process_time()
+        pb.GenerateRequest.FromString(message.SerializeToString())
+        best = min(best, time.process_time() - started)
+    return best
 
 
 async def refused_by_grpc(server: RunningServer, message: pb.GenerateRequest) -> float:

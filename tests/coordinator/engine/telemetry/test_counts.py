@@ -106,6 +106,8 @@ def test_a_worker_that_comes_later_gets_series_of_its_own() -> None:
 
 def test_what_is_counted_is_what_there_are_families_of() -> None:
     engine = opened(0)
+    # Of the routing only where it is recorded.
+    engine.recorded(1, is_written=True)
     assert {name for name, _, _ in engine.snapshot().series} == {family.name for family in FAMILIES}
     assert decode(encode(engine.snapshot())) == engine.snapshot()
 
