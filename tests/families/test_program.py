@@ -147,9 +147,9 @@ def test_an_exchanged_model_stops_at_no_router(tmp_path: Path, monkeypatch: pyte
     options: list[bool] = []
     start = NativeProgram.start
 
-    def watched(program: NativeProgram, *arguments: Any, stops_at_routers: bool) -> Any:
+    def watched(program: NativeProgram, *arguments: Any, stops_at_routers: bool, **others: Any) -> Any:
         options.append(stops_at_routers)
-        return start(program, *arguments, stops_at_routers=stops_at_routers)
+        return start(program, *arguments, stops_at_routers=stops_at_routers, **others)
 
     monkeypatch.setattr(NativeProgram, "start", watched)
     remove_an_expert(row, tmp_path)
