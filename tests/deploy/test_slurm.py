@@ -258,7 +258,7 @@ def test_a_sweep_that_is_cancelled_goes_on_in_another_job(
     cluster = start("n1", "n2")
     command = experiment(cluster, rounds=2)
     number = cluster.submit("--nodes=2", *command)
-    wait_until(lambda: has_ended(cluster, number) or measured(cluster), SWEEP_TIMEOUT, "no first run")
+    wait_until(lambda: has_ended(cluster, number) or bool(measured(cluster)), SWEEP_TIMEOUT, "no first run")
     assert len(measured(cluster)) == 1, cluster.output(number)
     cluster.run("scancel", *how, str(number), is_user=True)
     # Slurm gives them 60 s from the signal to the time limit.

@@ -77,6 +77,9 @@ def test_the_engine_says_what_transformers_says(
 ) -> None:
     """Tokens, log probabilities, and the experts of each token in each layer; of any number of workers."""
     config = replace(CONFIG, kernels=kernels)
+    if kernels == "torch":
+        # Its last bits depend on how many rows are multiplied at once.
+        config = replace(config, micro_batches=1)
     alone = generate(written.checkpoint, config)
     check_generated(written.model, alone)
     for num_workers, replicas in fleets:
