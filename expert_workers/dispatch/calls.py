@@ -56,7 +56,7 @@ class Calls:
                 dispatch.todo_C[column] = 0
         dispatch.hedge_at = None
         if table.has_choice:
-            hedge_after = self._speeds.hedge_after(max([sent.num_pairs for sent in dispatch.sent], default=0))
+            hedge_after = self._speeds.hedge_after(max(map(self._speeds.size_of, dispatch.sent), default=0))
             dispatch.hedge_at = None if hedge_after is None else time.monotonic() + hedge_after
 
     def hedge(self, dispatch: Dispatch) -> int:
@@ -108,7 +108,9 @@ class Calls:
     def _send_one(self, dispatch: Dispatch, rank: int, columns: Sequence[tuple[int, int]]) -> None:
         part, call = self._call(dispatch, columns, next(self._call_ids))
         link = self._routes.linked.links[rank]
-        deadline = time.monotonic() + self._speeds.timeout(len(part.weights_P))
+        deadline = time.monotonic() + self._speeds.timeout(
+            self._speeds.size(len(part.weights_P), len(columns))
+        )
         started = time.perf_counter()
         dispatch.sent.append(Sent(link, part, call, link.send(call), started, deadline))
 

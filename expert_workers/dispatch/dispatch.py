@@ -44,6 +44,10 @@ class Sent(NamedTuple):
     def num_pairs(self) -> int:
         return len(self.part.weights_P)
 
+    @property
+    def num_columns(self) -> int:
+        return len(self.part.segments)
+
     def checked(self) -> ExpertReply | Failure:
         """The answer that has come, if it is one."""
         outcome = self.pending.outcome

@@ -1,6 +1,7 @@
 """How long calls take: what is usual, so that what is not shows. Pure but for its counters.
 
-Times are kept by the size of a call, in powers of two of its rows, as rows cost time.
+Times are kept by the size of a call, in powers of two of its rows, as rows cost time; of a planned pool,
+of its rows and of those that its columns cost beside.
 """
 
 from collections.abc import Iterable, Mapping
@@ -56,10 +57,10 @@ class Latency:
         self._sizes: dict[int, _Size] = {}
         self._workers: dict[int, _Worker] = {}
 
-    def add(self, rank: int, num_pairs: int, seconds: float, now: float) -> None:
+    def add(self, rank: int, num_rows: int, seconds: float, now: float) -> None:
         """A call of a worker came back after so long. On the path of every call."""
         seconds /= self._planned.get(rank, 1.0)
-        bucket = num_pairs.bit_length()
+        bucket = num_rows.bit_length()
         size = self._sizes.get(bucket)
         if size is None:
             size = self._sizes[bucket] = _Size()

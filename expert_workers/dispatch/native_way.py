@@ -230,8 +230,8 @@ class NativeWay:
 
     def _pace(self, linked: LinkedRoutes, speeds: WorkerSpeeds) -> None:
         """What is decided of workers' speeds now and then holds until the next time."""
-        for rank, num_pairs, seconds in _dispatch.take_samples(self._native):
-            speeds.took(rank, num_pairs, seconds)
+        for rank, size, seconds in _dispatch.take_samples(self._native):
+            speeds.took(rank, size, seconds)
         costs = speeds.costs(linked.links)
         sizes = [(1 << size) >> 1 for size in range(_dispatch.NUM_SIZES)]
         hedges = [speeds.hedge_after(size) for size in sizes]

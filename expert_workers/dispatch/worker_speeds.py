@@ -66,11 +66,20 @@ class WorkerSpeeds:
         """The links have changed."""
         self._until = 0.0
 
-    def timeout(self, num_pairs: int) -> float:
+    def size(self, num_pairs: int, num_columns: int) -> int:
+        """Of a call, by which its times are kept: its rows, and with a plan those that its columns cost
+        beside. By rows alone a worker that has many columns of few rows would seem to be slow, and one that
+        has a single column of many rows to be quick."""
+        return num_pairs + int(self._options.fixed_rows * num_columns)
+
+    def size_of(self, sent: Sent) -> int:
+        return self.size(sent.num_pairs, sent.num_columns)
+
+    def timeout(self, size: int) -> float:
         """How long a call of this size may take."""
-        timeout = self._timeouts.get(num_pairs)
+        timeout = self._timeouts.get(size)
         if timeout is None:
-            timeout = self._timeouts[num_pairs] = self._timeout(self._latency.usual(num_pairs))
+            timeout = self._timeouts[size] = self._timeout(self._latency.usual(size))
         return timeout
 
     def _timeout(self, usual: float | None) -> float:
@@ -79,17 +88,17 @@ class WorkerSpeeds:
             return options.call_timeout
         return min(options.call_timeout, max(options.least_timeout, _DEADLINE_FACTOR * usual))
 
-    def hedge_after(self, num_pairs: int) -> float | None:
+    def hedge_after(self, size: int) -> float | None:
         """When to ask a replica as well; None: it is not known yet what is usual."""
-        usual = self._latency.usual(num_pairs)
+        usual = self._latency.usual(size)
         return None if usual is None else max(self._options.hedge_floor, _HEDGE_FACTOR * usual)
 
     def replied(self, sent: Sent) -> None:
-        self.took(sent.link.rank, sent.num_pairs, sent.pending.arrived - sent.started)
+        self.took(sent.link.rank, self.size_of(sent), sent.pending.arrived - sent.started)
 
-    def took(self, rank: int, num_pairs: int, seconds: float) -> None:
+    def took(self, rank: int, size: int, seconds: float) -> None:
         """A worker's call of this size took so long."""
-        self._latency.add(rank, num_pairs, seconds, self._clock())
+        self._latency.add(rank, size, seconds, self._clock())
 
     def forget(self, rank: int) -> None:
         """Its process is another one from now on."""

@@ -51,6 +51,10 @@ class Call:
     def pending(self) -> "Call":
         return self
 
+    @property
+    def num_columns(self) -> int:
+        return len(self.segments)
+
 
 @dataclass
 class Flight:
@@ -184,8 +188,11 @@ class CallPool:
                 flight.todo_C[column] = 0
         flight.hedge_at = None
         if any(len(ranks) > 1 for ranks in self._held[flight.layer]):
-            after = self.speeds.hedge_after(max([call.num_pairs for call in flight.sent], default=0))
+            after = self.speeds.hedge_after(max(map(self._size_of, flight.sent), default=0))
             flight.hedge_at = None if after is None else self._env.now + after
+
+    def _size_of(self, call: Call) -> int:
+        return self.speeds.size_of(cast("Sent", call))
 
     def _hard_to_place(self, flight: Flight) -> Generator[Event, Any, dict[int, Segments]]:
         while True:
@@ -211,9 +218,8 @@ class CallPool:
         back = float(self._messages.bytes_back(rows_W, pairs_W)[0])
         yield self._cores.run(self._group, self._costs.call(round(out), round(back)) / 2, 1)
         now = self._env.now
-        call = Call(
-            self._workers[rank], list(columns), pairs, now, now + self.speeds.timeout(pairs), out, back
-        )
+        deadline = now + self.speeds.timeout(self.speeds.size(pairs, len(columns)))
+        call = Call(self._workers[rank], list(columns), pairs, now, deadline, out, back)
         flight.sent.append(call)
         self.num_bytes[0] += out
         if call.link.failure is not None:

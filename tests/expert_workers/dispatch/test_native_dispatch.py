@@ -215,7 +215,9 @@ def check_told(world: Lines, case: Case, calls: Mapping[int, tuple[RowSlice, Exp
     assert 0 <= combining <= seconds
     assert sent == sum(call.x_RD.nbytes for _, call in calls.values())
     samples = _dispatch.take_samples(world.native)
-    assert {(rank, n) for rank, n, _ in samples} == set(num_pairs.items())
+    fixed_rows = case.options.fixed_rows
+    sizes = {rank: n + int(fixed_rows * len(calls[rank][0].segments)) for rank, n in num_pairs.items()}
+    assert {(rank, size) for rank, size, _ in samples} == set(sizes.items())
     assert _dispatch.take_counts(world.native) == (0, 0.0, [], [])
     assert not _dispatch.take_records(world.native)
     assert not _dispatch.take_samples(world.native)

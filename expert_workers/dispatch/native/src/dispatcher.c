@@ -13,10 +13,15 @@ int grow(memory *m, size_t size) {
     return 1;
 }
 
-static double by_size(const double *times, long num_pairs) {
+static double by_size(const double *times, long size) {
     int bits = 0;
-    for (; num_pairs > 0; num_pairs >>= 1) bits++;
+    for (; size > 0 && bits < NUM_SIZES - 1; size >>= 1) bits++;
     return times[bits];
+}
+
+/* By which its times are kept: its rows, and those that its columns cost beside. */
+static long size_of(const dispatcher *d, const call *c) {
+    return c->num_pairs + (long)(d->split.fixed_rows * (double)c->num_segments);
 }
 
 static int is_ours(const dispatcher *d, const layer_rows *rows) {
@@ -47,18 +52,18 @@ static int cut_calls(dispatcher *d, flight *f) {
 }
 
 static void send_calls(dispatcher *d, flight *f) {
-    long most_pairs = 0;
+    long largest = 0;
     f->deadline = 0.0;
     for (long i = 0; i < f->num_calls; i++) {
         call *const c = &f->calls[i];
         c->started = monotonic();
-        c->deadline = c->started + by_size(d->timeouts, c->num_pairs);
+        c->deadline = c->started + by_size(d->timeouts, size_of(d, c));
         if (i == 0 || c->deadline < f->deadline) f->deadline = c->deadline;
-        if (c->num_pairs > most_pairs) most_pairs = c->num_pairs;
+        if (size_of(d, c) > largest) largest = size_of(d, c);
         send_call(c, d->table->links[c->link].fd);
         if (c->num_sent != sizeof(frame_header) + c->rows_bytes + c->tail_bytes) d->has_unsent = 1;
     }
-    const double hedge_after = by_size(d->hedges, most_pairs);
+    const double hedge_after = by_size(d->hedges, largest);
     const int may_hedge = d->table->layers[f->rows.layer].has_choice && f->num_calls > 0 && hedge_after >= 0;
     f->hedge_at = may_hedge ? monotonic() + hedge_after : -1.0;
 }
@@ -149,7 +154,7 @@ static void count(dispatcher *d, const flight *f, double seconds) {
     for (long i = 0; i < f->num_calls; i++) {
         const call *const c = &f->calls[i];
         d->samples[d->num_samples++ % MAX_SAMPLES] =
-            (sample){d->table->links[c->link].rank, c->num_pairs, c->arrived - c->started};
+            (sample){d->table->links[c->link].rank, size_of(d, c), c->arrived - c->started};
     }
 }
 

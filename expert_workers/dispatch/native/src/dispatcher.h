@@ -99,7 +99,7 @@ typedef struct {
 
 typedef struct {
     uint32_t rank;
-    long num_pairs;
+    long size;
     double seconds;
 } sample;
 

@@ -182,7 +182,7 @@ PyObject *take_samples(dispatcher *d) {
     int is_good = samples != NULL;
     for (uint64_t i = d->num_samples - num; is_good && i < d->num_samples; i++) {
         const sample *const s = &d->samples[i % MAX_SAMPLES];
-        is_good = append(samples, Py_BuildValue("kld", (unsigned long)s->rank, s->num_pairs, s->seconds));
+        is_good = append(samples, Py_BuildValue("kld", (unsigned long)s->rank, s->size, s->seconds));
     }
     if (is_good) {
         d->num_samples = 0;
