@@ -214,10 +214,8 @@ def check_told(world: Lines, case: Case, calls: Mapping[int, tuple[RowSlice, Exp
     assert (layer, rows, computing) == (LAYER, num_pairs, dict.fromkeys(calls, 0.25))
     assert 0 <= combining <= seconds
     assert sent == sum(call.x_RD.nbytes for _, call in calls.values())
-    samples = _dispatch.take_samples(world.native)
-    fixed_rows = case.options.fixed_rows
-    sizes = {rank: n + int(fixed_rows * len(calls[rank][0].segments)) for rank, n in num_pairs.items()}
-    assert {(rank, size) for rank, size, _ in samples} == set(sizes.items())
+    sizes = {r: n + int(case.options.fixed_rows * len(calls[r][0].segments)) for r, n in num_pairs.items()}
+    assert {(rank, size) for rank, size, _ in _dispatch.take_samples(world.native)} == set(sizes.items())
     assert _dispatch.take_counts(world.native) == (0, 0.0, [], [])
     assert not _dispatch.take_records(world.native)
     assert not _dispatch.take_samples(world.native)
