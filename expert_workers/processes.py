@@ -33,6 +33,11 @@ def descendants(root: int, through: str | None = None) -> frozenset[Process]:
         found |= below
 
 
+def members(group: int) -> frozenset[Process]:
+    """Of a process group, zombies too."""
+    return frozenset(stat.process for stat in _stats() if stat.group == group)
+
+
 def this_process() -> Process:
     stat = _read_stat(os.getpid())
     assert stat is not None, "this is Linux, and we run"
@@ -70,6 +75,7 @@ class _Stat:
     name: str
     state: str
     parent: int
+    group: int
 
 
 def _stats() -> "list[_Stat]":
@@ -92,4 +98,4 @@ def _read_stat(pid: int) -> _Stat | None:
     # The name stands in parentheses and may itself hold spaces and parentheses.
     name = text[text.index("(") + 1 : text.rindex(")")]
     fields = text[text.rindex(")") + 2 :].split()
-    return _Stat(Process(pid, int(fields[19])), name, fields[0], int(fields[1]))
+    return _Stat(Process(pid, int(fields[19])), name, fields[0], int(fields[1]), int(fields[2]))

@@ -8,6 +8,8 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
+from expert_workers.processes import kill_and_wait, members
+
 # How long a process that was asked to end may take.
 PATIENCE = 10.0
 
@@ -33,25 +35,21 @@ class Deadline:
 
 @contextmanager
 def ended(process: "subprocess.Popen[bytes]") -> Iterator[None]:
-    """It has ended when the block has: by itself, asked to, or killed; with its group where it leads one."""
+    """It has ended when the block has: by itself, asked to, or killed; where it leads a group, so have all of
+    that, also where it ended by itself and left some of them."""
+    leads = os.getpgid(process.pid) == process.pid
     try:
         yield
     finally:
         for number in (signal.SIGTERM, signal.SIGKILL):
             if process.poll() is None:
-                _signal(process, number)
+                os.killpg(process.pid, number) if leads else process.send_signal(number)
                 with suppress(subprocess.TimeoutExpired):
                     process.wait(PATIENCE)
+        if leads:
+            kill_and_wait(members(process.pid), PATIENCE)
         if process.stdout is not None:
             process.stdout.close()
-
-
-def _signal(process: "subprocess.Popen[bytes]", number: signal.Signals) -> None:
-    with suppress(ProcessLookupError):
-        if os.getpgid(process.pid) == process.pid:
-            os.killpg(process.pid, number)
-        else:
-            process.send_signal(number)
 
 
 def first_line(process: "subprocess.Popen[bytes]", deadline: Deadline) -> str:

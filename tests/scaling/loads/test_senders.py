@@ -65,18 +65,32 @@ def test_a_tool_that_fails_is_a_line_with_what_it_said(tmp_path: Path) -> None:
         run_tool("t", python(code), tmp_path, 60.0)
 
 
+# A child that does not hear what its parent is told.
+LEAVES_A_CHILD = """
+import os, pathlib, signal
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
+child = os.fork()
+if not child:
+    signal.pause()
+signal.signal(signal.SIGTERM, signal.SIG_DFL)
+pathlib.Path("child").write_text(str(child))
+"""
+
+
 def test_a_tool_that_does_not_end_is_ended_with_all_that_it_started(tmp_path: Path) -> None:
-    code = (
-        "import subprocess, sys, pathlib\n"
-        "child = subprocess.Popen([sys.executable, '-c', 'import signal; signal.pause()'])\n"
-        "pathlib.Path('child').write_text(str(child.pid))\n"
-        "child.wait()"
-    )
     with pytest.raises(RuntimeError, match="had not ended after 2 s"):
-        run_tool("t", python(code), tmp_path, 2.0)
-    pid = (tmp_path / "child").read_text()
-    status = Path(f"/proc/{pid}/stat")
-    assert not status.exists() or status.read_text().rpartition(")")[2].split()[0] == "Z"
+        run_tool("t", python(LEAVES_A_CHILD + "os.wait()"), tmp_path, 2.0)
+    assert not runs(tmp_path / "child")
+
+
+def test_what_a_tool_leaves_behind_is_ended(tmp_path: Path) -> None:
+    run_tool("t", python(LEAVES_A_CHILD), tmp_path, 60.0)
+    assert not runs(tmp_path / "child")
+
+
+def runs(pid_file: Path) -> bool:
+    stat = Path(f"/proc/{pid_file.read_text()}/stat")
+    return stat.exists() and stat.read_text().rpartition(")")[2].split()[0] not in "ZX"
 
 
 def test_a_process_that_says_nothing_has_a_deadline() -> None:
