@@ -34,9 +34,10 @@ class ProductRate(Struct, frozen=True, forbid_unknown_fields=True):
 class Overheads(Struct, frozen=True, forbid_unknown_fields=True):
     """What a step costs beyond its kernels, in microseconds, fitted to whole steps of models that are made
     for it (see docs/probe.md). `step_us`: any step. `layer_us`: each layer. `row_us`: each row of a step.
-    `token_us`: each token that goes out to a caller (front, client's share of the cores included). `call_us`:
-    the coordinator's own time for a call to one worker. `worker_us`: a worker's for a call. `byte_ns`: of
-    each byte on its way, both ends together. `forced_us`: each layer of a step whose routing is forced.
+    `publish_us`: each step whose tokens go out to callers, and `token_us`: each such token (front, client's
+    share of the cores included). `call_us`: the coordinator's own time for a call to one worker. `worker_us`:
+    a worker's for a call. `byte_ns`: of each byte on its way, both ends together. `forced_us`: each layer of
+    a step whose routing is forced.
     `value_ns`, in nanoseconds: of each value of a row (d_model of them) in each layer: norms, positions,
     residuals, the router's rule. `draw_ns`: of each logit of a row that a token is drawn of.
     `attention_value_ns`: of each value that a query or a weight of attention meets. `experts_us`: a call of a
@@ -46,6 +47,7 @@ class Overheads(Struct, frozen=True, forbid_unknown_fields=True):
     layer_us: Amount = 0.0
     row_us: Amount = 0.0
     token_us: Amount = 0.0
+    publish_us: Amount = 0.0
     call_us: Amount = 0.0
     worker_us: Amount = 0.0
     byte_ns: Amount = 0.0

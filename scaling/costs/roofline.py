@@ -61,7 +61,8 @@ class RooflineCosts(Struct, frozen=True):
         return 1e-6 * (found.step_us + found.row_us * num_rows)
 
     def front(self, num_tokens: int) -> float:
-        return 1e-6 * self.machine.overheads.token_us * num_tokens
+        found = self.machine.overheads
+        return 1e-6 * (found.publish_us + found.token_us * num_tokens) if num_tokens else 0.0
 
     def shared_layer(self, layer: int, num_rows: int, positions: int) -> float:
         if num_rows <= 0:

@@ -1,14 +1,13 @@
-"""What a token takes beside the engine's steps, so that a simulation with it takes what a server took.
+"""What tokens that go out take beside the engine's steps, so that a simulation with it takes what a server took.
 
 In a simulation that work is a task on all cores of the engine's machine while the next step runs
 (`scaling.simulation.engine`): where a step leaves cores idle it is for nothing, elsewhere steps get slower.
 """
 
 from collections.abc import Sequence
-from math import isclose
-from statistics import median
 
 import msgspec
+from scipy.optimize import least_squares
 
 from benchmarks.engine import Load
 from coordinator.config.engine import EngineConfig
@@ -21,32 +20,36 @@ from scaling.shape import shape_of_config
 from scaling.simulation.setting import Ask, CoordinatorPlace, Demand, Setting
 from scaling.simulation.world import simulate
 
-_CLOSE = 1e-3
-_MOST_TRIES = 8
 _NUM_TURNS = 2
+# Tens of microseconds are where a search begins to see a difference, and where it may begin.
+_FIRST_US, _STEP = 100.0, 0.1
 
 
 def with_front(
     machine: Machine, config: ModelConfig, load: Load, alone: Sequence[Measured], services: Sequence[Service]
 ) -> Machine:
-    """The machine with `token_us`: the median of all numbers of callers. `alone`: steps of the server's model
-    in this process, with `load`; by how much the fit misses those is taken off, so that the front does not
-    make up for it."""
+    """The machine with `publish_us` and `token_us`, by least squares of relative errors over all numbers of
+    callers. `alone`: steps of the server's model in this process, with `load`; by how much the fit misses
+    those is taken off, so that the front does not make up for it."""
     if not services:
         return machine
     shape = shape_of_config(config, alone[0].model)
     says = [msgspec.structs.replace(each, seconds=explained(machine, shape, each)) for each in alone]
-    found = [
-        _token_us(
-            machine,
-            config,
-            load,
-            each.concurrency,
-            each.token_s + engine_token_seconds(says, load, each.concurrency) - each.engine_token_s,
-        )
+    wanted = [
+        each.token_s + engine_token_seconds(says, load, each.concurrency) - each.engine_token_s
         for each in services
     ]
-    return _with_token_us(machine, median(found))
+
+    def errors(front_us: Sequence[float]) -> list[float]:
+        tried = _with_front(machine, front_us)
+        found = (simulated_token_s(tried, config, load, each.concurrency) for each in services)
+        return [seconds / token_s - 1 for seconds, token_s in zip(found, wanted, strict=True)]
+
+    # Several lengths of a step are what the two are told apart by: one server alone tells only their sum.
+    found = least_squares(
+        errors, (_FIRST_US, _FIRST_US), bounds=(0.0, float("inf")), x_scale=_FIRST_US, diff_step=_STEP
+    )
+    return _with_front(machine, found.x)
 
 
 def simulated_token_s(machine: Machine, config: ModelConfig, load: Load, concurrency: int) -> float:
@@ -63,26 +66,7 @@ def simulated_token_s(machine: Machine, config: ModelConfig, load: Load, concurr
     return 1 / simulate(setting, Demand(asks, concurrency)).tokens_per_s
 
 
-def _token_us(machine: Machine, config: ModelConfig, load: Load, concurrency: int, token_s: float) -> float:
-    """By the secant through the last two tries; zero where a simulation without it takes as long already."""
-
-    def missing(token_us: float) -> float:
-        return token_s - simulated_token_s(_with_token_us(machine, token_us), config, load, concurrency)
-
-    before, left_before = 0.0, missing(0.0)
-    if left_before <= 0:
-        return 0.0
-    now = 1e6 * left_before
-    for _ in range(_MOST_TRIES):
-        left = missing(now)
-        if isclose(left, 0.0, abs_tol=_CLOSE * token_s) or left == left_before:
-            break
-        slope = (left_before - left) / (now - before)
-        before, left_before, now = now, left, max(0.0, now + left / slope)
-    return now
-
-
-def _with_token_us(machine: Machine, token_us: float) -> Machine:
-    return msgspec.structs.replace(
-        machine, overheads=msgspec.structs.replace(machine.overheads, token_us=token_us)
-    )
+def _with_front(machine: Machine, front_us: Sequence[float]) -> Machine:
+    publish_us, token_us = map(float, front_us)
+    overheads = msgspec.structs.replace(machine.overheads, publish_us=publish_us, token_us=token_us)
+    return msgspec.structs.replace(machine, overheads=overheads)

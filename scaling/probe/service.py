@@ -16,6 +16,8 @@ from moe_model.checkpoint.reader import Checkpoint
 from scaling.probe.steps import Measured
 
 _TIMEOUT_S = 120.0
+# Few callers have more turns each, so that each number of them is measured for long enough.
+_MANY_CALLERS = 8
 
 
 class Service(Struct, frozen=True):
@@ -39,11 +41,15 @@ def measure_service(
             return [
                 Service(
                     batch,
-                    asyncio.run(_token_seconds(server, batch, load, num_turns)),
+                    asyncio.run(_token_seconds(server, batch, load, _turns(num_turns, batch))),
                     engine_token_seconds(alone, load, batch),
                 )
                 for batch in batches
             ]
+
+
+def _turns(num_turns: int, concurrency: int) -> int:
+    return max(num_turns, num_turns * _MANY_CALLERS // concurrency)
 
 
 def engine_token_seconds(alone: Sequence[Measured], load: Load, batch: int) -> float:

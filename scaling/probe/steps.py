@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from itertools import pairwise
+from statistics import median
 from typing import Any, Literal, cast
 
 from msgspec import Struct
@@ -23,7 +24,6 @@ from moe_model.checkpoint.reader import Checkpoint
 from moe_model.layers.dispatch import sort_by_expert
 from moe_model.layers.router import Routing
 from moe_model.versions.running_experts import RunningExperts
-from scaling.probe.timing import quantile
 
 LayerRows = tuple[tuple[int, ...], ...]
 
@@ -129,7 +129,8 @@ class StepBench:
         self._twin = build_engine(checkpoint, config, cast(RunningExperts, self._watched))
 
     def measure(self, name: str, batch: int, load: Load, repeats: int) -> list[Measured]:
-        """The step of all prompts, and the steps after it: as Measured each. The first run warms up."""
+        """The step of all prompts, and the steps after it: as Measured each, of medians. The first run warms
+        up."""
         works = self._works(batch, load)
         self._run(self._engine, batch, load)
         runs, ways = [], []
@@ -138,8 +139,8 @@ class StepBench:
             self._seen.back.clear()
             runs.append(self._run(self._engine, batch, load))
             ways = [_by_step(each, len(works)) for each in (self._seen.out, self._seen.back)]
-        prefill = quantile([run[0] for run in runs])
-        decode = quantile([seconds for run in runs for seconds in run[1:]])
+        prefill = median(run[0] for run in runs)
+        decode = median(seconds for run in runs for seconds in run[1:])
         first, rest = ([way[0] for way in ways], [sum(way[1:]) / len(way[1:]) for way in ways])
         return [
             Measured(name, "prefill", batch, self._workers, works[:1], prefill, *first),

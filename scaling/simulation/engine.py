@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
-from simpy import Environment, Event
+from simpy import Environment, Event, Resource
 
 from coordinator.engine.core.batch import split_step
 from coordinator.engine.core.engine import EXPERT_WAIT_TURN
@@ -97,9 +97,14 @@ class SimEngine:
         self.pool, self._overlap, self._is_forced = pool, overlap, is_forced
         self._moe = frozenset(shape.moe_layers)
         self._came = env.event()
+        # The front is one process: requests and tokens pass it one after the other.
+        self._front_turn = Resource(env)
         self.num_sequences = 0
 
-    def submit(self, sequence: Sequence) -> None:
+    def arrive(self, sequence: Sequence) -> Work:
+        """Requests of one moment come one after the other, as the front reads them: the engine begins with the
+        first, and its scheduler holds back the prompts of the rest for the sake of its tokens."""
+        yield from self._pass_front(1)
         self.scheduler.add(sequence)
         self.num_sequences += 1
         came, self._came = self._came, self.env.event()
@@ -144,8 +149,13 @@ class SimEngine:
 
     def _publish(self, drawn: list[Sequence], ended: list[Sequence]) -> Work:
         """Front, streams and the load's client take cores while the next step runs."""
-        yield self._cores.run(self.front, self._costs.front(len(drawn)), self._cores.num)
+        yield from self._pass_front(len(drawn))
         self._tokens(drawn, ended, [])
+
+    def _pass_front(self, num_messages: int) -> Work:
+        with self._front_turn.request() as turn:
+            yield turn
+            yield self._cores.run(self.front, self._costs.front(num_messages), self._cores.num)
 
     def _lost(self, step: Step) -> Work:
         """Waits, as the product's engine does between two tries; its time over, the requests fail."""

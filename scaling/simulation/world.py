@@ -169,7 +169,7 @@ class World:
         sequence = make_sequence(ask, next(self._numbers), longest, block, self.rng)
         self._open[sequence] = served, ended
         self.served.append(served)
-        self.engines[index % len(self.engines)].submit(sequence)
+        self.env.process(self.engines[index % len(self.engines)].arrive(sequence))
         return ended
 
     def _tokens(self, drawn: list[Sequence], ended: list[Sequence], failed: list[Sequence]) -> None:

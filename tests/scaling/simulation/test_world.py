@@ -89,6 +89,13 @@ def test_a_worker_that_two_coordinators_share_is_a_queue() -> None:
     assert shared.tokens_per_s == pytest.approx(alone.tokens_per_s, rel=0.15)
 
 
+def test_requests_of_one_moment_come_one_after_the_other() -> None:
+    """The engine begins with the first, and has the others beside its token in the second step."""
+    world = World(setting(replace(COSTS, of_front=1e-4)), demand(4, 4))
+    whole(world.run(), 4)
+    assert [step.num_tokens for step in world.engines[0].counts.steps[:2]] == [8, 3 * 8 + 1]
+
+
 def test_an_open_loop_is_an_m_d_1_queue() -> None:
     """One token a request, steps of 1 ms for one sequence at a time: the mean wait is ρ / (2 μ (1 - ρ))
     (Pollaczek and Khinchine); here ρ is 0.5, so requests are there for 1.5 ms on the average."""
