@@ -14,6 +14,7 @@ from msgspec import Struct
 from scaling import cell as cells
 from scaling.cell import Cell
 from scaling.hosts.cables import Cables
+from scaling.hosts.cpus import pin, shared_out
 from scaling.hosts.namespaces import Host, Network
 from scaling.hosts.ray_hosts import RayHosts, pids_of, wait_until
 from scaling.link import Link
@@ -69,8 +70,11 @@ class HostCluster:
 
     def cap(self, cell: Cell) -> None:
         """From now on each worker's host has what the cell says."""
-        for host, caps in zip(self.workers, caps_of(cell), strict=True):
-            limit(host, caps.cores)
+        quotas = [caps.cores for caps in caps_of(cell)]
+        cpus = shared_out(quotas, os.sched_getaffinity(0))
+        for host, quota, its_cpus in zip(self.workers, quotas, cpus, strict=True):
+            limit(host, quota)
+            pin(host.pids, its_cpus)
 
     def is_whole(self) -> bool:
         return self.ray is None or all(self.ray.is_up(host) for host in (self.head, *self.workers))
@@ -87,6 +91,7 @@ class HostCluster:
     def _limit_to_whole_cores(self, cell: Cell) -> None:
         for host, caps in zip(self.workers, caps_of(cell), strict=True):
             limit(host, None if caps.cores is None else max(1.0, caps.cores))
+            pin(host.pids, frozenset(os.sched_getaffinity(0)))
 
     def _worker_host(self, number: int) -> Host:
         host = self.network.host(f"w{number}")
