@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Annotated
 
 from expertmesh.commands.options import Option, add_options
+from expertmesh.commands.values import whole_number
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,6 +19,15 @@ class ProbeArguments:
     quick: Annotated[bool, Option("--quick", help="less of everything, in less than a minute; rougher")] = (
         False
     )
+    passes: Annotated[
+        int,
+        Option(
+            "--passes",
+            parse=whole_number(1, 20),
+            metavar="N",
+            help="measure all of it N times and take medians: of machines that others use too (%(default)s)",
+        ),
+    ] = 1
     all_forms: Annotated[bool, Option("--all", help="products in q8 and q4 as well")] = False
     model: Annotated[
         tuple[Path, ...],

@@ -51,7 +51,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _measured(given: ProbeArguments) -> Machines:
-    how = depth(quick=given.quick, all_forms=given.all_forms)
+    how = depth(quick=given.quick, all_forms=given.all_forms, num_passes=given.passes)
     if given.ray_address is not None:
         found = probe_cluster(given.ray_address, how, _say, names=given.names, insecure=given.insecure)
     else:

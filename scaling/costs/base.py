@@ -15,7 +15,8 @@ class NodeCosts(Protocol):
         """The engine's own work of a step: scheduling, sampling, outputs; no layer."""
 
     def front(self, num_tokens: int) -> float:
-        """Other processes' work for the tokens of one step that go out: messages, streams, the load's own client."""
+        """Other processes' work for the tokens of one step that go out: messages, streams, the load's own
+        client."""
 
     def shared_layer(self, layer: int, num_rows: int, positions: int) -> float:
         """Norms, attention, router and shared expert of one layer; `positions`: that all rows together attend

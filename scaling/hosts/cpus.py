@@ -1,8 +1,8 @@
 """Which of this machine's processors each host may use: a host of at most one core has one of them.
 
-The kernel hands a quota out in slices to the processors that a group runs on, and what one of them does not use
-is missing at the others until the next period (Linux, Documentation/scheduler/sched-bwc.rst). A host with half
-a core whose worker moved between two processors got 0.37 of a core, and 0.5 on one.
+The kernel hands a quota out in slices to the processors that a group runs on, and what one of them does not
+use is missing at the others until the next period (Linux, Documentation/scheduler/sched-bwc.rst). A host with
+half a core whose worker moved between two processors got 0.37 of a core, and 0.5 on one.
 """
 
 import os

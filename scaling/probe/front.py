@@ -1,4 +1,4 @@
-"""What tokens that go out take beside the engine's steps, so that a simulation with it takes what a server took.
+"""What tokens that go out take beside the engine's steps, so that a simulation takes what a server took.
 
 In a simulation that work is a task on all cores of the engine's machine while the next step runs
 (`scaling.simulation.engine`): where a step leaves cores idle it is for nothing, elsewhere steps get slower.

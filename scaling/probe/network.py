@@ -23,6 +23,7 @@ from scaling.probe.local import Depth
 from scaling.strict import read
 
 Say = Callable[[str], None]
+# Of one pass.
 _MACHINE_S = 900.0
 _LINK_S = 120.0
 # Of what a large call takes longer than a small one: at least so much is on the way.
@@ -44,9 +45,9 @@ class Prober:
         """In the cluster."""
         return self._host
 
-    def machine(self, arguments: Sequence[str]) -> bytes:
+    def machine(self, arguments: Sequence[str], timeout: float) -> bytes:
         """What `expertmesh probe` finds there, in a process of its own: this one has a Ray already. Raises
-        RuntimeError with its last lines."""
+        RuntimeError with its last lines, and subprocess.TimeoutExpired."""
         with tempfile.TemporaryDirectory(prefix="expertmesh-probe-") as folder:
             out = File(folder) / "machines.json"
             command = [sys.executable, "-P", "-m", cli_module(ROOT), "probe", "--out", str(out), *arguments]
@@ -57,7 +58,7 @@ class Prober:
                 cwd=folder,
                 capture_output=True,
                 text=True,
-                timeout=_MACHINE_S,
+                timeout=timeout,
                 check=False,
             )
             if done.returncode:
@@ -89,7 +90,7 @@ def probe_cluster(
     try:
         with probers() as found:
             try:
-                return _measured(found, depth.arguments, say, names=names, addresses=addresses)
+                return _measured(found, depth, say, names=names, addresses=addresses)
             except (ray.exceptions.RayError, RuntimeError) as error:
                 raise ClusterError(" ".join(str(error).split())[-400:]) from error
     finally:
@@ -134,18 +135,17 @@ def probers() -> Iterator[list[Any]]:
             ray.kill(prober)  # type: ignore[arg-type]
 
 
-def _measured(
-    probers: Sequence[Any], arguments: Sequence[str], say: Say, *, names: bool, addresses: bool
-) -> Machines:
+def _measured(probers: Sequence[Any], depth: Depth, say: Say, *, names: bool, addresses: bool) -> Machines:
     """One at a time, so that none disturbs another."""
     found: list[Machine] = []
+    timeout = _MACHINE_S * depth.num_passes
     for number, prober in enumerate(probers):
         name = f"m{number}"
         if names or addresses:
             asked = prober.address if addresses else prober.host_name
             name = ray.get(asked.remote(), timeout=_LINK_S)
         say(f"machine {number + 1} of {len(probers)}")
-        data = ray.get(prober.machine.remote(arguments), timeout=_MACHINE_S + 30)
+        data = ray.get(prober.machine.remote(depth.arguments, timeout), timeout=timeout + 30)
         found.append(msgspec.structs.replace(msgspec.json.decode(data, type=Machine), name=name))
     say(f"the network between {len(probers)} machines")
     endpoints = [ray.get(prober.serve.remote(), timeout=_LINK_S) for prober in probers]

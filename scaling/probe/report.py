@@ -52,7 +52,8 @@ def _rates(machine: Machine) -> Iterator[str]:
 def _overheads(found: Overheads) -> str:
     return (
         f"step {found.step_us:.0f} us, layer {found.layer_us:.1f} us, row {found.row_us:.1f} us, "
-        f"tokens out {found.publish_us:.0f} us and {found.token_us:.0f} us each, call {found.call_us:.0f} us, worker {found.worker_us:.0f} us, "
+        f"tokens out {found.publish_us:.0f} us and {found.token_us:.0f} us each, "
+        f"call {found.call_us:.0f} us, worker {found.worker_us:.0f} us, "
         f"byte {found.byte_ns:.2f} ns; products x {found.kernels:.2f}"
     )
 

@@ -25,6 +25,9 @@ from moe_model.layers.dispatch import sort_by_expert
 from moe_model.layers.router import Routing
 from moe_model.versions.running_experts import RunningExperts
 
+# Other programs may have the cores for a while; that is no reason to give a worker up.
+_CALL_TIMEOUT = 60.0
+
 LayerRows = tuple[tuple[int, ...], ...]
 
 
@@ -106,7 +109,12 @@ def opened(
         max_gap_ms=None,
         micro_batches=1,
     )
-    ours = WorkersConfig(num_workers=workers, ray_namespace=f"probe-{workers}", rebalance_interval=0)
+    ours = WorkersConfig(
+        num_workers=workers,
+        ray_namespace=f"probe-{workers}",
+        rebalance_interval=0,
+        call_timeout=_CALL_TIMEOUT,
+    )
     seen = _Bytes()
     with open_experts(checkpoint, config, ours, [seen]) as experts:
         yield StepBench(checkpoint, config, experts, workers, seen)

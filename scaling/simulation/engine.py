@@ -102,8 +102,8 @@ class SimEngine:
         self.num_sequences = 0
 
     def arrive(self, sequence: Sequence) -> Work:
-        """Requests of one moment come one after the other, as the front reads them: the engine begins with the
-        first, and its scheduler holds back the prompts of the rest for the sake of its tokens."""
+        """Requests of one moment come one after the other, as the front reads them: the engine begins with
+        the first, and its scheduler holds back the prompts of the rest for the sake of its tokens."""
         yield from self._pass_front(1)
         self.scheduler.add(sequence)
         self.num_sequences += 1

@@ -54,7 +54,7 @@ def test_hosts_have_quotas_cables_and_threads_of_their_own() -> None:
         BASE,
     )
     first, second = made.workers
-    assert (first.quota, first.threads, second.quota, second.threads) == (0.5, 1, None, 2)
+    assert (first.quota, first.threads, second.quota, second.threads) == (0.48, 1, None, 2)
     assert made.cables == {HEAD: Link(gbit=1), "w0": Link(gbit=1, delay_ms=0.5), "w1": Link(gbit=2)}
 
 

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+import msgspec
 import pytest
 import ray
 
@@ -19,6 +20,7 @@ from scaling.probe.disk import read_mb_per_s
 from scaling.probe.link_bench import LARGE, SMALL, Served, round_trips
 from scaling.probe.network import path_of, with_paths
 from scaling.probe.report import bound_lines, lines
+from scaling.probe.service import Service
 from scaling.probe.timing import quantile, seconds_each
 from scaling.shape import shape_of, shape_of_config
 from scaling.strict import read
@@ -74,7 +76,8 @@ def test_a_step_is_known_by_what_it_has_to_do() -> None:
 
 
 def small_depth(num_turns: int = 0, workers: tuple[int, ...] = ()) -> local.Depth:
-    return local.Depth(PLAN, (("tiny", TINY),), LOADS, 1, workers, num_turns, 1 << 20)
+    two = (("tiny", TINY), ("twin", TINY))
+    return local.Depth(PLAN, two, LOADS, 1, workers, num_turns, 1 << 20, num_passes=2)
 
 
 def test_a_machine_is_measured_and_its_file_read_again(
@@ -92,7 +95,19 @@ def test_a_machine_is_measured_and_its_file_read_again(
     assert machine.kernels
     assert found.date
     assert {each.phase for each in machine.fit} == {"prefill", "decode"}
+    assert {each.model for each in machine.fit} == {"tiny", "twin"}
     assert "its own steps within" in capsys.readouterr().out
+
+
+def test_of_several_passes_the_medians_count() -> None:
+    def a_pass(scale: float) -> local.Pass:
+        rate = ProductRate("bfloat16", 1, 10 * scale, 5 * scale)
+        step = steps.Measured("tiny", "decode", 1, 0, (), scale)
+        served = Service(4, 2 * scale, scale)
+        return local.Pass(20 * scale, 200 * scale, (rate,), scale, (step,), (step, step), (served,))
+
+    found = local.merged([a_pass(1.0), a_pass(9.0), a_pass(2.0)])
+    assert found == msgspec.structs.replace(a_pass(2.0), gbytes_per_s=180.0, gflops=1800.0)
 
 
 def test_what_bounds_a_model_is_said() -> None:
@@ -166,7 +181,9 @@ def test_a_fit_that_is_off_is_called_so() -> None:
 @pytest.mark.slow
 def test_steps_with_workers_and_a_whole_server_are_fitted() -> None:
     machine = Machine("m0", 2, 8, 10, 100, rates=(RATE,))
-    found = local.with_steps(machine, small_depth(num_turns=1, workers=(1, 2)), silent)
+    depth = small_depth(num_turns=1, workers=(1, 2))
+    measured = local.Pass(10, 100, (RATE,), 0.0, *local.measured_models(depth, silent))
+    found = local.with_steps(machine, depth, measured)
     assert {(each.phase, each.workers) for each in found.fit} >= {
         ("decode", 1),
         ("decode", 2),
