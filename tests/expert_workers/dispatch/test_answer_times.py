@@ -1,4 +1,4 @@
-"""How long each worker took, whoever is waited for first: in C, and in Python beside it."""
+"""How long each worker took, whichever of them is waited for first: in C, and in Python beside it."""
 
 import socket
 import threading
