@@ -71,6 +71,9 @@ class Latency:
         worker = self._workers.get(rank)
         if worker is None:
             worker = self._workers[rank] = _Worker()
+        # What has been forgiven stays so: else one that was slow once and is tried now and then would have to
+        # be quick many times, each a forgiveness apart.
+        worker.ratio = worker.cost(now)
         worker.ratio += _WEIGHT * (seconds / size.expected - worker.ratio)
         worker.at = now
 

@@ -258,5 +258,7 @@ def _flown(
     num_bytes: int,
     unsent: bytes,
     received: bytes,
+    arrived: float,
 ) -> FlownCall:
-    return FlownCall(rank, started, deadline, columns, LentCall(call_id, num_bytes, unsent, received))
+    lent = LentCall(call_id, num_bytes, unsent, received, arrived)
+    return FlownCall(rank, started, deadline, columns, lent)

@@ -63,12 +63,14 @@ class Pending(Protocol):
 
 class LentCall(NamedTuple):
     """A call whose frame, or a part of it, another has sent through a lent socket. `num_bytes` are those of
-    its reply's rows, `received` is what has been read of the reply."""
+    its reply's rows, `received` is what has been read of the reply; `arrived` is when all of it was, by
+    time.perf_counter(), and 0 where there is more to come."""
 
     call_id: int
     num_bytes: int
     unsent: bytes
     received: bytes
+    arrived: float = 0.0
 
 
 class FrameSocket(Protocol):

@@ -42,7 +42,12 @@ _PORTS = {
 }
 # Ray's default niceness of 15 lets any other process on the machine starve the workers. And a node ends
 # itself when an agent of its own has not started in time, for which Ray allows too little on a busy machine.
-_SYSTEM_CONFIG = {"worker_niceness": 0, "agent_register_timeout_ms": 90_000}
+# And no processes of Python for tasks: on a host with a part of a core their start takes all of it for long.
+_SYSTEM_CONFIG = {
+    "worker_niceness": 0,
+    "agent_register_timeout_ms": 90_000,
+    "prestart_worker_first_driver": False,
+}
 # A node also gives up when its raylet is not there after 30 s, and no option changes that.
 _ATTEMPTS = 3
 # A node that is not heard of counts as dead after some 4 s, and not after a minute.

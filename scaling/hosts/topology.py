@@ -4,6 +4,7 @@
 """
 
 import os
+import subprocess
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
@@ -122,6 +123,17 @@ class RunningHosts:
         known = {pid for pids in found.values() for pid in pids}
         found["ray"] = sorted({pid for host in hosts for pid in host.pids()} - known)
         return found
+
+    def run_on(self, number: int, *command: str) -> bytes:
+        """What a command says that runs on the host `w<number>`, under its caps. Raises RuntimeError where it
+        fails."""
+        process = self._cluster.workers[number].popen(
+            *command, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        )
+        said, error = process.communicate()
+        if process.returncode:
+            raise RuntimeError(f"{command[-1]} on w{number}: {error.decode(errors='replace')[-500:]}")
+        return said
 
     def inject(self, fault: Fault) -> AbstractContextManager[None]:
         """As Running.inject."""

@@ -1,8 +1,8 @@
 """The C functions of src/module.c."""
 
 # (rank, id, when it began, deadline, (column, pairs) of each segment, bytes of the rows of its reply, what is
-# unsent of the frame, what of the reply is read)
-_Call = tuple[int, int, float, float, tuple[tuple[int, int], ...], int, bytes, bytes]
+# unsent of the frame, what of the reply is read, when all of it was or 0)
+_Call = tuple[int, int, float, float, tuple[tuple[int, int], ...], int, bytes, bytes, float]
 # (number, start by time.time_ns(), start, when to hedge, calls)
 _Flight = tuple[int, int, float, float | None, list[_Call]]
 

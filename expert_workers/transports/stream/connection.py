@@ -121,6 +121,9 @@ class StreamConnection:
                 self._take_in(memoryview(call.received))
         except ReplyError as error:
             self.fail(FailureReason.INVALID, str(error))
+        for call, pending in zip(calls, pendings, strict=True):
+            if call.arrived and isinstance(pending.outcome, ExpertReply):
+                pending.arrived = call.arrived
         if self.failure is None:
             self._outbox.extend([memoryview(call.unsent) for call in calls if call.unsent])
         return pendings

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import cast
 
 from expert_workers.transports.base import Pending, never
-from expert_workers.transports.stream.connection import StreamCall
+from expert_workers.transports.stream.connection import StreamCall, StreamConnection
 from expert_workers.transports.stream.socket import TICK
 
 
@@ -26,11 +26,12 @@ class StreamPlane:
 
 
 def _wait(calls: Sequence[StreamCall], deadline: float) -> None:
-    """Until each call has its outcome, or the deadline. Blocks in reads as long as nothing is special."""
-    for call in calls:
-        if call.connection is not None and call.connection.has_unsent:
-            _poll(calls, deadline, never)
-            return
+    """Until each call has its outcome, or the deadline. Blocks in the read of a single one as long as nothing
+    is special. Of several each is read when it comes: in turn, a quick worker's answer would seem to take as
+    long as that of a slow one before it."""
+    if len(calls) > 1 or any(call.connection is not None and call.connection.has_unsent for call in calls):
+        _poll(calls, deadline, never)
+        return
     for call in calls:
         connection = call.connection
         while call.outcome is None:
@@ -43,21 +44,33 @@ def _wait(calls: Sequence[StreamCall], deadline: float) -> None:
 def _poll(calls: Sequence[StreamCall], deadline: float, is_enough: Callable[[], bool]) -> None:
     """The same in the order of arrival, for whatever may happen: unsent calls, workers that do not answer, a
     deadline that is past."""
-    while True:
-        waiting = {call.connection for call in calls if call.outcome is None}
-        if not waiting:
-            return
-        poll = select.poll()
-        by_fd = {connection.fileno(): connection for connection in waiting if connection is not None}
-        for fd, connection in by_fd.items():
-            poll.register(fd, select.POLLIN | (select.POLLOUT if connection.has_unsent else 0))
+    poll = select.poll()
+    by_fd = {
+        call.connection.fileno(): call.connection
+        for call in calls
+        if call.outcome is None and call.connection is not None
+    }
+    for fd, connection in by_fd.items():
+        poll.register(fd, _events(connection))
+    while waiting := {call.connection for call in calls if call.outcome is None}:
         ready = poll.poll(max(0.0, 1e3 * (deadline - time.monotonic())))
         if not ready:
             return
         for fd, events in ready:
-            if events & ~select.POLLOUT:
-                by_fd[fd].receive(socket.MSG_DONTWAIT)
-            if events & select.POLLOUT and by_fd[fd].failure is None:
-                by_fd[fd].flush()
+            connection = by_fd[fd]
+            if events & ~select.POLLOUT and connection in waiting:
+                connection.receive(socket.MSG_DONTWAIT)
+            if events & select.POLLOUT and connection.failure is None:
+                connection.flush()
         if is_enough():
             return
+        still = {call.connection for call in calls if call.outcome is None}
+        for fd, _ in ready:
+            if by_fd[fd] in still:
+                poll.modify(fd, _events(by_fd[fd]))
+            else:
+                poll.unregister(fd)
+
+
+def _events(connection: StreamConnection) -> int:
+    return select.POLLIN | (select.POLLOUT if connection.has_unsent else 0)

@@ -102,3 +102,18 @@ def test_a_worker_that_is_far_off_its_plan_costs_more() -> None:
     costs = latency.costs([0, 1], 100.0)
     assert costs[0] == 1.0
     assert costs[1] > 3.0
+
+
+def test_what_is_forgiven_stays_forgiven() -> None:
+    """A worker that was slow once, by far, is tried now and then; when it is quick then, it is used again."""
+    latency = Latency()
+    for _ in range(50):
+        latency.add(0, 4, 0.001, 0.0)
+    latency.add(1, 4, 0.3, 0.0)
+    now = 0.0
+    while latency.costs([0, 1], now)[1] > 8.0:
+        now += 0.1
+    for _ in range(10):
+        latency.add(0, 4, 0.001, now)
+        latency.add(1, 4, 0.001, now)
+    assert latency.costs([0, 1], now)[1] < 3.0

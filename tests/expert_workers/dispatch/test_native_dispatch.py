@@ -291,7 +291,7 @@ def test_what_is_on_its_way_is_handed_over_with_all_that_was_sent_and_read() -> 
         [(got_number, start_ns, started, hedge_at, handed)] = _dispatch.hand_over(world.native)
         assert (got_number, hedge_at) == (number, None)
         assert start_ns > 0
-        for rank, call_id, began, deadline, columns, num_bytes, unsent, read in handed:
+        for rank, call_id, began, deadline, columns, num_bytes, unsent, read, _ in handed:
             assert call_id == decode_call(frames[rank]).call_id
             assert started <= began < deadline
             assert (columns, unsent) == (((rank, 3),), b"")
@@ -313,7 +313,7 @@ def test_what_a_socket_does_not_take_is_handed_over_and_nothing_is_sent_after_it
         assert world.finish(numbers[0]) is None
         handed = _dispatch.hand_over(world.native)
         assert [flight[0] for flight in handed] == numbers
-        *whole, last = [unsent for *_, calls in handed for *_, unsent, _ in calls]
+        *whole, last = [unsent for *_, calls in handed for *_, unsent, _, _ in calls]
         assert not any(whole)
         assert last
         size = len(encode(call_frame(call)))

@@ -97,20 +97,21 @@ int begin_layer(void *self, const layer_rows *rows) {
     return d->num_flights == 0;
 }
 
-/* Takes each answer in as it comes, by rank. 0: the flight is Python's, from its beginning. */
+/* Takes the answers in by rank. 0: the flight is Python's, from its beginning. */
 static int take_answers(dispatcher *d, flight *f, float *y_TD, const float **row_P, double *combining) {
     const double until = f->hedge_at >= 0 && f->hedge_at < f->deadline ? f->hedge_at : f->deadline;
     const size_t width = (size_t)f->rows.width;
     if (d->has_unsent) return 0;
     for (long i = 0; i < f->num_calls; i++) {
         call *const c = &f->calls[i];
-        if (!receive_reply(d, f, c, d->table->links[c->link].fd, until)) return 0;
+        if (!receive_reply(d, f, i, until)) return 0;
+        const double began = monotonic();
         const float *const y_ND = (const float *)(c->reply.at + sizeof(frame_header));
         if (!is_finite(y_ND, (c->reply_bytes - sizeof(frame_header)) / sizeof(float))) return 0;
         if (row_P == NULL) add_sum(f, c, i == 0, y_TD);
         else
             for (long p = 0; p < c->num_pairs; p++) row_P[c->place_P[p]] = y_ND + (size_t)p * width;
-        *combining += monotonic() - c->arrived;
+        *combining += monotonic() - began;
     }
     return 1;
 }

@@ -27,6 +27,8 @@
 /* The last answers whose times are told; dispatches that are told of before Python has to take the records. */
 #define MAX_SAMPLES 128
 #define MAX_RECORDS 4096
+/* Calls that are waited for at once: more would cost more than knowing when each is answered is worth. */
+#define MAX_POLLED 32
 #define NO_LINK (-1)
 
 /* Grows and stays; its start is that of a cache line. */
@@ -169,8 +171,9 @@ int cut_call(const dispatcher *d, flight *f, call *c);
 
 /* exchange.c */
 void send_call(call *c, int fd);
-/* Reads until the reply is there; 0 where it is Python's: late, closed, or not the one that was asked for. */
-int receive_reply(const dispatcher *d, const flight *f, call *c, int fd, double until);
+/* Reads until the reply to the flight's call of this number is there, and what comes of later ones meanwhile; 0 where it is
+ * Python's: late, closed, or not the one that was asked for. */
+int receive_reply(const dispatcher *d, const flight *f, long number, double until);
 
 /* combine.c */
 int is_finite(const float *values, size_t count);

@@ -41,28 +41,48 @@ static int is_expected(const dispatcher *d, const flight *f, const call *c) {
     return memcmp(got, &expected, offsetof(frame_header, seconds)) == 0;
 }
 
-/* Asleep in a read, one would be woken by each frame that the peer takes from a Unix socket as well. */
-static int wait_readable(int fd, double seconds) {
-    struct pollfd one = {.fd = fd, .events = POLLIN};
-    const struct timespec left = {(time_t)seconds, (long)(1e9 * (seconds - (double)(time_t)seconds))};
-    return ppoll(&one, 1, &left, NULL) >= 0 || errno == EINTR;
-}
-
-int receive_reply(const dispatcher *d, const flight *f, call *c, int fd, double until) {
+/* What has come of a reply. 1: all of it; 0: there is more to come; less than 0: it is Python's. */
+static int read_more(const dispatcher *d, const flight *f, call *c) {
+    const int fd = d->table->links[c->link].fd;
     while (c->num_got < c->reply_bytes) {
         const int had_header = c->num_got >= sizeof(frame_header);
         const ssize_t got = recv(fd, c->reply.at + c->num_got, c->reply_bytes - c->num_got, MSG_DONTWAIT);
-        if (got > 0) {
-            c->num_got += (size_t)got;
-            if (!had_header && c->num_got >= sizeof(frame_header) && !is_expected(d, f, c)) return 0;
-            continue;
-        }
-        if (got == 0) return 0;
-        if (errno == EINTR) continue;
-        if (errno != EAGAIN && errno != EWOULDBLOCK) return 0;
-        const double left = until - monotonic();
-        if (left <= 0 || !wait_readable(fd, left)) return 0;
+        if (got < 0 && errno == EINTR) continue;
+        if (got < 0 && (errno == EAGAIN || errno == EWOULDBLOCK)) return 0;
+        if (got <= 0) return -1;
+        c->num_got += (size_t)got;
+        if (!had_header && c->num_got >= sizeof(frame_header) && !is_expected(d, f, c)) return -1;
     }
     c->arrived = monotonic();
+    return 1;
+}
+
+/* Sleeps until something has come of a call from `first` on, and reads it: when a quick worker has answered is known
+ * although a slow one is waited for. Asleep in a read, one would be woken by each frame that the peer takes from a Unix
+ * socket as well. */
+static int wait_and_read(const dispatcher *d, const flight *f, long first, double seconds) {
+    struct pollfd open[MAX_POLLED];
+    call *of[MAX_POLLED];
+    nfds_t num_open = 0;
+    for (long i = first; i < f->num_calls && num_open < MAX_POLLED; i++) {
+        call *const c = &f->calls[i];
+        if (c->num_got == c->reply_bytes) continue;
+        open[num_open] = (struct pollfd){.fd = d->table->links[c->link].fd, .events = POLLIN};
+        of[num_open++] = c;
+    }
+    const struct timespec left = {(time_t)seconds, (long)(1e9 * (seconds - (double)(time_t)seconds))};
+    if (ppoll(open, num_open, &left, NULL) < 0) return errno == EINTR;
+    for (nfds_t i = 0; i < num_open; i++)
+        if (open[i].revents != 0 && read_more(d, f, of[i]) < 0) return 0;
+    return 1;
+}
+
+int receive_reply(const dispatcher *d, const flight *f, long number, double until) {
+    call *const c = &f->calls[number];
+    if (c->num_got < c->reply_bytes && read_more(d, f, c) < 0) return 0;
+    while (c->num_got < c->reply_bytes) {
+        const double left = until - monotonic();
+        if (left <= 0 || !wait_and_read(d, f, number, left)) return 0;
+    }
     return 1;
 }

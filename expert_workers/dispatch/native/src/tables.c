@@ -125,7 +125,8 @@ static PyObject *unsent(const call *c) {
     return bytes;
 }
 
-/* (rank, id, when it began, deadline, columns, bytes of the reply's rows, what is unsent, what of the reply is read) */
+/* (rank, id, when it began, deadline, columns, bytes of the reply's rows, what is unsent, what of the reply is read, when all
+ * of it was, or 0) */
 static PyObject *show_call(const dispatcher *d, const flight *f, const call *c) {
     PyObject *const columns = PyTuple_New(c->num_segments);
     for (long i = 0; columns != NULL && i < c->num_segments; i++) {
@@ -143,9 +144,9 @@ static PyObject *show_call(const dispatcher *d, const flight *f, const call *c) 
         Py_DECREF(columns);
         return NULL;
     }
-    return Py_BuildValue("kKddNnNy#", (unsigned long)d->table->links[c->link].rank, (unsigned long long)c->id, c->started,
+    return Py_BuildValue("kKddNnNy#d", (unsigned long)d->table->links[c->link].rank, (unsigned long long)c->id, c->started,
                          c->deadline, columns, (Py_ssize_t)(c->reply_bytes - sizeof(frame_header)), rest, c->reply.at,
-                         (Py_ssize_t)c->num_got);
+                         (Py_ssize_t)c->num_got, c->num_got == c->reply_bytes ? c->arrived : 0.0);
 }
 
 /* (number, start in nanoseconds, start, when to hedge or None, calls) */
