@@ -81,7 +81,12 @@ class LoadArguments:
     ] = None
     requests: Annotated[
         int | None,
-        Option("--requests", parse=positive, metavar="N", help="in all (four for each at once, at least 16)"),
+        Option(
+            "--requests",
+            parse=positive,
+            metavar="N",
+            help="in all (four for each at once, or ten seconds of a rate; at least 16)",
+        ),
     ] = None
     prompt_tokens: Annotated[
         int, Option("--prompt-tokens", parse=positive, metavar="N", help="of each request (%(default)s)")
@@ -110,7 +115,8 @@ class SimulateArguments:
         Option(
             "--machines",
             metavar="FILE",
-            help="what `expertmesh probe` wrote: the first has the coordinator, the others the workers",
+            help="what `expertmesh probe` wrote: the first --coordinators of them have these, the others the "
+            "workers",
         ),
     ] = None
     plan: Annotated[
@@ -161,7 +167,9 @@ class SimulateArguments:
         Path | None,
         Option("--grid", metavar="FILE", help="models x workers x links x batches, decoding: a table of all"),
     ] = None
-    out: Annotated[Path | None, Option("--out", metavar="FILE", help="the grid's rows as CSV")] = None
+    out: Annotated[Path | None, Option("--out", metavar="FILE", help="of --grid: write its rows as CSV")] = (
+        None
+    )
     json: Annotated[bool, Option("--json", help="print one JSON object")] = False
     machine: Annotated[MachineArguments, Group("machines, where no --machines says them")] = field(
         default_factory=MachineArguments
