@@ -70,8 +70,9 @@ class Reproduced(NamedTuple):
 
 def compare(one: Results, other: Results, names: Sequence[str] = PRIMARY) -> Comparison:
     """Cells are matched by their keys."""
-    first = {summary.key: summary for summary in summarise(one) if summary.num_rounds}
-    second = {summary.key: summary for summary in summarise(other) if summary.num_rounds}
+    measures = [BY_NAME[name] for name in names]
+    first = {summary.key: summary for summary in summarise(one, measures) if summary.num_rounds}
+    second = {summary.key: summary for summary in summarise(other, measures) if summary.num_rounds}
     rows = [
         _row(first[key], second[key], name)
         for key in first

@@ -10,6 +10,7 @@ import pytest
 from scaling.results import commands
 from scaling.results.figures import resources
 from scaling.results.figures.view import view_of
+from scaling.results.intro import intro
 from scaling.results.report import REPORT, report_html, write_report
 from scaling.results.summary import summarise
 from scaling.store import Results
@@ -105,9 +106,9 @@ def test_each_figure_is_there(page: Page) -> None:
 
 def test_it_says_first_what_ran_where_and_how_sure(page: Page) -> None:
     text = "".join(page.texts)
-    intro = text[text.index("results of a sweep") : text.index("Prediction against")]
+    first = text[text.index("results of a sweep") : text.index("Prediction against")]
     for part in ("5 cells", "3 rounds", "A processor, 2 cores", "commit 0123456789ab", "How sure", "failed"):
-        assert part in intro
+        assert part in first
 
 
 def with_resources(results: Results, joules: float | None) -> Results:
@@ -184,13 +185,13 @@ def test_results_without_a_run_are_a_page(tmp_path: Path, capsys: pytest.Capture
 def test_a_sweep_that_is_not_finished_says_so(tmp_path: Path) -> None:
     results = made.make(tmp_path / "a", made.single(), rounds=2, predicted=False)
     results.manifest = msgspec.structs.replace(results.manifest, num_rounds=3)
-    assert "1 cells have not run in all rounds" in report_html(results)
+    assert "1 cells have not run in all rounds" in intro(results, summarise(results))
 
 
 def test_a_busy_machine_is_said(tmp_path: Path) -> None:
     results = made.make(tmp_path / "a", made.single(), rounds=2, predicted=False)
     results.observations = [msgspec.structs.replace(each, load_average=5.5) for each in results.observations]
-    assert "2 of 2 runs began while the machine was busy" in report_html(results)
+    assert "2 of 2 runs began while the machine was busy" in intro(results, summarise(results))
 
 
 def test_a_prediction_that_misses_fails_the_command(
