@@ -18,7 +18,7 @@ def loads(text: str, most_aliases: int = 0, *, text_keys: bool = False) -> Any:
     try:
         return loader.get_single_data()
     finally:
-        loader.dispose()  # type: ignore[no-untyped-call]
+        loader.dispose()
 
 
 class _Strict(yaml.SafeLoader):
@@ -38,7 +38,7 @@ class _Strict(yaml.SafeLoader):
         return super().compose_node(parent, index)
 
     def compose_mapping_node(self, anchor: Any) -> MappingNode:
-        mapping: MappingNode = super().compose_mapping_node(anchor)  # type: ignore[no-untyped-call]
+        mapping: MappingNode = super().compose_mapping_node(anchor)
         seen = set()
         for key, _ in mapping.value:
             line = key.start_mark.line + 1

@@ -5,6 +5,7 @@ from statistics import median
 from typing import NamedTuple
 
 from matplotlib.axes import Axes
+from matplotlib.patches import Patch
 
 from scaling.observation import Observation
 from scaling.results.aspects import shortened
@@ -81,7 +82,7 @@ def _drawn(rows: Sequence[Rows], roles: Sequence[str]) -> str:
                 range(len(rows)), [row.joules or 0.0 for row in rows], 0.6, color=FOREGROUND, alpha=0.6
             )
             axes[2].set_xlabel("energy, J a token")
-        handles = [axes[0].barh(0, 0, color=color(index)) for index in range(len(roles))]
+        handles = [Patch(color=color(index)) for index in range(len(roles))]
         labels = [shortened(role) for role in roles]
         canvas.figure.legend(handles, labels, loc="outside upper left", ncols=8)
         for index, each in enumerate(axes):
