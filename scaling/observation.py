@@ -26,8 +26,8 @@ class Observation(Struct, frozen=True, forbid_unknown_fields=True):
     rows, of a step. `straggler_ms`: of a dispatch, the slowest worker less the median. `split_ms`: of a mean
     step, by part: see `scaling.sweep`. `loads_LE`: rows of each expert of each layer. `timeline`: tokens
     drawn in each tenth of a second of the load. `tokens_sha`: of all tokens in the order of requests; greedy
-    cells of one model must agree. `cpu_s` by role: coordinator, front, workers, ray, load. `joules`: None
-    where the machine does not say."""
+    cells of one model must agree. `cpu_s` by role: coordinator, engine, front, workers, ray, load. `joules`:
+    None where the machine does not say."""
 
     cell: str
     round: int

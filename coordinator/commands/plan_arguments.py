@@ -5,16 +5,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
+from coordinator.commands.model_options import JSON, LAYERS, MODEL, TRACE
+from coordinator.config.engine import DTYPE, number_or_off
 from expertmesh.commands.options import Option, add_options
 from expertmesh.commands.values import positive, positive_number, whole_number
 from moe_model.names import DtypeName
 
 # Of these there are at most as many as there are machines.
 _SURVIVED = whole_number(0, 1000)
-
-
-def _number_or_off(text: str) -> float | None:
-    return None if text == "off" else positive_number(text)
 
 
 def _number_or_auto(text: str) -> int | None:
@@ -25,7 +23,7 @@ def _number_or_auto(text: str) -> int | None:
 class PlanArguments:
     """For which model and machines, and what is wanted of them."""
 
-    model: Annotated[Path, Option("MODEL", help="a checkpoint's folder, or the config.json of a family")]
+    model: Annotated[Path, MODEL]
     machines: Annotated[
         str,
         Option(
@@ -37,15 +35,7 @@ class PlanArguments:
     insecure: Annotated[
         bool, Option("--insecure", help="probe --machines HOST:PORT also where Ray asks for no token")
     ] = False
-    trace: Annotated[
-        str | None,
-        Option(
-            "--trace",
-            metavar="FILE|zipf:S[:SEED]",
-            help="how often each expert is chosen: a recorded routing trace, or Zipf's law "
-            "(default: every expert alike)",
-        ),
-    ] = None
+    trace: Annotated[str | None, TRACE] = None
     objective: Annotated[
         Literal["throughput", "latency"],
         Option(
@@ -58,7 +48,7 @@ class PlanArguments:
         float | None,
         Option(
             "--max-gap",
-            parse=_number_or_off,
+            parse=number_or_off,
             metavar="MS",
             help="most milliseconds between two tokens of a stream; `off` for any (off)",
         ),
@@ -83,9 +73,7 @@ class PlanArguments:
         int,
         Option("--context", parse=positive, metavar="N", help="tokens of a sequence, mean (%(default)s)"),
     ] = 1024
-    dtype: Annotated[DtypeName, Option("--dtype", help="of weights and activations (%(default)s)")] = (
-        "bfloat16"
-    )
+    dtype: Annotated[DtypeName, DTYPE] = "bfloat16"
     expert_dtype: Annotated[
         Literal["auto", "model", "int8", "q8", "q4", "mxfp4", "fp8"],
         Option(
@@ -108,10 +96,7 @@ class PlanArguments:
     coordinator_only: Annotated[
         bool, Option("--coordinator-only", help="the machine that coordinates has no worker")
     ] = False
-    num_layers: Annotated[
-        int | None,
-        Option("--layers", parse=positive, metavar="N", help="of a config.json: the first N layers only"),
-    ] = None
+    num_layers: Annotated[int | None, LAYERS] = None
     seconds: Annotated[
         float,
         Option(
@@ -133,7 +118,7 @@ class PlanArguments:
     out: Annotated[Path | None, Option("--out", metavar="FILE", help="write the plan for `serve --plan`")] = (
         None
     )
-    json: Annotated[bool, Option("--json", help="print one JSON object")] = False
+    json: Annotated[bool, JSON] = False
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -14,7 +14,12 @@ class ProbeArguments:
     """What is measured, where, and where the numbers go."""
 
     out: Annotated[
-        Path, Option("--out", metavar="FILE", help="what `plan` and `simulate` read (%(default)s)")
+        Path,
+        Option(
+            "--out",
+            metavar="FILE",
+            help="what `plan` and `simulate` read; of --check: the file that is read (%(default)s)",
+        ),
     ] = Path("machines.json")
     quick: Annotated[bool, Option("--quick", help="less of everything, in less than a minute; rougher")] = (
         False
@@ -55,8 +60,8 @@ class ProbeArguments:
         bool,
         Option(
             "--check",
-            help="predict steps of models that nothing was fitted to by what --out says, measure them, and "
-            "show how far it was off; writes nothing",
+            help="predict steps of models that nothing was fitted to by the first machine of --out, measure "
+            "them here, and show how far it was off; writes nothing",
         ),
     ] = False
 

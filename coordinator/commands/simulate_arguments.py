@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
 
+from coordinator.commands.model_options import JSON, LAYERS, MODEL, TRACE
 from coordinator.config.engine import EngineConfig
 from coordinator.config.workers import WorkersConfig
 from expertmesh.commands.options import Group, Option, add_options
@@ -81,7 +82,12 @@ class LoadArguments:
     ] = None
     requests: Annotated[
         int | None,
-        Option("--requests", parse=positive, metavar="N", help="in all (four for each at once, at least 16)"),
+        Option(
+            "--requests",
+            parse=positive,
+            metavar="N",
+            help="in all (four for each at once, or ten seconds of a rate; at least 16)",
+        ),
     ] = None
     prompt_tokens: Annotated[
         int, Option("--prompt-tokens", parse=positive, metavar="N", help="of each request (%(default)s)")
@@ -102,15 +108,14 @@ class LoadArguments:
 class SimulateArguments:
     """Which model on which machines, and what happens to them; or a grid of these."""
 
-    model: Annotated[
-        Path | None, Option("MODEL", help="a checkpoint's folder, or the config.json of a family")
-    ] = None
+    model: Annotated[Path | None, MODEL] = None
     machines: Annotated[
         Path | None,
         Option(
             "--machines",
             metavar="FILE",
-            help="what `expertmesh probe` wrote: the first has the coordinator, the others the workers",
+            help="what `expertmesh probe` wrote: the first --coordinators of them have these, the others the "
+            "workers",
         ),
     ] = None
     plan: Annotated[
@@ -143,26 +148,17 @@ class SimulateArguments:
             help="seconds until a process that died is there again, before it loads (%(default)g)",
         ),
     ] = 5.0
-    trace: Annotated[
-        str | None,
-        Option(
-            "--trace",
-            metavar="zipf:S[:SEED]|FILE",
-            help="how experts are chosen: Zipf's law, or as a recorded routing trace has it "
-            "(default: every expert alike)",
-        ),
-    ] = None
-    layers: Annotated[
-        int | None,
-        Option("--layers", parse=positive, metavar="N", help="only so many of a config.json's layers"),
-    ] = None
+    trace: Annotated[str | None, TRACE] = None
+    layers: Annotated[int | None, LAYERS] = None
     seed: Annotated[int, Option("--seed", parse=index, metavar="N", help="of all chance (%(default)s)")] = 0
     grid: Annotated[
         Path | None,
         Option("--grid", metavar="FILE", help="models x workers x links x batches, decoding: a table of all"),
     ] = None
-    out: Annotated[Path | None, Option("--out", metavar="FILE", help="the grid's rows as CSV")] = None
-    json: Annotated[bool, Option("--json", help="print one JSON object")] = False
+    out: Annotated[Path | None, Option("--out", metavar="FILE", help="of --grid: write its rows as CSV")] = (
+        None
+    )
+    json: Annotated[bool, JSON] = False
     machine: Annotated[MachineArguments, Group("machines, where no --machines says them")] = field(
         default_factory=MachineArguments
     )

@@ -31,7 +31,8 @@ class SweepArguments:
         Option(
             "--out",
             metavar="DIR",
-            help="folder of the results (default: sweep-NAME); of export: the file to write",
+            help="folder of the results (default: sweep-NAME); of export: folder of the files (default: "
+            "llm-d or vllm in DIR)",
         ),
     ] = None
     resume: Annotated[bool, Option("--resume", help="go on with a run that was ended or killed")] = False
@@ -96,6 +97,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "  report DIR                      write DIR's tables and report.html again\n"
         "  compare DIR DIR2                set two runs side by side, cell by cell\n"
         "  export DIR --to llm-d|vllm      write results in another system's form\n"
-        "\nThe exit code is 1 when a cell has no result, or a prediction misses by more than its bound."
+        "\nThe exit code is 1 when a cell has no result, a prediction misses by more than its bound, or cells"
+        "\nthat must give the same tokens did not; of compare --between-runs when too little is reproduced,"
+        "\nand 2 when the rounds of DIR are too few to say."
     )
     add_options(parser, SweepArguments)

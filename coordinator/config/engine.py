@@ -15,13 +15,16 @@ from moe_model.names import DtypeName, InstructionChoice, KernelChoice, RoundedF
 AUTO = "auto"
 # How drafts are made, and the most tokens of one: a step computes them all.
 NGRAM, MAX_DRAFT = "ngram:", 32
+# Of every command that computes with a model, or says how it would.
+DTYPE = Option("--dtype", help="of weights and activations; float32 is exact (%(default)s)")
 
 
 def _micro_batches(text: str) -> int | None:
     return None if text == AUTO else int(text)
 
 
-def _number_or_off(text: str) -> float | None:
+def number_or_off(text: str) -> float | None:
+    """A number above 0; None for `off`. Raises ArgumentTypeError."""
     return None if text == OFF else positive_number(text)
 
 
@@ -46,9 +49,7 @@ class EngineConfig:
     speculate: tokens that a sequence may draft for a step; None for none.
     """
 
-    dtype: Annotated[
-        DtypeName, Option("--dtype", help="of weights and activations; float32 is exact (%(default)s)")
-    ] = "float32"
+    dtype: Annotated[DtypeName, DTYPE] = "float32"
     expert_dtype: Annotated[
         WeightForm,
         Option(
@@ -125,7 +126,7 @@ class EngineConfig:
         float | None,
         Option(
             "--max-gap",
-            parse=_number_or_off,
+            parse=number_or_off,
             metavar="MS",
             help="most milliseconds between two tokens of a stream while prompts of others are computed, as "
             "far as the size of their chunks decides it; `off` for chunks as large as the budget "

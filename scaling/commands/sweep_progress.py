@@ -1,6 +1,5 @@
 """What a sweep shows while it runs: a line that counts on a terminal, else a line for each run."""
 
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TextIO
@@ -32,19 +31,19 @@ class _Teller:
         self._line, self._stream, self._cells, self._total = line, stream, cells, total
         self._task = line.add_task("", total=total)
         self._remaining = Remaining(turns)
-        self._turn: Turn | None = None
-        self._began, self._num_done = time.monotonic(), 0
+        self._num_done = 0
 
     def turn(self, turn: Turn) -> None:
-        self._over()
-        self._turn, self._began = turn, time.monotonic()
+        self._remaining.turn(turn)
         self._describe(f"round {turn.number + 1}: starting, {turn.cells[0].label}")
 
     def cell(self, cell: Cell, number: int) -> None:
+        self._remaining.load(cell)
         self._describe(f"round {number + 1}: {cell.label}")
 
     def done(self, observation: Observation) -> None:
         self._num_done += 1
+        self._remaining.done(observation.cell)
         self._line.advance(self._task)
         label = self._cells[observation.cell].label
         if observation.failed is not None:
@@ -52,19 +51,12 @@ class _Teller:
         else:
             gap = f", gap {observation.gap_ms.median:.1f} ms" if observation.gap_ms else ""
             what = f"{observation.tokens_per_s:.1f} tokens/s{gap}"
-        left = "" if self._line.console.is_terminal else f"  (about {said(self._left())} left)"
+        left = "" if self._line.console.is_terminal else f"  (about {said(self._remaining.seconds)} left)"
         text = f"[{self._num_done}/{self._total}] round {observation.round + 1}  {label}: {what}{left}"
         if self._line.console.is_terminal:
             self._line.console.print(text, markup=False, highlight=False, soft_wrap=True)
         else:
             print(text, file=self._stream, flush=True)
 
-    def _over(self) -> None:
-        if self._turn is not None:
-            self._remaining.done(self._turn, time.monotonic() - self._began)
-
-    def _left(self) -> float:
-        return max(0.0, self._remaining.seconds - (time.monotonic() - self._began))
-
     def _describe(self, text: str) -> None:
-        self._line.update(self._task, description=f"{said(self._left())} left; {text}")
+        self._line.update(self._task, description=f"{said(self._remaining.seconds)} left; {text}")

@@ -1,11 +1,12 @@
 """What `expertmesh sweep report`, `compare` and `export` do; they print and give an exit code."""
 
+import sys
 from pathlib import Path
 
 from scaling.results.checks import misses
 from scaling.results.compare import compare as compared
 from scaling.results.compare import reproduced
-from scaling.results.comparison_text import comparison_lines, reproduction_lines
+from scaling.results.comparison_text import comparison_lines, reproduction_lines, unknown_lines
 from scaling.results.export import export as exported
 from scaling.results.report import write_report
 from scaling.results.tables import write_tables
@@ -25,8 +26,8 @@ def report(folder: Path) -> int:
 
 
 def compare(a: Path, b: Path, between_runs: bool = False) -> int:
-    """1: with `between_runs`, where fewer of B's medians than the bar says lie within A's intervals, or none
-    could be compared. Raises ConfigError."""
+    """With `between_runs`: 1 where fewer of B's medians than the bar says lie within A's intervals, or no
+    cell is in both; else 2 where A has no intervals. Raises ConfigError."""
     found = compared(Results.open(a), Results.open(b))
     for line in comparison_lines(found):
         print(line)
@@ -36,7 +37,11 @@ def compare(a: Path, b: Path, between_runs: bool = False) -> int:
     print()
     for line in reproduction_lines(by_measure):
         print(line)
-    return 0 if by_measure and all(each.met for each in by_measure) else 1
+    for sentence in unknown_lines(by_measure):
+        print(sentence, file=sys.stderr)
+    if not by_measure or any(each.met is False for each in by_measure):
+        return 1
+    return 0 if all(each.met for each in by_measure) else 2
 
 
 def export(folder: Path, form: str, out: Path | None = None) -> int:

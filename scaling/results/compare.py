@@ -49,26 +49,30 @@ class Comparison(NamedTuple):
 
 
 class Reproduced(NamedTuple):
-    """Of one measure: how many of B's medians lie where A said that a second run's would; `missed`: cells'
-    labels with A's interval and B's median."""
+    """Of one measure: how many of B's medians, of the `num` that A has an interval for, lie where A said that
+    a second run's would; `missed`: cells' labels with A's interval and B's median. `most_rounds`: of A's
+    cells."""
 
     measure: Measure
     num: int
     missed: Sequence[tuple[str, Interval, float]]
+    most_rounds: int
 
     @property
     def share(self) -> float:
         return 1 - len(self.missed) / self.num if self.num else 0.0
 
     @property
-    def met(self) -> bool:
-        return self.num > 0 and self.share >= BAR
+    def met(self) -> bool | None:
+        """None: A has no interval, so it cannot be said."""
+        return self.share >= BAR if self.num else None
 
 
 def compare(one: Results, other: Results, names: Sequence[str] = PRIMARY) -> Comparison:
     """Cells are matched by their keys."""
-    first = {summary.key: summary for summary in summarise(one) if summary.num_rounds}
-    second = {summary.key: summary for summary in summarise(other) if summary.num_rounds}
+    measures = [BY_NAME[name] for name in names]
+    first = {summary.key: summary for summary in summarise(one, measures) if summary.num_rounds}
+    second = {summary.key: summary for summary in summarise(other, measures) if summary.num_rounds}
     rows = [
         _row(first[key], second[key], name)
         for key in first
@@ -102,7 +106,7 @@ def _reproduced(measure: Measure, rows: Sequence[Compared]) -> Reproduced:
             interval = repeat_interval(row.one.median, row.one.variance, row.one.num, row.other.num)
             if not interval.low <= row.other.median <= interval.high:
                 missed.append((row.label, interval, row.other.median))
-    return Reproduced(measure, num, missed)
+    return Reproduced(measure, num, missed, max(row.one.num for row in rows))
 
 
 def _row(one: CellSummary, other: CellSummary, name: str) -> Compared:

@@ -25,14 +25,8 @@ def comparison_lines(found: Comparison) -> list[str]:
 
 def reproduction_lines(found: Sequence[Reproduced]) -> list[str]:
     """A row for each measure, and each cell that missed."""
-    rows = [
-        (
-            *(each.measure.title, each.measure.unit, f"{each.num - len(each.missed)} of {each.num}"),
-            *(f"{100 * each.share:.1f} %", "yes" if each.met else "no"),
-        )
-        for each in found
-    ]
-    lines = _table(("measure", "unit", "within A's interval", "share", f"{100 * BAR:g} % met"), rows)
+    head = ("measure", "unit", "within A's interval", "share", f"{100 * BAR:g} % met")
+    lines = _table(head, [_reproduced(each) for each in found])
     for each in found:
         lines += ["", f"{each.measure.title}, outside:"] if each.missed else []
         lines += [
@@ -40,6 +34,30 @@ def reproduction_lines(found: Sequence[Reproduced]) -> list[str]:
             for label, interval, median in each.missed
         ]
     return lines
+
+
+def unknown_lines(found: Sequence[Reproduced]) -> list[str]:
+    """A sentence for the measures that A has no interval of, and why."""
+    single = [each.measure.title for each in found if each.met is None and each.most_rounds < 2]
+    zero = [each.measure.title for each in found if each.met is None and each.most_rounds >= 2]
+    lines = []
+    if single:
+        lines.append(
+            f"{', '.join(single)}: A has one round of each cell, and an interval of another run needs at"
+            " least two: `expertmesh sweep FILE --out A --resume --rounds 5` adds the others"
+        )
+    if zero:
+        lines.append(f"{', '.join(zero)}: of each cell A has a round that gave 0, so there is no interval")
+    return lines
+
+
+def _reproduced(each: Reproduced) -> tuple[str, ...]:
+    if each.met is None:
+        return (each.measure.title, each.measure.unit, "", "", "unknown")
+    return (
+        *(each.measure.title, each.measure.unit, f"{each.num - len(each.missed)} of {each.num}"),
+        *(f"{100 * each.share:.1f} %", "yes" if each.met else "no"),
+    )
 
 
 def _row(row: Compared) -> tuple[str, ...]:

@@ -91,7 +91,8 @@ def _half(parts: Sequence[tuple[float, float]], confidence: float) -> float:
     total = sum(value for value, _ in parts)
     if total <= 0:
         return 0.0
-    df = total**2 / sum(value**2 / df for value, df in parts)
+    # As shares: the square of a very small variance is 0.
+    df = 1 / sum((value / total) ** 2 / df for value, df in parts)
     return float(stdtrit(df, (1 + confidence) / 2)) * sqrt(total)
 
 

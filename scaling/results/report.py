@@ -5,7 +5,16 @@ from pathlib import Path
 
 import msgspec
 
-from scaling.results.figures import experts, faults, latency, network, predictions, split, workers
+from scaling.results.figures import (
+    experts,
+    faults,
+    latency,
+    network,
+    predictions,
+    resources,
+    split,
+    workers,
+)
 from scaling.results.figures.view import Part, View, view_of
 from scaling.results.html import Field, escape, number, table
 from scaling.results.intro import intro
@@ -17,7 +26,8 @@ from scaling.store import Results, write_whole
 REPORT = "report.html"
 # In the order in which they stand.
 FIGURES: tuple[Callable[[View], Part | None], ...] = (
-    *(predictions.part, workers.part, network.part, latency.part, split.part, experts.part, faults.part),
+    *(predictions.part, workers.part, network.part, latency.part, split.part, resources.part, experts.part),
+    faults.part,
 )
 
 
@@ -76,10 +86,7 @@ def _failures(summaries: Sequence[CellSummary]) -> Part | None:
     ]
     if not rows:
         return None
-    reading = (
-        "These runs have no figures. The sweep went on without them; --resume tries nothing again that "
-        "failed."
-    )
+    reading = "These runs have no figures. The sweep went on without them; --resume runs them again."
     return Part("What failed", reading, table(("cell", "round", "reason"), rows))
 
 

@@ -1,14 +1,19 @@
 """About how long runs take: guessed at first, then by how long those that are over took."""
 
-from collections.abc import Iterable
+import time
+from collections.abc import Callable, Iterable
+from statistics import median
 
 from scaling.cell import Cell
 from scaling.loads.base import num_requests
-from scaling.sweep.rounds import Turn
+from scaling.sweep.rounds import Turn, server_key
 
 # Seconds, of the reference machine: a server's start, each worker's, each host's in a namespace; an end; what
 # a measurement has around it. A token of one sequence.
 _SERVER, _WORKER, _HOST, _END, _AROUND, _TOKEN = 9.0, 2.0, 5.0, 2.0, 2.0, 0.012
+# Of what takes longer than expected, the share of its time until now that is still expected; and the least
+# that is said while a run is left, in seconds.
+_MORE, _LEAST = 0.1, 1.0
 
 
 def start_seconds(cell: Cell) -> float:
@@ -32,21 +37,100 @@ def turn_seconds(turn: Turn) -> float:
     return start_seconds(turn.cells[0]) + sum(map(load_seconds, turn.cells))
 
 
+class _Measured:
+    """How long one kind of work took, by what it was done for. What was not done yet takes its guess times
+    the median of how far guesses were off."""
+
+    def __init__(self) -> None:
+        self._seconds: dict[str, list[float]] = {}
+        self._factors: list[float] = []
+
+    def add(self, key: str, guess: float, seconds: float) -> None:
+        self._seconds.setdefault(key, []).append(seconds)
+        self._factors.append(seconds / guess)
+
+    def expected(self, key: str, guess: float, factor: float = 0.0) -> float:
+        """Seconds. `factor`: what goes on and takes longer than expected, over its guess; else 0."""
+        if key in self._seconds:
+            return median(self._seconds[key])
+        known = [*self._factors, factor] if factor else self._factors
+        return guess * (median(known) if known else 1.0)
+
+
 class Remaining:
-    """Seconds that are left: what is guessed of the rest, by how far guesses of the past were off."""
+    """Seconds that are left of turns. It is told of each turn and each load as it begins, and of each run as
+    it ends. What the server takes is the time of its turn that is no load's."""
 
-    def __init__(self, turns: Iterable[Turn]) -> None:
-        self._left = sum(map(turn_seconds, turns))
-        self._guessed = self._taken = 0.0
+    def __init__(self, turns: Iterable[Turn], clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._waiting = list(turns)
+        self._servers, self._loads = _Measured(), _Measured()
+        # Of the turn that goes on: its runs that are left, and the one whose load is sent.
+        self._turn: Turn | None = None
+        self._left: list[Cell] = []
+        self._loaded: Cell | None = None
+        # When what goes on began; what the turn's server has taken before that.
+        self._since, self._server_s = clock(), 0.0
 
-    def done(self, turn: Turn, seconds: float) -> None:
-        guess = turn_seconds(turn)
-        self._left = max(0.0, self._left - guess)
-        self._guessed, self._taken = self._guessed + guess, self._taken + seconds
+    def turn(self, turn: Turn) -> None:
+        self._pause()
+        if self._turn is not None:
+            first = self._turn.cells[0]
+            self._servers.add(server_key(first), start_seconds(first), self._server_s)
+        self._waiting.remove(turn)
+        self._turn, self._left, self._server_s = turn, list(turn.cells), 0.0
+
+    def load(self, cell: Cell) -> None:
+        self._pause()
+        self._loaded = cell
+
+    def done(self, key: str) -> None:
+        """Also of a run that failed before it had a load."""
+        seconds, cell = self._clock() - self._since, self._loaded
+        if cell is not None:
+            self._loads.add(cell.key, load_seconds(cell), seconds)
+            self._loaded, self._since = None, self._clock()
+        self._left = [each for each in self._left if each.key != key]
 
     @property
     def seconds(self) -> float:
-        return self._left * (self._taken / self._guessed if self._guessed else 1.0)
+        """Above 0 while a run is left."""
+        if not self._left and not self._waiting:
+            return 0.0
+        factor, left = self._of_turn()
+        loads = [cell for turn in self._waiting for cell in turn.cells]
+        left += sum(self._server(turn.cells[0], factor) for turn in self._waiting)
+        return max(_LEAST, left + sum(map(self._load, loads)))
+
+    def _of_turn(self) -> tuple[float, float]:
+        """By what factor its server's time is above its guess, 0 where it is as expected; and seconds."""
+        if self._turn is None:
+            return 0.0, 0.0
+        first, gone = self._turn.cells[0], self._clock() - self._since
+        server_s, expected = self._server_s, self._server(first)
+        left = sum(self._load(cell) for cell in self._left if cell is not self._loaded)
+        if self._loaded is None:
+            server_s += gone
+            left += _rest(expected, server_s)
+        else:
+            left += _rest(self._load(self._loaded), gone) + max(0.0, expected - server_s)
+        return server_s / start_seconds(first) if server_s > expected else 0.0, left
+
+    def _server(self, cell: Cell, factor: float = 0.0) -> float:
+        return self._servers.expected(server_key(cell), start_seconds(cell), factor)
+
+    def _load(self, cell: Cell) -> float:
+        return self._loads.expected(cell.key, load_seconds(cell))
+
+    def _pause(self) -> None:
+        """What is done for the server until now is counted."""
+        now = self._clock()
+        self._server_s, self._since = self._server_s + now - self._since, now
+
+
+def _rest(expected: float, taken: float) -> float:
+    """Seconds that are left of what has taken so long."""
+    return max(expected - taken, _MORE * taken)
 
 
 def said(seconds: float) -> str:

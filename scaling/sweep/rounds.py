@@ -50,7 +50,7 @@ def turns(cells: Mapping[str, Cell], num_rounds: int, seed: int, done: Runs) -> 
     """What of the rounds is not done yet, in the order that the seed gives."""
     by_server: dict[str, dict[str, Cell]] = {}
     for key, cell in cells.items():
-        by_server.setdefault(_server_key(cell), {})[key] = cell
+        by_server.setdefault(server_key(cell), {})[key] = cell
     for number in range(num_rounds):
         for server in order(by_server, seed, number):
             group = by_server[server]
@@ -59,7 +59,7 @@ def turns(cells: Mapping[str, Cell], num_rounds: int, seed: int, done: Runs) -> 
                 yield Turn(number, tuple(left))
 
 
-def _server_key(cell: Cell) -> str:
+def server_key(cell: Cell) -> str:
     """Equal for cells that differ in their load only. A server that a fault was done to serves no other."""
     alone = cell if cell.fault is not None else msgspec.structs.replace(cell, load=_NO_LOAD)
     return alone.key

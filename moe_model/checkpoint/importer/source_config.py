@@ -11,7 +11,7 @@ from moe_model.checkpoint.generation_defaults import GenerationDefaults, with_gi
 from moe_model.config import MODEL_KEYS_OF_VERSION_1, ModelConfig
 from moe_model.errors import CheckpointError, ConfigError
 from moe_model.families import read_model_config as parse_model_config
-from moe_model.files import strict_json
+from moe_model.files import strict_json, strict_yaml
 from moe_model.files.strict_json import brief
 from moe_model.files.whole_file import read_file
 
@@ -29,8 +29,10 @@ def read_config_file(path: Path) -> Mapping[str, Any]:
     """Parses a yaml or json file that holds one mapping. Raises CheckpointError."""
     data = bytes(read_file(path, max_size=MAX_CONFIG_BYTES, follow_links=True))
     try:
-        is_json = path.suffix == ".json"
-        parsed = strict_json.loads(data) if is_json else _load_yaml(data.decode("utf-8"))
+        if path.suffix == ".json":
+            parsed = strict_json.loads(data)
+        else:
+            parsed = strict_yaml.loads(data.decode("utf-8"), MAX_ALIASES)
     except yaml.MarkedYAMLError as error:
         line = f" in line {error.problem_mark.line + 1}" if error.problem_mark else ""
         raise CheckpointError(f"{path}: {error.problem or 'is not YAML'}{line}") from None
@@ -39,16 +41,6 @@ def read_config_file(path: Path) -> Mapping[str, Any]:
     if not isinstance(parsed, Mapping):
         raise CheckpointError(f"{path}: expected a mapping, got {type(parsed).__name__}")
     return parsed
-
-
-def _load_yaml(text: str) -> Any:
-    """Raises ValueError for more aliases than a configuration has a use for."""
-    # A star may be in a comment: only where there are many is the text read twice.
-    if text.count("*") > MAX_ALIASES:
-        aliases = sum(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, yaml.SafeLoader))
-        if aliases > MAX_ALIASES:
-            raise ValueError(f"has more than {MAX_ALIASES} aliases")
-    return yaml.safe_load(text)
 
 
 def model_config(source: object, where: str) -> ModelConfig:

@@ -12,6 +12,7 @@ from coordinator.engine.core.model_runner import ModelRunner
 from coordinator.engine.core.overlap import Overlap
 from coordinator.engine.core.scheduler import Scheduler
 from coordinator.engine.messages.request import Request
+from coordinator.engine.recording.recorder import RoutingRecorder
 from coordinator.engine.versions.model_versions import ModelVersions
 from moe_model.families import family_of
 from moe_model.kernels.base import Kernels
@@ -54,6 +55,7 @@ class Living:
         num_blocks: int = 64,
         step: int = 64,
         overlap: int | None = None,
+        recorder: RoutingRecorder | None = None,
     ) -> None:
         self.kernels, self.weights = kernels, dict(weights.experts)
         family = family_of(CONFIG)
@@ -66,9 +68,13 @@ class Living:
         self.versions = ModelVersions(model, self.experts)
         cache = make_cache(CONFIG, num_blocks, 4, kernels)
         cut = None if overlap is None else Overlap(overlap)
-        runner = ModelRunner(model, cache, attention_plan(kernels), cut, versions=self.versions)
+        runner = ModelRunner(
+            *(model, cache, attention_plan(kernels), cut),
+            versions=self.versions,
+            is_recorded=None if recorder is None else lambda: recorder.is_on,
+        )
         scheduler = Scheduler(whole_sizes(num_blocks), 8, step)
-        self.engine = Engine(scheduler, runner, CONFIG.max_seq_len, versions=self.versions)
+        self.engine = Engine(scheduler, runner, CONFIG.max_seq_len, versions=self.versions, recorder=recorder)
         self.results: dict[str, Collected] = {}
 
     def step(self, num_steps: int) -> None:
@@ -165,10 +171,13 @@ class Alone:
         return self
 
     def tokens(self, request: Request) -> list[int]:
+        return self.run(request).token_ids
+
+    def run(self, request: Request) -> Collected:
         shared = family_of(CONFIG).build_shared(CONFIG, self.shared, self.kernels)
         engine = tiny_engine(Model(CONFIG, shared, Layers(self.experts, self.kernels)), kernels=self.kernels)
         engine.submit(request)
-        return drain(engine)[request.request_id].token_ids
+        return drain(engine)[request.request_id]
 
 
 def requests(name: str, count: int = 4) -> list[Request]:

@@ -14,15 +14,19 @@ from scaling.store import Results
 from tests.scaling.results import made
 
 
-def changed(folder: Path, like: Results, factor: float) -> Results:
-    """The same cells, another run: rates times a factor."""
+def changed(folder: Path, like: Results, factor: float, gaps: float = 1.0) -> Results:
+    """The same cells, another run: rates times a factor, and gaps times another."""
     found = Results.create(folder, like.manifest)
     random = Random(99)
     for key, cell in like.manifest.cells.items():
         for number in range(like.manifest.num_rounds):
             run = made.observe(cell, number, random)
             assert run.cell == key
-            found.add(msgspec.structs.replace(run, tokens_per_s=run.tokens_per_s * factor))
+            assert run.gap_ms is not None
+            gap = msgspec.structs.replace(
+                run.gap_ms, quantiles=tuple(gaps * each for each in run.gap_ms.quantiles)
+            )
+            found.add(msgspec.structs.replace(run, tokens_per_s=run.tokens_per_s * factor, gap_ms=gap))
     return found
 
 
@@ -38,20 +42,7 @@ def test_a_change_is_told_from_noise(small: Results, tmp_path: Path, factor: flo
 
 
 def test_less_time_is_faster(small: Results, tmp_path: Path) -> None:
-    other = changed(tmp_path / "b", small, 1.0)
-    for each in other.observations:
-        assert each.gap_ms is not None
-    halved = [
-        msgspec.structs.replace(
-            each,
-            gap_ms=msgspec.structs.replace(
-                each.gap_ms, quantiles=tuple(q / 2 for q in each.gap_ms.quantiles)
-            ),
-        )
-        for each in other.observations
-        if each.gap_ms is not None
-    ]
-    other.observations = halved
+    other = changed(tmp_path / "b", small, 1.0, gaps=0.5)
     assert {row.verdict for row in compare(small, other, ("gap_ms",)).rows} == {"faster"}
     assert {row.verdict for row in compare(other, small, ("gap_ms",)).rows} == {"slower"}
 
@@ -111,6 +102,33 @@ def test_one_round_each_is_compared_without_a_verdict(tmp_path: Path) -> None:
     # Where one of them knows its noise, there is one.
     more = made.make(tmp_path / "c", made.small(), rounds=3, seed=2)
     assert {row.verdict for row in compare(one, more, ("tokens_per_s",)).rows} == {"same"}
+
+
+@pytest.mark.parametrize("rounds", [1, 3])
+def test_one_round_has_no_interval_to_reproduce(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], rounds: int
+) -> None:
+    one = made.make(tmp_path / "a", made.small(), rounds=1)
+    other = made.make(tmp_path / "b", made.small(), rounds=rounds, seed=2)
+    assert commands.compare(one.folder, other.folder, between_runs=True) == 2
+    out, err = capsys.readouterr()
+    assert "0 of 0" not in out
+    assert out.count("unknown") >= 4
+    assert err.startswith("throughput, first token, per token, gap: A has one round of each cell")
+    assert "needs at least two" in err
+
+
+def test_rounds_that_gave_0_have_no_interval_to_reproduce(
+    small: Results, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    nothing = changed(tmp_path / "b", small, 0.0)
+    assert commands.compare(nothing.folder, small.folder, between_runs=True) == 2
+    assert capsys.readouterr().err == (
+        "throughput: of each cell A has a round that gave 0, so there is no interval\n"
+    )
+    # What is known and is not met counts for more.
+    slower = changed(tmp_path / "c", small, 1.0, gaps=2.0)
+    assert commands.compare(nothing.folder, slower.folder, between_runs=True) == 1
 
 
 def test_a_table_is_markdown_whatever_a_model_s_name_is(tmp_path: Path) -> None:

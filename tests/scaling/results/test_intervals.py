@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
@@ -158,6 +158,7 @@ def test_another_unit_changes_no_interval_s_shape(rows: list[list[float]], facto
 
 
 @settings(max_examples=40, deadline=None)
+@example(1.0, 1.0, 1e-300, 0.0)
 @given(POSITIVE, POSITIVE, st.floats(0, 0.1), st.floats(0, 0.1))
 def test_a_ratio_the_other_way_round_has_the_inverse_interval(
     a: float, b: float, own: float, shared: float

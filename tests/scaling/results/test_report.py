@@ -8,7 +8,11 @@ import msgspec
 import pytest
 
 from scaling.results import commands
+from scaling.results.figures import resources
+from scaling.results.figures.view import view_of
+from scaling.results.intro import intro
 from scaling.results.report import REPORT, report_html, write_report
+from scaling.results.summary import summarise
 from scaling.store import Results
 from tests.scaling.results import made
 from tests.scaling.results.conftest import HOSTILE
@@ -89,6 +93,7 @@ def test_each_figure_is_there(page: Page) -> None:
         "What the network cost",
         "Latency",
         "Where a step's time goes",
+        "Processor, memory and energy",
         "Load of layers and experts",
         "Goodput under faults",
         "Cells",
@@ -96,14 +101,67 @@ def test_each_figure_is_there(page: Page) -> None:
         "What failed",
         "Machine and experiment",
     ]
-    assert page.tags.count("svg") >= 7
+    assert page.tags.count("svg") >= 8
 
 
 def test_it_says_first_what_ran_where_and_how_sure(page: Page) -> None:
     text = "".join(page.texts)
-    intro = text[text.index("results of a sweep") : text.index("Prediction against")]
+    first = text[text.index("results of a sweep") : text.index("Prediction against")]
     for part in ("5 cells", "3 rounds", "A processor, 2 cores", "commit 0123456789ab", "How sure", "failed"):
-        assert part in intro
+        assert part in first
+
+
+def with_resources(results: Results, joules: float | None) -> Results:
+    results.observations = [
+        msgspec.structs.replace(
+            each,
+            num_tokens=1000,
+            cpu_s={"coordinator": 0.1, "engine": 7.5, "load": 0.5},
+            memory_mb={"coordinator": 100.0, "engine": 650.0},
+            joules=joules,
+        )
+        for each in results.observations
+    ]
+    return results
+
+
+def test_processors_and_energy_of_one_cell_are_a_table_by_role(tmp_path: Path) -> None:
+    results = with_resources(made.make(tmp_path / "a", made.single(), rounds=2), 31.0)
+    part = resources.part(view_of(results, summarise(results)))
+    assert part is not None
+    assert re.findall(r"<td>(\w[\w ]*)</td>.*?</tr>", part.body) == [
+        "coordinator",
+        "engine",
+        "load",
+        "the machine",
+    ]
+    assert (
+        '<td>engine</td><td class=n data-value="7.5">7.5</td><td class=n data-value="650.0">650<' in part.body
+    )
+    assert 'data-value="0.031"' in part.body
+    assert resources.UNKNOWN not in part.reading
+
+
+def test_a_machine_that_does_not_say_its_energy_is_said(tmp_path: Path) -> None:
+    results = with_resources(made.make(tmp_path / "a", made.faulty()[:2], rounds=2), None)
+    part = resources.part(view_of(results, summarise(results)))
+    assert part is not None
+    assert resources.UNKNOWN in part.reading
+    assert "engine" in part.body
+    assert "energy, J" not in part.body
+
+
+def test_energy_is_drawn_where_a_machine_says_it(tmp_path: Path) -> None:
+    results = with_resources(made.make(tmp_path / "a", made.faulty()[:2], rounds=2), 31.0)
+    first = results.observations[0].cell
+    results.observations = [
+        msgspec.structs.replace(each, joules=None) if each.cell == first else each
+        for each in results.observations
+    ]
+    part = resources.part(view_of(results, summarise(results)))
+    assert part is not None
+    assert "energy, J" in part.body
+    assert "It is known of 1 of 2 cells." in part.reading
 
 
 def test_a_figure_with_one_point_is_a_table(tmp_path: Path) -> None:
@@ -127,13 +185,13 @@ def test_results_without_a_run_are_a_page(tmp_path: Path, capsys: pytest.Capture
 def test_a_sweep_that_is_not_finished_says_so(tmp_path: Path) -> None:
     results = made.make(tmp_path / "a", made.single(), rounds=2, predicted=False)
     results.manifest = msgspec.structs.replace(results.manifest, num_rounds=3)
-    assert "1 cells have not run in all rounds" in report_html(results)
+    assert "1 cells have not run in all rounds" in intro(results, summarise(results))
 
 
 def test_a_busy_machine_is_said(tmp_path: Path) -> None:
     results = made.make(tmp_path / "a", made.single(), rounds=2, predicted=False)
     results.observations = [msgspec.structs.replace(each, load_average=5.5) for each in results.observations]
-    assert "2 of 2 runs began while the machine was busy" in report_html(results)
+    assert "2 of 2 runs began while the machine was busy" in intro(results, summarise(results))
 
 
 def test_a_prediction_that_misses_fails_the_command(

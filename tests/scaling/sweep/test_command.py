@@ -13,6 +13,7 @@ import pytest
 
 from benchmarks.server_process import ROOT, environment_of
 from expert_workers.processes import Process, descendants, is_running, wait_gone
+from expertmesh.cli import main
 
 EXPERIMENT = """
 name: tiny
@@ -118,18 +119,9 @@ def assert_measured(found: dict[str, object]) -> None:
     assert {"dispatch", "combine", "rest"} == found["split_ms"].keys()
 
 
-def test_a_dry_run_shows_cells(experiment: Path) -> None:
-    command = [sys.executable, "-P", "-m", "expertmesh.cli", "sweep", str(experiment), "--dry-run"]
-    done = subprocess.run(
-        [*command, "--only", "4 at once"],
-        capture_output=True,
-        text=True,
-        env={**environment_of(ROOT), "COLUMNS": "200"},
-        cwd=ROOT,
-        timeout=100,
-        check=True,
-    )
-    *cells, last = done.stdout.splitlines()
+def test_a_dry_run_shows_cells(experiment: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["sweep", str(experiment), "--dry-run", "--only", "4 at once"]) == 0
+    *cells, last = capsys.readouterr().out.splitlines()
     assert len(cells) == 2
     assert "2 cells x 2 rounds, about" in last
     assert not os.path.exists(experiment.parent / "out")

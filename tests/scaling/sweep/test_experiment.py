@@ -126,7 +126,7 @@ def test_a_bound_of_another_name_is_refused_before_anything_runs() -> None:
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.text(max_size=3),
     lambda inner: st.dictionaries(st.text("abc", min_size=1, max_size=2), inner, max_size=3),
-    max_leaves=8,
+    max_leaves=4,
 )
 OBJECTS = st.dictionaries(st.text("abc", min_size=1, max_size=2), JSON, max_size=4)
 

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ import torch
 from coordinator.config.routing import ForcedRouting
 from coordinator.engine.core.forcing import Forcing
 from coordinator.engine.messages.request import Request, Returns
+from coordinator.engine.recording.trace_reader import Recorded
 from coordinator.server.routing import forcing_of
 from moe_model.errors import ConfigError
 from moe_model.kernels.base import Kernels
@@ -69,22 +71,26 @@ def test_a_token_goes_the_same_way_wherever_it_is_computed(force: ForcedRouting)
     assert said(run(forcing(replace(force, seed=4)))) != expected
 
 
-def test_a_recorded_run_has_the_shares_of_the_law(tmp_path: Path) -> None:
-    recorder = recorder_for(tmp_path / "trace", CONFIG)
-    engine = engine_with(
-        None,
-        CONFIG,
-        NATIVE,
-        Sizes(num_blocks=400, max_step_tokens=256),
-        recorder=recorder,
-        forcing=forcing(ZIPF),
-    )
+def recorded_run(folder: Path, force: ForcedRouting) -> list[tuple[list[int], Recorded]]:
+    """Of 24 requests of chance: the tokens that were routed, and what was recorded of them."""
+    recorder = recorder_for(folder / "trace", CONFIG)
+    sizes = Sizes(num_blocks=400, max_step_tokens=256)
+    engine = engine_with(None, CONFIG, NATIVE, sizes, recorder=recorder, forcing=forcing(force))
     rng = np.random.default_rng(0)
-    for number in range(24):
-        engine.submit(make_request(str(number), tuple(rng.integers(0, 50, 200).tolist()), 4))
-    drain(engine)
+    prompts = [tuple(rng.integers(0, 50, 200).tolist()) for _ in range(24)]
+    for number, prompt in enumerate(prompts):
+        engine.submit(make_request(str(number), prompt, 4))
+    found = drain(engine)
     recorder.close()
-    rows = np.concatenate([each.ids_TLK[each.known_T] for each in recorded(tmp_path / "trace").values()])
+    traces = recorded(folder / "trace")
+    return [
+        ([*prompt, *found[str(number)].token_ids][:-1], traces[number])
+        for number, prompt in enumerate(prompts)
+    ]
+
+
+def test_a_recorded_run_has_the_shares_of_the_law(tmp_path: Path) -> None:
+    rows = np.concatenate([each.ids_TLK[each.known_T] for _, each in recorded_run(tmp_path, ZIPF)])
     for layer in range(2):
         shares_E = np.bincount(rows[:, layer].ravel(), minlength=8) / rows[:, layer].size
         expected_E = zipf_inclusion(8, 2, 1.2, layer, 3) / 2
@@ -99,6 +105,26 @@ def test_masked_routers_choose_among_twice_as_many() -> None:
     # They do choose: otherwise tokens of two models would go the same way.
     found = said(run(forcing(replace(ZIPF, is_masked=True))))
     assert found != said(run(forcing(ZIPF)))
+
+
+def test_masked_routers_choose_among_candidates_that_have_the_shares_of_the_law(tmp_path: Path) -> None:
+    masked = replace(ZIPF, is_masked=True)
+    found, forced = recorded_run(tmp_path, masked), forcing(masked)
+    for layer in range(2):
+        allowed, chosen = [], []
+        for token_ids, each in found:
+            batch = _Batch(torch.arange(len(token_ids)), torch.tensor(token_ids))
+            allowed.append(forced.rows(batch).selection(layer).allowed_TE.numpy())  # type: ignore[arg-type]
+            ids_TK = each.ids_TLK[:, layer].astype(int)
+            assert np.take_along_axis(allowed[-1][each.known_T], ids_TK[each.known_T], axis=1).all()
+            chosen.append(ids_TK[each.known_T])
+        # Four of eight experts are candidates of a token, each as often as the law has it.
+        shares_E, chance_E = np.concatenate(allowed).mean(0), zipf_inclusion(8, 4, 1.2, layer, 3)
+        assert shares_E == pytest.approx(chance_E, abs=0.02)
+        # And two of them get its rows, by their router's choice: none more than it was a candidate.
+        rows_E = np.bincount(np.concatenate(chosen).ravel(), minlength=8) / len(np.concatenate(chosen))
+        assert (rows_E <= chance_E + 0.02).all()
+        assert (rows_E[chance_E < 0.4] > 0).any(), "not the most frequent ones alone"
 
 
 def test_a_trace_is_replayed_by_sequence_and_position_and_begins_anew(tmp_path: Path) -> None:
@@ -142,11 +168,12 @@ def test_a_trace_of_another_model_is_refused(tmp_path: Path) -> None:
 
 
 def test_weights_are_the_routers_own_among_those_that_are_forced() -> None:
-    selection = forcing(ZIPF).rows(_Batch()).selection(1)  # type: ignore[arg-type]
+    batch = _Batch(torch.tensor([0, 1, 2]), torch.tensor([5, 5, 5]))
+    selection = forcing(ZIPF).rows(batch).selection(1)  # type: ignore[arg-type]
     assert selection.allowed_TE.sum(1).tolist() == [2, 2, 2]
     assert selection.top_k_T.tolist() == [2, 2, 2]
 
 
-class _Batch:
-    positions_T = torch.tensor([0, 1, 2])
-    token_ids_T = torch.tensor([5, 5, 5])
+class _Batch(NamedTuple):
+    positions_T: torch.Tensor
+    token_ids_T: torch.Tensor

@@ -72,6 +72,7 @@ def test_refuses_a_bad_model_and_names_the_key(model: object, reason: str) -> No
         ("c.yaml", b"a: " + b"9" * 5000, "digits"),
         ("c.yaml", b"[" * 5000, "recursion"),
         ("c.yaml", b"a: " + b"x" * (300 << 10), "bytes, at most"),
+        ("c.yaml", b"model: 1\nmodel: 2", "'model' is there twice, line 2"),
         ("c.json", b'{"model": 1, "model": 2}', "duplicate key 'model'"),
     ],
 )
