@@ -124,13 +124,18 @@ class RunningHosts:
         found["ray"] = sorted({pid for host in hosts for pid in host.pids()} - known)
         return found
 
-    def run_on(self, number: int, *command: str) -> bytes:
+    def run_on(self, number: int, *command: str, timeout: float = 300.0) -> bytes:
         """What a command says that runs on the host `w<number>`, under its caps. Raises RuntimeError where it
-        fails."""
+        fails, also where it has not ended in time."""
         process = self._cluster.workers[number].popen(
             *command, stdout=subprocess.PIPE, stderr=subprocess.PIPE
         )
-        said, error = process.communicate()
+        try:
+            said, error = process.communicate(timeout=timeout)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.communicate()
+            raise RuntimeError(f"{command[-1]} on w{number}: not ended after {timeout:.0f} s") from None
         if process.returncode:
             raise RuntimeError(f"{command[-1]} on w{number}: {error.decode(errors='replace')[-500:]}")
         return said
