@@ -105,6 +105,9 @@ class SimEngine:
         """Requests of one moment come one after the other, as the front reads them: the engine begins with
         the first, and its scheduler holds back the prompts of the rest for the sake of its tokens."""
         yield from self._pass_front(1)
+        self.submit(sequence)
+
+    def submit(self, sequence: Sequence) -> None:
         self.scheduler.add(sequence)
         self.num_sequences += 1
         came, self._came = self._came, self.env.event()

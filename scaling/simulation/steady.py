@@ -94,11 +94,12 @@ def _found(world: World, num_parts: int) -> Steady:
 def _fill(world: World, engine: SimEngine, num: int) -> None:
     """Admits sequences and takes their prompts for computed, until each has but one token left to run."""
     for number in range(num):
-        world.send(number * len(world.engines) + world.engines.index(engine), world.demand.asks[number])
+        world.place(number * len(world.engines) + world.engines.index(engine), world.demand.asks[number])
     scheduler = engine.scheduler
     while True:
         step = scheduler.schedule()
-        if step.chunks and all(c.num_known == 1 and c.completes for c in step.chunks):
+        assert step.chunks, "sequences that are there are run"
+        if all(c.num_known == 1 and c.completes for c in step.chunks):
             return
         # No token is drawn: the last one of each prompt is what its first step runs.
         for chunk in step.chunks:

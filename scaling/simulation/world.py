@@ -163,14 +163,23 @@ class World:
 
     def send(self, index: int, ask: Ask) -> Event:
         """Happens when its last token is there, or it has failed."""
+        engine, sequence, ended = self._opened(index, ask)
+        self.env.process(engine.arrive(sequence))
+        return ended
+
+    def place(self, index: int, ask: Ask) -> None:
+        """A request that has passed the front already."""
+        engine, sequence, _ = self._opened(index, ask)
+        engine.submit(sequence)
+
+    def _opened(self, index: int, ask: Ask) -> tuple[SimEngine, Sequence, Event]:
         config, served, ended = self.setting.config, Served(ask.num_prompt, self.env.now), self.env.event()
         longest = min(self.setting.engine.max_context or config.max_seq_len, config.max_seq_len)
         block = self.setting.engine.block_size
         sequence = make_sequence(ask, next(self._numbers), longest, block, self.rng)
         self._open[sequence] = served, ended
         self.served.append(served)
-        self.env.process(self.engines[index % len(self.engines)].arrive(sequence))
-        return ended
+        return self.engines[index % len(self.engines)], sequence, ended
 
     def _tokens(self, drawn: list[Sequence], ended: list[Sequence], failed: list[Sequence]) -> None:
         for sequence in drawn:

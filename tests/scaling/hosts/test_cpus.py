@@ -33,7 +33,7 @@ def test_all_threads_of_a_process_are_moved_and_what_it_starts() -> None:
     )
     cpu = max(os.sched_getaffinity(0))
     with subprocess.Popen([sys.executable, "-c", code], stdin=-1, stdout=-1, text=True) as process:
-        assert process.stdin is not None and process.stdout is not None
+        assert process.stdout is not None
         assert process.stdout.readline() == "there\n"
         pin(lambda: {process.pid}, frozenset({cpu}))
         threads = [int(name) for name in os.listdir(f"/proc/{process.pid}/task")]

@@ -1,10 +1,12 @@
 """The simulation makes the very steps that the engine makes: it runs the same scheduler."""
 
-from collections.abc import Iterable
+from collections.abc import Generator, Iterable
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
+from simpy import Event
 
 from coordinator.config.engine import EngineConfig
 from coordinator.engine.cache.cache_sizes import block_bytes
@@ -13,6 +15,7 @@ from coordinator.engine.core.step import Step
 from coordinator.engine.messages.request import Request, StopRules
 from moe_model.families import family_of
 from moe_model.sampling.params import SamplingParams
+from scaling.simulation.engine import SimEngine
 from scaling.simulation.setting import Ask, Demand
 from scaling.simulation.world import World
 from tests.models import TINY, random_model, tiny_engine
@@ -47,6 +50,11 @@ def asked(lengths: Iterable[tuple[int, int]]) -> list[Ask]:
     return found
 
 
+def all_steps(engine: SimEngine) -> Generator[Event, Any, None]:
+    while engine.num_sequences:
+        yield from engine.step()
+
+
 @pytest.mark.parametrize("num_blocks", [64, 8])
 def test_steps_are_those_of_the_engine(num_blocks: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Chunked prompts, a shared prefix, sequences that wait, and with few blocks preemptions."""
@@ -71,7 +79,9 @@ def test_steps_are_those_of_the_engine(num_blocks: int, monkeypatch: pytest.Monk
     world = World(setting(Plain(of_step=1e-3), config=CONFIG, engine=options), Demand(asks))
     scheduler = world.engines[0].scheduler
     found = Recorded(scheduler, monkeypatch)
-    world.run()
+    for number, ask in enumerate(asks):
+        world.place(number, ask)
+    world.env.run(until=world.env.process(all_steps(world.engines[0])))
     assert found.steps == real.steps
     assert scheduler.num_preemptions == engine.stats().num_preemptions
     assert scheduler.prefix_cache.num_hits == engine.stats().prefix_hits > 0

@@ -3,6 +3,7 @@ came after it the new model alone, token for token, whatever runs beside it; and
 
 from dataclasses import replace
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -46,7 +47,7 @@ SIZES = [{}, {"step": 5}, {"num_blocks": 12, "step": 9}]
 @pytest.mark.parametrize("sizes", SIZES, ids=str)
 @pytest.mark.parametrize("num_steps", [0, 1, 4])
 def test_each_request_is_answered_by_the_model_it_began_with(
-    kernels: Kernels, sizes: dict[str, int], num_steps: int
+    kernels: Kernels, sizes: dict[str, Any], num_steps: int
 ) -> None:
     living = Living(OLD, kernels, **sizes)
     before, between, after = requests("before"), requests("between"), requests("after")
