@@ -18,8 +18,8 @@ from scaling.planning.report import report
 from scaling.planning.setting import Setting
 from scaling.planning.what_if import changes
 from scaling.planning.write import report_data, write_plan
-from scaling.probe.local import depth
 from scaling.probe.network import probe_cluster
+from scaling.probe.passes import depth
 from scaling.routing.loads import loads_of, zipf_loads
 from scaling.shape import Shape, config_of, shape_of_config
 from scaling.strict import read

@@ -17,8 +17,9 @@ from expertmesh.commands.signals import sigterm_exits
 from moe_model.machine import usable_cores
 from scaling.machines import Machines
 from scaling.probe.check import check_lines
-from scaling.probe.local import depth, measure_machine
+from scaling.probe.local import measure_machine
 from scaling.probe.network import probe_cluster
+from scaling.probe.passes import depth
 from scaling.probe.report import bound_lines, lines
 from scaling.shape import shape_of
 from scaling.store import write_whole

@@ -13,7 +13,7 @@ from scaling.commands.sweep_end import conclude
 from scaling.commands.sweep_progress import shown
 from scaling.results.commands import compare, export, report
 from scaling.store import Results
-from scaling.sweep.after import machines_of
+from scaling.sweep.after import check_machines
 from scaling.sweep.estimate import said, turn_seconds
 from scaling.sweep.experiment import Plan
 from scaling.sweep.given import chosen, given_plan, missing
@@ -35,7 +35,7 @@ def run(args: argparse.Namespace) -> int:
     if given.dry_run:
         return _show_cells(plan, cells, num_rounds)
     missing(cells.values(), given.ray_address)
-    machines_of(plan)
+    check_machines(plan)
     folder = given.out or Path(f"sweep-{plan.experiment.name}")
     results = begun(folder, plan, num_rounds, is_resumed=given.resume)
     left = list(turns(cells, num_rounds, plan.experiment.seed, done_of(results.observations)))

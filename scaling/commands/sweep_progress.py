@@ -21,7 +21,7 @@ def shown(stream: TextIO, turns: Sequence[Turn], cells: dict[str, Cell]) -> Iter
     is_terminal = stream.isatty()
     with Progress(*columns, console=Console(file=stream), transient=True, disable=not is_terminal) as line:
         teller = _Teller(line, stream, turns, cells, total)
-        yield Heard(teller.turn, teller.cell, teller.done)
+        yield Heard(teller.turn, teller.cell, teller.done, teller.probing)
 
 
 class _Teller:
@@ -40,6 +40,12 @@ class _Teller:
     def cell(self, cell: Cell, number: int) -> None:
         self._remaining.load(cell)
         self._describe(f"round {number + 1}: {cell.label}")
+
+    def probing(self, number: int) -> None:
+        text = f"round {number + 1}: first the probe, three to four minutes"
+        self._describe(text)
+        if not self._line.console.is_terminal:
+            print(text, file=self._stream, flush=True)
 
     def done(self, observation: Observation) -> None:
         self._num_done += 1

@@ -19,7 +19,7 @@ from expert_workers.cluster.ray_cluster import RayCluster
 from moe_model.errors import ClusterError
 from scaling.machines import Machine, Machines, Path
 from scaling.probe.link_bench import LARGE, MIDDLE, SMALL, Served, round_trips
-from scaling.probe.local import Depth
+from scaling.probe.passes import Depth
 from scaling.strict import read
 
 Say = Callable[[str], None]

@@ -36,7 +36,8 @@ class Experiment(Struct, frozen=True, forbid_unknown_fields=True):
     """`base`: fields of every cell. `sweep`: a list for each field that varies; the product of all is run.
     `cells`: cells of their own, each what differs from `base`. `skip`: what is left out of the product.
     `warmup`: requests before each measurement. `machines`: a file of `expertmesh probe`, by which cells are
-    predicted. `bounds`: by how much predictions may miss, as shares of what was measured, by the names of
+    predicted, or `measured`: this machine, by passes of the probe before each round and after the last.
+    `bounds`: by how much predictions may miss, as shares of what was measured, by the names of
     `scaling.results.checks`. `cell_seconds`: the longest that one run's load may take."""
 
     name: Name
@@ -67,7 +68,7 @@ def planned(experiment: Experiment, base: Path, changes: Sequence[Fields] = ({},
         if name not in BOUNDS:
             raise ConfigError(f"bounds: {name!r} is not known; there are {', '.join(BOUNDS)}")
     if experiment.bounds and experiment.machines is None:
-        raise ConfigError("bounds: need `machines`, a file of `expertmesh probe`")
+        raise ConfigError("bounds: need `machines`, a file of `expertmesh probe` or `measured`")
     found = list(_cells(experiment, changes))
     cells = {cell.key: cell for cell in found}
     _refuse(cells.values())

@@ -26,6 +26,17 @@ def guarded(command: list[str]) -> list[str]:
     return [sys.executable, "-P", "-m", "scaling.sweep.guard", *command]
 
 
+def end(guard: "subprocess.Popen[bytes]") -> None:
+    """Of a process that was started with a pipe for its input: it and all below it are gone then."""
+    assert guard.stdin is not None
+    guard.stdin.close()
+    try:
+        guard.wait(GRACE + 2 * KILLED)
+    except subprocess.TimeoutExpired:
+        guard.kill()
+        guard.wait()
+
+
 def main() -> int:
     """The command's exit code."""
     ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)

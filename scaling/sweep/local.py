@@ -14,7 +14,7 @@ from benchmarks.server_process import ROOT, cli_module, environment_of
 from expertmesh import ControlClient
 from scaling.cell import Cell, Fault
 from scaling.hosts.faults import worker_fault
-from scaling.sweep.guard import GRACE, KILLED, guarded
+from scaling.sweep.guard import end, guarded
 from scaling.sweep.roles import roles
 from scaling.topology import Running
 
@@ -89,7 +89,9 @@ def served(command: list[str], log: Path, timeout: float = START_TIMEOUT) -> Ite
                 raise RuntimeError(f"the server did not start: {last_words(log)}")
             yield LocalServer(process.pid, dict(part.split("=", 1) for part in line.split()[1:]))
         finally:
-            _end(process)
+            end(process)
+            assert process.stdout is not None
+            process.stdout.close()
 
 
 def last_words(log: Path) -> str:
@@ -97,18 +99,6 @@ def last_words(log: Path) -> str:
     lines = [line.strip() for line in log.read_text(encoding="utf-8", errors="replace").splitlines()]
     said = [line for line in lines if line]
     return said[-1][-_NUM_SAID:] if said else "it said nothing"
-
-
-def _end(process: "subprocess.Popen[bytes]") -> None:
-    assert process.stdin is not None
-    assert process.stdout is not None
-    process.stdin.close()
-    try:
-        process.wait(GRACE + 2 * KILLED)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait()
-    process.stdout.close()
 
 
 def _ready_line(process: "subprocess.Popen[bytes]", timeout: float) -> str:

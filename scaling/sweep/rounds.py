@@ -13,6 +13,7 @@ from expertmesh.errors import ExpertMeshError
 from scaling.cell import Cell, Load
 from scaling.observation import Observation
 from scaling.store import Results
+from scaling.sweep.calibration import MEASURED, has_pass, measure_pass
 from scaling.sweep.experiment import Plan
 from scaling.sweep.models import checkpoint_of
 from scaling.sweep.one_run import Order, run_cell
@@ -39,11 +40,13 @@ class Turn(Struct, frozen=True):
 
 
 class Heard(Struct, frozen=True):
-    """What is told of a sweep as it goes: each as it begins and as it ends."""
+    """What is told of a sweep as it goes: each as it begins and as it ends; and a pass of the probe before
+    round `number`."""
 
     turn: Callable[[Turn], None]
     cell: Callable[[Cell, int], None]
     done: Callable[[Observation], None]
+    probing: Callable[[int], None] = lambda number: None
 
 
 def turns(cells: Mapping[str, Cell], num_rounds: int, seed: int, done: Runs) -> Iterator[Turn]:
@@ -86,8 +89,17 @@ class Rounds:
         """Returns when each has run or has a reason why not. KeyboardInterrupt and SystemExit end the server
         that runs, and leave no trace of a run that was not over."""
         for turn in found:
+            self._probe(turn.number)
             self._heard.turn(turn)
             self._run(turn)
+        self._probe(self._results.manifest.num_rounds)
+
+    def _probe(self, number: int) -> None:
+        """Before this round, where the experiment is predicted by that and it is not done yet."""
+        folder = self._results.folder
+        if self._plan.experiment.machines == MEASURED and not has_pass(folder, number):
+            self._heard.probing(number)
+            measure_pass(folder, number)
 
     def _run(self, turn: Turn) -> None:
         first, left = turn.cells[0], list(turn.cells)

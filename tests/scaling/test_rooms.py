@@ -24,7 +24,7 @@ ROOMS = {
     "planning": ("costs",),
     "simulation": ("costs", "routing"),
     "predict": ("simulation", "workloads"),
-    "sweep": ("hosts", "loads", "predict", "results"),
+    "sweep": ("hosts", "loads", "predict", "probe", "results"),
 }
 
 

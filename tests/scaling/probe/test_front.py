@@ -10,8 +10,8 @@ from moe_model.config import ModelConfig
 from scaling.machines import Machine, Overheads
 from scaling.probe.fit import explained, fitted
 from scaling.probe.front import simulated_token_s, with_front
-from scaling.probe.local import Depth, short_steps
 from scaling.probe.models import CALIBRATION
+from scaling.probe.passes import Depth, short_steps
 from scaling.probe.service import Service, engine_token_seconds
 from scaling.probe.steps import Measured
 from scaling.shape import shape_of_config

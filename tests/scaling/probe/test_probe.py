@@ -15,7 +15,7 @@ from moe_model.config import ModelConfig
 from scaling.commands import probe
 from scaling.machines import FittedStep, Machine, Machines, Overheads, ProductRate
 from scaling.machines import Path as Way
-from scaling.probe import kernels, local, models, network, steps
+from scaling.probe import kernels, local, models, network, passes, steps
 from scaling.probe.disk import read_mb_per_s
 from scaling.probe.link_bench import LARGE, SMALL, Served, round_trips
 from scaling.probe.network import path_of, with_paths
@@ -75,9 +75,9 @@ def test_a_step_is_known_by_what_it_has_to_do() -> None:
         assert [sum(rows_E) for rows_E in work.rows_LE] == [2 * work.num_rows] * TINY.n_layers
 
 
-def small_depth(num_turns: int = 0, workers: tuple[int, ...] = ()) -> local.Depth:
+def small_depth(num_turns: int = 0, workers: tuple[int, ...] = ()) -> passes.Depth:
     two = (("tiny", TINY), ("twin", TINY))
-    return local.Depth(PLAN, two, LOADS, 1, workers, num_turns, 1 << 20, num_passes=2)
+    return passes.Depth(PLAN, two, LOADS, 1, workers, num_turns, 1 << 20, num_passes=2)
 
 
 def test_a_machine_is_measured_and_its_file_read_again(
@@ -85,7 +85,7 @@ def test_a_machine_is_measured_and_its_file_read_again(
 ) -> None:
     monkeypatch.setattr(probe, "depth", lambda **_: small_depth())
     # It reads 256 MiB many times, and has tests of its own.
-    monkeypatch.setattr(local, "measure_physics", lambda *_, **__: Physics(2, 1e10, 1e11))
+    monkeypatch.setattr(passes, "measure_physics", lambda *_, **__: Physics(2, 1e10, 1e11))
     given = ProbeArguments(out=tmp_path / "machines.json")
     monkeypatch.setattr(probe, "options_of", lambda *_: given)
     assert probe.run(None) == 0  # type: ignore[arg-type]
@@ -100,14 +100,14 @@ def test_a_machine_is_measured_and_its_file_read_again(
 
 
 def test_of_several_passes_the_medians_count() -> None:
-    def a_pass(scale: float) -> local.Pass:
+    def a_pass(scale: float) -> passes.Pass:
         rate = ProductRate("bfloat16", 1, 10 * scale, 5 * scale)
         step = steps.Measured("tiny", "decode", 1, 0, (), scale)
         served = Service(4, 2 * scale, scale)
-        return local.Pass(20 * scale, 200 * scale, (rate,), scale, (step,), (step, step), (served,))
+        return passes.Pass(scale, 20 * scale, 200 * scale, (rate,), scale, (step,), (step, step), (served,))
 
-    found = local.merged([a_pass(1.0), a_pass(9.0), a_pass(2.0)])
-    assert found == msgspec.structs.replace(a_pass(2.0), gbytes_per_s=180.0, gflops=1800.0)
+    found = passes.merged([a_pass(1.0), a_pass(9.0), a_pass(2.0)])
+    assert found == msgspec.structs.replace(a_pass(2.0), load_average=9.0, gbytes_per_s=180.0, gflops=1800.0)
 
 
 def test_what_bounds_a_model_is_said() -> None:
@@ -182,7 +182,7 @@ def test_a_fit_that_is_off_is_called_so() -> None:
 def test_steps_with_workers_and_a_whole_server_are_fitted() -> None:
     machine = Machine("m0", 2, 8, 10, 100, rates=(RATE,))
     depth = small_depth(num_turns=1, workers=(1, 2))
-    measured = local.Pass(10, 100, (RATE,), 0.0, *local.measured_models(depth, silent))
+    measured = passes.Pass(0.1, 10, 100, (RATE,), 0.0, *passes.measured_models(depth, silent))
     found = local.with_steps(machine, depth, measured)
     assert {(each.phase, each.workers) for each in found.fit} >= {
         ("decode", 1),

@@ -140,6 +140,27 @@ def test_a_failure_is_recorded_and_the_rest_goes_on(
     assert not any(each.failed for each in again)
 
 
+def test_the_probe_runs_before_each_round_and_after_the_last(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "m").mkdir()
+    measured = Plan(Experiment("x", machines="measured"), CELLS, tmp_path)
+    results = begun(tmp_path / "out", measured, 2, is_resumed=False)
+    said: list[tuple[str, int]] = []
+    monkeypatch.setattr(rounds, "run_cell", lambda server, checkpoint, order: observed(order))
+    monkeypatch.setattr(rounds, "measure_pass", lambda folder, number: said.append(("probe", number)))
+    monkeypatch.setattr(rounds, "has_pass", lambda folder, number: ("probe", number) in said)
+    tells = Heard(
+        lambda turn: None,
+        lambda cell, number: said.append(("cell", number)),
+        lambda observation: None,
+        lambda number: said.append(("said", number)),
+    )
+    Rounds(measured, results, {"local": Place()}, tmp_path, tells).run(turns(CELLS, 2, 0, set()))
+    each = [[("said", number), ("probe", number)] for number in range(3)]
+    assert said == [*each[0], *[("cell", 0)] * 6, *each[1], *[("cell", 1)] * 6, *each[2]]
+
+
 def test_an_interrupt_leaves_no_trace_of_its_run(
     results: Results, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
