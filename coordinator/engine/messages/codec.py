@@ -62,9 +62,12 @@ _DTYPES = ("u1", "u2")
 
 
 def encode(message: object) -> bytes:
-    """The bytes of one of MESSAGES."""
+    """The bytes of one of MESSAGES. Raises MessageError for a number that has no place in them."""
     assert type(message) in _KINDS, f"{type(message).__name__} is no message"
-    return _ENCODER.encode((type(message).__name__, message))
+    try:
+        return _ENCODER.encode((type(message).__name__, message))
+    except OverflowError as error:
+        raise MessageError(f"{type(message).__name__} cannot be told: {error}") from None
 
 
 def decode(data: bytes | bytearray | memoryview) -> object:

@@ -15,6 +15,7 @@ from coordinator.engine.core.engine_thread import EngineThread
 from coordinator.engine.core.scheduler import Scheduler
 from coordinator.engine.messages.commands import CheckIntegrity
 from coordinator.engine.messages.output import Output
+from coordinator.engine.messages.stats import EngineStats
 from expertmesh.v1 import generation_pb2 as pb
 from tests.cache_sizes import whole_sizes
 from tests.coordinator.api.both_fronts import Fronts, both_fronts
@@ -55,17 +56,24 @@ async def served(runner: CountingRunner, client: str) -> AsyncIterator[Served]:
     core = Watched(Scheduler(whole_sizes(16), max_num_seqs=1, max_step_tokens=64), runner, 32)
     core.aborted = []
     engine = await CLIENTS[client](EngineThread(core))
-    async with both_fronts(engine) as fronts:
-        yield Served(fronts, engine, core, runner)
-    if isinstance(runner, GatedRunner):
-        runner.permit(1000)
-    assert await engine.close()
+    try:
+        async with both_fronts(engine) as fronts:
+            yield Served(fronts, engine, core, runner)
+    finally:
+        if isinstance(runner, GatedRunner):
+            runner.permit(1000)
+        assert await engine.close()
 
 
 async def until(condition: Callable[[], bool]) -> None:
     async with asyncio.timeout(PATIENCE):
         while not condition():
             await asyncio.sleep(0.001)
+
+
+def in_engine(stats: EngineStats) -> tuple[int, int, int]:
+    """What runs, what waits, and the blocks in use."""
+    return stats.num_running, stats.num_waiting, stats.num_blocks - stats.num_free_blocks
 
 
 class GrpcCaller:
@@ -133,9 +141,8 @@ async def test_a_caller_that_leaves_is_gone_within_two_steps(
         await until(lambda: len(engine.request_ids) == 3)
         await heard(engine)
         runner.permit(3)
-        await until(lambda: len(runner.steps) == 3 and engine.stats().num_waiting == 2)
-        stats = engine.stats()
-        assert (stats.num_running, stats.num_blocks - stats.num_free_blocks) == (1, 2)
+        # A step is counted when it begins, and stats tell of it when it has ended.
+        await until(lambda: len(runner.steps) == 3 and in_engine(engine.stats()) == (1, 2, 2))
         await caller.leave()
         await until(lambda: len(engine.request_ids) == 0)
         await heard(engine)

@@ -124,6 +124,11 @@ def test_a_request_that_checks_itself_does_so_again() -> None:
         decode(bytes_of("Request", body))
 
 
+def test_a_number_that_has_no_place_in_a_message_is_refused() -> None:
+    with pytest.raises(MessageError, match="Output cannot be told"):
+        encode(Output("r", (1 << 64,)))
+
+
 def test_only_messages_are_encoded() -> None:
     with pytest.raises(AssertionError, match="no message"):
         encode(RoutedExperts(0, np.zeros((1, 1, 1), np.uint8)))

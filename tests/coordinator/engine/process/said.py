@@ -1,5 +1,6 @@
 """Any news of requests that an engine could tell in steps."""
 
+from dataclasses import replace
 from typing import Any
 
 import msgspec
@@ -14,13 +15,24 @@ _TOKENS = st.integers(0, 1 << 20)
 def _outputs(index: int) -> st.SearchStrategy[Output]:
     """Mostly one token and nothing else."""
     plain = st.builds(lambda token: Output("", (token,), index=index), _TOKENS)
-    # What any output may have, without what only the last of a sequence has.
-    rich = values(Output).map(
-        lambda output: msgspec.structs.replace(
-            output, request_id="", index=index, finish_reason=None, stop=None, failure=None, timings=None
-        )
+    return st.one_of(plain, plain, plain, values(Output).map(lambda output: _not_last(output, index)))
+
+
+def _not_last(output: Output, index: int) -> Output:
+    """What any output may have, without what only the last of a sequence has; its counts can be added up."""
+    prompt = output.prompt
+    if prompt is not None:
+        prompt = replace(prompt, num_cached=abs(prompt.num_cached) >> 32)
+    return msgspec.structs.replace(
+        output,
+        request_id="",
+        index=index,
+        finish_reason=None,
+        stop=None,
+        failure=None,
+        timings=None,
+        prompt=prompt,
     )
-    return st.one_of(plain, plain, plain, rich)
 
 
 def _ends(index: int) -> st.SearchStrategy[Output]:

@@ -155,6 +155,20 @@ async def test_a_request_that_says_more_than_a_frame_ends_and_the_engine_goes_on
         assert [token for output in await small for token in output.token_ids] == [1, 2]
 
 
+@pytest.mark.parametrize("lags", [False, True])
+async def test_a_request_whose_news_cannot_be_told_ends_and_the_engine_goes_on(lags: bool) -> None:
+    thread = SpokenThread()
+    async with linked(thread) as (front,):
+        broken, broken_key = await begun(thread, front, "broken")
+        sound, sound_key = await begun(thread, front, "sound")
+        if lags:
+            thread.say([flood(sound_key)])
+        thread.say([Output(broken_key, (1 << 64, 1)), Output(sound_key, (2,), FinishReason.LENGTH)])
+        with pytest.raises(SlowConsumerError):
+            await asyncio.wait_for(broken, 30)
+        assert [token for output in await sound for token in output.token_ids] == [2]
+
+
 async def test_a_stream_that_is_not_read_ends_and_its_neighbours_do_not() -> None:
     """Its front reads the socket, its caller reads nothing."""
     thread = SpokenThread()
