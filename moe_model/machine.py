@@ -71,6 +71,18 @@ def memory_bytes(root: Path = _ROOT) -> int:
     return min(_memory_limits(root), default=1 << 62)
 
 
+def last_cache_bytes(root: Path = _ROOT) -> int:
+    """Of the processor's largest cache that the first core reaches; 0 where the system does not say."""
+    sizes = (root / "sys/devices/system/cpu/cpu0/cache").glob("index*/size")
+    return max((_kib(size.read_text(encoding="ascii")) for size in sizes), default=0) << 10
+
+
+def _kib(text: str) -> int:
+    """As "32768K"."""
+    text = text.strip()
+    return int(text[:-1]) if text.endswith("K") and text[:-1].isdecimal() else 0
+
+
 def rss_bytes() -> int:
     fields = Path("/proc/self/statm").read_text(encoding="ascii").split()
     return int(fields[1]) * os.sysconf("SC_PAGE_SIZE")

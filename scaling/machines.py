@@ -41,7 +41,8 @@ class Overheads(Struct, frozen=True, forbid_unknown_fields=True):
     `value_ns`, in nanoseconds: of each value of a row (d_model of them) in each layer: norms, positions,
     residuals, the router's rule. `draw_ns`: of each logit of a row that a token is drawn of.
     `attention_value_ns`: of each value that a query or a weight of attention meets. `experts_us`: a call of a
-    layer's experts beside these. `kernels`: how much longer products take in a step than one by one."""
+    layer's experts beside these. `kernels`: how much longer products take in a step than one by one, with
+    weights from memory; `cached`: with weights that the last cache still has."""
 
     step_us: Amount = 0.0
     layer_us: Amount = 0.0
@@ -53,6 +54,7 @@ class Overheads(Struct, frozen=True, forbid_unknown_fields=True):
     byte_ns: Amount = 0.0
     forced_us: Amount = 0.0
     kernels: Above = 1.0
+    cached: Above = 1.0
     value_ns: Amount = 0.0
     draw_ns: Amount = 0.0
     attention_value_ns: Amount = 0.0
@@ -80,7 +82,8 @@ class FittedStep(Struct, frozen=True, forbid_unknown_fields=True):
 class Machine(Struct, frozen=True, forbid_unknown_fields=True):
     """`cores` may be a part of one, where a quota says so. `kernels`: the instruction set. `rates`: empty
     where nothing was measured: then `gbytes_per_s` and `gflops` (of bfloat16) are all that is known. `fit`:
-    how well its overheads explain what they were fitted to. `load_average`: before it was measured."""
+    how well its overheads explain what they were fitted to. `load_average`: before it was measured.
+    `cache_mb`: 1e6 bytes of the last cache; 0: not known."""
 
     name: Name
     cores: Above
@@ -94,6 +97,7 @@ class Machine(Struct, frozen=True, forbid_unknown_fields=True):
     has_gpu: bool = False
     fit: tuple[FittedStep, ...] = ()
     load_average: Amount = 0.0
+    cache_mb: Amount = 0.0
 
 
 class Path(Struct, frozen=True, forbid_unknown_fields=True):

@@ -42,7 +42,7 @@ class _Teller:
         self._describe(f"round {number + 1}: {cell.label}")
 
     def probing(self, number: int) -> None:
-        text = f"round {number + 1}: first the probe, three to four minutes"
+        text = f"round {number + 1}: first the probe, four to five minutes"
         self._describe(text)
         if not self._line.console.is_terminal:
             print(text, file=self._stream, flush=True)

@@ -30,7 +30,8 @@ _KINDS: Mapping[ProductKind, tuple[ProductKind, ...]] = {
 
 
 class ModelCosts(Struct, frozen=True):
-    """NodeCosts of one model on one machine."""
+    """NodeCosts of one model on one machine. `cached_share`: of its weights, those that the last cache still
+    has when they are read again; `factor`: of products in a step."""
 
     shape: Shape
     form: str
@@ -39,6 +40,8 @@ class ModelCosts(Struct, frozen=True):
     cores: float
     overheads: Overheads
     bound: RooflineCosts
+    cached_share: float
+    factor: float
     rates: dict[tuple[str, str, int], ProductTable]
 
     @classmethod
@@ -63,11 +66,14 @@ class ModelCosts(Struct, frozen=True):
             overheads=Overheads(),
         )
         bound = RooflineCosts.of(best, shape, form=form, threads=threads, shared_form=shared_form)
+        found = machine.overheads
+        share = cached_share(machine, shape, form, bound.shared_form)
+        factor = (1 - share) * found.kernels + share * found.cached
         grouped: dict[tuple[str, str, int], list[ProductRate]] = {}
         for rate in machine.rates:
             grouped.setdefault((rate.kind, rate.form, rate.threads), []).append(rate)
         return cls(
-            *(shape, form, bound.shared_form, bound.threads, machine.cores, machine.overheads, bound),
+            *(shape, form, bound.shared_form, bound.threads, machine.cores, found, bound, share, factor),
             {key: ProductTable(rates) for key, rates in grouped.items()},
         )
 
@@ -86,7 +92,7 @@ class ModelCosts(Struct, frozen=True):
         found = self.overheads
         beside = 1e-6 * found.layer_us + 1e-9 * found.value_ns * num_rows * self.shape.d_model
         products = sum(self.product(each, num_rows) for each in self._products(layer))
-        return beside + found.kernels * products + self.attention(num_rows, positions)
+        return beside + self.factor * products + self.attention(num_rows, positions)
 
     def product(self, product: Product, num_rows: int) -> float:
         """Of one product of the shared part, taken alone."""
@@ -102,9 +108,7 @@ class ModelCosts(Struct, frozen=True):
 
     def head(self, num_rows: int) -> float:
         """Of rows that a token is drawn of."""
-        return self.overheads.kernels * self._seconds(
-            "linear", self.shared_form, num_rows, self.shape.head_params
-        )
+        return self.factor * self._seconds("linear", self.shared_form, num_rows, self.shape.head_params)
 
     def experts(self, rows_E: Sequence[int]) -> float:
         touched = Counter(rows for rows in rows_E if rows > 0)
@@ -114,7 +118,7 @@ class ModelCosts(Struct, frozen=True):
             number * self._seconds("expert", self.form, rows, self.shape.expert_params)
             for rows, number in touched.items()
         )
-        return max(self.overheads.kernels * seconds, self.bound.experts(rows_E))
+        return max(self.factor * seconds, (1 - self.cached_share) * self.bound.experts(rows_E))
 
     def call(self, bytes_out: int, bytes_back: int) -> float:
         return 1e-6 * self.overheads.call_us + self._copy(bytes_out, bytes_back)
@@ -161,6 +165,14 @@ class ModelCosts(Struct, frozen=True):
             return ratio / self.threads
         shared = (ratio - 1) / (1 - 1 / self.cores)
         return 1 + shared * (1 / self.threads - 1 / self.cores)
+
+
+def cached_share(machine: Machine, shape: Shape, form: str, shared_form: str) -> float:
+    """A cache keeps of what is read over and over its own part of all that is read: as many bytes as it has,
+    of a model's."""
+    read = shape.shared_params * weight_bytes(shared_form)
+    read += shape.num_experts * shape.expert_params * weight_bytes(form)
+    return min(1.0, 1e6 * machine.cache_mb / read)
 
 
 def cache_bytes(shape: Shape, shared_form: str) -> float:

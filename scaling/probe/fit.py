@@ -1,7 +1,8 @@
 """Overheads of steps by least squares of relative errors, none of them below zero.
 
 A step's seconds are a sum: a fixed part, one of each layer, of each row, of each row's values in each layer,
-of each logit that a token is drawn of, of attention's values, and its products times a factor.
+of each logit that a token is drawn of, of attention's values, and its products times a factor: one where
+weights come from memory, another where the last cache still has them.
 """
 
 from collections.abc import Sequence
@@ -27,6 +28,7 @@ TERMS = {
     "draw_ns": 1e-9,
     "attention_value_ns": 1e-9,
     "kernels": 1.0,
+    "cached": 1.0,
 }
 
 
@@ -37,7 +39,9 @@ def fitted(machine: Machine, shapes: dict[str, Shape], measured: Sequence[Measur
     rows = np.array([_mean_terms(plain, shapes[each.model], each) for each in measured])
     seconds = np.array([each.seconds for each in measured])
     terms = dict(zip(TERMS, robust(rows, seconds), strict=True))
-    terms["kernels"] = max(terms["kernels"], 1e-3)
+    # A factor that no step says anything of stays.
+    for name, column in (("kernels", rows[:, -2]), ("cached", rows[:, -1])):
+        terms[name] = max(terms[name], 1e-3) if column.any() else 1.0
     return msgspec.structs.replace(machine, overheads=msgspec.structs.replace(machine.overheads, **terms))
 
 
@@ -61,7 +65,8 @@ def _mean_terms(plain: Machine, shape: Shape, each: Measured) -> NDArray[np.floa
 
 def _terms(costs: ModelCosts, shape: Shape, work: StepWork) -> list[float]:
     """Seconds of each of TERMS, where its coefficient is 1."""
-    layers = shape.n_layers
+    layers, share = shape.n_layers, costs.cached_share
+    products = products_seconds(costs, shape, work)
     amounts = {
         "step_us": 1,
         "layer_us": layers,
@@ -69,7 +74,8 @@ def _terms(costs: ModelCosts, shape: Shape, work: StepWork) -> list[float]:
         "value_ns": work.num_rows * layers * shape.d_model,
         "draw_ns": work.num_drawn * shape.vocab_size,
         "attention_value_ns": layers * work.positions * shape.attention_values,
-        "kernels": products_seconds(costs, shape, work),
+        "kernels": (1 - share) * products,
+        "cached": share * products,
     }
     return [TERMS[name] * amounts[name] for name in TERMS]
 

@@ -4,7 +4,7 @@ Shapes: R rows, I inputs, O outputs, E experts of a layer, K chosen of them.
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import torch
@@ -21,8 +21,6 @@ from scaling.probe.timing import seconds_each
 
 Say = Callable[[str], None]
 _GATED = ExpertSpec(None, is_gated=True, activation="silu", has_biases=False)
-# Matrices of one measurement together: more than the last cache of most processors holds.
-_COLD_BYTES = 96 << 20
 _NUM_EXPERTS = 8
 _MANY_ROWS = 64
 
@@ -30,7 +28,8 @@ _MANY_ROWS = 64
 @dataclass(frozen=True, slots=True)
 class Plan:
     """What is measured. `linears`: (outputs, inputs). `experts`: (width, hidden width). `one_thread`: at
-    which rows the rates of a single thread are measured as well, of the middle size."""
+    which rows the rates of a single thread are measured as well, of the middle size. `cold_bytes`: matrices
+    of one measurement together: of what is read in turns a cache keeps its own part, so many times it."""
 
     forms: tuple[str, ...]
     rows: tuple[int, ...]
@@ -38,6 +37,7 @@ class Plan:
     experts: tuple[tuple[int, int], ...]
     one_thread: tuple[int, ...]
     budget_s: float
+    cold_bytes: int
 
 
 WHOLE = Plan(
@@ -47,6 +47,7 @@ WHOLE = Plan(
     experts=((256, 128), (512, 512), (1024, 1408), (2048, 2048)),
     one_thread=(1, 8, 64, 512),
     budget_s=0.12,
+    cold_bytes=512 << 20,
 )
 QUICK = Plan(
     forms=("float32", "bfloat16", "int8"),
@@ -55,6 +56,7 @@ QUICK = Plan(
     experts=((256, 128), (512, 512), (1024, 1408)),
     one_thread=(1, 64),
     budget_s=0.03,
+    cold_bytes=128 << 20,
 )
 ALL_FORMS = ("float32", "bfloat16", "int8", "q8", "q4")
 
@@ -68,21 +70,20 @@ def measure_rates(plan: Plan, num_threads: int, say: Say) -> tuple[ProductRate, 
             found += _of_form(plan, form, num_threads, plan.rows)
         if num_threads > 1:
             say("products of one thread")
-            middle = Plan(
-                ("bfloat16",), plan.one_thread, plan.linears[-2:-1], plan.experts[-2:-1], (), plan.budget_s
-            )
+            linears, experts = plan.linears[-2:-1], plan.experts[-2:-1]
+            middle = replace(plan, forms=("bfloat16",), linears=linears, experts=experts)
             found += _of_form(middle, "bfloat16", 1, plan.one_thread)
     return tuple(found)
 
 
-def expert_call_seconds(num_threads: int, budget_s: float) -> float:
+def expert_call_seconds(num_threads: int, plan: Plan) -> float:
     """What a call of a layer's experts takes beside its experts: a call of one, less an eighth of one of
     eight."""
     with torch.inference_mode():
         kernels = choose_kernels("native", "cpu", num_threads)
-        calls = _experts(kernels, "bfloat16", (256, 128))
-        one, eight = (seconds_each(calls(1, number), budget_s) for number in (1, _NUM_EXPERTS))
-        return max(0.0, one - eight / _NUM_EXPERTS - _expert_entry_seconds(budget_s))
+        calls = _experts(kernels, "bfloat16", (256, 128), plan.cold_bytes)
+        one, eight = (seconds_each(calls(1, number), plan.budget_s) for number in (1, _NUM_EXPERTS))
+        return max(0.0, one - eight / _NUM_EXPERTS - _expert_entry_seconds(plan.budget_s))
 
 
 def _of_form(plan: Plan, form: str, num_threads: int, rows: Sequence[int]) -> Iterator[ProductRate]:
@@ -92,12 +93,12 @@ def _of_form(plan: Plan, form: str, num_threads: int, rows: Sequence[int]) -> It
     kinds: tuple[ProductKind, ...] = ("linear", "exact") if form == "bfloat16" else ("linear",)
     for num_out, num_in in plan.linears:
         for kind in kinds:
-            calls = _linears(kernels, form, num_out, num_in, is_exact=kind == "exact")
+            calls = _linears(kernels, form, (num_out, num_in), plan.cold_bytes, is_exact=kind == "exact")
             for num_rows in rows:
                 seconds = seconds_each(calls(num_rows), plan.budget_s) - linear_entry
                 yield _rate(kind, form, num_rows, num_out * num_in, seconds, threads)
     for sizes in plan.experts:
-        experts = _experts(kernels, form, sizes)
+        experts = _experts(kernels, form, sizes, plan.cold_bytes)
         for num_rows in rows:
             # Many rows of few experts already take longer than a clock needs.
             number = _NUM_EXPERTS if num_rows < _MANY_ROWS else 2
@@ -130,11 +131,12 @@ def _given(form: str, weight_OI: Tensor) -> tuple[Tensor, WeightForm]:
 
 
 def _linears(
-    kernels: Kernels, form: str, num_out: int, num_in: int, *, is_exact: bool
+    kernels: Kernels, form: str, sizes: tuple[int, int], cold_bytes: int, *, is_exact: bool
 ) -> Callable[[int], list[Callable[[], Tensor]]]:
     """Calls of as many matrices as no cache holds, by the number of rows."""
+    num_out, num_in = sizes
     weight_OI, as_form = _given(form, torch.randn(num_out, num_in) / num_in**0.5)
-    number = max(2, round(_COLD_BYTES / (num_out * num_in * weight_bytes(form))))
+    number = max(2, round(cold_bytes / (num_out * num_in * weight_bytes(form))))
     linears = [kernels.linear(weight_OI, form=as_form, exact_rows=is_exact) for _ in range(number)]
 
     def calls(num_rows: int) -> list[Callable[[], Tensor]]:
@@ -145,12 +147,12 @@ def _linears(
 
 
 def _experts(
-    kernels: Kernels, form: str, sizes: tuple[int, int]
+    kernels: Kernels, form: str, sizes: tuple[int, int], cold_bytes: int
 ) -> Callable[[int, int], list[Callable[[], Tensor]]]:
     """Calls of layers' experts, by the rows of each expert and the number of experts that have any."""
     width, hidden = sizes
     num_bytes = 3 * width * hidden * weight_bytes(form) * _NUM_EXPERTS
-    num_layers = max(1, round(_COLD_BYTES / num_bytes))
+    num_layers = max(1, round(cold_bytes / num_bytes))
     shapes = {"gate.weight": (hidden, width), "up.weight": (hidden, width), "down.weight": (width, hidden)}
     given = {name: _given(form, torch.randn(shape) / shape[1] ** 0.5) for name, shape in shapes.items()}
     tensors, as_form = {name: tensor for name, (tensor, _) in given.items()}, given["up.weight"][1]

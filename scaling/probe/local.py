@@ -8,7 +8,7 @@ import torch
 from benchmarks.engine import Load
 from moe_model.config import ModelConfig
 from moe_model.kernels.choice import choose_kernels, kind_of
-from moe_model.machine import memory_bytes, usable_cores
+from moe_model.machine import last_cache_bytes, memory_bytes, usable_cores
 from scaling.machines import FittedStep, Machine, Overheads, ProductRate
 from scaling.probe import service
 from scaling.probe.disk import read_mb_per_s
@@ -46,6 +46,7 @@ def machine_of(name: str, depth: Depth, passes: Sequence[Pass]) -> Machine:
         overheads=Overheads(experts_us=1e6 * found.call_s),
         has_gpu=torch.cuda.is_available(),
         load_average=found.load_average,
+        cache_mb=1e-6 * last_cache_bytes(),
     )
     return with_steps(machine, depth, found)
 

@@ -24,7 +24,7 @@ def _mixtral(**sizes: Any) -> ModelConfig:
 CALIBRATION: Mapping[str, ModelConfig] = {
     "modularforge": ModelConfig(),
     "few-large-experts": _mixtral(
-        d_model=768, n_heads=12, n_kv_heads=4, n_layers=6, d_ff=1024, n_experts=8, top_k=2, vocab_size=8192
+        d_model=1024, n_heads=16, n_kv_heads=4, n_layers=6, d_ff=2048, n_experts=8, top_k=2, vocab_size=8192
     ),
     "many-small-experts": _mixtral(
         d_model=512, n_heads=8, n_kv_heads=8, n_layers=10, d_ff=256, n_experts=16, top_k=4, vocab_size=32000

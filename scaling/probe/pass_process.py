@@ -9,13 +9,13 @@ from pathlib import Path
 from coordinator.config.engine import EngineConfig
 from coordinator.server.process import configure_process
 from expertmesh.commands.signals import sigterm_exits
-from scaling.probe.passes import depth, measured_pass, write_pass
+from scaling.probe.passes import depth_between_rounds, measured_pass, write_pass
 
 
 def main() -> int:
     with sigterm_exits():
         configure_process(EngineConfig())
-        write_pass(Path(sys.argv[1]), measured_pass(depth(quick=False, all_forms=False), print))
+        write_pass(Path(sys.argv[1]), measured_pass(depth_between_rounds(), print))
     return 0
 
 

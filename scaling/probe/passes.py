@@ -5,6 +5,7 @@ A machine that is shared is slower for minutes at a time: passes that lie apart 
 
 import os
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from statistics import median
 from typing import TypeVar
@@ -48,9 +49,7 @@ class Depth(Struct, frozen=True):
 def depth(*, quick: bool, all_forms: bool, num_passes: int = 1) -> Depth:
     plan = kernels.QUICK if quick else kernels.WHOLE
     if all_forms:
-        plan = kernels.Plan(
-            kernels.ALL_FORMS, plan.rows, plan.linears, plan.experts, plan.one_thread, plan.budget_s
-        )
+        plan = replace(plan, forms=kernels.ALL_FORMS)
     found = tuple(models.CALIBRATION.items())
     return Depth(
         products=plan,
@@ -67,6 +66,11 @@ def depth(*, quick: bool, all_forms: bool, num_passes: int = 1) -> Depth:
             f"--passes={num_passes}",
         ),
     )
+
+
+def depth_between_rounds() -> Depth:
+    """Of the passes of a sweep."""
+    return depth(quick=False, all_forms=False)
 
 
 class Pass(Struct, frozen=True):
@@ -90,7 +94,7 @@ def measured_pass(depth: Depth, say: Say) -> Pass:
     say(f"memory and operations of {num_threads} cores")
     physics = measure_physics(torch.bfloat16, num_threads=num_threads)
     rates = kernels.measure_rates(depth.products, num_threads, say)
-    call_s = kernels.expert_call_seconds(num_threads, depth.products.budget_s)
+    call_s = kernels.expert_call_seconds(num_threads, depth.products)
     gbytes, gflops = 1e-9 * physics.read_bytes_per_second, 1e-9 * physics.flops_per_second
     return Pass(load_average, gbytes, gflops, rates, call_s, *measured_models(depth, say))
 

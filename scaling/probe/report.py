@@ -54,7 +54,7 @@ def _overheads(found: Overheads) -> str:
         f"step {found.step_us:.0f} us, layer {found.layer_us:.1f} us, row {found.row_us:.1f} us, "
         f"tokens out {found.publish_us:.0f} us and {found.token_us:.0f} us each, "
         f"call {found.call_us:.0f} us, worker {found.worker_us:.0f} us, "
-        f"byte {found.byte_ns:.2f} ns; products x {found.kernels:.2f}"
+        f"byte {found.byte_ns:.2f} ns; products x {found.kernels:.2f}, x {found.cached:.2f} where cached"
     )
 
 

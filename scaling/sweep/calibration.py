@@ -6,13 +6,15 @@ What is measured are steps of models of the probe's own: no cell is calibrated o
 
 import subprocess
 import sys
+from datetime import UTC, datetime
 from pathlib import Path
 
+from benchmarks.manifest import commit
 from benchmarks.server_process import ROOT, environment_of
 from moe_model.errors import ConfigError
 from scaling.machines import Machines
 from scaling.probe.local import machine_of
-from scaling.probe.passes import depth, read_pass
+from scaling.probe.passes import depth_between_rounds, read_pass
 from scaling.sweep.guard import end, guarded
 from scaling.sweep.local import last_words
 
@@ -64,7 +66,11 @@ def measured_machines(results: Path) -> Machines:
     found = sorted((results / FOLDER).glob("*.msgpack"))
     if not found:
         raise ConfigError(f"{results / FOLDER}: no pass of the probe is there: --resume takes one")
-    return Machines((machine_of("m0", depth(quick=False, all_forms=False), list(map(read_pass, found))),))
+    machine = machine_of("m0", depth_between_rounds(), list(map(read_pass, found)))
+    measured = datetime.fromtimestamp(found[-1].stat().st_mtime, UTC)
+    return Machines(
+        (machine,), commit=str(commit(ROOT)["commit"]), date=measured.isoformat(timespec="seconds")
+    )
 
 
 def _file(results: Path, number: int) -> Path:

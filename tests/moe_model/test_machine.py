@@ -13,6 +13,7 @@ from moe_model.machine import (
     Cores,
     FreedMemory,
     available_bytes,
+    last_cache_bytes,
     memory_bytes,
     rss_bytes,
     usable_cores,
@@ -182,6 +183,14 @@ def test_all_memory_is_the_tightest_groups(tmp_path: Path) -> None:
     assert memory_bytes(make_root(tmp_path / "v2", "0::/a/b\n", files)) == 2 * GB
     assert memory_bytes(make_root(tmp_path / "v1", "4:memory:/a\n", v1("a", 3 * GB, GB, 0))) == 3 * GB
     assert memory_bytes(make_root(tmp_path / "no", "0::/a\n", {})) == 16 * GB
+
+
+def test_the_last_cache_is_the_largest(tmp_path: Path) -> None:
+    folder = "sys/devices/system/cpu/cpu0/cache"
+    files = {f"{folder}/index{n}/size": f"{kib}K\n" for n, kib in enumerate((32, 32, 512, 32768))}
+    assert last_cache_bytes(make_root(tmp_path / "own", "", files)) == 32 << 20
+    assert last_cache_bytes(make_root(tmp_path / "odd", "", {f"{folder}/index0/size": "?\n"})) == 0
+    assert last_cache_bytes(tmp_path / "none") == 0
 
 
 @pytest.mark.parametrize("choice", ["auto", "torch"])

@@ -127,6 +127,18 @@ def test_overheads_and_the_products_factor_count() -> None:
     assert costs.call(0, 0) == pytest.approx(50e-6)
 
 
+def test_weights_that_the_cache_keeps_have_a_factor_of_their_own() -> None:
+    model_mb = 2e-6 * (SHAPE.shared_params + SHAPE.num_experts * SHAPE.expert_params)
+    found = Overheads(kernels=2, cached=0.5)
+
+    def experts(cache_mb: float) -> float:
+        of = msgspec.structs.replace(machine([rate(1, 1e-2)], found), cache_mb=cache_mb)
+        return ModelCosts.of(of, SHAPE, form="bfloat16").experts([1])
+
+    assert experts(0) == pytest.approx(4 * experts(2 * model_mb))
+    assert experts(model_mb / 2) == pytest.approx(1.25 / 2 * experts(0))
+
+
 def test_another_form_stands_in_for_one_that_was_not_measured() -> None:
     of = machine([rate(1, 1e-2)])
     assert ModelCosts.of(of, SHAPE, form="q4").experts([1]) == ModelCosts.of(

@@ -13,7 +13,13 @@ _ROWS = (1, 2, 4, 8, 16, 32)
 
 def measured(width: int, hidden: int) -> tuple[ProductRate, ...]:
     plan = Plan(
-        forms=("float32",), rows=_ROWS, linears=(), experts=((width, hidden),), one_thread=(), budget_s=0.3
+        forms=("float32",),
+        rows=_ROWS,
+        linears=(),
+        experts=((width, hidden),),
+        one_thread=(),
+        budget_s=0.3,
+        cold_bytes=128 << 20,
     )
     return measure_rates(plan, 1, lambda _: None)
 

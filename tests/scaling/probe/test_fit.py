@@ -56,6 +56,13 @@ def test_what_steps_are_made_of_is_found() -> None:
     assert max(abs(each.error) for each in fitted_steps(found, SHAPES, measured(true))) < 0.01
 
 
+def test_weights_that_the_cache_keeps_are_told_apart() -> None:
+    machine = msgspec.structs.replace(MACHINE, cache_mb=64.0)
+    true = msgspec.structs.replace(machine, overheads=msgspec.structs.replace(TRUE, cached=0.4))
+    found = fitted(machine, SHAPES, measured(true)).overheads
+    assert (found.kernels, found.cached) == pytest.approx((1.2, 0.4), rel=0.05)
+
+
 def test_steps_that_were_disturbed_count_little() -> None:
     """One in ten took three times as long."""
     true = msgspec.structs.replace(MACHINE, overheads=TRUE)

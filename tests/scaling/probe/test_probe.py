@@ -26,14 +26,11 @@ from scaling.shape import shape_of, shape_of_config
 from scaling.strict import read
 
 TINY = ModelConfig(d_model=64, n_heads=4, n_layers=2, d_ff=64, n_experts=4, top_k=2, vocab_size=4096)
-PLAN = kernels.Plan(("float32", "bfloat16"), (1, 8), ((64, 64), (64, 128)), ((64, 64), (128, 64)), (1,), 1e-3)
+PLAN = kernels.Plan(
+    *(("float32", "bfloat16"), (1, 8), ((64, 64), (64, 128)), ((64, 64), (128, 64)), (1,), 1e-3, 1 << 18)
+)
 LOADS = ((1, Load(4, 3)), (3, Load(4, 3)))
 RATE = ProductRate("bfloat16", 1, 20, 10)
-
-
-@pytest.fixture(autouse=True)
-def few_matrices(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(kernels, "_COLD_BYTES", 1 << 18)
 
 
 def silent(what: str) -> None:
