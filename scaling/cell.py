@@ -4,6 +4,7 @@ A cell is a value. Its name is made of what it says, so that results of two runs
 """
 
 import hashlib
+from pathlib import Path
 from typing import Annotated, Literal
 
 import msgspec
@@ -72,7 +73,17 @@ class Load(Struct, frozen=True, forbid_unknown_fields=True):
 
     def __str__(self) -> str:
         how = f"{self.concurrency} at once" if self.rate is None else f"{self.rate:g}/s"
-        return f"{how}, {self.prompt_tokens} + {self.output_tokens} tokens"
+        return f"{how}, {self.tokens}"
+
+    @property
+    def tokens(self) -> str:
+        """How long requests are, in words."""
+        spread = "" if self.lengths == "exact" else f", {self.lengths} {self.length_spread:g}"
+        return f"{self.prompt_tokens} + {self.output_tokens} tokens{spread}"
+
+    def below(self, base: Path) -> "Load":
+        """With the path of its trace, which is relative to `base`, as this process finds it."""
+        return self if self.trace is None else msgspec.structs.replace(self, trace=str(base / self.trace))
 
 
 class Cell(Struct, frozen=True, forbid_unknown_fields=True):
@@ -114,14 +125,22 @@ class Cell(Struct, frozen=True, forbid_unknown_fields=True):
         return ", ".join(parts)
 
 
+# What says nothing where all experts are in the engine's process, and what it is where it is not said.
+_OF_WORKERS = ("hosts", "fault", "link", "replicas", "transport", "wire_dtype", "combine")
+_USUAL = {name: getattr(Cell("", Load()), name) for name in _OF_WORKERS}
+
+
 def check(cell: Cell) -> list[str]:
     """What cannot be done of a cell, a sentence each; empty: it can be tried."""
     load, found = cell.load, []
     if (load.concurrency is None) == (load.rate is None) and load.trace is None:
         found.append("load: say one of concurrency and rate")
+    if load.trace is None and load.trace_format is not None:
+        found.append("load: trace_format: needs a trace")
+    if cell.skew.how == "masked" and cell.skew.zipf is None:
+        found.append("skew: masked: needs zipf")
     if cell.workers == 0:
-        found += [f"{name}: needs workers" for name in ("hosts", "fault") if getattr(cell, name)]
-        found += ["link: needs workers"] if not cell.link.is_plain else []
+        found += [f"{name}: needs workers" for name in _OF_WORKERS if getattr(cell, name) != _USUAL[name]]
     if cell.workers and cell.replicas > cell.workers:
         found.append(f"replicas: {cell.replicas} copies need as many workers, there are {cell.workers}")
     if cell.hosts and len(cell.hosts) != cell.workers:

@@ -27,7 +27,8 @@ class Observation(Struct, frozen=True, forbid_unknown_fields=True):
     step, by part: see `scaling.sweep`. `loads_LE`: rows of each expert of each layer. `timeline`: tokens
     drawn in each tenth of a second of the load. `tokens_sha`: of all tokens in the order of requests; greedy
     cells of one model must agree. `cpu_s` by role: coordinator, engine, front, workers, ray, load. `joules`:
-    None where the machine does not say."""
+    None where the machine does not say. `notes`: what of the workload is not as it was asked, a sentence
+    each."""
 
     cell: str
     round: int
@@ -60,3 +61,4 @@ class Observation(Struct, frozen=True, forbid_unknown_fields=True):
     timeline: list[int] = []
     tokens_sha: str = ""
     errors: dict[str, int] = {}
+    notes: tuple[str, ...] = ()

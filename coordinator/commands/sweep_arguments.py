@@ -1,7 +1,7 @@
 """The arguments of `expertmesh sweep`."""
 
 import argparse
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Annotated
 
@@ -86,8 +86,17 @@ class SweepArguments:
             raise ConfigError("export needs --to" if self.to is None else "--to is of export")
         if self.between_runs and self.file != COMPARE:
             raise ConfigError("--between-runs is of compare")
+        if num:
+            self._refuse_others()
         if self.file is None and self.serve_params is None and self.bench_params is None:
             raise ConfigError("an experiment's FILE is missing")
+
+    def _refuse_others(self) -> None:
+        """With results nothing is run: what says how is not for them."""
+        kept = {"file", "first", "second", "to", "between_runs"} | ({"out"} if self.file == EXPORT else set())
+        for each in fields(self):
+            if each.name not in kept and getattr(self, each.name) != each.default:
+                raise ConfigError(f"{self.file} has no --{each.name.replace('_', '-')}")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -9,28 +9,30 @@ from rich.progress import BarColumn, Progress, TextColumn
 
 from scaling.cell import Cell
 from scaling.observation import Observation
-from scaling.sweep.estimate import Remaining, said
+from scaling.sweep.estimate import PASS, Remaining, said
 from scaling.sweep.rounds import Heard, Turn
 
 
 @contextmanager
-def shown(stream: TextIO, turns: Sequence[Turn], cells: dict[str, Cell]) -> Iterator[Heard]:
-    """What tells of the turns as they go."""
+def shown(
+    stream: TextIO, turns: Sequence[Turn], cells: dict[str, Cell], num_passes: int = 0
+) -> Iterator[Heard]:
+    """What tells of the turns as they go, and of so many passes of the probe between them."""
     total = sum(len(turn.cells) for turn in turns)
     columns = (BarColumn(), TextColumn("{task.completed}/{task.total} {task.description}", markup=False))
     is_terminal = stream.isatty()
     with Progress(*columns, console=Console(file=stream), transient=True, disable=not is_terminal) as line:
-        teller = _Teller(line, stream, turns, cells, total)
+        teller = _Teller(line, stream, cells, total, Remaining(turns, num_passes))
         yield Heard(teller.turn, teller.cell, teller.done, teller.probing)
 
 
 class _Teller:
     def __init__(
-        self, line: Progress, stream: TextIO, turns: Sequence[Turn], cells: dict[str, Cell], total: int
+        self, line: Progress, stream: TextIO, cells: dict[str, Cell], total: int, remaining: Remaining
     ) -> None:
         self._line, self._stream, self._cells, self._total = line, stream, cells, total
         self._task = line.add_task("", total=total)
-        self._remaining = Remaining(turns)
+        self._remaining = remaining
         self._num_done = 0
 
     def turn(self, turn: Turn) -> None:
@@ -42,7 +44,8 @@ class _Teller:
         self._describe(f"round {number + 1}: {cell.label}")
 
     def probing(self, number: int) -> None:
-        text = f"round {number + 1}: first the probe, four to five minutes"
+        self._remaining.probing()
+        text = f"round {number + 1}: first the probe, about {said(PASS)}"
         self._describe(text)
         if not self._line.console.is_terminal:
             print(text, file=self._stream, flush=True)

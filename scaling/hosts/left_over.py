@@ -23,7 +23,12 @@ _TIMEOUT = 30.0
 
 def run(*command: str, stdin: str | None = None) -> str:
     """Runs a command to its end; its output. Raises RuntimeError with what it said when it fails."""
-    done = subprocess.run(command, input=stdin, capture_output=True, text=True, timeout=_TIMEOUT, check=False)
+    try:
+        done = subprocess.run(
+            command, input=stdin, capture_output=True, text=True, timeout=_TIMEOUT, check=False
+        )
+    except subprocess.TimeoutExpired:
+        raise RuntimeError(f"{' '.join(command)}: it had not ended after {_TIMEOUT:.0f} s") from None
     if done.returncode != 0:
         raise RuntimeError(f"{' '.join(command)}: {(done.stderr or done.stdout).strip()}")
     return done.stdout
@@ -41,7 +46,7 @@ def sweep() -> list[str]:
     left = [path for path in left if _is_left_over(path.name)]
     for path in left:
         # Another run may be sweeping too, and devices go with their namespace.
-        with suppress(RuntimeError, FileNotFoundError):
+        with suppress(RuntimeError, OSError):
             if path.parent == RUN_NETNS:
                 kill_all_in(path)
                 run("ip", "netns", "del", path.name)

@@ -21,7 +21,6 @@ from scaling.hosts.relay import Relay
 
 # Reserved for benchmarks of networks (RFC 2544), so that no other network has these addresses.
 SUBNETS = [f"198.{18 + high}.{low}" for high in range(2) for low in range(256)]
-_numbers = itertools.count(1)
 
 
 @cache
@@ -151,7 +150,7 @@ class Network:
 
     def __init__(self) -> None:
         sweep()
-        self.prefix = f"emx{os.getpid()}-{next(_numbers)}"
+        self.prefix = _free_prefix()
         self.subnet = _free_subnet()
         self._device = f"{self.prefix}-s"
         self.hosts: dict[str, Host] = {}
@@ -259,6 +258,12 @@ class Network:
 def _ip(namespace: str, *commands: str) -> None:
     """Several commands of `ip` at the price of one process."""
     run("ip", "-n", namespace, "-batch", "-", stdin="\n".join(commands))
+
+
+def _free_prefix() -> str:
+    """The least number that no network of this process has: a device's name has at most 15 letters."""
+    prefixes = (f"emx{os.getpid()}-{number}" for number in itertools.count(1))
+    return next(each for each in prefixes if not (RUN_NETNS / f"{each}-router").exists())
 
 
 def _free_subnet() -> str:

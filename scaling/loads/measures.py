@@ -24,7 +24,7 @@ MOST_SLICES = 864_000
 
 def measures(run: LoadRun) -> dict[str, Any]:
     """Fields of an Observation by their names, without those of which the load knows nothing. A request that
-    failed counts as such, and its tokens count as drawn; its waits do not count."""
+    failed counts as such, and its tokens count as drawn; its prompt and its waits do not count."""
     good = complete(run.requests)
     num_tokens = sum(request.num_tokens for request in run.requests)
     gaps = [gap for request in good for gap in token_gaps(request)]
@@ -33,7 +33,7 @@ def measures(run: LoadRun) -> dict[str, Any]:
         "seconds": run.seconds,
         "num_requests": len(run.requests),
         "num_failed": len(run.requests) - len(good),
-        "num_prompt_tokens": sum(request.num_prompt_tokens for request in run.requests),
+        "num_prompt_tokens": sum(request.num_prompt_tokens for request in good),
         "num_tokens": num_tokens,
         "tokens_per_s": num_tokens / seconds,
         "requests_per_s": len(good) / seconds,
@@ -43,6 +43,7 @@ def measures(run: LoadRun) -> dict[str, Any]:
         "max_gap_ms": 1e3 * max(map(longest_wait, good), default=0.0),
         "timeline": timeline(run),
         "tokens_sha": tokens_sha(run.requests),
+        "notes": run.notes,
         "errors": dict(Counter(request.error for request in run.requests if request.error is not None)),
     }
 

@@ -63,7 +63,7 @@ def outcome_of(
 ) -> Outcome:
     """One simulated run of a cell. Raises ConfigError."""
     setting = setting_of(cell, machines, base, seed, skew_seed, costs_of)
-    return World(setting, demand_of(cell, setting.config, seed)).run()
+    return World(setting, demand_of(cell, setting.config, base, seed)).run()
 
 
 def _interval(values: Sequence[float]) -> Interval:

@@ -93,10 +93,10 @@ def setting_of(
     )
 
 
-def demand_of(cell: Cell, config: ModelConfig, seed: int) -> Demand:
-    """The very requests that a sweep sends. Raises ConfigError."""
+def demand_of(cell: Cell, config: ModelConfig, base: Path, seed: int) -> Demand:
+    """The very requests that a sweep sends, a trace's path being relative to `base`. Raises ConfigError."""
     target = Target("", "", cell.model, config.vocab_size, config.max_seq_len)
-    planned = workload(cell.load, target, seed).requests
+    planned = workload(cell.load.below(base), target, seed).requests
     asks = [Ask(each.due_s, len(each.prompt), each.num_output, each.prompt) for each in planned]
     return Demand(asks, cell.load.concurrency)
 

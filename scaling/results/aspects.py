@@ -24,7 +24,9 @@ def _hosts(cell: Cell) -> str:
 def _fault(cell: Cell) -> str:
     if cell.fault is None:
         return "no fault"
-    return f"{cell.fault.kind} worker {cell.fault.worker} at {cell.fault.at_s:g} s"
+    share = f" to {cell.fault.share:g}" if cell.fault.kind == "slow" else ""
+    lasts = "" if cell.fault.kind == "kill" else f" for {cell.fault.seconds:g} s"
+    return f"{cell.fault.kind} worker {cell.fault.worker}{share} at {cell.fault.at_s:g} s{lasts}"
 
 
 ASPECTS: dict[str, Callable[[Cell], str]] = {
@@ -45,7 +47,7 @@ ASPECTS: dict[str, Callable[[Cell], str]] = {
     "load": lambda cell: (
         f"{cell.load.rate:g}/s" if cell.load.rate is not None else f"{cell.load.concurrency or 'all'} at once"
     ),
-    "lengths": lambda cell: f"{cell.load.prompt_tokens} + {cell.load.output_tokens} tokens",
+    "lengths": lambda cell: cell.load.tokens,
     "trace": lambda cell: "no trace" if cell.load.trace is None else f"trace {cell.load.trace}",
     "requests": lambda cell: f"{cell.load.num_requests or 'default'} requests",
     "tool": lambda cell: f"sent by {cell.load.tool}",

@@ -51,6 +51,8 @@ def dimensions(cell: Cell) -> Row:
         "num_requests_asked": load.num_requests,
         "prompt_tokens": load.prompt_tokens,
         "output_tokens": load.output_tokens,
+        "lengths": load.lengths,
+        "length_spread": None if load.lengths == "exact" else load.length_spread,
         "load_tool": load.tool,
         "load_trace": load.trace,
         "load_trace_format": load.trace_format,
@@ -71,6 +73,8 @@ def observation_columns(observation: Observation) -> Row:
             row.update({f"{stem}_{part}_{unit}": float(of) for part, of in sorted(value.items())})
         elif name == "errors":
             row["errors_json"] = _json(value) if value else None
+        elif name == "notes":
+            row[name] = "; ".join(value) or None
         elif name == "seconds":
             row["load_s"] = value
         elif name == "timeline":

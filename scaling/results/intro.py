@@ -1,5 +1,6 @@
 """What a report says first: what was run, on what, and how sure its figures are."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from statistics import median
 from typing import Any
@@ -31,6 +32,8 @@ def sentences(results: Results, summaries: Sequence[CellSummary]) -> list[tuple[
             (f"{len(unfinished)} cells have not run in all rounds: the sweep is not finished.", True)
         )
     found += [(text, True) for text in _busy(results)]
+    notes = Counter(note for each in results.observations for note in each.notes)
+    found += [(f"{note} ({_num(num, 'run')}).", True) for note, num in notes.most_common(MOST_VALUES)]
     found += [
         (text[0].upper() + text[1:] + ".", True) for text in misses_of(results.manifest.bounds, summaries)
     ]

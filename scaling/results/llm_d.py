@@ -91,14 +91,11 @@ def _load(manifest: Manifest, cell: Cell, observation: Observation) -> Json:
         "tool": "expertmesh" if own else load.tool,
         "tool_version": tool_version(manifest) if own else "unknown",
         "source": "sampled" if load.trace else "random",
-        "input_seq_len": {"distribution": "fixed", "value": load.prompt_tokens},
-        "output_seq_len": {"distribution": "fixed", "value": load.output_tokens},
     }
-    if load.trace:
-        num = max(1, observation.num_requests - observation.num_failed)
-        lengths = (observation.num_prompt_tokens, observation.num_tokens)
-        for name, total in zip(("input_seq_len", "output_seq_len"), lengths, strict=True):
-            standardized[name] = {"distribution": "other", "value": total / num}
+    kind = "fixed" if load.lengths == "exact" and not load.trace else "other"
+    asked = _mean_lengths(observation) if load.trace else (load.prompt_tokens, load.output_tokens)
+    for name, value in zip(("input_seq_len", "output_seq_len"), asked, strict=False):
+        standardized[name] = {"distribution": kind, "value": value}
     if load.concurrency is not None:
         standardized |= {"parallelism": 1, "concurrency": load.concurrency}
     if load.rate is not None:
@@ -113,7 +110,7 @@ def _load(manifest: Manifest, cell: Cell, observation: Observation) -> Json:
 def _aggregate(observation: Observation) -> Json:
     seconds, prompt = observation.seconds, observation.num_prompt_tokens
     input_rate = prompt / seconds if seconds > 0 else 0.0
-    complete = max(1, observation.num_requests - observation.num_failed)
+    lengths = zip(("input_length", "output_length"), _mean_lengths(observation), strict=False)
     latency = {
         "time_to_first_token": _statistics(observation.first_token_ms, "ms"),
         "time_per_output_token": _statistics(observation.per_token_ms, "ms/token"),
@@ -123,8 +120,7 @@ def _aggregate(observation: Observation) -> Json:
         "requests": {
             "total": observation.num_requests,
             "failures": observation.num_failed,
-            "input_length": {"units": "count", "mean": prompt / complete},
-            "output_length": {"units": "count", "mean": observation.num_tokens / complete},
+            **{name: {"units": "count", "mean": mean} for name, mean in lengths},
         },
         "latency": {name: found for name, found in latency.items() if found is not None},
         "throughput": {
@@ -134,6 +130,14 @@ def _aggregate(observation: Observation) -> Json:
             "request_rate": {"units": "queries/s", "mean": observation.requests_per_s},
         },
     }
+
+
+def _mean_lengths(observation: Observation) -> tuple[float, ...]:
+    """Of complete requests' prompts, and of their outputs where all were complete: what others drew is among
+    the tokens."""
+    complete = observation.num_requests - observation.num_failed
+    prompts = observation.num_prompt_tokens / max(1, complete)
+    return (prompts,) if observation.num_failed else (prompts, observation.num_tokens / max(1, complete))
 
 
 def _statistics(spread: Spread | None, units: str) -> Json | None:

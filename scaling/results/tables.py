@@ -87,7 +87,7 @@ def _parquet(rows: Sequence[Row]) -> bytes:
 TEXTS = (
     *("cell", "label", "hosts_json", "serve_json", "model", "dtype", "where", "transport", "wire_dtype"),
     *("combine", "skew_how", "fault", "plan", "load_tool", "load_trace", "load_trace_format", "started_at"),
-    *("failed", "tokens_sha", "errors_json", "predicted_binds"),
+    *("failed", "tokens_sha", "errors_json", "predicted_binds", "lengths", "notes"),
 )
 WHOLE = (
     *("layers", "workers", "replicas", "fault_worker", "concurrency", "prompt_tokens", "output_tokens"),

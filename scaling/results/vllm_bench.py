@@ -27,7 +27,8 @@ def result(cell: Cell, observation: Observation) -> dict[str, Any]:
         "model_id": cell.model,
         "tokenizer_id": cell.model,
         "num_prompts": observation.num_requests,
-        "request_rate": "inf" if load.rate is None else load.rate,
+        # A trace has times of its own.
+        "request_rate": load.rate if load.rate is not None or load.concurrency is None else "inf",
         "burstiness": 1.0,
         "max_concurrency": load.concurrency,
         "duration": seconds,

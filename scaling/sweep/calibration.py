@@ -6,6 +6,7 @@ What is measured are steps of models of the probe's own: no cell is calibrated o
 
 import subprocess
 import sys
+from collections.abc import Iterable
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from moe_model.errors import ConfigError
 from scaling.machines import Machines
 from scaling.probe.local import machine_of
 from scaling.probe.passes import depth_between_rounds, read_pass
+from scaling.sweep.experiment import Plan
 from scaling.sweep.guard import end, guarded
 from scaling.sweep.local import last_words
 
@@ -26,6 +28,13 @@ _TIMEOUT = 900.0
 
 def has_pass(results: Path, number: int) -> bool:
     return _file(results, number).exists()
+
+
+def passes_left(plan: Plan, results: Path, rounds: Iterable[int]) -> int:
+    """How many passes are to be taken before these rounds."""
+    if plan.experiment.machines != MEASURED:
+        return 0
+    return sum(not has_pass(results, number) for number in set(rounds))
 
 
 def measure_pass(results: Path, number: int) -> None:

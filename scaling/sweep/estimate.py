@@ -11,6 +11,8 @@ from scaling.sweep.rounds import Turn, server_key
 # Seconds, of the reference machine: a server's start, each worker's, each host's in a namespace; an end; what
 # a measurement has around it. A token of one sequence.
 _SERVER, _WORKER, _HOST, _END, _AROUND, _TOKEN = 9.0, 2.0, 5.0, 2.0, 2.0, 0.012
+# The same of a pass of the probe.
+PASS = 240.0
 # Of what takes longer than expected, the share of its time until now that is still expected; and the least
 # that is said while a run is left, in seconds.
 _MORE, _LEAST = 0.1, 1.0
@@ -58,19 +60,28 @@ class _Measured:
 
 
 class Remaining:
-    """Seconds that are left of turns. It is told of each turn and each load as it begins, and of each run as
-    it ends. What the server takes is the time of its turn that is no load's."""
+    """Seconds that are left of turns, and of passes of the probe between them. It is told of each pass, turn
+    and load as it begins, and of each run as it ends. What the server takes is the time of its turn that is
+    no load's."""
 
-    def __init__(self, turns: Iterable[Turn], clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, turns: Iterable[Turn], num_passes: int = 0, clock: Callable[[], float] = time.monotonic
+    ) -> None:
         self._clock = clock
         self._waiting = list(turns)
-        self._servers, self._loads = _Measured(), _Measured()
+        self._servers, self._loads, self._passes = _Measured(), _Measured(), _Measured()
+        self._num_passes, self._is_probing = num_passes, False
         # Of the turn that goes on: its runs that are left, and the one whose load is sent.
         self._turn: Turn | None = None
         self._left: list[Cell] = []
         self._loaded: Cell | None = None
         # When what goes on began; what the turn's server has taken before that.
         self._since, self._server_s = clock(), 0.0
+
+    def probing(self) -> None:
+        self._pause()
+        self._num_passes -= 1
+        self._is_probing = True
 
     def turn(self, turn: Turn) -> None:
         self._pause()
@@ -94,10 +105,13 @@ class Remaining:
 
     @property
     def seconds(self) -> float:
-        """Above 0 while a run is left."""
-        if not self._left and not self._waiting:
+        """Above 0 while a run or a pass is left."""
+        if not (self._left or self._waiting or self._num_passes > 0 or self._is_probing):
             return 0.0
         factor, left = self._of_turn()
+        left += max(0, self._num_passes) * self._pass
+        if self._is_probing:
+            left += _rest(self._pass, self._clock() - self._since)
         loads = [cell for turn in self._waiting for cell in turn.cells]
         left += sum(self._server(turn.cells[0], factor) for turn in self._waiting)
         return max(_LEAST, left + sum(map(self._load, loads)))
@@ -106,7 +120,8 @@ class Remaining:
         """By what factor its server's time is above its guess, 0 where it is as expected; and seconds."""
         if self._turn is None:
             return 0.0, 0.0
-        first, gone = self._turn.cells[0], self._clock() - self._since
+        first = self._turn.cells[0]
+        gone = 0.0 if self._is_probing else self._clock() - self._since
         server_s, expected = self._server_s, self._server(first)
         left = sum(self._load(cell) for cell in self._left if cell is not self._loaded)
         if self._loaded is None:
@@ -116,6 +131,10 @@ class Remaining:
             left += _rest(self._load(self._loaded), gone) + max(0.0, expected - server_s)
         return server_s / start_seconds(first) if server_s > expected else 0.0, left
 
+    @property
+    def _pass(self) -> float:
+        return self._passes.expected("", PASS)
+
     def _server(self, cell: Cell, factor: float = 0.0) -> float:
         return self._servers.expected(server_key(cell), start_seconds(cell), factor)
 
@@ -123,9 +142,14 @@ class Remaining:
         return self._loads.expected(cell.key, load_seconds(cell))
 
     def _pause(self) -> None:
-        """What is done for the server until now is counted."""
+        """What is done for the server until now is counted, or for the probe."""
         now = self._clock()
-        self._server_s, self._since = self._server_s + now - self._since, now
+        seconds, self._since = now - self._since, now
+        if self._is_probing:
+            self._passes.add("", PASS, seconds)
+            self._is_probing = False
+        else:
+            self._server_s += seconds
 
 
 def _rest(expected: float, taken: float) -> float:

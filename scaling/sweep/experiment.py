@@ -12,6 +12,7 @@ from msgspec import Meta, Struct
 
 from moe_model.errors import ConfigError
 from scaling.cell import Cell, check
+from scaling.loads.senders import wrong_load
 from scaling.ranges import Above, Count, Name, Seed
 from scaling.results.checks import BOUNDS
 from scaling.strict import convert, load
@@ -71,6 +72,8 @@ def planned(experiment: Experiment, base: Path, changes: Sequence[Fields] = ({},
         raise ConfigError("bounds: need `machines`, a file of `expertmesh probe` or `measured`")
     found = list(_cells(experiment, changes))
     cells = {cell.key: cell for cell in found}
+    if not cells:
+        raise ConfigError("skip: nothing is left of the product")
     _refuse(cells.values())
     return Plan(experiment, cells, base)
 
@@ -120,7 +123,7 @@ def _short(given: Mapping[str, Any]) -> str:
 def _refuse(cells: Iterable[Cell]) -> None:
     by_reason: dict[str, list[str]] = {}
     for cell in cells:
-        for reason in [*check(cell), *_options(cell)]:
+        for reason in [*check(cell), *wrong_load(cell.load), *_options(cell)]:
             by_reason.setdefault(reason, []).append(cell.label)
     if by_reason:
         parts = [f"{reason} ({_named(labels)})" for reason, labels in by_reason.items()]

@@ -7,6 +7,7 @@ from typing import Any
 from coordinator.commands.sweep_arguments import SweepArguments
 from moe_model.errors import ConfigError
 from scaling.cell import Cell
+from scaling.loads.senders import missing_load
 from scaling.strict import convert, load
 from scaling.sweep.experiment import Experiment, Plan, planned
 from scaling.sweep.topologies import missing_of
@@ -66,13 +67,14 @@ def _is_meant(cell: Cell, text: str) -> bool:
     return cell.key == text or text.lower() in cell.label.lower()
 
 
-def missing(cells: Iterable[Cell], ray_address: str | None) -> None:
-    """Raises ConfigError, one line, for what this machine lacks for cells."""
+def missing(cells: Iterable[Cell], base: Path, ray_address: str | None) -> None:
+    """Raises ConfigError, one line, for what this machine lacks for cells whose files are relative to
+    `base`."""
     by_reason: dict[str, int] = {}
     for cell in cells:
-        reason = missing_of(cell, ray_address)
-        if reason:
-            by_reason[reason] = by_reason.get(reason, 0) + 1
+        for reason in (missing_of(cell, ray_address), missing_load(cell.load.below(base))):
+            if reason:
+                by_reason[reason] = by_reason.get(reason, 0) + 1
     if by_reason:
         parts = [f"{reason} ({num} cells)" for reason, num in by_reason.items()]
         raise ConfigError(f"cells that cannot run here: {'; '.join(parts)}")

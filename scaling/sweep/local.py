@@ -11,6 +11,7 @@ from pathlib import Path
 
 from benchmarks import process_tree
 from benchmarks.server_process import ROOT, cli_module, environment_of
+from chaos.processes import is_local
 from expertmesh import ControlClient
 from scaling.cell import Cell, Fault
 from scaling.hosts.faults import worker_fault
@@ -41,6 +42,10 @@ class LocalServer:
             workers = {worker.rank: worker for worker in control.topology()}
         if fault.worker not in workers:
             raise RuntimeError(f"fault: there is no worker {fault.worker}")
+        if not is_local(workers[fault.worker].host):
+            raise RuntimeError(
+                f"fault: worker {fault.worker} is on another machine, where nothing is done to it"
+            )
         return worker_fault(fault, workers[fault.worker].pid)
 
 

@@ -34,7 +34,11 @@ def checkpoint_of(cell: Cell, base: Path, cache: Path) -> Path:
 
 
 def _name(path: Path, cell: Cell) -> str:
-    said = json.dumps([path.read_text(encoding="utf-8"), cell.layers, cell.dtype, _SEED, _VERSION])
+    try:
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{cell.model}: no config.json; a checkpoint is given by its folder") from error
+    said = json.dumps([text, cell.layers, cell.dtype, _SEED, _VERSION])
     return f"{path.stem}-{hashlib.sha256(said.encode()).hexdigest()[:12]}"
 
 

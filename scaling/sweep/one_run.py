@@ -27,10 +27,12 @@ _TOKENIZER = "tokenizer.json"
 
 
 class Order(Struct, frozen=True):
-    """`warmup`: requests before. `has_loads`: whether the experts' loads are looked at as well. `start_s`:
-    how long the server took to start, 0 where it ran already. `folder`: for files of what sends the load."""
+    """`base`: what a trace's path is relative to. `warmup`: requests before. `has_loads`: whether the
+    experts' loads are looked at as well. `start_s`: how long the server took to start, 0 where it ran
+    already. `folder`: for files of what sends the load."""
 
     cell: Cell
+    base: Path
     number: int
     seed: int
     warmup: int
@@ -50,7 +52,7 @@ def run_cell(server: Running, checkpoint: Path, order: Order) -> Observation:
     counts = metrics.counts(server.http_address)
     before = resources.look(server.pids())
     with FaultThread(server, cell.fault) as fault:
-        run = _send(target, cell.load, order, fault.begin)
+        run = _send(target, cell.load.below(order.base), order, fault.begin)
     pids = server.pids()
     after = resources.look(pids)
     memory = resources.memory_by_role(pids)

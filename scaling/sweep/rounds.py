@@ -1,5 +1,6 @@
 """All runs of a sweep: rounds of all cells, in another order each, and what is left of them to do."""
 
+import subprocess
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
@@ -26,7 +27,7 @@ LOGS = "logs"
 _HALF = 250
 _NO_LOAD = Load(concurrency=1)
 # What a run may raise that is its own fault, and no reason to end the sweep.
-_FAILURES = (RuntimeError, ExpertMeshError, OSError)
+_FAILURES = (RuntimeError, ExpertMeshError, OSError, subprocess.SubprocessError)
 
 # Runs that are over: of which cell, in which round.
 Runs = set[tuple[str, int]]
@@ -84,6 +85,8 @@ class Rounds:
         self._plan, self._results, self._cache, self._heard = plan, results, cache, heard
         self._topologies = topologies
         self._seed = plan.experiment.seed
+        # Rounds before which the probe has run, or has failed.
+        self._probed: set[int] = set()
 
     def run(self, found: Iterable[Turn]) -> None:
         """Returns when each has run or has a reason why not. KeyboardInterrupt and SystemExit end the server
@@ -97,7 +100,10 @@ class Rounds:
     def _probe(self, number: int) -> None:
         """Before this round, where the experiment is predicted by that and it is not done yet."""
         folder = self._results.folder
-        if self._plan.experiment.machines == MEASURED and not has_pass(folder, number):
+        if self._plan.experiment.machines != MEASURED or number in self._probed:
+            return
+        self._probed.add(number)
+        if not has_pass(folder, number):
             self._heard.probing(number)
             measure_pass(folder, number)
 
@@ -124,6 +130,7 @@ class Rounds:
         with TemporaryDirectory(prefix="expertmesh-sweep-") as folder:
             order = Order(
                 cell=cell,
+                base=self._plan.base,
                 number=number,
                 seed=workload_seed(cell, self._seed, number),
                 warmup=self._plan.experiment.warmup,

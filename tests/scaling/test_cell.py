@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from pathlib import Path
 
 import msgspec
 import pytest
@@ -43,7 +44,12 @@ def test_each_field_changes_the_key() -> None:
     [
         (changed(load=Load()), "concurrency and rate"),
         (changed(load=Load(concurrency=1, rate=1.0)), "concurrency and rate"),
+        (changed(load=Load(concurrency=1, trace_format="azure")), "trace_format: needs a trace"),
+        (changed(skew=Skew(how="masked")), "masked: needs zipf"),
         (changed(workers=0, fault=Fault("kill")), "fault: needs workers"),
+        (changed(workers=0, replicas=2), "replicas: needs workers"),
+        (changed(workers=0, wire_dtype="bfloat16"), "wire_dtype: needs workers"),
+        (changed(workers=0, transport="ray"), "transport: needs workers"),
         (changed(replicas=3), "replicas: 3"),
         (changed(where="namespaces", hosts=(Host(),)), "hosts: 1 for 2"),
         (changed(link=Link(gbit=1.0)), "where: namespaces"),
@@ -53,6 +59,12 @@ def test_each_field_changes_the_key() -> None:
 )
 def test_what_cannot_be_is_said(cell: Cell, said: str) -> None:
     assert any(said in sentence for sentence in check(cell))
+
+
+def test_a_trace_is_in_the_experiment_s_folder() -> None:
+    assert Load(concurrency=1, trace="t.csv").below(Path("a")).trace == "a/t.csv"
+    assert Load(concurrency=1, trace="/t.csv").below(Path("a")).trace == "/t.csv"
+    assert Load(concurrency=1).below(Path("a")) == Load(concurrency=1)
 
 
 def test_what_can_be_is_not_refused() -> None:

@@ -1,7 +1,7 @@
 """Ctrl-C and SIGTERM as exceptions, for commands that start no other process."""
 
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from types import FrameType
 
@@ -20,13 +20,15 @@ def interruptible() -> Iterator[None]:
 
 
 @contextmanager
-def sigterm_exits() -> Iterator[None]:
-    """Inside, SIGTERM raises SystemExit(143) in the main thread, which has to be the caller's."""
-    previous = signal.signal(signal.SIGTERM, _exit)
+def sigterm_exits(also: Sequence[signal.Signals] = ()) -> Iterator[None]:
+    """Inside, SIGTERM raises SystemExit(143) in the main thread, which has to be the caller's; so do the
+    others, with their own numbers."""
+    previous = {number: signal.signal(number, _exit) for number in (signal.SIGTERM, *also)}
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, previous)
+        for number, handler in previous.items():
+            signal.signal(number, handler)
 
 
 def _exit(number: int, frame: FrameType | None) -> None:

@@ -47,18 +47,22 @@ def rows_of(path: Path, file: TextIO, columns: tuple[str, ...]) -> Iterator[tupl
     first = next(lines, None)
     if first is None:
         raise ConfigError(f"{path}: empty")
-    names = [name.strip() for name in next(csv.reader([first[1]]))]
+    names = [name.strip() for name in _values(path, *first)]
     missing = [column for column in columns if column not in names]
     if missing:
         raise wrong(path, first[0], f"no column {missing[0]!r}; there are {', '.join(names)[:200]}")
     for number, line in lines:
-        try:
-            values = next(csv.reader([line], strict=True))
-        except csv.Error as error:
-            raise wrong(path, number, f"not CSV: {error}") from error
+        values = _values(path, number, line)
         if len(values) != len(names):
             raise wrong(path, number, f"{len(values)} values for {len(names)} columns")
         yield number, dict(zip(names, values, strict=True))
+
+
+def _values(path: Path, number: int, line: str) -> list[str]:
+    try:
+        return next(csv.reader([line], strict=True))
+    except csv.Error as error:
+        raise wrong(path, number, f"not CSV: {error}") from error
 
 
 def tokens(path: Path, line: int, name: str, value: object) -> int:

@@ -65,5 +65,7 @@ def _turns(path: Path, where: int, found: Any) -> list[str]:
         text = turn.get("value", turn.get("content")) if isinstance(turn, dict) else None
         if not isinstance(text, str):
             raise ConfigError(f"{path}, conversation {where}: {shown(turn)} is no turn with a text")
+        if any("\ud800" <= letter <= "\udfff" for letter in text):
+            raise ConfigError(f"{path}, conversation {where}: a text has half of a surrogate pair")
         texts.append(text)
     return texts

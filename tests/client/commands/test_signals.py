@@ -18,17 +18,18 @@ init_checkpoint.run(parser.parse_args(sys.argv[1:]))
 """
 
 
-def interrupted() -> None:
-    with sigterm_exits():
-        os.kill(os.getpid(), signal.SIGTERM)
+def interrupted(number: signal.Signals) -> None:
+    with sigterm_exits(also=(signal.SIGHUP,)):
+        os.kill(os.getpid(), number)
 
 
-def test_sigterm_is_an_exit_while_it_lasts() -> None:
-    before = signal.getsignal(signal.SIGTERM)
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_is_an_exit_while_it_lasts(number: signal.Signals) -> None:
+    before = signal.getsignal(number)
     with pytest.raises(SystemExit) as raised:
-        interrupted()
-    assert raised.value.code == 143
-    assert signal.getsignal(signal.SIGTERM) is before
+        interrupted(number)
+    assert raised.value.code == 128 + number
+    assert signal.getsignal(number) is before
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

@@ -28,7 +28,7 @@ def test_waits_count_from_when_a_request_was_due() -> None:
 def test_counts_and_rates() -> None:
     found = measures(RUN)
     assert (found["num_requests"], found["num_failed"], found["errors"]) == (2, 1, {"UNAVAILABLE": 1})
-    assert (found["num_prompt_tokens"], found["num_tokens"]) == (30, 4)
+    assert (found["num_prompt_tokens"], found["num_tokens"]) == (10, 4)
     assert (found["tokens_per_s"], found["requests_per_s"]) == (0.8, 0.2)
     assert found["tokens_sha"] == hashlib.sha256(b"7,8,9;4;").hexdigest()
 

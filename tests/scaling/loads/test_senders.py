@@ -11,7 +11,7 @@ from scaling.cell import Load
 from scaling.loads.base import Target
 from scaling.loads.own import OwnSender, timed_of
 from scaling.loads.own_messages import Answer
-from scaling.loads.senders import sender
+from scaling.loads.senders import missing_load, sender
 from scaling.loads.subprocesses import Deadline, ended, first_line
 from scaling.loads.tools import tool as tools
 from scaling.loads.tools.tokenizer_folder import tokenizer_folder
@@ -28,6 +28,16 @@ def test_a_name_that_is_none_names_those_that_there_are() -> None:
         sender("wrk")
     with pytest.raises(ConfigError, match="lm-eval measures answers and tells no times"):
         sender("lm-eval")
+
+
+def test_what_is_lacking_is_said_before_a_server_starts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tools, "ENVIRONMENTS", tmp_path)
+    assert missing_load(LOAD) == ""
+    assert "aiperf is not installed" in missing_load(Load(concurrency=1, tool="aiperf"))
+    absent = Load(concurrency=1, trace=str(tmp_path / "t.csv"), trace_format="azure")
+    assert missing_load(absent).endswith("t.csv: no such file")
 
 
 @pytest.mark.parametrize("name", ["guidellm", "aiperf", "vllm"])

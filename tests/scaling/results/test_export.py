@@ -71,6 +71,15 @@ def test_a_report_says_what_was_observed(small: Results) -> None:
     assert document["version"] == "0.2.1"
 
 
+def test_lengths_of_runs_with_failures_are_those_of_what_was_complete(small: Results) -> None:
+    run = msgspec.structs.replace(small.observations[0], num_requests=10, num_failed=5, num_prompt_tokens=160)
+    small.observations = [run]
+    [document] = documents(export(small, "llm-d"))
+    found = document["results"]["request_performance"]["aggregate"]["requests"]
+    assert found["input_length"]["mean"] == 32
+    assert "output_length" not in found
+
+
 def test_runs_have_ids_of_their_own_and_one_experiment_s(small: Results) -> None:
     found = [document["run"] for document in documents(export(small, "llm-d"))]
     assert len({run["uid"] for run in found}) == len(found)
@@ -79,7 +88,12 @@ def test_runs_have_ids_of_their_own_and_one_experiment_s(small: Results) -> None
 
 @pytest.mark.parametrize(
     "load",
-    [Load(rate=2.5), Load(trace="trace.csv", trace_format="azure"), Load(concurrency=2, tool="guidellm")],
+    [
+        Load(rate=2.5),
+        Load(trace="trace.csv", trace_format="azure"),
+        Load(concurrency=2, tool="guidellm"),
+        Load(concurrency=2, lengths="lognormal"),
+    ],
 )
 def test_other_loads_are_valid_too(
     tmp_path: Path, validator: jsonschema.Draft202012Validator, load: Load
@@ -90,6 +104,10 @@ def test_other_loads_are_valid_too(
         standardized = document["scenario"]["load"]["standardized"]
         assert standardized["tool"] == ("expertmesh" if load.tool == "own" else "guidellm")
         assert standardized.get("rate_qps") == load.rate
+        is_fixed = load.trace is None and load.lengths == "exact"
+        assert standardized["input_seq_len"]["distribution"] == ("fixed" if is_fixed else "other")
+    [document] = documents(export(results, "vllm"))
+    assert document["request_rate"] == (None if load.trace else load.rate or "inf")
 
 
 def test_every_key_of_vllm_bench_serve(small: Results) -> None:

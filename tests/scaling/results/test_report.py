@@ -7,10 +7,13 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from scaling.cell import Cell, Load
 from scaling.results import commands
+from scaling.results.aspects import varying
+from scaling.results.columns import dimensions
 from scaling.results.figures import resources
 from scaling.results.figures.view import view_of
-from scaling.results.intro import intro
+from scaling.results.intro import intro, sentences
 from scaling.results.report import REPORT, report_html, write_report
 from scaling.results.summary import summarise
 from scaling.store import Results
@@ -192,6 +195,23 @@ def test_a_busy_machine_is_said(tmp_path: Path) -> None:
     results = made.make(tmp_path / "a", made.single(), rounds=2, predicted=False)
     results.observations = [msgspec.structs.replace(each, load_average=5.5) for each in results.observations]
     assert "2 of 2 runs began while the machine was busy" in intro(results, summarise(results))
+
+
+def test_what_was_changed_of_a_workload_is_said(tmp_path: Path) -> None:
+    results = made.make(tmp_path / "a", made.small())
+    note = "3 of 9 requests were cut to a context of 64 tokens"
+    results.observations = [msgspec.structs.replace(each, notes=(note,)) for each in results.observations]
+    found = dict(sentences(results, summarise(results)))
+    assert found[f"{note} ({len(results.observations)} runs)."]
+
+
+def test_cells_that_differ_in_the_kind_of_lengths_are_told_apart() -> None:
+    cells = [
+        Cell(model="m", load=Load(concurrency=1, lengths=each)) for each in ("exact", "uniform", "lognormal")
+    ]
+    assert varying(cells) == ["lengths"]
+    assert len({cell.label for cell in cells}) == 3
+    assert [dimensions(cell)["lengths"] for cell in cells] == ["exact", "uniform", "lognormal"]
 
 
 def test_a_prediction_that_misses_fails_the_command(

@@ -129,6 +129,9 @@ def test_only() -> None:
         ({"file": "export", "first": Path("a")}, "export needs --to"),
         ({"file": "x.yaml", "to": "vllm"}, "--to is of export"),
         ({"file": "x.yaml", "between_runs": True}, "--between-runs is of compare"),
+        ({"file": "report", "first": Path("a"), "rounds": 9}, "report has no --rounds"),
+        ({"file": "report", "first": Path("a"), "out": Path("b")}, "report has no --out"),
+        ({"file": "export", "first": Path("a"), "to": "vllm", "only": ("b",)}, "export has no --only"),
     ],
 )
 def test_arguments_that_do_not_go_together(given: dict[str, object], said: str) -> None:

@@ -119,6 +119,9 @@ def test_a_model_is_made_once(tmp_path: Path) -> None:
     assert (made / "manifest.json").stat().st_mtime_ns == written
     config.write_text(config.read_text().replace("d_ff: 16", "d_ff: 32"))
     assert checkpoint_of(cell, tmp_path, tmp_path / "cache") != made
+    (tmp_path / "weights").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(ConfigError, match="a checkpoint is given by its folder"):
+        checkpoint_of(Cell(model="weights", load=Load(concurrency=1)), tmp_path, tmp_path)
     with pytest.raises(ConfigError, match="layers"):
         checkpoint_of(Cell(model=".", layers=1, load=Load(concurrency=1)), tmp_path, tmp_path)
 

@@ -1,5 +1,6 @@
 """Which runs are left, in which order, and what becomes of one that fails."""
 
+import subprocess
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -159,6 +160,30 @@ def test_the_probe_runs_before_each_round_and_after_the_last(
     Rounds(measured, results, {"local": Place()}, tmp_path, tells).run(turns(CELLS, 2, 0, set()))
     each = [[("said", number), ("probe", number)] for number in range(3)]
     assert said == [*each[0], *[("cell", 0)] * 6, *each[1], *[("cell", 1)] * 6, *each[2]]
+
+
+def test_a_probe_that_fails_is_not_tried_again_in_its_round(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "m").mkdir()
+    measured = Plan(Experiment("x", machines="measured"), CELLS, tmp_path)
+    results = begun(tmp_path / "out", measured, 2, is_resumed=False)
+    tried: list[int] = []
+    monkeypatch.setattr(rounds, "run_cell", lambda server, checkpoint, order: observed(order))
+    monkeypatch.setattr(rounds, "measure_pass", lambda folder, number: tried.append(number))
+    tells = Heard(lambda turn: None, lambda cell, number: None, lambda observation: None)
+    Rounds(measured, results, {"local": Place()}, tmp_path, tells).run(turns(CELLS, 2, 0, set()))
+    assert tried == [0, 1, 2]
+
+
+def test_a_command_that_does_not_end_fails_its_cell(
+    results: Results, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def run_cell(server: Running, checkpoint: Path, order: Order) -> Observation:
+        raise subprocess.TimeoutExpired("iptables", 30)
+
+    monkeypatch.setattr(rounds, "run_cell", run_cell)
+    assert len(carry_out(results, tmp_path, Place())) == 6
 
 
 def test_an_interrupt_leaves_no_trace_of_its_run(

@@ -189,6 +189,12 @@ HOSTILE = [
     ("sharegpt", "[{}]", "conversation 1: no list 'conversations'"),
     ("sharegpt", '[\n{"a": 1},\n{]', "line 3: not JSON"),
     ("sharegpt", '[{"conversations": [{"from": "human"}, 3]}]', "conversation 1: .* is no turn with a text"),
+    (
+        "sharegpt",
+        '[{"conversations": [{"value": "hi \\ud83d"}, {"value": "x"}]}]',
+        "half of a surrogate pair",
+    ),
+    ("burstgpt", '"' + "x" * 200_000 + '"\n', "line 1: not CSV"),
     ("text", "", "empty"),
     ("wiki", "", "trace_format: 'wiki' is none of azure, burstgpt, mooncake, sharegpt, text"),
 ]
