@@ -9,7 +9,7 @@ from msgspec import Meta, Struct
 
 from moe_model.errors import ConfigError
 from scaling.link import Link
-from scaling.ranges import Above, Amount, Name
+from scaling.ranges import Above, Amount, Name, Percent
 
 # A product whose rows are rounded as its weights are; one whose rows are not, as queries and keys have it; a
 # whole expert, among others of its layer: gate, up, activation, down.
@@ -106,7 +106,7 @@ class Path(Struct, frozen=True, forbid_unknown_fields=True):
     between: tuple[Name, Name]
     gbit: Above
     round_trip_us: Amount
-    loss_percent: Amount = 0.0
+    loss_percent: Percent = 0.0
 
 
 class Machines(Struct, frozen=True, forbid_unknown_fields=True):

@@ -1,7 +1,7 @@
 """The arguments of `expertmesh simulate`."""
 
 import argparse
-from dataclasses import dataclass, field
+from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
 from typing import Annotated
 
@@ -173,8 +173,19 @@ class SimulateArguments:
             raise ConfigError("say one of MODEL and --grid FILE")
         if self.out is not None and self.grid is None:
             raise ConfigError("--out is for a grid's rows: say --grid FILE")
+        if self.grid is not None:
+            self._refuse_others()
         if self.load.steady and (self.fail or self.load.rate is not None):
             raise ConfigError("--steady is of streams that go on: without --fail and --rate")
+
+    def _refuse_others(self) -> None:
+        """A grid's file says all that is simulated."""
+        for each in fields(self):
+            usual = each.default if each.default is not MISSING else None
+            if each.default_factory is not MISSING:
+                usual = each.default_factory()
+            if each.name not in ("grid", "out", "json") and getattr(self, each.name) != usual:
+                raise ConfigError(f"--grid: its file says all; leave out what is said of {each.name}")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

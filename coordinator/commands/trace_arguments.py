@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 
 from expertmesh.commands.options import Option, add_options
 from expertmesh.commands.values import positive
+from expertmesh.errors import ConfigError
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +41,14 @@ class TraceArguments:
             help="convert of an .npz: experts of a layer (one more than the highest that is there)",
         ),
     ] = None
+
+    def __post_init__(self) -> None:
+        if self.as_json and self.action != "summary":
+            raise ConfigError("--json is of summary")
+        if self.out is not None and self.action == "summary":
+            raise ConfigError("--out is of plot and convert: summary prints")
+        if self.num_experts is not None and (self.action != "convert" or self.file.suffix != ".npz"):
+            raise ConfigError("--experts is of convert, of an .npz")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

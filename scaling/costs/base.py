@@ -18,9 +18,10 @@ class NodeCosts(Protocol):
         """Other processes' work for the tokens of one step that go out: messages, streams, the load's own
         client."""
 
-    def shared_layer(self, layer: int, num_rows: int, positions: int) -> float:
+    def shared_layer(self, layer: int, num_rows: int, positions: int, read: float) -> float:
         """Norms, attention, router and shared expert of one layer; `positions`: that all rows together attend
-        to."""
+        to; `read`: those whose keys and values come from memory, as each sequence has its own and its rows
+        share them."""
 
     def head(self, num_rows: int) -> float:
         """Embedding, last norm, logits."""

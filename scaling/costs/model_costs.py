@@ -86,13 +86,13 @@ class ModelCosts(Struct, frozen=True):
         found = self.overheads
         return 1e-6 * (found.publish_us + found.token_us * num_tokens) if num_tokens else 0.0
 
-    def shared_layer(self, layer: int, num_rows: int, positions: int) -> float:
+    def shared_layer(self, layer: int, num_rows: int, positions: int, read: float) -> float:
         if num_rows <= 0:
             return 0.0
         found = self.overheads
         beside = 1e-6 * found.layer_us + 1e-9 * found.value_ns * num_rows * self.shape.d_model
         products = sum(self.product(each, num_rows) for each in self._products(layer))
-        return beside + self.factor * products + self.attention(num_rows, positions)
+        return beside + self.factor * products + self.attention(positions, read)
 
     def product(self, product: Product, num_rows: int) -> float:
         """Of one product of the shared part, taken alone."""
@@ -100,11 +100,11 @@ class ModelCosts(Struct, frozen=True):
         kinds: dict[str, ProductKind] = {"exact": "exact", "network": "expert"}
         return self._seconds(kinds.get(product.kind, "linear"), form, num_rows, product.params)
 
-    def attention(self, num_rows: int, positions: int) -> float:
-        """Of one layer, where the rows together see so many positions."""
+    def attention(self, positions: int, read: float) -> float:
+        """Of one layer, where the rows together see so many positions, and read so many."""
         values = positions * self.shape.attention_values
         seconds = 1e-9 * self.overheads.attention_value_ns * values
-        return max(seconds, self.bound.attention(num_rows, positions))
+        return max(seconds, self.bound.attention(positions, read))
 
     def head(self, num_rows: int) -> float:
         """Of rows that a token is drawn of."""

@@ -64,19 +64,16 @@ class RooflineCosts(Struct, frozen=True):
         found = self.machine.overheads
         return 1e-6 * (found.publish_us + found.token_us * num_tokens) if num_tokens else 0.0
 
-    def shared_layer(self, layer: int, num_rows: int, positions: int) -> float:
+    def shared_layer(self, layer: int, num_rows: int, positions: int, read: float) -> float:
         if num_rows <= 0:
             return 0.0
         products = self.product(self.shape.layer_params[layer], num_rows, self.shared_form)
-        return 1e-6 * self.machine.overheads.layer_us + products + self.attention(num_rows, positions)
+        return 1e-6 * self.machine.overheads.layer_us + products + self.attention(positions, read)
 
-    def attention(self, num_rows: int, positions: int) -> float:
-        """Reading what is kept of the positions of the mean row, at least; two operations for each value."""
-        if num_rows <= 0:
-            return 0.0
+    def attention(self, positions: int, read: float) -> float:
+        """Reading what is kept of `read` positions, or two operations for each value, whichever is longer."""
         kept = self.shape.cache_values / self.shape.n_layers * cache_value_bytes(self.shared_form)
-        read = kept * positions / num_rows / self.bytes_per_s
-        return max(read, 2.0 * self.shape.attention_values * positions / self.flops)
+        return max(kept * read / self.bytes_per_s, 2.0 * self.shape.attention_values * positions / self.flops)
 
     def head(self, num_rows: int) -> float:
         return self.product(self.shape.head_params, num_rows, self.shared_form)

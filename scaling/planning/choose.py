@@ -73,8 +73,15 @@ def plan(base: Setting, wish: Wish, say: Say = lambda _: None) -> Plan:
     ConfigError, what is missing, where no plan can be."""
     setting, notes = choose(base, wish, say)
     say(f"placing {setting.shape.num_experts} experts on {len(setting.workers)} machines")
-    solution = solve(setting.problem(), seconds=wish.seconds, seed=wish.seed)
-    return whole(setting, solution, wish, notes)
+    while True:
+        solution = solve(setting.problem(), seconds=wish.seconds, seed=wish.seed)
+        found = whole(setting, solution, wish, notes)
+        fewer = [rows for rows in BATCHES if rows < setting.num_rows]
+        if _is_in_gap(found.step, wish) or wish.concurrency is not None or not fewer:
+            return found
+        # An estimate knows less than a placement.
+        setting = setting.with_(num_rows=_most_in_gap(setting, solution, fewer, wish))
+        say(f"placing them for {setting.num_rows} sequences: with more the gap is too long")
 
 
 def whole(setting: Setting, solution: Solution, wish: Wish, notes: Iterable[str] = ()) -> Plan:
@@ -88,6 +95,16 @@ def whole(setting: Setting, solution: Solution, wish: Wish, notes: Iterable[str]
     share = break_even(setting, step, more)
     speculation = f"ngram:{DRAFT}" if speculates(share) else "off"
     return Plan(setting, solution, step, parts, speculation, share, [*notes, *_gap_notes(step, wish)])
+
+
+def _most_in_gap(setting: Setting, solution: Solution, batches: Iterable[int], wish: Wish) -> int:
+    """The largest of the batches whose gap is as asked, with the placement as it is; else the smallest."""
+    allowed = [
+        rows
+        for rows in batches
+        if _is_in_gap(predicted(setting.with_(num_rows=rows), solution, wish.seed), wish)
+    ]
+    return max(allowed, default=min(batches))
 
 
 def predicted(setting: Setting, solution: Solution, seed: int) -> Step:
@@ -173,7 +190,9 @@ def _coordinators(base: Setting, wish: Wish) -> list[str]:
     for machine in base.machines.machines:
         key = (kind_of(machine), machine.memory_gb, _reach(base, machine.name))
         kinds.setdefault(key, machine)
-    costs = {m.name: base.costs(m).shared_layer(0, 8, 8 * base.context) for m in kinds.values()}
+    costs = {
+        m.name: base.costs(m).shared_layer(0, 8, 8 * base.context, 8 * base.context) for m in kinds.values()
+    }
     return sorted(costs, key=lambda name: costs[name])[:_COORDINATORS]
 
 

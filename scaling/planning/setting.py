@@ -91,7 +91,7 @@ class Setting:
     @property
     def row_bytes(self) -> tuple[int, int]:
         """Of a row on its way to a worker, and of what comes back for a pair: expert_workers/wire.py."""
-        return self.shape.d_model * (4 if self.dtype == "float32" else 2), 4 * self.shape.d_model
+        return 4 * self.shape.d_model, 4 * self.shape.d_model
 
     def problem(self) -> Problem:
         """Raises ConfigError where the network of a machine is not known, or the coordinator has no room."""

@@ -59,7 +59,7 @@ class Step:
 def own_parts(setting: Setting, num_rows: int) -> tuple[float, float]:
     """Seconds of `shared` and `front`."""
     costs, positions = setting.own_costs, num_rows * setting.context
-    layers = sum(costs.shared_layer(n, num_rows, positions) for n in range(setting.shape.n_layers))
+    layers = sum(costs.shared_layer(n, num_rows, positions, positions) for n in range(setting.shape.n_layers))
     return layers + costs.head(num_rows), costs.step(num_rows, num_rows) + costs.front(num_rows)
 
 
@@ -83,13 +83,16 @@ def step_of(setting: Setting, evaluator: Evaluator, holders: Holders) -> Step:
 
 
 def estimate(setting: Setting, experts: float) -> Step:
-    """Before anything is placed, with what the experts take at least: to compare settings."""
+    """Before anything is placed, with what the experts take at least, one of them on another machine: to
+    compare settings."""
     shared, front = own_parts(setting, setting.num_rows)
     layers, pairs = len(setting.shape.moe_layers), setting.num_rows * setting.shape.top_k
     asked = min(len(setting.workers), pairs, setting.shape.n_experts * setting.num_slices)
     calls = layers * _calls(setting, asked, pairs * setting.num_slices)
     link = max(0.0, layers * _pair_seconds(setting) * pairs * setting.num_slices - experts)
-    return Step(setting.num_rows, shared, front, calls, experts, 0.0, link)
+    far = [setting.path(m).round_trip_us for m in setting.workers if m.name != setting.coordinator]
+    delay = layers * 1e-6 * min(far) if far and setting.holds_too else 0.0
+    return Step(setting.num_rows, shared, front, calls, experts, delay, link)
 
 
 def _pair_seconds(setting: Setting) -> float:

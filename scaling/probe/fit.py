@@ -82,7 +82,7 @@ def _terms(costs: ModelCosts, shape: Shape, work: StepWork) -> list[float]:
 
 def products_seconds(costs: ModelCosts, shape: Shape, work: StepWork) -> float:
     """Of all matrices of a step, experts included."""
-    shared = sum(costs.shared_layer(layer, work.num_rows, 0) for layer in range(shape.n_layers))
+    shared = sum(costs.shared_layer(layer, work.num_rows, 0, 0) for layer in range(shape.n_layers))
     return shared + sum(map(costs.experts, work.rows_LE)) + costs.head(work.num_drawn)
 
 
@@ -106,10 +106,10 @@ def split(machine: Machine, shape: Shape, each: Measured) -> dict[str, float]:
 
 def _split(costs: ModelCosts, shape: Shape, work: StepWork) -> dict[str, float]:
     rows, layers = work.num_rows, range(shape.n_layers)
-    attention = len(layers) * costs.attention(rows, work.positions)
+    attention = len(layers) * costs.attention(work.positions, work.read)
     return {
         "step": costs.step(rows, work.num_drawn),
-        "shared": sum(costs.shared_layer(layer, rows, work.positions) for layer in layers) - attention,
+        "shared": sum(costs.shared_layer(n, rows, work.positions, work.read) for n in layers) - attention,
         "attention": attention,
         "experts": sum(map(costs.experts, work.rows_LE)),
         "head": costs.head(work.num_drawn),

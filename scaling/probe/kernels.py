@@ -14,6 +14,7 @@ from moe_model.kernels.base import Kernels
 from moe_model.kernels.choice import choose_kernels
 from moe_model.layers.router import Routing
 from moe_model.layers.specs import ExpertSpec
+from moe_model.machine import last_cache_bytes, memory_bytes
 from moe_model.names import WeightForm
 from scaling.costs.forms import weight_bytes
 from scaling.machines import ProductKind, ProductRate
@@ -23,13 +24,15 @@ Say = Callable[[str], None]
 _GATED = ExpertSpec(None, is_gated=True, activation="silu", has_biases=False)
 _NUM_EXPERTS = 8
 _MANY_ROWS = 64
+_MEMORY_SHARE = 16
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
     """What is measured. `linears`: (outputs, inputs). `experts`: (width, hidden width). `one_thread`: at
     which rows the rates of a single thread are measured as well, of the middle size. `cold_bytes`: matrices
-    of one measurement together: of what is read in turns a cache keeps its own part, so many times it."""
+    of one measurement together, at least, and `cold_caches` times the last cache: of what is read in turns a
+    cache keeps its own part."""
 
     forms: tuple[str, ...]
     rows: tuple[int, ...]
@@ -38,6 +41,13 @@ class Plan:
     one_thread: tuple[int, ...]
     budget_s: float
     cold_bytes: int
+    cold_caches: int = 16
+
+    @property
+    def all_bytes(self) -> int:
+        """Of the matrices of one measurement here; not more than some of the memory."""
+        wanted = max(self.cold_bytes, self.cold_caches * last_cache_bytes())
+        return min(wanted, memory_bytes() // _MEMORY_SHARE)
 
 
 WHOLE = Plan(
@@ -47,7 +57,7 @@ WHOLE = Plan(
     experts=((256, 128), (512, 512), (1024, 1408), (2048, 2048)),
     one_thread=(1, 8, 64, 512),
     budget_s=0.12,
-    cold_bytes=512 << 20,
+    cold_bytes=256 << 20,
 )
 QUICK = Plan(
     forms=("float32", "bfloat16", "int8"),
@@ -81,7 +91,7 @@ def expert_call_seconds(num_threads: int, plan: Plan) -> float:
     eight."""
     with torch.inference_mode():
         kernels = choose_kernels("native", "cpu", num_threads)
-        calls = _experts(kernels, "bfloat16", (256, 128), plan.cold_bytes)
+        calls = _experts(kernels, "bfloat16", (256, 128), plan.all_bytes)
         one, eight = (seconds_each(calls(1, number), plan.budget_s) for number in (1, _NUM_EXPERTS))
         return max(0.0, one - eight / _NUM_EXPERTS - _expert_entry_seconds(plan.budget_s))
 
@@ -93,12 +103,12 @@ def _of_form(plan: Plan, form: str, num_threads: int, rows: Sequence[int]) -> It
     kinds: tuple[ProductKind, ...] = ("linear", "exact") if form == "bfloat16" else ("linear",)
     for num_out, num_in in plan.linears:
         for kind in kinds:
-            calls = _linears(kernels, form, (num_out, num_in), plan.cold_bytes, is_exact=kind == "exact")
+            calls = _linears(kernels, form, (num_out, num_in), plan.all_bytes, is_exact=kind == "exact")
             for num_rows in rows:
                 seconds = seconds_each(calls(num_rows), plan.budget_s) - linear_entry
                 yield _rate(kind, form, num_rows, num_out * num_in, seconds, threads)
     for sizes in plan.experts:
-        experts = _experts(kernels, form, sizes, plan.cold_bytes)
+        experts = _experts(kernels, form, sizes, plan.all_bytes)
         for num_rows in rows:
             # Many rows of few experts already take longer than a clock needs.
             number = _NUM_EXPERTS if num_rows < _MANY_ROWS else 2

@@ -93,7 +93,7 @@ def bound_lines(machine: Machine, shape: Shape, form: str = "bfloat16") -> Itera
         rows_E = [max(1, round(batch * shape.top_k / touched))] * max(1, round(touched))
         parts = {
             "experts": len(shape.moe_layers) * costs.experts(rows_E),
-            "the shared part": sum(costs.shared_layer(layer, batch, 256 * batch) for layer in layers)
+            "the shared part": sum(costs.shared_layer(n, batch, 256 * batch, 256 * batch) for n in layers)
             + costs.head(batch),
             "the engine's own work": costs.step(batch, batch),
             "tokens on their way out": costs.front(batch),

@@ -40,6 +40,11 @@ class StepWork(Struct, frozen=True):
     positions: int
     rows_LE: LayerRows
 
+    @property
+    def read(self) -> float:
+        """Positions that come from memory: of each sequence those of its mean row."""
+        return self.positions * self.num_drawn / self.num_rows
+
 
 class Measured(Struct, frozen=True):
     """Steps of one kind of one model: what each did, and the seconds that one takes. Bytes are those that go

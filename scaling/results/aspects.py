@@ -5,7 +5,7 @@ from typing import TypeVar
 
 import msgspec
 
-from scaling.cell import Cell
+from scaling.cell import Cell, Host
 
 MAX_LABEL = 70
 T = TypeVar("T")
@@ -18,7 +18,13 @@ def _model(cell: Cell) -> str:
 def _hosts(cell: Cell) -> str:
     if not cell.hosts:
         return "even hosts"
-    return "hosts " + ":".join("-" if host.cores is None else f"{host.cores:g}" for host in cell.hosts)
+    return "hosts " + ":".join(map(_host, cell.hosts))
+
+
+def _host(host: Host) -> str:
+    cores = "-" if host.cores is None else f"{host.cores:g}"
+    memory = "" if host.memory_mb is None else f", {host.memory_mb:g} MB"
+    return cores + memory + ("" if host.link is None or host.link.is_plain else f" ({host.link})")
 
 
 def _fault(cell: Cell) -> str:

@@ -11,7 +11,7 @@ from scaling.results.html import escape
 from scaling.results.summary import CellSummary
 from scaling.store import Results
 
-# More load than this share of the cores before a cell's own began is said.
+# More load than this share of the cores before the first run is said.
 BUSY = 0.5
 MOST_VALUES = 8
 # What is said where all cells have it alike.
@@ -98,15 +98,13 @@ def _sure(summaries: Sequence[CellSummary]) -> list[str]:
 
 
 def _busy(results: Results) -> list[str]:
-    cores = results.manifest.machine.get("cores")
-    if not isinstance(cores, int | float):
+    """As the sweep began: later the load is its own."""
+    cores, load = (results.manifest.machine.get(name) for name in ("cores", "load_average"))
+    if not isinstance(cores, int | float) or not isinstance(load, list) or not load:
         return []
-    busy = [each for each in results.observations if each.load_average > BUSY * cores]
-    if not busy:
+    if not isinstance(load[0], int | float) or load[0] <= BUSY * cores:
         return []
-    worst = max(each.load_average for each in busy)
     return [
-        f"{len(busy)} of {len(results.observations)} runs began while the machine was busy (a "
-        f"load average of "
-        f"up to {worst:.1f} on {cores:g} cores): what else ran is in their figures."
+        f"The sweep began while the machine was busy (a load average of {load[0]:.1f} on {cores:g} cores): "
+        f"what else ran is in its figures."
     ]

@@ -11,6 +11,7 @@ the
 
 import json
 import zipfile
+import zlib
 from collections.abc import Iterator
 from dataclasses import asdict
 from datetime import UTC, datetime
@@ -175,7 +176,8 @@ def _arrays(source: Path) -> Iterator[np.ndarray]:
                 with file.open(member) as data:
                     found = np.lib.format.read_array(data, allow_pickle=False)
                 yield _checked(found, f"{source}: {member.filename}")
-    except (zipfile.BadZipFile, ValueError, EOFError) as error:
+    # A damaged stream of bytes is zlib's error, an encrypted one a RuntimeError.
+    except (zipfile.BadZipFile, zlib.error, RuntimeError, ValueError, EOFError) as error:
         raise ConfigError(f"{source}: no .npz of arrays: {' '.join(str(error).split())[:200]}") from error
 
 

@@ -197,8 +197,10 @@ class SimEngine:
     def _part(self, part: Step) -> Iterator[Event | None]:
         load, num_rows = part.load, part.num_tokens
         positions = load.singles_seen + load.prefill_seen
+        # Each single token has a cache of its own; a prompt's rows share what the mean one sees, at least.
+        read = load.singles_seen + load.prefill_seen / max(1, load.prefill)
         for layer in range(self._shape.n_layers):
-            seconds = self._costs.shared_layer(layer, num_rows, positions)
+            seconds = self._costs.shared_layer(layer, num_rows, positions, read)
             is_moe = layer in self._moe
             if is_moe and self._is_forced:
                 seconds += self._costs.forced(num_rows)

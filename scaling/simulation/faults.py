@@ -34,7 +34,8 @@ class Breaking:
             yield world.env.timeout(fault.seconds)
             worker.cores.pause(worker.group, is_paused=False)
         elif fault.kind == "slow":
-            worker.cores.limit(worker.group, fault.share * worker.place.threads)
+            slow, quota = fault.share * worker.place.threads, worker.place.quota
+            worker.cores.limit(worker.group, slow if quota is None else min(slow, fault.share * quota))
             yield world.env.timeout(fault.seconds)
             worker.cores.limit(worker.group, worker.place.quota)
         else:

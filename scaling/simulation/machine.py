@@ -46,11 +46,13 @@ class Group:
     def runs(self) -> bool:
         return bool(self.tasks) and not self.is_paused and self.budget > _EPSILON
 
-    def advance(self, seconds: float, rate: float) -> None:
+    def advance(self, seconds: float, rate: float, share: float) -> None:
+        """`rate`: how far tasks get, of what they would alone; `share`: of its threads' time, what they run.
+        A thread that waits for memory runs, and its quota pays."""
         if self.runs:
             self.clock += seconds * rate
-            self.used += seconds * rate * self.demand
-            self.budget -= seconds * rate * self.demand
+            self.used += seconds * share * self.demand
+            self.budget -= seconds * share * self.demand
 
     def pop_done(self) -> list[Event]:
         done = []
@@ -73,7 +75,7 @@ class Cores:
         self._groups: list[Group] = []
         self._numbers = count()
         self._at = 0.0
-        self._rate = 1.0
+        self._rate = self._share = 1.0
         self._alarm = 0
 
     def group(self, quota: float | None = None, period: float = USUAL_PERIOD_S) -> Group:
@@ -117,7 +119,7 @@ class Cores:
         now = self._env.now
         if now > self._at:
             for group in self._groups:
-                group.advance(now - self._at, self._rate)
+                group.advance(now - self._at, self._rate, self._share)
             self._at = now
         for group in self._groups:
             group.renew(now)
@@ -126,11 +128,13 @@ class Cores:
         """Shares the cores out anew, and wakes up when that changes."""
         running = [group for group in self._groups if group.runs]
         weight = sum(group.weight for group in running)
+        threads = sum(group.demand for group in running)
         self._rate = min(1.0, self.num / weight) if weight else 1.0
+        self._share = min(1.0, self.num / threads) if threads else 1.0
         waits = [(group.tasks[0][0] - group.clock) / self._rate for group in running]
         limited = [group for group in self._groups if group.quota is not None and group.tasks]
         waits += [g.ends - self._at for g in limited]
-        waits += [g.budget / (g.demand * self._rate) for g in limited if g.runs]
+        waits += [g.budget / (g.demand * self._share) for g in limited if g.runs]
         self._alarm += 1
         if waits:
             alarm, timeout = self._alarm, self._env.timeout(max(min(waits), 0.0))

@@ -28,9 +28,10 @@ class Messages(NamedTuple):
     form: ReplyForm
 
     @classmethod
-    def of(cls, shape: Shape, dtype: str, wire_dtype: str, combine: str) -> "Messages":
-        """Rows of a bfloat16 model travel as they are, those of a float32 one as `wire_dtype` says."""
-        travels = wire_dtype if dtype == "float32" else dtype
+    def of(cls, shape: Shape, dtype: str, wire_dtype: str, combine: str, kernels: str) -> "Messages":
+        """Native kernels make float32 rows of any model, which travel as `wire_dtype` says; with torch's
+        those of a bfloat16 model travel as they are."""
+        travels = wire_dtype if dtype == "float32" or kernels != "torch" else dtype
         value_bytes = DTYPES[travels][0].itemsize
         return cls(
             shape.d_model, shape.top_k, shape.n_experts, value_bytes, Combine(combine).form(shape.top_k)

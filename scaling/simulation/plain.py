@@ -35,11 +35,11 @@ def departures(arrivals: Floats, services: Floats, free_at: float) -> Floats:
 
 
 class Flown(NamedTuple):
-    """When the last answer is there and taken in, and where the time went."""
+    """When answers come, in their order, what it takes to take each in, and where the time went if the
+    coordinator waits for them."""
 
-    begun: float
-    ended: float
-    combine: float
+    came_W: Floats
+    taking_W: Floats
     way: Split
 
 
@@ -70,7 +70,7 @@ class PlainPool:
         self._lossy = any(way.loss for way in ways)
         self._even = dict.fromkeys(range(len(workers)), 1.0)
         self._busy_until = np.zeros(len(workers))
-        self._free_up = self._free_down = self._free_here = 0.0
+        self._free_up = self._free_down = 0.0
         self._experts = {
             layer: np.array([ranks[0] for ranks in ranks_E]) if all(len(r) == 1 for r in ranks_E) else None
             for layer, ranks_E in held.items()
@@ -112,8 +112,7 @@ class PlainPool:
         came_W = departures(back_at_W[order], (back_W * self._here_s)[order], self._free_down)
         self._free_down = float(came_W[-1])
         came_W = came_W + self._losses(ranks[order], back_W[order])
-        taken_W = departures(came_W, halves_W[order], max(env.now, self._free_here))
-        self._free_here = float(taken_W[-1])
+        taken_W = departures(came_W, halves_W[order], env.now)
         self.num_pairs += int(pairs_W.sum())
         self.num_bytes[0] += float(out_W.sum())
         self.num_bytes[1] += float(back_W.sum())
@@ -130,14 +129,15 @@ class PlainPool:
         way.link = float(taken_W[-1] - begun) - sum(
             (way.calls, way.queue, way.experts, way.delay, way.combine)
         )
-        return Flown(begun, float(taken_W[-1]), way.combine, way)
+        return Flown(came_W, halves_W[order], way)
 
     def finish(self, flown: Flown, split: Split) -> Work:
-        """Waits for the last answer."""
+        """Takes in what has come meanwhile, and the rest as it comes."""
         now = self._env.now
-        if flown.ended > now:
-            yield self._env.timeout(flown.ended - now)
-        split.add_wait(flown.way, self._env.now - now)
+        ended = float(departures(flown.came_W, flown.taking_W, now)[-1])
+        if ended > now:
+            yield self._env.timeout(ended - now)
+        split.add_wait(flown.way, ended - now)
 
     def found(self) -> None:
         """Nothing is lost here."""

@@ -18,6 +18,10 @@ def with_plan(given: Given, path: Path) -> Setting:
         raise ConfigError("--plan is of machines: say --machines FILE as well")
     if given.num_coordinators > 1:
         raise ConfigError("--plan is of one coordinator: leave out --coordinators")
+    for option, said in (("dtype", given.engine.dtype), ("expert-dtype", given.engine.expert_dtype)):
+        planned = plan.options.get(option, said)
+        if planned != said:
+            raise ConfigError(f"{path}: is for --{option} {planned}: say it here too, not {said}")
     workers = replace(given.workers, num_workers=len(plan.workers))
     base = setting_of(replace(given, workers=workers))
     plan.check_model(base.config)

@@ -97,14 +97,21 @@ class Setting:
     @property
     def is_plain(self) -> bool:
         """Whether a step's calls meet nowhere but at the coordinator: one coordinator, workers with machines
-        of their own without quotas, nothing that breaks."""
+        of their own without quotas, no expert with two of them, nothing that breaks."""
         places = [place.machine for place in (*self.coordinators, *self.workers)]
         return (
             len(self.coordinators) == 1
             and len(set(places)) == len(places)
             and all(worker.quota is None for worker in self.workers)
+            and self.has_no_copies
             and not self.faults
         )
+
+    @property
+    def has_no_copies(self) -> bool:
+        if self.holders is None:
+            return self.replicas == 1 and not self.redundant
+        return all(len(ranks) == 1 for ranks in self.holders.values())
 
     @property
     def ways(self) -> Ways:

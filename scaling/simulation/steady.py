@@ -3,7 +3,7 @@
 The prompts are there at the beginning, computed in no time: what is asked is how quick streams are.
 """
 
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from dataclasses import replace
 from math import sqrt
 from statistics import fmean, stdev
@@ -63,9 +63,10 @@ def _steady(setting: Setting, batch: int, context: int, num_parts: int) -> Stead
     world = World(replace(setting, engine=engine), Demand(asks, batch))
     for each in world.engines:
         _fill(world, each, batch // len(world.engines) or 1)
-    running = [world.env.process(_steps(each)) for each in world.engines]
-    # Of several coordinators, all go on until each has made as many steps.
-    world.env.run(until=world.env.all_of(running))
+    # Of several coordinators, all go on until the time of each is known: they share the workers.
+    world.env.run(
+        until=world.env.all_of([world.env.process(_steps(each, world.engines)) for each in world.engines])
+    )
     return _found(world, num_parts)
 
 
@@ -106,10 +107,10 @@ def _fill(world: World, engine: SimEngine, num: int) -> None:
             chunk.sequence.num_computed += chunk.num_tokens - chunk.completes
 
 
-def _steps(engine: SimEngine) -> Generator[Event, Any, None]:
+def _steps(engine: SimEngine, engines: Sequence[SimEngine]) -> Generator[Event, Any, None]:
     for _ in range(MOST_STEPS):
         yield from engine.step()
-        if _is_known(engine):
+        if all(map(_is_known, engines)):
             return
 
 

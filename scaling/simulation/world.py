@@ -46,7 +46,8 @@ class World:
         }
         self.workers = make_workers(setting, self.shape, self.env, self.cores)
         self.messages = Messages.of(
-            self.shape, setting.dtype, setting.pool.wire_dtype, setting.pool.combine.value
+            *(self.shape, setting.dtype, setting.pool.wire_dtype, setting.pool.combine.value),
+            setting.engine.kernels,
         )
         self.is_plain = setting.is_plain if is_plain is None else is_plain
         self.holders: Holders = first_holders(setting, self.shape) if self.workers else {}
@@ -183,7 +184,9 @@ class World:
 
     def _tokens(self, drawn: list[Sequence], ended: list[Sequence], failed: list[Sequence]) -> None:
         for sequence in drawn:
-            self._open[sequence][0].token_s.append(self.env.now)
+            # One that was lost meanwhile is told no more.
+            if sequence in self._open:
+                self._open[sequence][0].token_s.append(self.env.now)
         for sequence in [*ended, *failed]:
             served, event = self._open.pop(sequence)
             served.failed = sequence in failed

@@ -31,6 +31,11 @@ def test_a_pair_of_which_nothing_is_known_is_named() -> None:
     ("text", "said"),
     [
         ("machines: []", "machines"),
+        (
+            "machines: [{name: a, cores: 1, memory_gb: 1, gbytes_per_s: 1, gflops: 1}]\n"
+            "paths: [{between: [a, a], gbit: 1, round_trip_us: 1, loss_percent: 100}]",
+            "loss_percent",
+        ),
         ("machines: [{name: a, cores: 0, memory_gb: 1, gbytes_per_s: 1, gflops: 1}]", "cores"),
         (
             "machines: [{name: a, cores: 1, memory_gb: 1, gbytes_per_s: 1, gflops: 1}]\n"

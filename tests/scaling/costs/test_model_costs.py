@@ -69,7 +69,8 @@ def test_one_more_expert_or_row_or_less_of_a_core_never_takes_less(
     costs = ModelCosts.of(machine(rates), SHAPE, form="bfloat16", threads=threads)
     assert costs.experts(rows_E) <= costs.experts([*rows_E, one]) * (1 + 1e-9)
     assert costs.experts([one]) <= costs.experts([one + 1]) * (1 + 1e-9)
-    assert costs.shared_layer(0, one, 50 * one) <= costs.shared_layer(0, one + 1, 50 * one + 50) * (1 + 1e-9)
+    more = costs.shared_layer(0, one + 1, 50 * one + 50, 50)
+    assert costs.shared_layer(0, one, 50 * one, 50) <= more * (1 + 1e-9)
     fewer = ModelCosts.of(machine(rates), SHAPE, form="bfloat16", threads=threads / 2)
     assert costs.experts([one]) <= fewer.experts([one]) * (1 + 1e-9)
 
@@ -86,7 +87,7 @@ def test_nothing_is_quicker_than_the_roofline(rates: list[ProductRate], one: int
     bound = RooflineCosts.of(best, SHAPE, form="bfloat16")
     assert costs.experts([one, one]) >= bound.experts([one, one]) * (1 - 1e-9)
     assert costs.head(one) >= bound.head(one) * (1 - 1e-9)
-    assert costs.shared_layer(0, one, 9 * one) >= bound.attention(one, 9 * one) * (1 - 1e-9)
+    assert costs.shared_layer(0, one, 9 * one, 9 * one) >= bound.attention(9 * one, 9 * one) * (1 - 1e-9)
     assert costs.call(one, one) >= bound.call(one, one) * (1 - 1e-9)
 
 
@@ -123,7 +124,7 @@ def test_overheads_and_the_products_factor_count() -> None:
     assert costs.experts([1]) == pytest.approx(2 * plain.experts([1]))
     assert costs.step(4, 4) == pytest.approx(104e-6 + 1e-9 * 4 * SHAPE.vocab_size)
     beside = 20e-6 + 1e-9 * 4 * SHAPE.d_model
-    assert costs.shared_layer(0, 4, 0) == pytest.approx(beside + 2 * plain.shared_layer(0, 4, 0))
+    assert costs.shared_layer(0, 4, 0, 0) == pytest.approx(beside + 2 * plain.shared_layer(0, 4, 0, 0))
     assert costs.call(0, 0) == pytest.approx(50e-6)
 
 

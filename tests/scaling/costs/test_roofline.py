@@ -48,7 +48,17 @@ def test_a_quarter_of_the_threads_multiplies_at_a_quarter_of_the_rate() -> None:
 
 def test_nothing_to_do_takes_no_time() -> None:
     assert costs().experts([0, 0]) == costs().experts([]) == 0
-    assert costs().shared_layer(0, 0, 0) == costs().head(0) == 0
+    assert costs().shared_layer(0, 0, 0, 0) == costs().head(0) == 0
+
+
+def test_each_sequence_reads_a_cache_of_its_own() -> None:
+    """Keys and values in bfloat16, of one layer: 64 sequences read 64 times what one reads."""
+    found = RooflineCosts.of(
+        Machine("m0", cores=4, memory_gb=16, gbytes_per_s=1e-3, gflops=1e6), SHAPE, form="bfloat16"
+    )
+    kept = 2 * SHAPE.cache_values / SHAPE.n_layers
+    assert found.attention(64 * 1000, 64 * 1000) == pytest.approx(64 * 1000 * kept / 1e6)
+    assert found.attention(1000 * 1000, 1000) == pytest.approx(1000 * kept / 1e6)
 
 
 def test_overheads_are_added() -> None:

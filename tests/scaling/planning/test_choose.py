@@ -72,6 +72,13 @@ def test_a_gap_bounds_the_batch_or_is_said_to_be_missed() -> None:
     bound_ms = 0.5e3 * free.step.seconds
     bound = made(setting(), max_gap_ms=bound_ms)
     assert bound.step.num_rows < free.step.num_rows
+    assert 1e3 * bound.step.seconds <= bound_ms
+    # Where the network's delay is most of it.
+    far = setting(layers=8, link=Link(10.0, 2.0))
+    slow = made(far, objective="throughput")
+    near = made(far, max_gap_ms=0.6e3 * slow.step.seconds)
+    assert 1 < near.step.num_rows < slow.step.num_rows
+    assert near.step.seconds <= 0.6 * slow.step.seconds
     missed = made(setting(), max_gap_ms=1e-3)
     assert missed.step.num_rows == 1
     assert "above the 0.001 ms that were asked for" in missed.notes[-1]

@@ -27,7 +27,7 @@ from scaling.strict import read
 
 TINY = ModelConfig(d_model=64, n_heads=4, n_layers=2, d_ff=64, n_experts=4, top_k=2, vocab_size=4096)
 PLAN = kernels.Plan(
-    *(("float32", "bfloat16"), (1, 8), ((64, 64), (64, 128)), ((64, 64), (128, 64)), (1,), 1e-3, 1 << 18)
+    *(("float32", "bfloat16"), (1, 8), ((64, 64), (64, 128)), ((64, 64), (128, 64)), (1,), 1e-3, 1 << 18, 0)
 )
 LOADS = ((1, Load(4, 3)), (3, Load(4, 3)))
 RATE = ProductRate("bfloat16", 1, 20, 10)

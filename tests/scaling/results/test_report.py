@@ -7,9 +7,10 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from scaling.cell import Cell, Load
+from scaling.cell import Cell, Host, Load
+from scaling.link import Link
 from scaling.results import commands
-from scaling.results.aspects import varying
+from scaling.results.aspects import varying, words
 from scaling.results.columns import dimensions
 from scaling.results.figures import resources
 from scaling.results.figures.view import view_of
@@ -193,8 +194,12 @@ def test_a_sweep_that_is_not_finished_says_so(tmp_path: Path) -> None:
 
 def test_a_busy_machine_is_said(tmp_path: Path) -> None:
     results = made.make(tmp_path / "a", made.single(), rounds=2, predicted=False)
-    results.observations = [msgspec.structs.replace(each, load_average=5.5) for each in results.observations]
-    assert "2 of 2 runs began while the machine was busy" in intro(results, summarise(results))
+    assert "busy" not in intro(results, summarise(results))
+    machine = {**made.MACHINE, "load_average": [5.5, 3.0, 1.0]}
+    results.manifest = msgspec.structs.replace(results.manifest, machine=machine)
+    assert "began while the machine was busy (a load average of 5.5 on 2" in intro(
+        results, summarise(results)
+    )
 
 
 def test_what_was_changed_of_a_workload_is_said(tmp_path: Path) -> None:
@@ -210,6 +215,12 @@ def test_cells_that_differ_in_the_kind_of_lengths_are_told_apart() -> None:
         Cell(model="m", load=Load(concurrency=1, lengths=each)) for each in ("exact", "uniform", "lognormal")
     ]
     assert varying(cells) == ["lengths"]
+    slow = Host(1.0, link=Link(gbit=0.1))
+    hosts = [
+        Cell(model="m", load=Load(concurrency=1), workers=2, hosts=(each, Host(1.0)))
+        for each in (slow, Host(1.0))
+    ]
+    assert [words(cell, ["hosts"]) for cell in hosts] == ["hosts 1 (0.1 Gbit/s):1", "hosts 1:1"]
     assert len({cell.label for cell in cells}) == 3
     assert [dimensions(cell)["lengths"] for cell in cells] == ["exact", "uniform", "lognormal"]
 

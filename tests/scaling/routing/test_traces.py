@@ -4,11 +4,13 @@ import json
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
+from coordinator.commands.trace_arguments import TraceArguments
 from coordinator.engine.recording.trace_format import BEGIN, END, ENTRY, ROWS, Block, pack_block, pack_header
 from coordinator.engine.recording.trace_reader import Header
 from expertmesh.command_line import main
@@ -130,6 +132,19 @@ def test_other_forms_say_the_same(tmp_path: Path) -> None:
     assert TraceFile.open(tmp_path / "again").counts().tolist() == TraceFile.open(path).counts().tolist()
 
 
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (("plot", Path("t"), None, True), "--json is of summary"),
+        (("summary", Path("t"), Path("o")), "--out is of plot and convert"),
+        (("convert", Path("t"), Path("o.npz"), False, 8), "--experts is of convert, of an .npz"),
+    ],
+)
+def test_options_of_another_action_are_refused(given: tuple[Any, ...], said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        TraceArguments(*given)
+
+
 def test_arrays_that_are_none_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "x.npz"
     for arrays in ({"a": np.zeros((2, 2))}, {"a": np.zeros((2, 2, 2))}, {"a": np.array([[["x"]]])}, {}):
@@ -137,6 +152,12 @@ def test_arrays_that_are_none_are_refused(tmp_path: Path) -> None:
         with pytest.raises(ConfigError, match=r"x\.npz"):
             convert(path, tmp_path / "out")
     np.savez(path, a=np.array([[[None]]], dtype=object))
+    with pytest.raises(ConfigError, match=r"x\.npz"):
+        convert(path, tmp_path / "out")
+    np.savez_compressed(path, a=np.arange(4096, dtype=np.uint16).reshape(-1, 2, 2))
+    damaged = bytearray(path.read_bytes())
+    damaged[200:400] = bytes(255 - each for each in damaged[200:400])
+    path.write_bytes(damaged)
     with pytest.raises(ConfigError, match=r"x\.npz"):
         convert(path, tmp_path / "out")
     path.write_bytes(b"PK\x03\x04 nothing")

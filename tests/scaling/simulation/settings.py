@@ -35,7 +35,7 @@ class Plain:
     def front(self, num_tokens: int) -> float:
         return self.of_front * num_tokens
 
-    def shared_layer(self, layer: int, num_rows: int, positions: int) -> float:
+    def shared_layer(self, layer: int, num_rows: int, positions: int, read: float) -> float:
         return self.shared
 
     def head(self, num_rows: int) -> float:

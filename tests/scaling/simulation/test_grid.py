@@ -109,6 +109,11 @@ def test_what_is_wrong_is_one_line(
     assert "Traceback" not in said
 
 
+def test_a_grid_says_all(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["simulate", "--grid", "grid.yaml", "--workers", "2"]) != 0
+    assert "--grid: its file says all; leave out what is said of workers" in capsys.readouterr().err
+
+
 def test_faults_and_links_are_read() -> None:
     assert fault_of("slow:1@2.5").kind == "slow"
     assert (fault_of("3@1").worker, fault_of("3@1").kind) == (3, "kill")

@@ -48,6 +48,17 @@ def test_one_thread_may_want_the_whole_machine() -> None:
     assert done == [pytest.approx(2), pytest.approx(2)]
 
 
+def test_a_thread_that_waits_for_memory_uses_up_its_quota() -> None:
+    """Two threads that each want the whole memory get half of it, and run all the while."""
+    env = Environment()
+    cores = Cores(env, 2)
+    groups = [cores.group(), cores.group()]
+    for group in groups:
+        cores.run(group, 1.0, 1, weight=2)
+    env.run()
+    assert [group.used for group in groups] == [pytest.approx(2), pytest.approx(2)]
+
+
 def test_a_quota_lasts_for_a_part_of_each_period() -> None:
     """0.5 cores of a period of 0.1 s: one thread computes for 0.05 s of each."""
     env = Environment()

@@ -10,6 +10,8 @@ from expert_workers.dispatch.options import PoolOptions
 from moe_model.errors import ConfigError
 from scaling.cell import Fault
 from scaling.link import Link
+from scaling.shape import shape_of_config
+from scaling.simulation.messages import Messages
 from scaling.simulation.outcome import Outcome
 from scaling.simulation.setting import Ask, Demand, Setting
 from scaling.simulation.world import World, simulate
@@ -51,6 +53,34 @@ def test_the_quick_way_gives_what_the_long_way_gives() -> None:
             assert quick.tokens_per_s == pytest.approx(long.tokens_per_s, rel=0.01), (link, parts)
             assert quick.bytes_sent == pytest.approx(long.bytes_sent)
             assert quick.split_ms == pytest.approx(long.split_ms, rel=0.05)
+
+
+def test_answers_that_came_meanwhile_are_taken_in_as_long() -> None:
+    """Two parts in flight, and calls that take the coordinator as long as its own part."""
+    costs = replace(COSTS, of_call=2 * COSTS.shared)
+    made = setting(costs, 3, LINK, engine=EngineConfig(micro_batches=2, max_gap_ms=None))
+    quick, long = (World(made, demand(9, 6), is_plain=is_plain).run() for is_plain in (True, False))
+    assert quick.tokens_per_s == pytest.approx(long.tokens_per_s, rel=0.05)
+
+
+def test_copies_are_chosen_as_the_product_chooses() -> None:
+    made = setting(COSTS, 3)
+    assert made.is_plain
+    assert not replace(made, replicas=2).is_plain
+    assert not replace(made, holders={(0, 0): (0, 1)}).is_plain
+
+
+def test_rows_of_native_kernels_are_float32_whatever_the_model() -> None:
+    of = [
+        Messages.of(shape_of_config(CONFIG, "m"), dtype, wire, "exact", kernels).value_bytes
+        for dtype, wire, kernels in (
+            ("bfloat16", "float32", "auto"),
+            ("bfloat16", "bfloat16", "auto"),
+            ("bfloat16", "float32", "torch"),
+            ("float32", "bfloat16", "torch"),
+        )
+    ]
+    assert of == [4, 2, 2, 2]
 
 
 def test_without_a_network_one_worker_is_the_coordinator_itself() -> None:
