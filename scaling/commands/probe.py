@@ -14,6 +14,7 @@ from coordinator.config.engine import EngineConfig
 from coordinator.server.process import configure_process
 from expertmesh.commands.options import options_of
 from expertmesh.commands.signals import sigterm_exits
+from moe_model.errors import ConfigError
 from moe_model.machine import usable_cores
 from scaling.machines import Machines
 from scaling.probe.check import check_lines
@@ -58,7 +59,11 @@ def _measured(given: ProbeArguments) -> Machines:
     else:
         configure_process(EngineConfig())
         name = platform.node() if given.names else "m0"
-        found = Machines((measure_machine(name, how, _say),))
+        try:
+            found = Machines((measure_machine(name, how, _say),))
+        except RuntimeError as error:
+            # A server or workers that did not start; torch says what it lacks in the same way.
+            raise ConfigError(f"this machine could not be measured: {error}") from error
     return msgspec.structs.replace(
         found, commit=str(commit(ROOT)["commit"]), date=datetime.now(UTC).isoformat(timespec="seconds")
     )

@@ -38,6 +38,7 @@ def test_ray_workers_server_and_client(folder: Path) -> None:
     assert "3 tokens" in done.stdout + done.stderr
 
 
+@pytest.mark.long
 def test_benchmarks(folder: Path) -> None:
     """With a server in a process of its own."""
     few = ["--workers=0", "--clients=1", "--rates=", "--requests=1", "--rounds=1"]

@@ -102,6 +102,7 @@ if "coordinator.server.engine_process" in sys.orig_argv:
 """
 
 
+@pytest.mark.long
 async def test_an_engine_whose_bookkeeping_fails_is_started_again(tmp_path: Path) -> None:
     broken, hook = tmp_path / "broken", tmp_path / "hook"
     hook.mkdir()
@@ -221,6 +222,7 @@ def test_nothing_outlives_a_killed_launcher(tmp_path: Path, temp: Path) -> None:
     assert "Traceback" not in server.log
 
 
+@pytest.mark.long
 def test_nothing_outlives_a_launcher_that_is_killed_while_it_starts(tmp_path: Path, temp: Path) -> None:
     for moment in (0.0, 0.3, 1.0):
         with serving(tmp_path / "log", "--workers=1", env=temp_env(temp)) as server:
@@ -268,6 +270,7 @@ def test_an_engine_that_cannot_come_back_ends_the_server_and_says_why(tmp_path: 
         assert line.endswith("; 5 times in 60 s are too often")
 
 
+@pytest.mark.long
 def test_an_engine_of_a_changed_checkpoint_does_not_serve(tmp_path: Path) -> None:
     """Fronts would take it for the one that they know."""
     checkpoint = Path(shutil.copytree(DEMO_CHECKPOINT, tmp_path / "checkpoint"))
@@ -279,6 +282,7 @@ def test_an_engine_of_a_changed_checkpoint_does_not_serve(tmp_path: Path) -> Non
         assert server.process.wait(200) == 1
 
 
+@pytest.mark.long
 def test_a_signal_while_an_engine_is_started_again_ends_the_server(tmp_path: Path, temp: Path) -> None:
     with serving(tmp_path / "log", *NO_WORKERS, env=temp_env(temp)) as server:
         server.wait_ready()
@@ -293,6 +297,7 @@ def test_a_signal_while_an_engine_is_started_again_ends_the_server(tmp_path: Pat
     assert "Traceback" not in server.log
 
 
+@pytest.mark.long
 def test_a_signal_while_a_front_is_started_again_ends_the_server(tmp_path: Path) -> None:
     """It is told to drain while it loads its libraries."""
     with serving(tmp_path / "log", *NO_WORKERS, "--fronts=2") as server:
@@ -337,6 +342,7 @@ def test_processes_leave_signals_to_the_launcher(tmp_path: Path) -> None:
     assert "has died" not in server.log
 
 
+@pytest.mark.long
 def test_a_second_server_is_refused_beside_several_fronts(tmp_path: Path) -> None:
     with serving(tmp_path / "log", *NO_WORKERS, "--fronts=2") as server:
         server.wait_ready()

@@ -116,6 +116,7 @@ def test_a_stopped_worker_is_routed_round_killed_and_replaced(trio: Running, loc
     assert torch.equal(trio.pool.forward(1, X_TD, ROUTING), expected)
 
 
+@pytest.mark.long
 def test_a_process_that_could_not_be_killed_is_killed_when_it_is_heard_of_again(
     trio: Running, local: LocalExperts, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -139,6 +140,7 @@ def test_a_process_that_could_not_be_killed_is_killed_when_it_is_heard_of_again(
     assert torch.equal(trio.pool.forward(1, X_TD, ROUTING), expected)
 
 
+@pytest.mark.long
 def test_without_a_replica_the_experts_are_loaded_elsewhere(
     cluster: RayCluster, checkpoint: Checkpoint, local: LocalExperts
 ) -> None:
@@ -149,6 +151,7 @@ def test_without_a_replica_the_experts_are_loaded_elsewhere(
         pair.until_back(1, pid)
 
 
+@pytest.mark.long
 def test_without_a_replica_and_without_patience_the_loss_is_told(
     cluster: RayCluster, checkpoint: Checkpoint, local: LocalExperts
 ) -> None:
@@ -384,6 +387,7 @@ def test_nothing_is_left_after_close_not_even_of_a_stopped_worker(
     assert [line for line in err.splitlines() if not line.endswith("killed left behind")] == []
 
 
+@pytest.mark.long
 def test_a_ray_without_its_head_is_left_in_time_and_ended(checkpoint: Checkpoint, tmp_path: Path) -> None:
     out, _ = run_script(HEADLESS, checkpoint, tmp_path)
     [line] = out.splitlines()

@@ -80,6 +80,7 @@ def test_what_is_not_understood_is_refused(change: object, message: str) -> None
     assert message in str(caught.value)
 
 
+@pytest.mark.long
 def test_sequences_in_each_other_have_an_end() -> None:
     step: Any = {"type": "ByteLevel"}
     for _ in range(20):

@@ -12,6 +12,7 @@ from benchmarks.physics import Machine as Physics
 from coordinator.commands.probe_arguments import ProbeArguments
 from expert_workers.cluster.ray_cluster import RayCluster
 from moe_model.config import ModelConfig
+from moe_model.errors import ConfigError
 from scaling.commands import probe
 from scaling.machines import FittedStep, Machine, Machines, Overheads, ProductRate
 from scaling.machines import Path as Way
@@ -94,6 +95,20 @@ def test_a_machine_is_measured_and_its_file_read_again(
     assert {each.phase for each in machine.fit} == {"prefill", "decode"}
     assert {each.model for each in machine.fit} == {"tiny", "twin"}
     assert "its own steps within" in capsys.readouterr().out
+
+
+def test_a_machine_that_cannot_be_measured_is_one_line(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def broken(name: str, depth: passes.Depth, say: object) -> Machine:
+        raise RuntimeError("the server did not start: no room")
+
+    given = ProbeArguments(out=tmp_path / "machines.json")
+    monkeypatch.setattr(probe, "options_of", lambda *_: given)
+    monkeypatch.setattr(probe, "measure_machine", broken)
+    with pytest.raises(ConfigError, match="this machine could not be measured: the server did not start"):
+        probe.run(None)  # type: ignore[arg-type]
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_of_several_passes_the_medians_count() -> None:
