@@ -59,7 +59,11 @@ def local(checkpoint: Checkpoint) -> LocalExperts:
     return load_local_experts(checkpoint, torch.float32, "cpu", choose_kernels("auto", "cpu"))
 
 
-@pytest.fixture(scope="module", params=WAYS)
+# The way of one machine with every change, the others with what takes long.
+@pytest.fixture(
+    scope="module",
+    params=[way if way == "unix" else pytest.param(way, marks=pytest.mark.long) for way in WAYS],
+)
 def trio(request: pytest.FixtureRequest, cluster: RayCluster, checkpoint: Checkpoint) -> Iterator[Running]:
     """Three workers that hold every expert twice. A test that breaks one waits until it is back."""
     way = request.param
@@ -374,6 +378,7 @@ def check_nothing_left(line: str) -> None:
     assert not [process for process in processes if is_running(process)]
 
 
+@pytest.mark.long
 def test_nothing_is_left_after_close_not_even_of_a_stopped_worker(
     checkpoint: Checkpoint, tmp_path: Path
 ) -> None:

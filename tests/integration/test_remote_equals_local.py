@@ -37,7 +37,13 @@ from tests.native import KERNELS, needs_native
 MATRIX = [(1, 1), (2, 1), (2, 2), (3, 1), (3, 2), (5, 1), (5, 2), (7, 1), (7, 2)]
 SLICED_MATRIX = [(0, 1), (1, 1), (2, 1), (2, 2), (3, 1), (3, 2)]
 # With processes, of which each takes seconds to start.
-RAY_MATRIX = [(1, 1), (2, 2), (3, 1), (5, 2), (7, 1)]
+RAY_MATRIX = [
+    (1, 1),
+    (2, 2),
+    pytest.param(3, 1, marks=pytest.mark.long),
+    pytest.param(5, 2, marks=pytest.mark.long),
+    pytest.param(7, 1, marks=pytest.mark.long),
+]
 NUM_REQUESTS = 16
 CONFIG = EngineConfig(block_size=4, max_num_seqs=6, max_step_tokens=24)
 

@@ -130,7 +130,7 @@ def test_the_client_command_streams(server: Server) -> None:
     assert answer["finish_reason"] == "length"
 
 
-@pytest.mark.parametrize("replicas", ["1", "2"])
+@pytest.mark.parametrize("replicas", [pytest.param("1", marks=pytest.mark.long), "2"])
 def test_a_killed_worker_costs_no_request_and_changes_no_token(
     shared_cluster: Shared, tmp_path: Path, replicas: str
 ) -> None:
