@@ -20,6 +20,14 @@ _KILL_TIMEOUT = 10.0
 _LOG_END = 1500
 
 
+def _workers(number: int, arguments: Sequence[str]) -> list[str]:
+    """One for each host and bound to it: one that Ray may put anywhere can come back beside another. A plan
+    binds them itself."""
+    if number == 0 or any(each.startswith("--plan") for each in arguments):
+        return [f"--workers={number}"]
+    return ["--workers-per-node=1", f"--min-machines={number}"]
+
+
 class HeadServer:
     """A context manager: the server is READY when its block begins, and has ended after it."""
 
@@ -35,7 +43,7 @@ class HeadServer:
         self._log, self._timeout = log, timeout
         self._command = [sys.executable, "-P", "-m", "expertmesh.cli", "serve", str(checkpoint.absolute())]
         # Plain, on an address that is not loopback: no other machine is on this network.
-        self._command += ["--insecure", "--withdrawal-grace=0", f"--workers={len(cluster.workers)}"]
+        self._command += ["--insecure", "--withdrawal-grace=0", *_workers(len(cluster.workers), arguments)]
         self._command += [
             f"--{name}-address={cluster.head.address}:0" for name in ("grpc", "http", "control")
         ]
