@@ -4,7 +4,7 @@ Sources: the chat templates that the families publish beside their weights. A te
 writes it, white space too: that is what the model has learned.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +44,7 @@ Body = ObjectBody | NamedBody | TagBody
 class CallForm:
     """`opening`, then calls, each between `before` and `after`, with `separator` between two, then `closing`.
 
-    What is written first is the mark that calls begin with. `id_length`: of a call's id, where the template
+    `id_length`: of a call's id, where the template
     asks for one of its own; 0: as OpenAI's. `text_arguments`: a template that is given the arguments of
     earlier calls as text and not as an object.
     """
@@ -61,18 +61,32 @@ class CallForm:
 
     @property
     def mark(self) -> str:
-        """What says that calls begin, without white space around it; empty where the call itself does."""
-        return (self.opening or self.before).strip()
+        """What says that calls begin, without white space around it; empty where the calls themselves do."""
+        return (self.opening.removesuffix("[") or self.before).strip()
+
+    @property
+    def is_list(self) -> bool:
+        """Whether the calls are a JSON array."""
+        return self.opening.endswith("[")
 
 
 _GLM = TagBody("", "\n", "<arg_key>", "</arg_key>\n<arg_value>", "</arg_value>\n")
 _QWEN_CODER = TagBody("<function=", ">\n", "<parameter=", ">\n", "\n</parameter>\n", "</function>")
-_DEEPSEEK = {
-    "opening": "<｜tool▁calls▁begin｜>",
-    "before": "<｜tool▁call▁begin｜>",
-    "after": "<｜tool▁call▁end｜>",
-    "closing": "<｜tool▁calls▁end｜>",
-}
+_DEEPSEEK_V31 = CallForm(
+    "deepseek_v31",
+    NamedBody(between="<｜tool▁sep｜>"),
+    opening="<｜tool▁calls▁begin｜>",
+    before="<｜tool▁call▁begin｜>",
+    after="<｜tool▁call▁end｜>",
+    closing="<｜tool▁calls▁end｜>",
+    text_arguments=True,
+)
+_DEEPSEEK_V3 = replace(
+    _DEEPSEEK_V31,
+    name="deepseek_v3",
+    body=NamedBody("function<｜tool▁sep｜>", "\n```json\n", "\n```"),
+    separator="\n",
+)
 
 FORMS = {
     form.name: form
@@ -84,19 +98,11 @@ FORMS = {
         # GLM-4.5 and later.
         CallForm("glm", _GLM, before="<tool_call>", after="</tool_call>", separator="\n"),
         # Mistral and Mixtral up to version 7 of their tokenizers, and from 11 on.
-        CallForm(
-            "mistral", ObjectBody(), opening="[TOOL_CALLS] [", separator=", ", closing="]", id_length=9
-        ),
+        CallForm("mistral", ObjectBody(), opening="[TOOL_CALLS] [", separator=", ", closing="]", id_length=9),
         CallForm("mistral_args", NamedBody(between="[ARGS]"), before="[TOOL_CALLS]", id_length=9),
         # DeepSeek-V3 and R1, and V3.1.
-        CallForm(
-            "deepseek_v3",
-            NamedBody("function<｜tool▁sep｜>", "\n```json\n", "\n```"),
-            separator="\n",
-            text_arguments=True,
-            **_DEEPSEEK,
-        ),
-        CallForm("deepseek_v31", NamedBody(between="<｜tool▁sep｜>"), text_arguments=True, **_DEEPSEEK),
+        _DEEPSEEK_V3,
+        _DEEPSEEK_V31,
         # Granite 3.
         CallForm("granite", ObjectBody(), opening="<|tool_call|>[", separator=", ", closing="]"),
         # Models whose template knows nothing of tools.
