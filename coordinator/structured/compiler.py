@@ -8,21 +8,25 @@ limit of those, which an output can reach.
 import re
 import threading
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from coordinator.engine.messages.errors import ConstraintError
-from coordinator.engine.messages.request import ConstraintSource
+from coordinator.engine.messages.request import ConstraintSource, FreePart
+from coordinator.engine.sampling.constraint import Constraint
 from coordinator.structured.cache import LruCache
+from coordinator.structured.free_part import FreeConstraint
 from coordinator.structured.grammars import KINDS, library_grammar
-from coordinator.structured.library import build, make_tokenizer
-from coordinator.structured.matcher import GrammarConstraint, MaskRows
-from coordinator.structured.probe import Probe
+from coordinator.structured.library import build
+from coordinator.structured.matcher import GrammarConstraint
 from coordinator.structured.ready import ReadyConstraints
+from coordinator.structured.tool_grammar import KIND as TOOLS
+from coordinator.structured.vocabulary import Builds, Vocabulary
 from moe_model.errors import BusyError
 from moe_model.text.tokenizer import Tokenizer
 
 # Constraints that wait for their requests, which come a moment after the check.
 MAX_READY = 256
+NOT_FREE = FreePart()
 _POSITION = re.compile(r"^line \d+, column \d+: ")
 
 
@@ -49,18 +53,12 @@ class ConstraintCompiler:
         limits: CompilerLimits = CompilerLimits(),
     ) -> None:
         ends = [token_id for token_id in eos_token_ids if 0 <= token_id < vocab_size]
-        tokens = [
-            b"" if tokenizer.is_special(token_id) or token_id in ends else tokenizer.token_bytes(token_id)
-            for token_id in range(vocab_size)
-        ]
-        self._tokenizer = make_tokenizer(tokens)
-        self._rows = MaskRows(tokens, ends)
+        self._vocabulary = Vocabulary(tokenizer, vocab_size, ends, limits.compile_seconds)
         self._limits = limits
         self._can_end = bool(ends)
         self._known = LruCache[ConstraintSource, str](limits.cache_entries, limits.cache_bytes)
-        self._ready = ReadyConstraints[GrammarConstraint](MAX_READY)
+        self._ready = ReadyConstraints[Constraint](MAX_READY)
         self._turn = threading.Lock()
-        self._probe = Probe(tokens, limits.compile_seconds)
 
     def check(self, source: ConstraintSource) -> None:
         """Takes milliseconds, at worst twice `compile_seconds` and the wait for others' turns: call it where
@@ -69,22 +67,35 @@ class ConstraintCompiler:
         """
         self._ready.put(source, self.compile(source))
 
-    def take(self, source: ConstraintSource) -> GrammarConstraint | None:
+    def take(self, source: ConstraintSource) -> Constraint | None:
         """One that `check` has built for the caller's request; None when it was forgotten meanwhile."""
         return self._ready.take(source)
 
-    def build(self, source: ConstraintSource) -> GrammarConstraint:
+    def build(self, source: ConstraintSource) -> Constraint:
         """A constraint of the caller's own, of a source that was checked, here or in another process: what is
         harmless there is so here, so it is not tried out first. Raises ConstraintError."""
-        grammar = self._known.get(source) or library_grammar(source).text
-        return self._built(grammar)
+        held = replace(source, free=NOT_FREE)
+        grammar = self._known.get(held) or library_grammar(held, self._vocabulary.marks).text
+        return self._with(source.free, self._built(held, grammar))
 
-    def compile(self, source: ConstraintSource) -> GrammarConstraint:
+    def compile(self, source: ConstraintSource) -> Constraint:
         """Checks and builds. Raises as `check`."""
-        return self._built(self._known.get(source) or self._check(source))
+        held = replace(source, free=NOT_FREE)
+        return self._with(source.free, self._built(held, self._known.get(held) or self._check(held)))
 
-    def _built(self, grammar: str) -> GrammarConstraint:
-        constraint = GrammarConstraint(build(self._tokenizer, grammar), self._rows)
+    def _with(self, free: FreePart, held: GrammarConstraint) -> Constraint:
+        if free == NOT_FREE:
+            return held
+        words = self._vocabulary
+        think_id = words.thoughts.get(free.think_begin)
+        return FreeConstraint(held, free, words.texts.__getitem__, think_id, words.plain.rows)
+
+    def _builds(self, source: ConstraintSource) -> Builds:
+        return self._vocabulary.marked if source.kind == TOOLS else self._vocabulary.plain
+
+    def _built(self, source: ConstraintSource, grammar: str) -> GrammarConstraint:
+        builds = self._builds(source)
+        constraint = GrammarConstraint(build(builds.tokenizer, grammar), builds.rows)
         first = constraint.matcher()
         if first.failure is not None:
             raise ConstraintError(first.failure)
@@ -95,16 +106,16 @@ class ConstraintCompiler:
     def close(self) -> None:
         """Ends the helper process. Compiled constraints stay good."""
         with self._turn:
-            self._probe.close()
+            self._vocabulary.close()
 
     def _check(self, source: ConstraintSource) -> str:
         """The library's grammar, once it has been built without harm."""
-        grammar = library_grammar(source)
+        grammar = library_grammar(source, self._vocabulary.marks)
         if not self._turn.acquire(timeout=self._limits.wait_seconds):
             raise BusyError("structured output: too many constraints are being compiled")
         try:
             if self._known.get(source) is None:
-                self._probe.check(grammar.text)
+                self._builds(source).probe.check(grammar.text)
                 self._known.put(source, grammar.text, 2 * len(grammar.text))
             return grammar.text
         except ConstraintError as error:

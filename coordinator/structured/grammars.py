@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 from typing import Any
 
 from llguidance import LLMatcher
@@ -11,8 +12,11 @@ from coordinator.engine.messages.errors import ConstraintError
 from coordinator.engine.messages.request import ConstraintSource
 from coordinator.structured.ebnf import is_ebnf, to_lark
 from coordinator.structured.json_schema import parse_schema
+from coordinator.structured.tool_grammar import KIND as TOOLS
+from coordinator.structured.tool_grammar import tool_grammar
 
 MAX_BYTES = 64 * 1024
+NO_SPECIALS: Mapping[str, int] = MappingProxyType({})
 
 # Without it the library allows only its own split into tokens where the text is certain. The mask shall hold
 # every token that fits, and a long certain text must not be looked at as a whole.
@@ -36,9 +40,12 @@ class LibraryGrammar:
     is_verbatim: bool = False
 
 
-def library_grammar(source: ConstraintSource) -> LibraryGrammar:
-    """Raises ConstraintError; the message does not name the kind."""
+def library_grammar(source: ConstraintSource, specials: Mapping[str, int] = NO_SPECIALS) -> LibraryGrammar:
+    """`specials`: ids of special tokens by their texts. Raises ConstraintError; the message does not name the
+    kind."""
     kind, texts = source.kind, source.texts
+    if kind == TOOLS and len(texts) == 1:
+        return _tools(texts[0], specials)
     try:
         num_bytes = sum(len(text.encode()) for text in texts)
     except UnicodeEncodeError:
@@ -60,6 +67,15 @@ def _json(schema: Mapping[str, Any], compact: bool) -> LibraryGrammar:
     options = COMPACT_OPTIONS if compact else SPACED_OPTIONS
     named = {"name": "json", "json_schema": {**schema, "x-guidance": options}}
     return _grammars(f"start: @json\n{OPTIONS}", named)
+
+
+def _tools(text: str, specials: Mapping[str, int]) -> LibraryGrammar:
+    grammar = tool_grammar(text, specials)
+    schemas = [
+        {"name": name, "json_schema": {**schema, "x-guidance": SPACED_OPTIONS}}
+        for name, schema in grammar.schemas.items()
+    ]
+    return _grammars(f"{grammar.lark}\n{OPTIONS}", *schemas)
 
 
 def _regex(text: str) -> LibraryGrammar:

@@ -11,6 +11,8 @@ from llguidance import LLMatcher, LLParserLimits, LLTokenizer, TokenizerWrapper
 from coordinator.engine.messages.errors import ConstraintError
 
 MAX_MESSAGE = 200
+# UTF-8 has no such byte.
+_SPECIAL = b"\xff"
 
 _POSITION = re.compile(r"^(?:at )?(\d+)\((\d+)\):\s*")
 _NOISE = re.compile(r"<non-verbose/>|\s*\(limit for this grammar: \d+\)|\s+\(in regex\)")
@@ -25,11 +27,22 @@ class _ByteVocabulary:
 
     def __init__(self, tokens: Sequence[bytes]) -> None:
         self.eos_token_id = len(tokens)
-        self.tokens = [*tokens, b"end"]
-        self.special_token_ids = [self.eos_token_id]
+        special = [token_id for token_id, token in enumerate(tokens) if is_special(token)]
+        self.tokens = [*(token[1:] if is_special(token) else token for token in tokens), b"end"]
+        self.special_token_ids = [*special, self.eos_token_id]
 
     def __call__(self, text: str | bytes) -> list[int]:
         return []
+
+
+def special(text: bytes) -> bytes:
+    """A special token, for `make_tokenizer`: only a grammar that names its id allows it."""
+    return _SPECIAL + text
+
+
+def is_special(token: bytes) -> bool:
+    """No token of text begins so and has more."""
+    return len(token) > 1 and token.startswith(_SPECIAL)
 
 
 def make_tokenizer(tokens: Sequence[bytes]) -> LLTokenizer:

@@ -17,7 +17,7 @@ def mask_of(token_ids: Iterable[int], num_words: int) -> np.ndarray:
 
 
 class MaskRows:
-    """What every mask of a model has in common: tokens with text of their own, and the ends of an output."""
+    """What every mask of a model has in common: tokens that may be drawn, and the ends of an output."""
 
     def __init__(self, tokens: Sequence[bytes], eos_token_ids: Iterable[int]) -> None:
         self.num_words = -(-len(tokens) // 32)
@@ -54,6 +54,10 @@ class GrammarMatcher:
             self._is_current = False
             if not self._library.consume_token(token_id):
                 self._fail(clean(self._library.get_error()))
+
+    @property
+    def is_free(self) -> bool:
+        return False
 
     @property
     def may_end(self) -> bool:

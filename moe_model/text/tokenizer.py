@@ -157,6 +157,11 @@ class Tokenizer:
         """Whether that is one token of the vocabulary."""
         return self._backend.token_to_id(text) is not None
 
+    def special_id(self, text: str) -> int | None:
+        """The id of the special token that is written so, if there is one."""
+        token_id = self._backend.token_to_id(text)
+        return token_id if token_id in self._special else None
+
     def is_special(self, token_id: int) -> bool:
         return token_id in self._special
 

@@ -26,6 +26,8 @@ class Wants:
     echo: bool = False
     token_ids: bool = False
     prompt_logprobs: bool = False
+    # Calls of tools are shown as OpenAI's first form had them.
+    old_functions: bool = False
     # A prompt as text, for echo: made when it is shown, for by then it is known to be valid.
     prompt_text: Callable[[int], str] = lambda prompt: ""
 

@@ -28,6 +28,7 @@ from coordinator.api.http.parameters import NO_NAMES, Names
 from coordinator.api.http.paths import nothing_there
 from coordinator.api.http.respond import EventStream, Job, respond
 from coordinator.api.http.shapes import token_text, tokenized
+from coordinator.api.http.tools import fill_tools
 from coordinator.api.requests.responses import Caller, Facts, Front, off_loop
 from coordinator.api.security.auth import Authenticator, single
 from coordinator.api.shared import tokenization
@@ -278,6 +279,7 @@ class HttpApi:
         else:
             http_chat.fill_chat(messages, message.chat)
             http_chat.fill_template(body, message.chat)
+            fill_tools(body, message.chat)
         add_special = body.boolean("add_special_tokens")
         if add_special is not None:
             message.add_special_tokens = add_special

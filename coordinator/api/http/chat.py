@@ -8,20 +8,18 @@ from coordinator.api.http.answer import Asked, StreamOptions, Wants
 from coordinator.api.http.json import Body, checked_text, invalid, unsupported
 from coordinator.api.http.parameters import Names, fill_request
 from coordinator.api.http.shapes import chat_logprobs, finish, prompt_details, routed_experts
+from coordinator.api.http.tools import fill_tools, fill_turn, shown_delta, shown_turn, thinking_variables
 from expertmesh.v1 import generation_pb2 as pb
 
-ROLES = {"developer": "system"}
-_OF_TEMPLATES = ("add_generation_prompt", "continue_final_message", "chat_template_kwargs")
+ROLES = {"developer": "system", "function": "tool"}
+_OF_TEMPLATES = (
+    *("add_generation_prompt", "continue_final_message", "chat_template_kwargs"),
+    *("tools", "functions"),
+)
 _OF_EVERY_MESSAGE = ("role", "content")
 # Of other servers' messages; what is empty says nothing.
 _NOT_IN_MESSAGES = {
-    "name": "put it into the content",
-    "tool_calls": "put them into the content",
-    "function_call": "put it into the content",
-    "tool_call_id": "put it into the content",
     "refusal": "put it into the content",
-    "reasoning": "put it into the content",
-    "reasoning_content": "put it into the content",
     "annotations": "leave them out",
     "audio": "this model reads and writes text only",
     "images": "this model reads and writes text only",
@@ -40,6 +38,7 @@ def parse(body: Body, streaming: StreamOptions) -> Asked:
         raise invalid("messages", "is required")
     fill_chat(messages, message.chat)
     fill_template(body, message.chat)
+    is_old = fill_tools(body, message.chat)
     max_tokens, limit = body.integer("max_completion_tokens"), "max_completion_tokens"
     other = body.integer("max_tokens")
     if max_tokens is not None and other not in (None, max_tokens):
@@ -54,7 +53,10 @@ def parse(body: Body, streaming: StreamOptions) -> Asked:
     token_ids = bool(body.boolean("return_token_ids"))
     message.response.return_prompt_token_ids = token_ids
     wants = Wants(
-        logprobs=logprobs, token_ids=token_ids, prompt_logprobs=message.response.HasField("prompt_logprobs")
+        logprobs=logprobs,
+        token_ids=token_ids,
+        prompt_logprobs=message.response.HasField("prompt_logprobs"),
+        old_functions=is_old,
     )
     names = Names(is_chat=True, constraint=constraint, max_tokens=limit)
     return Asked([message], message.sampling.num_sequences or 1, streaming, wants, names)
@@ -76,9 +78,9 @@ class ChatShape:
         match = output.stop_match if output.HasField("stop_match") else None
         choice = {
             "index": index,
-            "message": {"role": "assistant", "content": output.text, "refusal": None},
+            "message": shown_turn(output, is_old=self._wants.old_functions),
             "logprobs": self._logprobs(list(output.logprobs)),
-            **finish(output.finish_reason, match),
+            **finish(output.finish_reason, match, is_old=self._wants.old_functions),
             **prompt_details(self._wants, info),
         }
         if self._wants.token_ids:
@@ -95,7 +97,7 @@ class ChatShape:
     def delta(self, index: int, delta: pb.SequenceDelta) -> dict[str, Any]:
         choice = {
             "index": index,
-            "delta": {"content": delta.text},
+            "delta": shown_delta(delta, is_old=self._wants.old_functions),
             "logprobs": self._logprobs(list(delta.logprobs)),
             "finish_reason": None,
         }
@@ -107,7 +109,8 @@ class ChatShape:
 
     def finished(self, index: int, finished: pb.SequenceFinished) -> dict[str, Any]:
         match = finished.stop_match if finished.HasField("stop_match") else None
-        return {"index": index, "delta": {}, "logprobs": None, **finish(finished.finish_reason, match)}
+        ended = finish(finished.finish_reason, match, is_old=self._wants.old_functions)
+        return {"index": index, "delta": {}, "logprobs": None, **ended}
 
     def _logprobs(self, logprobs: list[pb.TokenLogprob]) -> dict[str, Any] | None:
         return None if self._wants.logprobs is None else chat_logprobs(logprobs)
@@ -132,9 +135,10 @@ def fill_chat(messages: Sequence[object], chat: pb.ChatPrompt) -> None:
         if role is None:
             raise invalid(f"{path}.role", "is required")
         content = _content(turn.raw("content"), f"{path}.content")
+        message = chat.messages.add(role=ROLES.get(role, role), content=content)
         if len(each) > len(_OF_EVERY_MESSAGE):
+            fill_turn(turn, message)
             _refuse_others(turn)
-        chat.messages.add(role=ROLES.get(role, role), content=content)
 
 
 def fill_template(body: Body, chat: pb.ChatPrompt) -> None:
@@ -143,7 +147,7 @@ def fill_template(body: Body, chat: pb.ChatPrompt) -> None:
         value = body.boolean(name)
         if value is not None:
             setattr(chat, name, value)
-    variables = body.mapping("chat_template_kwargs")
+    variables = thinking_variables(body) | (body.mapping("chat_template_kwargs") or {})
     if variables:
         chat.template_kwargs = json.dumps(variables)
 

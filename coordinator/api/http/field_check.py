@@ -4,7 +4,7 @@ import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from coordinator.api.http.fields import BUILT, HARMLESS, Route, is_neutral, nearest, refusal
+from coordinator.api.http.fields import BUILT, HARMLESS, OF_THINKING, Route, is_neutral, nearest, refusal
 from coordinator.api.http.json import MAX_NAME, unknown_field, unsupported
 from expertmesh.shown_text import printable
 
@@ -15,7 +15,6 @@ MAX_WARNINGS, MAX_HEADER = 8, 1024
 MAX_LOGGED_NAMES = 256
 # Azure's clients send it with everything.
 _HARMLESS_IN_QUERIES = frozenset({"api-version"})
-_CHOICE_OF = {"tools": "tool_choice", "functions": "function_call"}
 
 
 class FieldCheck:
@@ -31,7 +30,7 @@ class FieldCheck:
         if built.issuperset(data):
             return []
         unknown = []
-        for name in data.keys() - built - HARMLESS:
+        for name in data.keys() - built - HARMLESS - OF_THINKING:
             value = data[name]
             refused = refusal(name, route)
             if refused is None:
@@ -79,7 +78,7 @@ def _refusal_text(instead: str) -> str:
 
 def _is_excused(name: str, data: Mapping[str, Any]) -> bool:
     """Values that ask for nothing because of another field's."""
-    if name == "best_of":
-        n = data.get("n")
-        return bool(data[name] == (1 if n is None else n))
-    return name in _CHOICE_OF and data.get(_CHOICE_OF[name]) == "none"
+    if name != "best_of":
+        return False
+    n = data.get("n")
+    return bool(data[name] == (1 if n is None else n))

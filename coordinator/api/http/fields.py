@@ -59,13 +59,16 @@ _BUILT_ON_BOTH = frozenset(
     # Our own.
     | {"time_limit_ms", "context_overflow", "return_routed_experts", "experts"}
 )
+# How hard to think: variables of the template, and of no consequence where there is none.
+OF_THINKING = frozenset({"reasoning_effort", "enable_thinking", "thinking_budget", "thinking_token_budget"})
 _OF_CONVERSATIONS = frozenset(
-    {"messages", "add_generation_prompt", "continue_final_message", "chat_template_kwargs"}
+    {"messages", "add_generation_prompt", "continue_final_message", "chat_template_kwargs"} | OF_THINKING
 )
+_OF_TOOLS = frozenset({"tools", "tool_choice", "parallel_tool_calls", "functions", "function_call"})
 BUILT: Mapping[Route, frozenset[str]] = {
     Route.COMPLETIONS: _BUILT_ON_BOTH | {"prompt", "echo"},
-    Route.CHAT: _BUILT_ON_BOTH | _OF_CONVERSATIONS | {"max_completion_tokens", "top_logprobs"},
-    Route.TOKENIZE: _OF_CONVERSATIONS | {"model", "prompt", "add_special_tokens"},
+    Route.CHAT: _BUILT_ON_BOTH | _OF_CONVERSATIONS | _OF_TOOLS | {"max_completion_tokens", "top_logprobs"},
+    Route.TOKENIZE: _OF_CONVERSATIONS | _OF_TOOLS | {"model", "prompt", "add_special_tokens"},
     Route.DETOKENIZE: frozenset({"model", "tokens", "skip_special_tokens"}),
 }
 _GENERATING = (Route.COMPLETIONS, Route.CHAT)
@@ -75,9 +78,9 @@ HARMLESS = frozenset(
     {"user", "metadata", "store", "service_tier", "safety_identifier", "session_id", "rid", "tags"}
     | {"prompt_cache_key", "prompt_cache_retention", "prompt_cache_options", "usage", "trace"}
     | {"litellm_metadata", "litellm_session_id", "litellm_trace_id", "litellm_call_id"}
-    # How hard to think, and how thoughts are shown: no model here does.
-    | {"reasoning_effort", "reasoning", "thinking", "thinking_budget", "thinking_token_budget", "think"}
-    | {"enable_thinking", "include_reasoning", "separate_reasoning", "stream_reasoning", "reasoning_format"}
+    # How thoughts are shown: apart from what is said, always.
+    | {"reasoning", "thinking", "think"}
+    | {"include_reasoning", "separate_reasoning", "stream_reasoning", "reasoning_format"}
     | {"reasoning_in_content", "thinking_forced_open", "prompt_mode"}
     # How it is computed, not what.
     | {"cache_prompt", "id_slot", "slot_id", "keep_alive", "data_parallel_rank", "guided_decoding_backend"}
@@ -91,7 +94,7 @@ HARMLESS = frozenset(
     }
     # How something works that is refused itself, or that only tools have.
     | {"dynatemp_exponent", "mirostat_tau", "mirostat_eta", "xtc_threshold", "dry_base", "parse_tool_calls"}
-    | {"dry_allowed_length", "dry_penalty_last_n", "dry_sequence_breakers", "parallel_tool_calls"}
+    | {"dry_allowed_length", "dry_penalty_last_n", "dry_sequence_breakers"}
     # /tokenize always returns them.
     | {"return_token_strs"}
     # There are no spaces between a byte-level tokenizer's special tokens.
@@ -108,10 +111,6 @@ REFUSED: Mapping[str, Refused] = {
     # OpenAI.
     "suffix": Refused("put it into the prompt"),
     "best_of": Refused("give n, and choose by logprobs", (1,)),
-    "tools": Refused('ask for JSON with response_format, or give tool_choice "none"'),
-    "functions": Refused('ask for JSON with response_format, or give function_call "none"'),
-    "tool_choice": Refused("ask for JSON with response_format", ("none", "auto")),
-    "function_call": Refused("ask for JSON with response_format", ("none", "auto")),
     "modalities": Refused(_NO_MEDIA, (["text"],)),
     "audio": Refused(_NO_MEDIA),
     "web_search_options": Refused(_IN_MESSAGES, (None,)),
@@ -302,7 +301,7 @@ def verdict(name: str, route: Route) -> Verdict | None:
     """None for a name that no server gives a meaning. A field of the other route is refused."""
     if name in BUILT[route]:
         return Verdict.BUILT
-    if name in HARMLESS:
+    if name in HARMLESS or name in OF_THINKING:
         return Verdict.HARMLESS
     return Verdict.REFUSED if refusal(name, route) is not None else None
 

@@ -23,6 +23,8 @@ _NAMES = {
     "chat.add_generation_prompt": "add_generation_prompt",
     "chat.continue_final_message": "continue_final_message",
     "chat.template_kwargs": "chat_template_kwargs",
+    "chat.tools": "tools",
+    "chat.tool_choice": "tool_choice",
     "chat": "messages",
     "sampling.num_sequences": "n",
     "stopping.stop_sequences": "stop",

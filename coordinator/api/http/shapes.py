@@ -21,11 +21,15 @@ _FINISH_REASONS = {
     pb.FINISH_REASON_LENGTH: "length",
     pb.FINISH_REASON_TIME_LIMIT: "length",
     pb.FINISH_REASON_ABORTED: "abort",
+    pb.FINISH_REASON_TOOL_CALLS: "tool_calls",
 }
 
 
-def finish(reason: pb.FinishReason, match: pb.StopMatch | None) -> dict[str, Any]:
-    """`finish_reason`, and vLLM's `stop_reason`: what the output stopped at, null for EOS."""
+def finish(reason: pb.FinishReason, match: pb.StopMatch | None, *, is_old: bool = False) -> dict[str, Any]:
+    """`finish_reason`, and vLLM's `stop_reason`: what the output stopped at, null for EOS. `is_old`: as
+    OpenAI's first form of tools has it."""
+    if is_old and reason == pb.FINISH_REASON_TOOL_CALLS:
+        return {"finish_reason": "function_call", "stop_reason": None}
     stop_reason: str | int | None = None
     if reason == pb.FINISH_REASON_TIME_LIMIT:
         stop_reason = "time_limit"
@@ -41,12 +45,16 @@ def usage(parts: Iterable[pb.Usage]) -> dict[str, Any]:
     parts = list(parts)
     prompt_tokens = sum(part.prompt_tokens for part in parts)
     completion_tokens = sum(part.completion_tokens for part in parts)
-    return {
+    found: dict[str, Any] = {
         "prompt_tokens": prompt_tokens,
         "completion_tokens": completion_tokens,
         "total_tokens": prompt_tokens + completion_tokens,
         "prompt_tokens_details": {"cached_tokens": sum(part.cached_prompt_tokens for part in parts)},
     }
+    reasoning = sum(part.reasoning_tokens for part in parts)
+    if reasoning:
+        found["completion_tokens_details"] = {"reasoning_tokens": reasoning}
+    return found
 
 
 def clamped(logprob: float) -> float:

@@ -21,6 +21,10 @@ def join(events: Iterable[pb.GenerateStreamResponse]) -> pb.GenerateResponse:
                 output.token_ids.extend(delta.token_ids)
                 output.logprobs.extend(delta.logprobs)
                 texts.setdefault(delta.index, []).append(delta.text)
+                if delta.reasoning:
+                    output.reasoning += delta.reasoning
+                for call in delta.tool_calls:
+                    _join_call(output, call)
                 if delta.HasField("routed_experts"):
                     traces.add(delta.index, delta.routed_experts)
             case "finished":
@@ -63,6 +67,12 @@ def _join_prompt(into: pb.PromptInfo, piece: pb.PromptInfo, traces: _Traces) -> 
         traces.add(_PROMPT, piece.routed_experts)
         return
     into.MergeFrom(piece)
+
+
+def _join_call(into: pb.SequenceOutput, piece: pb.ToolCallDelta) -> None:
+    if piece.id:
+        into.tool_calls.add(id=piece.id, name=piece.name)
+    into.tool_calls[piece.index].arguments += piece.arguments
 
 
 def _finish(outputs: dict[int, pb.SequenceOutput], finished: pb.SequenceFinished) -> None:

@@ -8,6 +8,7 @@ from datetime import timedelta
 from typing import Generic, TypeVar
 
 from coordinator.api.requests.event_details import LogprobWriter, in_pieces, routed_pieces
+from coordinator.api.requests.output_parts import OutputParts
 from coordinator.api.text.text_stream import TextStream
 from coordinator.api.validation.request import ValidRequest
 from coordinator.engine.messages.output import (
@@ -20,6 +21,7 @@ from coordinator.engine.messages.output import (
     TokenLogprobs,
 )
 from coordinator.engine.messages.request import StopRules
+from coordinator.tools.pieces import Said
 from expertmesh.v1 import generation_pb2 as pb
 from moe_model.text.tokenizer import Tokenizer
 from moe_model.text.visible_bytes import VisibleBytes
@@ -118,6 +120,7 @@ class EventWriter(Generic[E]):
             prompt_tokens=len(self._valid.request.prompt_ids),
             completion_tokens=self.num_tokens,
             cached_prompt_tokens=self.num_cached,
+            reasoning_tokens=sum(each.parts.num_thinking for each in self._sequences if each.parts),
         )
         return pb.StreamSummary(usage=usage, timings=timings_message(self._timings))
 
@@ -133,6 +136,8 @@ class _SequenceWriter(Generic[E]):
         self._index = index
         self._logprobs = LogprobWriter(tokenizer.token_bytes if tokenizer else _no_bytes)
         self._text = _text_stream(valid, tokenizer)
+        form = valid.output_form
+        self.parts = None if self._text is None or form is None else OutputParts(self._text, form)
         self._unsent: list[int] = []
         self._unsent_logprobs: list[TokenLogprobs] = []
         self._unsent_traces: list[RoutedExperts] = []
@@ -144,36 +149,62 @@ class _SequenceWriter(Generic[E]):
         if output.finish_reason is None:
             if len(self._unsent) < self._valid.min_tokens_per_message:
                 return []
-            return self._deltas(self._text.push(self._unsent) if self._text else "")
-        found = self._deltas(self._last_text(output.stop))
+            return self._told(None)
+        found = self._told(output)
         finished = pb.SequenceFinished(
             index=self._index,
-            finish_reason=FINISH_REASONS[output.finish_reason],
+            finish_reason=self._reason(output.finish_reason),
             stop_match=stop_match(output.stop, self._valid.request.stop),
         )
         return [*found, Event(finished=finished)]
+
+    def _reason(self, reason: FinishReason) -> pb.FinishReason:
+        if reason is FinishReason.STOP and self.parts is not None and self.parts.num_calls:
+            return pb.FINISH_REASON_TOOL_CALLS
+        return FINISH_REASONS[reason]
+
+    def _told(self, last: Output | None) -> list[Event | E]:
+        """Of the tokens that are unsent; `last` is the output that ends the sequence."""
+        parts = self.parts
+        if parts is None:
+            if last is not None:
+                return self._deltas(self._last_text(last.stop))
+            return self._deltas(self._text.push(self._unsent) if self._text else "")
+        if last is None:
+            pieces = parts.push(self._unsent)
+        else:
+            pieces = parts.finish(self._shown(last.stop), None if last.stop is None else last.stop.text)
+        if not pieces:
+            return self._deltas("")
+        if len(pieces) == 1 and isinstance(pieces[0], Said):
+            return self._deltas(pieces[0].text)
+        return self._deltas("", list(parts.deltas(self._index, pieces)))
 
     def _last_text(self, stop: Stop | None) -> str:
         """The token that ended the sequence is counted, but is text only where the caller wants it."""
         if self._text is None:
             return ""
-        shown = self._unsent
-        if stop is not None and stop.token_id is not None and not self._valid.include_stop:
-            shown = shown[:-1]
-        return self._text.finish(shown, None if stop is None else stop.text)
+        return self._text.finish(self._shown(stop), None if stop is None else stop.text)
 
-    def _deltas(self, text: str) -> list[Event | E]:
-        """All that is unsent, in as many deltas as its size takes."""
+    def _shown(self, stop: Stop | None) -> list[int]:
+        ends = stop is not None and stop.token_id is not None and not self._valid.include_stop
+        return self._unsent[:-1] if ends else self._unsent
+
+    def _deltas(self, text: str, typed: Sequence[pb.SequenceDelta] = ()) -> list[Event | E]:
+        """All that is unsent, in as many deltas as its size takes. `typed` is what is no plain text."""
         token_ids, self._unsent = self._unsent, []
         logprobs, self._unsent_logprobs = self._unsent_logprobs, []
         traces, self._unsent_traces = self._unsent_traces, []
-        if not (token_ids or text or traces):
+        if not (token_ids or text or traces or typed):
             return []
-        if not (logprobs or traces):
+        if not (logprobs or traces or typed):
             shown = token_ids if self._valid.return_token_ids else ()
             return [self._plain(self._index, text, len(token_ids), shown)]
         deltas = list(self._token_deltas(token_ids, logprobs))
         deltas[-1].text = text
+        for first in typed[:1]:
+            deltas[-1].MergeFrom(first)
+        deltas += typed[1:]
         for piece in routed_pieces(traces):
             if deltas[-1].HasField("routed_experts") or piece.ByteSize() > 1 << 16:
                 deltas.append(pb.SequenceDelta(index=self._index))
@@ -223,8 +254,10 @@ def _text_stream(valid: ValidRequest, tokenizer: Tokenizer | None) -> TextStream
     if not valid.return_text or tokenizer is None:
         return None
     stop_text = valid.request.stop.stop_text
+    marks = () if valid.output_form is None else valid.output_form.marks
+    shown = frozenset(found for mark in marks if (found := tokenizer.special_id(mark)) is not None)
     return TextStream(
-        VisibleBytes(tokenizer, valid.skip_special_tokens),
+        VisibleBytes(tokenizer, valid.skip_special_tokens, shown),
         () if stop_text is None else stop_text.sequences,
         include_stop=valid.include_stop,
     )

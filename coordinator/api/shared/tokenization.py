@@ -1,7 +1,7 @@
 """Tokenize, Detokenize and GetModelInfo: answers that need no engine."""
 
 from coordinator.api.shared.served_model import ServedModel
-from coordinator.api.validation.prompt import check_chat, check_text, check_token_list, encode, encode_chat
+from coordinator.api.validation.prompt import check_chat, check_text, check_token_list, encode, render_chat
 from coordinator.api.validation.sampling import raise_temperature
 from coordinator.api.validation.violations import Violations
 from expertmesh.v1 import generation_pb2 as pb
@@ -22,7 +22,7 @@ def tokenize(message: pb.TokenizeRequest, served: ServedModel) -> pb.TokenizeRes
             violations.add("add_special_tokens", "is for text; a chat template brings its own")
     violations.raise_if_any()
     if kind == "chat":
-        token_ids = encode_chat("chat", message.chat, served)
+        token_ids = encode("chat", render_chat("chat", message.chat, served), served, add_bos=False)
     else:
         add_bos = message.add_special_tokens if message.HasField("add_special_tokens") else True
         token_ids = encode("text", message.text, served, add_bos=add_bos)
@@ -72,6 +72,8 @@ def model_info(message: pb.GetModelInfoRequest, served: ServedModel) -> pb.GetMo
         num_moe_layers=len(config.moe_layers),
         num_experts=max(map(len, served.experts)),
         experts_per_token=config.top_k,
+        tool_form="" if served.chat_template is None else served.chat_template.call_form.name,
+        has_reasoning=served.chat_template is not None and served.chat_template.thoughts is not None,
     )
 
 

@@ -10,11 +10,13 @@ import logging
 import queue
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
-from typing import TypedDict
+from typing import Any, NotRequired, TypedDict
 
 from coordinator.api.text.rendering import LIMITS, MAX_RENDERED_CHARS, Outcome
 from coordinator.confined.errors import CrashedError, OutOfTimeError
 from coordinator.confined.process import ConfinedProcess
+from coordinator.tools.forms import CallForm, form_of
+from coordinator.tools.thoughts import thoughts_of
 from moe_model.errors import BusyError, ConfigError, UserError
 
 logger = logging.getLogger(__name__)
@@ -49,7 +51,12 @@ class ChatMessage(TypedDict):
     """One turn, as templates expect it."""
 
     role: str
-    content: str
+    # None: it only calls tools.
+    content: str | None
+    tool_calls: NotRequired[list[dict[str, Any]]]
+    tool_call_id: NotRequired[str]
+    name: NotRequired[str]
+    reasoning_content: NotRequired[str]
 
 
 _TRIAL = {"messages": [ChatMessage(role="user", content="Hello")], "add_generation_prompt": True}
@@ -65,7 +72,8 @@ _LIMITS = {
 class ChatTemplate:
     """A template with the processes that render it, which start when first needed. Thread-safe.
 
-    `refusal` says why chat is not to be had with it; empty where it is.
+    `refusal` says why chat is not to be had with it; empty where it is. `call_form` and `thoughts` are how
+    its model calls tools and thinks; `shows_tools`: it says what tools there are.
     """
 
     def __init__(
@@ -75,9 +83,11 @@ class ChatTemplate:
         for_tools: str | None = None,
         special_tokens: Mapping[str, str] = NO_TOKENS,
         name: str = "chat_template.jinja",
+        call_form: CallForm | None = None,
     ) -> None:
         """`name` is the template's file; `for_tools` renders conversations with tools in its place. Special
-        tokens are texts by name (`bos_token`). Raises ConfigError for a template that is too large."""
+        tokens are texts by name (`bos_token`). `call_form` None: the one that the template shows. Raises
+        ConfigError for a template that is too large."""
         self.source = source
         self.refusal = ""
         self._title = f"chat template {name}"
@@ -86,6 +96,10 @@ class ChatTemplate:
         for text in sources.values():
             if len(text) > MAX_TEMPLATE_CHARS:
                 raise ConfigError(f"chat template: {len(text)} characters are more than {MAX_TEMPLATE_CHARS}")
+        all_sources = "\n".join(sources.values())
+        self.call_form = call_form or form_of(all_sources)
+        self.thoughts = thoughts_of(all_sources)
+        self.shows_tools = "tools" in all_sources
         first = json.dumps(sources).encode()
         self._renderers = [ConfinedProcess(MODULE, first) for _ in range(NUM_RENDERERS)]
         # The one that was used last is asked first: it is there.
@@ -113,23 +127,27 @@ class ChatTemplate:
         *,
         add_generation_prompt: bool = True,
         continue_final_message: bool = False,
+        tools: Sequence[JsonValue] = (),
         variables: Mapping[str, JsonValue] = NO_VARIABLES,
     ) -> str:
         """The prompt's text. Takes a millisecond, at worst RENDER_SECONDS and WAIT_SECONDS: call it where
         waiting is allowed.
 
         `continue_final_message` ends the text where the last message's content ends; then there is no
-        generation prompt. `variables` are the request's own, none of them RESERVED_VARIABLES. Raises
-        ChatTemplateError, whose text may hold the template's own words; BusyError, NoProcessError.
+        generation prompt. `tools` are what the model may call, in OpenAI's form. `variables` are the
+        request's own, none of them RESERVED_VARIABLES. Raises ChatTemplateError, whose text may hold the
+        template's own words; BusyError, NoProcessError.
         """
         if continue_final_message:
             last = messages[-1]
-            messages = [*messages[:-1], ChatMessage(role=last["role"], content=last["content"] + END_MARK)]
+            ended: ChatMessage = {**last, "content": (last["content"] or "") + END_MARK}
+            messages = [*messages[:-1], ended]
         given = {
             "tools": None,
             "documents": None,
             **self._special,
             **{name: value for name, value in variables.items() if name not in RESERVED_VARIABLES},
+            **({"tools": list(tools)} if tools else {}),
             "messages": list(messages),
             "add_generation_prompt": add_generation_prompt and not continue_final_message,
         }

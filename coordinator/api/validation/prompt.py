@@ -11,7 +11,9 @@ from coordinator.api.text.chat_template import (
     ChatTemplateError,
     ChatTemplateLimitError,
 )
+from coordinator.api.validation.tools import check_tools, described, earlier_calls, offered
 from coordinator.api.validation.violations import Violations
+from coordinator.tools.told import with_tools_told
 from expertmesh.v1 import generation_pb2 as pb
 from moe_model.errors import TokenizerError, TokenizerLimitError
 
@@ -20,7 +22,7 @@ MAX_TEXT_BYTES = 4 << 20
 MAX_PROMPT_TOKENS = 1 << 20
 MAX_MESSAGES = 1024
 MAX_TEMPLATE_KWARGS_BYTES = 64 << 10
-ROLES = ("system", "user", "assistant")
+ROLES = ("system", "user", "assistant", "tool")
 
 
 def prompt_field(message: pb.GenerateRequest) -> str:
@@ -61,14 +63,17 @@ def check_token_list(
 
 def check_chat(field: str, chat: pb.ChatPrompt, violations: Violations) -> None:
     _check_template(field, chat, violations)
+    check_tools(field, chat, violations)
     field = f"{field}.messages"
     if not 1 <= len(chat.messages) <= MAX_MESSAGES:
         violations.add(field, f"{len(chat.messages)} messages are not in [1, {MAX_MESSAGES}]")
         return
     for index, message in enumerate(chat.messages):
         if message.role not in ROLES:
-            violations.add(f"{field}[{index}].role", "is not system, user or assistant")
+            violations.add(f"{field}[{index}].role", "is not system, user, assistant or tool")
     num_bytes = sum(len(message.content.encode()) for message in chat.messages)
+    num_bytes += sum(call.ByteSize() for message in chat.messages for call in message.tool_calls)
+    num_bytes += sum(len(message.reasoning.encode()) for message in chat.messages)
     if num_bytes > MAX_TEXT_BYTES:
         violations.add(field, f"{num_bytes} bytes are more than {MAX_TEXT_BYTES}")
 
@@ -99,9 +104,9 @@ def _variables(chat: pb.ChatPrompt) -> dict[str, object]:
 
 
 def prompt_ids(
-    message: pb.GenerateRequest, served: ServedModel, check_least: Callable[[int], None]
+    message: pb.GenerateRequest, served: ServedModel, check_least: Callable[[int], None], rendered: str
 ) -> tuple[int, ...]:
-    """The ids of a checked prompt, after truncation. Raises ApiError.
+    """The ids of a checked prompt, after truncation; `rendered` is a conversation's text. Raises ApiError.
 
     `check_least` is told how many tokens a text has at least before it costs anything to know them.
     """
@@ -112,7 +117,7 @@ def prompt_ids(
         case "token_ids":
             token_ids: Sequence[int] = message.token_ids.ids
         case "chat":
-            token_ids = encode_chat(field, message.chat, served, check)
+            token_ids = encode(field, rendered, served, check, add_bos=False)
         case _:
             add_bos = message.add_special_tokens if message.HasField("add_special_tokens") else True
             token_ids = encode(field, message.text, served, check, add_bos=add_bos)
@@ -159,27 +164,27 @@ def encode(
     return token_ids
 
 
-def encode_chat(
-    field: str,
-    chat: pb.ChatPrompt,
-    served: ServedModel,
-    check_least: Callable[[int], None] | None = None,
-) -> list[int]:
-    """Token ids of a rendered conversation; its template brings its own special tokens. Raises ApiError."""
-    if served.chat_template is None:
+def render_chat(field: str, chat: pb.ChatPrompt, served: ServedModel) -> str:
+    """The text of a conversation; its template brings its own special tokens. Raises ApiError."""
+    template = served.chat_template
+    if template is None:
         raise ApiError.of(
             Reason.NO_CHAT_TEMPLATE, "this model has no chat template; use a text prompt", field=field
         )
-    if served.chat_template.refusal:
-        raise ApiError.of(Reason.NO_CHAT_TEMPLATE, served.chat_template.refusal, field=field)
-    messages = [ChatMessage(role=each.role, content=each.content) for each in chat.messages]
+    if template.refusal:
+        raise ApiError.of(Reason.NO_CHAT_TEMPLATE, template.refusal, field=field)
+    messages = [_turn(each, as_text=template.call_form.text_arguments) for each in chat.messages]
+    tools = [described(tool) for tool in offered(chat)]
+    if tools and not template.shows_tools:
+        messages = with_tools_told(messages, tools)
     continues = chat.continue_final_message
     begins = chat.add_generation_prompt if chat.HasField("add_generation_prompt") else not continues
     try:
-        text = served.chat_template.render(
+        return template.render(
             messages,
             add_generation_prompt=begins,
             continue_final_message=continues,
+            tools=tools,
             variables=_variables(chat),
         )
     except ChatTemplateLimitError as error:
@@ -187,4 +192,17 @@ def encode_chat(
     except ChatTemplateError:
         message = "the chat template cannot render these messages"
         raise ApiError.of(Reason.INVALID_FIELD, message, field=field) from None
-    return encode(field, text, served, check_least, add_bos=False)
+
+
+def _turn(message: pb.ChatPrompt.Message, *, as_text: bool) -> ChatMessage:
+    turn = ChatMessage(role=message.role, content=message.content)
+    if message.tool_calls:
+        turn["content"] = message.content or None
+        turn["tool_calls"] = earlier_calls(message.tool_calls, as_text=as_text)
+    if message.tool_call_id:
+        turn["tool_call_id"] = message.tool_call_id
+    if message.name:
+        turn["name"] = message.name
+    if message.reasoning:
+        turn["reasoning_content"] = message.reasoning
+    return turn

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from coordinator.api.requests.limits import check_context, output_limit
 from coordinator.api.shared.errors import ApiError, Reason
 from coordinator.api.shared.served_model import ServedModel
-from coordinator.api.validation.prompt import check_prompt, prompt_field, prompt_ids
+from coordinator.api.validation.prompt import check_prompt, prompt_field, prompt_ids, render_chat
 from coordinator.api.validation.response import (
     check_constraint,
     check_experts,
@@ -20,14 +20,17 @@ from coordinator.api.validation.response import (
 )
 from coordinator.api.validation.sampling import check_sampling, sampling_params, token_rules
 from coordinator.api.validation.stopping import check_stopping, overflow_of, stop_rules
+from coordinator.api.validation.tools import calls_constraint, must_call, output_form
 from coordinator.api.validation.violations import Violations
 from coordinator.engine.messages.request import ContextOverflow, Request, Returns
+from coordinator.tools.output_reader import OutputForm
 from expertmesh.v1 import generation_pb2 as pb
 
 
 @dataclass(frozen=True, slots=True)
 class ValidRequest:
-    """A valid request: what the engine runs, and what of it the caller wants to see."""
+    """A valid request: what the engine runs, and what of it the caller wants to see. `output_form` is how a
+    conversation's output is read; None: as text."""
 
     request: Request
     model: str
@@ -40,6 +43,7 @@ class ValidRequest:
     # None for greedy decoding, which draws nothing.
     seed: int | None
     is_chat: bool
+    output_form: OutputForm | None = None
 
 
 def resolve(
@@ -56,14 +60,17 @@ def resolve(
     response = message.response
     skip_special = response.skip_special_tokens if response.HasField("skip_special_tokens") else True
     wants_text = _wants_text(response, served)
+    is_chat = message.WhichOneof("prompt") == "chat"
+    rendered = render_chat(prompt_field(message), message.chat, served) if is_chat else ""
     token_ids = prompt_ids(
-        message, served, lambda least: _check_length(message, served, least, is_least=True)
+        message, served, lambda least: _check_length(message, served, least, is_least=True), rendered
     )
+    form = output_form(message, served, rendered)
     stop = stop_rules(
         message, served, _max_tokens(message, served, len(token_ids)), skip_special_tokens=skip_special
     )
     sampling = sampling_params(message.sampling, served)
-    constrained = message.constraint.WhichOneof("constraint") is not None
+    constrained = message.constraint.WhichOneof("constraint") is not None or must_call(message.chat)
     rules = token_rules(message.sampling, served, constrained=constrained)
     request = Request(
         request_id,
@@ -73,7 +80,7 @@ def resolve(
         num_sequences=message.sampling.num_sequences or 1,
         returns=_returns(response),
         experts=expert_selection(message.experts, served),
-        constraint=constraint_of(message, served),
+        constraint=constraint_of(message, served, form) or calls_constraint(message.chat, served, form),
         token_rules=rules,
         cache_salt=cache_salt,
         arrival_time=arrival_time,
@@ -88,7 +95,8 @@ def resolve(
         include_stop=message.stopping.include_stop_in_output,
         min_tokens_per_message=response.min_tokens_per_message or 1,
         seed=sampling.seed if sampling.temperature > 0 else None,
-        is_chat=message.WhichOneof("prompt") == "chat",
+        is_chat=is_chat,
+        output_form=form,
     )
 
 

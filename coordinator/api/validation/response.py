@@ -2,9 +2,11 @@
 
 from coordinator.api.shared.errors import ApiError, Reason
 from coordinator.api.shared.served_model import ExpertIds, ServedModel
+from coordinator.api.validation.tools import free_part, must_call, offered
 from coordinator.api.validation.violations import Violations
 from coordinator.engine.messages.errors import ConstraintError
 from coordinator.engine.messages.request import ConstraintSource
+from coordinator.tools.output_reader import OutputForm
 from expertmesh.v1 import generation_pb2 as pb
 from moe_model.layers.expert_selection import ExpertSelection
 
@@ -66,7 +68,11 @@ def check_constraint(message: pb.GenerateRequest, violations: Violations) -> Non
     kind = message.constraint.WhichOneof("constraint")
     if message.constraint.compact_json and kind not in JSON_KINDS:
         violations.add("constraint.compact_json", "needs a JSON schema or any JSON object")
+    if kind is not None and offered(message.chat):
+        violations.add(f"constraint.{kind}", 'cannot be combined with tools; give tool_choice "none"')
     if kind is None:
+        if must_call(message.chat):
+            _check_ends(message.stopping, violations)
         return
     field = f"constraint.{kind}"
     if kind == "choice":
@@ -75,14 +81,20 @@ def check_constraint(message: pb.GenerateRequest, violations: Violations) -> Non
         num_bytes = len(getattr(message.constraint, kind).encode())
         fine = 1 <= num_bytes <= MAX_CONSTRAINT_BYTES
         violations.check(fine, field, num_bytes, f"[1, {MAX_CONSTRAINT_BYTES}] bytes")
-    stopping = message.stopping
+    _check_ends(message.stopping, violations)
+
+
+def _check_ends(stopping: pb.StoppingParams, violations: Violations) -> None:
     for name in ("stop_sequences", "stop_token_ids", "min_tokens"):
         if getattr(stopping, name):
             violations.add(f"stopping.{name}", "cannot be combined with a constraint, which ends the output")
 
 
-def constraint_of(message: pb.GenerateRequest, served: ServedModel) -> ConstraintSource | None:
-    """Compiles, to see that it can be. Raises UNSUPPORTED_FEATURE, NO_TOKENIZER, INVALID_CONSTRAINT."""
+def constraint_of(
+    message: pb.GenerateRequest, served: ServedModel, form: OutputForm | None
+) -> ConstraintSource | None:
+    """Compiles, to see that it can be; a thought is free. Raises UNSUPPORTED_FEATURE, NO_TOKENIZER,
+    INVALID_CONSTRAINT."""
     kind = message.constraint.WhichOneof("constraint")
     if kind is None:
         return None
@@ -91,7 +103,7 @@ def constraint_of(message: pb.GenerateRequest, served: ServedModel) -> Constrain
     if served.constraints is None or kind not in served.constraints.kinds:
         raise ApiError.of(Reason.UNSUPPORTED_FEATURE, "is not supported by this server", field=field)
     texts = _constraint_texts(message.constraint, kind)
-    source = ConstraintSource(kind, texts, message.constraint.compact_json)
+    source = ConstraintSource(kind, texts, message.constraint.compact_json, free=free_part(form))
     try:
         served.constraints.check(source)
     except ConstraintError as error:

@@ -52,13 +52,26 @@ class Returns:
 
 
 @dataclass(frozen=True, slots=True)
+class FreePart:
+    """What of an output is free before its constraint. A thought between `think_begin` and `think_end`, with
+    which the output may begin, or does where the prompt has begun it (`is_thinking`); then, where `until` is
+    not empty, all that comes before this mark, if it comes."""
+
+    think_begin: str = ""
+    think_end: str = ""
+    is_thinking: bool = False
+    until: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class ConstraintSource:
     """What an output must be, as its caller wrote it. `texts`: the choices, or the one schema, expression or
-    grammar; `compact_json`: JSON without white space."""
+    grammar; `compact_json`: JSON without white space; `free`: what comes before it."""
 
     kind: str
     texts: tuple[str, ...]
     compact_json: bool = False
+    free: FreePart = FreePart()
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,6 +18,10 @@ class Matcher(Protocol):
         """Takes the token that was drawn, never EOS. It was allowed by the last mask."""
 
     @property
+    def is_free(self) -> bool:
+        """Whether any token may come next; the mask need not be asked then."""
+
+    @property
     def may_end(self) -> bool:
         """Whether the output so far satisfies the constraint."""
 

@@ -11,9 +11,8 @@ from moe_model.sampling.params import SamplingParams
 class SamplingRow:
     """`token_ids` are prompt and output so far, a list that grows; `key` is the sequence's own.
 
-    Made once per sequence, so what does not change is worked out here: `is_restricted`, whether not every
-    token may be drawn; `is_penalized`, whether the tokens so far matter; `takes_best`, whether the token is
-    that of the largest logit as it is. `drafted` may stand after the tokens so far; nothing of it is kept.
+    Made once per sequence, so what does not change is worked out here: `is_penalized`, whether the tokens so
+    far matter. `drafted` may stand after the tokens so far; nothing of it is kept.
     """
 
     key: int
@@ -24,16 +23,25 @@ class SamplingRow:
     matcher: Matcher | None
     token_mask: TokenMask | None = None
     drafted: tuple[int, ...] = ()
-    is_restricted: bool = field(init=False)
     is_penalized: bool = field(init=False)
-    takes_best: bool = field(init=False)
+    # The token is that of the largest logit as it is, unless a matcher restricts it.
+    _is_greedy: bool = field(init=False)
 
     def __post_init__(self) -> None:
-        p, restricted = self.params, self.matcher is not None or self.token_mask is not None
-        is_changed = restricted or p.is_penalized or bool(p.logit_bias)
-        object.__setattr__(self, "is_restricted", restricted)
+        p = self.params
+        is_changed = self.token_mask is not None or p.is_penalized or bool(p.logit_bias)
         object.__setattr__(self, "is_penalized", p.is_penalized)
-        object.__setattr__(self, "takes_best", p.temperature == 0 and not is_changed)
+        object.__setattr__(self, "_is_greedy", p.temperature == 0 and not is_changed)
+
+    @property
+    def is_restricted(self) -> bool:
+        """Whether not every token may be drawn."""
+        return self.token_mask is not None or (self.matcher is not None and not self.matcher.is_free)
+
+    @property
+    def takes_best(self) -> bool:
+        """Whether the token is that of the largest logit."""
+        return self._is_greedy and (self.matcher is None or self.matcher.is_free)
 
     @property
     def num_tokens(self) -> int:

@@ -90,16 +90,37 @@ experts = message(
     denied_experts=st.lists(uint32, max_size=7),
     experts_per_token=uint32,
 )
+short = st.text(max_size=5)
+tool_name = st.one_of(st.sampled_from(["f", "g"]), short)
+object_text = st.one_of(
+    st.sampled_from(["{}", '{"type": "object"}', '{"properties": {"a": {"not": {}}}}']), short
+)
+choice = st.one_of(
+    message(pb.ToolChoice, mode=st.integers(0, 5)),
+    message(pb.ToolChoice, name=tool_name),
+)
 chat = message(
     pb.ChatPrompt,
     messages=st.lists(
         st.builds(
             pb.ChatPrompt.Message,
-            role=st.one_of(st.sampled_from(["user", "system"]), st.text(max_size=5)),
+            role=st.one_of(st.sampled_from(["user", "system", "assistant", "tool"]), short),
             content=st.text(max_size=9),
+            tool_calls=st.lists(
+                message(pb.ToolCall, id=short, name=tool_name, arguments=object_text), max_size=2
+            ),
+            tool_call_id=short,
+            name=short,
+            reasoning=short,
         ),
         max_size=3,
     ),
+    tools=st.lists(
+        message(pb.Tool, name=tool_name, description=short, parameters=object_text, strict=st.booleans()),
+        max_size=2,
+    ),
+    tool_choice=choice,
+    parallel_tool_calls=st.booleans(),
     add_generation_prompt=st.booleans(),
     continue_final_message=st.booleans(),
     template_kwargs=st.one_of(st.just('{"a": 1}'), st.text(max_size=9)),

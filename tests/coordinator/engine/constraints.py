@@ -11,7 +11,7 @@ from coordinator.engine.messages.request import ConstraintSource
 class OnlyToken:
     """Allows this token, for ever."""
 
-    may_end = must_end = False
+    may_end = must_end = is_free = False
 
     def __init__(self, token_id: int) -> None:
         self._token_id = token_id

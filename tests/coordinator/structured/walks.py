@@ -11,7 +11,6 @@ import tokenizers
 from coordinator.engine.messages.request import ConstraintSource
 from coordinator.engine.sampling.constraint import Constraint, Matcher
 from coordinator.structured.compiler import ConstraintCompiler
-from coordinator.structured.matcher import GrammarConstraint
 from moe_model.text.token_kinds import byte_alphabet
 from moe_model.text.tokenizer import Tokenizer
 
@@ -40,7 +39,7 @@ def all_bytes() -> list[str]:
 
 def compiled(
     compiler: ConstraintCompiler, kind: str, value: str | Sequence[str], *, compact_json: bool = False
-) -> GrammarConstraint:
+) -> Constraint:
     """Of a text, or of choices."""
     texts = (value,) if isinstance(value, str) else tuple(value)
     return compiler.compile(ConstraintSource(kind, texts, compact_json))
@@ -54,9 +53,7 @@ class Compiling:
     compiler: ConstraintCompiler
     vocab_size: int
 
-    def compile(
-        self, kind: str, value: str | Sequence[str], *, compact_json: bool = False
-    ) -> GrammarConstraint:
+    def compile(self, kind: str, value: str | Sequence[str], *, compact_json: bool = False) -> Constraint:
         return compiled(self.compiler, kind, value, compact_json=compact_json)
 
     def allowed(self, matcher: Matcher) -> list[int]:

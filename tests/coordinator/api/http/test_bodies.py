@@ -6,7 +6,6 @@ import json
 from collections.abc import AsyncIterator
 from typing import Any
 
-import httpx
 import pytest
 from starlette.requests import Request
 
@@ -114,23 +113,3 @@ async def test_no_redirect_tells_which_paths_there_are(method: str, path: str) -
         response = await client.request(method, path)
     assert response.status_code == 404
     assert response.json()["error"]["type"] == "invalid_request_error"
-
-
-@pytest.mark.parametrize(
-    ("change", "param"),
-    [
-        ({"tools": [{"type": "function"}], "tool_choice": "none"}, None),
-        ({"tools": [], "tool_choice": "auto"}, None),
-        ({"functions": [{"name": "f"}], "function_call": "none"}, None),
-        ({"tools": [{"type": "function"}]}, "tools"),
-        ({"tools": [{"type": "function"}], "tool_choice": "auto"}, "tools"),
-        ({"tool_choice": "required"}, "tool_choice"),
-        ({"tool_choice": {"type": "function"}}, "tool_choice"),
-    ],
-)
-async def test_tools_that_change_nothing_are_taken(change: dict[str, Any], param: str | None) -> None:
-    response: httpx.Response = await Http().complete(**change)
-    if param is None:
-        assert response.status_code == 200, response.text
-    else:
-        assert (response.status_code, response.json()["error"]["param"]) == (400, param)

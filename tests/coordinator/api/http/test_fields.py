@@ -108,7 +108,6 @@ def test_what_says_nothing_about_the_answer_is_harmless(route: Route) -> None:
         ("use_beam_search", False),
         ("best_of", 1),
         ("n_probs", 0),
-        ("tools", []),
         ("suffix", ""),
         ("prompt_embeds", None),
         ("modalities", ["text"]),

@@ -20,7 +20,7 @@ VOCAB = 40
 class Only:
     """A matcher that allows some tokens."""
 
-    may_end = must_end = False
+    may_end = must_end = is_free = False
 
     def __init__(self, *token_ids: int) -> None:
         self._token_ids = token_ids
@@ -167,7 +167,7 @@ def test_a_row_that_is_not_finite_draws_nothing_and_disturbs_nobody(value: float
 class Broken:
     """A Matcher whose grammar has become too much."""
 
-    may_end = must_end = False
+    may_end = must_end = is_free = False
 
     def fill_mask(self, mask_W: np.ndarray) -> None:
         raise ConstraintError("too complex")
