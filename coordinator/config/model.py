@@ -13,6 +13,21 @@ DEFAULT_MAX_OUTPUT_TOKENS = 4096
 MAX_NUM_SEQUENCES = 64
 
 
+class ToolParser(StrEnum):
+    """Forms of calls, by their names in coordinator/tools/forms.py."""
+
+    AUTO = "auto"
+    HERMES = "hermes"
+    QWEN3_CODER = "qwen3_coder"
+    GLM = "glm"
+    MISTRAL = "mistral"
+    MISTRAL_ARGS = "mistral_args"
+    DEEPSEEK_V3 = "deepseek_v3"
+    DEEPSEEK_V31 = "deepseek_v31"
+    GRANITE = "granite"
+    JSON = "json"
+
+
 class GenerationConfig(StrEnum):
     """Where the defaults of sampling come from: the checkpoint, or nowhere."""
 
@@ -69,6 +84,14 @@ class ModelOptions:
         Path | None,
         Option("--chat-template", metavar="FILE", help="Jinja template (default: the checkpoint's own)"),
     ] = None
+    tool_parser: Annotated[
+        ToolParser,
+        Option(
+            "--tool-parser",
+            metavar="NAME",
+            help="form in which the model calls tools (%(default)s: the one that its chat template shows)",
+        ),
+    ] = ToolParser.AUTO
     allow_routed_experts: Annotated[
         bool, Option("--routed-experts", help="let requests ask which experts their tokens were routed to")
     ] = False

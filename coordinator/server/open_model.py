@@ -6,9 +6,10 @@ from contextlib import AsyncExitStack
 
 from coordinator.api.shared.served_model import ServedModel
 from coordinator.api.text.chat_template import ChatTemplate
-from coordinator.config.model import ModelOptions
+from coordinator.config.model import ModelOptions, ToolParser
 from coordinator.engine.messages.model_facts import ModelFacts
 from coordinator.server.model_texts import ModelTexts
+from coordinator.tools.forms import FORMS
 from moe_model.checkpoint.generation_defaults import GenerationDefaults
 from moe_model.files.whole_file import read_file
 from moe_model.text.tokenizer import Tokenizer
@@ -65,7 +66,8 @@ def _chat_template(
     if source is None or tokenizer is None:
         return None
     special = settings.special_tokens or _ends_of_texts(facts.generation, tokenizer)
-    return ChatTemplate(source, for_tools=for_tools, special_tokens=special, name=name)
+    form = None if options.tool_parser is ToolParser.AUTO else FORMS[options.tool_parser]
+    return ChatTemplate(source, for_tools=for_tools, special_tokens=special, name=name, call_form=form)
 
 
 def _ends_of_texts(generation: GenerationDefaults, tokenizer: Tokenizer) -> Mapping[str, str]:

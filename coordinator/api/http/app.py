@@ -97,6 +97,7 @@ class HttpApi:
             "/tokenizer_info": ("GET", self._tokenizer_info),
             "/metrics": ("GET", self._metrics),
             "/version": ("GET", self._version),
+            "/load": ("GET", self._load),
         }
         return self._app(closed_routes, cors(self._services.allowed_origins))
 
@@ -109,6 +110,7 @@ class HttpApi:
         open_routes: _Routes = {
             "/health": ("GET", self._health),
             "/readyz": ("GET", self._health),
+            "/ping": ("GET", self._health),
             "/livez": ("GET", self._alive),
         }
         routes = [
@@ -321,6 +323,10 @@ class HttpApi:
 
     async def _version(self, request: Request, call: _Call) -> Response:
         return _json({"version": metadata.version("expertmesh")})
+
+    async def _load(self, request: Request, call: _Call) -> Response:
+        """Under vLLM's name, for balancers."""
+        return _json({"server_load": self._services.front.gate.admission.num_sequences})
 
     async def _health(self, request: Request, call: _Call) -> Response:
         reasons = list(self._services.readiness())

@@ -16,7 +16,7 @@ _OF_TEMPLATES = (
     *("add_generation_prompt", "continue_final_message", "chat_template_kwargs"),
     *("tools", "functions"),
 )
-_OF_EVERY_MESSAGE = ("role", "content")
+_OF_EVERY_MESSAGE = frozenset({"role", "content"})
 # Of other servers' messages; what is empty says nothing.
 _NOT_IN_MESSAGES = {
     "refusal": "put it into the content",
@@ -136,7 +136,7 @@ def fill_chat(messages: Sequence[object], chat: pb.ChatPrompt) -> None:
             raise invalid(f"{path}.role", "is required")
         content = _content(turn.raw("content"), f"{path}.content")
         message = chat.messages.add(role=ROLES.get(role, role), content=content)
-        if len(each) > len(_OF_EVERY_MESSAGE):
+        if not each.keys() <= _OF_EVERY_MESSAGE:
             fill_turn(turn, message)
             _refuse_others(turn)
 

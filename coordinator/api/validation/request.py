@@ -5,7 +5,7 @@ here; what needs the tokenizer; what needs the prompt's length; the constraint, 
 nothing costly runs before the cheap checks.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from coordinator.api.requests.limits import check_context, output_limit
 from coordinator.api.shared.errors import ApiError, Reason
@@ -58,46 +58,52 @@ def resolve(
     check_fields(message, served)
     _check_features(message, served)
     response = message.response
-    skip_special = response.skip_special_tokens if response.HasField("skip_special_tokens") else True
     wants_text = _wants_text(response, served)
     is_chat = message.WhichOneof("prompt") == "chat"
     rendered = render_chat(prompt_field(message), message.chat, served) if is_chat else ""
-    token_ids = prompt_ids(
-        message, served, lambda least: _check_length(message, served, least, is_least=True), rendered
-    )
     form = output_form(message, served, rendered)
-    stop = stop_rules(
-        message, served, _max_tokens(message, served, len(token_ids)), skip_special_tokens=skip_special
-    )
-    sampling = sampling_params(message.sampling, served)
-    constrained = message.constraint.WhichOneof("constraint") is not None or must_call(message.chat)
-    rules = token_rules(message.sampling, served, constrained=constrained)
-    request = Request(
-        request_id,
-        token_ids,
-        sampling,
-        stop,
-        num_sequences=message.sampling.num_sequences or 1,
-        returns=_returns(response),
-        experts=expert_selection(message.experts, served),
-        constraint=constraint_of(message, served, form) or calls_constraint(message.chat, served, form),
-        token_rules=rules,
-        cache_salt=cache_salt,
-        arrival_time=arrival_time,
-    )
+    request = _engine_request(message, served, rendered, form)
+    request = replace(request, request_id=request_id, arrival_time=arrival_time, cache_salt=cache_salt)
     return ValidRequest(
         request=request,
         model=served.name,
         return_text=wants_text,
         return_token_ids=response.return_token_ids,
         return_prompt_token_ids=response.return_prompt_token_ids,
-        skip_special_tokens=skip_special,
+        skip_special_tokens=_skips_special(response),
         include_stop=message.stopping.include_stop_in_output,
         min_tokens_per_message=response.min_tokens_per_message or 1,
-        seed=sampling.seed if sampling.temperature > 0 else None,
+        seed=request.sampling.seed if request.sampling.temperature > 0 else None,
         is_chat=is_chat,
         output_form=form,
     )
+
+
+def _engine_request(
+    message: pb.GenerateRequest, served: ServedModel, rendered: str, form: OutputForm | None
+) -> Request:
+    """What the engine is asked; whose request it is, and when it came, its caller knows."""
+    token_ids = prompt_ids(
+        message, served, lambda least: _check_length(message, served, least, is_least=True), rendered
+    )
+    max_tokens = _max_tokens(message, served, len(token_ids))
+    constrained = message.constraint.WhichOneof("constraint") is not None or must_call(message.chat)
+    return Request(
+        "",
+        token_ids,
+        sampling_params(message.sampling, served),
+        stop_rules(message, served, max_tokens, skip_special_tokens=_skips_special(message.response)),
+        num_sequences=message.sampling.num_sequences or 1,
+        returns=_returns(message.response),
+        experts=expert_selection(message.experts, served),
+        token_rules=token_rules(message.sampling, served, constrained=constrained),
+        # Last: it costs most.
+        constraint=constraint_of(message, served, form) or calls_constraint(message.chat, served, form),
+    )
+
+
+def _skips_special(response: pb.ResponseOptions) -> bool:
+    return response.skip_special_tokens if response.HasField("skip_special_tokens") else True
 
 
 def check_fields(message: pb.GenerateRequest, served: ServedModel) -> None:
