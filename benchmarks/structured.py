@@ -18,8 +18,8 @@ import numpy as np
 from benchmarks.latency import percentile
 from benchmarks.report import add_out_argument, reporting
 from coordinator.engine.messages.request import ConstraintSource
+from coordinator.engine.sampling.constraint import Constraint
 from coordinator.structured.compiler import ConstraintCompiler
-from coordinator.structured.matcher import GrammarConstraint
 from moe_model.checkpoint.reader import Checkpoint
 from moe_model.text.tokenizer import Tokenizer
 
@@ -85,9 +85,7 @@ class Cost:
     token_worst_us: float
 
 
-def walk(
-    constraint: GrammarConstraint, end_ids: frozenset[int], num_words: int, seed: int
-) -> Iterator[float]:
+def walk(constraint: Constraint, end_ids: frozenset[int], num_words: int, seed: int) -> Iterator[float]:
     """Seconds per token of one sequence, until it ends or for 200 tokens."""
     rng, matcher, mask_W = random.Random(seed), constraint.matcher(), np.zeros(num_words, dtype=np.int32)
     for _ in range(200):

@@ -98,7 +98,7 @@ def text(size: int) -> Pair:
 
 def chat(*contents: str) -> Pair:
     turns = [{"role": "user", "content": content} for content in contents]
-    messages = [pb.ChatPrompt.Message(**turn) for turn in turns]
+    messages = [pb.ChatPrompt.Message(role="user", content=content) for content in contents]
     return pb.GenerateRequest(chat=pb.ChatPrompt(messages=messages)), {"messages": turns}
 
 

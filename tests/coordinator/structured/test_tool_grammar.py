@@ -67,8 +67,10 @@ def compiling(request: pytest.FixtureRequest) -> Iterator[tuple[Tokenizer, Const
     compiler.close()
 
 
-def source(form: str, *, parallel: bool = True, free: FreePart = NOT_FREE, **tools: Any) -> ConstraintSource:
-    named = [{"name": name, "parameters": schema} for name, schema in (tools or TOOLS).items()]
+def source(
+    form: str, *, parallel: bool = True, free: FreePart = NOT_FREE, tools: Mapping[str, Any] = TOOLS
+) -> ConstraintSource:
+    named = [{"name": name, "parameters": schema} for name, schema in tools.items()]
     text = json.dumps({"form": form, "tools": named, "parallel": parallel})
     return ConstraintSource("tools", (text,), free=free)
 
@@ -147,7 +149,7 @@ def test_one_call_where_several_are_not_wanted(
     compiling: tuple[Tokenizer, ConstraintCompiler], form: CallForm
 ) -> None:
     tokenizer, compiler = compiling
-    constraint = compiler.compile(source(form.name, parallel=False, now=TOOLS["now"]))
+    constraint = compiler.compile(source(form.name, parallel=False, tools={"now": TOOLS["now"]}))
     for seed in range(8):
         text = walk(constraint.matcher(), tokenizer, seed)
         assert text is not None
@@ -193,7 +195,7 @@ def test_without_strictness_what_cannot_be_kept_is_left_out(
         "type": "object",
         "properties": {"a": {"type": "array", "uniqueItems": True, "items": {"type": "null"}}},
     }
-    compiling[1].compile(source("hermes", f=schema))
+    compiling[1].compile(source("hermes", tools={"f": schema}))
     with pytest.raises(ConstraintError, match="uniqueItems"):
         compiling[1].compile(ConstraintSource("json_schema", (json.dumps(schema),)))
 
@@ -202,7 +204,7 @@ def test_names_are_text_and_no_grammar(compiling: tuple[Tokenizer, ConstraintCom
     """Whatever is in them."""
     name = 'a" | /.*/ \\n <[1]> é'
     tokenizer, compiler = compiling
-    matcher = compiler.compile(source("hermes", parallel=False, **{name: {}})).matcher()
+    matcher = compiler.compile(source("hermes", parallel=False, tools={name: {}})).matcher()
     text = (
         "<tool_call>\n"
         + '{"name": '
