@@ -35,7 +35,8 @@ class Lane(StrEnum):
 def lane_of(message: Message) -> Lane:
     """The slowest of what the message needs."""
     if isinstance(message, pb.GenerateRequest):
-        if message.HasField("constraint"):
+        # Calls of tools are kept to a grammar.
+        if message.HasField("constraint") or message.chat.tools:
             return Lane.CONSTRAINTS
         return Lane.CHATS if message.WhichOneof("prompt") == "chat" else Lane.TEXTS
     is_chat = isinstance(message, pb.TokenizeRequest) and message.WhichOneof("input") == "chat"

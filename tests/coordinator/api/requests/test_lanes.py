@@ -53,6 +53,8 @@ def test_a_message_goes_where_it_has_to_wait_longest() -> None:
     assert lane_of(pb.GenerateRequest(text="x")) is Lane.TEXTS
     assert lane_of(pb.GenerateRequest(chat=chat)) is Lane.CHATS
     assert lane_of(pb.GenerateRequest(chat=chat, constraint=constraint)) is Lane.CONSTRAINTS
+    with_tools = pb.ChatPrompt(messages=chat.messages, tools=[pb.Tool(name="f")])
+    assert lane_of(pb.GenerateRequest(chat=with_tools)) is Lane.CONSTRAINTS
     assert lane_of(pb.TokenizeRequest(chat=chat)) is Lane.CHATS
     assert lane_of(pb.TokenizeRequest(text="x")) is Lane.TEXTS
     assert lane_of(pb.DetokenizeRequest()) is Lane.TEXTS
