@@ -38,8 +38,11 @@ def sweep() -> list[str]:
     """Takes away what killed runs have left: namespaces and control groups with what runs in them,
     devices, folders.
 
-    Returns their names. Runs whose process is there are let alone.
+    Returns their names. Runs whose process is there are let alone; on a host that is one of them nothing is
+    touched, for there another run's process may not be seen.
     """
+    if _is_within_a_host():
+        return []
     devices, folders = Path("/sys/class/net"), short_temp_dir()
     places = (RUN_NETNS, *groups.roots(), devices, folders)
     left = [path for place in places for path in sorted(place.glob("emx*-*"))]
@@ -88,6 +91,17 @@ def kill_all_in(namespace: Path) -> None:
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
         time.sleep(0.01)
+
+
+def _is_within_a_host() -> bool:
+    own = os.stat("/proc/self/ns/net")
+    for path in RUN_NETNS.glob("emx*-*"):
+        # Another run may be taking it away.
+        with suppress(OSError):
+            its = path.stat()
+            if (its.st_dev, its.st_ino) == (own.st_dev, own.st_ino):
+                return True
+    return False
 
 
 def _is_left_over(name: str) -> bool:

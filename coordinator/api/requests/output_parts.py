@@ -36,7 +36,10 @@ class OutputParts:
         return found
 
     def finish(self, token_ids: Sequence[int], stop: TextMatch | None) -> list[Piece]:
-        """Takes the last tokens."""
+        """Takes the last tokens; a stop sequence is cut off the end of all that there is."""
+        if stop is None:
+            found = self.push(token_ids)
+            return [*found, *self._reader.finish(self._text.finish(()))]
         self.num_thinking += len(token_ids) if self._reader.is_thinking else 0
         return self._reader.finish(self._text.finish(token_ids, stop))
 

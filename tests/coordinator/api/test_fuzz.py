@@ -107,7 +107,7 @@ chat = message(
             role=st.one_of(st.sampled_from(["user", "system", "assistant", "tool"]), short),
             content=st.text(max_size=9),
             tool_calls=st.lists(
-                message(pb.ToolCall, id=short, name=tool_name, arguments=object_text), max_size=2
+                st.builds(pb.ToolCall, id=short, name=tool_name, arguments=object_text), max_size=2
             ),
             tool_call_id=short,
             name=short,
@@ -116,7 +116,7 @@ chat = message(
         max_size=3,
     ),
     tools=st.lists(
-        message(pb.Tool, name=tool_name, description=short, parameters=object_text, strict=st.booleans()),
+        st.builds(pb.Tool, name=tool_name, description=short, parameters=object_text, strict=st.booleans()),
         max_size=2,
     ),
     tool_choice=choice,
@@ -167,7 +167,7 @@ def never_set(kind: Any, messages: Sequence[Message], path: str = "") -> Iterato
 def test_every_field_is_tried() -> None:
     tried: list[pb.GenerateRequest] = []
 
-    @settings(max_examples=300)
+    @settings(max_examples=600)
     @given(requests())
     def collect(request: pb.GenerateRequest) -> None:
         tried.append(request)

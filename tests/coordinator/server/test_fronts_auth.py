@@ -29,7 +29,7 @@ LACKING = {
     f"/expertmesh.v1.ControlService/{name}"
     for name in ("Scale", "ListExperts", "ReplaceExpert", "AddExpert", "RemoveExpert")
 }
-OPEN = {"/health", "/readyz", "/livez"}
+OPEN = {"/health", "/readyz", "/ping", "/livez"}
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")

@@ -97,9 +97,8 @@ def test_a_field_has_one_verdict() -> None:
 
 @pytest.mark.parametrize("route", [Route.COMPLETIONS, Route.CHAT])
 def test_what_says_nothing_about_the_answer_is_harmless(route: Route) -> None:
-    assert {name: verdict(name, route) for name in NEVER_AN_ERROR} == dict.fromkeys(
-        NEVER_AN_ERROR, Verdict.HARMLESS
-    )
+    never = [name for name in NEVER_AN_ERROR if name not in BUILT[route]]
+    assert {name: verdict(name, route) for name in never} == dict.fromkeys(never, Verdict.HARMLESS)
 
 
 @pytest.mark.parametrize(

@@ -9,8 +9,11 @@ import pytest
 from coordinator.api.http.fields import Route
 from coordinator.api.text.chat_template import ChatTemplate
 from coordinator.engine.messages.output import FinishReason
+from tests.coordinator.api.engine_kinds import BOTH_ENGINES
 from tests.coordinator.api.fakes import EOS, FakeEngine, last, served_model, tiny_tokenizer, tokens
 from tests.coordinator.api.http_fakes import Http
+
+pytestmark = BOTH_ENGINES
 
 TEMPLATE = "{{ messages | tojson }}{{ tools | tojson }}{# <tool_call> <think> </think> #}"
 TOOLS = [{"type": "function", "function": {"name": "now", "parameters": {"type": "object"}}}]
