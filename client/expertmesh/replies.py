@@ -26,6 +26,7 @@ FINISH_REASONS = {
     pb.FINISH_REASON_LENGTH: "length",
     pb.FINISH_REASON_TIME_LIMIT: "time_limit",
     pb.FINISH_REASON_ABORTED: "abort",
+    pb.FINISH_REASON_TOOL_CALLS: "tool_calls",
 }
 
 
@@ -55,6 +56,7 @@ def _output(output: pb.SequenceOutput) -> Output:
         stop_token_id=_stop_token_id(output.stop_match),
         stop_sequence=output.stop_match.stop_sequence or None,
         logprobs=_logprobs(output.logprobs),
+        reasoning=output.reasoning,
     )
 
 
@@ -83,7 +85,8 @@ def event(response: pb.GenerateStreamResponse) -> Event | None:
         case "delta":
             delta = response.delta
             logprobs = _logprobs(delta.logprobs)
-            return Delta(delta.text, delta.num_tokens, tuple(delta.token_ids), delta.index, logprobs)
+            token_ids = tuple(delta.token_ids)
+            return Delta(delta.text, delta.num_tokens, token_ids, delta.index, logprobs, delta.reasoning)
         case "finished":
             end = response.finished
             reason = FINISH_REASONS.get(end.finish_reason, "unspecified")

@@ -100,13 +100,14 @@ class Started:
 
 @dataclass(frozen=True, slots=True)
 class Delta:
-    """New output. `token_ids` only when asked for."""
+    """New output. `token_ids` only when asked for; `reasoning`: what the model thinks, before the text."""
 
     text: str
     num_tokens: int
     token_ids: tuple[int, ...] = ()
     index: int = 0
     logprobs: tuple[TokenLogprob, ...] = ()
+    reasoning: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,6 +142,7 @@ class Output:
     stop_token_id: int | None
     stop_sequence: str | None
     logprobs: tuple[TokenLogprob, ...] = ()
+    reasoning: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -138,7 +138,7 @@ def test_without_a_call_the_answer_is_text(client: openai.OpenAI) -> None:
 def test_a_conversation_with_calls_and_answers_goes_on(client: openai.OpenAI) -> None:
     messages: list[Any] = [{"role": "user", "content": "Which is it?"}]
     for turn in range(5):
-        answer = ask(client, messages=messages, tools=[tool("truth")], tool_choice="required", max_tokens=110)
+        answer = ask(client, messages=messages, tools=[tool("truth")], tool_choice="required", max_tokens=200)
         message = answer.choices[0].message
         messages.append(message.model_dump(exclude_none=True))
         messages.append({"role": "tool", "tool_call_id": message.tool_calls[0].id, "content": f"{turn}"})
