@@ -43,6 +43,7 @@ FORCED = f"--force-routing=zipf:{SKEW}:{SEED}"
 # does beside: the workers are what binds.
 D_MODEL, D_FF = 512, 6144
 CHANGES = {"num_hidden_layers": 2, "intermediate_size": D_FF}
+HOST_RATES = Path(__file__).with_name("host_rates.py")
 BASE = ROOT / "scaling" / "examples" / "olmoe-small.json"
 MEMORY_MB = (3000, 6000, 12000)
 EQUAL = (sum(CORES) / len(CORES),) * len(CORES)
@@ -107,7 +108,7 @@ class Rig:
 
 def probed(running: RunningHosts) -> list[Rates]:
     """Of each host, under its quota and beside what else runs there, all at the same time."""
-    command = (sys.executable, "-P", "-m", "tests.scaling.planning.host_rates", str(D_MODEL), str(D_FF))
+    command = (sys.executable, "-P", str(HOST_RATES), str(D_MODEL), str(D_FF))
     with ThreadPoolExecutor(len(CORES)) as pool:
         said = list(pool.map(lambda number: running.run_on(number, *command), range(len(CORES))))
     return [msgspec.json.decode(each, type=Rates) for each in said]
